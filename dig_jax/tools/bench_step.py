@@ -1,0 +1,127 @@
+"""Times one training step and says where the time goes and how much of the machine's arithmetic it reaches.
+
+    python -m dig_jax.tools.bench_step --config=configs/pretrain/dig.py:preset=cpu --config.data.train=RECORDS [--seconds=20]
+
+Prints a few lines and, last, one JSON object: lines/s, ms a step, share of time in augmentation, encoder and the rest
+(heads, losses, teacher average, optimiser), GFLOP/s of the step, and GFLOP/s of plain 2048 x 2048 matrix products
+measured in the same run, in turn with the step. Operations are those of XLA's unoptimised program (a multiply-add is two);
+memory is the compiler's own figure for temporary buffers. Medians; the input pipeline is not part of it (bench_input).
+"""
+
+import itertools
+import json
+import statistics
+import time
+
+import jax
+import jax.numpy as jnp
+from absl import app, flags
+from ml_collections import config_flags
+
+from dig_jax import build, optim, partition, prng, train
+from dig_jax import state as states
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config of a training run; config.data.train must name records.")
+_SECONDS = flags.DEFINE_float("seconds", 20.0, "How long to time, compilation not counted.", lower_bound=1.0)
+MATMUL = 2048
+
+
+def encoder_pass(method, state, views):
+    """The encoder's share of a step as a function of (params, teacher): forward and backward over the rows of all views
+    together, and the teacher's forward pass where it has an encoder."""
+    names = [name for name in views if name.startswith("view")] or ["image"]
+    image = jnp.concatenate([views[name] for name in names])
+    width = jnp.concatenate([views["width"]] * len(names))
+    mask = jnp.concatenate([views["mask"]] + [jnp.zeros_like(views["mask"])] * (len(names) - 1)) if "mask" in views else None
+    taught = state.teacher is not None and "encoder" in state.teacher
+
+    def features(params):
+        return jnp.square(method.encoder.apply({"params": params["encoder"]}, image, width, mask)).mean()
+
+    def both(params, teacher):
+        return jax.value_and_grad(features)(params), features(teacher) if taught else None
+
+    return both
+
+
+def cost(function, *args):
+    """(compiled function, floating-point operations a call, bytes of temporary memory)."""
+    lowered = jax.jit(function).lower(*args)
+    compiled = lowered.compile()
+    memory = compiled.memory_analysis()
+    return compiled, (lowered.cost_analysis() or {}).get("flops", 0.0), getattr(memory, "temp_size_in_bytes", 0)
+
+
+def matmul(dtype):
+    """A matrix product of `dtype` operands summed in float32: the form that the models use."""
+    left, right = jax.random.normal(jax.random.key(0), (2, MATMUL, MATMUL)).astype(dtype)
+    return jax.jit(lambda: jnp.matmul(left, right, preferred_element_type=jnp.float32))
+
+
+def timed(calls, seconds):
+    """Median seconds of each named call; the calls take turns, so that a drifting machine slows all of them alike."""
+    times = {name: [] for name in calls}
+    for call in calls.values():
+        jax.block_until_ready(call())
+    end = time.perf_counter() + seconds
+    for count in itertools.count():
+        for name, call in calls.items():
+            start = time.perf_counter()
+            jax.block_until_ready(call())
+            times[name].append(time.perf_counter() - start)
+        if time.perf_counter() > end and count >= 2:
+            return {name: statistics.median(values) for name, values in times.items()}
+
+
+def measure(cfg, seconds):
+    """The figures as a dict (see the module)."""
+    data = train.open_data(cfg)
+    method = build.method(cfg, data.charset)
+    mesh = partition.make_mesh(cfg.get("devices"))
+    raw = partition.to_global(data.dataset[0][0], mesh)
+    augment = jax.jit(lambda batch: method.augment(prng.stream(0, "augment", 0), batch))
+    views = augment(raw)
+    params = jax.eval_shape(lambda: method.init(prng.stream(0, "init"), views)["params"])
+    total = 1000  # only the schedule depends on it
+    optimizer = build.call(optim.create, "config.optim", {**cfg["optim"], "warmup_steps": 0}, params=params,
+                           total_steps=total, batch_size=cfg["batch_size"])
+    state = jax.jit(lambda: states.create(method, optimizer.tx, views, prng.stream(0, "init")))()
+    step, flops, memory = cost(train.make_train_step(method, optimizer, total, cfg["seed"]), state, raw)
+    encode = encoder_pass(method, state, views)
+    encode, encoder_flops, _ = cost(encode, state.params, state.teacher)
+    products = {"float32": matmul(jnp.float32), "bfloat16": matmul(jnp.bfloat16)}
+    seconds = timed({
+        "step": lambda: step(state, raw), "augment": lambda: augment(raw),
+        "encoder": lambda: encode(state.params, state.teacher), **products,
+    }, seconds)
+    whole = seconds["step"]
+    rates = {name: 2 * MATMUL**3 / seconds[name] / 1e9 for name in products}
+    shares = {name: seconds[name] / whole for name in ("augment", "encoder")}
+    return {
+        "config": cfg["method"]["name"], "device": jax.devices()[0].device_kind, "devices": mesh.size,
+        "batch_size": cfg["batch_size"], "image_px": list(raw["image"].shape[1:3]),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "ms_a_step": 1e3 * whole, "lines_per_s": cfg["batch_size"] / whole,
+        "share_augment": shares["augment"], "share_encoder": shares["encoder"], "share_rest": 1 - sum(shares.values()),
+        "gflop_a_step": flops / 1e9, "gflop_encoder": encoder_flops / 1e9, "gflops_per_s": flops / whole / 1e9,
+        **{f"matmul_{name}_gflops_per_s": rate for name, rate in rates.items()},
+        "of_matmul_float32": flops / whole / 1e9 / rates["float32"], "temporary_mb": memory / 2**20,
+    }
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    try:
+        figures = measure(_CONFIG.value.to_dict(), _SECONDS.value)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from None
+    print(f"{figures['lines_per_s']:.0f} lines/s, {figures['ms_a_step']:.0f} ms a step: encoder {figures['share_encoder']:.0%}, "
+          f"augmentation {figures['share_augment']:.0%}, the rest {figures['share_rest']:.0%}; {figures['gflops_per_s']:.0f} "
+          f"GFLOP/s where a float32 matrix product reaches {figures['matmul_float32_gflops_per_s']:.0f}")
+    print(json.dumps({name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}))
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main)

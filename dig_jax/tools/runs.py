@@ -1,0 +1,94 @@
+"""What a work folder says about itself: its config, its curves, and which cell of a results table it fills.
+
+Read by `report` (one page a comparison) and `results` (the README's table), so that both name things alike.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+
+from dig_jax import metrics
+
+METRIC = "cer"
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One work folder: `config` (expanded), `history` (one dict a logged step, in order of step)."""
+
+    path: pathlib.Path
+    config: Mapping
+    history: list
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def is_recogniser(self) -> bool:
+        return "heads" in self.config["method"]
+
+    @property
+    def start(self) -> str:
+        """What the encoder started from: `random`, or the method (and its half) that pre-trained it."""
+        init_from = self.config.get("init_from")
+        if not init_from:
+            return "random"
+        config = read_config(pathlib.Path(init_from))
+        if config is None:
+            return pathlib.Path(init_from).name
+        return config["method"].get("objective", config["method"]["name"])
+
+    @property
+    def protocol(self) -> str:
+        """How the recogniser was trained on top: frozen with which head, or fine-tuned as a whole."""
+        kinds = sorted({head.get("kind", "linear") for head in self.config["method"]["heads"].values()})
+        head = {"linear": "linear CTC", "bilstm": "BiLSTM CTC"}.get("+".join(kinds), "+".join(kinds))
+        return f"frozen, {head}" if self.config["method"].get("frozen") else f"fine-tuned, {head}"
+
+    @property
+    def labels(self) -> str:
+        """How many labelled lines it was given, as the config states it."""
+        subset = self.config["data"].get("subset")
+        if subset is None or subset == 1.0:
+            return "100 %"
+        return f"{subset * 100:g} %" if subset < 1 else f"{subset:g} lines"
+
+    def series(self, name: str) -> tuple[list, list]:
+        """Steps and values of one metric, where it was logged."""
+        points = [(row["step"], row[name]) for row in self.history if row.get(name) is not None]
+        return [step for step, _ in points], [value for _, value in points]
+
+    def names(self) -> list[str]:
+        return sorted({name for row in self.history for name in row if name != "step"})
+
+    def datasets(self) -> list[str]:
+        return sorted({name.split("/")[1] for name in self.names() if name.startswith("eval/") and name.count("/") == 2})
+
+    def best(self, name: str) -> float | None:
+        """The lowest value of an error rate along the run (chosen on that validation set), or None if never logged."""
+        values = self.series(name)[1]
+        return min(values) if values else None
+
+    def at_best(self, dataset: str, name: str) -> float | None:
+        """`eval/<dataset>/<name>` at the evaluation with the lowest character error rate."""
+        rows = [row for row in self.history if row.get(f"eval/{dataset}/{METRIC}") is not None]
+        return min(rows, key=lambda row: row[f"eval/{dataset}/{METRIC}"]).get(f"eval/{dataset}/{name}") if rows else None
+
+
+def read_config(workdir: pathlib.Path) -> Mapping | None:
+    """`WORKDIR/config.json`, or None where there is none."""
+    try:
+        return json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def load(workdir) -> Run:
+    """Reads one work folder. Raises FileNotFoundError with one sentence where it is not one."""
+    path = pathlib.Path(workdir)
+    config = read_config(path)
+    if config is None:
+        raise FileNotFoundError(f"{path} has no config.json: name a work folder that dig_jax.main has trained in")
+    return Run(path.resolve(), config, metrics.read_jsonl(path / "metrics.jsonl"))

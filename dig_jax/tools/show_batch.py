@@ -1,0 +1,91 @@
+"""Writes a contact sheet of what the model really sees: every line, its views and its masks.
+
+    python -m dig_jax.tools.show_batch --config=configs/pretrain/dig.py --config.data.train=RECORDS [--output=batch.png]
+
+One row of panels a line: the batch as it leaves the input pipeline, then each array that the method's `augment` makes of it
+(hidden patches dark, padding tinted). For recognisers the text that the label encodes stands below the line.
+"""
+
+import cv2
+import jax
+import numpy as np
+from absl import app, flags
+from ml_collections import config_flags
+
+from dig_jax import build, prng, train
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Config of a training run; config.data.train must name records.")
+_OUTPUT = flags.DEFINE_string("output", "batch.png", "PNG to write.")
+_STEP = flags.DEFINE_integer("step", 0, "Which training step to show.", lower_bound=0)
+_ROWS = flags.DEFINE_integer("rows", 12, "How many lines.", lower_bound=1)
+
+SCALE, GAP_PX, MASKED, PADDING = 2, 10, (60, 60, 200), (225, 235, 245)  # BGR
+
+
+def as_picture(image, width):
+    """One line u8 or f32 [-1, 1] [H, W, C] -> BGR u8, enlarged, padding tinted."""
+    if image.dtype != np.uint8:
+        image = np.clip(image * 127.5 + 127.5, 0, 255).astype(np.uint8)
+    image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.shape[-1] == 1 else cv2.COLOR_RGB2BGR)
+    image[:, width:] = PADDING
+    return cv2.resize(image, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_NEAREST)
+
+
+def with_mask(picture, mask, patch):
+    """Paints the hidden patches over; mask bool[N] in reading order (column by column)."""
+    rows = picture.shape[0] // (patch[0] * SCALE)
+    hidden = np.kron(mask.reshape(-1, rows).T, np.ones((patch[0] * SCALE, patch[1] * SCALE), bool))
+    picture = picture.copy()
+    picture[hidden] = picture[hidden] // 4 + np.array(MASKED, np.uint8) // 4 * 3
+    return picture
+
+
+def caption(text, width_px, height_px=26):
+    """A strip with text; characters that OpenCV's fonts lack come out as '?', which is why it stands beside the image."""
+    strip = np.full((height_px, width_px, 3), 255, np.uint8)
+    cv2.putText(strip, text, (4, height_px - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (90, 70, 50), 1, cv2.LINE_AA)
+    return strip
+
+
+def sheet(batch, host, views, patch, rows):
+    """The contact sheet, u8[H, W, 3] BGR."""
+    names = ["image", *(name for name in views if name.startswith("view"))]
+    panel_px = batch["image"].shape[2] * SCALE
+    lines = [np.hstack([np.hstack([caption(name + (" (masked)" if name == "view1" and "mask" in views else ""), panel_px),
+                                   np.full((26, GAP_PX, 3), 255, np.uint8)]) for name in names])]
+    for i in range(min(rows, len(batch["image"]))):
+        panels = []
+        for name in names:
+            picture = as_picture(np.asarray(views[name][i] if name in views and name != "image" else batch["image"][i]),
+                                 int(batch["width"][i]))
+            if name == "view1" and "mask" in views:
+                picture = with_mask(picture, np.asarray(views["mask"][i]), patch)
+            panels.append(cv2.copyMakeBorder(picture, 0, GAP_PX, 0, GAP_PX, cv2.BORDER_CONSTANT, value=(255, 255, 255)))
+        lines.append(np.hstack(panels))
+        if "label" in batch:
+            lines.append(caption(host["text"][i] or "(no label)", lines[0].shape[1]))
+    return np.vstack(lines)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    try:
+        cfg = _CONFIG.value.to_dict()
+        build.inherit_encoder(cfg)
+        data = train.open_data(cfg)
+        method = build.method(cfg, data.charset)
+        batch, host = data.dataset[_STEP.value]
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from None
+    views = jax.jit(method.augment)(prng.stream(cfg["seed"], "augment", _STEP.value), batch)
+    picture = sheet(batch, host, views, cfg["method"]["encoder"]["patch"], _ROWS.value)
+    cv2.imwrite(_OUTPUT.value, picture)
+    for error in host["errors"]:
+        print(f"unusable record: {error}")
+    print(f"{_OUTPUT.value}: {min(_ROWS.value, len(batch['image']))} of {len(batch['image'])} lines of step {_STEP.value}")
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main)

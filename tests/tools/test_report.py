@@ -1,0 +1,98 @@
+"""Report and results: figures come from the logs, land in the right cell, and the page needs nothing beside itself."""
+
+import base64
+import json
+import re
+
+import cv2
+import numpy as np
+import pytest
+
+from dig_jax.tools import report, results, runs
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    """make(name, rows, **config) -> a work folder with that log."""
+
+    def make(name, rows, *, objective=None, frozen=False, kind="linear", init_from="", subset=None, seed=0):
+        method = {"name": "dig", "objective": objective} if objective else {
+            "name": "recognize", "frozen": frozen, "heads": {"ctc": {"kind": kind}}}
+        config = {"method": method, "init_from": str(init_from), "seed": seed, "batch_size": 8,
+                  "data": {"train": "lines@train", "subset": subset}}
+        path = tmp_path / name
+        path.mkdir()
+        (path / "config.json").write_text(json.dumps(config))
+        (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return path
+
+    return make
+
+
+def evaluations(*cers, dataset="val"):
+    return [{"step": 10 * i, f"eval/{dataset}/cer": cer, f"eval/{dataset}/wer": 1 - cer,
+             f"eval/{dataset}/word_accuracy": cer / 2} for i, cer in enumerate(cers, 1)]
+
+
+def test_best_is_the_lowest_along_the_run_and_its_companions_come_from_the_same_step(workdir):
+    run = runs.load(workdir("a", evaluations(0.5, 0.2, 0.4)))
+    assert run.best("eval/val/cer") == 0.2
+    assert run.at_best("val", "wer") == 0.8
+    assert run.best("eval/val/nothing") is None
+
+
+def test_start_protocol_and_labels_are_read_from_the_configs(workdir):
+    pretrained = workdir("p", [], objective="gen")
+    run = runs.load(workdir("a", evaluations(0.3), frozen=True, kind="bilstm", init_from=pretrained, subset=0.1))
+    assert (run.start, run.protocol, run.labels) == ("gen", "frozen, BiLSTM CTC", "10 %")
+    scratch = runs.load(workdir("b", evaluations(0.3), subset=100))
+    assert (scratch.start, scratch.protocol, scratch.labels) == ("random", "fine-tuned, linear CTC", "100 lines")
+    assert not runs.load(pretrained).is_recogniser
+
+
+def test_seeds_are_averaged_and_rates_of_one_seed_are_a_sweep(workdir):
+    many = [runs.load(workdir(f"s{i}", evaluations(cer), seed=seed))
+            for i, (cer, seed) in enumerate([(0.30, 0), (0.20, 0), (0.40, 1)])]
+    table = results.cells(many)
+    assert table["fine-tuned, linear CTC", "100 %", "val"]["random"] == {0: 0.20, 1: 0.40}
+    assert "30.0 ± 10.0 (2)" in results.markdown(table)
+
+
+def test_lowest_figure_of_a_row_is_bold_and_every_start_has_its_column(workdir):
+    pretrained = workdir("p", [], objective="dig")
+    many = [runs.load(workdir("a", evaluations(0.4))), runs.load(workdir("b", evaluations(0.3), init_from=pretrained))]
+    lines = results.markdown(results.cells(many)).splitlines()
+    assert lines[0] == "| protocol | labels | data | random | dig |"
+    assert lines[2].endswith("| 40.0 | **30.0** |")
+
+
+def test_table_replaces_only_what_stands_between_the_markers():
+    text = f"before\n{results.BEGIN}\nold\n{results.END}\nafter"
+    assert results.put_between_markers(text, "new") == f"before\n{results.BEGIN}\nnew\n{results.END}\nafter"
+    with pytest.raises(ValueError, match="needs a line"):
+        results.put_between_markers("no markers", "new")
+
+
+def test_page_is_self_contained_and_escapes_what_was_read(workdir):
+    path = workdir("a", evaluations(0.5, 0.2))
+    picture = cv2.imencode(".png", np.zeros((4, 8), np.uint8))[1].tobytes()
+    (path / "pictures").mkdir()
+    (path / "pictures" / "reconstruction-00000010.png").write_bytes(picture)
+    line = {"truth": "<b>so</b>", "reading": "so", "png": base64.b64encode(picture).decode()}
+    (path / "pictures" / "readings-val.json").write_text(json.dumps({"lines": [line]}))
+    page = report.page([runs.load(path)])
+    assert "&lt;b&gt;so&lt;/b&gt;" in page and "<b>so" not in page
+    assert page.count("data:image/png;base64,") == 2 and "<svg" in page
+    assert not re.search(r"(src|href)=['\"]?(http|/|\.)", page)
+
+
+def test_comparison_has_one_row_a_recogniser(workdir):
+    many = [runs.load(workdir("p", [{"step": 1, "train/loss": 1.0}], objective="dig")), runs.load(workdir("a", evaluations(0.25)))]
+    rows = report.comparison(many)
+    assert [row[0] for row in rows] == ["a"] and rows[0][5] == "25.0 %"
+    assert "Comparison" in report.page(many)
+
+
+def test_a_folder_that_is_no_work_folder_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no config.json"):
+        runs.load(tmp_path)
