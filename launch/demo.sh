@@ -1,28 +1,28 @@
 #!/usr/bin/env bash
 # The main job end to end on generated lines: render, pre-train a micro DiG, read with it and without it, compare.
-# Usage: launch/demo.sh [FOLDER]     (default runs/demo; running it again resumes or skips what is done)
+# Usage: launch/demo.sh [FOLDER]     (default runs/demo; running it again resumes, and skips what is done)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs/demo}
-main="python -m dig_jax.main"
+labels=100 steps=400
 
-step() { printf '\n== %s\n' "$*"; }
+say() { printf '\n== %s\n' "$*"; }
+run() { python -m dig_jax.main --config="configs/$1" --workdir="$out/$2" "${@:3}"; }
 
-step "1/4 render text lines -> $out/records"
+say "1/4  render text lines: $out/records"
 [ -f "$out/records/records.json" ] || python -m dig_jax.tools.make_records --source=lines --output="$out/records" \
-  --splits=train=8000,validation=300 --max_words=3 --seed=0
+  --splits=train=6000,validation=300 --min_words=1 --max_words=2 --seed=0
 
-step "2/4 pre-train DiG on the images alone -> $out/dig"
-$main --config=configs/pretrain/dig.py:preset=demo --workdir="$out/dig" --config.data.train="$out/records"
+say "2/4  pre-train DiG on their images alone: $out/dig"
+run pretrain/dig.py:preset=demo dig --config.data.train="$out/records"
 
-data="--config.data.train=$out/records --config.data.validation=$out/records@validation"
-step "3/4 train the same recogniser from it and from random weights, on few labels"
-for start in dig random; do
-  from=$([ $start = dig ] && echo "--config.init_from=$out/dig" || echo "--config.like=$out/dig")
-  $main --config=configs/recognize/finetune.py:preset=demo --workdir="$out/finetune_$start" $data $from
-  $main --config=configs/recognize/probe.py:preset=demo --workdir="$out/probe_$start" $data $from
-done
+say "3/4  train one recogniser on $labels labelled lines, from DiG and from random weights, as a whole and frozen"
+run "recognize/finetune.py:labels=$labels,steps=$steps" finetuned_from_dig --config.init_from="$out/dig"
+run "recognize/scratch.py:labels=$labels,steps=$steps,like=$out/dig" finetuned_from_random
+run "recognize/probe.py:labels=$labels,steps=$steps" probe_of_dig --config.init_from="$out/dig"
+run "recognize/probe.py:labels=$labels,steps=$steps,like=$out/dig" probe_of_random
 
-step "4/4 compare"
-python -m dig_jax.tools.report "$out"/{dig,finetune_dig,finetune_random,probe_dig,probe_random} --output="$out/report.html"
-echo "checkpoints: $out/dig/checkpoints"
+say "4/4  compare"
+python -m dig_jax.tools.report "$out"/{finetuned_from_dig,finetuned_from_random,probe_of_dig,probe_of_random,dig} \
+  --output="$out/report.html"
+echo "checkpoints: $out/dig/checkpoints (pre-trained encoder) and $out/*/checkpoints"

@@ -21,24 +21,29 @@ from ml_collections import config_flags
 from dig_jax import build, optim, partition, prng, train
 from dig_jax import state as states
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config of a training run; config.data.train must name records.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config of a training run; config.data.train must name records."
+)
 _SECONDS = flags.DEFINE_float("seconds", 20.0, "How long to time, compilation not counted.", lower_bound=1.0)
 MATMUL = 2048
 
 
-def encoder_pass(method, state, views):
-    """The encoder's share of a step as a function of (params, teacher): forward and backward over the rows of all views
-    together, and the teacher's forward pass where it has an encoder."""
-    names = [name for name in views if name.startswith("view")] or ["image"]
-    image = jnp.concatenate([views[name] for name in names])
-    width = jnp.concatenate([views["width"]] * len(names))
-    mask = jnp.concatenate([views["mask"]] + [jnp.zeros_like(views["mask"])] * (len(names) - 1)) if "mask" in views else None
-    taught = state.teacher is not None and "encoder" in state.teacher
+def encoder_pass(method):
+    """The encoder's share of a step as a function of (params, teacher, views): forward and backward over the rows of all
+    views together, and the teacher's forward pass where it has an encoder."""
 
-    def features(params):
-        return jnp.square(method.encoder.apply({"params": params["encoder"]}, image, width, mask)).mean()
+    def both(params, teacher, views):
+        names = [name for name in views if name.startswith("view")] or ["image"]
+        image = jnp.concatenate([views[name] for name in names])
+        width = jnp.concatenate([views["width"]] * len(names))
+        mask = None
+        if "mask" in views:
+            mask = jnp.concatenate([views["mask"]] + [jnp.zeros_like(views["mask"])] * (len(names) - 1))
 
-    def both(params, teacher):
+        def features(params):
+            return jnp.square(method.encoder.apply({"params": params["encoder"]}, image, width, mask)).mean()
+
+        taught = teacher is not None and "encoder" in teacher
         return jax.value_and_grad(features)(params), features(teacher) if taught else None
 
     return both
@@ -55,7 +60,8 @@ def cost(function, *args):
 def matmul(dtype):
     """A matrix product of `dtype` operands summed in float32: the form that the models use."""
     left, right = jax.random.normal(jax.random.key(0), (2, MATMUL, MATMUL)).astype(dtype)
-    return jax.jit(lambda: jnp.matmul(left, right, preferred_element_type=jnp.float32))
+    product = jax.jit(lambda left, right: jnp.matmul(left, right, preferred_element_type=jnp.float32))
+    return lambda: product(left, right)  # as arguments: XLA would compute a product of constants once, while compiling
 
 
 def timed(calls, seconds):
@@ -83,29 +89,48 @@ def measure(cfg, seconds):
     views = augment(raw)
     params = jax.eval_shape(lambda: method.init(prng.stream(0, "init"), views)["params"])
     total = 1000  # only the schedule depends on it
-    optimizer = build.call(optim.create, "config.optim", {**cfg["optim"], "warmup_steps": 0}, params=params,
-                           total_steps=total, batch_size=cfg["batch_size"])
+    optimizer = build.call(
+        optim.create,
+        "config.optim",
+        {**cfg["optim"], "warmup_steps": 0},
+        params=params,
+        total_steps=total,
+        batch_size=cfg["batch_size"],
+    )
     state = jax.jit(lambda: states.create(method, optimizer.tx, views, prng.stream(0, "init")))()
     step, flops, memory = cost(train.make_train_step(method, optimizer, total, cfg["seed"]), state, raw)
-    encode = encoder_pass(method, state, views)
-    encode, encoder_flops, _ = cost(encode, state.params, state.teacher)
+    encode, encoder_flops, _ = cost(encoder_pass(method), state.params, state.teacher, views)
     products = {"float32": matmul(jnp.float32), "bfloat16": matmul(jnp.bfloat16)}
-    seconds = timed({
-        "step": lambda: step(state, raw), "augment": lambda: augment(raw),
-        "encoder": lambda: encode(state.params, state.teacher), **products,
-    }, seconds)
+    seconds = timed(
+        {
+            "step": lambda: step(state, raw),
+            "augment": lambda: augment(raw),
+            "encoder": lambda: encode(state.params, state.teacher, views),
+            **products,
+        },
+        seconds,
+    )
     whole = seconds["step"]
     rates = {name: 2 * MATMUL**3 / seconds[name] / 1e9 for name in products}
     shares = {name: seconds[name] / whole for name in ("augment", "encoder")}
     return {
-        "config": cfg["method"]["name"], "device": jax.devices()[0].device_kind, "devices": mesh.size,
-        "batch_size": cfg["batch_size"], "image_px": list(raw["image"].shape[1:3]),
+        "config": cfg["method"]["name"],
+        "device": jax.devices()[0].device_kind,
+        "devices": mesh.size,
+        "batch_size": cfg["batch_size"],
+        "image_px": list(raw["image"].shape[1:3]),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        "ms_a_step": 1e3 * whole, "lines_per_s": cfg["batch_size"] / whole,
-        "share_augment": shares["augment"], "share_encoder": shares["encoder"], "share_rest": 1 - sum(shares.values()),
-        "gflop_a_step": flops / 1e9, "gflop_encoder": encoder_flops / 1e9, "gflops_per_s": flops / whole / 1e9,
+        "ms_a_step": 1e3 * whole,
+        "lines_per_s": cfg["batch_size"] / whole,
+        "share_augment": shares["augment"],
+        "share_encoder": shares["encoder"],
+        "share_rest": 1 - sum(shares.values()),
+        "gflop_a_step": flops / 1e9,
+        "gflop_encoder": encoder_flops / 1e9,
+        "gflops_per_s": flops / whole / 1e9,
         **{f"matmul_{name}_gflops_per_s": rate for name, rate in rates.items()},
-        "of_matmul_float32": flops / whole / 1e9 / rates["float32"], "temporary_mb": memory / 2**20,
+        "of_matmul_float32": flops / whole / 1e9 / rates["float32"],
+        "temporary_mb": memory / 2**20,
     }
 
 
@@ -116,9 +141,11 @@ def main(argv):
         figures = measure(_CONFIG.value.to_dict(), _SECONDS.value)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from None
-    print(f"{figures['lines_per_s']:.0f} lines/s, {figures['ms_a_step']:.0f} ms a step: encoder {figures['share_encoder']:.0%}, "
-          f"augmentation {figures['share_augment']:.0%}, the rest {figures['share_rest']:.0%}; {figures['gflops_per_s']:.0f} "
-          f"GFLOP/s where a float32 matrix product reaches {figures['matmul_float32_gflops_per_s']:.0f}")
+    print(
+        f"{figures['lines_per_s']:.0f} lines/s, {figures['ms_a_step']:.0f} ms a step: encoder {figures['share_encoder']:.0%}, "
+        f"augmentation {figures['share_augment']:.0%}, the rest {figures['share_rest']:.0%}; {figures['gflops_per_s']:.0f} "
+        f"GFLOP/s where a float32 matrix product reaches {figures['matmul_float32_gflops_per_s']:.0f}"
+    )
     print(json.dumps({name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}))
 
 

@@ -20,22 +20,29 @@ from dig_jax.tools import runs
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend has to be chosen first
 
-_OUTPUT = flags.DEFINE_string("output", None, "Where to write the page (default: report.html in the first work folder).")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Where to write the page (default: report.html in the first work folder)."
+)
 
 STYLE = """
-:root { --ink: #1d2733; --soft: #5d6b7a; --line: #dde3ea; --paper: #fff; --tint: #f5f7fa; --accent: #1f6feb; }
+:root { --ink: #1d2733; --soft: #5d6b7a; --line: #dde3ea; --paper: #fff; --tint: #f5f7fa; }
 * { box-sizing: border-box }
 body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1080px;
        margin: 2.5rem auto; padding: 0 1.25rem }
-h1 { font-size: 1.7rem; margin: 0 0 .2rem } h2 { font-size: 1.25rem; margin: 2.4rem 0 .6rem; border-bottom: 1px solid var(--line) }
+h1 { font-size: 1.7rem; margin: 0 0 .2rem }
+h2 { font-size: 1.25rem; margin: 2.4rem 0 .6rem; border-bottom: 1px solid var(--line) }
 h3 { font-size: 1rem; margin: 1.4rem 0 .4rem } p, figcaption { color: var(--soft) }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums } .scroll { overflow-x: auto }
-th, td { text-align: left; padding: .4rem .7rem; border-bottom: 1px solid var(--line) } th { background: var(--tint); font-weight: 600 }
-td.number, th.number { text-align: right } tr.best td { font-weight: 600 }
-.curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); gap: .8rem } .curves svg { width: 100%; height: auto }
+th, td { text-align: left; padding: .4rem .7rem; border-bottom: 1px solid var(--line) }
+th { background: var(--tint); font-weight: 600 }
+td.number, th.number { text-align: right }
+.curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); gap: .8rem }
+.curves svg { width: 100%; height: auto }
 figure { margin: 1rem 0 } figure img { max-width: 100%; image-rendering: auto; border: 1px solid var(--line) }
 .reading { margin: .9rem 0 } .reading img { max-width: 100%; display: block; border: 1px solid var(--line); background: #fff }
-.reading code { display: block; white-space: pre-wrap; font-size: .95rem } .reading .wrong { color: #b42318 } .reading .right { color: #1a7f37 }
+.reading code { display: block; white-space: pre-wrap; font-size: .95rem }
+.reading .wrong { color: #b42318 }
+.reading .right { color: #1a7f37 }
 """
 
 # What is drawn, in this order: a title and the metrics that share its axes (a trailing * matches any ending).
@@ -67,7 +74,13 @@ def curve(title, patterns, many) -> str:
         figure, axes = plt.subplots(figsize=(4.6, 2.9), layout="constrained")
         for run, name, steps, values in lines:
             short = name.split("/", 1)[1]
-            label = short if len(many) == 1 else run.name if len({line[1] for line in lines}) == 1 else f"{run.name}: {short}"
+            label = (
+                short
+                if len(many) == 1
+                else run.name
+                if len({line[1] for line in lines}) == 1
+                else f"{run.name}: {short}"
+            )
             axes.plot(steps, values, lw=1.3, label=label, marker="." if len(steps) < 30 else None)
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.25)
@@ -110,8 +123,12 @@ def as_text(columns, rows) -> str:
 
 def as_html(columns, rows) -> str:
     def cells(tag, row):
-        numbers = [str(cell).endswith("%") or name in ("CER", "WER", "word accuracy") for name, cell in zip(columns, row)]
-        return "".join(f"<{tag}{' class=number' if n else ''}>{html.escape(str(cell))}</{tag}>" for cell, n in zip(row, numbers))
+        numbers = [
+            str(cell).endswith("%") or name in ("CER", "WER", "word accuracy") for name, cell in zip(columns, row)
+        ]
+        return "".join(
+            f"<{tag}{' class=number' if n else ''}>{html.escape(str(cell))}</{tag}>" for cell, n in zip(row, numbers)
+        )
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
     return f"<div class=scroll><table><tr>{cells('th', columns)}</tr>{body}</table></div>"
@@ -120,9 +137,14 @@ def as_html(columns, rows) -> str:
 def summary(run) -> str:
     """One table of what the run was and where it ended."""
     method, data, last = run.config["method"], run.config["data"], run.history[-1] if run.history else {}
-    facts = [("method", method.get("objective", method["name"])), ("training data", data.get("train")),
-             ("start", run.start), ("steps", last.get("step", 0)), ("batch", f"{run.config.get('batch_size')} lines"),
-             ("seed", run.config.get("seed"))]
+    facts = [
+        ("method", method.get("objective", method["name"])),
+        ("training data", data.get("train")),
+        ("start", run.start),
+        ("steps", last.get("step", 0)),
+        ("batch", f"{run.config.get('batch_size')} lines"),
+        ("seed", run.config.get("seed")),
+    ]
     if run.is_recogniser:
         facts[3:3] = [("protocol", run.protocol), ("labels", run.labels)]
     return as_html(("", ""), facts)
@@ -132,7 +154,9 @@ def reconstructions(run) -> str:
     """The last reconstruction pictures: one a data set."""
     latest = sorted(run.path.glob("pictures/reconstruction*.png"), key=lambda path: path.stat().st_mtime)[-1:]
     caption = "Masked input, output on the masked patches, original."
-    return "".join(f"<figure><img src='{embedded(path)}'><figcaption>{caption}</figcaption></figure>" for path in latest)
+    return "".join(
+        f"<figure><img src='{embedded(path)}'><figcaption>{caption}</figcaption></figure>" for path in latest
+    )
 
 
 def readings(run) -> str:
@@ -154,7 +178,10 @@ def section(run) -> str:
     parts = [f"<h2>{html.escape(run.name)}</h2>", summary(run)]
     plots = [curve(title, patterns, [run]) for title, patterns in CURVES]
     parts.append(f"<div class=curves>{''.join(plots)}</div>")
-    for title, body in (("Reconstructions", reconstructions(run)), ("Readings: truth above, reading below", readings(run))):
+    for title, body in (
+        ("Reconstructions", reconstructions(run)),
+        ("Readings: truth above, reading below", readings(run)),
+    ):
         if body:
             parts.append(f"<h3>{title}</h3>{body}")
     return "".join(parts)
@@ -166,15 +193,21 @@ def page(many) -> str:
     if len(many) > 1:
         rows = comparison(many)
         if rows:
-            parts.append("<h2>Comparison</h2><p>Each row at the evaluation with its lowest CER on that validation set.</p>")
+            parts.append(
+                "<h2>Comparison</h2><p>Each row at the evaluation with its lowest CER on that validation set.</p>"
+            )
             parts.append(as_html(COLUMNS, rows))
         recognisers = [run for run in many if run.is_recogniser]
         if recognisers:
-            parts.append(f"<div class=curves>{curve('Character error rate on validation', ('eval/*/cer',), recognisers)}</div>")
+            parts.append(
+                f"<div class=curves>{curve('Character error rate on validation', ('eval/*/cer',), recognisers)}</div>"
+            )
     parts.extend(section(run) for run in many)
     title = "dig_jax: " + (many[0].name if len(many) == 1 else f"{len(many)} runs")
-    return (f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-            f"<title>{html.escape(title)}</title><style>{STYLE}</style><h1>{html.escape(title)}</h1>{''.join(parts)}</html>")
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style><h1>{html.escape(title)}</h1>{''.join(parts)}</html>"
+    )
 
 
 def main(argv):

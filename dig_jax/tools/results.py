@@ -53,7 +53,9 @@ def markdown(table) -> str:
         by_start = table[protocol, labels, dataset]
         means = {start: statistics.mean(seeds.values()) for start, seeds in by_start.items()}
         texts = [figure(by_start.get(start, {})) for start in starts]
-        texts = [f"**{text}**" if means.get(start) == min(means.values()) else text for start, text in zip(starts, texts)]
+        texts = [
+            f"**{text}**" if means.get(start) == min(means.values()) else text for start, text in zip(starts, texts)
+        ]
         lines.append(f"| {protocol} | {labels} | {dataset} | " + " | ".join(texts) + " |")
     return "\n".join(lines)
 

@@ -64,7 +64,9 @@ class Run:
         return sorted({name for row in self.history for name in row if name != "step"})
 
     def datasets(self) -> list[str]:
-        return sorted({name.split("/")[1] for name in self.names() if name.startswith("eval/") and name.count("/") == 2})
+        return sorted(
+            {name.split("/")[1] for name in self.names() if name.startswith("eval/") and name.count("/") == 2}
+        )
 
     def best(self, name: str) -> float | None:
         """The lowest value of an error rate along the run (chosen on that validation set), or None if never logged."""
@@ -74,7 +76,9 @@ class Run:
     def at_best(self, dataset: str, name: str) -> float | None:
         """`eval/<dataset>/<name>` at the evaluation with the lowest character error rate."""
         rows = [row for row in self.history if row.get(f"eval/{dataset}/{METRIC}") is not None]
-        return min(rows, key=lambda row: row[f"eval/{dataset}/{METRIC}"]).get(f"eval/{dataset}/{name}") if rows else None
+        return (
+            min(rows, key=lambda row: row[f"eval/{dataset}/{METRIC}"]).get(f"eval/{dataset}/{name}") if rows else None
+        )
 
 
 def read_config(workdir: pathlib.Path) -> Mapping | None:

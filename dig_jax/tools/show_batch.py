@@ -14,7 +14,9 @@ from ml_collections import config_flags
 
 from dig_jax import build, prng, train
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "Config of a training run; config.data.train must name records.")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config of a training run; config.data.train must name records."
+)
 _OUTPUT = flags.DEFINE_string("output", "batch.png", "PNG to write.")
 _STEP = flags.DEFINE_integer("step", 0, "Which training step to show.", lower_bound=0)
 _ROWS = flags.DEFINE_integer("rows", 12, "How many lines.", lower_bound=1)
@@ -51,13 +53,26 @@ def sheet(batch, host, views, patch, rows):
     """The contact sheet, u8[H, W, 3] BGR."""
     names = ["image", *(name for name in views if name.startswith("view"))]
     panel_px = batch["image"].shape[2] * SCALE
-    lines = [np.hstack([np.hstack([caption(name + (" (masked)" if name == "view1" and "mask" in views else ""), panel_px),
-                                   np.full((26, GAP_PX, 3), 255, np.uint8)]) for name in names])]
+    lines = [
+        np.hstack(
+            [
+                np.hstack(
+                    [
+                        caption(name + (" (masked)" if name == "view1" and "mask" in views else ""), panel_px),
+                        np.full((26, GAP_PX, 3), 255, np.uint8),
+                    ]
+                )
+                for name in names
+            ]
+        )
+    ]
     for i in range(min(rows, len(batch["image"]))):
         panels = []
         for name in names:
-            picture = as_picture(np.asarray(views[name][i] if name in views and name != "image" else batch["image"][i]),
-                                 int(batch["width"][i]))
+            picture = as_picture(
+                np.asarray(views[name][i] if name in views and name != "image" else batch["image"][i]),
+                int(batch["width"][i]),
+            )
             if name == "view1" and "mask" in views:
                 picture = with_mask(picture, np.asarray(views["mask"][i]), patch)
             panels.append(cv2.copyMakeBorder(picture, 0, GAP_PX, 0, GAP_PX, cv2.BORDER_CONSTANT, value=(255, 255, 255)))
@@ -72,7 +87,7 @@ def main(argv):
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     try:
         cfg = _CONFIG.value.to_dict()
-        build.inherit_encoder(cfg)
+        build.inherit(cfg)
         data = train.open_data(cfg)
         method = build.method(cfg, data.charset)
         batch, host = data.dataset[_STEP.value]
@@ -83,7 +98,9 @@ def main(argv):
     cv2.imwrite(_OUTPUT.value, picture)
     for error in host["errors"]:
         print(f"unusable record: {error}")
-    print(f"{_OUTPUT.value}: {min(_ROWS.value, len(batch['image']))} of {len(batch['image'])} lines of step {_STEP.value}")
+    print(
+        f"{_OUTPUT.value}: {min(_ROWS.value, len(batch['image']))} of {len(batch['image'])} lines of step {_STEP.value}"
+    )
 
 
 if __name__ == "__main__":

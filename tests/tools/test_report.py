@@ -16,10 +16,18 @@ def workdir(tmp_path):
     """make(name, rows, **config) -> a work folder with that log."""
 
     def make(name, rows, *, objective=None, frozen=False, kind="linear", init_from="", subset=None, seed=0):
-        method = {"name": "dig", "objective": objective} if objective else {
-            "name": "recognize", "frozen": frozen, "heads": {"ctc": {"kind": kind}}}
-        config = {"method": method, "init_from": str(init_from), "seed": seed, "batch_size": 8,
-                  "data": {"train": "lines@train", "subset": subset}}
+        method = (
+            {"name": "dig", "objective": objective}
+            if objective
+            else {"name": "recognize", "frozen": frozen, "heads": {"ctc": {"kind": kind}}}
+        )
+        config = {
+            "method": method,
+            "init_from": str(init_from),
+            "seed": seed,
+            "batch_size": 8,
+            "data": {"train": "lines@train", "subset": subset},
+        }
         path = tmp_path / name
         path.mkdir()
         (path / "config.json").write_text(json.dumps(config))
@@ -30,8 +38,15 @@ def workdir(tmp_path):
 
 
 def evaluations(*cers, dataset="val"):
-    return [{"step": 10 * i, f"eval/{dataset}/cer": cer, f"eval/{dataset}/wer": 1 - cer,
-             f"eval/{dataset}/word_accuracy": cer / 2} for i, cer in enumerate(cers, 1)]
+    return [
+        {
+            "step": 10 * i,
+            f"eval/{dataset}/cer": cer,
+            f"eval/{dataset}/wer": 1 - cer,
+            f"eval/{dataset}/word_accuracy": cer / 2,
+        }
+        for i, cer in enumerate(cers, 1)
+    ]
 
 
 def test_best_is_the_lowest_along_the_run_and_its_companions_come_from_the_same_step(workdir):
@@ -51,8 +66,10 @@ def test_start_protocol_and_labels_are_read_from_the_configs(workdir):
 
 
 def test_seeds_are_averaged_and_rates_of_one_seed_are_a_sweep(workdir):
-    many = [runs.load(workdir(f"s{i}", evaluations(cer), seed=seed))
-            for i, (cer, seed) in enumerate([(0.30, 0), (0.20, 0), (0.40, 1)])]
+    many = [
+        runs.load(workdir(f"s{i}", evaluations(cer), seed=seed))
+        for i, (cer, seed) in enumerate([(0.30, 0), (0.20, 0), (0.40, 1)])
+    ]
     table = results.cells(many)
     assert table["fine-tuned, linear CTC", "100 %", "val"]["random"] == {0: 0.20, 1: 0.40}
     assert "30.0 ± 10.0 (2)" in results.markdown(table)
@@ -87,7 +104,10 @@ def test_page_is_self_contained_and_escapes_what_was_read(workdir):
 
 
 def test_comparison_has_one_row_a_recogniser(workdir):
-    many = [runs.load(workdir("p", [{"step": 1, "train/loss": 1.0}], objective="dig")), runs.load(workdir("a", evaluations(0.25)))]
+    many = [
+        runs.load(workdir("p", [{"step": 1, "train/loss": 1.0}], objective="dig")),
+        runs.load(workdir("a", evaluations(0.25))),
+    ]
     rows = report.comparison(many)
     assert [row[0] for row in rows] == ["a"] and rows[0][5] == "25.0 %"
     assert "Comparison" in report.page(many)

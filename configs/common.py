@@ -1,0 +1,140 @@
+"""Presets that config files share: base(), data, encoder sizes, optimiser, quick(), and parse_arg of `dig.py:size=S`.
+
+A config states intent (epochs, global batch, rate per 256 lines); whatever follows from it is derived by the trainer,
+after the overrides of the command line.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+# Encoder sizes: width, depth, heads. "B" is DiG's base (512 wide), "base768" is everybody else's.
+SIZES = {
+    "nano": {"width": 64, "depth": 2, "heads": 2},
+    "micro": {"width": 128, "depth": 4, "heads": 4},
+    "T": {"width": 192, "depth": 12, "heads": 3},
+    "S": {"width": 384, "depth": 12, "heads": 6},
+    "B": {"width": 512, "depth": 12, "heads": 8},
+    "base768": {"width": 768, "depth": 12, "heads": 12},
+}
+
+
+def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
+    """The part after the colon of --config=FILE.py:ARG: "size=S,epochs=3,quick" -> the defaults, overridden.
+
+    A value takes the type of its default; a bare name is True. Raises ValueError for an unknown name or a wrong value.
+    """
+    result = dict(defaults)
+    for item in (part.strip() for part in (arg or "").split(",")):
+        if not item:
+            continue
+        name, given, text = item.partition("=")
+        if name not in defaults:
+            near = difflib.get_close_matches(name, defaults, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(f"this config has no argument {name!r}: {hint}It has {sorted(defaults)}")
+        result[name] = _typed(name, text if given else "True", defaults[name])
+    return ConfigDict(result)
+
+
+def _typed(name: str, text: str, default: Any) -> Any:
+    if isinstance(default, bool):
+        values = {"true": True, "1": True, "false": False, "0": False}
+        if text.lower() not in values:
+            raise ValueError(f"argument {name}={text}: give true or false")
+        return values[text.lower()]
+    if isinstance(default, (int, float)):
+        try:
+            return type(default)(text)
+        except ValueError as error:
+            raise ValueError(f"argument {name}={text}: give a number such as {default}") from error
+    return text
+
+
+def base(**values: Any) -> ConfigDict:
+    """Everything the trainer reads that is no part of data, method and optimiser; `values` override or add."""
+    config = ConfigDict(
+        {
+            "seed": 0,
+            "batch_size": 256,  # over all devices
+            "total": {"steps": placeholder(int), "epochs": placeholder(float)},  # one of the two; steps wins
+            "init_from": "",  # a work folder whose parts are taken over before step 0
+            "init_parts": ("params/encoder",),
+            "like": "",  # a work folder of which only the config serves, see inherit
+            "inherit": (),  # keys such as "method.encoder": None there = the value of init_from's or like's config
+            "calibrate_batches": 0,  # training batches that the method looks at before step 0
+            "checkpoint": {
+                "every_steps": 1000,
+                "keep_last": 1,
+                "keep_best": 1,
+                "best_metric": "",  # such as "eval/val/cer"; "" keeps the last only
+                "best_mode": "min",
+            },
+            "evals": {},  # {evaluator: {"every_steps": n, ...}}; every one also runs at the end
+            "log": {"every_steps": 50},
+            "devices": placeholder(int),  # None: all
+            "compile_cache": "",  # folder; JAX_COMPILATION_CACHE_DIR does the same
+        }
+    )
+    config.update(ConfigDict(values))
+    return config
+
+
+def crops(train: str, height_px: int = 32, width_px: int = 128, channels: int = 1, **more: Any) -> dict[str, Any]:
+    """Pre-training data: random windows of unlabelled lines. train: "PATH[@SPLIT][*WEIGHT],PATH2..."."""
+    return {
+        **_data("crops", train, height_px, channels),
+        "width_px": width_px,
+        **more,
+    }
+
+
+def lines(train: str, height_px: int = 32, channels: int = 1, buckets_px: Any = "auto", **more: Any) -> dict[str, Any]:
+    """Recognition data: whole labelled lines in width buckets."""
+    return {**_data("lines", train, height_px, channels), "buckets_px": buckets_px, **more}
+
+
+def _data(kind: str, train: str, height_px: int, channels: int) -> dict[str, Any]:
+    return {
+        "kind": kind,
+        "train": train,
+        "height_px": height_px,
+        "channels": channels,
+        "subset": placeholder(object),  # None: all; 0.1: a tenth; 340: so many records
+        "subset_seed": 0,
+        "subset_order": "random",
+        "workers": "auto",
+        "max_bad_share": 0.01,
+    }
+
+
+def vit(size: str, patch: tuple[int, int], **more: Any) -> dict[str, Any]:
+    """Keyword arguments of models.vit.Vit for one of SIZES; `more` overrides or adds."""
+    if size not in SIZES:
+        raise ValueError(f"there is no encoder size {size!r}: choose one of {sorted(SIZES)}")
+    return {"patch": tuple(patch), **SIZES[size], **more}
+
+
+def adamw(lr: float, weight_decay: float, warmup_steps: int = 0, **more: Any) -> dict[str, Any]:
+    """Keyword arguments of optim.create. Give lr_per=256 where lr is meant for 256 lines."""
+    return {"name": "adamw", "lr": lr, "weight_decay": weight_decay, "warmup_steps": warmup_steps, **more}
+
+
+def quick(config: ConfigDict, steps: int = 2, batch_size: int = 8) -> ConfigDict:
+    """The same experiment in seconds, to see that it runs: few steps and rows, tiny encoder, evaluations at the end."""
+    config.batch_size = batch_size
+    config.total = {"steps": steps, "epochs": placeholder(float)}
+    config.optim.warmup_steps = min(config.optim.get("warmup_steps", 0), steps - 1)
+    config.calibrate_batches = min(config.calibrate_batches, 1)
+    config.log.every_steps = 1
+    config.checkpoint.every_steps = steps
+    encoder = config.method.get("encoder")
+    if encoder:
+        encoder.update(SIZES["nano"])
+    for evaluator in config.evals.values():
+        evaluator.every_steps = 0
+    return config

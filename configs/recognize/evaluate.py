@@ -1,0 +1,31 @@
+"""Evaluate a trained recogniser (probe, fine-tuned or from scratch) on record sets: no training step.
+
+    python -m dig_jax.main --config=configs/recognize/evaluate.py --config.init_from=RECOGNISER_DIR --workdir=DIR
+    ... --config.evals.recognition.datasets=records/archiscribe@test
+
+Takes encoder, heads, feature statistics, charset, height and channels from the last checkpoint of RECOGNISER_DIR.
+Without `datasets`: the validation split of its training records. Writes metrics.jsonl at step 0 and
+pictures/readings-*.json. A run of several heads reports each and chooses the best on the very set: for a test split,
+train one head at the settled rate.
+"""
+
+from ml_collections.config_dict import placeholder
+
+from configs import common
+
+METHOD = ("encoder", "heads", "frames", "frozen", "standardize")
+
+
+def get_config(arg=None):
+    args = common.parse_arg(arg, records="", batch=64, quick=False)
+    config = common.base(
+        batch_size=args.batch,
+        init_parts=("params", "mutable"),
+        inherit=(*(f"method.{name}" for name in METHOD), "data.train", "data.height_px", "data.channels"),
+        method={"name": "recognize", **{name: placeholder(object) for name in METHOD}},
+        optim=common.adamw(lr=0.0, weight_decay=0.0),
+        evals={"recognition": {"datasets": args.records or placeholder(object), "pictures": 24}},
+    )
+    config.total.steps = 0
+    config.data = common.lines(placeholder(str), placeholder(int), placeholder(int))
+    return config

@@ -1,0 +1,49 @@
+"""Fine-tuning: encoder and CTC reader trained together, from a pre-training.
+
+    python -m dig_jax.main --config=configs/recognize/finetune.py:labels=0.1 --config.init_from=PRETRAINED --workdir=DIR
+    ... finetune.py:labels=100,seed=1,head=bilstm,lr=5e-4
+
+Encoder, height, channels and records are those of the pre-training, unless given here. `scratch.py` is the same without
+the pre-training; compare the two with the same arguments. The figure is the lowest validation CER along the run.
+"""
+
+from ml_collections.config_dict import placeholder
+
+from configs import common
+
+HEADS = {"linear": {"kind": "linear"}, "bilstm": {"kind": "bilstm", "hidden": 256, "layers": 1}}
+
+
+def get_config(arg=None):
+    args = common.parse_arg(
+        arg, decoder="ctc", head="linear", records="", labels="", lr=1e-3, steps=1000, batch=32, seed=0, quick=False
+    )
+    if args.decoder != "ctc" or args.head not in HEADS:
+        raise ValueError(f"decoder={args.decoder},head={args.head}: give decoder=ctc and head=linear or head=bilstm")
+    config = common.base(
+        seed=args.seed,
+        batch_size=args.batch,
+        inherit=("method.encoder", "data.train", "data.height_px", "data.channels"),
+        method={
+            "name": "recognize",
+            "encoder": placeholder(object),
+            "heads": {"ctc": HEADS[args.head]},
+            "frames": "concat",
+            "drop_path": 0.0,
+            "recipe": placeholder(object),  # augmentation: "lines_light"; none in the published figures
+        },
+        optim=common.adamw(lr=args.lr, weight_decay=0.05, warmup_steps=args.steps // 10),
+        evals={"recognition": {"every_steps": max(args.steps // 10, 1), "datasets": placeholder(object)}},
+    )
+    config.total.steps = args.steps
+    config.data = common.lines(args.records or placeholder(str), placeholder(int), placeholder(int))
+    config.data.subset = subset(args.labels)
+    config.data.subset_seed = args.seed  # another seed is another choice of lines, too
+    config.checkpoint.best_metric = "eval/cer"
+    config.checkpoint.every_steps = max(args.steps // 10, 1)
+    return common.quick(config) if args.quick else config
+
+
+def subset(labels):
+    """ "" -> None (all), "0.1" -> a tenth, "340" -> so many lines."""
+    return None if not labels else float(labels) if "." in labels else int(labels)

@@ -1,0 +1,74 @@
+"""Frozen probe: what can be read off features that nothing but pre-training has shaped.
+
+    python -m dig_jax.main --config=configs/recognize/probe.py:decoder=ctc --config.init_from=PRETRAIN_DIR --workdir=DIR
+    ... probe.py:decoder=ctc,head=bilstm,labels=0.1       a BiLSTM reader, a tenth of the labels
+    ... probe.py:decoder=ctc,like=PRETRAIN_DIR            the same encoder with random weights (no init_from)
+
+Encoder, height, channels and records are those of the pre-training, unless given here. One run is the whole sweep: a
+head for each rate, all on the same frozen, standardised features (methods/recognize.py). The figure is the lowest
+validation CER over rates and evaluations (`dig_jax.tools.results`): enough steps that it no longer falls at the end
+is part of the protocol, so look at the curve. Nothing is tuned on a test split.
+"""
+
+from decimal import Decimal
+
+from ml_collections.config_dict import placeholder
+
+from configs import common
+
+RATES = {"linear": "3e-4+1e-3+3e-3+1e-2+3e-2", "bilstm": "3e-4+1e-3+2e-3+4e-3+8e-3"}
+HEADS = {"linear": {"kind": "linear"}, "bilstm": {"kind": "bilstm", "hidden": 256, "layers": 1}}
+
+
+def get_config(arg=None):
+    args = common.parse_arg(
+        arg, decoder="ctc", head="linear", records="", labels="", like="", size="", patch="8x4", rates="", steps=3000,
+        batch=32, seed=0, quick=False,
+    )  # fmt: skip
+    if args.decoder != "ctc" or args.head not in HEADS:
+        raise ValueError(f"decoder={args.decoder},head={args.head}: give decoder=ctc and head=linear or head=bilstm")
+    rates = {rate_name(text): float(text) for text in (args.rates or RATES[args.head]).split("+")}
+    config = common.base(
+        seed=args.seed,
+        batch_size=args.batch,
+        like=args.like,
+        inherit=("method.encoder", "data.train", "data.height_px", "data.channels"),
+        calibrate_batches=1000,  # at most one epoch
+        method={
+            "name": "recognize",
+            "encoder": placeholder(object),
+            "heads": {name: HEADS[args.head] for name in rates},
+            "frames": "concat",
+            "frozen": True,
+            "standardize": True,
+        },
+        optim=common.adamw(
+            lr=max(rates.values()),
+            weight_decay=0.0,
+            rules=(
+                ("^(encoder|norm)/", {"freeze": True}),
+                *((f"^heads/{name}/", {"lr_scale": rate / max(rates.values())}) for name, rate in rates.items()),
+            ),
+        ),
+        evals={"recognition": {"every_steps": max(args.steps // 10, 1), "datasets": placeholder(object)}},
+    )
+    config.total.steps = args.steps
+    config.data = common.lines(args.records or placeholder(str), placeholder(int), placeholder(int))
+    config.data.subset = subset(args.labels)
+    config.checkpoint.best_metric = "eval/cer"
+    config.checkpoint.every_steps = max(args.steps // 10, 1)
+    if args.size:
+        config.method.encoder = common.vit(args.size, tuple(int(side) for side in args.patch.split("x")))
+        config.data.update(height_px=32, channels=1)
+    return common.quick(config) if args.quick else config
+
+
+def rate_name(text):
+    """ "0.001" -> "lr_1e-3"; names of config keys hold no dots."""
+    _, digits, exponent = Decimal(text).normalize().as_tuple()
+    return f"lr_{''.join(map(str, digits))}e{exponent}"
+
+
+def subset(labels):
+    """ "" -> None (all), "0.1" -> a tenth, "340" -> so many lines."""
+    return None if not labels else float(labels) if "." in labels else int(labels)

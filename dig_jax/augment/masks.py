@@ -1,0 +1,61 @@
+"""Which tokens of a line are hidden from the encoder.
+
+DiG, reference section 1.6: a random 70 % of the tokens of every image, int(0.7 * 256) = 179 at 8 x 32, without block
+structure. Departure that padded lines need: the share is of the *real* tokens and padding is never hidden.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def _hide_lowest(bits, place, valid, count):
+    """bool[B,M]: of the valid units, the count (i32[B]) with the lowest (bits u32[B,M], place i32[B or 1,M])."""
+    low = np.uint32((1 << (bits.shape[1] - 1).bit_length()) - 1)
+    # The place in the low bits makes all scores of a line distinct, so that one sort gives an exact threshold. The
+    # highest bit is cleared, so that padding ranks last.
+    score = ((bits >> 1) & ~low) | place.astype(jnp.uint32)
+    score = jnp.where(valid, score, np.uint32(0xFFFFFFFF))
+    last = jnp.take_along_axis(jnp.sort(score, axis=1), jnp.maximum(count - 1, 0)[:, None], axis=1)
+    return (score <= last) & (count > 0)[:, None]
+
+
+def random_mask(key, width, grid, patch, ratio, span=1):
+    """Draws the hidden tokens of a batch of lines.
+
+    key: a JAX key. width: i32[B], real pixels of each line. grid: (Gh, Gw) tokens; patch: (ph, pw) pixels.
+    ratio: share of the real tokens to hide, in [0, 1].
+    span: 1 hides single tokens; more hides runs of `span` neighbouring columns, each with all its rows, so that a
+        letter cannot be copied from its own upper half. The last run of a line is cut to meet the count.
+
+    Returns bool[B,Gh*Gw], True = hidden, tokens column by column (n = column * Gh + row). A line with c real columns
+    has exactly int(ratio * c * Gh) hidden tokens (span 1) or int(ratio * c) hidden columns (span > 1); a real token is
+    hidden with the same chance wherever it stands; padding is never hidden. A very short line may have none.
+    ValueError when ratio or span are out of range.
+    """
+    rows, columns = grid
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"The share of hidden tokens must be between 0 and 1, not {ratio}: change method.mask_ratio.")
+    if span < 1:
+        raise ValueError(f"Hidden runs must be at least 1 column long, not {span}: change method.mask_span.")
+    keys = jax.random.split(key, width.shape[0])
+    real = jnp.clip((width + patch[1] - 1) // patch[1], 1, columns)[:, None]
+    unit = rows if span == 1 else 1
+    # A table in Python's doubles: int(ratio * n) must not depend on the device's rounding.
+    table = jnp.array([int(ratio * unit * c) for c in range(columns + 1)], jnp.int32)
+    count = table[real[:, 0]]
+
+    def bits(places):
+        return jax.vmap(lambda k: jax.random.bits(k, (places,), jnp.uint32))(keys)
+
+    if span == 1:
+        place = jnp.arange(rows * columns)[None, :]
+        return _hide_lowest(bits(rows * columns), place, place < real * rows, count)
+    place = jnp.arange(columns)[None, :]
+    # Runs lie on a ring with a random start: every column is equally likely, the ends of the line included.
+    drawn = bits(columns + 1)
+    start = (drawn[:, columns:] % real.astype(jnp.uint32)).astype(jnp.int32)
+    ring = (place + start) % real
+    # The columns of a run share its bits and follow each other by their place on the ring.
+    shared = jnp.take_along_axis(drawn[:, :columns], ring // span, axis=1)
+    return jnp.repeat(_hide_lowest(shared, ring, place < real, count), rows, axis=1)

@@ -1,0 +1,292 @@
+"""Views of a batch of text lines: recipes (data) and the one function that applies them.
+
+A recipe is a dict:
+    operators   ((name, {amount: range, ..}), ..), names unique, see OPERATORS for the amounts of each
+    some_of     (lowest, highest): every line draws how many of the operators it gets, which, and their order
+                (imgaug's SomeOf with random_order)
+    jitter      {"p", "brightness", "contrast", "saturation", "hue"}: torchvision's ColorJitter, or None
+    grayscale_p chance of losing all colour at the end
+
+Photometric operators run in the line's drawn order; geometric ones are composed in theirs into one map and the image is
+resampled once, at the end of the operators (departures: see geometry.py and color.py). Amounts in pixels are pixels of
+the batch, not of the original image, and the aspect ratio is kept, where DiG augments first and squeezes after.
+"""
+
+import difflib
+import math
+from functools import partial, reduce
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dig_jax.augment import color, geometry
+
+# DiG's contrast branch (reference section 1.7). At 10 degrees the ends of a line wider than 6 heights leave the image.
+DIG = {
+    "some_of": (2, 5),
+    "operators": (
+        ("contrast", {"alpha": (0.5, 1.0)}),
+        ("blur", {"sigma": (0.5, 1.5)}),
+        ("crop_vertical", {"top": (0.0, 0.3), "bottom": (0.0, 0.3)}),
+        ("crop_horizontal", {"left": (0.0, 0.1), "right": (0.0, 0.1)}),
+        ("sharpen", {"alpha": (0.0, 0.5), "lightness": (0.0, 0.5)}),
+        ("rotate", {"degrees": (-10.0, 10.0)}),
+        ("piecewise", {"scale": (0.03, 0.04)}),
+        ("perspective", {"scale": (0.05, 0.10)}),
+        ("solarize", {"threshold": (32 / 255, 128 / 255), "invert_above_p": 0.5}),
+        ("grayscale", {"alpha": (0.0, 1.0)}),
+    ),
+    "jitter": {"p": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1},
+    "grayscale_p": 0.2,
+}
+
+# For whole text lines and short trainings: nothing that turns ink into paper or moves a letter by more than a stroke.
+LINES_LIGHT = {
+    "some_of": (2, 4),
+    "operators": (
+        ("contrast", {"alpha": (0.6, 1.0)}),
+        ("blur", {"sigma": (0.3, 0.9)}),
+        ("crop_vertical", {"top": (0.0, 0.1), "bottom": (0.0, 0.1)}),
+        ("shift", {"right_px": (-2.0, 2.0), "down_px": (-1.5, 1.5)}),
+        ("noise", {"sigma": (0.01, 0.05)}),
+    ),
+    "jitter": {"p": 0.8, "brightness": 0.2, "contrast": 0.3, "saturation": 0.2, "hue": 0.05},
+    "grayscale_p": 0.2,
+}
+
+# Amounts of each operator; a pair is a uniform range, a number its only value.
+OPERATORS = {
+    "contrast": ("alpha",),
+    "solarize": ("threshold", "invert_above_p"),
+    "grayscale": ("alpha",),
+    "blur": ("sigma",),
+    "sharpen": ("alpha", "lightness"),
+    "noise": ("sigma",),
+    "crop_vertical": ("top", "bottom"),
+    "crop_horizontal": ("left", "right"),
+    "shift": ("right_px", "down_px"),
+    "rotate": ("degrees",),
+    "piecewise": ("scale",),
+    "perspective": ("scale",),
+}
+JITTER = ("brightness", "contrast", "saturation", "hue")
+DICE = 128  # random numbers a line may use
+UNUSED = 1000  # rank of an operator that a line did not draw
+
+
+def only(name, **amounts):
+    """The recipe that always applies this one operator."""
+    return {"some_of": (1, 1), "operators": ((name, amounts),), "jitter": None, "grayscale_p": 0.0}
+
+
+class Draws(NamedTuple):
+    """What chance decided for a batch: all leaves have B rows."""
+
+    rank: dict  # operator -> i32[B], its place in the line's order, UNUSED when not drawn
+    amounts: dict  # operator -> {amount: f32[B, ..]}
+    noise_key: jax.Array
+    jitter: dict  # {"jitter_<name>": (rank i32[B], amount f32[B])}
+    gray: jax.Array  # f32[B], 1 = lose the colour
+
+
+def check(recipe):
+    """Raises ValueError with one sentence when a recipe cannot be carried out."""
+    known = {"some_of", "operators", "jitter", "grayscale_p"}
+    if unknown := set(recipe) - known:
+        raise ValueError(f"An augmentation recipe has the keys {sorted(known)}, not {sorted(unknown)}.")
+    names = [name for name, _ in recipe["operators"]]
+    if len(set(names)) < len(names):
+        raise ValueError(f"An augmentation recipe names each operator once; this one has {names}.")
+    for name, amounts in recipe["operators"]:
+        if name not in OPERATORS:
+            near = difflib.get_close_matches(name, OPERATORS, 1, 0.0)[0]
+            raise ValueError(f"There is no augmentation operator '{name}' (nearest: '{near}'; all: {list(OPERATORS)}).")
+        if set(amounts) != set(OPERATORS[name]):
+            raise ValueError(f"Operator '{name}' takes the amounts {list(OPERATORS[name])}, not {list(amounts)}.")
+        if name == "blur" and max(_range(amounts["sigma"])) > color.MAX_SIGMA_PX:
+            raise ValueError(f"Blur has {color.TAPS} taps, which serve a sigma of up to {color.MAX_SIGMA_PX} px only.")
+    low, high = recipe["some_of"]
+    if not 0 <= low <= high <= len(names):
+        raise ValueError(f"some_of={(low, high)} must be two rising counts between 0 and the {len(names)} operators.")
+    if (jitter := recipe.get("jitter")) and set(jitter) - {"p", *JITTER}:
+        raise ValueError(f"Jitter takes {['p', *JITTER]}, not {list(jitter)}.")
+
+
+def _range(value):
+    return (value, value) if isinstance(value, int | float) else tuple(value)
+
+
+class _Dice:
+    """One line's random numbers, drawn at once and handed out in turn: many small draws take seconds to compile."""
+
+    def __init__(self, key, count):
+        self.unused = jax.random.uniform(key, (count,), minval=2.0**-24)
+
+    def uniform(self, *shape):
+        """In (0, 1)."""
+        count = math.prod(shape)
+        if count > self.unused.size:
+            raise RuntimeError("_draw_line asks for more random numbers than DICE: raise DICE.")
+        taken, self.unused = self.unused[:count], self.unused[count:]
+        return taken.reshape(shape)
+
+    def normal(self, *shape):
+        return jax.scipy.special.ndtri(self.uniform(*shape))
+
+    def within(self, value):
+        """Uniform in a range (low, high), or the number itself."""
+        low, high = _range(value)
+        return low + (high - low) * self.uniform()
+
+    def happens(self, chance):
+        """1.0 with this chance, else 0.0."""
+        return (self.uniform() < chance).astype(jnp.float32)
+
+    def order(self, count):
+        """i32[count]: the place of each of `count` things in a random order."""
+        return jnp.argsort(jnp.argsort(self.uniform(count)))
+
+
+def _draw_amounts(name, amounts, dice):
+    """One line's amounts of one operator."""
+    drawn = {a: dice.within(amounts[a]) for a in OPERATORS[name]}
+    if name == "piecewise":
+        return {"offsets": drawn["scale"] * dice.normal(geometry.GRID, geometry.GRID, 2)}
+    if name == "perspective":
+        # imgaug folds the rare values of 0.5 and more back; they would turn the line inside out.
+        return {"corners": jnp.minimum(drawn["scale"] * jnp.abs(dice.normal(4, 2)), 0.45)}
+    if name == "solarize":
+        return {"threshold": drawn["threshold"], "above": dice.happens(drawn["invert_above_p"])}
+    return drawn
+
+
+def _draw_line(key, *, recipe):
+    """Draws for one line: a function of its key and the recipe alone."""
+    dice = _Dice(key, DICE)
+    names = [name for name, _ in recipe["operators"]]
+    low, high = recipe["some_of"]
+    count = low + jnp.floor(dice.uniform() * (high - low + 1)).astype(jnp.int32)
+    place = dice.order(len(names))
+    place = jnp.where(place < count, place, UNUSED)
+    amounts = {name: _draw_amounts(name, ranges, dice) for name, ranges in recipe["operators"]}
+    jitter = {}
+    if recipe.get("jitter"):
+        used = dice.happens(recipe["jitter"]["p"])
+        order = jnp.where(used > 0, dice.order(len(JITTER)), UNUSED)
+        for i, name in enumerate(JITTER):
+            most = recipe["jitter"].get(name, 0.0)
+            by = dice.within((-most, most))
+            jitter[f"jitter_{name}"] = (order[i], by if name == "hue" else 1.0 + by)
+    gray = dice.happens(recipe.get("grayscale_p", 0.0))
+    ranks = {name: place[i] for i, name in enumerate(names)}
+    return Draws(ranks, amounts, jax.random.fold_in(key, 1), jitter, gray)
+
+
+def draw(key, batch, recipe):
+    """Draws for `batch` lines; line i depends on (key, i) only, on no device count and no batch size."""
+    return jax.vmap(partial(_draw_line, recipe=recipe))(jax.random.split(key, batch))
+
+
+def _slots(rank, names, most):
+    """i32[B,S]: which of `names` stands in each slot of a line's order, -1 = none; S = min(len(names), most)."""
+    ranks = jnp.stack([rank[n] for n in names], axis=1)
+    order = jnp.argsort(ranks, axis=1)[:, :most]
+    used = jnp.take_along_axis(ranks, order, axis=1) < UNUSED
+    return jnp.where(used, order, -1)
+
+
+def _in_order(image, width, names, slots, amounts, noise_key):
+    """Passes lines through photometric operators, each line in its own order (see `_slots`)."""
+    grain = color.grain(noise_key, image.shape[1:]) if "noise" in names else None
+
+    def step(image, slot):
+        chosen = {n: slot == i for i, n in enumerate(names)}
+        if filters := [n for n in names if n in color.FILTERS]:
+            kernels = [(chosen[n], *color.FILTERS[n](**amounts[n])) for n in filters]
+            # No filter: keep everything, add nothing. A line draws at most one filter a slot, so sums select.
+            keep = 1.0 - sum(jnp.where(on, 1.0 - kept, 0.0) for on, _, _, kept in kernels)
+            down = sum(jnp.where(on[:, None], k, 0.0) for on, k, _, _ in kernels)
+            across = sum(jnp.where(on[:, None], k, 0.0) for on, _, k, _ in kernels)
+            image = color.convolve(image, width, down, across, keep)
+        for name in names:
+            if name in color.TONES:
+                own = {a: jnp.where(chosen[name], v, color.IDENTITY[name][a]) for a, v in amounts[name].items()}
+                image = color.TONES[name](image, width, **own)
+        if "noise" in names:
+            image = color.add(image, grain, jnp.where(chosen["noise"], amounts["noise"]["sigma"], 0.0))
+        return image, None
+
+    # A scan, because XLA for CPUs fuses unrolled slots into one loop that computes each filter again for every tap.
+    return jax.lax.scan(step, image, slots.T)[0]
+
+
+def _chains(draws, recipe, height, width, names, warp_rank):
+    """The homographies before and after the piecewise warp, f32[B,3,3] each, in every line's own order."""
+    matrices = jnp.stack([geometry.MATRICES[n](height, width, **draws.amounts[n]) for n in names], axis=1)
+    slots = _slots(draws.rank, names, recipe["some_of"][1])
+    ordered = jnp.take_along_axis(matrices, slots[:, :, None, None], axis=1, mode="clip")
+    ranks = jnp.take_along_axis(jnp.stack([draws.rank[n] for n in names], axis=1), slots, axis=1, mode="clip")
+    nothing = geometry.identity(width.shape[0])
+    chains = []
+    for belongs in (ranks < warp_rank[:, None], ranks > warp_rank[:, None]):
+        chosen = jnp.where((belongs & (slots >= 0))[:, :, None, None], ordered, nothing[:, None])
+        chains.append(reduce(geometry.compose, [chosen[:, i] for i in range(slots.shape[1])]))
+    return chains
+
+
+def source_map(draws, recipe, shape, width, max_shift_px=None):
+    """Where each pixel of the view comes from: (x, y), f32[B,H,W] each, inside the real line.
+
+    Other things than the image (a mask, boxes of letters) can follow the view through it.
+    """
+    batch, height, canvas_px, _ = shape
+    x, y = geometry.pixel_grid(batch, height, canvas_px)
+    names = [n for n, _ in recipe["operators"] if n in geometry.MATRICES]
+    rank = draws.rank
+    warp_rank = rank.get("piecewise", jnp.full((batch,), UNUSED))
+    if names:
+        before, after = _chains(draws, recipe, height, width, names, warp_rank)
+        x, y = geometry.apply_matrix(after, x, y)
+    if "piecewise" in rank:
+        offsets = jnp.where((warp_rank < UNUSED)[:, None, None, None], draws.amounts["piecewise"]["offsets"], 0.0)
+        x, y = geometry.apply_piecewise(x, y, width, offsets)
+    if names:
+        x, y = geometry.apply_matrix(before, x, y)
+    return geometry.limit_shift(x, y, width, max_shift_px)
+
+
+def augment(key, image, width, recipe, max_shift_px=None):
+    """One random view of each line.
+
+    key: a JAX key. image: u8[B,H,W,C] in [0,255] or f32 in [0,1], C = 1 or 3. width: i32[B], real pixels, 1..W.
+    recipe: see the module; DIG, LINES_LIGHT. max_shift_px: bound on the horizontal way of every pixel, None = unbounded
+        as in the official recipe.
+
+    Returns f32[B,H,W,C] in [0,1]; columns right of `width` are the input's. ValueError for an impossible recipe.
+    """
+    check(recipe)
+    if max_shift_px is not None and max_shift_px < 0:
+        raise ValueError(f"max_shift_px must be None or at least 0, not {max_shift_px}.")
+    if image.dtype == jnp.uint8:
+        image = image.astype(jnp.float32) / 255.0
+    original, channels = image, image.shape[-1]
+    draws = draw(key, image.shape[0], recipe)
+    colourless = ("grayscale", "jitter_saturation", "jitter_hue") if channels == 1 else ()
+
+    def photometric(names):
+        return [n for n in names if (n in color.TONES or n in color.FILTERS or n == "noise") and n not in colourless]
+
+    if names := photometric(draws.rank):
+        slots = _slots(draws.rank, names, recipe["some_of"][1])
+        image = _in_order(image, width, names, slots, draws.amounts, draws.noise_key)
+    if any(n in geometry.MATRICES or n == "piecewise" for n in draws.rank):
+        image = geometry.resample(image, *source_map(draws, recipe, image.shape, width, max_shift_px))
+    if names := photometric(draws.jitter):
+        amounts = {n: {"turn" if n == "jitter_hue" else "factor": draws.jitter[n][1]} for n in names}
+        slots = _slots({n: draws.jitter[n][0] for n in names}, names, len(names))
+        image = _in_order(image, width, names, slots, amounts, None)
+    if channels == 3 and recipe.get("grayscale_p"):
+        image = color.grayscale(image, width, alpha=draws.gray)
+    real = jnp.arange(image.shape[2])[None, None, :, None] < width[:, None, None, None]
+    return jnp.where(real, image, original)

@@ -1,0 +1,137 @@
+"""From a config to objects: calls by name whose mistakes become sentences, and the files that describe a run."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import json
+import os
+from collections.abc import Callable
+from typing import Any
+
+from dig_jax import checkpoint, partition
+from dig_jax.methods import base
+from dig_jax.text import Charset
+
+FREE_KEYS = ("total", "log", "evals", "devices", "compile_cache", "data.workers")  # may change when a run is resumed
+
+
+def call(function: Callable[..., Any], where: str, options: dict[str, Any], **given: Any) -> Any:
+    """function(**given, **options), with an unknown or missing option turned into a sentence about the config."""
+    parameters = inspect.signature(function).parameters
+    known = [name for name in parameters if name not in ("self", *given)]
+    for name in options:
+        if name not in known and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise ValueError(
+                f"{where} has the key {name!r}, which {_title(function)} does not take: {hint}It takes {known}"
+            )
+    absent = [n for n in known if n not in options and parameters[n].default is inspect.Parameter.empty]
+    absent = [
+        n for n in absent if parameters[n].kind not in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    ]
+    if absent:
+        raise ValueError(f"{where} lacks {absent}, which {_title(function)} needs: add it to the config")
+    return function(**given, **options)
+
+
+def _title(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{function.__qualname__}"
+
+
+def load_module(package: str, name: str, where: str) -> Any:
+    """The module dig_jax.<package>.<name>; ValueError that lists the existing ones where there is none."""
+    path = f"dig_jax.{package}.{name}"
+    try:
+        return importlib.import_module(path)
+    except ModuleNotFoundError as error:
+        if error.name != path:
+            raise  # the module exists, something that it imports does not
+        folder = os.path.join(os.path.dirname(__file__), package)
+        names = sorted(f[:-3] for f in os.listdir(folder) if f.endswith(".py") and f != "__init__.py")
+        raise ValueError(f"{where} is {name!r}, but there is no {path}: choose one of {names}") from error
+
+
+def method(cfg: dict[str, Any], charset: Charset | None) -> base.Method:
+    options = dict(cfg["method"])
+    name = options.pop("name")
+    given = {"charset": charset} if charset is not None else {}
+    return call(load_module("methods", name, "config.method.name").Method, "config.method", options, **given)
+
+
+def evaluator(
+    name: str, options: dict[str, Any], method: base.Method, mesh: Any, workdir: str, cfg: dict[str, Any]
+) -> tuple[str, int, Any]:
+    """(name, every_steps, evaluator). Options: every_steps (0 or absent: only at the end), evaluator (module, if it is
+    not the name: two of one kind), the rest are the evaluator's own."""
+    options = dict(options)
+    every = options.pop("every_steps", 0) or 0
+    module = load_module("evaluators", options.pop("evaluator", None) or name, f"the name of config.evals.{name}")
+    given = {"method": method, "mesh": mesh, "workdir": workdir, "data": cfg["data"]}
+    return name, every, call(module.Evaluator, f"config.evals.{name}", options, **given)
+
+
+def inherit(cfg: dict[str, Any]) -> None:
+    """Fill what config.inherit names and the config leaves None from the run in config.init_from or config.like.
+
+    So sizes and records are stated once, where they were chosen. `like` takes the config only, `init_from` the weights
+    too. Raises ValueError where a value is still missing.
+    """
+    source = cfg.get("init_from") or cfg.get("like")
+    theirs = checkpoint.read_config(source) if source and cfg.get("inherit") else {}
+    for key in cfg.get("inherit", ()):
+        *folders, name = key.split(".")
+        mine, other = cfg, theirs
+        for folder in folders:
+            mine, other = mine[folder], other.get(folder, {})
+        if mine.get(name) is None:
+            mine[name] = other.get(name)
+            if key == "method.encoder" and mine[name] and checkpoint.steps(source):
+                # A method may drop the encoder's final norm by itself, so the checkpoint is asked, not the config.
+                mine[name]["final_norm"] = checkpoint.has_subtree(source, "params/encoder/norm")
+        if mine.get(name) is None:
+            raise ValueError(
+                f"config.{key} is not set: give it, or name the run to take it from with --config.init_from=DIR "
+                f"(config and weights) or --config.like=DIR (config only)"
+            )
+
+
+def describe_run(workdir: str, meta: dict[str, Any]) -> None:
+    """WORKDIR/config.json and, for recognisers, charset.json."""
+    if partition.is_lead():
+        os.makedirs(workdir, exist_ok=True)
+        with open(os.path.join(workdir, "config.json"), "w", encoding="utf-8") as file:
+            json.dump(meta["config"], file, indent=2, sort_keys=True)
+        if meta["charset"]:
+            with open(os.path.join(workdir, "charset.json"), "w", encoding="utf-8") as file:
+                file.write(meta["charset"])
+    partition.barrier("config written")
+
+
+def check_same(saved: dict[str, Any], meta: dict[str, Any], workdir: str) -> None:
+    """ValueError where the run in `workdir` was started with another config or reads other characters."""
+    old, new = flat(saved["config"]), flat(meta["config"])
+    differ = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+    differ = [k for k in differ if not any(k == free or k.startswith(free + ".") for free in FREE_KEYS)]
+    if differ:
+        shown = "; ".join(f"{k} was {old.get(k)!r} and is {new.get(k)!r}" for k in differ[:5])
+        more = f"; and {len(differ) - 5} more" if len(differ) > 5 else ""
+        raise ValueError(
+            f"{workdir} holds a run with another config ({shown}{more}): use another --workdir or the old values"
+        )
+    if saved.get("charset") != meta["charset"]:
+        raise ValueError(
+            f"{workdir} holds a run with another charset, so its training labels changed: use another --workdir"
+        )
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts -> {"a.b": value}; lists stay values."""
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    result: dict[str, Any] = {}
+    for key, value in tree.items():
+        result.update(flat(value, f"{prefix}.{key}" if prefix else str(key)))
+    return result

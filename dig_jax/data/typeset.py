@@ -1,0 +1,150 @@
+"""Drawing one text line as if it had been printed, aged and scanned. numpy, Pillow and OpenCV; one rng, no other state.
+
+A line goes through: ink mask (font, spacing) -> geometry (slope, slant, wave) -> worn ink -> paper -> both mixed ->
+scanner. The distances are in parts of the font size, so they look alike at any resolution.
+"""
+
+import functools
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+cv2.setNumThreads(1)  # lines are too small to share between threads; processes fill the cores
+
+Rng = np.random.Generator
+
+
+@functools.lru_cache(maxsize=4096)
+def load_font(file: str, size_px: int) -> ImageFont.FreeTypeFont:
+    """The font at a size. Basic layout: raqm, where Pillow has it, would set the same line differently on other
+    machines."""
+    return ImageFont.truetype(file, size_px, layout_engine=ImageFont.Layout.BASIC)
+
+
+def render(rng: Rng, text: str, font: str, height_px: int, channels: int) -> np.ndarray:
+    """u8[height_px, w] for channels 1, u8[height_px, w, 3] (RGB) for 3. The whole text is inside the picture."""
+    # Drawn larger or smaller than asked for: after the resize at the end, lines differ in sharpness as scans do.
+    size = max(8, int(height_px * rng.uniform(0.45, 1.1)))
+    ink = bend(rng, draw(rng, text, load_font(font, size), size), size)
+    ink = wear(rng, ink, size)
+    paper = make_paper(rng, ink.shape, size)
+    image = scan(rng, mix(rng, ink, paper, channels), size)
+    height, width = image.shape[:2]
+    width = max(1, (2 * width * height_px + height) // (2 * height))
+    how = cv2.INTER_AREA if height > height_px else cv2.INTER_LINEAR
+    return cv2.resize(image, (width, height_px), interpolation=how)
+
+
+def draw(rng: Rng, text: str, font: ImageFont.FreeTypeFont, size: int) -> np.ndarray:
+    """Ink u8[h, w], 255 = full, with the chosen letter and word spacing and margins that leave room to bend."""
+    tracking = float(rng.uniform(-0.02, 0.12)) * size if rng.random() < 0.35 else 0.0
+    space = font.getlength(" ") * float(rng.uniform(0.8, 2.0)) + tracking
+    pieces, x = [], 0.0
+    for word in text.split(" "):
+        # Whole words keep the font's kerning; spaced letters are set one by one, as a printer does.
+        for piece in word if tracking else (word,):
+            pieces.append((x, piece))
+            x += font.getlength(piece) + tracking
+        x += space
+    ascent, descent = font.getmetrics()
+    room = 0.22 * size  # what bend() may move
+    left, right = (room + size * rng.uniform(0.0, 0.6, 2)).tolist()
+    top, bottom = (room + size * rng.uniform(-0.1, 0.3, 2)).tolist()
+    page = Image.new("L", (int(left + x - space + right) + 1, int(top + ascent + descent + bottom) + 1))
+    pen = ImageDraw.Draw(page)
+    for x, piece in pieces:
+        pen.text((left + x, top), piece, font=font, fill=255)
+    return np.asarray(page)
+
+
+def bend(rng: Rng, ink: np.ndarray, size: int) -> np.ndarray:
+    """Slope, slant and baseline wave in one remap; the centre stays, nothing moves by more than 0.2 font sizes up or
+    down."""
+    height, width = ink.shape
+    x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
+    chance = rng.random(3)
+    slope = float(rng.uniform(-0.12, 0.12)) * size * (chance[0] < 0.6)  # at the ends of the line
+    slope = min(max(slope, -0.02 * width), 0.02 * width)  # short words would stand on their heads
+    slant = float(rng.uniform(-0.12, 0.12)) * (chance[1] < 0.4)
+    wave = float(rng.uniform(0.0, 0.07)) * size * (chance[2] < 0.4)
+    if not (slope or slant or wave):
+        return ink
+    phase = x * (2 * np.pi / (size * float(rng.uniform(6, 20)))) + float(rng.uniform(0, 2 * np.pi))
+    shift = slope * (2 * x / max(width - 1, 1) - 1) + wave * np.sin(phase)
+    map_x = x[None, :] + slant * (y[:, None] - height / 2)
+    map_y = y[:, None] + shift.astype(np.float32)[None, :]
+    return cv2.remap(ink, map_x.astype(np.float32), map_y, cv2.INTER_LINEAR)  # outside: no ink
+
+
+def wear(rng: Rng, ink: np.ndarray, size: int) -> np.ndarray:
+    """u8 -> f32[h, w] in [0, 1]: thicker or thinner strokes, patchy ink, small holes."""
+    worn = ink.astype(np.float32) / 255
+    chance = rng.random(3)
+    if chance[0] < 0.5:
+        worn = cv2.GaussianBlur(worn, (0, 0), 0.02 * size + 0.3)
+        worn = np.clip((worn - float(rng.uniform(0.3, 0.6))) * float(rng.uniform(1.5, 4)) + 0.5, 0, 1)
+    if chance[1] < 0.5:
+        worn = worn * (1 - float(rng.uniform(0.1, 0.55)) * patches(rng, ink.shape, size * float(rng.uniform(0.5, 4))))
+    if chance[2] < 0.25:
+        holes = patches(rng, ink.shape, max(1.5, 0.07 * size))
+        worn = worn * np.clip((holes - float(rng.uniform(0.05, 0.25))) * 8, 0.2, 1)
+    return worn * float(rng.uniform(0.75, 1.0))
+
+
+def patches(rng: Rng, shape: tuple[int, int], scale_px: float) -> np.ndarray:
+    """Smooth noise f32[h, w] in [0, 1], about one independent value for each scale_px x scale_px."""
+    rows, columns = (max(2, round(side / scale_px) + 1) for side in shape)
+    coarse = rng.random((rows, columns), np.float32)
+    return cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+
+
+def make_paper(rng: Rng, shape: tuple[int, int], size: int) -> np.ndarray:
+    """f32[h, w], lightness around 0: flat, or with a gradient, clouds, fibres and now and then a ruled line."""
+    height, width = shape
+    paper = np.zeros(shape, np.float32)
+    chance = rng.random(4)
+    if chance[0] < 0.4:
+        across, down = rng.uniform(-0.15, 0.15, 2).astype(np.float32)
+        paper += across * np.linspace(-1, 1, width, dtype=np.float32)[None, :]
+        paper += down * np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    if chance[1] < 0.6:
+        strength = float(rng.uniform(0.02, 0.2))
+        paper += strength * (patches(rng, shape, size * float(rng.uniform(0.3, 5))) - 0.5)
+    if chance[2] < 0.5:
+        strength = float(rng.uniform(0.01, 0.1))
+        paper += strength * (patches(rng, shape, float(rng.uniform(1.5, 4))) - 0.5)
+    if chance[3] < 0.08:
+        row = int(height * rng.uniform(0.05, 0.95))
+        paper[row : row + max(1, size // 24)] -= float(rng.uniform(0.1, 0.4))
+    return paper
+
+
+def mix(rng: Rng, ink: np.ndarray, paper: np.ndarray, channels: int) -> np.ndarray:
+    """Ink on paper -> f32[h, w] or f32[h, w, 3] in 0..255; ink and paper differ by 30 % lightness or more."""
+    light = float(rng.uniform(0.62, 1.0))
+    dark = float(rng.uniform(0.0, light - 0.4))
+    if rng.random() < 0.15:  # the other side shows through
+        paper = paper - float(rng.uniform(0.03, 0.12)) * cv2.GaussianBlur(ink[:, ::-1], (0, 0), 1.2)
+    tints = rng.uniform(-1, 1, (2, 3)).astype(np.float32)
+    warm = np.array([0.05, 0.0, -0.08], np.float32) * float(rng.random())
+    inverse = rng.random() < 0.06
+    if inverse:
+        light, dark = dark, light
+    if channels == 1:
+        ground = light + paper
+        return 255 * (ground + ink * (dark - ground))
+    ground = light + paper[:, :, None] + warm + 0.05 * tints[0]
+    colour = dark + (0.12 if rng.random() < 0.6 else 0.3) * (tints[1] - tints[1].mean())
+    return (255 * (ground + ink[:, :, None] * (colour - ground))).astype(np.float32)
+
+
+def scan(rng: Rng, image: np.ndarray, size: int) -> np.ndarray:
+    """f32 in about 0..255 -> u8: out of focus and noisy, now and then."""
+    chance = rng.random(2)
+    if chance[0] < 0.5:
+        image = cv2.GaussianBlur(image, (0, 0), 0.2 + float(rng.uniform(0.0, 0.045)) * size)
+    if chance[1] < 0.5:
+        noise = rng.standard_normal(image.shape[:2], np.float32) * float(rng.uniform(1, 10))
+        image = image + (noise if image.ndim == 2 else noise[:, :, None])
+    return np.clip(image + 0.5, 0, 255).astype(np.uint8)

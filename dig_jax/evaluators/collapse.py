@@ -1,0 +1,71 @@
+"""Collapse diagnostics: do the encoder's tokens still differ, and in how many directions?
+
+| figure | meaning | source |
+|---|---|---|
+| collapse/std | mean over channels of the spread of l2-normalised tokens, times sqrt(D): 1 = spread over the whole sphere, 0 = all tokens equal | Chen & He 2021 (SimSiam, arXiv 2011.10566), section 4.1 |
+| collapse/effective_rank | exp of the entropy of the normalised singular values of the centred tokens: between 1 and D | Roy & Vetterli 2007, "The effective rank", definition 1 |
+
+Both are taken over the tokens of real pixels only, of one batch of crops that is the same at every evaluation.
+"""  # noqa: E501  a table row cannot be broken
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from dig_jax import partition
+from dig_jax.data import pipeline, records
+
+
+def spread(tokens: np.ndarray) -> float:
+    """f[n, D] tokens -> mean channel deviation of the l2-normalised rows times sqrt(D), in [0, 1]."""
+    tokens = np.asarray(tokens, np.float64)
+    norms = np.linalg.norm(tokens, axis=1, keepdims=True)
+    unit = tokens / np.maximum(norms, 1e-12)
+    return float(unit.std(axis=0).mean() * np.sqrt(tokens.shape[1]))
+
+
+def effective_rank(tokens: np.ndarray) -> float:
+    """f[n, D] tokens -> exp(entropy(s / sum(s))), s the singular values of the centred tokens. 1.0 where all are equal.
+
+    Singular values as square roots of the eigenvalues of the D x D scatter matrix, in float64: n is large, D is not.
+    """
+    tokens = np.asarray(tokens, np.float64)
+    centred = tokens - tokens.mean(axis=0)
+    eigenvalues = np.linalg.eigvalsh(centred.T @ centred)
+    # What rounding leaves of a zero eigenvalue would count D times as a small direction: cut it off.
+    floor = eigenvalues.max(initial=0.0) * len(eigenvalues) * np.finfo(np.float32).eps ** 2
+    singular = np.sqrt(eigenvalues[eigenvalues > floor])
+    share = singular / singular.sum()
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+class Evaluator:
+    """spec: records to look at (default: the training records). lines: size of the fixed batch of crops, on all
+    devices.
+    """
+
+    def __init__(self, *, method, mesh, workdir, data, spec: str | None = None, lines: int = 128, seed: int = 0):
+        del workdir
+        crops = pipeline.pretrain(
+            records.open_sets(spec or data["train"]),
+            batch_size=lines,
+            seed=seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            **{name: data[name] for name in ("height_px", "width_px", "channels", "max_pixels") if name in data},
+        )
+        self.batch = partition.to_global(crops[0][0], mesh)
+        everywhere = NamedSharding(mesh, PartitionSpec())  # every host needs all tokens
+        self.encode = jax.jit(method.encode, out_shardings=everywhere)
+        self.valid = np.asarray(jax.jit(lambda valid: valid, out_shardings=everywhere)(self.batch["valid"]))
+
+    def run(self, state, step) -> dict[str, float]:
+        del step
+        encoded = self.encode(state.params, self.batch)
+        tokens = np.asarray(encoded["tokens"], np.float32)  # (B, N, D)
+        # Reading order: the tokens of a line's real columns are its first ones, N / S of them a column.
+        real = np.asarray(encoded["frame_length"]) * (tokens.shape[1] // encoded["frames"].shape[1])
+        chosen = tokens[(np.arange(tokens.shape[1])[None] < real[:, None]) & self.valid[:, None]]
+        return {"collapse/std": spread(chosen), "collapse/effective_rank": effective_rank(chosen)}

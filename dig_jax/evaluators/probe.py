@@ -1,0 +1,213 @@
+"""A light frozen probe during pre-training: a linear CTC reader on a few hundred labelled lines.
+
+    lines -> method.encode (once) -> frames standardised with the training lines' statistics
+          -> one linear layer a learning rate, all at once (vmap), Adam with a cosine schedule, a few hundred steps
+    probe/<dataset>/cer = CER of the best rate on the validation lines
+
+It is for watching a run. The figure for a table comes from `configs/recognize/probe.py`, which trains on all lines
+until nothing improves. Everything is a function of the parameters and `seed`: same lines, same zero start, same order
+at every call, so two values of one run differ by the encoder alone. Lines that CTC cannot learn (more characters +
+repeats than frames) and lines that cannot be decoded or have no text are left out, with one log line that says how
+many.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import logging
+from jax.sharding import NamedSharding, PartitionSpec
+from rapidfuzz.distance import Levenshtein
+
+from dig_jax import partition
+from dig_jax.data import pipeline, records
+from dig_jax.text import Charset, normalize
+
+STD_FLOOR = 1e-6
+
+
+class Lines(NamedTuple):
+    """Lines as arrays: frames f32[n,S,F], length i32[n] real frames, label i32[n,L] (0 = blank), texts of n lines."""
+
+    frames: np.ndarray
+    length: np.ndarray
+    label: np.ndarray
+    texts: list[str]
+
+
+class Evaluator:
+    """sets: spec of labelled record sets (None: data["train"]); of each part PATH, named by its folder, the splits
+    "train" and "validation" are used. train_lines, eval_lines: how many of each, drawn with `seed`. steps,
+    batch_size, rates: of the probe. encode_batch: lines a call of the encoder, over all devices.
+    """
+
+    def __init__(
+        self,
+        *,
+        method,
+        mesh,
+        workdir,
+        data: Mapping,
+        sets: str | None = None,
+        train_lines: int = 512,
+        eval_lines: int = 256,
+        steps: int = 300,
+        batch_size: int = 32,
+        rates: Sequence[float] = (1e-3, 3e-3, 1e-2),
+        encode_batch: int = 64,
+        seed: int = 0,
+    ):
+        del workdir
+        self.mesh, self.seed = mesh, seed
+        self.steps, self.batch_size, self.rates = steps, batch_size, tuple(rates)
+        self.encode = jax.jit(method.encode, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        self.sets = {}
+        for path in dict.fromkeys(path for path, _, _ in records.parse_spec(sets or data["train"])):
+            train, validation = f"{path}@train", f"{path}@validation"
+            charset = Charset.from_texts(records.open_sets(train).texts())
+            splits = [
+                read_lines(spec, count, seed, charset, encode_batch, data)
+                for spec, count in ((train, train_lines), (validation, eval_lines))
+            ]
+            self.sets[pathlib.Path(path).name] = (charset, *splits)
+
+    def run(self, state, step) -> dict[str, float]:
+        del step
+        return {f"probe/{name}/cer": self.cer(state.params, *parts) for name, parts in self.sets.items()}
+
+    def cer(self, params, charset: Charset, train, validation) -> float:
+        """Lowest CER over the rates."""
+        train, left_out = feasible(self.features(params, train))
+        validation = self.features(params, validation)
+        if left_out:
+            logging.log_first_n(logging.INFO, "probe: left out %d lines with too few frames for CTC", 1, left_out)
+        if not train.texts or not validation.texts:
+            raise ValueError("the light probe has nothing to learn or to read: set its `sets` to labelled records")
+        mean, std = moments(train)
+        train, validation = (lines._replace(frames=(lines.frames - mean) / std) for lines in (train, validation))
+        heads = fit(train, charset.size, self.rates, self.steps, self.batch_size, self.seed)
+        best = np.asarray(read(heads, validation.frames))  # (rates, n, S)
+        return min(error_rate(charset, ids, validation) for ids in best)
+
+    def features(self, params, batches) -> Lines:
+        """Encodes the cached batches; frames of all widths are padded to the widest."""
+        frames, lengths, labels, texts = [], [], [], []
+        for batch, keep, batch_texts in batches:
+            encoded = self.encode(params, self.place(batch))
+            frames.append(np.asarray(encoded["frames"], np.float32)[keep])
+            lengths.append(np.asarray(encoded["frame_length"])[keep])
+            labels.append(batch["label"][keep])
+            texts += batch_texts
+        return Lines(padded(frames), np.concatenate(lengths), padded(labels), texts)
+
+    def place(self, batch):
+        """The same host batch on every host -> a global batch of which every device encodes its rows."""
+        rows = partition.batch_sharding(self.mesh)
+        return {
+            name: jax.make_array_from_callback(array.shape, rows, lambda index, array=array: array[index])
+            for name, array in batch.items()
+        }
+
+
+def read_lines(spec: str, count: int, seed: int, charset: Charset, batch_size: int, data: Mapping) -> list:
+    """[(batch, numbers of the rows to keep i64[k], their k texts)] of `count` random lines, read whole by every
+    host.
+    """
+    total = len(records.open_sets(spec))
+    subset = count if 1 < count < total else None
+    dataset = pipeline.evaluation(
+        records.open_sets(spec, subset=subset, subset_seed=seed),
+        batch_size=batch_size,
+        charset=charset,
+        **{name: data[name] for name in ("height_px", "channels", "max_pixels") if name in data},
+    )
+    lines = []
+    with pipeline.iterate(dataset, 0, workers=0) as batches:
+        for batch, host in batches:
+            keep = [row for row, text in enumerate(host["text"]) if batch["valid"][row] and text is not None]
+            lines.append((batch, np.asarray(keep, np.int64), [normalize(host["text"][row]) for row in keep]))
+    return lines
+
+
+def padded(arrays: list[np.ndarray]) -> np.ndarray:
+    """Arrays [n_i, s_i, ...] -> one [sum n_i, max s_i, ...], zeros behind the shorter ones."""
+    widest = max(array.shape[1] for array in arrays)
+    tail = [(0, 0)] * (arrays[0].ndim - 2)
+    return np.concatenate([np.pad(array, [(0, 0), (0, widest - array.shape[1]), *tail]) for array in arrays])
+
+
+def feasible(lines: Lines) -> tuple[Lines, int]:
+    """The lines that CTC can learn, and how many were left out."""
+    repeats = ((lines.label[:, 1:] == lines.label[:, :-1]) & (lines.label[:, 1:] > 0)).sum(axis=1)
+    fits = lines.length >= (lines.label > 0).sum(axis=1) + repeats
+    texts = [text for text, fit in zip(lines.texts, fits) if fit]
+    return Lines(lines.frames[fits], lines.length[fits], lines.label[fits], texts), int((~fits).sum())
+
+
+def moments(lines: Lines) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation f32[F] over the real frames."""
+    real = lines.frames[np.arange(lines.frames.shape[1])[None] < lines.length[:, None]]
+    return real.mean(axis=0, dtype=np.float64).astype(np.float32), np.maximum(real.std(axis=0), STD_FLOOR)
+
+
+def fit(lines: Lines, classes: int, rates: Sequence[float], steps: int, batch_size: int, seed: int):
+    """Linear CTC layers {"kernel" f32[K,F,V], "bias" f32[K,V]}, one a rate, from zero by Adam. Same seed, same
+    result.
+    """
+    rng = np.random.default_rng(seed)
+    count, batch_size = len(lines.texts), min(batch_size, len(lines.texts))
+    whole = count // batch_size * batch_size  # of an epoch: what is over is another line each time
+    epochs = [rng.permutation(count)[:whole] for _ in range(steps * batch_size // whole + 1)]
+    order = np.concatenate(epochs).reshape(-1, batch_size)[:steps]
+    heads = {
+        "kernel": jnp.zeros((len(rates), lines.frames.shape[-1], classes)),
+        "bias": jnp.zeros((len(rates), classes)),
+    }
+    return _fit(heads, lines.frames, lines.length, lines.label, order, np.asarray(rates, np.float32))
+
+
+@jax.jit
+def _fit(heads, frames, length, label, order, rates):
+    adam = optax.scale_by_adam()
+    steps = order.shape[0]
+
+    def loss(heads, rows):
+        logits = _logits(heads, frames[rows])  # (K, B, S, V)
+        behind = (jnp.arange(frames.shape[1])[None] >= length[rows][:, None]).astype(jnp.float32)
+        labels = label[rows]
+        padding = (labels == 0).astype(jnp.float32)
+        return jax.vmap(lambda logits: optax.ctc_loss(logits, behind, labels, padding).mean())(logits).sum()
+
+    def update(carry, step_rows):
+        heads, memory = carry
+        step, rows = step_rows
+        moves, memory = adam.update(jax.grad(loss)(heads, rows), memory)
+        scale = -0.5 * (1 + jnp.cos(jnp.pi * step / steps)) * rates  # (K,)
+        moves = jax.tree.map(lambda move: move * scale.reshape(-1, *[1] * (move.ndim - 1)), moves)
+        return (optax.apply_updates(heads, moves), memory), None
+
+    (heads, _), _ = jax.lax.scan(update, (heads, adam.init(heads)), (jnp.arange(steps), order))
+    return heads
+
+
+def _logits(heads, frames):
+    return jnp.einsum("bsf,kfv->kbsv", frames, heads["kernel"]) + heads["bias"][:, None, None]
+
+
+@jax.jit
+def read(heads, frames):
+    """Best class of every frame: i32[K,n,S]."""
+    return jnp.argmax(_logits(heads, frames), axis=-1)
+
+
+def error_rate(charset: Charset, ids: np.ndarray, lines: Lines) -> float:
+    """Edits between the texts and the readings of ids i32[n,S] / characters of the texts."""
+    readings = [charset.decode(charset.ctc_collapse(row, int(n))) for row, n in zip(ids, lines.length)]
+    edits = sum(Levenshtein.distance(truth, reading) for truth, reading in zip(lines.texts, readings))
+    return edits / max(sum(map(len, lines.texts)), 1)

@@ -1,0 +1,272 @@
+"""How well a recogniser reads: character and word error rate and word accuracy, over every record exactly once.
+
+    eval/<dataset>/cer                  edits between truth and reading / characters of the truth, sums over all records
+    eval/<dataset>/wer                  the same over words, split at whitespace
+    eval/<dataset>/word_accuracy        share of records read without any error. A record is a word in sets of words and
+                                        a whole line in sets of lines, where it is line accuracy
+    eval/<dataset>/cer_alnum,           the usual rule of scene text (methods.md 14.4): only 0-9, a-z, A-Z, lower case.
+        word_accuracy_alnum             It drops accents and punctuation, so it never stands alone
+    eval/<dataset>/unknown_chars        characters of the truth that the charset lacks: no reading can get them right
+    eval/<dataset>/lines                records that count in the rates above
+    eval/<dataset>/unread               records that cannot be decoded, named in the log: errors with an empty reading
+    eval/<dataset>/unlabelled           records whose text is not known: in none of the rates
+    eval/cer                            mean of the data sets' cer: what "best checkpoint" can go by
+
+The rates are quotients of sums, not means of the lines' rates, so they do not depend on batches, devices or hosts. They
+are strict: truth and reading are compared as they are, the truth in its normal form, as in training (`text.normalize`).
+A rate can pass 1 where a reading is longer than its truth. Truths without any (alphanumeric) character: 0 edits of 0
+characters are 0.
+
+Several heads (a sweep, `methods/recognize.py`): `eval/<dataset>/cer@<head>` for each, and everything else from the head
+with the lowest raw CER on this very data set. So name validation sets here, and a test set only for one settled head.
+
+WORKDIR/pictures/readings-<dataset>.json: {"dataset", "step", "head", "lines": [{"index", "truth", "reading", "png"}]},
+png in base64; records at even distances through the set, not picked.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator, Mapping
+
+import cv2
+import jax
+import numpy as np
+from absl import logging
+from jax.sharding import Mesh
+from rapidfuzz.distance import Levenshtein
+
+from dig_jax import partition
+from dig_jax.data import pipeline, records
+from dig_jax.text import Charset, alphanumeric, normalize
+
+
+@dataclasses.dataclass
+class Score:
+    """Sums over lines; two scores add up number by number."""
+
+    lines: int = 0
+    exact: int = 0
+    exact_alnum: int = 0
+    edits: int = 0
+    chars: int = 0
+    edits_alnum: int = 0
+    chars_alnum: int = 0
+    edits_words: int = 0
+    words: int = 0
+
+    def add(self, truth: str, reading: str) -> None:
+        self.lines += 1
+        self.exact += truth == reading
+        self.edits += Levenshtein.distance(truth, reading)
+        self.chars += len(truth)
+        words = truth.split()
+        self.edits_words += Levenshtein.distance(words, reading.split())
+        self.words += len(words)
+        truth, reading = alphanumeric(truth), alphanumeric(reading)
+        self.exact_alnum += truth == reading
+        self.edits_alnum += Levenshtein.distance(truth, reading)
+        self.chars_alnum += len(truth)
+
+    def rates(self) -> dict[str, float]:
+        return {
+            "cer": self.edits / max(self.chars, 1),
+            "wer": self.edits_words / max(self.words, 1),
+            "word_accuracy": self.exact / max(self.lines, 1),
+            "cer_alnum": self.edits_alnum / max(self.chars_alnum, 1),
+            "word_accuracy_alnum": self.exact_alnum / max(self.lines, 1),
+        }
+
+
+@dataclasses.dataclass
+class Counts:
+    """What was met on the way: `rows` every record once, whatever became of it."""
+
+    rows: int = 0
+    unread: int = 0
+    unlabelled: int = 0
+    unknown_chars: int = 0
+
+
+class Evaluator:
+    """datasets: {name in the metrics: records spec}, or one spec of which every part is a data set of its own, or
+    None: the validation split of every part of data["train"] (`named_sets`). batch_size: over all devices. pictures:
+    sample lines to save a data set. Raises ValueError and FileNotFoundError for data sets that are not there or
+    empty.
+    """
+
+    def __init__(
+        self,
+        *,
+        method,
+        mesh: Mesh,
+        workdir,
+        data: Mapping,
+        datasets: Mapping[str, str] | str | None = None,
+        batch_size: int = 64,
+        pictures: int = 12,
+    ):
+        self.charset: Charset = method.charset
+        self.mesh = mesh
+        self.folder = pathlib.Path(workdir) / "pictures"
+        self.predict = jax.jit(method.predict, out_shardings=partition.batch_sharding(mesh))
+        self.pictures = pictures
+        self.named: set[str] = set()  # errors already logged
+        self.workers = data.get("workers", "auto")
+        specs = named_sets(datasets, data)
+        self.sets = {name: open_set(spec, batch_size, data) for name, spec in specs.items()}
+
+    def run(self, state, step) -> dict[str, float]:
+        metrics = {}
+        for name in self.sets:
+            metrics |= {f"eval/{name}/{key}": value for key, value in self.score(name, state, int(step)).items()}
+        metrics["eval/cer"] = sum(metrics[f"eval/{name}/cer"] for name in self.sets) / len(self.sets)
+        return metrics
+
+    def score(self, name: str, state, step: int) -> dict[str, float]:
+        """All figures of one data set. Raises RuntimeError if any record was met twice or not at all."""
+        dataset, size = self.sets[name]
+        scores: dict[str, Score] = {}
+        counts, samples = Counts(), []
+        shown = set(np.linspace(0, size - 1, min(size, self.pictures * jax.process_count())).astype(int).tolist())
+        for host, image, widths, readings in self.readings(dataset, state):
+            self.log(host["errors"])
+            for head in readings:
+                scores.setdefault(head, Score())  # also where this host has only rows that fill the batch
+            for row, index in enumerate(host["index"].tolist()):
+                if index < 0:  # only fills the batch
+                    continue
+                line = {head: texts[row] for head, texts in readings.items()}
+                truth = host["text"][row]
+                truth = None if truth is None else normalize(truth)
+                self.count(counts, scores, truth, line, unread=not widths[row])
+                if index in shown:
+                    samples.append((index, truth, line, image[row, :, : max(widths[row], 1)]))
+        scores, counts = over_hosts(scores, counts)
+        if counts.rows != size:
+            raise RuntimeError(f"{counts.rows} records of {name} were evaluated but it holds {size}: a pipeline bug")
+        return self.report(name, step, scores, counts, samples)
+
+    def readings(self, dataset, state) -> Iterator[tuple[dict, np.ndarray, np.ndarray, dict[str, list[str]]]]:
+        """(host, images u8[b,H,W,C], width i32[b] with 0 in rows that are not valid, {head: readings}) of this host's
+        rows.
+
+        One batch ahead: the device reads while the host decodes images.
+        """
+        waiting = None
+        with pipeline.iterate(dataset, 0, workers=self.workers) as batches:
+            for batch, host in batches:
+                predicted = self.predict(state.params, state.mutable, partition.to_global(batch, self.mesh))
+                if waiting is not None:
+                    yield self.as_text(*waiting)
+                waiting = batch, host, predicted
+        if waiting is not None:
+            yield self.as_text(*waiting)
+
+    def as_text(self, batch, host, predicted):
+        texts = {}
+        for head, frames in predicted.items():
+            rows = zip(local_rows(frames["ids"]), local_rows(frames["length"]))
+            texts[head] = [self.charset.decode(self.charset.ctc_collapse(ids, int(length))) for ids, length in rows]
+        return host, batch["image"], np.where(batch["valid"], batch["width"], 0), texts
+
+    def count(
+        self, counts: Counts, scores: dict[str, Score], truth: str | None, line: dict[str, str], unread: bool
+    ) -> None:
+        """Adds one record: `line` is its reading by every head."""
+        counts.rows += 1
+        counts.unread += unread
+        counts.unlabelled += truth is None
+        counts.unknown_chars += len(self.charset.encode(truth)[1]) if truth is not None else 0
+        for head, reading in line.items():
+            if truth is not None:
+                scores[head].add(truth, "" if unread else reading)
+
+    def log(self, errors: list[str]) -> None:
+        for error in errors:
+            if error not in self.named:
+                self.named.add(error)
+                logging.warning("evaluation: counted as read empty: %s", error)
+
+    def report(self, name: str, step: int, scores: dict[str, Score], counts: Counts, samples: list) -> dict[str, float]:
+        """The metrics of one data set from its sums, the best head's readings on disk."""
+        rates = {head: score.rates() for head, score in scores.items()}
+        best = min(rates, key=lambda head: (rates[head]["cer"], head))
+        if not scores[best].lines:
+            raise ValueError(f"none of the {counts.rows} records of {name} has a text: evaluate on labelled records")
+        figures = {f"cer@{head}": rate["cer"] for head, rate in rates.items()} if len(rates) > 1 else {}
+        figures |= rates[best] | {
+            "unknown_chars": counts.unknown_chars,
+            "lines": scores[best].lines,
+            "unread": counts.unread,
+            "unlabelled": counts.unlabelled,
+        }
+        if partition.is_lead():
+            save_samples(self.folder, name, step, best, sorted(samples, key=lambda sample: sample[0])[: self.pictures])
+        return {key: float(value) for key, value in figures.items()}
+
+
+def named_sets(datasets: Mapping[str, str] | str | None, data: Mapping) -> dict[str, str]:
+    """{name: spec}. A part PATH@SPLIT is named by its folder, with -SPLIT behind it where that is not "validation"."""
+    if isinstance(datasets, Mapping):
+        return dict(datasets)
+    if datasets is None:
+        parts = [(path, "validation") for path, _, _ in records.parse_spec(data["train"])]
+    else:
+        parts = [(path, split) for path, split, _ in records.parse_spec(datasets)]
+    sets: dict[str, str] = {}
+    for path, split in dict.fromkeys(parts):
+        name = pathlib.Path(path).name + ("" if split == "validation" else f"-{split}")
+        if name in sets:
+            raise ValueError(f"{sets[name]} and {path}@{split} would both be called {name}: rename a folder")
+        sets[name] = f"{path}@{split}"
+    return sets
+
+
+def open_set(spec: str, batch_size: int, data: Mapping):
+    """(evaluation data set of this host, number of records). An empty one is a ValueError."""
+    mixture = records.open_sets(spec)
+    if not len(mixture):
+        raise ValueError(f"{spec} holds no record to evaluate on: name another split, as in PATH@validation")
+    dataset = pipeline.evaluation(  # no charset: texts stay on the host, and unlabelled records are met and counted
+        mixture,
+        batch_size=batch_size,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+        **{name: data[name] for name in ("height_px", "channels", "max_pixels") if name in data},
+    )
+    return dataset, len(mixture)
+
+
+def local_rows(array: jax.Array) -> np.ndarray:
+    """The rows of a batch-sharded array that lie on this host, in order; copies on several devices count once."""
+    if array.is_fully_addressable:
+        return np.asarray(array)
+    shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
+    return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
+
+
+def over_hosts(scores: dict[str, Score], counts: Counts) -> tuple[dict[str, Score], Counts]:
+    """Sums of all hosts, the same on each of them."""
+    by_head = {head: dataclasses.asdict(score) for head, score in scores.items()}
+    sums = partition.sum_hosts({"counts": dataclasses.asdict(counts), "scores": by_head})
+    return {head: Score(**score) for head, score in sums["scores"].items()}, Counts(**sums["counts"])
+
+
+def save_samples(folder: pathlib.Path, name: str, step: int, head: str, samples: list) -> None:
+    """Writes readings-<name>.json; the file appears whole or not at all."""
+    lines = []
+    for index, truth, line, image in samples:
+        ok, png = cv2.imencode(".png", image[..., ::-1] if image.shape[-1] == 3 else image)
+        if not ok:
+            raise OSError(f"could not encode the picture of record {index} of {name}, shape {image.shape}")
+        png = base64.b64encode(png.tobytes()).decode()
+        lines.append({"index": index, "truth": truth or "", "reading": line[head], "png": png})
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = folder / f"readings-{name}.partial"
+    content = {"dataset": name, "step": step, "head": head, "lines": lines}
+    partial.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    partial.replace(folder / f"readings-{name}.json")

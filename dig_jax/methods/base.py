@@ -1,0 +1,71 @@
+"""The contract between one training method and the one trainer.
+
+A method file holds exactly one class `Method(base.Method)`; `config.method.name` is the file's name and the rest of
+`config.method` are the constructor's keyword arguments. A method holds hyper-parameters and Linen modules only: what it
+must remember between steps lies in the pytrees that the trainer passes in and takes back. Methods are pure: the same
+arguments give the same values on one device and on a pod, because batches are global arrays and random keys are given.
+
+Letters: B lines, H W C pixels, N tokens, D width, S frames, L label length, V classes. `valid` True = real row.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Params = Any
+Batch = dict[str, jax.Array]
+
+
+class Aux(NamedTuple):
+    """What `loss` returns beside the loss: `metrics` {name: f32[]} (global means) and the next `mutable` tree."""
+
+    metrics: dict[str, jax.Array]
+    mutable: Any
+
+
+class Method:
+    """Base of every method. Subclasses override what they need and never call super()."""
+
+    def init(self, key: jax.Array, batch: Batch) -> dict[str, Any]:
+        """{"params": f32 tree, the encoder under params["encoder"]; "mutable": tree or {}} from an augmented batch."""
+        raise NotImplementedError
+
+    def loss(self, params: Params, state: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Aux]:
+        """(f32[] loss over the global batch, Aux). `batch` went through `augment`; read state.teacher, state.mutable.
+
+        Gradients are taken with respect to `params` only; `state.params` is the same tree, without gradients. Metric
+        names are relative ("pixel", "contrast"): the trainer writes them under `train/`.
+        """
+        raise NotImplementedError
+
+    def augment(self, key: jax.Array, batch: Batch) -> Batch:
+        """Raw u8 batch -> what `loss` reads: f32 views in [-1, 1] and masks, on the device. Default: as it is."""
+        return batch
+
+    def encode(self, params: Params, batch: Batch) -> dict[str, jax.Array]:
+        """Raw batch -> {"tokens": f32[B,N,D], "frames": f32[B,S,F], "frame_length": i32[B]}, deterministic."""
+        raise NotImplementedError
+
+    def init_teacher(self, params: Params) -> Any:
+        """The subtree that the teacher mirrors (same values as `params` at the start), or None. Default: None."""
+        return None
+
+    def update_teacher(self, teacher: Any, params: Params, progress: jax.Array) -> Any:
+        """The moved teacher, before a step's loss. `progress` f32[] in [0, 1) = step / total. Default: as it is."""
+        return teacher
+
+    def calibrate(self, params: Params, mutable: Any, batches: list[Batch]) -> Any:
+        """`mutable` after a look at raw global training batches, before step 0 (feature statistics). Default: as is.
+
+        The trainer calls an overridden calibrate after `init_from` with up to config.calibrate_batches batches, never
+        on resume. It runs outside jit, so jit the heavy part inside.
+        """
+        return mutable
+
+
+def normalise(image: jax.Array) -> jax.Array:
+    """u8[..., H, W, C] in [0, 255] -> f32 in [-1, 1]."""
+    return image.astype(jnp.float32) * (1.0 / 127.5) - 1.0

@@ -1,0 +1,211 @@
+"""Text recognition on top of any encoder: frozen probe, fine-tuning, training from scratch, evaluation.
+
+Encoder (`models/vit.py`) -> frames, one a token column -> optional standardisation -> one or several CTC heads
+(`models/decoders/ctc.py`; Graves et al. 2006). Which of the protocols it is, the config says:
+
+    probe      frozen=True, standardize=True, several heads     `configs/recognize/probe.py`
+    fine-tune  frozen=False, one head, init_from a pre-training `configs/recognize/finetune.py`
+    scratch    the same without init_from                       `configs/recognize/scratch.py`
+
+A sweep in one run. A frozen probe is evidence only once its learning rate is tuned, and the features it reads do not
+depend on the rate. So `heads` may name several heads of the same shape, one a rate: all start from the same numbers,
+all read the same features, and an optimiser rule for each (`optim.rules`: "^heads/lr_0.001/" -> lr_scale) gives it
+its rate. The loss is the sum of the heads' losses. They share no parameter and Adam works on each number alone, so
+every head ends where it would have ended in a run of its own, provided that nothing couples them: no clipping by a
+global norm.
+
+What to watch
+- Frozen means: no gradient (stop_gradient, and no rule may train the encoder), no drop path, no trainable norm. The
+  trainable norm and the active dropout of DiG's own frozen evaluation are left out on purpose (methods.md 1.9, 14.1).
+- An encoder without a final norm (DiG has none while its contrast is on) is followed by one that belongs to the
+  recogniser, so that every row of a table reads normalised tokens. Where the encoder is frozen, this norm stays as it
+  starts.
+- Standardisation has no trainable part either: mean and spread of every channel over the real frames of the training
+  split, computed once (`calibrate`), kept in `mutable`. Without it a probe compares scales of features, not features.
+- A line whose label needs more frames than it has (length + repeats > frames) cannot be learnt by CTC. It is left out
+  of the loss (optax would charge 1e5 for it) and counted in the metric `infeasible_frac`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dig_jax.augment import views
+from dig_jax.methods import base
+from dig_jax.models import vit
+from dig_jax.models.decoders import ctc
+from dig_jax.models.layers import LayerNorm
+from dig_jax.text import Charset
+
+RECIPES = {"dig": views.DIG, "lines_light": views.LINES_LIGHT}
+STD_FLOOR = 1e-6  # a dead channel is divided by this, not by zero
+
+
+class Method(base.Method):
+    """Encoder + CTC heads.
+
+    charset: classes of the heads (0 = blank). encoder: keyword arguments of `vit.Vit`. heads: {name: keyword
+    arguments of `ctc.CtcHead`}, the same for all, more than one only on a frozen encoder. frames: "concat" (the
+    tokens of a column side by side) or "mean". frozen, standardize: see above. drop_path: instead of the encoder's.
+    recipe: augmentation of training lines, a name in RECIPES or a recipe of `views`, moving text sideways by at most
+    `max_shift_px`; None = none. Raises ValueError for what contradicts itself.
+    """
+
+    def __init__(
+        self,
+        *,
+        charset: Charset,
+        encoder: Mapping[str, Any],
+        heads: Mapping[str, Mapping[str, Any]],
+        frames: str = "concat",
+        frozen: bool = False,
+        standardize: bool = False,
+        drop_path: float | None = None,
+        recipe: str | Mapping[str, Any] | None = None,
+        max_shift_px: float = 4.0,
+    ):
+        if not encoder:
+            raise ValueError(
+                "config.method.encoder is not set: name the pre-training it is taken from with --config.init_from=DIR, "
+                "or with --config.like=DIR for a random one of the same shape"
+            )
+        check_heads(heads, frozen)
+        if isinstance(recipe, str) and recipe not in RECIPES:
+            raise ValueError(f"recipe is {recipe!r}; set config.method.recipe to one of {', '.join(RECIPES)} or None")
+        self.charset = charset
+        self.names = tuple(sorted(heads))
+        self.pool, self.frozen, self.standardize = frames, frozen, standardize
+        self.recipe, self.max_shift_px = RECIPES[recipe] if isinstance(recipe, str) else recipe, max_shift_px
+        self.encoder = vit.Vit(**dict(encoder) | ({} if drop_path is None else {"drop_path": drop_path}))
+        self.norm = None if self.encoder.final_norm else LayerNorm()
+        self.head = ctc.CtcHead(charset_size=charset.size, **next(iter(heads.values())))
+
+    def init(self, key, batch):
+        encoder_key, norm_key, head_key = jax.random.split(key, 3)
+        params = {"encoder": self.encoder.init(encoder_key, batch["image"], batch["width"])["params"]}
+        if self.norm:
+            params["norm"] = self.norm.init(norm_key, jnp.zeros((1, 1, self.encoder.width)))["params"]
+        frames, length = self._frames(self._tokens(params, batch), batch)
+        head = self.head.init(head_key, frames, length)["params"]
+        params["heads"] = {name: head for name in self.names}  # the same start, so that only the rate differs
+        size = frames.shape[-1]
+        scale = {"mean": jnp.zeros(size), "std": jnp.full(size, jnp.nan)}  # a forgotten `calibrate` must not go unseen
+        return {"params": params, "mutable": {"scale": scale} if self.standardize else {}}
+
+    # network
+
+    def _tokens(self, params, batch, key=None):
+        """Normalised images -> tokens f32[B,N,D]. With a key: training mode (drop path)."""
+        rngs = None if key is None else {"drop_path": key}
+        variables = {"params": params["encoder"]}
+        tokens = self.encoder.apply(variables, batch["image"], batch["width"], deterministic=key is None, rngs=rngs)
+        return self.norm.apply({"params": params["norm"]}, tokens) if self.norm else tokens
+
+    def _frames(self, tokens, batch):
+        """Frames f32[B,S,F] and how many of them are real, i32[B]."""
+        rows, _ = vit.grid(batch["image"].shape, self.encoder.patch)
+        return vit.frames(tokens, rows, self.pool), vit.columns(batch["width"], self.encoder.patch[1])
+
+    def _logits(self, heads, mutable, frames, length):
+        """All heads at once: f32[K,B,S,V], K in the order of `names`."""
+        if self.standardize:
+            frames = (frames - mutable["scale"]["mean"][None, None]) / mutable["scale"]["std"][None, None]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(heads[name] for name in self.names))
+        return jax.vmap(lambda params: self.head.apply({"params": params}, frames, length))(stacked)
+
+    # training
+
+    def augment(self, key, batch):
+        """Image as f32[B,H,W,C] in [-1, 1], augmented where there is a recipe. For training only."""
+        if self.recipe is None:
+            return _normalised(batch)
+        image = views.augment(key, batch["image"], batch["width"], self.recipe, self.max_shift_px)
+        return batch | {"image": image * 2.0 - 1.0}
+
+    def loss(self, params, state, batch, key):
+        """Sum over heads of the mean over real, feasible lines of -log p(label | line)."""
+        tokens = self._tokens(params, batch, None if self.frozen else key)
+        if self.frozen:
+            tokens = jax.lax.stop_gradient(tokens)
+        frames, length = self._frames(tokens, batch)
+        logits = self._logits(params["heads"], state.mutable, frames, length)  # (K, B, S, V)
+        score = jax.vmap(lambda logits: ctc.ctc_loss(logits, length, batch["label"], batch["label_length"]))
+        losses, feasible = score(logits)  # (K, B), (K, B): whether a label fits does not depend on the head
+        valid, fits = batch["valid"], batch["valid"] & feasible[0]
+        means = jnp.where(fits[None], losses, 0.0).sum(axis=1) / jnp.maximum(fits.sum(), 1)  # (K,)
+        metrics = {f"loss_{name}": mean for name, mean in zip(self.names, means)} if len(self.names) > 1 else {}
+        metrics["infeasible_frac"] = (valid & ~fits).sum() / jnp.maximum(valid.sum(), 1)
+        return means.sum(), base.Aux(metrics, state.mutable)
+
+    def calibrate(self, params, mutable, batches):
+        """Mean and standard deviation of every channel over the real frames of `batches` (raw, global).
+
+        A batch is summed up on the device in two passes, batches are merged in float64 (Chan, Golub, LeVeque 1983): the
+        plain sum of squares would lose the spread of a channel whose mean is large.
+        """
+        if not self.standardize:
+            return mutable
+        moments = jax.jit(self._moments)
+        count, mean, squares = 0.0, 0.0, 0.0
+        for batch in batches:
+            n, batch_mean, batch_squares = (np.asarray(x, np.float64) for x in moments(params, batch))
+            if n:
+                shift = batch_mean - mean
+                squares = squares + batch_squares + shift**2 * (count * n / (count + n))
+                mean, count = mean + shift * (n / (count + n)), count + n
+        if not count:
+            raise ValueError("no readable training line to standardise the features with: check config.data.train")
+        scale = {"mean": mean, "std": np.maximum(np.sqrt(squares / count), STD_FLOOR)}
+        place = lambda new, old: jax.device_put(np.asarray(new, np.float32), old.sharding)  # noqa: E731
+        return mutable | {"scale": jax.tree.map(place, scale, mutable["scale"])}
+
+    def _moments(self, params, batch):
+        """Number of real frames f32[], their mean f32[F] and the sum of their squared deviations f32[F]."""
+        encoded = self.encode(params, batch)
+        frames, length = encoded["frames"], encoded["frame_length"]
+        real = (jnp.arange(frames.shape[1])[None] < length[:, None]) & batch["valid"][:, None]  # (B, S)
+        real = real[..., None].astype(jnp.float32)
+        count = real.sum()
+        mean = (frames * real).sum(axis=(0, 1)) / jnp.maximum(count, 1)
+        return count, mean, (jnp.square(frames - mean[None, None]) * real).sum(axis=(0, 1))
+
+    # reading
+
+    def encode(self, params, batch):
+        batch = _normalised(batch)
+        tokens = self._tokens(params, batch)
+        frames, length = self._frames(tokens, batch)
+        return {"tokens": tokens, "frames": frames, "frame_length": length}
+
+    def predict(self, params, mutable, batch):
+        """Raw batch -> {head: {"ids" i32[B,S] best class of every frame, "length" i32[B] real frames}}.
+
+        `Charset.ctc_collapse` and `Charset.decode` turn a row into text.
+        """
+        batch = _normalised(batch)
+        frames, length = self._frames(self._tokens(params, batch), batch)
+        logits = self._logits(params["heads"], mutable, frames, length)
+        return {name: {"ids": ctc.greedy(logits[i], length), "length": length} for i, name in enumerate(self.names)}
+
+
+def _normalised(batch):
+    return batch | {"image": base.normalise(batch["image"])}
+
+
+def check_heads(heads: Mapping[str, Mapping[str, Any]], frozen: bool) -> None:
+    """Raises ValueError where several heads could not be what they would be in runs of their own."""
+    if not heads:
+        raise ValueError("config.method.heads is empty: name at least one head, such as {'ctc': {'kind': 'linear'}}")
+    first = dict(next(iter(heads.values())))
+    for name, head in heads.items():
+        if dict(head) != first:
+            raise ValueError(f"head {name!r} is {dict(head)}, another {first}: give config.method.heads one shape")
+    if len(heads) > 1 and not frozen:
+        raise ValueError(
+            f"{len(heads)} heads would all pull at an encoder that trains: set config.method.frozen=True, or keep one"
+        )

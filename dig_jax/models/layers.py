@@ -1,0 +1,192 @@
+"""Layers that several networks share: dense with float32 accumulation, layer norm, drop path, GELU, position codes.
+
+Parameters are float32. `dtype` is the type that goes *into* matrix products; norms, softmax, biases and residual sums
+stay in float32, which is what standard mixed precision means on every device.
+"""
+
+import functools
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+DTYPES = ("auto", "float32", "bfloat16")
+xavier_uniform = nn.initializers.xavier_uniform()
+
+
+def compute_dtype(name: str) -> Any:
+    """Type of matrix-product operands: "auto" is bfloat16 on GPU and TPU and float32 on CPU."""
+    if name not in DTYPES:
+        raise ValueError(f"dtype={name!r} is not known: write one of {', '.join(DTYPES)}.")
+    if name == "auto":
+        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    return jnp.dtype(name)
+
+
+def uniform_fan_in(gain: float = 1.0):
+    """Initialiser uniform(+-gain / sqrt(fan_in)) for kernels f32[fan_in, fan_out]; PyTorch's default for Linear."""
+
+    def init(key, shape, dtype=jnp.float32):
+        bound = gain / np.sqrt(shape[0])
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
+# ---- matrix products -------------------------------------------------------------------------------------------------
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _dot(lhs, rhs, dimension_numbers):
+    """lax.dot_general of operands rounded to bfloat16, accumulated and returned in float32."""
+    lhs, rhs = lhs.astype(jnp.bfloat16), rhs.astype(jnp.bfloat16)
+    return lax.dot_general(lhs, rhs, dimension_numbers, preferred_element_type=jnp.float32)
+
+
+def _dot_forward(lhs, rhs, dimension_numbers):
+    # Only the rounded operands are kept: they are all the backward products read, at half the memory. The empty
+    # arrays carry the callers' dtypes.
+    rounded = lhs.astype(jnp.bfloat16), rhs.astype(jnp.bfloat16)
+    out = lax.dot_general(*rounded, dimension_numbers, preferred_element_type=jnp.float32)
+    return out, (*rounded, jnp.zeros((0,), lhs.dtype), jnp.zeros((0,), rhs.dtype))
+
+
+def _free(ndim, contracted, batch):
+    return [d for d in range(ndim) if d not in contracted and d not in batch]
+
+
+def _dot_backward(dimension_numbers, kept, cotangent):
+    lhs, rhs, lhs_like, rhs_like = kept
+    (lc, rc), (lb, rb) = dimension_numbers
+    # Rounding the cotangent first keeps the two backward products on the bfloat16 units as well; with a float32
+    # operand XLA's CPU backend falls back to plain float32 speed (a factor of two on a training step).
+    g = cotangent.astype(jnp.bfloat16)
+    batch = list(range(len(lb)))
+    lhs_free, rhs_free = _free(lhs.ndim, lc, lb), _free(rhs.ndim, rc, rb)
+    g_lhs = [len(batch) + i for i in range(len(lhs_free))]
+    g_rhs = [len(batch) + len(lhs_free) + i for i in range(len(rhs_free))]
+    # A product leaves (batch, free of its left, free of its right operand); what is free of the other operand here are
+    # its contracted dimensions, in rising order. With the cotangent on the side where it stood, the usual products
+    # (dense layer, attention) need no transposition, and XLA's CPU backend refuses some transposed bfloat16 products.
+    d_lhs = lax.dot_general(g, rhs, ((g_rhs, rhs_free), (batch, rb)), preferred_element_type=jnp.float32)
+    d_lhs = jnp.transpose(d_lhs, np.argsort([*lb, *lhs_free, *(lc[i] for i in np.argsort(rc))]))
+    d_rhs = lax.dot_general(lhs, g, ((lhs_free, g_lhs), (lb, batch)), preferred_element_type=jnp.float32)
+    d_rhs = jnp.transpose(d_rhs, np.argsort([*rb, *(rc[i] for i in np.argsort(lc)), *rhs_free]))
+    return d_lhs.astype(lhs_like.dtype), d_rhs.astype(rhs_like.dtype)
+
+
+_dot.defvjp(_dot_forward, _dot_backward)
+
+
+def dot_f32acc(lhs, rhs, dimension_numbers, dtype=jnp.bfloat16):
+    """lax.dot_general whose products are taken in `dtype` and summed in float32, forwards and backwards.
+
+    Operands of any float type; returns float32. With dtype=bfloat16 all three products of a training step are
+    bfloat16 x bfloat16 -> float32, and the gradient of a float32 weight is never rounded; with float32 it is the plain
+    product.
+    """
+    if jnp.dtype(dtype) == jnp.bfloat16:
+        (lc, rc), (lb, rb) = dimension_numbers
+        return _dot(lhs, rhs, ((tuple(lc), tuple(rc)), (tuple(lb), tuple(rb))))
+    return lax.dot_general(lhs.astype(dtype), rhs.astype(dtype), dimension_numbers, preferred_element_type=jnp.float32)
+
+
+class Dense(nn.Module):
+    """Affine map of the last axis: [..., in] -> f32[..., features]. `dtype` is the type of the product's operands."""
+
+    features: int
+    use_bias: bool = True
+    dtype: str = "auto"
+    kernel_init: Any = xavier_uniform
+    bias_init: Any = nn.initializers.zeros
+
+    @nn.compact
+    def __call__(self, x):
+        kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
+        out = dot_f32acc(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), compute_dtype(self.dtype))
+        if self.use_bias:
+            bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
+            out = out + along_last(bias, out)
+        return out
+
+
+def along_last(vector, like):
+    """vector [D] shaped to multiply or add to `like` [..., D]; rank promotion is an error in this project."""
+    return vector.reshape((1,) * (like.ndim - 1) + (-1,))
+
+
+# ---- normalisation, activation, regularisation -----------------------------------------------------------------------
+
+
+class LayerNorm(nn.Module):
+    """Layer norm over the last axis in float32, [..., D] -> f32[..., D]; two-pass variance, so large means are safe."""
+
+    epsilon: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x):
+        x = x.astype(jnp.float32)
+        scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        x = x - jnp.mean(x, -1, keepdims=True)
+        x = x * lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + self.epsilon)
+        return x * along_last(scale, x) + along_last(bias, x)
+
+
+def gelu(x, form: str = "exact"):
+    """GELU, "exact" (erf) or "tanh" (the usual approximation, off by at most 5e-4), computed in float32, x's dtype."""
+    if form not in ("exact", "tanh"):
+        raise ValueError(f"gelu={form!r} is not known: write 'exact' or 'tanh'.")
+    # Half-precision tanh and erf are several times slower than float32 on CPUs and no faster elsewhere.
+    return jax.nn.gelu(x.astype(jnp.float32), approximate=form == "tanh").astype(x.dtype)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth (arXiv 1603.09382): drops a whole line's branch with probability `rate`, scales the others.
+
+    x [B, ...], rate f32[] in [0, 1) (may be traced, so that scanned blocks can differ). Needs the rng "drop_path".
+    """
+
+    @nn.compact
+    def __call__(self, x, rate):
+        keep = 1.0 - rate
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
+        kept = jax.random.bernoulli(self.make_rng("drop_path"), keep, shape)
+        return jnp.where(kept, x / keep, 0.0)
+
+
+# ---- position codes --------------------------------------------------------------------------------------------------
+
+
+def _wave(position, dim: int):
+    """position [...] -> angles f32[..., dim], frequencies 10000^(-k/dim) for k < dim."""
+    frequency = jnp.asarray(10000.0 ** (-np.arange(dim) / dim), jnp.float32)
+    return position.astype(jnp.float32)[..., None] * frequency.reshape((1,) * position.ndim + (-1,))
+
+
+def sincos_2d(rows, cols, dim: int):
+    """Separable 2-D code of MAE and MoCo v3: f32[..., dim] for coordinates rows, cols (float, same shape [...]).
+
+    Four quarters: sin(col), cos(col), sin(row), cos(row), each with frequencies 10000^(-k/(dim/4)).
+    """
+    if dim % 4:
+        raise ValueError(f"The width {dim} does not divide by 4, which the sincos_2d position code needs.")
+    col, row = _wave(cols, dim // 4), _wave(rows, dim // 4)
+    return jnp.concatenate([jnp.sin(col), jnp.cos(col), jnp.sin(row), jnp.cos(row)], -1)
+
+
+def sincos_flat(n, dim: int):
+    """DiG's 1-D code of a flat token index n (numpy [...]): f32[..., dim], even channels sin, odd cos (interleaved).
+
+    Channel j has the angle n / 10000^(2 * floor(j / 2) / dim).
+    """
+    if dim % 2:
+        raise ValueError(f"The width {dim} is odd; the flat_1d position code needs an even one.")
+    # In float64, like the original: an angle of 255 rounded to float32 would be off by 1e-5, which is enough to move
+    # ReLUs behind batch norms to their other side and so single gradients by parts in a thousand.
+    angle = n[..., None] / 10000.0 ** (2 * np.arange(dim // 2) / dim)
+    codes = np.stack([np.sin(angle), np.cos(angle)], -1)
+    return jnp.asarray(codes.reshape(*n.shape, dim), jnp.float32)

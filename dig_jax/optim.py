@@ -1,0 +1,224 @@
+"""Optimiser: learning-rate schedule, and ordered path rules for weight decay, layer decay and freezing.
+
+Update of a parameter p with rate lr(step), its own scale s and its own weight decay w (Loshchilov & Hutter 2019):
+    p <- p - s * lr * (m_hat / (sqrt(v_hat) + eps) + w * p)
+so the scale multiplies the decayed rate and with it the decay, as in PyTorch's parameter groups (methods.md 15.1, 10).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+Rules = Sequence[tuple[str, Mapping[str, Any]]]
+RULE_KEYS = ("lr_scale", "freeze", "weight_decay")
+
+
+@dataclasses.dataclass(frozen=True)
+class Treatment:
+    """How one parameter is trained: lr_scale a number or, for stacked blocks, an array that broadcasts to it."""
+
+    lr_scale: Any = 1.0
+    weight_decay: float = 0.0
+    freeze: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """tx: optax transformation over the whole parameter tree. schedule: step -> learning rate f32[]. trainable: the
+    same tree of bools; gradients of the False leaves are never used and they have no moments in the optimiser state."""
+
+    tx: optax.GradientTransformation
+    schedule: Callable[[Any], jax.Array]
+    trainable: Any
+    peak: float
+    _groups: tuple[tuple[str, int, int], ...]
+
+    def describe(self) -> str:
+        """The derived peak rate, then a line for each way of treating parameters: how many it covers."""
+        lines = [f"peak learning rate {self.peak:.4g}"]
+        lines += [f"{arrays:4d} arrays {numbers:12,d} parameters  {what}" for what, arrays, numbers in self._groups]
+        return "\n".join(lines)
+
+
+def create(
+    *,
+    params: Any,
+    total_steps: int,
+    batch_size: int,
+    name: str = "adamw",
+    lr: float,
+    lr_per: int | None = None,
+    min_lr: float = 0.0,
+    warmup_steps: int = 0,
+    schedule: str = "cosine",
+    b1: float = 0.9,
+    b2: float = 0.999,
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    clip_norm: float | None = None,
+    rules: Rules = (),
+    layer_decay: float | None = None,
+) -> Optimizer:
+    """The optimiser of a run.
+
+    params: parameter tree or its shapes. lr: peak rate; with lr_per=256 it is the rate for 256 rows and the peak is
+    lr * batch_size / 256 (min_lr is absolute, as in DiG). clip_norm: of the global gradient norm of what trains.
+    rules: ordered (regex, {lr_scale | freeze | weight_decay}); the first regex found (re.search) in a parameter's path,
+    such as "encoder/block_0/mlp/kernel", decides. Where rules are given they must cover every parameter and each must
+    decide something, so a renamed layer cannot slip out of its rule. layer_decay: see `layer_scales`.
+    Weight decay falls on weights of two or more dimensions only, unless a rule states it. Raises ValueError.
+    """
+    if name != "adamw":
+        raise ValueError(f"config.optim.name is {name!r}: the only optimiser so far is 'adamw'")
+    peak = lr * batch_size / lr_per if lr_per else lr
+    rate = make_schedule(peak, total_steps, warmup_steps, min_lr, schedule)
+    treatments = treat(params, weight_decay, rules, layer_decay)
+    trainable = jax.tree.map(lambda t: not t.freeze, treatments)
+    trained = optax.chain(
+        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        _per_leaf(treatments),
+        optax.scale_by_learning_rate(rate),
+    )
+    labels = jax.tree.map(lambda train: "train" if train else "freeze", trainable)
+    tx = optax.partition({"train": trained, "freeze": optax.set_to_zero()}, labels)
+    return Optimizer(tx, rate, trainable, peak, _group(params, treatments))
+
+
+def make_schedule(
+    peak: float, total_steps: int, warmup_steps: int, min_lr: float, kind: str
+) -> Callable[[Any], jax.Array]:
+    """lr(step) for step 0..total_steps-1: 0 to peak in `warmup_steps` steps, both ends included (step warmup_steps - 1
+    has the peak), then from the peak along half a cosine towards min_lr (never quite reached), or constant."""
+    if kind not in ("cosine", "constant"):
+        raise ValueError(f"config.optim.schedule is {kind!r}: set it to 'cosine' or 'constant'")
+    if total_steps and warmup_steps >= total_steps:
+        raise ValueError(
+            f"config.optim.warmup_steps is {warmup_steps} but the run has {total_steps} steps: lower it or train longer"
+        )
+    if kind == "cosine" and min_lr > peak:
+        raise ValueError(f"config.optim.min_lr is {min_lr:g}, above the peak rate {peak:g}: lower min_lr or raise lr")
+
+    def rate(step: Any) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        rising = peak * step / max(warmup_steps - 1, 1)
+        done = jnp.clip((step - warmup_steps) / max(total_steps - warmup_steps, 1), 0.0, 1.0)
+        falling = min_lr + 0.5 * (peak - min_lr) * (1 + jnp.cos(math.pi * done)) if kind == "cosine" else peak
+        return jnp.where(step < warmup_steps, rising, falling)
+
+    return rate
+
+
+def paths(params: Any) -> dict[str, Any]:
+    """{"encoder/block_0/...": leaf} in tree order."""
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    return {"/".join(str(getattr(k, "key", k)) for k in path): leaf for path, leaf in leaves}
+
+
+def treat(params: Any, weight_decay: float, rules: Rules, layer_decay: float | None) -> Any:
+    """Tree of Treatment, one for every parameter."""
+    named = paths(params)
+    scales = layer_scales(named, layer_decay) if layer_decay else {}
+    overrides = _match(list(named), rules)
+    result = []
+    for path, leaf in named.items():
+        rule = overrides.get(path, {})
+        decay = rule.get("weight_decay", weight_decay if _decays(path, leaf) else 0.0)
+        scale = scales.get(path, 1.0) * rule.get("lr_scale", 1.0)
+        result.append(Treatment(scale, decay, bool(rule.get("freeze", False))))
+    return jax.tree.unflatten(jax.tree.structure(params), result)
+
+
+def _decays(path: str, leaf: Any) -> bool:
+    """Weights of two or more dimensions; stacked blocks (scan) give biases and norms a second one, hence the name."""
+    return leaf.ndim >= 2 and not path.split("/")[-1].endswith(("bias", "scale"))
+
+
+def _match(names: list[str], rules: Rules) -> dict[str, Mapping[str, Any]]:
+    """{path: the first rule that is found in it}. Raises ValueError for idle rules, bare parameters, unknown keys."""
+    chosen: dict[str, Mapping[str, Any]] = {}
+    for pattern, rule in rules:
+        unknown = set(rule) - set(RULE_KEYS)
+        if unknown:
+            raise ValueError(
+                f"rule {pattern!r} of config.optim.rules has {sorted(unknown)}: a rule may set {RULE_KEYS}"
+            )
+        hits = [n for n in names if n not in chosen and re.search(pattern, n)]
+        if not hits:
+            raise ValueError(
+                f"rule {pattern!r} of config.optim.rules decides about no parameter (no path matches, or earlier rules "
+                f"took them all): correct or remove it; paths look like {names[0]!r} and {names[-1]!r}"
+            )
+        chosen.update(dict.fromkeys(hits, rule))
+    bare = [n for n in names if n not in chosen]
+    if rules and bare:
+        raise ValueError(
+            f"{len(bare)} parameters have no rule in config.optim.rules, the first is {bare[0]!r}: add a rule for "
+            f"them, or ('.*', {{}}) as the last one"
+        )
+    return chosen
+
+
+def layer_scales(named: Mapping[str, Any], decay: float) -> dict[str, Any]:
+    """Learning-rate scale of every parameter under layer-wise decay (methods.md 15.2, as in BEiT and DiG).
+
+    With n blocks: decay ** (n + 1) for the embedding (patches, mask token, positions), decay ** (n - i) for block i,
+    1 for the rest (final norm, heads). Blocks are "encoder/block_<i>/...", or "encoder/blocks/..." stacked on axis 0.
+    """
+    single = {n: int(m[1]) for n in named if (m := re.match(r"encoder/blocks?_(\d+)/", n))}
+    stacked = [n for n in named if n.startswith("encoder/blocks/")]
+    depth = 1 + max(single.values()) if single else (named[stacked[0]].shape[0] if stacked else 0)
+    if not depth:
+        raise ValueError("config.optim.layer_decay is set but params['encoder'] has no blocks: set it to None")
+    scales: dict[str, Any] = {}
+    for path, leaf in named.items():
+        if path in single:
+            scales[path] = decay ** (depth - single[path])
+        elif path in stacked:
+            column = decay ** (depth - jnp.arange(depth, dtype=jnp.float32))
+            scales[path] = column.reshape((depth,) + (1,) * (leaf.ndim - 1))
+        elif re.match(r"encoder/(?!(final_|last_)?norm)", path):
+            scales[path] = decay ** (depth + 1)
+        else:
+            scales[path] = 1.0
+    return scales
+
+
+def _per_leaf(treatments: Any) -> optax.GradientTransformation:
+    """u -> lr_scale * (u + weight_decay * p) with each leaf's own numbers."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        masked = lambda x: isinstance(x, optax.MaskedNode)  # noqa: E731  what partition puts where a leaf is frozen
+
+        def one(u: Any, p: Any, t: Treatment) -> Any:
+            if masked(u):
+                return u
+            u = u + t.weight_decay * p if t.weight_decay else u
+            return u * jnp.broadcast_to(t.lr_scale, u.shape) if not _is_one(t.lr_scale) else u
+
+        return jax.tree.map(one, updates, params, treatments, is_leaf=masked), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _is_one(scale: Any) -> bool:
+    return isinstance(scale, float) and scale == 1.0
+
+
+def _group(params: Any, treatments: Any) -> tuple[tuple[str, int, int], ...]:
+    counts: dict[str, list[int]] = {}
+    for leaf, t in zip(jax.tree.leaves(params), jax.tree.leaves(treatments)):
+        scale = f"{t.lr_scale:.4g}" if isinstance(t.lr_scale, (int, float)) else "by layer"
+        what = "frozen" if t.freeze else f"lr x {scale}, weight decay {t.weight_decay:g}"
+        entry = counts.setdefault(what, [0, 0])
+        entry[0] += 1
+        entry[1] += math.prod(leaf.shape)
+    return tuple((what, *entry) for what, entry in counts.items())

@@ -1,0 +1,41 @@
+"""TrainState: everything a run must remember, as one pytree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+
+@flax.struct.dataclass
+class TrainState:
+    """step i32[] = number of updates done = index of the next batch; params f32 tree; teacher None or a subtree of
+    params; opt_state of optax; mutable {} or what a method keeps (batch statistics, queue, feature scale)."""
+
+    step: jax.Array
+    params: Any
+    teacher: Any
+    opt_state: Any
+    mutable: Any
+
+
+def create(method: Any, tx: optax.GradientTransformation, batch: dict[str, jax.Array], key: jax.Array) -> TrainState:
+    """The state before step 0. Pure, so it may run under eval_shape and under jit with out_shardings.
+
+    batch: one *augmented* batch, or its shapes. The teacher starts as a copy of the student.
+    """
+    variables = method.init(key, batch)
+    params = variables["params"]
+    teacher = method.init_teacher(params)
+    if teacher is not None:
+        teacher = jax.tree.map(jnp.copy, teacher)  # own buffers: a donated step may not be handed one buffer twice
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        teacher=teacher,
+        opt_state=tx.init(params),
+        mutable=variables.get("mutable", {}),
+    )

@@ -1,0 +1,144 @@
+"""Makes a records folder from a source of lines.
+
+    python -m dig_jax.tools.make_records --source=folder --input=DATA --output=records/data
+    python -m dig_jax.tools.make_records --source=lines --splits=train=4000,validation=400 --output=records/lines
+
+Sources are the modules of dig_jax/data/sources; each has a function `examples` and takes the flags that this has
+parameters for. What cannot be used is counted, named in records.json ("skipped") and summed up at the end; the last
+line says what was made.
+"""
+
+import functools
+import importlib
+import inspect
+import pkgutil
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from absl import flags
+from tqdm import tqdm
+
+from dig_jax.data import sources
+from dig_jax.data.writer import Example, Report, write
+
+
+def define_flags() -> flags.FlagValues:
+    """The flags of this program, apart from absl's global ones, so that programs can be imported side by side."""
+    own = flags.FlagValues()
+    text, number, yes = (
+        functools.partial(define, flag_values=own)
+        for define in (flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_bool)
+    )
+    yes("help", False, "show this text.", short_name="h")
+    text("source", "folder", f"where the lines come from, one of: {', '.join(source_names())}.")
+    text("input", None, "folder: the folder with the images. lines: a UTF-8 text of words (default: our own list).")
+    text("output", None, "the records folder to make.")
+    number("shards", 0, "files a split; 0 = one for each 256 MiB.", lower_bound=0)
+    text("name", None, "name of the record set (default: the last part of --output).")
+    yes("overwrite", False, "replace a records folder that exists.")
+    number("height_px", 48, "higher images are reduced to this height, lower ones stay as they are.", lower_bound=8)
+    number("channels", 1, "1 = grey, 3 = colour.")
+    flags.DEFINE_enum("codec", "jpeg", ["jpeg", "png"], "jpeg, or png (lossless, larger, slower).", flag_values=own)
+    number("quality", 95, "of the jpegs; 90 is a quarter smaller and decodes faster.", lower_bound=1, upper_bound=100)
+    number("workers", None, "processes; 0 = none but this one (default: one a core).", lower_bound=0)
+    number("max_pixels", 50_000_000, "folder: larger images are refused.", lower_bound=1)
+    number("seed", 0, "lines: the same seed makes the same lines.", lower_bound=0)
+    text("splits", "train=4000,validation=400", "lines: how many lines each split gets.")
+    number("count", None, "lines: short for --splits=train=COUNT.", lower_bound=1)
+    number("min_words", 1, "lines: fewest words a line.", lower_bound=1)
+    number("max_words", 8, "lines: most words a line.", lower_bound=1)
+    text("fonts", "auto", "lines: auto (all that are usable), bundled (matplotlib's, alike everywhere), or a folder.")
+    return own
+
+
+def source_names() -> list[str]:
+    """The modules of dig_jax/data/sources."""
+    return sorted(module.name for module in pkgutil.iter_modules(sources.__path__))
+
+
+def load(name: str) -> Callable[..., Iterator[Example]]:
+    """The `examples` function of a source. ValueError, naming the sources that exist, for any other name."""
+    if name not in source_names():
+        raise ValueError(f"--source is '{name}', but must be one of: {', '.join(source_names())}.")
+    return importlib.import_module(f"{sources.__name__}.{name}").examples
+
+
+def arguments(name: str, examples: Callable[..., Any], given: flags.FlagValues) -> dict[str, Any]:
+    """The flags that are parameters of this source. ValueError for a flag set by the user that would have no effect."""
+    general = {"help", "h", "source", "output", "shards", "name", "overwrite"}
+    takes = {name for name in inspect.signature(examples).parameters if name in given}
+    for flag in set(given) - takes - general:
+        if given[flag].present:
+            raise ValueError(f"--{flag} means nothing to --source={name}, which takes: {', '.join(sorted(takes))}.")
+    return {flag: given[flag].value for flag in takes if given[flag].present or given[flag].value is not None}
+
+
+def make(given: flags.FlagValues) -> dict[str, Any]:
+    """Runs the program with these flags and returns the manifest."""
+    if not given.output:
+        raise ValueError("--output is missing: name the records folder to make.")
+    source, report = load(given.source), Report()
+    options = arguments(given.source, source, given)
+    manifest = write(
+        given.output,
+        progress(source(report=report, **options), report),
+        name=given.name,
+        height_px=given.height_px,
+        shards=given.shards,
+        overwrite=given.overwrite,
+        report=report,
+        about={"channels": given.channels, "codec": given.codec, "quality": given.quality},
+    )
+    return manifest
+
+
+def progress(examples: Iterable[Example], report: Report) -> Iterator[Example]:
+    """Passes the examples on with a progress bar, on terminals only."""
+    with tqdm(unit=" lines", disable=not sys.stderr.isatty()) as bar:
+        for example in examples:
+            bar.total = report.total
+            bar.update()
+            yield example
+
+
+def summary(manifest: dict[str, Any], output: str, seconds: float) -> str:
+    """Lines for the terminal: notes, what was left out, and at last what was made."""
+    lines = [f"note: {note}" for note in manifest["notes"]]
+    skipped = manifest["skipped"]
+    if skipped["count"]:
+        lines.append(f"left out or changed: {skipped['count']} (names in {output}/records.json under 'skipped')")
+        for reason, count in skipped["reasons"].items():
+            names = [entry["name"] for entry in skipped["first"] if entry["reason"] == reason]
+            lines.append(f"  {count} x {reason}{f', such as {names[0]}' if names else ''}")
+    splits = ", ".join(f"{name} {s['count']} ({s['labelled']} labelled)" for name, s in manifest["splits"].items())
+    rate = manifest["count"] / max(seconds, 1e-9)
+    lines.append(
+        f"{output}: {manifest['count']} records: {splits}; {len(manifest['charset'])} characters; "
+        f"{skipped['count']} left out or changed; {seconds:.1f} s, {rate:.0f} records/s."
+    )
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code: 0 done, 1 something that the user can mend (one sentence on stderr)."""
+    given = define_flags()
+    start = time.perf_counter()
+    try:
+        rest = given(sys.argv if argv is None else ["make_records", *argv])
+        if given.help:
+            print(f"{__doc__}{given.get_help()}")
+            return 0
+        if len(rest) > 1:
+            raise ValueError(f"'{rest[1]}' is no option; write --name=value.")
+        manifest = make(given)
+    except (ValueError, OSError, RuntimeError, flags.Error) as error:
+        print(f"make_records: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    print(summary(manifest, given.output, time.perf_counter() - start))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

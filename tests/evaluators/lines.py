@@ -1,0 +1,49 @@
+"""Record sets whose images spell out what a made-up reader will read, so every rate is known beforehand.
+
+A character is two blocks of BLOCK px: its class times SHADE in grey, then black (the blank). Nothing is learnt.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+
+from dig_jax.data import writer
+from dig_jax.text import Charset
+
+CHARSET = Charset(" 5NTeilnostu.?")
+BLOCK, SHADE, HEIGHT = 4, 10, 8
+DATA = {"height_px": HEIGHT, "channels": 1, "workers": 0}
+
+
+def draw(reading: str) -> bytes:
+    """PNG that `Reader` reads as `reading`."""
+    ids = np.array([(i, 0) for i in CHARSET.encode(reading)[0]] or [(0, 0)]).reshape(-1)
+    image = np.repeat(np.repeat(ids[None] * SHADE, BLOCK, axis=1), HEIGHT, axis=0).astype(np.uint8)
+    return writer.encode_image(image, "png")
+
+
+def write(folder, pairs, split="validation"):
+    """pairs: (truth or None, what the reader will read, or None for an image that cannot be decoded)."""
+    examples = (
+        (split, b"no image" if reading is None else draw(reading), truth, f"line {i}")
+        for i, (truth, reading) in enumerate(pairs)
+    )
+    writer.write(folder, examples)
+    return folder
+
+
+class Reader:
+    """Reads the blocks. `heads`: names, each with the number of characters at the start that it misses."""
+
+    def __init__(self, heads=None):
+        self.charset = CHARSET
+        self.heads = heads or {"ctc": 0}
+
+    def predict(self, params, mutable, batch):
+        ids = batch["image"][:, HEIGHT // 2, BLOCK // 2 :: BLOCK, 0].astype(jnp.int32) // SHADE
+        length = -(-batch["width"] // BLOCK)
+        ids = jnp.where(ids < CHARSET.size, ids, 0)  # paper
+        place = jnp.arange(ids.shape[1])[None]
+        return {
+            name: {"ids": jnp.where(place < 2 * missed, 0, ids), "length": length}
+            for name, missed in self.heads.items()
+        }

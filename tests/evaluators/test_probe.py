@@ -1,0 +1,110 @@
+"""The light probe learns what features give away, tells good ones from bad ones, and is the same at every call."""
+
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dig_jax import partition
+from dig_jax.data import writer
+from dig_jax.evaluators import probe
+from dig_jax.evaluators.probe import Lines
+from dig_jax.text import Charset
+from tests.evaluators.lines import BLOCK, CHARSET, DATA, HEIGHT, SHADE, draw
+
+WORDS = ["tent", "list", "tin", "note", "inlet", "see", "toe", "solo", "nest", "sun", "unit", "lens"]
+OPTIONS = {"steps": 60, "batch_size": 4, "rates": (1e-3, 1e-1), "encode_batch": 8}
+
+
+class Encoder:
+    """Frames = one-hot class of each block, scaled and shifted by `params` a channel; 0 hides everything."""
+
+    def encode(self, params, batch):
+        ids = batch["image"][:, HEIGHT // 2, BLOCK // 2 :: BLOCK, 0].astype(jnp.int32) // SHADE
+        frames = (ids[..., None] == jnp.arange(CHARSET.size)[None, None]).astype(jnp.float32)
+        frames = frames * (params * (1.0 + jnp.arange(CHARSET.size, dtype=jnp.float32)))[None, None] + 30.0
+        return {"tokens": frames, "frames": frames, "frame_length": -(-batch["width"] // BLOCK)}
+
+
+def records(tmp_path, validation=WORDS, broken=()):
+    lines = [("train", draw(word), word) for word in WORDS * 2] + [("train", b"no image", word) for word in broken]
+    lines += [("validation", draw(word), word) for word in validation]
+    writer.write(tmp_path / "words", ((split, image, text, str(i)) for i, (split, image, text) in enumerate(lines)))
+    return {"train": str(tmp_path / "words")} | DATA
+
+
+def make(data, devices=8, **options):
+    mesh = partition.make_mesh(devices)
+    return probe.Evaluator(method=Encoder(), mesh=mesh, workdir=None, data=data, **OPTIONS | options)
+
+
+def cer(evaluator, params):
+    metrics = evaluator.run(types.SimpleNamespace(params=params), 0)
+    assert metrics.keys() == {"probe/words/cer"}
+    return metrics["probe/words/cer"]
+
+
+def test_good_features_are_read_and_blind_ones_are_not(tmp_path):
+    evaluator = make(records(tmp_path, broken=["tin"]))
+    good = cer(evaluator, 1.0)
+    assert good < 0.05 and cer(evaluator, 0.0) > 0.8
+    assert cer(evaluator, 1.0) == good  # deterministic
+    assert abs(cer(evaluator, 1e-3) - good) < 0.05  # standardised: the scale of features is no merit
+
+
+def test_the_figure_does_not_depend_on_the_number_of_devices(tmp_path):
+    data = records(tmp_path)
+    assert cer(make(data, devices=1), 1.0) == cer(make(data, devices=8), 1.0)
+
+
+def test_lines_that_ctc_cannot_learn_are_not_trained_on(tmp_path, monkeypatch):
+    data = records(tmp_path)
+    batch = [("train", draw("tin"), "tin" * 9, "too long"), ("train", draw("tin"), "tin", "a")]
+    writer.write(tmp_path / "b" / "words", batch + [("validation", draw("tin"), "tin", "b")])
+    seen = []
+    fit = probe.fit
+    monkeypatch.setattr(probe, "fit", lambda lines, *rest: seen.extend(lines.texts) or fit(lines, *rest))
+    cer(make(data | {"train": str(tmp_path / "b" / "words")}), 1.0)
+    assert seen == ["tin"]
+
+
+def test_validation_lines_are_not_trained_on(tmp_path):
+    """A character that only validation has cannot be learnt."""
+    data = records(tmp_path, validation=["5555"])
+    assert cer(make(data), 1.0) >= 1.0
+
+
+def test_subset_and_lines_kept(tmp_path):
+    data = records(tmp_path, broken=["tin"] * 3)
+    lines = probe.read_lines(data["train"] + "@train", 10, 0, Charset("a"), 8, data)
+    assert sum(len(batch["valid"]) for batch, _, _ in lines) == 16  # 10 lines in batches of 8
+    for batch, keep, texts in lines:
+        assert batch["valid"][keep].all() and len(keep) == len(texts) == batch["valid"].sum()
+
+
+def test_infeasible_lines_are_left_out():
+    label = np.array([[1, 1, 0], [1, 2, 0], [1, 2, 3], [0, 0, 0]])
+    lines = Lines(np.zeros((4, 3, 1)), np.array([2, 2, 2, 0]), label, ["aa", "ab", "abc", ""])
+    kept, left_out = probe.feasible(lines)
+    assert kept.texts == ["ab", ""] and left_out == 2 and len(kept.frames) == 2
+
+
+def test_moments_over_real_frames_only():
+    rng = np.random.default_rng(0)
+    frames = rng.standard_normal((3, 4, 2)).astype(np.float32) * 5 + 100
+    length = np.array([4, 1, 2])
+    real = np.concatenate([frame[:n] for frame, n in zip(frames, length)]).astype(np.float64)
+    frames[1, 1:] = 1e9
+    mean, std = probe.moments(Lines(frames, length, np.zeros((3, 1)), []))
+    np.testing.assert_allclose(mean, real.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(std, real.std(axis=0), rtol=1e-4)
+
+
+def test_no_readable_line_is_a_sentence(tmp_path):
+    data = records(tmp_path)
+    evaluator = make(data)
+    charset, train, validation = evaluator.sets["words"]
+    nothing = [(batch, keep[:0], []) for batch, keep, _ in train]
+    with pytest.raises(ValueError, match="labelled records"):
+        evaluator.cer(1.0, charset, nothing, validation)

@@ -1,0 +1,241 @@
+"""The recogniser: frozen means frozen, a sweep equals runs of one head, feature statistics, what is counted."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dig_jax import optim, state, train
+from dig_jax.augment import views
+from dig_jax.methods import recognize
+from dig_jax.text import Charset
+
+CHARSET = Charset("abcd")
+ENCODER = {"patch": (8, 4), "width": 16, "depth": 1, "heads": 2, "dtype": "float32"}
+FLAT = ENCODER | {"depth": 0}  # enough, and quick to compile, where blocks do not matter
+LINEAR = {"kind": "linear", "dtype": "float32"}
+RATES = {"lr_1e-3": 1e-3, "lr_3e-2": 3e-2}
+
+
+def make(heads=None, **options):
+    options = {"frozen": True, "standardize": True, "encoder": FLAT} | options
+    return recognize.Method(charset=CHARSET, heads=heads or {"ctc": LINEAR}, **options)
+
+
+def make_batch(seed=0, rows=6, width_px=48):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 4, rows)
+    label = np.where(np.arange(5) < lengths[:, None], rng.integers(1, 5, (rows, 5)), 0)
+    return {
+        "image": jnp.asarray(rng.integers(0, 256, (rows, 16, width_px, 1)), jnp.uint8),
+        "width": jnp.asarray(rng.integers(width_px // 2, width_px + 1, rows), jnp.int32),
+        "label": jnp.asarray(label, jnp.int32),
+        "label_length": jnp.asarray(lengths, jnp.int32),
+        "valid": jnp.asarray([True] * (rows - 1) + [False]),
+    }
+
+
+def start(method, optimizer=None, seed=7):
+    batch = method.augment(jax.random.key(1), make_batch())
+    tx = optimizer.tx if optimizer else optax.identity()
+    made = jax.jit(lambda key: state.create(method, tx, batch, key))(jax.random.key(seed))
+    return made.replace(mutable=method.calibrate(made.params, made.mutable, [make_batch(0), make_batch(1)]))
+
+
+def train_for(method, rates, steps=4):
+    """Some steps through the trainer's own step, one rule a head."""
+    shapes = jax.eval_shape(
+        lambda key: method.init(key, method.augment(key, make_batch()))["params"], jax.random.key(0)
+    )
+    rules = [("^(encoder|norm)/", {"freeze": True})]
+    rules += [(f"^heads/{name}/", {"lr_scale": rate}) for name, rate in rates.items()]
+    optimizer = optim.create(params=shapes, total_steps=steps, batch_size=6, lr=1.0, schedule="constant", rules=rules)
+    step = jax.jit(train.make_train_step(method, optimizer, steps, 0))
+    made = start(method, optimizer)
+    first = made
+    for i in range(steps):
+        made, metrics = step(made, make_batch(i))
+    return first, made, metrics
+
+
+@pytest.mark.parametrize("kind", ["linear", pytest.param("bilstm", marks=pytest.mark.slow)])
+def test_a_sweep_of_heads_equals_runs_of_one_head(kind):
+    head = LINEAR | {"kind": kind, "hidden": 8}
+    _, together, metrics = train_for(make(dict.fromkeys(RATES, head)), RATES)
+    assert {f"loss_{name}" for name in RATES} <= metrics.keys()
+    ends = []
+    for name, rate in RATES.items():
+        _, alone, one = train_for(make({name: head}), {name: rate})
+        np.testing.assert_allclose(metrics[f"loss_{name}"], one["loss"], rtol=1e-5)
+        got, want = together.params["heads"][name], alone.params["heads"][name]
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), got, want)
+        ends.append(float(one["loss"]))
+    assert len(set(ends)) == len(RATES), "the rates had no effect, so this test proves nothing"
+
+
+def test_frozen_encoder_stays_and_has_no_gradient():
+    method = make(encoder=ENCODER | {"final_norm": False, "drop_path": 0.5})
+    first, last, _ = train_for(method, {"ctc": 1e-2})
+    jax.tree.map(np.testing.assert_array_equal, first.params["encoder"], last.params["encoder"])
+    jax.tree.map(np.testing.assert_array_equal, first.params["norm"], last.params["norm"])
+    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), first.params["heads"], last.params["heads"])
+    assert min(jax.tree.leaves(moved)) > 0
+    grads = gradients(method, first)
+    assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves((grads["encoder"], grads["norm"])))
+
+
+def gradients(method, made):
+    batch = method.augment(jax.random.key(1), make_batch())
+    return jax.jit(jax.grad(lambda params: method.loss(params, made, batch, jax.random.key(0))[0]))(made.params)
+
+
+def test_frozen_encoder_has_no_drop_path_and_a_trained_one_has():
+    for frozen in (True, False):
+        encoder = ENCODER | {"depth": 2, "drop_path": 0.5}
+        method = make(frozen=frozen, encoder=encoder)
+        made = start(method)
+        batch = method.augment(jax.random.key(1), make_batch())
+        loss = jax.jit(method.loss)
+        losses = {float(loss(made.params, made, batch, jax.random.key(i))[0]) for i in range(4)}
+        assert (len(losses) == 1) == frozen
+
+
+def test_unfrozen_encoder_gets_a_gradient():
+    method = make(frozen=False, standardize=False, encoder=ENCODER | {"final_norm": False})
+    made = start(method)
+    grads = gradients(method, made)
+    assert float(jnp.abs(grads["encoder"]["patch_embed"]["kernel"]).max()) > 0
+    assert float(jnp.abs(grads["norm"]["scale"]).max()) > 0
+
+
+def test_padding_and_invalid_rows_do_not_touch_the_loss():
+    method = make(frozen=False, standardize=False, encoder=ENCODER)
+    made = start(method)
+    batch = make_batch()
+    behind = jnp.arange(batch["image"].shape[2])[None, :, None] >= batch["width"][:, None, None]
+    other = batch | {"image": jnp.where(behind[:, None], jnp.uint8(17), batch["image"])}
+    other["image"] = other["image"].at[-1].set(3)  # the row that is not valid
+    other["label"] = other["label"].at[-1].set(2)
+    key = jax.random.key(0)
+    loss = jax.jit(method.loss)
+    one, two = (loss(made.params, made, method.augment(key, b), key)[0] for b in (batch, other))
+    np.testing.assert_array_equal(one, two)
+
+
+def test_calibrate_equals_numpy_over_the_real_frames_of_valid_rows():
+    method = make()
+    batches = [make_batch(0, width_px=48), make_batch(1, rows=3, width_px=32), make_batch(2)]
+    batches[2]["valid"] = jnp.zeros_like(batches[2]["valid"])
+    made = start(method)
+    scale = method.calibrate(made.params, made.mutable, batches)["scale"]
+    rows = []
+    for batch in batches:
+        encoded = jax.jit(method.encode)(made.params, batch)
+        for frames, length, valid in zip(encoded["frames"], encoded["frame_length"], batch["valid"]):
+            rows += [np.asarray(frames, np.float64)[: int(length)]] * bool(valid)
+    rows = np.concatenate(rows)
+    np.testing.assert_allclose(scale["mean"], rows.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(scale["std"], rows.std(axis=0), rtol=1e-4)
+    assert scale["mean"].dtype == jnp.float32
+
+
+def test_standardised_features_do_not_depend_on_the_scale_of_the_encoder():
+    """What the heads read is the same when every channel of the features is stretched and shifted."""
+    method = make()
+    made = start(method)
+    norm = made.params["encoder"]["norm"]
+    stretched = made.params | {
+        "encoder": made.params["encoder"] | {"norm": {"scale": norm["scale"] * 50.0, "bias": norm["bias"] + 20.0}}
+    }
+    mutable = method.calibrate(stretched, made.mutable, [make_batch(0), make_batch(1)])
+    batch = method.augment(jax.random.key(1), make_batch())
+    loss = jax.jit(method.loss)
+    losses = [
+        loss(params, made.replace(mutable=scale), batch, jax.random.key(0))[0]
+        for params, scale in ((made.params, made.mutable), (stretched, mutable))
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_calibration_without_any_real_line_is_a_sentence():
+    method = make()
+    batch = make_batch()
+    with pytest.raises(ValueError, match="config.data.train"):
+        made = start(method)
+        method.calibrate(made.params, made.mutable, [batch | {"valid": jnp.zeros_like(batch["valid"])}])
+
+
+def test_infeasible_lines_are_counted_and_left_out_of_the_loss():
+    method = make()
+    made = start(method)
+    batch = method.augment(jax.random.key(1), make_batch())
+    wide = batch | {"label": jnp.ones((6, 5), jnp.int32)}  # aaaaa wants 9 frames
+    wide["label_length"] = jnp.array([5, 1, 1, 1, 1, 5], jnp.int32)
+    wide["width"] = jnp.array([24, 24, 24, 24, 24, 24], jnp.int32)  # 6 frames
+    score = jax.jit(method.loss)
+    loss, aux = score(made.params, made, wide, jax.random.key(0))
+    np.testing.assert_allclose(aux.metrics["infeasible_frac"], 1 / 5)  # the sixth is not valid
+    without = wide | {"valid": jnp.array([False, True, True, True, True, False])}
+    same, aux = score(made.params, made, without, jax.random.key(0))
+    np.testing.assert_allclose(loss, same, rtol=1e-6)
+    assert float(aux.metrics["infeasible_frac"]) == 0 and float(loss) < 100
+    nothing = wide | {"valid": jnp.zeros(6, bool)}
+    assert float(score(made.params, made, nothing, jax.random.key(0))[0]) == 0
+
+
+def test_predict_reads_every_head_and_says_how_many_frames_are_real():
+    method = make(dict.fromkeys(RATES, LINEAR))
+    made = start(method)
+    batch = make_batch()
+    read = jax.jit(method.predict)(made.params, made.mutable, batch)
+    assert read.keys() == RATES.keys()
+    for frames in read.values():
+        assert frames["ids"].shape == (6, 12) and frames["ids"].dtype == jnp.int32
+        np.testing.assert_array_equal(frames["length"], -(-np.asarray(batch["width"]) // 4))
+
+
+def test_the_recogniser_learns_to_read_a_batch(key):
+    method = make(frozen=False, standardize=False)
+    batch = make_batch()
+    optimizer = optim.create(
+        params=jax.eval_shape(lambda k: method.init(k, method.augment(k, batch))["params"], key),
+        total_steps=150, batch_size=6, lr=3e-3,
+    )  # fmt: skip
+    made = start(method, optimizer)
+    step = jax.jit(train.make_train_step(method, optimizer, 150, 0))
+    for _ in range(150):
+        made, _ = step(made, batch)
+    read = jax.jit(method.predict)(made.params, made.mutable, batch)["ctc"]
+    for row in range(5):
+        ids = CHARSET.ctc_collapse(np.asarray(read["ids"][row]), int(read["length"][row]))
+        assert ids == np.asarray(batch["label"][row, : batch["label_length"][row]]).tolist()
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"heads": {"a": LINEAR, "b": LINEAR}, "frozen": False}, "config.method.frozen"),
+        ({"heads": {"a": LINEAR, "b": {"kind": "bilstm"}}}, "one shape"),
+        ({"encoder": None}, "config.init_from"),
+        ({"recipe": "lines"}, "lines_light"),
+    ],
+)
+def test_contradictions_are_sentences(options, words):
+    with pytest.raises(ValueError, match=words):
+        make(**options)
+
+
+def test_no_head_is_a_sentence():
+    with pytest.raises(ValueError, match="at least one head"):
+        recognize.Method(charset=CHARSET, encoder=ENCODER, heads={})
+
+
+@pytest.mark.parametrize("recipe", ["lines_light", views.LINES_LIGHT], ids=["name", "recipe"])
+def test_augmentation_is_off_by_default_and_moves_pixels_when_on(recipe):
+    batch = make_batch()
+    plain = make().augment(jax.random.key(0), batch)["image"]
+    np.testing.assert_allclose(plain, batch["image"] / 127.5 - 1, atol=1e-6)
+    moved = jax.jit(make(recipe=recipe).augment)(jax.random.key(0), batch)["image"]
+    assert moved.shape == plain.shape and -1 <= float(moved.min()) and float(moved.max()) <= 1
+    assert float(jnp.abs(moved - plain).max()) > 0.1

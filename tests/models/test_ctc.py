@@ -1,0 +1,107 @@
+"""dig_jax.models.decoders.ctc against the enumeration of all alignments."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dig_jax.models.decoders import ctc
+
+
+def collapse(path):
+    return [c for c, _ in itertools.groupby(path) if c]
+
+
+def slow_loss(logits, label):
+    """-log of the summed probability of all paths that collapse to the label; None if there is none."""
+    steps, classes = logits.shape
+    wide = logits.astype(np.float64)
+    log_p = wide - np.log(np.exp(wide).sum(-1, keepdims=True))
+    total = 0.0
+    for path in itertools.product(range(classes), repeat=steps):
+        if collapse(path) == list(label):
+            total += np.exp(sum(log_p[t, c] for t, c in enumerate(path)))
+    return -np.log(total) if total else None
+
+
+# (frames, label): empty, plain, repeats (which need one more frame), exact fits and labels that are too long
+CASES = [(1, []), (5, []), (1, [1]), (5, [2]), (4, [1, 2]), (5, [1, 1]), (3, [1, 1]), (5, [2, 2, 1]), (5, [1, 2, 1])]
+IMPOSSIBLE = [(1, [1, 2]), (2, [1, 1]), (3, [1, 1, 2]), (0, []), (4, [2, 2, 2])]
+
+
+def batch():
+    cases = CASES + IMPOSSIBLE
+    logits = 2.0 * np.random.default_rng(0).normal(size=(len(cases), 5, 3)).astype(np.float32)
+    label = np.zeros((len(cases), 4), np.int32)
+    for i, (_, text) in enumerate(cases):
+        label[i, : len(text)] = text
+    lengths = np.array([s for s, _ in cases], np.int32)
+    label_length = np.array([len(text) for _, text in cases], np.int32)
+    return cases, logits, lengths, label, label_length
+
+
+def test_loss_equals_the_sum_over_all_alignments():
+    cases, logits, lengths, label, label_length = batch()
+    loss, feasible = jax.jit(ctc.ctc_loss)(*map(jnp.asarray, (logits, lengths, label, label_length)))
+    for i, (steps, text) in enumerate(cases):
+        expected = slow_loss(logits[i, :steps], text) if steps else None
+        assert bool(feasible[i]) == (expected is not None), cases[i]
+        np.testing.assert_allclose(loss[i], expected or 0.0, rtol=1e-5, atol=1e-6, err_msg=str(cases[i]))
+
+
+def test_infeasible_lines_and_padding_frames_have_no_gradient():
+    cases, logits, lengths, label, label_length = batch()
+    rest = tuple(map(jnp.asarray, (lengths, label, label_length)))
+    grad = np.asarray(jax.jit(jax.grad(lambda x: ctc.ctc_loss(x, *rest)[0].sum()))(jnp.asarray(logits)))
+    assert np.isfinite(grad).all()
+    for i, (steps, _) in enumerate(cases):
+        assert not grad[i, steps:].any()
+        assert grad[i, :steps].any() == (i < len(CASES))
+    step = 1e-4  # finite differences of the enumeration
+    for i, t, c in ((3, 2, 1), (5, 4, 0), (7, 0, 2)):
+        steps, text = cases[i]
+        up, down = logits.astype(np.float64), logits.astype(np.float64)
+        up[i, t, c] += step
+        down[i, t, c] -= step
+        slope = (slow_loss(up[i, :steps], text) - slow_loss(down[i, :steps], text)) / (2 * step)
+        np.testing.assert_allclose(grad[i, t, c], slope, atol=1e-4)
+
+
+def test_loss_does_not_depend_on_padding():
+    _, logits, lengths, label, label_length = batch()
+    loss = jax.jit(ctc.ctc_loss)(*map(jnp.asarray, (logits, lengths, label, label_length)))[0]
+    wide = np.pad(logits, ((0, 0), (0, 6), (0, 0)), constant_values=50.0)
+    longer = np.pad(label, ((0, 0), (0, 3)), constant_values=2)  # rubbish past the label length
+    other = jax.jit(ctc.ctc_loss)(*map(jnp.asarray, (wide, lengths, longer, label_length)))[0]
+    np.testing.assert_allclose(other, loss, rtol=1e-5, atol=1e-5)
+
+
+def test_greedy_against_a_slow_loop():
+    rng = np.random.default_rng(0)
+    logits, lengths = rng.normal(size=(3, 7, 4)).astype(np.float32), np.array([7, 3, 1])
+    ids = np.asarray(ctc.greedy(jnp.asarray(logits), jnp.asarray(lengths)))
+    assert ids.dtype == np.int32
+    for b in range(3):
+        for t in range(7):
+            best = max(range(4), key=lambda c: logits[b, t, c]) if t < lengths[b] else 0
+            assert ids[b, t] == best
+
+
+@pytest.mark.parametrize("kind", ["linear", "bilstm"])
+def test_head_gives_float32_logits_that_padding_does_not_move(kind):
+    head = ctc.CtcHead(11, kind=kind, hidden=6)
+    frames, lengths = jax.random.normal(jax.random.key(0), (2, 8, 5)), jnp.array([8, 3])
+    params = jax.jit(head.init)(jax.random.key(1), frames, lengths)
+    logits = jax.jit(head.apply)(params, frames, lengths)
+    assert logits.shape == (2, 8, 11) and logits.dtype == jnp.float32
+    np.testing.assert_allclose(jax.jit(head.apply)(params, frames[1:, :3], lengths[1:]), logits[1:, :3], atol=1e-6)
+    low = jax.jit(ctc.CtcHead(11, kind=kind, hidden=6, dtype="bfloat16").apply)(params, frames, lengths)
+    assert low.dtype == jnp.float32
+    np.testing.assert_allclose(low, logits, atol=0.05)
+
+
+def test_unknown_head_is_a_sentence():
+    with pytest.raises(ValueError, match="lstm2"):
+        ctc.CtcHead(5, kind="lstm2").init(jax.random.key(0), jnp.ones((1, 4, 3)), jnp.array([4]))

@@ -1,0 +1,143 @@
+"""dig_jax.models.layers against slow loops and float32 references."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from dig_jax.models import layers
+
+PRODUCTS = {
+    "dense": ((3, 5, 8), (8, 6), (((2,), (0,)), ((), ()))),
+    "scores": ((2, 5, 3, 4), (2, 7, 3, 4), (((3,), (3,)), ((0, 2), (0, 2)))),
+    "values": ((2, 3, 5, 7), (2, 7, 3, 4), (((3,), (1,)), ((0, 1), (0, 2)))),
+    "two contracted, out of order": ((4, 5, 6, 2), (6, 3, 2, 5), (((1, 2), (3, 0)), ((3,), (2,)))),
+}
+
+
+def operands(name):
+    lhs, rhs, numbers = PRODUCTS[name]
+    a, b = (jax.random.normal(k, s) for k, s in zip(jax.random.split(jax.random.key(1)), (lhs, rhs)))
+    return a, b, numbers
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_float32_dot_is_the_plain_one(name):
+    a, b, numbers = operands(name)
+    plain = lax.dot_general(a, b, numbers)
+    np.testing.assert_array_equal(layers.dot_f32acc(a, b, numbers, jnp.float32), plain)
+
+
+@pytest.mark.parametrize("name", PRODUCTS)
+def test_bfloat16_dot_rounds_the_operands_and_nothing_else(name):
+    """Forward and both gradients equal float32 products of rounded operands; any other rounding would show as 1e-3."""
+    a, b, numbers = operands(name)
+    rounded = [x.astype(jnp.bfloat16).astype(jnp.float32) for x in (a, b)]
+    out, pull = jax.vjp(lambda a, b: layers.dot_f32acc(a, b, numbers), a, b)
+    expected, reference = jax.vjp(lambda a, b: lax.dot_general(a, b, numbers), *rounded)
+    assert out.dtype == jnp.float32
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
+    g = jax.random.normal(jax.random.key(2), out.shape)
+    for ours, true in zip(pull(g), reference(g.astype(jnp.bfloat16).astype(jnp.float32)), strict=True):
+        assert ours.dtype == jnp.float32
+        np.testing.assert_allclose(ours, true, rtol=1e-5, atol=1e-5)
+
+
+def dots(jaxpr):
+    """Every dot_general of a jaxpr, inner jaxprs included."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            yield eqn
+        for inner in jax.core.jaxprs_in_params(eqn.params):
+            yield from dots(inner)
+
+
+def test_all_three_products_of_a_step_are_bfloat16_to_float32():
+    layer = layers.Dense(6, dtype="bfloat16")
+    x = jnp.ones((2, 3, 4))
+    params = layer.init(jax.random.key(0), x)
+    step = jax.grad(lambda p, x: jnp.sum(layer.apply(p, x) ** 2), (0, 1))
+    found = list(dots(jax.make_jaxpr(step)(params, x).jaxpr))
+    assert len(found) == 3
+    for eqn in found:
+        assert {v.aval.dtype for v in eqn.invars} == {jnp.dtype("bfloat16")}
+        assert eqn.outvars[0].aval.dtype == jnp.float32
+
+
+def test_dense_starts_xavier_uniform_with_zero_bias():
+    params = layers.Dense(300).init(jax.random.key(0), jnp.ones((1, 200)))["params"]
+    bound = np.sqrt(6 / 500)
+    assert 0.98 * bound < np.abs(params["kernel"]).max() <= bound
+    assert not params["bias"].any()
+
+
+def test_uniform_fan_in_has_pytorchs_interval():
+    draw = layers.uniform_fan_in()(jax.random.key(0), (100, 300))
+    assert 0.0995 < np.abs(draw).max() <= 0.1
+
+
+def test_compute_dtype():
+    assert layers.compute_dtype("auto") == jnp.float32  # tests run on CPU
+    assert layers.compute_dtype("bfloat16") == jnp.bfloat16
+    with pytest.raises(ValueError, match="half"):
+        layers.compute_dtype("half")
+
+
+def test_layer_norm_against_numpy_at_a_large_mean():
+    x = np.random.default_rng(0).normal(1000.0, 0.5, (3, 4, 32)).astype(np.float32)
+    params = {"scale": jnp.linspace(0.5, 2.0, 32), "bias": jnp.linspace(-1.0, 1.0, 32)}
+    ours = layers.LayerNorm().apply({"params": params}, jnp.asarray(x, jnp.float32))
+    wide = x.astype(np.float64)
+    expected = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-6)
+    expected = expected * np.asarray(params["scale"], np.float64) + np.asarray(params["bias"], np.float64)
+    np.testing.assert_allclose(ours, expected, atol=2e-3)  # the input itself is known to 6e-5 only
+
+
+def test_gelu_forms():
+    x = jnp.linspace(-4.0, 4.0, 101)
+    expected = np.array([v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in np.asarray(x, np.float64)])
+    np.testing.assert_allclose(layers.gelu(x), expected, atol=1e-6)
+    gap = np.abs(layers.gelu(x, "tanh") - expected).max()
+    assert 1e-5 < gap < 6e-4
+    assert layers.gelu(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
+    with pytest.raises(ValueError, match="quick"):
+        layers.gelu(x, "quick")
+
+
+def test_drop_path_drops_whole_lines_and_keeps_the_mean():
+    x = jnp.ones((4000, 2, 3))
+    out = np.asarray(layers.DropPath().apply({}, x, 0.25, rngs={"drop_path": jax.random.key(0)}))
+    lines = out.reshape(4000, -1)
+    assert (lines == lines[:, :1]).all(), "a line is dropped as a whole"
+    np.testing.assert_allclose(np.unique(lines), [0.0, 4 / 3], rtol=1e-6)
+    dropped = (lines[:, 0] == 0).mean()
+    assert abs(dropped - 0.25) < 5 * np.sqrt(0.25 * 0.75 / 4000)
+
+
+def test_sincos_2d_against_a_slow_loop():
+    rows, cols, dim = [0, 3, 7.0], [0.0, 12.5, 31.0], 24
+    ours = np.asarray(layers.sincos_2d(jnp.array(rows), jnp.array(cols), dim))
+    for i in range(3):
+        for k in range(dim // 4):
+            omega = 1 / 10000 ** (k / (dim / 4))
+            expected = [np.sin(cols[i] * omega), np.cos(cols[i] * omega), np.sin(rows[i] * omega)]
+            expected.append(np.cos(rows[i] * omega))
+            got = [ours[i, q * dim // 4 + k] for q in range(4)]
+            np.testing.assert_allclose(got, expected, atol=5e-6)
+    with pytest.raises(ValueError, match="26"):
+        layers.sincos_2d(jnp.array(rows), jnp.array(cols), 26)
+
+
+def test_sincos_flat_against_a_slow_loop():
+    dim = 10
+    ours = np.asarray(layers.sincos_flat(np.arange(256), dim))
+    for n in range(256):
+        for j in range(dim):
+            angle = n / 10000 ** (2 * (j // 2) / dim)
+            expected = np.sin(angle) if j % 2 == 0 else np.cos(angle)
+            assert abs(ours[n, j] - expected) < 1e-7
+    with pytest.raises(ValueError, match="odd"):
+        layers.sincos_flat(np.arange(4), 5)

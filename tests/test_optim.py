@@ -1,0 +1,166 @@
+"""The optimiser against AdamW written out in numpy, the schedule point by point, the rules and their errors."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dig_jax import optim
+
+SIZES = {"total_steps": 10, "batch_size": 4}
+
+
+def tree(seed=0):
+    rng = np.random.default_rng(seed)
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    return {"encoder": {"block_0": {"kernel": draw(3, 4), "bias": draw(4)}}, "head": {"kernel": draw(4, 2)}}
+
+
+def adamw_by_hand(params, grads_per_step, rates, decay, scale, b1=0.9, b2=0.98, eps=1e-6):
+    """p <- p - s lr (m^ / (sqrt(v^) + eps) + w p), one array, float64."""
+    p = np.asarray(params, np.float64)
+    m = v = np.zeros_like(p)
+    for t, (g, lr) in enumerate(zip(grads_per_step, rates), start=1):
+        g = np.asarray(g, np.float64)
+        m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
+        direction = (m / (1 - b1**t)) / (np.sqrt(v / (1 - b2**t)) + eps) + decay * p
+        p = p - scale * lr * direction
+    return p
+
+
+def test_against_adamw_by_hand():
+    """Decay on matrices only, the scale multiplies rate and decay, a frozen array does not move."""
+    params = tree()
+    rules = (("block_0/kernel", {"lr_scale": 0.5}), ("head", {"freeze": True}), (".*", {}))
+    optimizer = optim.create(
+        params=params, total_steps=6, batch_size=512, lr=0.01, lr_per=256, min_lr=1e-3, warmup_steps=2, b2=0.98,
+        eps=1e-6, weight_decay=0.3, rules=rules,
+    )  # fmt: skip
+    rates = [0.0, 0.02] + [1e-3 + 0.5 * (0.02 - 1e-3) * (1 + math.cos(math.pi * i / 4)) for i in range(4)]
+    grads = [tree(seed) for seed in range(1, 7)]
+    state, new = optimizer.tx.init(params), params
+    for g in grads:
+        updates, state = optimizer.tx.update(g, state, new)
+        new = optax.apply_updates(new, updates)
+    block = lambda t, name: t["encoder"]["block_0"][name]  # noqa: E731
+    for name, decay, scale in (("kernel", 0.3, 0.5), ("bias", 0.0, 1.0)):
+        expected = adamw_by_hand(block(params, name), [block(g, name) for g in grads], rates, decay, scale)
+        np.testing.assert_allclose(block(new, name), expected, rtol=2e-5, atol=1e-6)
+    assert np.array_equal(new["head"]["kernel"], params["head"]["kernel"])
+    assert optimizer.trainable == {"encoder": {"block_0": {"kernel": True, "bias": True}}, "head": {"kernel": False}}
+
+
+def test_schedule_points():
+    """DiG (methods.md 1.8): linspace(0, base, warmup) with its end included, then cosine to an absolute minimum."""
+    rate = optim.make_schedule(6e-4, 50_000, 5_000, 1e-5, "cosine")
+    np.testing.assert_allclose(rate(0), 0.0)
+    np.testing.assert_allclose(rate(2_500), 6e-4 * 2_500 / 4_999, rtol=1e-6)
+    np.testing.assert_allclose([rate(4_999), rate(5_000)], 6e-4, rtol=1e-6)
+    np.testing.assert_allclose(rate(27_500), 1e-5 + 0.5 * 5.9e-4, rtol=1e-5)
+    last = 1e-5 + 0.5 * 5.9e-4 * (1 + math.cos(math.pi * 44_999 / 45_000))
+    np.testing.assert_allclose(rate(49_999), last, rtol=1e-5)
+    flat = optim.make_schedule(0.1, 10, 2, 0.0, "constant")
+    np.testing.assert_allclose([flat(0), flat(1), flat(9)], [0.0, 0.1, 0.1], rtol=1e-6)
+    assert float(optim.make_schedule(0.1, 10, 0, 0.0, "cosine")(0)) == pytest.approx(0.1)
+
+
+def test_rate_scales_with_the_global_batch():
+    create = lambda **o: optim.create(params=tree(), total_steps=10, lr=1.5e-4, **o).schedule(0)  # noqa: E731
+    assert float(create(batch_size=1024, lr_per=256)) == pytest.approx(6e-4)
+    assert float(create(batch_size=1024)) == pytest.approx(1.5e-4)
+
+
+def test_layer_decay_table():
+    """methods.md 15.2: twelve blocks, 0.75."""
+    names = ["encoder/patch_embed/kernel", "encoder/mask_token", *(f"encoder/block_{i}/mlp/kernel" for i in range(12))]
+    names += ["encoder/norm/scale", "heads/ctc/kernel"]
+    scales = optim.layer_scales({n: jnp.zeros((2, 2)) for n in names}, 0.75)
+    table = [0.0238, 0.0317, 0.0422, 0.0563, 0.0751, 0.1001, 0.1335, 0.1780, 0.2373, 0.3164, 0.4219, 0.5625, 0.75, 1.0]
+    got = [
+        scales["encoder/patch_embed/kernel"],
+        *(scales[f"encoder/block_{i}/mlp/kernel"] for i in range(12)),
+        scales["heads/ctc/kernel"],
+    ]
+    np.testing.assert_allclose(got, table, atol=5e-5)
+    assert scales["encoder/mask_token"] == got[0] and scales["encoder/norm/scale"] == 1.0
+    stacked = {"encoder/blocks/mlp/kernel": jnp.zeros((12, 3, 4)), "encoder/patch_embed/kernel": jnp.zeros((3, 4))}
+    scales = optim.layer_scales(stacked, 0.75)
+    assert scales["encoder/blocks/mlp/kernel"].shape == (12, 1, 1)
+    np.testing.assert_allclose(scales["encoder/blocks/mlp/kernel"].ravel(), table[1:13], atol=5e-5)
+    with pytest.raises(ValueError, match="layer_decay"):
+        optim.layer_scales({"head/kernel": jnp.zeros((2, 2))}, 0.75)
+
+
+def test_layer_decay_reaches_the_update():
+    """Stacked and separate blocks move alike, by their own scale."""
+    kernels = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
+    separate = {"encoder": {f"block_{i}": {"kernel": jnp.asarray(kernels[i])} for i in range(2)}}
+    stacked = {"encoder": {"blocks": {"kernel": jnp.asarray(kernels)}}}
+    moved = []
+    for params in (separate, stacked):
+        tx = optim.create(params=params, lr=0.1, weight_decay=0.5, layer_decay=0.5, **SIZES).tx
+        moved.append(tx.update(params, tx.init(params), params)[0])
+    for i in range(2):
+        np.testing.assert_allclose(
+            moved[0]["encoder"][f"block_{i}"]["kernel"], moved[1]["encoder"]["blocks"]["kernel"][i], rtol=1e-6
+        )
+    expected = -0.1 * 0.25 * (np.sign(kernels[0]) + 0.5 * kernels[0])  # first step of Adam: the sign
+    np.testing.assert_allclose(moved[0]["encoder"]["block_0"]["kernel"], expected, rtol=1e-4)
+
+
+def test_weight_decay_falls_on_matrices_only():
+    """Also where scan gives biases and norms a second dimension, and where a rule says otherwise."""
+    params = {
+        "encoder": {"blocks": {"kernel": jnp.ones((2, 3, 3)), "q_bias": jnp.ones((2, 3)), "scale": jnp.ones((2, 3))}},
+        "table": jnp.ones((3, 3)),
+        "vector": jnp.ones(3),
+        "mask_token": jnp.ones(3),
+    }
+    found = optim.treat(params, 0.1, (("mask_token", {"weight_decay": 0.2}), (".*", {})), None)
+    decays = jax.tree.map(lambda t: t.weight_decay, found)
+    assert decays["encoder"]["blocks"] == {"kernel": 0.1, "q_bias": 0.0, "scale": 0.0}
+    assert (decays["table"], decays["vector"], decays["mask_token"]) == (0.1, 0.0, 0.2)
+
+
+def test_first_matching_rule_decides():
+    found = optim.treat(tree(), 0.0, (("bias", {"lr_scale": 2.0}), ("^encoder", {"lr_scale": 3.0}), (".*", {})), None)
+    assert found["encoder"]["block_0"]["bias"].lr_scale == 2.0
+    assert found["encoder"]["block_0"]["kernel"].lr_scale == 3.0
+    assert found["head"]["kernel"].lr_scale == 1.0
+
+
+@pytest.mark.parametrize(
+    "options, sentence",
+    [
+        ({"rules": (("^encoder", {"freeze": True}),)}, r"1 parameters have no rule.*'head/kernel'"),
+        ({"rules": (("^encodr", {"freeze": True}), (".*", {}))}, r"'\^encodr'.*no parameter"),
+        ({"rules": ((".*", {}), ("^encoder", {"freeze": True}))}, r"'\^encoder'.*took them all"),
+        ({"rules": ((".*", {"frozen": True}),)}, r"'frozen'"),
+        ({"warmup_steps": 10}, r"warmup_steps is 10 but the run has 10"),
+        ({"min_lr": 1.0}, r"min_lr is 1, above"),
+        ({"schedule": "cosin"}, r"'cosine' or 'constant'"),
+        ({"name": "adam"}, r"'adamw'"),
+    ],
+)
+def test_mistakes_become_sentences(options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        optim.create(params=tree(), lr=0.1, **SIZES, **options)
+
+
+def test_clipping_sees_only_what_trains():
+    """A huge gradient of a frozen array must not shrink the others' steps: seen in Adam's first moment."""
+    params = tree()
+    grads = jax.tree.map(jnp.ones_like, params)
+    grads["head"]["kernel"] = 1e6 * grads["head"]["kernel"]
+    tx = optim.create(params=params, lr=0.1, clip_norm=2.0, rules=(("head", {"freeze": True}), (".*", {})), **SIZES).tx
+    state = tx.update(grads, tx.init(params), params)[1]
+    moments = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (3, 4)]
+    np.testing.assert_allclose(moments[0], 0.1 * 2.0 / 4.0, rtol=1e-5)  # 16 ones have norm 4
+
+
+def test_description_counts_parameters():
+    text = optim.create(params=tree(), lr=0.1, rules=(("head", {"freeze": True}), (".*", {})), **SIZES).describe()
+    assert "1 arrays            8 parameters  frozen" in text and "lr x 1, weight decay 0" in text

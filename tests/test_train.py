@@ -1,0 +1,528 @@
+"""The trainer with a toy method: resume, devices, bad numbers, evaluations, sentences. Real records, real pipeline."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from configs import common
+from dig_jax import checkpoint, main, metrics, prng, train
+from dig_jax.data import pipeline, records, writer
+from dig_jax.methods import base
+
+ROOT = Path(__file__).parents[1]
+
+
+class Toy(base.Method):
+    """Encoder (a matrix), head, teacher and mutable counter; noisy augmentation, so keys matter."""
+
+    def __init__(self, *, width: int = 4, nan_at: int = -1, charset=None, encoder=None):
+        self.width, self.nan_at, self.charset, self.encoder = width, nan_at, charset, encoder
+
+    def init(self, key, batch):
+        first, second = jax.random.split(key)
+        params = {
+            "encoder": {"kernel": jax.random.normal(first, (8, self.width)), "bias": jnp.zeros(self.width)},
+            "head": {"kernel": jax.random.normal(second, (self.width, 8))},
+        }
+        return {"params": params, "mutable": {"seen": jnp.zeros(())}}
+
+    def augment(self, key, batch):
+        x = base.normalise(batch["image"]).mean(axis=(2, 3))
+        return batch | {"x": x + 0.1 * jax.random.normal(key, x.shape)}
+
+    def loss(self, params, state, batch, key):
+        features = jnp.tanh(batch["x"] @ params["encoder"]["kernel"] + params["encoder"]["bias"][None])
+        target = jnp.tanh(batch["x"] @ state.teacher["kernel"] + jax.random.normal(key, ()))
+        loss = jnp.mean((features @ params["head"]["kernel"] - batch["x"]) ** 2) + jnp.mean((features - target) ** 2)
+        loss = jnp.where(state.step == self.nan_at, jnp.nan, loss)
+        return loss, base.Aux({"features": features.mean()}, {"seen": state.mutable["seen"] + 1})
+
+    def init_teacher(self, params):
+        return params["encoder"]
+
+    def update_teacher(self, teacher, params, progress):
+        return jax.tree.map(lambda t, p: progress * t + (1 - progress) * p, teacher, params["encoder"])
+
+    def calibrate(self, params, mutable, batches):
+        return {"seen": mutable["seen"] + 100.0 * len(batches)}
+
+
+class Evaluator:
+    calls: list = []
+
+    def __init__(self, *, method, mesh, workdir, data, offset: float = 0.0):
+        self.offset = offset
+
+    def run(self, state, step):
+        Evaluator.calls.append((self.offset, step))
+        return {f"eval/toy{self.offset:g}/cer": float((step - 4) ** 2) + self.offset}
+
+
+@pytest.fixture(autouse=True)
+def toys(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dig_jax.methods.toy", types.SimpleNamespace(Method=Toy))
+    monkeypatch.setitem(sys.modules, "dig_jax.evaluators.toy", types.SimpleNamespace(Evaluator=Evaluator))
+    Evaluator.calls = []
+
+
+def write_lines(folder, count=20, broken=()):
+    rng = np.random.default_rng(0)
+    rows = []
+    for i in range(count):
+        image = writer.encode_image(rng.integers(0, 256, (8, 24, 1), dtype=np.uint8), "png")
+        rows.append(("train", image[:40] if i in broken else image, "ab"[: 1 + i % 2], f"line{i}"))
+    writer.write(folder, iter(rows), shards=2)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory):
+    return write_lines(tmp_path_factory.mktemp("records") / "toy")
+
+
+def make_config(spec, steps=6, **changes):
+    config = common.base(
+        batch_size=8,
+        method={"name": "toy"},
+        data=common.crops(spec, height_px=8, width_px=16),
+        optim=common.adamw(1e-2, 0.1),
+    )
+    config.total.steps = steps
+    config.log.every_steps = 1
+    config.checkpoint.every_steps = 0
+    config.update_from_flattened_dict(changes)
+    return config
+
+
+def rows_of(workdir):
+    return [row for row in metrics.read_jsonl(os.path.join(workdir, "metrics.jsonl"))]
+
+
+def same(a, b):
+    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(np.array_equal(np.asarray(x), np.asarray(y)) for x, y in leaves)
+
+
+def spy_on_data(monkeypatch):
+    """The record numbers of every batch that the loop counts."""
+    seen = []
+    original = pipeline.ErrorBudget.add
+    monkeypatch.setattr(
+        pipeline.ErrorBudget, "add", lambda self, host: (seen.append(host["index"].tolist()), original(self, host))
+    )
+    return seen
+
+
+def test_resume_is_bit_exact(lines, tmp_path, monkeypatch):
+    """4 steps = 2 steps, SIGTERM, 2 steps: same state, same records, same metrics.jsonl."""
+    seen = spy_on_data(monkeypatch)
+    whole = train.run(make_config(lines, 4), str(tmp_path / "whole"))
+    whole_seen = seen[:]
+    seen.clear()
+
+    def stop_at_two(step, local):
+        return step == 2
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.partition, "stop_requested", stop_at_two)
+        with pytest.raises(SystemExit) as stopped:
+            train.run(make_config(lines, 4), str(tmp_path / "parts"))
+    assert stopped.value.code == 143
+    assert checkpoint.steps(str(tmp_path / "parts")) == [2]
+    resumed = train.run(make_config(lines, 4), str(tmp_path / "parts"))
+    assert int(resumed.step) == 4
+    assert same(whole, resumed)
+    assert seen == whole_seen and len({tuple(s) for s in seen}) == 4
+    logs = [
+        [{k: v for k, v in r.items() if k != "train/lines_per_s"} for r in rows_of(tmp_path / d)]
+        for d in ("whole", "parts")
+    ]
+    assert logs[0] == logs[1] and [r["step"] for r in logs[0]] == [1, 2, 3, 4]
+
+
+def test_the_state_moves(lines, tmp_path):
+    """What the test above compares does change: parameters, teacher, moments, mutable."""
+    one = train.run(make_config(lines, 1), str(tmp_path / "a"))
+    two = train.run(make_config(lines, 2), str(tmp_path / "b"))
+    for part in ("params", "teacher", "opt_state", "mutable"):
+        assert not same(getattr(one, part), getattr(two, part)), part
+
+
+def test_one_and_eight_devices_agree(lines, tmp_path):
+    results = []
+    for devices in (1, 8):
+        train.run(make_config(lines, 3, devices=devices), str(tmp_path / str(devices)))
+        results.append(rows_of(tmp_path / str(devices)))
+    for one, eight in zip(*results, strict=True):
+        for name in ("train/loss", "train/grad_norm", "train/features", "train/lr"):
+            assert one[name] == pytest.approx(eight[name], rel=1e-5, abs=1e-7), name
+
+
+def test_a_run_resumes_on_another_mesh(lines, tmp_path):
+    train.run(make_config(lines, 2, devices=8), str(tmp_path))
+    state = train.run(make_config(lines, 3, devices=2), str(tmp_path))
+    assert int(state.step) == 3 and len(state.step.sharding.device_set) == 2
+
+
+def test_nan_stops_with_step_records_and_checkpoint(lines, tmp_path, monkeypatch):
+    """Named: the step, every record of its batch, the last good checkpoint. Nothing bad on disk."""
+    seen = spy_on_data(monkeypatch)
+    config = make_config(lines, 6, **{"method": {"name": "toy", "nan_at": 3}, "checkpoint.every_steps": 1})
+    with pytest.raises(train.Stopped) as stopped:
+        train.run(config, str(tmp_path))
+    sentence = str(stopped.value)
+    assert "step 4 " in sentence and "nan" in sentence  # state.step 3 is the fourth step
+    assert checkpoint.steps(str(tmp_path)) == [3] and str(tmp_path / "checkpoints" / "3") in sentence
+    names = (tmp_path / "bad_step_4.txt").read_text().split()
+    mixture = records.open_sets(lines)
+    assert names == [mixture.where(i) for i in seen[3]] and names[0] in sentence
+    assert max(row["step"] for row in rows_of(tmp_path)) == 3
+
+
+def test_nan_is_found_before_a_save_between_log_steps(lines, tmp_path):
+    config = make_config(
+        lines, 6, **{"method": {"name": "toy", "nan_at": 2}, "checkpoint.every_steps": 4, "log.every_steps": 100}
+    )
+    with pytest.raises(train.Stopped, match="step 3 .*none was saved"):
+        train.run(config, str(tmp_path))
+    assert checkpoint.steps(str(tmp_path)) == []
+
+
+def test_a_bad_step_leaves_the_state_alone(lines):
+    config = make_config(lines, 6).to_dict()
+    data = train.open_data(config)
+    mesh = train.partition.make_mesh(1)
+    batch = train.partition.to_global(data.dataset[0][0], mesh)
+    good, bad = Toy(), Toy(nan_at=0)
+    optimizer = train.optim.create(
+        params=good.init(jax.random.key(0), batch)["params"], total_steps=6, batch_size=8, lr=0.1
+    )
+    state = train.states.create(good, optimizer.tx, good.augment(jax.random.key(0), batch), jax.random.key(0))
+    for method, finite in ((good, True), (bad, False)):
+        after, values = jax.jit(train.make_train_step(method, optimizer, 6, 0))(state, batch)
+        assert bool(values["finite"]) is finite
+        assert same(after, state) is not finite
+
+
+def test_frozen_parameters_stay_and_cost_nothing(lines, tmp_path):
+    rules = (("^encoder/", {"freeze": True}), (".*", {}))
+    first = train.run(make_config(lines, 0), str(tmp_path / "none"))
+    last = train.run(make_config(lines, 3, **{"optim.rules": rules}), str(tmp_path / "probe"))
+    assert same(first.params["encoder"], last.params["encoder"])
+    assert not same(first.params["head"], last.params["head"])
+    sizes = [leaf.shape for leaf in jax.tree.leaves(last.opt_state) if leaf.ndim]
+    assert sizes == [(4, 8), (4, 8)]  # moments of the head only
+
+
+class Witness(base.Method):
+    """Reports what the step hands it."""
+
+    def init(self, key, batch):
+        return {"params": {"encoder": {"w": jnp.ones(())}}, "mutable": {}}
+
+    def augment(self, key, batch):
+        return batch | {"draw": jax.random.uniform(key)}
+
+    def loss(self, params, state, batch, key):
+        seen = {"augment": batch["draw"], "draw": jax.random.uniform(key), "teacher": state.teacher["w"]}
+        return params["encoder"]["w"] ** 2, base.Aux(seen, {})
+
+    def init_teacher(self, params):
+        return params["encoder"]
+
+    def update_teacher(self, teacher, params, progress):
+        return {"w": teacher["w"] + 10 + progress}
+
+
+def test_a_step_gives_fresh_keys_and_the_moved_teacher():
+    """The teacher moves before the loss (the order of DiG), by step / total; no key is used twice."""
+    method, batch = Witness(), {"image": jnp.zeros((8, 8, 16, 1), jnp.uint8)}
+    optimizer = train.optim.create(params=method.init(None, None)["params"], total_steps=4, batch_size=8, lr=0.1)
+    state = train.states.create(method, optimizer.tx, batch, jax.random.key(0))
+    seen = []
+    for _ in range(2):
+        state, values = train.make_train_step(method, optimizer, 4, 0)(state, batch)
+        seen.append(values)
+    assert [float(values["teacher"]) for values in seen] == [11.0, 21.25]
+    assert len({float(values[name]) for values in seen for name in ("augment", "draw")}) == 4
+    _, values = train.make_train_step(method, optimizer, 4, 1)(state.replace(step=jnp.int32(0)), batch)
+    assert float(values["draw"]) != float(seen[0]["draw"])  # another seed
+
+
+def test_the_backward_pass_of_what_is_frozen_is_dropped():
+    batch = {"image": jnp.zeros((8, 8, 16, 1), jnp.uint8)}
+    method, key = Toy(), jax.random.key(0)
+    params = method.init(key, batch)["params"]
+
+    def flops(rules):
+        optimizer = train.optim.create(params=params, total_steps=2, batch_size=8, lr=0.1, rules=rules)
+        state = train.states.create(method, optimizer.tx, batch, key)
+        return (
+            jax.jit(train.make_train_step(method, optimizer, 2, 0))
+            .lower(state, batch)
+            .compile()
+            .cost_analysis()["flops"]
+        )
+
+    head_only = flops((("^encoder/", {"freeze": True}), (".*", {})))
+    product = 2 * 8 * 8 * 4  # rows, pixels, width: each of the two products of the encoder's backward pass
+    assert flops(()) - head_only > 2 * product
+
+
+def test_evaluations_come_when_due_and_at_the_end(lines, tmp_path):
+    evals = {"toy": {"every_steps": 2}, "other": {"evaluator": "toy", "offset": 1.0}}
+    train.run(make_config(lines, 5, evals=evals), str(tmp_path))
+    assert sorted(Evaluator.calls) == [(0.0, 2), (0.0, 4), (0.0, 5), (1.0, 5)]
+    logged = {row["step"]: row for row in rows_of(tmp_path) if "eval/toy0/cer" in row}
+    assert set(logged) == {2, 4, 5} and logged[5]["eval/toy1/cer"] == 2.0
+
+
+def test_zero_steps_only_evaluate(lines, tmp_path):
+    train.run(make_config(lines, 0, evals={"toy": {"every_steps": 2}}), str(tmp_path))
+    assert Evaluator.calls == [(0.0, 0)]
+    assert checkpoint.steps(str(tmp_path)) == [] and [row["step"] for row in rows_of(tmp_path)] == [0]
+
+
+def test_best_checkpoint_stays_across_a_restart(lines, tmp_path):
+    """The toy error is smallest at step 4; the run is cut in two after it."""
+    changes = {"evals": {"toy": {"every_steps": 1}}, "checkpoint.best_metric": "eval/toy0/cer"}
+    train.run(make_config(lines, 6, **changes), str(tmp_path))
+    assert checkpoint.steps(str(tmp_path)) == [4, 6]
+    train.run(make_config(lines, 8, **changes), str(tmp_path))
+    assert checkpoint.steps(str(tmp_path)) == [4, 8]
+
+
+def test_a_finished_run_says_so(lines, tmp_path, capsys):
+    train.run(make_config(lines, 2), str(tmp_path))
+    before = rows_of(tmp_path)
+    train.run(make_config(lines, 2), str(tmp_path))
+    assert "finished" in capsys.readouterr().err and rows_of(tmp_path) == before
+
+
+def test_epochs_become_steps_of_the_global_batch(lines, tmp_path):
+    config = make_config(lines, 0)
+    config.total = {"epochs": 1.5}
+    state = train.run(config, str(tmp_path))  # 20 lines, batches of 8: 3 steps an epoch
+    assert int(state.step) == 5
+
+
+def test_config_and_charset_are_written(lines, tmp_path):
+    config = make_config(lines, 1, data=ConfigDict(common.lines(lines, height_px=8)))
+    train.run(config, str(tmp_path))
+    written = json.loads((tmp_path / "config.json").read_text())
+    assert written == json.loads(config.to_json()) == checkpoint.read_config(str(tmp_path))
+    assert json.loads((tmp_path / "charset.json").read_text())["chars"] == "ab"
+    assert checkpoint.read_meta(str(tmp_path))["charset"] == (tmp_path / "charset.json").read_text()
+
+
+def test_another_config_in_the_same_workdir_is_refused(lines, tmp_path):
+    train.run(make_config(lines, 1), str(tmp_path))
+    with pytest.raises(ValueError, match=r"optim\.lr was 0\.01 and is 0\.02"):
+        train.run(make_config(lines, 2, **{"optim.lr": 0.02}), str(tmp_path))
+    train.run(make_config(lines, 2, **{"log.every_steps": 2}), str(tmp_path))  # these may change
+
+
+def test_init_from_takes_the_encoder_and_the_teacher_follows(lines, tmp_path):
+    source = train.run(make_config(lines, 2), str(tmp_path / "a"))
+    config = make_config(lines, 0, init_from=str(tmp_path / "a"), seed=1)
+    state = train.run(config, str(tmp_path / "b"))
+    assert same(state.params["encoder"], source.params["encoder"])
+    assert same(state.teacher, source.params["encoder"]) and not same(source.teacher, source.params["encoder"])
+    assert not same(state.params["head"], source.params["head"])
+    trained = train.run(make_config(lines, 1, init_from=str(tmp_path / "a"), seed=1), str(tmp_path / "c"))
+    assert int(trained.step) == 1
+    config = make_config(lines, 0, init_from=str(tmp_path / "a"), method={"name": "toy", "width": 5})
+    with pytest.raises(ValueError, match=r"bias is \(4,\) there and \(5,\) here"):
+        train.run(config, str(tmp_path / "d"))
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        train.run(make_config(lines, 0, init_from=str(tmp_path / "nowhere")), str(tmp_path / "e"))
+
+
+def test_a_whole_recogniser_is_taken_over_with_its_charset(lines, tmp_path):
+    source = train.run(make_config(lines, 1, data=ConfigDict(common.lines(lines, height_px=8))), str(tmp_path / "a"))
+    other = write_lines(tmp_path / "one", count=1)  # has "a" only
+    config = make_config(other, 0, data=ConfigDict(common.lines(other, height_px=8)), init_from=str(tmp_path / "a"))
+    config.init_parts = ("params", "mutable")
+    state = train.run(config, str(tmp_path / "b"))
+    assert same(state.params, source.params) and same(state.mutable, source.mutable)
+    assert json.loads((tmp_path / "b" / "charset.json").read_text())["chars"] == "ab"
+
+
+@pytest.mark.parametrize("key", ["init_from", "like"])
+def test_what_is_left_open_is_inherited(lines, tmp_path, key):
+    """None = the value of that run; given values stay; `like` takes no weights."""
+    source = train.run(make_config(lines, 1, method={"name": "toy", "encoder": {"patch": (4, 4)}}), str(tmp_path / "a"))
+    open_keys = ("method.encoder", "data.height_px", "data.width_px")
+    method = {"name": "toy", "encoder": placeholder(object)}
+    config = make_config(lines, 0, method=method, inherit=open_keys, seed=1, **{key: str(tmp_path / "a")})
+    config.data.width_px, config.data.height_px = 24, placeholder(int)
+    state = train.run(config, str(tmp_path / "b"))
+    written = checkpoint.read_config(str(tmp_path / "b"))
+    assert written["method"]["encoder"] == {"patch": [4, 4], "final_norm": False}
+    assert (written["data"]["height_px"], written["data"]["width_px"]) == (8, 24)
+    assert same(state.params["encoder"], source.params["encoder"]) is (key == "init_from")
+    with pytest.raises(ValueError, match=r"config.method.encoder is not set: .*init_from=DIR.*like=DIR"):
+        train.run(make_config(lines, 0, method=method, inherit=open_keys), str(tmp_path / "c"))
+
+
+def test_calibrate_runs_once_before_the_first_step(lines, tmp_path):
+    first = train.run(make_config(lines, 1, calibrate_batches=9), str(tmp_path))
+    assert float(first.mutable["seen"]) == 301.0  # an epoch has 3 batches
+    later = train.run(make_config(lines, 2, calibrate_batches=9), str(tmp_path))
+    assert float(later.mutable["seen"]) == 302.0
+
+
+def test_bad_records_are_counted_and_stop_the_run_past_their_share(tmp_path):
+    spec = write_lines(tmp_path / "records", broken=range(12))
+    config = make_config(spec, 2, **{"data.max_bad_share": 1.0})
+    train.run(config, str(tmp_path / "a"))
+    counts = [row["train/bad_records"] for row in rows_of(tmp_path / "a")]
+    data = train.open_data(config.to_dict())
+    expected = [len(data.dataset[step][1]["errors"]) for step in range(2)]
+    assert counts == expected and min(expected) > 0
+    with pytest.raises(train.Stopped, match="max_bad_share"):
+        train.run(make_config(spec, 4), str(tmp_path / "b"))
+
+
+@pytest.mark.parametrize(
+    "change, sentence",
+    [
+        ({"method": {"name": "toy", "wdth": 3}}, r"'wdth'.*did you mean 'width'"),
+        ({"method": {"name": "toi"}}, r"config.method.name is 'toi'"),
+        ({"optim.learning_rate": 1.0}, r"config.optim has the key 'learning_rate'"),
+        ({"data.kind": "words"}, r"'crops'.*'lines'"),
+        ({"batch_size": 12}, r"batch size 12 does not divide over 8 devices.*8 or 16"),
+        ({"devices": 9}, r"config.devices is 9 but there are 8"),
+        ({"evals": {"toy": {"ofset": 1}}}, r"config.evals.toy has the key 'ofset'.*'offset'"),
+        ({"evals": {"nothing": {}}}, r"dig_jax.evaluators.nothing"),
+        ({"checkpoint.best_mode": "lowest"}, r"'min' or 'max'"),
+        ({"total.steps": None}, r"neither steps nor epochs"),
+    ],
+)
+def test_mistakes_become_sentences(lines, tmp_path, change, sentence):
+    config = make_config(lines, 1)
+    with config.unlocked():
+        config.update_from_flattened_dict(change)
+    with pytest.raises(ValueError, match=sentence):
+        train.run(config, str(tmp_path))
+
+
+def test_metrics_are_means_over_the_log_interval(lines, tmp_path):
+    train.run(make_config(lines, 5), str(tmp_path / "each"))
+    train.run(make_config(lines, 5, **{"log.every_steps": 2}), str(tmp_path / "two"))
+    each = [row["train/loss"] for row in rows_of(tmp_path / "each")]
+    two = {row["step"]: row["train/loss"] for row in rows_of(tmp_path / "two")}
+    assert two == {2: pytest.approx(np.mean(each[:2])), 4: pytest.approx(np.mean(each[2:4])), 5: pytest.approx(each[4])}
+
+
+def command_line(tmp_path, spec, devices=8):
+    """The real command with the toy method, for other processes: command without --config, config file, environment."""
+    script = tmp_path / "go.py"
+    script.write_text(
+        "import sys, types, jax\n"
+        "jax.config.update('jax_platforms', 'cpu')\n"
+        f"jax.config.update('jax_num_cpu_devices', {devices})\n"
+        "import test_train\n"
+        "sys.modules['dig_jax.methods.toy'] = types.SimpleNamespace(Method=test_train.Toy)\n"
+        "from dig_jax import main\n"
+        "main.cli()\n"
+    )
+    config = tmp_path / "config.py"
+    config.write_text(
+        f"import test_train\ndef get_config(steps):\n    return test_train.make_config({spec!r}, int(steps))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    return [sys.executable, str(script), f"--workdir={tmp_path / 'run'}"], config, environment
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_real_process_with_143(lines, tmp_path):
+    """Killed while it trains, it saves; run again, it goes on; a mistake is one sentence and exit code 1."""
+    command, config, environment = command_line(tmp_path, lines)
+    process = subprocess.Popen(
+        [*command, f"--config={config}:1000000"], stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+    )
+    for line in process.stderr:
+        if re.match(r"5/1000000 .*loss.*lines/s.*ETA", line):
+            process.send_signal(signal.SIGTERM)
+            break
+    rest = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(60) == 143, rest
+    (step,) = checkpoint.steps(str(tmp_path / "run"))
+    assert f"saved step {step}" in rest
+    options = {"capture_output": True, "text": True, "env": environment, "cwd": ROOT, "timeout": 120}
+    again = subprocess.run([*command, f"--config={config}:1000000", f"--config.total.steps={step + 2}"], **options)
+    assert again.returncode == 0, again.stderr
+    assert f"starting at {step}" in again.stderr and checkpoint.steps(str(tmp_path / "run")) == [step + 2]
+    wrong = subprocess.run([*command, f"--config={config}:8", "--config.method.name=toi"], **options)
+    assert wrong.returncode == 1 and wrong.stderr.splitlines()[-1].startswith("error: config.method.name is 'toi'")
+    assert "Traceback" not in wrong.stderr
+    absent = subprocess.run([*command, "--config=/no/such/file.py"], **options)
+    assert absent.returncode == 1 and absent.stderr.count("\n") == 1 and "/no/such/file.py" in absent.stderr
+    stray = subprocess.run([*command, f"--config={config}:8", "--config.optim.lrr=3"], **options)
+    assert stray.returncode == 1 and 'Did you mean "lr"' in stray.stderr.splitlines()[-1]
+    assert "Traceback" not in stray.stderr
+
+
+@pytest.mark.slow
+def test_two_hosts_train_like_one(lines, tmp_path):
+    """Two processes of one device each against one process of two: the same metrics, one log, one checkpoint."""
+    command, config, environment = command_line(tmp_path, lines, devices=1)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        environment["JAX_COORDINATOR_ADDRESS"] = f"localhost:{free.getsockname()[1]}"
+    environment["DIG_PROCESS_COUNT"] = "2"
+    processes = [
+        subprocess.Popen(
+            [*command, f"--config={config}:3"],
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**environment, "DIG_PROCESS_INDEX": str(index)},
+            cwd=ROOT,
+        )
+        for index in range(2)
+    ]
+    errors = [process.communicate(timeout=240)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    state = train.run(make_config(lines, 3, devices=2), str(tmp_path / "one"))
+    for two, one in zip(rows_of(tmp_path / "run"), rows_of(tmp_path / "one"), strict=True):
+        assert two["step"] == one["step"]
+        assert two["train/loss"] == pytest.approx(one["train/loss"], rel=1e-5)
+        assert two["train/grad_norm"] == pytest.approx(one["train/grad_norm"], rel=1e-5)
+    saved = checkpoint.load_subtree(str(tmp_path / "run"), "params", state.params)
+    for two, one in zip(jax.tree.leaves(saved), jax.tree.leaves(state.params)):
+        np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-6)
+
+
+def test_no_method_or_evaluator_is_named_in_the_trainer():
+    words = [p.stem for kind in ("methods", "evaluators") for p in (ROOT / "dig_jax" / kind).glob("*.py")]
+    words = [w for w in words if w not in ("__init__", "base")] + ["dis", "gen", "probe", "vit"]
+    for file in ("train.py", "build.py", "state.py", "optim.py", "partition.py"):
+        text = (ROOT / "dig_jax" / file).read_text()
+        code = re.sub(r'"""(.|\n)*?"""|#.*', "", text).replace("dig_jax", "")
+        named = [w for w in words if re.search(rf"['\"./_]{w}['\"./_]", code)]
+        assert not named, (file, named)
+
+
+def test_keys_of_the_step_do_not_repeat():
+    keys = [prng.stream(0, name, step) for name in ("augment", "loss", "init") for step in range(3)]
+    assert len({jax.random.key_data(k).tobytes() for k in keys}) == 9
+
+
+def test_main_refuses_stray_arguments(capsys):
+    assert main.main(["main", "stray"]) == 1
+    assert "stray" in capsys.readouterr().err
