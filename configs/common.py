@@ -116,7 +116,7 @@ def vit(size: str, patch: tuple[int, int], **more: Any) -> dict[str, Any]:
     """Keyword arguments of models.vit.Vit for one of SIZES; `more` overrides or adds."""
     if size not in SIZES:
         raise ValueError(f"there is no encoder size {size!r}: choose one of {sorted(SIZES)}")
-    return {"patch": tuple(patch), **SIZES[size], **more}
+    return {"patch": tuple(patch), **SIZES[size], "dtype": "auto", "remat": False, "scan": False, **more}
 
 
 def adamw(lr: float, weight_decay: float, warmup_steps: int = 0, **more: Any) -> dict[str, Any]:

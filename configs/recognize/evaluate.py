@@ -24,7 +24,7 @@ def get_config(arg=None):
         inherit=(*(f"method.{name}" for name in METHOD), "data.train", "data.height_px", "data.channels"),
         method={"name": "recognize", **{name: placeholder(object) for name in METHOD}},
         optim=common.adamw(lr=0.0, weight_decay=0.0),
-        evals={"recognition": {"datasets": args.records or placeholder(object), "pictures": 24}},
+        evals={"recognition": {"batch_size": 64, "datasets": args.records or placeholder(object), "pictures": 24}},
     )
     config.total.steps = 0
     config.data = common.lines(placeholder(str), placeholder(int), placeholder(int))

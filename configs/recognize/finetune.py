@@ -33,7 +33,7 @@ def get_config(arg=None):
             "recipe": placeholder(object),  # augmentation: "lines_light"; none in the published figures
         },
         optim=common.adamw(lr=args.lr, weight_decay=0.05, warmup_steps=args.steps // 10),
-        evals={"recognition": {"every_steps": max(args.steps // 10, 1), "datasets": placeholder(object)}},
+        evals={"recognition": {"every_steps": max(args.steps // 10, 1), "batch_size": 64, "datasets": placeholder(object)}},
     )
     config.total.steps = args.steps
     config.data = common.lines(args.records or placeholder(str), placeholder(int), placeholder(int))

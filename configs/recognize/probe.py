@@ -16,7 +16,7 @@ from ml_collections.config_dict import placeholder
 
 from configs import common
 
-RATES = {"linear": "3e-4+1e-3+3e-3+1e-2+3e-2", "bilstm": "3e-4+1e-3+2e-3+4e-3+8e-3"}
+RATES = {"linear": "1e-3+3e-3+1e-2+3e-2+1e-1", "bilstm": "3e-4+1e-3+2e-3+4e-3+8e-3"}
 HEADS = {"linear": {"kind": "linear"}, "bilstm": {"kind": "bilstm", "hidden": 256, "layers": 1}}
 
 
@@ -50,7 +50,7 @@ def get_config(arg=None):
                 *((f"^heads/{name}/", {"lr_scale": rate / max(rates.values())}) for name, rate in rates.items()),
             ),
         ),
-        evals={"recognition": {"every_steps": max(args.steps // 10, 1), "datasets": placeholder(object)}},
+        evals={"recognition": {"every_steps": max(args.steps // 10, 1), "batch_size": 64, "datasets": placeholder(object)}},
     )
     config.total.steps = args.steps
     config.data = common.lines(args.records or placeholder(str), placeholder(int), placeholder(int))

@@ -166,16 +166,16 @@ def limit_shift(x, y, width, max_shift_px):
 
 
 def resample(image, x, y):
-    """Bilinear values of image f32[B,H,W,C] at positions (x, y), f32[B,H,W] each, inside the image."""
-    batch, height, canvas_px, channels = image.shape
-    flat = image.reshape(batch, height * canvas_px, channels)
+    """Bilinear values of image f32[B,C,H,W] at positions (x, y), f32[B,H,W] each, inside the image."""
+    batch, channels, height, canvas_px = image.shape
+    flat = image.reshape(batch, channels, height * canvas_px)
     left, upper = jnp.floor(x), jnp.floor(y)
-    right_share, lower_share = (x - left)[..., None], (y - upper)[..., None]
-    index = (upper.astype(jnp.int32) * canvas_px + left.astype(jnp.int32)).reshape(batch, -1)
+    right_share, lower_share = (x - left)[:, None], (y - upper)[:, None]
+    index = (upper.astype(jnp.int32) * canvas_px + left.astype(jnp.int32)).reshape(batch, 1, -1)
 
     def at(offset):
         # On the last row or column the neighbour's share is 0, so a clipped index does no harm.
-        picked = jnp.take_along_axis(flat, (index + offset)[..., None], axis=1, mode="clip")
+        picked = jnp.take_along_axis(flat, index + offset, axis=2, mode="clip")
         return picked.reshape(image.shape)
 
     above = at(0) * (1.0 - right_share) + at(1) * right_share

@@ -85,7 +85,7 @@ class Draws(NamedTuple):
 
     rank: dict  # operator -> i32[B], its place in the line's order, UNUSED when not drawn
     amounts: dict  # operator -> {amount: f32[B, ..]}
-    noise_key: jax.Array
+    noise_keys: jax.Array  # one for each line
     jitter: dict  # {"jitter_<name>": (rank i32[B], amount f32[B])}
     gray: jax.Array  # f32[B], 1 = lose the colour
 
@@ -196,29 +196,30 @@ def _slots(rank, names, most):
     return jnp.where(used, order, -1)
 
 
-def _in_order(image, width, names, slots, amounts, noise_key):
-    """Passes lines through photometric operators, each line in its own order (see `_slots`)."""
-    grain = color.grain(noise_key, image.shape[1:]) if "noise" in names else None
+def _in_order(image, width, names, slots, amounts, noise_keys):
+    """Passes lines (planes, f32[B,C,H,W]) through photometric operators, each line in its own order (see `_slots`)."""
+    grain = color.grain(noise_keys, image.shape[1:]) if "noise" in names else None
 
-    def step(image, slot):
-        chosen = {n: slot == i for i, n in enumerate(names)}
-        if filters := [n for n in names if n in color.FILTERS]:
-            kernels = [(chosen[n], *color.FILTERS[n](**amounts[n])) for n in filters]
-            # No filter: keep everything, add nothing. A line draws at most one filter a slot, so sums select.
-            keep = 1.0 - sum(jnp.where(on, 1.0 - kept, 0.0) for on, _, _, kept in kernels)
-            down = sum(jnp.where(on[:, None], k, 0.0) for on, k, _, _ in kernels)
-            across = sum(jnp.where(on[:, None], k, 0.0) for on, _, k, _ in kernels)
-            image = color.convolve(image, width, down, across, keep)
-        for name in names:
-            if name in color.TONES:
-                own = {a: jnp.where(chosen[name], v, color.IDENTITY[name][a]) for a, v in amounts[name].items()}
-                image = color.TONES[name](image, width, **own)
-        if "noise" in names:
-            image = color.add(image, grain, jnp.where(chosen["noise"], amounts["noise"]["sigma"], 0.0))
-        return image, None
+    def branch(name):
+        def run(image, chosen):
+            if name == "noise":
+                changed = color.add(image, grain, **amounts[name])
+            elif name in color.FILTERS:
+                changed = color.convolve(image, width, *color.FILTERS[name](**amounts[name]))
+            else:
+                changed = color.TONES[name](image, width, **amounts[name])
+            return jnp.where(chosen[:, None, None, None], changed, image)
 
-    # A scan, because XLA for CPUs fuses unrolled slots into one loop that computes each filter again for every tap.
-    return jax.lax.scan(step, image, slots.T)[0]
+        return run
+
+    branches = [branch(name) for name in names]
+    # Every slot tries every operator on the whole batch and keeps the lines that chose it. A scan with a switch and not
+    # a plain loop: XLA for CPUs fuses a plain chain so eagerly that it computes early operators again for every tap of
+    # a filter and every channel of a hue (40 times slower), and a scan compiles each operator once.
+    step = lambda image, at: (jax.lax.switch(at[1], branches, image, at[0] == at[1]), None)  # noqa: E731
+    slot = jnp.repeat(slots.T, len(names), axis=0)
+    operator = jnp.tile(jnp.arange(len(names)), slots.shape[1])
+    return jax.lax.scan(step, image, (slot, operator))[0]
 
 
 def _chains(draws, recipe, height, width, names, warp_rank):
@@ -236,11 +237,11 @@ def _chains(draws, recipe, height, width, names, warp_rank):
 
 
 def source_map(draws, recipe, shape, width, max_shift_px=None):
-    """Where each pixel of the view comes from: (x, y), f32[B,H,W] each, inside the real line.
+    """Where each pixel of the view comes from: (x, y), f32[B,H,W] each, inside the real line; shape (B, C, H, W).
 
     Other things than the image (a mask, boxes of letters) can follow the view through it.
     """
-    batch, height, canvas_px, _ = shape
+    batch, _, height, canvas_px = shape
     x, y = geometry.pixel_grid(batch, height, canvas_px)
     names = [n for n, _ in recipe["operators"] if n in geometry.MATRICES]
     rank = draws.rank
@@ -270,7 +271,8 @@ def augment(key, image, width, recipe, max_shift_px=None):
         raise ValueError(f"max_shift_px must be None or at least 0, not {max_shift_px}.")
     if image.dtype == jnp.uint8:
         image = image.astype(jnp.float32) / 255.0
-    original, channels = image, image.shape[-1]
+    image = jnp.transpose(image, (0, 3, 1, 2))  # planes inside, see color.py
+    original, channels = image, image.shape[1]
     draws = draw(key, image.shape[0], recipe)
     colourless = ("grayscale", "jitter_saturation", "jitter_hue") if channels == 1 else ()
 
@@ -279,7 +281,7 @@ def augment(key, image, width, recipe, max_shift_px=None):
 
     if names := photometric(draws.rank):
         slots = _slots(draws.rank, names, recipe["some_of"][1])
-        image = _in_order(image, width, names, slots, draws.amounts, draws.noise_key)
+        image = _in_order(image, width, names, slots, draws.amounts, draws.noise_keys)
     if any(n in geometry.MATRICES or n == "piecewise" for n in draws.rank):
         image = geometry.resample(image, *source_map(draws, recipe, image.shape, width, max_shift_px))
     if names := photometric(draws.jitter):
@@ -288,5 +290,5 @@ def augment(key, image, width, recipe, max_shift_px=None):
         image = _in_order(image, width, names, slots, amounts, None)
     if channels == 3 and recipe.get("grayscale_p"):
         image = color.grayscale(image, width, alpha=draws.gray)
-    real = jnp.arange(image.shape[2])[None, None, :, None] < width[:, None, None, None]
-    return jnp.where(real, image, original)
+    real = jnp.arange(image.shape[3])[None, None, None, :] < width[:, None, None, None]
+    return jnp.transpose(jnp.where(real, image, original), (0, 2, 3, 1))

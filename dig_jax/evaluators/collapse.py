@@ -50,7 +50,7 @@ class Evaluator:
         del workdir
         crops = pipeline.pretrain(
             records.open_sets(spec or data["train"]),
-            batch_size=lines,
+            batch_size=lines + -lines % mesh.size,
             seed=seed,
             process_index=jax.process_index(),
             process_count=jax.process_count(),

@@ -59,7 +59,7 @@ class Evaluator:
         eval_lines: int = 256,
         steps: int = 300,
         batch_size: int = 32,
-        rates: Sequence[float] = (1e-3, 3e-3, 1e-2),
+        rates: Sequence[float] = (3e-3, 1e-2, 3e-2),
         encode_batch: int = 64,
         seed: int = 0,
     ):
@@ -72,7 +72,7 @@ class Evaluator:
             train, validation = f"{path}@train", f"{path}@validation"
             charset = Charset.from_texts(records.open_sets(train).texts())
             splits = [
-                read_lines(spec, count, seed, charset, encode_batch, data)
+                read_lines(spec, count, seed, charset, encode_batch + -encode_batch % mesh.size, data)
                 for spec, count in ((train, train_lines), (validation, eval_lines))
             ]
             self.sets[pathlib.Path(path).name] = (charset, *splits)

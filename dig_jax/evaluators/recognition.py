@@ -93,9 +93,9 @@ class Counts:
 
 class Evaluator:
     """datasets: {name in the metrics: records spec}, or one spec of which every part is a data set of its own, or
-    None: the validation split of every part of data["train"] (`named_sets`). batch_size: over all devices. pictures:
-    sample lines to save a data set. Raises ValueError and FileNotFoundError for data sets that are not there or
-    empty.
+    None: the validation split of every part of data["train"] (`named_sets`). batch_size: over all devices, rounded up
+    to a multiple of them. pictures: sample lines to save a data set. Raises ValueError and FileNotFoundError for data
+    sets that are not there or empty.
     """
 
     def __init__(
@@ -116,6 +116,7 @@ class Evaluator:
         self.pictures = pictures
         self.named: set[str] = set()  # errors already logged
         self.workers = data.get("workers", "auto")
+        batch_size += -batch_size % mesh.size
         specs = named_sets(datasets, data)
         self.sets = {name: open_set(spec, batch_size, data) for name, spec in specs.items()}
 
@@ -173,9 +174,7 @@ class Evaluator:
             texts[head] = [self.charset.decode(self.charset.ctc_collapse(ids, int(length))) for ids, length in rows]
         return host, batch["image"], np.where(batch["valid"], batch["width"], 0), texts
 
-    def count(
-        self, counts: Counts, scores: dict[str, Score], truth: str | None, line: dict[str, str], unread: bool
-    ) -> None:
+    def count(self, counts: Counts, scores: dict[str, Score], truth: str | None, line: dict[str, str], unread: bool) -> None:
         """Adds one record: `line` is its reading by every head."""
         counts.rows += 1
         counts.unread += unread

@@ -31,9 +31,9 @@ Departures, for lines of text (at 128 px width, full lines and default values ea
   (target="normalized"); a random first column of the position code, up to `column_offset_max`, so that narrow crops
   train the positions that long lines use (drawn for each view alone: a shared one would give the pair away).
 
-Watch   q_std: healthy about 1/sqrt(projector_dim), below a third of that the windows collapse. contrast starts near
+Watch   q_std: healthy about 1/sqrt(projector_dim), below a sixth of that the windows collapse. contrast starts near
         4T ln(rows) (two directions) and top1 near 1/rows. pixel, raw target: the variance of the pixels is what a
-        constant grey reaches. pixel, normalised target: 1 is what predicting nothing reaches.
+        constant grey reaches. pixel, normalised target: about 1 is what predicting nothing reaches.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class Method(base.Method):
         weight_contrast: float = 0.1,
         momentum: float = 0.99,
         recipe: str | Mapping[str, Any] = "dig",
-        max_shift_px: float | None = 4.0,
+        max_shift_px: float | None = None,
         column_offset_max: int = 0,
         projector_width: int = 4096,
         projector_dim: int = 256,

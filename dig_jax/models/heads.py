@@ -146,7 +146,7 @@ class BiLstm(nn.Module):
             return (hidden, cell), hidden
 
         start = jnp.zeros((2, batch, size), jnp.float32)
-        _, out = lax.scan(step, (start, start), jnp.moveaxis(gates, 2, 0), unroll=4)
+        _, out = lax.scan(step, (start, start), jnp.moveaxis(gates, 2, 0))
         ahead, back = jnp.moveaxis(out, 0, 2)  # each (B, S, features)
         out = jnp.concatenate([ahead, jnp.take_along_axis(back, flip, 1)], -1)
         return jnp.where((time < lengths[:, None])[..., None], out, 0.0)

@@ -106,9 +106,9 @@ def _attend(query, key, value, lengths, dtype, implementation):
     if implementation == "plain":
         return _attend_plain(query, key, value, lengths, dtype)
     query, key, value = (x.astype(dtype) for x in (query, key, value))
-    return jax.nn.dot_product_attention(
-        query, key, value, key_value_seq_lengths=lengths, implementation=implementation
-    ).astype(jnp.float32)
+    return jax.nn.dot_product_attention(query, key, value, key_value_seq_lengths=lengths, implementation=implementation).astype(
+        jnp.float32
+    )
 
 
 def _attend_plain(query, key, value, lengths, dtype):
@@ -212,9 +212,7 @@ class Vit(nn.Module):
         real = jnp.arange(image.shape[2])[None, :] < width[:, None]
         image = jnp.where(real[:, None, :, None], image, PAPER)
         # Xavier's bound for this matrix is the original's uniform(+-sqrt(6 / (ph * pw * C + D))).
-        x = Dense(self.width, dtype=self.dtype, kernel_init=xavier_uniform, name="patch_embed")(
-            patchify(image, self.patch)
-        )
+        x = Dense(self.width, dtype=self.dtype, kernel_init=xavier_uniform, name="patch_embed")(patchify(image, self.patch))
         # Always a parameter, so that the encoder trees of all methods are the same.
         mask_token = self.param("mask_token", nn.initializers.zeros, (self.width,), jnp.float32)
         if mask is not None:

@@ -27,9 +27,7 @@ def test_batch_norm_against_numpy_with_rows_left_out():
 
 
 def test_batch_norm_without_a_valid_row_is_finite():
-    out, grad = jax.value_and_grad(lambda x: heads.BatchNorm(affine=False).apply({}, x, jnp.zeros(4)).sum())(
-        jnp.ones((4, 3))
-    )
+    out, grad = jax.value_and_grad(lambda x: heads.BatchNorm(affine=False).apply({}, x, jnp.zeros(4)).sum())(jnp.ones((4, 3)))
     assert np.isfinite(out) and np.isfinite(grad).all()
 
 

@@ -1,6 +1,7 @@
 """dig_jax.models.vit: geometry, position codes, padding, initial weights, forms of the block loop."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -239,6 +240,38 @@ def test_no_two_blocks_start_alike(scan):
             assert (np.asarray(blocks[i]) != np.asarray(blocks[j])).mean() > 0.99
 
 
+def test_one_block_against_numpy():
+    """Pre-norm attention and MLP with their residual sums, line by line over real tokens only, in float64."""
+    module, params = start(depth=1)
+    image, width = lines(128)
+    ours = np.asarray(jax.jit(module.apply)({"params": params}, image, width))
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
+    block, attn = p["block_0"], p["block_0"]["attn"]
+    dense = lambda x, w: x @ w["kernel"] + w["bias"]  # noqa: E731
+
+    def norm(x, w):
+        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * w["scale"] + w["bias"]
+
+    def attention(x):
+        query, key, value = np.split(x @ attn["qkv"]["kernel"], 3, -1)
+        query, value = query + attn["q_bias"], value + attn["v_bias"]
+        heads = []
+        for h in (slice(0, 16), slice(16, 32)):
+            weights = np.exp(query[:, h] @ key[:, h].T / np.sqrt(16))
+            heads.append(weights / weights.sum(-1, keepdims=True) @ value[:, h])
+        return dense(np.concatenate(heads, -1), attn["proj"])
+
+    position = codes("sincos_2d", 128)[0]
+    for i in range(len(WIDTHS)):
+        real = 2 * -(-WIDTHS[i] // 4)
+        x = dense(np.asarray(vit.patchify(image[i : i + 1], (8, 4)), np.float64)[0], p["patch_embed"]) + position
+        x = x[:real] + attention(norm(x[:real], block["norm1"]))
+        hidden = dense(norm(x, block["norm2"]), block["mlp"]["fc1"])
+        hidden = hidden * 0.5 * (1 + np.vectorize(math.erf)(hidden / np.sqrt(2)))
+        x = norm(x + dense(hidden, block["mlp"]["fc2"]), p["norm"])
+        np.testing.assert_allclose(ours[i, :real], x, atol=2e-5)
+
+
 # ---- forms of the loop, dtypes, drop path ----------------------------------------------------------------------------
 
 
@@ -271,9 +304,7 @@ def test_drop_path_in_the_network(scan):
     _, params = start()
     params = stack(params) if scan else params
     image, width = lines(128)
-    still, without = (
-        jax.jit(m.apply)({"params": params}, image, width) for m in (module, vit.Vit(**TINY | {"scan": scan}))
-    )
+    still, without = (jax.jit(m.apply)({"params": params}, image, width) for m in (module, vit.Vit(**TINY | {"scan": scan})))
     np.testing.assert_array_equal(still, without)
 
     @jax.jit

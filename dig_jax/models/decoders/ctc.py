@@ -43,8 +43,7 @@ def ctc_loss(logits, lengths, label, label_length):
     used = jnp.arange(label.shape[1])[None, :] < label_length[:, None]
     repeats = jnp.sum((label[:, 1:] == label[:, :-1]) & used[:, 1:], 1)
     feasible = lengths >= jnp.maximum(label_length + repeats, 1)
-    # Swapping the logits before the loss, not only the loss after it, keeps a huge value's gradient out of the batch.
-    logits = jnp.where(feasible[:, None, None], logits.astype(jnp.float32), 0.0)
+    logits = logits.astype(jnp.float32)
     frame_padding = (jnp.arange(logits.shape[1])[None, :] >= lengths[:, None]).astype(jnp.float32)
     loss = optax.ctc_loss(logits, frame_padding, jnp.where(used, label, 0), 1.0 - used.astype(jnp.float32), blank_id=0)
     return jnp.where(feasible, loss, 0.0), feasible
