@@ -116,12 +116,32 @@ def vit(size: str, patch: tuple[int, int], **more: Any) -> dict[str, Any]:
     """Keyword arguments of models.vit.Vit for one of SIZES; `more` overrides or adds."""
     if size not in SIZES:
         raise ValueError(f"there is no encoder size {size!r}: choose one of {sorted(SIZES)}")
-    return {"patch": tuple(patch), **SIZES[size], "dtype": "auto", "remat": False, "scan": False, **more}
+    return {"patch": tuple(patch), **SIZES[size], "dtype": "auto", "gelu": "exact", "remat": False, "scan": False, **more}
 
 
 def adamw(lr: float, weight_decay: float, warmup_steps: int = 0, **more: Any) -> dict[str, Any]:
-    """Keyword arguments of optim.create. Give lr_per=256 where lr is meant for 256 lines."""
-    return {"name": "adamw", "lr": lr, "weight_decay": weight_decay, "warmup_steps": warmup_steps, **more}
+    """Keyword arguments of optim.create, all that the command line may set. lr_per=256: lr is meant for 256 lines."""
+    return {
+        "name": "adamw", "lr": lr, "lr_per": placeholder(int), "min_lr": 0.0, "warmup_steps": warmup_steps,
+        "schedule": "cosine", "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": weight_decay,
+        "clip_norm": placeholder(float), "layer_decay": placeholder(float), **more,
+    }  # fmt: skip
+
+
+# Readers on top of an encoder, by the name that recognize/*.py take as head=.
+READERS = {"linear": {"kind": "linear"}, "bilstm": {"kind": "bilstm", "hidden": 256, "layers": 1}}
+
+
+def reader(decoder: str, head: str) -> dict[str, Any]:
+    """Keyword arguments of a recogniser's head; ValueError for a decoder or head that there is not."""
+    if decoder != "ctc" or head not in READERS:
+        raise ValueError(f"decoder={decoder},head={head}: give decoder=ctc and one of head={', '.join(READERS)}")
+    return READERS[head]
+
+
+def label_subset(labels: str) -> float | int | None:
+    """ "" -> None (all labels), "0.1" -> a tenth of them, "340" -> so many lines."""
+    return None if not labels else float(labels) if "." in labels else int(labels)
 
 
 def quick(config: ConfigDict, steps: int = 2, batch_size: int = 8) -> ConfigDict:

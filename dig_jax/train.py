@@ -215,6 +215,8 @@ def make_train_step(method: base.Method, optimizer: optim.Optimizer, total: int,
 
 # --- the loop
 
+HEADLINES = ("/cer", "/word_accuracy", "/std", "/effective_rank")  # of the evaluations, for the terminal; all are logged
+
 
 class Loop:
     """Steps from state.step to total, with its logging, evaluations and saves."""
@@ -282,8 +284,9 @@ class Loop:
             if done == self.total or (every and done % every == 0):
                 results.update(evaluator.run(state, done))
         self.writer.write(done, results)
-        if results:
-            report(f"step {done}: " + ", ".join(f"{name} {value:.4f}" for name, value in results.items()))
+        shown = {name: value for name, value in results.items() if name.endswith(HEADLINES)}
+        if shown:
+            report(f"step {done}: " + ", ".join(f"{name} {value:.4g}" for name, value in shown.items()))
         return results
 
     def _count_errors(self, host: dict[str, Any]) -> None:

@@ -17,16 +17,12 @@ from ml_collections.config_dict import placeholder
 from configs import common
 
 RATES = {"linear": "1e-3+3e-3+1e-2+3e-2+1e-1", "bilstm": "3e-4+1e-3+2e-3+4e-3+8e-3"}
-HEADS = {"linear": {"kind": "linear"}, "bilstm": {"kind": "bilstm", "hidden": 256, "layers": 1}}
-
-
 def get_config(arg=None):
     args = common.parse_arg(
         arg, decoder="ctc", head="linear", records="", labels="", like="", size="", patch="8x4", rates="", steps=3000,
         batch=32, seed=0, quick=False,
     )  # fmt: skip
-    if args.decoder != "ctc" or args.head not in HEADS:
-        raise ValueError(f"decoder={args.decoder},head={args.head}: give decoder=ctc and head=linear or head=bilstm")
+    head = common.reader(args.decoder, args.head)
     rates = {rate_name(text): float(text) for text in (args.rates or RATES[args.head]).split("+")}
     config = common.base(
         seed=args.seed,
@@ -37,7 +33,7 @@ def get_config(arg=None):
         method={
             "name": "recognize",
             "encoder": placeholder(object),
-            "heads": {name: HEADS[args.head] for name in rates},
+            "heads": {name: head for name in rates},
             "frames": "concat",
             "frozen": True,
             "standardize": True,
@@ -54,7 +50,7 @@ def get_config(arg=None):
     )
     config.total.steps = args.steps
     config.data = common.lines(args.records or placeholder(str), placeholder(int), placeholder(int))
-    config.data.subset = subset(args.labels)
+    config.data.subset = common.label_subset(args.labels)
     config.checkpoint.best_metric = "eval/cer"
     config.checkpoint.every_steps = max(args.steps // 10, 1)
     if args.size:
@@ -67,8 +63,3 @@ def rate_name(text):
     """ "0.001" -> "lr_1e-3"; names of config keys hold no dots."""
     _, digits, exponent = Decimal(text).normalize().as_tuple()
     return f"lr_{''.join(map(str, digits))}e{exponent}"
-
-
-def subset(labels):
-    """ "" -> None (all), "0.1" -> a tenth, "340" -> so many lines."""
-    return None if not labels else float(labels) if "." in labels else int(labels)

@@ -11,16 +11,12 @@ from ml_collections.config_dict import placeholder
 
 from configs import common
 
-HEADS = {"linear": {"kind": "linear"}, "bilstm": {"kind": "bilstm", "hidden": 256, "layers": 1}}
-
-
 def get_config(arg=None):
     args = common.parse_arg(
         arg, decoder="ctc", head="linear", records="", labels="", like="", size="micro", patch="8x4", height=32,
         channels=1, lr=1e-3, steps=1000, batch=32, seed=0, quick=False,
     )  # fmt: skip
-    if args.decoder != "ctc" or args.head not in HEADS:
-        raise ValueError(f"decoder={args.decoder},head={args.head}: give decoder=ctc and head=linear or head=bilstm")
+    head = common.reader(args.decoder, args.head)
     config = common.base(
         seed=args.seed,
         batch_size=args.batch,
@@ -29,7 +25,7 @@ def get_config(arg=None):
         method={
             "name": "recognize",
             "encoder": placeholder(object),
-            "heads": {"ctc": HEADS[args.head]},
+            "heads": {"ctc": head},
             "frames": "concat",
             "drop_path": 0.0,
             "recipe": placeholder(object),  # augmentation: "lines_light"; none in the published figures
@@ -42,13 +38,8 @@ def get_config(arg=None):
     if not args.like:
         config.method.encoder = common.vit(args.size, tuple(int(side) for side in args.patch.split("x")))
         config.data.update(height_px=args.height, channels=args.channels)
-    config.data.subset = subset(args.labels)
+    config.data.subset = common.label_subset(args.labels)
     config.data.subset_seed = args.seed  # another seed is another choice of lines, too
     config.checkpoint.best_metric = "eval/cer"
     config.checkpoint.every_steps = max(args.steps // 10, 1)
     return common.quick(config) if args.quick else config
-
-
-def subset(labels):
-    """ "" -> None (all), "0.1" -> a tenth, "340" -> so many lines."""
-    return None if not labels else float(labels) if "." in labels else int(labels)

@@ -2,8 +2,7 @@
 
 image f32[B,C,H,W] in [0,1], C = 1 (grey) or 3 (RGB); planes, because three interleaved channels keep CPUs from using
 their vector units (20 times slower). Every amount is f32[B], one for each line; results are clipped to [0,1], as 8-bit
-images are. Each operator has an amount that changes nothing (IDENTITY), so that a batch can pass
-through all of them while every line obeys its own.
+images are.
 Definitions: imgaug (contrast, blur, sharpen, solarize, grayscale) and torchvision's ColorJitter (jitter_*), see
 reference section 1.7. Departures: no rounding to 8 bits between operators; filters repeat the edge pixel of the real
 line (imgaug mirrors it).

@@ -72,7 +72,7 @@ def main(argv):
     if len(argv) != 2:
         raise app.UsageError("name the one folder that holds the work folders")
     folders = sorted(path.parent for path in pathlib.Path(argv[1]).glob("**/config.json"))
-    many = [run for run in map(runs.load, folders) if run.is_recogniser and run.datasets()]
+    many = [run for run in map(runs.load, folders) if run.is_recogniser and run.trained and run.datasets()]
     if not many:
         raise SystemExit(f"no work folder of a recogniser below {argv[1]}: train one first, or name its parent folder")
     table = markdown(cells(many))

@@ -30,6 +30,11 @@ class Run:
         return "heads" in self.config["method"]
 
     @property
+    def trained(self) -> bool:
+        """False for a run that only evaluates another's weights."""
+        return self.config["total"].get("steps") != 0
+
+    @property
     def start(self) -> str:
         """What the encoder started from: `random`, or the method (and its half) that pre-trained it."""
         init_from = self.config.get("init_from")

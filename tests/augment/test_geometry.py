@@ -24,7 +24,7 @@ def warp(matrix, image, width):
     """One grey picture [H,W] through one f32[1,3,3]."""
     x, y = geometry.apply_matrix(matrix, *geometry.pixel_grid(1, *image.shape))
     x, y = geometry.limit_shift(x, y, jnp.array([width]), None)
-    return np.asarray(geometry.resample(jnp.asarray(image)[None, :, :, None], x, y))[0, :, :, 0]
+    return np.asarray(geometry.resample(jnp.asarray(image)[None, None], x, y))[0, 0]
 
 
 @pytest.mark.parametrize("width", [1, 40, 96])
@@ -42,7 +42,7 @@ def test_amounts_of_nothing_are_identity(width):
         np.testing.assert_allclose(geometry.MATRICES[name](H, w, **amounts)[0], np.eye(3), atol=1e-6, err_msg=name)
     x, y = geometry.apply_piecewise(*geometry.pixel_grid(1, H, W), w, jnp.zeros((1, 4, 4, 2)))
     np.testing.assert_array_equal(x, geometry.pixel_grid(1, H, W)[0])
-    image = smooth()[None, :, :, None]
+    image = smooth()[None, None]
     np.testing.assert_array_equal(geometry.resample(jnp.asarray(image), *geometry.pixel_grid(1, H, W)), image)
 
 
@@ -131,14 +131,14 @@ def test_resample_equals_a_slow_loop():
     image = rng.random((2, 5, 7, 3)).astype(np.float32)
     x, y = rng.uniform(0, 6, (2, 5, 7)).astype(np.float32), rng.uniform(0, 4, (2, 5, 7)).astype(np.float32)
     x[0, 0, 0], y[0, 0, 0] = 6.0, 4.0
-    ours = geometry.resample(jnp.asarray(image), jnp.asarray(x), jnp.asarray(y))
+    ours = geometry.resample(jnp.moveaxis(jnp.asarray(image), 3, 1), jnp.asarray(x), jnp.asarray(y))
     slow = np.zeros_like(image)
     for b, r, c in np.ndindex(2, 5, 7):
         i, j = min(int(x[b, r, c]), 5), min(int(y[b, r, c]), 3)
         fx, fy = x[b, r, c] - i, y[b, r, c] - j
         slow[b, r, c] = ((1 - fy) * ((1 - fx) * image[b, j, i] + fx * image[b, j, i + 1])
                          + fy * ((1 - fx) * image[b, j + 1, i] + fx * image[b, j + 1, i + 1]))
-    np.testing.assert_allclose(ours, slow, atol=1e-6)
+    np.testing.assert_allclose(np.moveaxis(ours, 1, 3), slow, atol=1e-6)
 
 
 @pytest.mark.parametrize("bound", [0.0, 2.5])

@@ -30,7 +30,7 @@ def augment(key, image, width, recipe, max_shift_px=None):
 
 def drawn(key, batch, recipe):
     """The draws behind `augment`, as NumPy arrays."""
-    return jax.device_get(jax.jit(lambda k: views.draw(k, batch, recipe)._replace(noise_key=None))(key))
+    return jax.device_get(jax.jit(lambda k: views.draw(k, batch, recipe)._replace(noise_keys=None))(key))
 
 
 def flat(low, high):
@@ -87,9 +87,14 @@ def test_two_to_five_operators_each_equally_often_in_any_order():
     assert abs((ranks[both, 0] < ranks[both, 1]).mean() - 0.5) < 0.08
 
 
+def planes(image):
+    """u8[B,H,W,C] -> f32[B,C,H,W] in [0,1]."""
+    return jnp.moveaxis(jnp.asarray(image, jnp.float32) / 255, 3, 1)
+
+
 def slow_view(image, width, draws, recipe, i):
     """Line i alone, operator by operator in its drawn order (photometry first, then geometry through one map)."""
-    image, w = jnp.asarray(image[i : i + 1], jnp.float32) / 255, jnp.asarray(width[i : i + 1])
+    image, w = planes(image[i : i + 1]), jnp.asarray(width[i : i + 1])
     order = sorted((int(r[i]), n) for n, r in draws.rank.items() if r[i] < views.UNUSED)
     amounts = {n: {a: v[i : i + 1] for a, v in draws.amounts[n].items()} for n in draws.amounts}
     for _, name in order:
@@ -97,14 +102,14 @@ def slow_view(image, width, draws, recipe, i):
             image = color.TONES[name](image, w, **amounts[name])
         elif name in color.FILTERS:
             image = color.convolve(image, w, *color.FILTERS[name](**amounts[name]))
-    x, y = geometry.pixel_grid(1, *image.shape[1:3])
+    x, y = geometry.pixel_grid(1, H, W)
     for _, name in reversed(order):  # a result pixel asks the last operator first
         if name in geometry.MATRICES:
             x, y = geometry.apply_matrix(geometry.MATRICES[name](H, w, **amounts[name]), x, y)
         elif name == "piecewise":
             x, y = geometry.apply_piecewise(x, y, w, amounts[name]["offsets"])
     view = geometry.resample(image, *geometry.limit_shift(x, y, w, None))
-    return np.asarray(view)[0, :, : width[i]]
+    return np.moveaxis(np.asarray(view)[0], 0, 2)[:, : width[i]]
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -124,14 +129,15 @@ def test_jitter_runs_in_the_drawn_order(key):
     draws = drawn(key, 16, recipe)
     seen = set()
     for i in range(16):
-        line, w = jnp.asarray(image[i : i + 1], jnp.float32) / 255, jnp.asarray(width[i : i + 1])
+        line, w = planes(image[i : i + 1]), jnp.asarray(width[i : i + 1])
         order = sorted((int(r[i]), n) for n, (r, _) in draws.jitter.items() if r[i] < views.UNUSED)
         seen.add(tuple(n for _, n in order))
         for _, name in order:
             amount = {"turn" if name == "jitter_hue" else "factor": draws.jitter[name][1][i : i + 1]}
             line = color.TONES[name](line, w, **amount)
         line = color.grayscale(line, w, alpha=draws.gray[i : i + 1])
-        np.testing.assert_allclose(view[i, :, : width[i]], np.asarray(line)[0, :, : width[i]], atol=1e-5)
+        slow = np.moveaxis(np.asarray(line)[0], 0, 2)
+        np.testing.assert_allclose(view[i, :, : width[i]], slow[:, : width[i]], atol=1e-5)
     assert len(seen) > 5
 
 
