@@ -63,7 +63,8 @@ def base(**values: Any) -> ConfigDict:
             "batch_size": 256,  # over all devices
             "total": {"steps": placeholder(int), "epochs": placeholder(float)},  # one of the two; steps wins
             "init_from": "",  # a work folder whose parts are taken over before step 0
-            "init_parts": ("params/encoder",),
+            "init_parts": ("params/encoder",),  # "teacher/encoder->params/encoder": a part under another name
+            "init_checkpoint": "last",  # or "best", by that run's own best_metric
             "like": "",  # a work folder of which only the config serves, see inherit
             "inherit": (),  # keys such as "method.encoder": None there = the value of init_from's or like's config
             "calibrate_batches": 0,  # training batches that the method looks at before step 0
@@ -95,7 +96,8 @@ def crops(train: str, height_px: int = 32, width_px: int = 128, channels: int = 
 
 def lines(train: str, height_px: int = 32, channels: int = 1, buckets_px: Any = "auto", **more: Any) -> dict[str, Any]:
     """Recognition data: whole labelled lines in width buckets."""
-    return {**_data("lines", train, height_px, channels), "buckets_px": buckets_px, **more}
+    own = {"buckets_px": buckets_px, "multiple_px": 32, "max_label_length": placeholder(int)}  # None: the longest label
+    return {**_data("lines", train, height_px, channels), **own, **more}
 
 
 def _data(kind: str, train: str, height_px: int, channels: int) -> dict[str, Any]:
@@ -109,6 +111,7 @@ def _data(kind: str, train: str, height_px: int, channels: int) -> dict[str, Any
         "subset_order": "random",
         "workers": "auto",
         "max_bad_share": 0.01,
+        "max_pixels": 1 << 24,  # of one image; a larger one is a bad record
     }
 
 
@@ -116,7 +119,10 @@ def vit(size: str, patch: tuple[int, int], **more: Any) -> dict[str, Any]:
     """Keyword arguments of models.vit.Vit for one of SIZES; `more` overrides or adds."""
     if size not in SIZES:
         raise ValueError(f"there is no encoder size {size!r}: choose one of {sorted(SIZES)}")
-    return {"patch": tuple(patch), **SIZES[size], "dtype": "auto", "gelu": "exact", "remat": False, "scan": False, **more}
+    return {
+        "patch": tuple(patch), **SIZES[size], "mlp_ratio": 4.0, "drop_path": 0.0, "dtype": "auto", "gelu": "exact",
+        "attention": "auto", "remat": False, "scan": False, **more,
+    }  # fmt: skip
 
 
 def adamw(lr: float, weight_decay: float, warmup_steps: int = 0, **more: Any) -> dict[str, Any]:
@@ -124,8 +130,13 @@ def adamw(lr: float, weight_decay: float, warmup_steps: int = 0, **more: Any) ->
     return {
         "name": "adamw", "lr": lr, "lr_per": placeholder(int), "min_lr": 0.0, "warmup_steps": warmup_steps,
         "schedule": "cosine", "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": weight_decay,
-        "clip_norm": placeholder(float), "layer_decay": placeholder(float), **more,
+        "clip_norm": placeholder(float), "layer_decay": placeholder(float), "rules": (), **more,
     }  # fmt: skip
+
+
+def encoder_rate(scale: float) -> tuple:
+    """optim.rules under which the encoder's rate is `scale` times that of the rest; none at 1."""
+    return () if scale == 1.0 else (("^encoder/", {"lr_scale": scale}), ("", {}))
 
 
 # Readers on top of an encoder, by the name that recognize/*.py take as head=.
@@ -140,8 +151,17 @@ def reader(decoder: str, head: str) -> dict[str, Any]:
 
 
 def label_subset(labels: str) -> float | int | None:
-    """ "" -> None (all labels), "0.1" -> a tenth of them, "340" -> so many lines."""
-    return None if not labels else float(labels) if "." in labels else int(labels)
+    """ "" -> None (all labels), "0.1" -> a tenth of them, "340" -> so many lines. ValueError for anything else: "1" could
+    mean one line and is a share to the records, so it has to be "1.0"."""
+    if not labels:
+        return None
+    try:
+        subset = float(labels) if "." in labels else int(labels)
+    except ValueError:
+        subset = -1
+    if subset <= 0 or (subset > 1) != isinstance(subset, int):
+        raise ValueError(f"labels={labels}: give a share such as 0.1 (1.0 = all) or a whole number of lines above 1")
+    return subset
 
 
 def quick(config: ConfigDict, steps: int = 2, batch_size: int = 8) -> ConfigDict:

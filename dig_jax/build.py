@@ -14,7 +14,8 @@ from dig_jax import checkpoint, partition
 from dig_jax.methods import base
 from dig_jax.text import Charset
 
-FREE_KEYS = ("total", "log", "evals", "devices", "compile_cache", "data.workers")  # may change when a run is resumed
+# May change when a run is resumed: none of them changes a number of what is still to come, but how far it goes.
+FREE_KEYS = ("total", "log", "evals", "checkpoint", "devices", "compile_cache", "data.workers", "data.max_bad_share")
 
 
 def call(function: Callable[..., Any], where: str, options: dict[str, Any], **given: Any) -> Any:
@@ -77,7 +78,7 @@ def inherit(cfg: dict[str, Any]) -> None:
     """Fill what config.inherit names and the config leaves None from the run in config.init_from or config.like.
 
     So sizes and records are stated once, where they were chosen. `like` takes the config only, `init_from` the weights
-    too. Raises ValueError where a value is still missing.
+    too. What that run leaves to its method's default is left to it here. Raises ValueError where a value is missing.
     """
     source = cfg.get("init_from") or cfg.get("like")
     theirs = checkpoint.read_config(source) if source and cfg.get("inherit") else {}
@@ -87,15 +88,24 @@ def inherit(cfg: dict[str, Any]) -> None:
         for folder in folders:
             mine, other = mine[folder], other.get(folder, {})
         if mine.get(name) is None:
+            if theirs and folders == ["method"] and name not in other:
+                mine.pop(name, None)
+                continue
             mine[name] = other.get(name)
             if key == "method.encoder" and mine[name] and checkpoint.steps(source):
                 # A method may drop the encoder's final norm by itself, so the checkpoint is asked, not the config.
                 mine[name]["final_norm"] = checkpoint.has_subtree(source, "params/encoder/norm")
         if mine.get(name) is None:
-            raise ValueError(
-                f"config.{key} is not set: give it, or name the run to take it from with --config.init_from=DIR "
-                f"(config and weights) or --config.like=DIR (config only)"
-            )
+            where = f" and {source} has none" if source else ""
+            how = ", or name the run to take it from with --config.init_from=DIR (config and weights) or "
+            how = "" if source else how + "--config.like=DIR (config only)"
+            raise ValueError(f"config.{key} is not set{where}: give it{how}")
+
+
+def absolute(cfg: dict[str, Any]) -> dict[str, Any]:
+    """The same config with whole paths to other runs: what config.json says must hold from any folder."""
+    paths = {key: os.path.abspath(cfg[key]) for key in ("init_from", "like") if cfg.get(key) and "://" not in cfg[key]}
+    return cfg | paths
 
 
 def describe_run(workdir: str, meta: dict[str, Any]) -> None:
@@ -112,7 +122,7 @@ def describe_run(workdir: str, meta: dict[str, Any]) -> None:
 
 def check_same(saved: dict[str, Any], meta: dict[str, Any], workdir: str) -> None:
     """ValueError where the run in `workdir` was started with another config or reads other characters."""
-    old, new = flat(saved["config"]), flat(meta["config"])
+    old, new = flat(absolute(saved["config"])), flat(meta["config"])
     differ = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
     differ = [k for k in differ if not any(k == free or k.startswith(free + ".") for free in FREE_KEYS)]
     if differ:

@@ -57,9 +57,7 @@ class Checkpoints:
         )
 
     def _score(self, metrics: dict[str, float] | None) -> float:
-        """Larger is better; -inf where the metric is missing or not finite."""
-        value = (metrics or {}).get(self._metric)
-        return self._sign * value if value is not None and math.isfinite(value) else -math.inf
+        return _score(metrics, self._metric, self._sign)
 
     def due(self, step: int, metrics: dict[str, float]) -> bool:
         """True when this step is to be saved: the interval says so, or it is the best one so far."""
@@ -96,9 +94,7 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step with the best metric; None where no checkpoint has it."""
-        scored = [(self._score(c.metrics), c.step) for c in self._checkpointer.checkpoints]
-        score, step = max(scored, default=(-math.inf, None))
-        return step if score > -math.inf else None
+        return _best(self._checkpointer.checkpoints, self._metric, self._sign)
 
     def path(self, step: int) -> str:
         return os.path.join(self.folder, str(step))
@@ -111,6 +107,18 @@ class Checkpoints:
         self._checkpointer.close()
 
 
+def _score(metrics: dict[str, float] | None, name: str, sign: float) -> float:
+    """Larger is better; -inf where the metric is missing or not finite."""
+    value = (metrics or {}).get(name)
+    return sign * value if value is not None and math.isfinite(value) else -math.inf
+
+
+def _best(checkpoints: Any, name: str, sign: float) -> int | None:
+    scored = [(_score(c.metrics, name, sign), c.step) for c in checkpoints]
+    score, step = max(scored, default=(-math.inf, None))
+    return step if score > -math.inf else None
+
+
 def steps(workdir: str) -> list[int]:
     """Committed steps of a work folder, ascending; [] where there are none. Reads only."""
     folder = epath.Path(workdir) / FOLDER
@@ -119,16 +127,33 @@ def steps(workdir: str) -> list[int]:
     return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and ocp.is_orbax_checkpoint(p))
 
 
-def _latest(workdir: str) -> epath.Path:
+def choose_step(workdir: str, which: str = "last") -> int:
+    """The "last" or the "best" step of another run (by its own best_metric; where it has none, the last). Reads only.
+
+    Raises FileNotFoundError where there is no checkpoint, ValueError for another word.
+    """
+    if which not in ("last", "best"):
+        raise ValueError(f"config.init_checkpoint is {which!r}: set it to 'last' or 'best'")
     found = steps(workdir)
     if not found:
-        raise FileNotFoundError(f"{workdir} holds no checkpoint: give a --workdir of a run that saved one")
-    return (epath.Path(workdir) / FOLDER / str(found[-1])).resolve()
+        raise FileNotFoundError(f"{workdir} holds no checkpoint: name the work folder of a run that saved one")
+    rule = read_config(workdir).get("checkpoint", {}) if which == "best" else {}
+    if not rule.get("best_metric"):
+        return found[-1]
+    folder = (epath.Path(workdir) / FOLDER).resolve()
+    with ocp.training.Checkpointer(folder, cleanup_tmp_directories=False) as reader:  # that run may be saving just now
+        best = _best(reader.checkpoints, rule["best_metric"], 1.0 if rule.get("best_mode") == "max" else -1.0)
+    return found[-1] if best is None else best
+
+
+def _step_folder(workdir: str, step: int | None = None) -> epath.Path:
+    """Of this step, or of the last."""
+    return (epath.Path(workdir) / FOLDER / str(choose_step(workdir) if step is None else step)).resolve()
 
 
 def read_meta(workdir: str) -> dict[str, Any]:
     """What `save` stored as meta with the latest checkpoint ({"config": ..., "charset": ...})."""
-    meta = ocp.checkpointables_metadata(_latest(workdir)).custom_metadata
+    meta = ocp.checkpointables_metadata(_step_folder(workdir)).custom_metadata
     return dict(meta or {})
 
 
@@ -144,13 +169,13 @@ def read_config(workdir: str) -> dict[str, Any]:
 
 def has_subtree(workdir: str, path: str) -> bool:
     """Whether the latest checkpoint's state has anything under `path`."""
-    return any(name.startswith(path + "/") for name in _saved_shapes(_latest(workdir)))
+    return any(name.startswith(path + "/") for name in _saved_shapes(_step_folder(workdir)))
 
 
-def load_subtree(workdir: str, path: str, abstract: Any) -> Any:
-    """A part of the latest checkpoint's state, for instance path "params/encoder", with the shapes and shardings of
-    `abstract`. Raises FileNotFoundError without a checkpoint, ValueError naming the leaves that differ."""
-    checkpoint = _latest(workdir)
+def load_subtree(workdir: str, path: str, abstract: Any, step: int | None = None) -> Any:
+    """A part of a checkpoint's state (None: the last), for instance path "params/encoder", with the shapes and shardings
+    of `abstract`. Raises FileNotFoundError without a checkpoint, ValueError naming the leaves that differ."""
+    checkpoint = _step_folder(workdir, step)
     saved = {
         name[len(path) + 1 :]: shape for name, shape in _saved_shapes(checkpoint).items() if name.startswith(path + "/")
     }

@@ -1,4 +1,4 @@
-"""Accumulators, and the one log of a run: metrics.jsonl (and the same numbers for TensorBoard)."""
+"""The one log of a run: metrics.jsonl (and the same numbers for TensorBoard)."""
 
 from __future__ import annotations
 
@@ -6,44 +6,6 @@ import json
 import math
 import os
 from typing import Any
-
-import numpy as np
-
-
-class Mean:
-    """Weighted mean of what `add` was given: add(values f32[...], weight same shape or a number)."""
-
-    def __init__(self) -> None:
-        self.total, self.weight = 0.0, 0.0
-
-    def add(self, value: Any, weight: Any = 1.0) -> None:
-        value, weight = np.broadcast_arrays(np.asarray(value, np.float64), np.asarray(weight, np.float64))
-        used = weight != 0  # a NaN on a padding row must not reach the sum through 0 * NaN
-        self.total += float(np.sum(value[used] * weight[used]))
-        self.weight += float(np.sum(weight[used]))
-
-    @property
-    def result(self) -> float:
-        """The mean; NaN where nothing was added, so that nobody mistakes "no data" for 0."""
-        return self.total / self.weight if self.weight else math.nan
-
-
-class Count:
-    """Named whole numbers that only grow: add(errors=3, characters=40), total("errors")."""
-
-    def __init__(self) -> None:
-        self.counts: dict[str, int] = {}
-
-    def add(self, **amounts: int) -> None:
-        for name, amount in amounts.items():
-            self.counts[name] = self.counts.get(name, 0) + int(amount)
-
-    def total(self, name: str) -> int:
-        return self.counts.get(name, 0)
-
-    def share(self, part: str, whole: str) -> float:
-        """part / whole, NaN where whole is 0."""
-        return self.total(part) / self.total(whole) if self.total(whole) else math.nan
 
 
 def read_jsonl(path: str) -> list[dict[str, Any]]:
@@ -63,13 +25,23 @@ def read_jsonl(path: str) -> list[dict[str, Any]]:
     return rows
 
 
+def _forget_names(path: str, step: int, names: set[str]) -> None:
+    """Rewrite the file without these metrics at this step; a line that then holds nothing goes."""
+    rows = read_jsonl(path)
+    rows = [{k: v for k, v in row.items() if row["step"] != step or k not in names} for row in rows]
+    _rewrite(path, [row for row in rows if len(row) > 1])
+
+
 def _forget_after(path: str, step: int) -> None:
-    """Rewrite the file without the lines of steps > `step`, in one rename so a crash leaves the old or the new file."""
-    if not os.path.exists(path):
-        return
-    kept = [row for row in read_jsonl(path) if row["step"] <= step]
+    """Rewrite the file without the lines of steps > `step`."""
+    if os.path.exists(path):
+        _rewrite(path, [row for row in read_jsonl(path) if row["step"] <= step])
+
+
+def _rewrite(path: str, rows: list[dict[str, Any]]) -> None:
+    """In one rename, so that a crash leaves the old or the new file."""
     with open(path + ".tmp", "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in kept)
+        file.writelines(json.dumps(row) + "\n" for row in rows)
     os.replace(path + ".tmp", path)
 
 
@@ -77,7 +49,8 @@ class Writer:
     """Appends {"step": n, name: value, ...} lines to WORKDIR/metrics.jsonl and to WORKDIR/tensorboard.
 
     resume_step: lines of later steps, written before a crash and now repeated, are removed, so the file tells one
-    story. active=False (every host but the lead) makes all calls do nothing.
+    story. So does an evaluation repeated at that step: the later figure replaces the earlier. active=False (every host
+    but the lead) makes all calls do nothing.
     """
 
     def __init__(self, workdir: str, resume_step: int = 0, active: bool = True) -> None:
@@ -87,9 +60,9 @@ class Writer:
         from tensorboardX import SummaryWriter  # imported late: readers of metrics.jsonl need no TensorBoard
 
         os.makedirs(workdir, exist_ok=True)
-        path = os.path.join(workdir, "metrics.jsonl")
-        _forget_after(path, resume_step)
-        self._file = open(path, "a", encoding="utf-8")
+        self._path, self._resume_step = os.path.join(workdir, "metrics.jsonl"), resume_step
+        _forget_after(self._path, resume_step)
+        self._file = open(self._path, "a", encoding="utf-8")
         self._board = SummaryWriter(
             os.path.join(workdir, "tensorboard"), purge_step=resume_step + 1, write_to_disk=True
         )
@@ -100,6 +73,10 @@ class Writer:
             return
         numbers = {name: float(value) for name, value in values.items()}
         row = {name: number if math.isfinite(number) else None for name, number in numbers.items()}
+        if step <= self._resume_step:
+            self._file.close()
+            _forget_names(self._path, int(step), set(row))
+            self._file = open(self._path, "a", encoding="utf-8")
         self._file.write(json.dumps({"step": int(step), **row}, allow_nan=False) + "\n")
         self._file.flush()
         for name, number in numbers.items():

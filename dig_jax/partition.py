@@ -80,13 +80,6 @@ def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     return {name: jax.make_array_from_process_local_data(sharding, np.asarray(rows)) for name, rows in batch.items()}
 
 
-def to_host(tree: Any) -> Any:
-    """Arrays that may be split over hosts -> the same whole numpy arrays on every host."""
-    if jax.process_count() == 1:
-        return jax.device_get(tree)
-    return multihost_utils.process_allgather(tree, tiled=True)
-
-
 def is_lead() -> bool:
     """True on the one process that prints and writes files."""
     return jax.process_index() == 0

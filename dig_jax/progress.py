@@ -126,8 +126,10 @@ class Log:
         good = (
             f"the last good checkpoint is {self.checkpoints.path(last)}" if last is not None else "none was saved yet"
         )
+        way_out = f" and --config.init_from={os.path.dirname(self.checkpoints.folder)}" if last is not None else ""
         raise Stopped(
             f"step {step} has loss {float(values['loss']):g} and gradient norm {float(values['grad_norm']):g}: its "
             f"update was not applied and the run stops; {good}; its records are {shown} "
-            f"(all in {os.path.normpath(path)})"
+            f"(all in {os.path.normpath(path)}); the same command would meet it again, so lower config.optim.lr or "
+            f"config.optim.clip_norm, with another --workdir{way_out}"
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import signal
@@ -32,12 +33,14 @@ from dig_jax.text import Charset
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """dataset[i] = (batch, host) of step i. charset: of the labels, None for crops."""
+    """dataset[i] = (batch, host) of step i. charset: of the labels, None for crops. once: makes a dataset of one epoch in
+    which every line comes exactly once; None where an epoch is no such thing."""
 
     mixture: Any
     dataset: Any
     charset: Charset | None
     steps_per_epoch: int
+    once: Callable[[], Any] | None = None
 
 
 def run(config: Any, workdir: str) -> states.TrainState:
@@ -47,7 +50,7 @@ def run(config: Any, workdir: str) -> states.TrainState:
     on, SystemExit(143) after SIGTERM.
     """
     config.lock()
-    cfg = config.to_dict()
+    cfg = build.absolute(config.to_dict())
     if cfg.get("compile_cache"):
         jax.config.update("jax_compilation_cache_dir", cfg["compile_cache"])
     mesh = partition.make_mesh(cfg.get("devices"))
@@ -91,16 +94,19 @@ def open_data(cfg: dict[str, Any]) -> Data:
     chosen = {name: options.pop(name) for name in ("subset", "subset_seed", "subset_order") if name in options}
     mixture = build.call(records.open_sets, "config.data", chosen, spec=spec)
     host = {"process_index": jax.process_index(), "process_count": jax.process_count()}
-    common = {"mixture": mixture, "batch_size": cfg["batch_size"], "seed": cfg["seed"], **host}
-    charset = None
+    common = {"mixture": mixture, "batch_size": cfg["batch_size"], **host}
+    charset, once = None, None
     if kind == "crops":
-        dataset = build.call(pipeline.pretrain, "config.data", options, **common)
+        dataset = build.call(pipeline.pretrain, "config.data", options, seed=cfg["seed"], **common)
     elif kind == "lines":
-        charset = source_charset(cfg) or Charset.from_texts(mixture.texts())
-        dataset = build.call(pipeline.recognition, "config.data", options, charset=charset, **common)
+        charset = common["charset"] = source_charset(cfg) or Charset.from_texts(mixture.texts())
+        dataset = build.call(pipeline.recognition, "config.data", options, seed=cfg["seed"], **common)
+        if not mixture.weighted:
+            once = functools.partial(pipeline.evaluation, **common, **options)
     else:
         raise ValueError(f"config.data.kind is {kind!r}: set it to 'crops' (pre-training) or 'lines' (recognition)")
-    return Data(mixture, dataset, charset, pipeline.steps_per_epoch(mixture, cfg["batch_size"], kind == "lines"))
+    steps = pipeline.steps_per_epoch(mixture, cfg["batch_size"], kind == "lines")
+    return Data(mixture, dataset, charset, steps, once)
 
 
 def source_charset(cfg: dict[str, Any]) -> Charset | None:
@@ -146,25 +152,32 @@ def start_state(
         return state, optimizer
     state = jax.jit(create, out_shardings=shardings)(raw)
     if cfg.get("init_from"):
-        state = init_from(state, placed, method, cfg["init_from"], cfg.get("init_parts", ("params/encoder",)))
+        parts, which = cfg.get("init_parts", ("params/encoder",)), cfg.get("init_checkpoint", "last")
+        state = init_from(state, placed, method, cfg["init_from"], parts, which)
     if cfg.get("calibrate_batches") and type(method).calibrate is not base.Method.calibrate:
-        mutable = method.calibrate(state.params, state.mutable, list(first_batches(cfg, data, mesh)))
+        mutable = method.calibrate(state.params, state.mutable, first_batches(cfg, data, mesh))
         state = state.replace(mutable=jax.device_put(mutable, shardings.mutable))
     return state, optimizer
 
 
 def init_from(
-    state: states.TrainState, placed: states.TrainState, method: base.Method, workdir: str, parts: Any
+    state: states.TrainState, placed: states.TrainState, method: base.Method, workdir: str, parts: Any, which: str
 ) -> states.TrainState:
-    """Replace the named parts ("params/encoder", "params", "mutable") by those of another run; the teacher follows."""
-    for part in parts:
-        first, *rest = part.split("/")
-        abstract, new = getattr(placed, first), getattr(state, first)
+    """Replace the named parts ("params/encoder", "params", "mutable") by those of another run's last or best checkpoint;
+    the teacher follows. "teacher/encoder->params/encoder" takes a part over under another name."""
+    step = checkpoint.choose_step(workdir, which)
+    report(f"starting from step {step} of {workdir}: {', '.join(parts)}")
+    for entry in parts:
+        theirs, _, ours = entry.partition("->")
+        first, *rest = (ours or theirs).split("/")
+        abstract, new = getattr(placed, first, None), getattr(state, first, None)
         for name in rest:
-            abstract = abstract[name]
+            abstract = abstract.get(name) if abstract else None
+        if abstract is None:
+            raise ValueError(f"config.init_parts has {entry!r} but this run has no {ours or theirs!r}: name a part of it")
         if not jax.tree.leaves(abstract):
             continue  # nothing to take over, such as an empty "mutable"
-        loaded = checkpoint.load_subtree(workdir, part, abstract)
+        loaded = checkpoint.load_subtree(workdir, theirs, abstract, step)
         for depth in range(len(rest) - 1, -1, -1):
             parent = new
             for name in rest[:depth]:
@@ -176,9 +189,11 @@ def init_from(
 
 
 def first_batches(cfg: dict[str, Any], data: Data, mesh: Any) -> Any:
-    """Up to config.calibrate_batches global training batches, at most one epoch of them."""
+    """Up to config.calibrate_batches global training batches, one by one, at most one epoch of them. A whole epoch holds
+    every line once: the lines that fill its last batch in training are left out."""
     count = min(cfg["calibrate_batches"], data.steps_per_epoch)
-    with pipeline.iterate(data.dataset, 0, cfg["data"].get("workers", "auto")) as batches:
+    dataset = data.once() if data.once and count == data.steps_per_epoch else data.dataset
+    with pipeline.iterate(dataset, 0, cfg["data"].get("workers", "auto")) as batches:
         for _ in range(count):
             yield partition.to_global(next(batches)[0], mesh)
 
@@ -191,7 +206,8 @@ def make_train_step(method: base.Method, optimizer: optim.Optimizer, total: int,
     the state as it was, and "finite" False."""
 
     def step(state: states.TrainState, batch: base.Batch) -> tuple[states.TrainState, dict[str, jax.Array]]:
-        teacher = method.update_teacher(state.teacher, state.params, state.step / max(total, 1))
+        progress = state.step / max(total, 1)
+        teacher = method.update_teacher(state.teacher, state.params, progress)
         views = method.augment(prng.stream(seed, "augment", state.step), batch)
         key = prng.stream(seed, "loss", state.step)
 
@@ -207,8 +223,8 @@ def make_train_step(method: base.Method, optimizer: optim.Optimizer, total: int,
         new = states.TrainState(state.step + 1, params, teacher, opt_state, aux.mutable)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         new = jax.tree.map(lambda n, old: jnp.where(finite, n, old), new, state)
-        lr = optimizer.schedule(state.step)
-        return new, {**aux.metrics, "loss": loss, "grad_norm": norm, "lr": lr, "finite": finite}
+        figures = {"loss": loss, "grad_norm": norm, "lr": optimizer.schedule(state.step), "finite": finite}
+        return new, {**aux.metrics, **method.schedules(progress), **figures}
 
     return step
 

@@ -1,4 +1,4 @@
-"""Accumulators, the log file and its one story after a restart."""
+"""The log file and its one story after a restart."""
 
 import json
 import math
@@ -7,24 +7,6 @@ import numpy as np
 import pytest
 
 from dig_jax import metrics
-
-
-def test_mean_is_weighted_and_deaf_to_padding():
-    mean = metrics.Mean()
-    assert math.isnan(mean.result)
-    mean.add(np.array([1.0, 3.0, np.nan]), np.array([1.0, 1.0, 0.0]))
-    mean.add(8.0, 2.0)
-    assert mean.result == 5.0
-    mean.add(np.array([np.nan]))
-    assert math.isnan(mean.result)
-
-
-def test_count_and_share():
-    count = metrics.Count()
-    assert math.isnan(count.share("errors", "characters")) and count.total("errors") == 0
-    count.add(errors=1, characters=8)
-    count.add(errors=2, characters=4)
-    assert count.total("errors") == 3 and count.share("errors", "characters") == 0.25
 
 
 def test_lines_and_nan(tmp_path):
@@ -51,6 +33,23 @@ def test_a_resumed_run_tells_one_story(tmp_path):
     writer.write(3, {"a": 30})
     writer.close()
     assert [(row["step"], row["a"]) for row in metrics.read_jsonl(path)] == [(1, 1), (2, 2), (3, 30)]
+
+
+def test_the_later_of_two_evaluations_of_a_step_replaces_the_earlier(tmp_path):
+    for value in (0.5, 0.4):
+        writer = metrics.Writer(str(tmp_path), resume_step=2)
+        writer.write(2, {"eval/a/cer": value})
+        if value == 0.5:
+            writer.write(2, {"train/loss": 1.0, "eval/b/cer": 0.1})
+        else:
+            writer.write(3, {"train/loss": 2.0})
+        writer.close()
+    rows = metrics.read_jsonl(str(tmp_path / "metrics.jsonl"))
+    assert rows == [
+        {"step": 2, "train/loss": 1.0, "eval/b/cer": 0.1},
+        {"step": 2, "eval/a/cer": 0.4},
+        {"step": 3, "train/loss": 2.0},
+    ]
 
 
 def test_damage_in_the_middle_is_an_error(tmp_path):

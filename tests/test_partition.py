@@ -35,7 +35,6 @@ def test_rows_are_split_in_order():
     shards = sorted(whole.addressable_shards, key=lambda s: s.index[0].start)
     assert [s.data.shape for s in shards] == [(2, 2)] * 8
     assert np.array_equal(np.concatenate([s.data for s in shards]), rows)
-    assert np.array_equal(partition.to_host(whole), rows)
 
 
 def test_rows_that_do_not_divide():
@@ -62,6 +61,7 @@ SCRIPT = """
 import numpy as np, jax
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
+from jax.experimental import multihost_utils
 from dig_jax import partition
 partition.initialize()
 mesh = partition.make_mesh()
@@ -69,7 +69,8 @@ mine = np.arange(4, dtype=np.float32) + 4 * jax.process_index()
 whole = partition.to_global({"x": mine}, mesh)["x"]
 partition.barrier("here")
 print("RESULT", whole.shape[0], float(jax.jit(lambda x: (x * x).sum())(whole)), partition.is_lead(),
-      int(partition.sum_hosts({"n": jax.process_index() + 1})["n"]), partition.to_host(whole).tolist())
+      int(partition.sum_hosts({"n": jax.process_index() + 1})["n"]),
+      multihost_utils.process_allgather(whole, tiled=True).tolist())
 """
 
 

@@ -1,119 +1,35 @@
 """The trainer with a toy method: resume, devices, bad numbers, evaluations, sentences. Real records, real pipeline."""
 
-import json
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-import types
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
-from ml_collections.config_dict import placeholder
 
-from configs import common
-from dig_jax import checkpoint, main, metrics, prng, train
-from dig_jax.data import pipeline, records, writer
+from dig_jax import checkpoint, main, prng, train
+from dig_jax.data import pipeline, records
 from dig_jax.methods import base
+from tests import toy
+from tests.toy import Evaluator, Toy, make_config, rows_of, same, write_lines
 
 ROOT = Path(__file__).parents[1]
 
 
-class Toy(base.Method):
-    """Encoder (a matrix), head, teacher and mutable counter; noisy augmentation, so keys matter."""
-
-    def __init__(self, *, width: int = 4, nan_at: int = -1, charset=None, encoder=None):
-        self.width, self.nan_at, self.charset, self.encoder = width, nan_at, charset, encoder
-
-    def init(self, key, batch):
-        first, second = jax.random.split(key)
-        params = {
-            "encoder": {"kernel": jax.random.normal(first, (8, self.width)), "bias": jnp.zeros(self.width)},
-            "head": {"kernel": jax.random.normal(second, (self.width, 8))},
-        }
-        return {"params": params, "mutable": {"seen": jnp.zeros(())}}
-
-    def augment(self, key, batch):
-        x = base.normalise(batch["image"]).mean(axis=(2, 3))
-        return batch | {"x": x + 0.1 * jax.random.normal(key, x.shape)}
-
-    def loss(self, params, state, batch, key):
-        features = jnp.tanh(batch["x"] @ params["encoder"]["kernel"] + params["encoder"]["bias"][None])
-        target = jnp.tanh(batch["x"] @ state.teacher["kernel"] + jax.random.normal(key, ()))
-        loss = jnp.mean((features @ params["head"]["kernel"] - batch["x"]) ** 2) + jnp.mean((features - target) ** 2)
-        loss = jnp.where(state.step == self.nan_at, jnp.nan, loss)
-        return loss, base.Aux({"features": features.mean()}, {"seen": state.mutable["seen"] + 1})
-
-    def init_teacher(self, params):
-        return params["encoder"]
-
-    def update_teacher(self, teacher, params, progress):
-        return jax.tree.map(lambda t, p: progress * t + (1 - progress) * p, teacher, params["encoder"])
-
-    def calibrate(self, params, mutable, batches):
-        return {"seen": mutable["seen"] + 100.0 * len(batches)}
-
-
-class Evaluator:
-    calls: list = []
-
-    def __init__(self, *, method, mesh, workdir, data, offset: float = 0.0):
-        self.offset = offset
-
-    def run(self, state, step):
-        Evaluator.calls.append((self.offset, step))
-        return {f"eval/toy{self.offset:g}/cer": float((step - 4) ** 2) + self.offset}
-
-
 @pytest.fixture(autouse=True)
 def toys(monkeypatch):
-    monkeypatch.setitem(sys.modules, "dig_jax.methods.toy", types.SimpleNamespace(Method=Toy))
-    monkeypatch.setitem(sys.modules, "dig_jax.evaluators.toy", types.SimpleNamespace(Evaluator=Evaluator))
-    Evaluator.calls = []
-
-
-def write_lines(folder, count=20, broken=()):
-    rng = np.random.default_rng(0)
-    rows = []
-    for i in range(count):
-        image = writer.encode_image(rng.integers(0, 256, (8, 24, 1), dtype=np.uint8), "png")
-        rows.append(("train", image[:40] if i in broken else image, "ab"[: 1 + i % 2], f"line{i}"))
-    writer.write(folder, iter(rows), shards=2)
-    return str(folder)
+    toy.install(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def lines(tmp_path_factory):
     return write_lines(tmp_path_factory.mktemp("records") / "toy")
-
-
-def make_config(spec, steps=6, **changes):
-    config = common.base(
-        batch_size=8,
-        method={"name": "toy"},
-        data=common.crops(spec, height_px=8, width_px=16),
-        optim=common.adamw(1e-2, 0.1),
-    )
-    config.total.steps = steps
-    config.log.every_steps = 1
-    config.checkpoint.every_steps = 0
-    config.update_from_flattened_dict(changes)
-    return config
-
-
-def rows_of(workdir):
-    return [row for row in metrics.read_jsonl(os.path.join(workdir, "metrics.jsonl"))]
-
-
-def same(a, b):
-    leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-    return all(np.array_equal(np.asarray(x), np.asarray(y)) for x, y in leaves)
 
 
 def spy_on_data(monkeypatch):
@@ -190,6 +106,7 @@ def test_nan_stops_with_step_records_and_checkpoint(lines, tmp_path, monkeypatch
     mixture = records.open_sets(lines)
     assert names == [mixture.where(i) for i in seen[3]] and names[0] in sentence
     assert max(row["step"] for row in rows_of(tmp_path)) == 3
+    assert "config.optim.lr" in sentence and f"--config.init_from={tmp_path}" in sentence  # the way out
 
 
 def test_nan_is_found_before_a_save_between_log_steps(lines, tmp_path):
@@ -246,6 +163,9 @@ class Witness(base.Method):
     def update_teacher(self, teacher, params, progress):
         return {"w": teacher["w"] + 10 + progress}
 
+    def schedules(self, progress):
+        return {"momentum": progress}
+
 
 def test_a_step_gives_fresh_keys_and_the_moved_teacher():
     """The teacher moves before the loss (the order of DiG), by step / total; no key is used twice."""
@@ -257,6 +177,7 @@ def test_a_step_gives_fresh_keys_and_the_moved_teacher():
         state, values = train.make_train_step(method, optimizer, 4, 0)(state, batch)
         seen.append(values)
     assert [float(values["teacher"]) for values in seen] == [11.0, 21.25]
+    assert [float(values["momentum"]) for values in seen] == [0.0, 0.25]
     assert len({float(values[name]) for values in seen for name in ("augment", "draw")}) == 4
     _, values = train.make_train_step(method, optimizer, 4, 1)(state.replace(step=jnp.int32(0)), batch)
     assert float(values["draw"]) != float(seen[0]["draw"])  # another seed
@@ -294,6 +215,10 @@ def test_zero_steps_only_evaluate(lines, tmp_path):
     train.run(make_config(lines, 0, evals={"toy": {"every_steps": 2}}), str(tmp_path))
     assert Evaluator.calls == [(0.0, 0)]
     assert checkpoint.steps(str(tmp_path)) == [] and [row["step"] for row in rows_of(tmp_path)] == [0]
+    train.run(make_config(lines, 0, evals={"toy": {"offset": 1.0}}), str(tmp_path))
+    train.run(make_config(lines, 0, evals={"toy": {"offset": 1.0}}), str(tmp_path))
+    names = [name for row in rows_of(tmp_path) for name in row if name != "step"]
+    assert sorted(names) == ["eval/toy0/cer", "eval/toy1/cer"]  # the later figure stands for the earlier
 
 
 def test_best_checkpoint_stays_across_a_restart(lines, tmp_path):
@@ -319,70 +244,12 @@ def test_epochs_become_steps_of_the_global_batch(lines, tmp_path):
     assert int(state.step) == 5
 
 
-def test_config_and_charset_are_written(lines, tmp_path):
-    config = make_config(lines, 1, data=ConfigDict(common.lines(lines, height_px=8)))
-    train.run(config, str(tmp_path))
-    written = json.loads((tmp_path / "config.json").read_text())
-    assert written == json.loads(config.to_json()) == checkpoint.read_config(str(tmp_path))
-    assert json.loads((tmp_path / "charset.json").read_text())["chars"] == "ab"
-    assert checkpoint.read_meta(str(tmp_path))["charset"] == (tmp_path / "charset.json").read_text()
-
-
 def test_another_config_in_the_same_workdir_is_refused(lines, tmp_path):
     train.run(make_config(lines, 1), str(tmp_path))
     with pytest.raises(ValueError, match=r"optim\.lr was 0\.01 and is 0\.02"):
         train.run(make_config(lines, 2, **{"optim.lr": 0.02}), str(tmp_path))
-    train.run(make_config(lines, 2, **{"log.every_steps": 2}), str(tmp_path))  # these may change
-
-
-def test_init_from_takes_the_encoder_and_the_teacher_follows(lines, tmp_path):
-    source = train.run(make_config(lines, 2), str(tmp_path / "a"))
-    config = make_config(lines, 0, init_from=str(tmp_path / "a"), seed=1)
-    state = train.run(config, str(tmp_path / "b"))
-    assert same(state.params["encoder"], source.params["encoder"])
-    assert same(state.teacher, source.params["encoder"]) and not same(source.teacher, source.params["encoder"])
-    assert not same(state.params["head"], source.params["head"])
-    trained = train.run(make_config(lines, 1, init_from=str(tmp_path / "a"), seed=1), str(tmp_path / "c"))
-    assert int(trained.step) == 1
-    config = make_config(lines, 0, init_from=str(tmp_path / "a"), method={"name": "toy", "width": 5})
-    with pytest.raises(ValueError, match=r"bias is \(4,\) there and \(5,\) here"):
-        train.run(config, str(tmp_path / "d"))
-    with pytest.raises(FileNotFoundError, match="no checkpoint"):
-        train.run(make_config(lines, 0, init_from=str(tmp_path / "nowhere")), str(tmp_path / "e"))
-
-
-def test_a_whole_recogniser_is_taken_over_with_its_charset(lines, tmp_path):
-    source = train.run(make_config(lines, 1, data=ConfigDict(common.lines(lines, height_px=8))), str(tmp_path / "a"))
-    other = write_lines(tmp_path / "one", count=1)  # has "a" only
-    config = make_config(other, 0, data=ConfigDict(common.lines(other, height_px=8)), init_from=str(tmp_path / "a"))
-    config.init_parts = ("params", "mutable")
-    state = train.run(config, str(tmp_path / "b"))
-    assert same(state.params, source.params) and same(state.mutable, source.mutable)
-    assert json.loads((tmp_path / "b" / "charset.json").read_text())["chars"] == "ab"
-
-
-@pytest.mark.parametrize("key", ["init_from", "like"])
-def test_what_is_left_open_is_inherited(lines, tmp_path, key):
-    """None = the value of that run; given values stay; `like` takes no weights."""
-    source = train.run(make_config(lines, 1, method={"name": "toy", "encoder": {"patch": (4, 4)}}), str(tmp_path / "a"))
-    open_keys = ("method.encoder", "data.height_px", "data.width_px")
-    method = {"name": "toy", "encoder": placeholder(object)}
-    config = make_config(lines, 0, method=method, inherit=open_keys, seed=1, **{key: str(tmp_path / "a")})
-    config.data.width_px, config.data.height_px = 24, placeholder(int)
-    state = train.run(config, str(tmp_path / "b"))
-    written = checkpoint.read_config(str(tmp_path / "b"))
-    assert written["method"]["encoder"] == {"patch": [4, 4], "final_norm": False}
-    assert (written["data"]["height_px"], written["data"]["width_px"]) == (8, 24)
-    assert same(state.params["encoder"], source.params["encoder"]) is (key == "init_from")
-    with pytest.raises(ValueError, match=r"config.method.encoder is not set: .*init_from=DIR.*like=DIR"):
-        train.run(make_config(lines, 0, method=method, inherit=open_keys), str(tmp_path / "c"))
-
-
-def test_calibrate_runs_once_before_the_first_step(lines, tmp_path):
-    first = train.run(make_config(lines, 1, calibrate_batches=9), str(tmp_path))
-    assert float(first.mutable["seen"]) == 301.0  # an epoch has 3 batches
-    later = train.run(make_config(lines, 2, calibrate_batches=9), str(tmp_path))
-    assert float(later.mutable["seen"]) == 302.0
+    free = {"log.every_steps": 2, "checkpoint.every_steps": 1, "data.max_bad_share": 0.5}
+    train.run(make_config(lines, 2, **free), str(tmp_path))  # these may change
 
 
 def test_bad_records_are_counted_and_stop_the_run_past_their_share(tmp_path):
@@ -435,16 +302,16 @@ def command_line(tmp_path, spec, devices=8):
         "import sys, types, jax\n"
         "jax.config.update('jax_platforms', 'cpu')\n"
         f"jax.config.update('jax_num_cpu_devices', {devices})\n"
-        "import test_train\n"
-        "sys.modules['dig_jax.methods.toy'] = types.SimpleNamespace(Method=test_train.Toy)\n"
+        "from tests import toy\n"
+        "sys.modules['dig_jax.methods.toy'] = types.SimpleNamespace(Method=toy.Toy)\n"
         "from dig_jax import main\n"
         "main.cli()\n"
     )
     config = tmp_path / "config.py"
     config.write_text(
-        f"import test_train\ndef get_config(steps):\n    return test_train.make_config({spec!r}, int(steps))\n"
+        f"from tests import toy\ndef get_config(steps):\n    return toy.make_config({spec!r}, int(steps))\n"
     )
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return [sys.executable, str(script), f"--workdir={tmp_path / 'run'}"], config, environment
 
 

@@ -3,7 +3,8 @@
     python -m dig_jax.main --config=configs/recognize/evaluate.py --config.init_from=RECOGNISER_DIR --workdir=DIR
     ... --config.evals.recognition.datasets=records/archiscribe@test
 
-Takes encoder, heads, feature statistics, charset, height and channels from the last checkpoint of RECOGNISER_DIR.
+Takes encoder, heads, feature statistics, charset, height and channels from RECOGNISER_DIR: from its checkpoint with the
+lowest validation CER where it kept one, which is the step that its figure is of, or with checkpoint=last from the last.
 Without `datasets`: the validation split of its training records. Writes metrics.jsonl at step 0 and
 pictures/readings-*.json. A run of several heads reports each and chooses the best on the very set: for a test split,
 train one head at the settled rate.
@@ -17,14 +18,17 @@ METHOD = ("encoder", "heads", "frames", "frozen", "standardize")
 
 
 def get_config(arg=None):
-    args = common.parse_arg(arg, records="", batch=64, quick=False)
+    args = common.parse_arg(arg, records="", checkpoint="best", batch=64, quick=False)
+    if args.checkpoint not in ("best", "last"):
+        raise ValueError(f"checkpoint={args.checkpoint}: give best or last")
     config = common.base(
         batch_size=args.batch,
         init_parts=("params", "mutable"),
+        init_checkpoint=args.checkpoint,
         inherit=(*(f"method.{name}" for name in METHOD), "data.train", "data.height_px", "data.channels"),
         method={"name": "recognize", **{name: placeholder(object) for name in METHOD}},
         optim=common.adamw(lr=0.0, weight_decay=0.0),
-        evals={"recognition": {"batch_size": 64, "datasets": args.records or placeholder(object), "pictures": 24}},
+        evals={"recognition": {"batch_size": args.batch, "datasets": args.records or placeholder(object), "pictures": 24}},
     )
     config.total.steps = 0
     config.data = common.lines(placeholder(str), placeholder(int), placeholder(int))

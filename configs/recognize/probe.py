@@ -17,6 +17,8 @@ from ml_collections.config_dict import placeholder
 from configs import common
 
 RATES = {"linear": "1e-3+3e-3+1e-2+3e-2+1e-1", "bilstm": "3e-4+1e-3+2e-3+4e-3+8e-3"}
+
+
 def get_config(arg=None):
     args = common.parse_arg(
         arg, decoder="ctc", head="linear", records="", labels="", like="", size="", patch="8x4", rates="", steps=3000,
@@ -51,6 +53,7 @@ def get_config(arg=None):
     config.total.steps = args.steps
     config.data = common.lines(args.records or placeholder(str), placeholder(int), placeholder(int))
     config.data.subset = common.label_subset(args.labels)
+    config.data.subset_seed = args.seed  # another seed is another choice of lines, too
     config.checkpoint.best_metric = "eval/cer"
     config.checkpoint.every_steps = max(args.steps // 10, 1)
     if args.size:

@@ -11,10 +11,11 @@ from ml_collections.config_dict import placeholder
 
 from configs import common
 
+
 def get_config(arg=None):
     args = common.parse_arg(
         arg, decoder="ctc", head="linear", records="", labels="", like="", size="micro", patch="8x4", height=32,
-        channels=1, lr=1e-3, steps=1000, batch=32, seed=0, quick=False,
+        channels=1, lr=1e-3, encoder_lr=1.0, steps=1000, batch=32, seed=0, quick=False,
     )  # fmt: skip
     head = common.reader(args.decoder, args.head)
     config = common.base(
@@ -27,10 +28,16 @@ def get_config(arg=None):
             "encoder": placeholder(object),
             "heads": {"ctc": head},
             "frames": "concat",
+            "frozen": False,
+            "standardize": False,
             "drop_path": 0.0,
             "recipe": placeholder(object),  # augmentation: "lines_light"; none in the published figures
+            "max_shift_px": 4.0,  # of the augmentation
         },
-        optim=common.adamw(lr=args.lr, weight_decay=0.05, warmup_steps=args.steps // 10),
+        optim=common.adamw(
+            lr=args.lr, weight_decay=0.05, warmup_steps=args.steps // 10, b2=0.98, clip_norm=1.0,
+            rules=common.encoder_rate(args.encoder_lr),
+        ),  # fmt: skip
         evals={"recognition": {"every_steps": max(args.steps // 10, 1), "batch_size": 64, "datasets": placeholder(object)}},
     )
     config.total.steps = args.steps

@@ -22,16 +22,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dig_jax.data.sizes import BadRecord, resized_width
 from dig_jax.data.writer import MANIFEST, SCHEMA_VERSION, Report, encode_image, example_class, serialize, write
 
 __all__ = [
     "BadRecord", "Mixture", "Record", "RecordSet", "Report", "encode_image", "open_sets", "parse", "parse_spec",
     "read_manifest", "resized_width", "serialize", "write",
 ]  # fmt: skip
-
-
-class BadRecord(Exception):
-    """A record that cannot be used; the message is the reason."""
 
 
 class Record(NamedTuple):
@@ -65,14 +62,6 @@ def parse(value: bytes) -> Record:
     except UnicodeDecodeError as error:
         raise BadRecord("text is not UTF-8") from error
     return Record(images[0], text, ids[0].decode("utf-8", "replace") if ids else "")
-
-
-def resized_width(width_px: Any, height_px: Any, target_px: int) -> Any:
-    """Width (int or i64 array) of an image of (width_px, height_px) after resizing to height target_px: rounded half
-    up, >= 1."""
-    height = np.maximum(np.asarray(height_px, np.int64), 1)
-    width = (2 * np.asarray(width_px, np.int64) * target_px + height) // (2 * height)
-    return np.maximum(width, 1)
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:

@@ -7,8 +7,8 @@
 It is for watching a run. The figure for a table comes from `configs/recognize/probe.py`, which trains on all lines
 until nothing improves. Everything is a function of the parameters and `seed`: same lines, same zero start, same order
 at every call, so two values of one run differ by the encoder alone. Lines that CTC cannot learn (more characters +
-repeats than frames) and lines that cannot be decoded or have no text are left out, with one log line that says how
-many.
+repeats than frames) are left out with a log line that says how many, lines that cannot be decoded or have no text
+without one (training names the former). Training records that lack labels are passed over, with a warning.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Lines(NamedTuple):
 
 
 class Evaluator:
-    """sets: spec of labelled record sets (None: data["train"]); of each part PATH, named by its folder, the splits
-    "train" and "validation" are used. train_lines, eval_lines: how many of each, drawn with `seed`. steps,
+    """sets: spec of labelled record sets (None: those of data["train"] that have labels); of each part PATH, named by its
+    folder, the splits "train" and "validation" are used. train_lines, eval_lines: how many of each, drawn with `seed`. steps,
     batch_size, rates: of the probe. encode_batch: lines a call of the encoder, over all devices.
     """
 
@@ -70,6 +70,14 @@ class Evaluator:
         self.sets = {}
         for path in dict.fromkeys(path for path, _, _ in records.parse_spec(sets or data["train"])):
             train, validation = f"{path}@train", f"{path}@validation"
+            if missing := unlabelled(path):
+                if sets:
+                    raise ValueError(f"config.evals.probe.sets is {sets!r}, but {path} has {missing}: leave it out of them")
+                logging.warning(
+                    "no light probe on %s: it has %s; to watch one, name labelled records as probe=PATH, or say probe=none",
+                    pathlib.Path(path).name, missing,
+                )  # fmt: skip
+                continue
             charset = Charset.from_texts(records.open_sets(train).texts())
             splits = [
                 read_lines(spec, count, seed, charset, encode_batch + -encode_batch % mesh.size, data)
@@ -113,6 +121,17 @@ class Evaluator:
             name: jax.make_array_from_callback(array.shape, rows, lambda index, array=array: array[index])
             for name, array in batch.items()
         }
+
+
+def unlabelled(path: str) -> str:
+    """What the records folder lacks for a probe, or "" where it lacks nothing."""
+    splits = records.read_manifest(path)["splits"]
+    for split in ("train", "validation"):
+        if split not in splits:
+            return f"no split {split!r}"
+        if not (records.RecordSet(path, split).label_chars > 0).any():
+            return f"no labelled line in the split {split!r}"
+    return ""
 
 
 def read_lines(spec: str, count: int, seed: int, charset: Charset, batch_size: int, data: Mapping) -> list:

@@ -8,8 +8,9 @@
         word_accuracy_alnum             It drops accents and punctuation, so it never stands alone
     eval/<dataset>/unknown_chars        characters of the truth that the charset lacks: no reading can get them right
     eval/<dataset>/lines                records that count in the rates above
-    eval/<dataset>/unread               records that cannot be decoded, named in the log: errors with an empty reading
-    eval/<dataset>/unlabelled           records whose text is not known: in none of the rates
+    eval/<dataset>/unread               records that cannot be decoded, named in the log: an empty reading in the rates
+                                        where the text is known, only this count where it is lost, too (a damaged shard)
+    eval/<dataset>/unlabelled           readable records without a text: in none of the rates
     eval/cer                            mean of the data sets' cer: what "best checkpoint" can go by
 
 The rates are quotients of sums, not means of the lines' rates, so they do not depend on batches, devices or hosts. They
@@ -178,7 +179,7 @@ class Evaluator:
         """Adds one record: `line` is its reading by every head."""
         counts.rows += 1
         counts.unread += unread
-        counts.unlabelled += truth is None
+        counts.unlabelled += truth is None and not unread
         counts.unknown_chars += len(self.charset.encode(truth)[1]) if truth is not None else 0
         for head, reading in line.items():
             if truth is not None:
@@ -188,7 +189,7 @@ class Evaluator:
         for error in errors:
             if error not in self.named:
                 self.named.add(error)
-                logging.warning("evaluation: counted as read empty: %s", error)
+                logging.warning("evaluation: counted as unread: %s", error)
 
     def report(self, name: str, step: int, scores: dict[str, Score], counts: Counts, samples: list) -> dict[str, float]:
         """The metrics of one data set from its sums, the best head's readings on disk."""

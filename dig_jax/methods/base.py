@@ -10,6 +10,7 @@ Letters: B lines, H W C pixels, N tokens, D width, S frames, L label length, V c
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -57,11 +58,15 @@ class Method:
         """The moved teacher, before a step's loss. `progress` f32[] in [0, 1) = step / total. Default: as it is."""
         return teacher
 
-    def calibrate(self, params: Params, mutable: Any, batches: list[Batch]) -> Any:
+    def schedules(self, progress: jax.Array) -> dict[str, jax.Array]:
+        """{name: f32[]}: what the method schedules by `progress`, to be logged under `train/`. Default: nothing."""
+        return {}
+
+    def calibrate(self, params: Params, mutable: Any, batches: Iterator[Batch]) -> Any:
         """`mutable` after a look at raw global training batches, before step 0 (feature statistics). Default: as is.
 
         The trainer calls an overridden calibrate after `init_from` with up to config.calibrate_batches batches, never
-        on resume. It runs outside jit, so jit the heavy part inside.
+        on resume, and each batch can be read once. It runs outside jit, so jit the heavy part inside.
         """
         return mutable
 

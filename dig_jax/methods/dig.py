@@ -268,6 +268,9 @@ class Method(base.Method):
         student = {name: params[name] for name in teacher}
         return jax.tree.map(lambda xi, theta: m * xi + (1 - m) * theta, teacher, student)
 
+    def schedules(self, progress):
+        return {"teacher_momentum": teacher_momentum(progress, self.momentum)} if self.contrasts else {}
+
     # encode
 
     def encode(self, params, batch):

@@ -143,7 +143,7 @@ class Method(base.Method):
         return means.sum(), base.Aux(metrics, state.mutable)
 
     def calibrate(self, params, mutable, batches):
-        """Mean and standard deviation of every channel over the real frames of `batches` (raw, global).
+        """Mean and standard deviation of every channel over the real frames of `batches` (raw, global; read once).
 
         A batch is summed up on the device in two passes, batches are merged in float64 (Chan, Golub, LeVeque 1983): the
         plain sum of squares would lose the spread of a channel whose mean is large.

@@ -21,10 +21,7 @@ from ml_collections import config_flags
 from dig_jax import build, optim, partition, prng, train
 from dig_jax import state as states
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config of a training run; config.data.train must name records."
-)
-_SECONDS = flags.DEFINE_float("seconds", 20.0, "How long to time, compilation not counted.", lower_bound=1.0)
+FLAGS = flags.FLAGS
 MATMUL = 2048
 
 
@@ -138,7 +135,7 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     try:
-        figures = measure(_CONFIG.value.to_dict(), _SECONDS.value)
+        figures = measure(FLAGS.config.to_dict(), FLAGS.seconds)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from None
     print(
@@ -149,6 +146,8 @@ def main(argv):
     print(json.dumps({name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}))
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # flags are global: defined here, so that programs can be imported side by side
+    config_flags.DEFINE_config_file("config", None, "Config of a training run; config.data.train must name records.")
+    flags.DEFINE_float("seconds", 20.0, "How long to time, compilation not counted.", lower_bound=1.0)
     flags.mark_flag_as_required("config")
     app.run(main)

@@ -48,11 +48,16 @@ figure { margin: 1rem 0 } figure img { max-width: 100%; image-rendering: auto; b
 # What is drawn, in this order: a title and the metrics that share its axes (a trailing * matches any ending).
 CURVES = (
     ("Loss", ("train/loss*",)),
+    ("Pixel loss: mean square error on masked patches", ("train/pixel",)),
+    ("Contrast loss", ("train/contrast",)),
     ("Contrast: share of queries whose positive ranks first", ("train/top1*",)),
     ("Character error rate on validation", ("eval/*/cer", "probe/*/cer")),
     ("Word error rate on validation", ("eval/*/wer",)),
+    ("Spread of the queries (0 = collapse, healthy: 1 / sqrt of their dimension)", ("train/q_std",)),
     ("Spread of the features (0 = collapse)", ("collapse/*std",)),
     ("Effective rank of the features", ("collapse/*effective_rank",)),
+    ("Share of lines with too few frames for CTC", ("train/infeasible_frac",)),
+    ("Momentum of the teacher", ("train/teacher_momentum",)),
     ("Gradient norm", ("train/grad_norm",)),
     ("Learning rate", ("train/lr",)),
     ("Lines a second", ("train/lines_per_s",)),

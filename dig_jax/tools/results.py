@@ -4,8 +4,9 @@
 
 Every work folder below RUNS_DIR that holds a recogniser is one figure: the lowest validation CER along its run (that is,
 chosen on that same validation set; no test split is touched). Several runs of one cell are its rates (the lowest is taken:
-one sweep for every row) or its seeds (mean and half the range). With --readme the table replaces what stands between the
-two marker lines of that file, so no figure is typed.
+one sweep for every row) or its seeds (mean and half the range); runs that differ in anything else, such as the length or the
+recipe of their pre-training, are refused: keep them in folders of their own. With --readme the table replaces what stands
+between the two marker lines of that file, so no figure is typed.
 """
 
 import collections
@@ -23,10 +24,18 @@ STARTS = ("random", "gen", "dis", "dig")
 
 
 def cells(many) -> dict:
-    """{(protocol, labels, dataset): {start: {seed: lowest CER over that seed's runs}}}."""
+    """{(protocol, labels, dataset): {start: {seed: lowest CER over that seed's runs}}}. Raises ValueError where two runs of
+    a cell differ in more than seed and learning rate."""
     table = collections.defaultdict(lambda: collections.defaultdict(dict))
+    first = {}
     for run in many:
         for dataset in run.datasets():
+            other = first.setdefault((run.protocol, run.labels, dataset, run.start), run)
+            if keys := runs.differences(other, run):
+                raise ValueError(
+                    f"{other.path} and {run.path} are both {run.protocol}, {run.labels}, from {run.start}, but differ in "
+                    f"{', '.join(keys)}: move one of them out of this folder, or train it again with the same values"
+                )
             cer = run.best(f"eval/{dataset}/{runs.METRIC}")
             seeds = table[run.protocol, run.labels, dataset][run.start]
             seed = run.config["seed"]
@@ -75,7 +84,10 @@ def main(argv):
     many = [run for run in map(runs.load, folders) if run.is_recogniser and run.trained and run.datasets()]
     if not many:
         raise SystemExit(f"no work folder of a recogniser below {argv[1]}: train one first, or name its parent folder")
-    table = markdown(cells(many))
+    try:
+        table = markdown(cells(many))
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
     print(table)
     if _README.value:
         path = pathlib.Path(_README.value)

@@ -14,13 +14,7 @@ from ml_collections import config_flags
 
 from dig_jax import build, prng, train
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", None, "Config of a training run; config.data.train must name records."
-)
-_OUTPUT = flags.DEFINE_string("output", "batch.png", "PNG to write.")
-_STEP = flags.DEFINE_integer("step", 0, "Which training step to show.", lower_bound=0)
-_ROWS = flags.DEFINE_integer("rows", 12, "How many lines.", lower_bound=1)
-
+FLAGS = flags.FLAGS
 SCALE, GAP_PX, MASKED, PADDING = 2, 10, (60, 60, 200), (225, 235, 245)  # BGR
 
 
@@ -86,23 +80,27 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     try:
-        cfg = _CONFIG.value.to_dict()
+        cfg = FLAGS.config.to_dict()
         build.inherit(cfg)
         data = train.open_data(cfg)
         method = build.method(cfg, data.charset)
-        batch, host = data.dataset[_STEP.value]
+        batch, host = data.dataset[FLAGS.step]
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from None
-    views = jax.jit(method.augment)(prng.stream(cfg["seed"], "augment", _STEP.value), batch)
-    picture = sheet(batch, host, views, cfg["method"]["encoder"]["patch"], _ROWS.value)
-    cv2.imwrite(_OUTPUT.value, picture)
+    views = jax.jit(method.augment)(prng.stream(cfg["seed"], "augment", FLAGS.step), batch)
+    picture = sheet(batch, host, views, cfg["method"]["encoder"]["patch"], FLAGS.rows)
+    cv2.imwrite(FLAGS.output, picture)
     for error in host["errors"]:
         print(f"unusable record: {error}")
     print(
-        f"{_OUTPUT.value}: {min(_ROWS.value, len(batch['image']))} of {len(batch['image'])} lines of step {_STEP.value}"
+        f"{FLAGS.output}: {min(FLAGS.rows, len(batch['image']))} of {len(batch['image'])} lines of step {FLAGS.step}"
     )
 
 
-if __name__ == "__main__":
+if __name__ == "__main__":  # flags are global: defined here, so that programs can be imported side by side
+    config_flags.DEFINE_config_file("config", None, "Config of a training run; config.data.train must name records.")
+    flags.DEFINE_string("output", "batch.png", "PNG to write.")
+    flags.DEFINE_integer("step", 0, "Which training step to show.", lower_bound=0)
+    flags.DEFINE_integer("rows", 12, "How many lines.", lower_bound=1)
     flags.mark_flag_as_required("config")
     app.run(main)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from dig_jax.data import transforms
-from dig_jax.data.records import BadRecord, resized_width
+from dig_jax.data.sizes import BadRecord, header_size, resized_width
 
 
 def picture(height, width, channels=1, seed=0):
@@ -59,14 +59,14 @@ def test_decode_converts_between_colour_and_grey():
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF"])
 def test_header_size_without_decoding(kind):
-    assert transforms.header_size(encode(picture(37, 211), kind)) == (211, 37)
+    assert header_size(encode(picture(37, 211), kind)) == (211, 37)
 
 
 def test_header_size_of_progressive_jpeg_with_metadata():
     out = io.BytesIO()
     exif = b"Exif\0\0" + bytes(500)
     Image.fromarray(picture(37, 211, 3)).save(out, "JPEG", progressive=True, exif=exif, comment=b"x" * 99)
-    assert transforms.header_size(out.getvalue()) == (211, 37)
+    assert header_size(out.getvalue()) == (211, 37)
 
 
 def test_the_size_is_the_headers_even_where_a_camera_turned_the_picture():

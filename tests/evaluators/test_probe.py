@@ -101,6 +101,23 @@ def test_moments_over_real_frames_only():
     np.testing.assert_allclose(std, real.std(axis=0), rtol=1e-4)
 
 
+def test_training_records_without_labels_get_no_probe(tmp_path, caplog):
+    """The main use of pre-training must not fail for the lack of labels; sets named on purpose must have them."""
+    labelled = records(tmp_path)
+    images = [("train", draw("tin"), None, "a"), ("validation", draw("tin"), None, "b")]
+    writer.write(tmp_path / "images", images)
+    writer.write(tmp_path / "split", [("train", draw("tin"), "tin", "a")])
+    for name in ("images", "split"):
+        data = labelled | {"train": f"{labelled['train']},{tmp_path / name}"}
+        assert cer(make(data), 1.0) < 0.05
+        assert f"no light probe on {name}" in caplog.text and "probe=none" in caplog.text
+        caplog.clear()
+        alone = make(data | {"train": str(tmp_path / name)})
+        assert alone.run(types.SimpleNamespace(params=1.0), 0) == {}
+        with pytest.raises(ValueError, match=f"config.evals.probe.sets.*{name}"):
+            make(data, sets=str(tmp_path / name))
+
+
 def test_no_readable_line_is_a_sentence(tmp_path):
     data = records(tmp_path)
     evaluator = make(data)

@@ -15,7 +15,7 @@ from dig_jax.tools import report, results, runs
 def workdir(tmp_path):
     """make(name, rows, **config) -> a work folder with that log."""
 
-    def make(name, rows, *, objective=None, frozen=False, kind="linear", init_from="", subset=None, seed=0):
+    def make(name, rows, *, objective=None, frozen=False, kind="linear", init_from="", subset=None, seed=0, **more):
         method = (
             {"name": "dig", "objective": objective}
             if objective
@@ -27,6 +27,8 @@ def workdir(tmp_path):
             "seed": seed,
             "batch_size": 8,
             "data": {"train": "lines@train", "subset": subset},
+            "total": {"steps": 10},
+            **more,
         }
         path = tmp_path / name
         path.mkdir()
@@ -73,6 +75,56 @@ def test_seeds_are_averaged_and_rates_of_one_seed_are_a_sweep(workdir):
     table = results.cells(many)
     assert table["fine-tuned, linear CTC", "100 %", "val"]["random"] == {0: 0.20, 1: 0.40}
     assert "30.0 ± 10.0 (2)" in results.markdown(table)
+
+
+def optim(lr, **rules):
+    return {"lr": lr, "rules": [[pattern, rule] for pattern, rule in rules.items()]}
+
+
+def test_rates_seeds_and_what_changes_no_number_may_differ_in_a_cell(workdir):
+    one = workdir("p0", [], objective="dig", seed=0)
+    two = workdir("p1", [], objective="dig", seed=1)
+    slow = optim(1e-3, **{"^encoder/": {"lr_scale": 0.1}, "": {}})
+    many = [
+        workdir("a", evaluations(0.3), init_from=one, optim=optim(1e-3), log={"every_steps": 1}),
+        workdir("b", evaluations(0.2), init_from=two, optim=optim(2e-3), log={"every_steps": 2}, seed=1),
+        workdir("c", evaluations(0.2), init_from=two, optim=slow, seed=2),
+    ]
+    table = results.cells(map(runs.load, many))
+    assert table["fine-tuned, linear CTC", "100 %", "val"]["dig"] == {0: 0.3, 1: 0.2, 2: 0.2}
+
+
+@pytest.mark.parametrize(
+    "mine, other, key",
+    [
+        ({"total": {"steps": 10}}, {"total": {"steps": 20}}, "total.steps"),
+        ({"batch_size": 8}, {"batch_size": 16}, "batch_size"),
+        ({"optim": {"b2": 0.98}}, {"optim": {"b2": 0.999}}, "optim.b2"),
+        ({"optim": optim(1, a={"freeze": True})}, {"optim": optim(1)}, "optim.rules"),
+        ({"init_parts": ["params/encoder"]}, {"init_parts": ["teacher/encoder->params/encoder"]}, "init_parts"),
+    ],
+)
+def test_runs_that_differ_in_anything_else_are_not_merged(workdir, mine, other, key):
+    source = workdir("p", [], objective="dig")
+    many = [workdir(name, evaluations(0.3), init_from=source, **more) for name, more in (("a", mine), ("b", other))]
+    with pytest.raises(ValueError, match=rf"{many[0]} and {many[1]} .*{key}"):
+        results.cells(map(runs.load, many))
+
+
+def test_two_pretrainings_are_not_one_start(workdir):
+    sources = [workdir(f"p{n}", [], objective="dig", total={"steps": n}) for n in (10, 20)]
+    many = [workdir(f"a{i}", evaluations(0.3), init_from=source) for i, source in enumerate(sources)]
+    with pytest.raises(ValueError, match=r"init_from\.total\.steps"):
+        results.cells(map(runs.load, many))
+    gone = [workdir(f"g{i}", evaluations(0.3), init_from=f"/gone/{i}/dig") for i in range(2)]
+    with pytest.raises(ValueError, match=r"differ in init_from"):
+        results.cells(map(runs.load, gone))
+
+
+def test_every_watched_metric_has_a_curve(workdir):
+    names = ("pixel", "contrast", "q_std", "infeasible_frac", "teacher_momentum")
+    run = runs.load(workdir("a", [{"step": step, **{f"train/{n}": step for n in names}} for step in (1, 2)]))
+    assert report.section(run).count("<svg") == len(names)
 
 
 def test_lowest_figure_of_a_row_is_bold_and_every_start_has_its_column(workdir):

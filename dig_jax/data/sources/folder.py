@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dig_jax.data.parallel import ordered_map
+from dig_jax.data.sizes import resized_width
 from dig_jax.data.writer import Example, Report, encode_image
 
 SUFFIXES = frozenset(
@@ -205,7 +206,7 @@ def decode(data: bytes, height_px: int, channels: int, max_pixels: int) -> tuple
             raise
         raise BadImage("truncated or damaged image") from error
     if flat.height > height_px:
-        width = max(1, (2 * flat.width * height_px + flat.height) // (2 * flat.height))
+        width = int(resized_width(flat.width, flat.height, height_px))
         return np.asarray(flat.resize((width, height_px), Image.Resampling.LANCZOS)), False
     return np.asarray(flat), untouched and image.getexif().get(0x0112, 1) == 1
 

@@ -1,0 +1,243 @@
+"""Every config: its expanded text equals a golden file, it runs two steps at `quick`, and mistakes become sentences.
+
+Where a change of a config is meant, write the golden files anew and read what `git diff tests/golden_configs` says:
+
+    DIG_WRITE_GOLDEN=1 python -m pytest tests/test_configs.py -k golden
+"""
+
+import difflib
+import importlib
+import json
+import math
+import os
+import re
+from pathlib import Path
+
+import jax
+import pytest
+from PIL import Image
+
+from configs import common
+from configs.pretrain import dig
+from dig_jax import checkpoint, metrics, train
+from dig_jax.data import records, writer
+from dig_jax.data.sources import lines
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = Path(__file__).parent / "golden_configs"
+FILES = sorted(str(path.relative_to(ROOT / "configs").with_suffix("")) for path in (ROOT / "configs").glob("*/[!_]*.py"))
+
+# Every file with the arguments that choose another experiment; a preset added to PRESETS comes in by itself.
+CASES = [
+    *(("pretrain/dig", f"preset={name}") for name in dig.PRESETS),
+    *(("pretrain/dig", f"preset=cpu,objective={name}") for name in ("dis", "gen")),
+    *(("recognize/probe", f"head={name}") for name in common.READERS),
+    ("recognize/finetune", ""),
+    ("recognize/scratch", ""),
+    ("recognize/evaluate", ""),
+]
+
+
+def build(file, arg=None):
+    return importlib.import_module(f"configs.{file.replace('/', '.')}").get_config(arg)
+
+
+def golden_file(file, arg):
+    return GOLDEN / f"{re.sub('[^a-z0-9_]+', '-', f'{file} {arg}').strip('-')}.txt"
+
+
+def expanded(config):
+    """Sorted JSON; a value that is left open is null."""
+    return json.dumps(config.to_dict(), indent=1, sort_keys=True) + "\n"
+
+
+def different_at_quick():
+    """Arguments of pretrain/dig without those whose quick run is another's (words_paper: other epochs), nor "preset=cpu",
+    which the fixture `pretrained` runs."""
+    texts = {expanded(build(file, f"{arg},quick")): arg for file, arg in reversed(CASES) if file == "pretrain/dig"}
+    return sorted(set(texts.values()) - {"preset=cpu"})
+
+
+# --- the golden files
+
+
+@pytest.mark.parametrize("file, arg", CASES)
+def test_expanded_text_equals_the_golden_file(file, arg):
+    path, text = golden_file(file, arg), expanded(build(file, arg))
+    if os.environ.get("DIG_WRITE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    old = path.read_text(encoding="utf-8") if path.exists() else ""
+    if text != old:
+        change = "".join(difflib.unified_diff(old.splitlines(True), text.splitlines(True), "golden", "now", n=1))
+        command = "DIG_WRITE_GOLDEN=1 python -m pytest tests/test_configs.py -k golden"
+        pytest.fail(f"{file}.py:{arg} is not what {path.name} says. If that is meant: {command}\n{change}", pytrace=False)
+
+
+def test_every_config_has_a_golden_file_and_no_other_is_left():
+    assert {file for file, _ in CASES} == set(FILES)
+    expected = {golden_file(file, arg).name for file, arg in CASES}
+    assert len(expected) == len(CASES)
+    if os.environ.get("DIG_WRITE_GOLDEN"):
+        for path in GOLDEN.glob("*.txt"):
+            if path.name not in expected:
+                path.unlink()
+    assert {path.name for path in GOLDEN.iterdir()} == expected
+
+
+# --- two steps
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fast_compilation():
+    """Nearly all the time goes into compiling programs for two steps: without optimisation it takes about half."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def lines_set(tmp_path_factory):
+    """A few rendered lines with labels."""
+    folder = tmp_path_factory.mktemp("records") / "lines"
+    options = {"splits": "train=16,validation=8", "fonts": "bundled", "max_words": 1, "height_px": 32, "workers": 0}
+    records.write(folder, lines.examples(report=writer.Report(), **options))
+    return str(folder)
+
+
+def run_quick(file, arg, workdir, **changes):
+    """The last state, and {metric: last value} of the run."""
+    config = build(file, f"{arg},quick")
+    config.update_from_flattened_dict({"devices": 1, **changes})
+    if config.data.kind == "crops":
+        config.data.width_px = 64
+    for head in config.method.get("heads") or {}:
+        if "hidden" in config.method.heads[head]:
+            config.method.heads[head].hidden = 16
+    if "probe" in config.evals:
+        config.evals.probe.update(steps=2, train_lines=8, eval_lines=8)
+    state = train.run(config, str(workdir))
+    values = {}
+    for row in metrics.read_jsonl(os.path.join(workdir, "metrics.jsonl")):
+        values.update(row)
+    return state, values
+
+
+def check_pretraining(arg, workdir, state, values):
+    assert int(state.step) == 2 and checkpoint.steps(str(workdir)) == [2]
+    wanted = {"train/loss", "train/grad_norm", "collapse/std"}
+    wanted |= set() if "words" in arg else {"probe/lines/cer"}
+    assert wanted <= values.keys()
+    assert all(math.isfinite(value) for value in values.values())
+    pictures = sorted(Path(workdir, "pictures").glob("reconstruction-*.png"))
+    assert len(pictures) == (0 if "dis" in arg else 1)
+    for path in pictures:
+        assert Image.open(path).width >= 64
+
+
+@pytest.fixture(scope="module")
+def pretrained(lines_set, tmp_path_factory):
+    """(workdir, state, metrics) of the cpu preset's quick run, which the recognisers start from."""
+    workdir = tmp_path_factory.mktemp("pretrained") / "cpu"
+    return workdir, *run_quick("pretrain/dig", "preset=cpu", workdir, **{"data.train": lines_set})
+
+
+@pytest.fixture(scope="module")
+def finetuned(pretrained, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finetuned") / "ctc"
+    return workdir, *run_quick("recognize/finetune", "", workdir, init_from=str(pretrained[0]))
+
+
+def test_the_cpu_preset_runs(pretrained):
+    check_pretraining("preset=cpu", *pretrained)
+
+
+@pytest.mark.parametrize("arg", different_at_quick())
+def test_pretraining_runs(arg, lines_set, tmp_path):
+    check_pretraining(arg, tmp_path, *run_quick("pretrain/dig", f"{arg},records={lines_set}", tmp_path))
+
+
+def check_recogniser(workdir, state, values, steps=2):
+    assert int(state.step) == steps
+    assert checkpoint.steps(str(workdir)) == ([steps] if steps else [])
+    assert values["eval/lines/lines"] == 8 and values["eval/lines/unread"] == 0
+    assert values["eval/cer"] == values["eval/lines/cer"] > 0
+    assert all(math.isfinite(value) for value in values.values())
+    assert Path(workdir, "pictures", "readings-lines.json").exists()
+
+
+@pytest.mark.parametrize("head", common.READERS)
+def test_probe_runs(head, pretrained, tmp_path):
+    arg = f"decoder=ctc,head={head},rates=1e-2+3e-3"  # two, because every head is compiled
+    state, values = run_quick("recognize/probe", arg, tmp_path, init_from=str(pretrained[0]))
+    check_recogniser(tmp_path, state, values)
+    assert set(state.params["heads"]) == {"lr_1e-2", "lr_3e-3"}
+    assert {"eval/lines/cer@lr_1e-2", "eval/lines/cer@lr_3e-3"} <= values.keys()
+
+
+def test_finetune_runs(finetuned, pretrained):
+    check_recogniser(*finetuned)
+    theirs, ours = (checkpoint.read_config(str(workdir)) for workdir in (pretrained[0], finetuned[0]))
+    same = {name for name in theirs["method"]["encoder"] if name != "final_norm"}
+    assert all(theirs["method"]["encoder"][name] == ours["method"]["encoder"][name] for name in same)
+    assert theirs["data"]["train"] == ours["data"]["train"]
+
+
+@pytest.mark.parametrize("like", [True, False])
+def test_scratch_runs(like, pretrained, lines_set, tmp_path):
+    arg = f"like={pretrained[0]}" if like else f"size=micro,patch=32x4,records={lines_set}"
+    check_recogniser(tmp_path, *run_quick("recognize/scratch", arg, tmp_path))
+
+
+def test_evaluate_repeats_the_figure_of_the_run_it_is_given(finetuned, tmp_path):
+    """No step, no checkpoint, the same weights: the same rates."""
+    state, values = run_quick("recognize/evaluate", "", tmp_path, init_from=str(finetuned[0]))
+    check_recogniser(tmp_path, state, values, steps=0)
+    rates = [name for name in values if name.startswith("eval/")]
+    assert {name: values[name] for name in rates} == {name: finetuned[2][name] for name in rates}
+
+
+# --- arguments
+
+
+def test_arguments_take_the_type_of_their_default():
+    args = common.parse_arg(" size=B , lr=1e-3,steps=5,quick,", size="S", lr=0.0, steps=0, quick=False, dtype="auto")
+    assert args.to_dict() == {"size": "B", "lr": 1e-3, "steps": 5, "quick": True, "dtype": "auto"}
+    assert common.parse_arg(None, quick=True).quick is True
+    assert common.parse_arg("quick=False", quick=True).quick is False
+    assert common.parse_arg("records=a=b", records="").records == "a=b"
+
+
+@pytest.mark.parametrize(
+    "arg, sentence",
+    [
+        ("objectiv=gen", r"no argument 'objectiv': did you mean 'objective'\?.*'preset'"),
+        ("zzz", r"no argument 'zzz': It has \["),
+        ("steps=many", r"steps=many: give a number such as 0"),
+        ("steps=1.5", r"steps=1.5: give a number"),
+        ("steps", r"steps=True: give a number"),
+        ("lr=fast", r"lr=fast: give a number such as 0.0"),
+        ("quick=perhaps", r"quick=perhaps: give true or false"),
+        ("preset=wrods", r"preset=wrods: choose one of words, "),
+        ("size=XXL", r"no encoder size 'XXL': choose one of .*'base768'"),
+    ],
+)
+def test_wrong_arguments_become_sentences(arg, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        build("pretrain/dig", arg)
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_config_refuses_an_argument_that_it_lacks(file):
+    with pytest.raises(ValueError, match="no argument 'qick': did you mean 'quick'"):
+        build(file, "qick")
+
+
+@pytest.mark.parametrize("file", ["probe", "finetune", "scratch"])
+def test_readers_and_label_subsets(file):
+    for arg in ("head=lstm", "decoder=attention"):
+        with pytest.raises(ValueError, match=r"give decoder=ctc and one of head=linear, bilstm"):
+            build(f"recognize/{file}", arg)
+    subsets = [build(f"recognize/{file}", arg).data.subset for arg in ("labels=0.1", "labels=340", None)]
+    assert subsets == [0.1, 340, None] and [type(subset) for subset in subsets[:2]] == [float, int]

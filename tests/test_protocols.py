@@ -1,0 +1,72 @@
+"""What probe, fine-tune, scratch and evaluate state, and how their arguments become config."""
+
+import importlib
+
+import jax.numpy as jnp
+import pytest
+
+from configs import common
+from dig_jax import optim
+
+
+def build(name, arg=None):
+    return importlib.import_module(f"configs.recognize.{name}").get_config(arg)
+
+
+@pytest.mark.parametrize("name", ["finetune", "scratch"])
+def test_what_is_taken_over_by_evaluate_is_stated(name):
+    taken = importlib.import_module("configs.recognize.evaluate").METHOD
+    assert set(taken) <= set(build(name).method) and not build(name).method.frozen
+    assert set(taken) <= set(build("probe").method)
+
+
+@pytest.mark.parametrize("name", ["finetune", "scratch"])
+def test_optimiser_of_a_recogniser_that_trains_as_a_whole(name):
+    config = build(name).optim
+    assert (config.b2, config.clip_norm, config.rules) == (0.98, 1.0, ())
+
+
+@pytest.mark.parametrize("name", ["finetune", "scratch"])
+def test_encoder_rate(name):
+    rules = build(name, "encoder_lr=0.1").optim.rules
+    params = {part: {"kernel": jnp.ones((2, 2))} for part in ("encoder", "norm", "heads")}
+    treated = optim.treat(params, 0.05, rules, None)
+    scales = {part: treated[part]["kernel"].lr_scale for part in params}
+    assert scales == {"encoder": 0.1, "norm": 1.0, "heads": 1.0}
+    assert all(treated[part]["kernel"].weight_decay == 0.05 for part in params)
+
+
+def test_start_of_fine_tuning():
+    assert build("finetune").init_parts == ("params/encoder",)
+    assert build("finetune", "teacher").init_parts == ("teacher/encoder->params/encoder",)
+
+
+def test_checkpoint_to_evaluate():
+    assert [build("evaluate", arg).init_checkpoint for arg in (None, "checkpoint=last")] == ["best", "last"]
+    assert build("finetune").init_checkpoint == "last"
+    with pytest.raises(ValueError, match="checkpoint=first: give best or last"):
+        build("evaluate", "checkpoint=first")
+
+
+def test_another_seed_is_another_choice_of_lines_everywhere():
+    assert [build(name, "seed=3").data.subset_seed for name in ("probe", "finetune", "scratch")] == [3] * 3
+
+
+@pytest.mark.parametrize("text", ["1", "1e2", "10%", "0", "-3", "some"])
+def test_numbers_of_labels_that_say_nothing_clear(text):
+    with pytest.raises(ValueError, match=f"labels={text}: give a share such as 0.1"):
+        common.label_subset(text)
+
+
+def test_labels_as_a_share_or_a_number():
+    values = [common.label_subset(text) for text in ("", "0.1", "1.0", "100")]
+    assert values == [None, 0.1, 1.0, 100] and isinstance(values[2], float) and isinstance(values[3], int)
+
+
+def test_everything_that_shapes_encoder_and_data_is_in_the_locked_config():
+    from configs.pretrain import dig
+
+    config = dig.get_config("preset=cpu").lock()
+    config.update_from_flattened_dict({"method.encoder.drop_path": 0.1, "data.max_pixels": 10, "optim.rules": ()})
+    assert {"attention", "mlp_ratio"} <= set(config.method.encoder)
+    assert {"max_label_length", "multiple_px", "max_pixels"} <= set(build("finetune").lock().data)

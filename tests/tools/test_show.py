@@ -1,0 +1,106 @@
+"""The contact sheets have the right size and show what they should; bench_step's figures add up and are JSON."""
+
+import json
+import math
+
+import cv2
+import numpy as np
+import pytest
+
+from configs.pretrain import dig
+from dig_jax.augment import views as augment_views
+from dig_jax.data import writer
+from dig_jax.tools import bench_step, show_augment, show_batch
+
+HEIGHT, WIDTH, PATCH, CAPTION = 8, 16, (4, 4), 26
+
+
+def batch_and_views():
+    """Two lines; the second ends after 9 px. The left half of the first one is masked."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (2, HEIGHT, WIDTH, 1), dtype=np.uint8)
+    batch = {"image": image, "width": np.array([16, 9], np.int32)}
+    mask = np.zeros((2, 8), bool)
+    mask[0, :4] = True  # tokens go column by column, two rows each
+    view = image / np.float32(127.5) - 1
+    return batch, {**batch, "view1": view, "view2": -view, "mask": mask}
+
+
+def test_show_batch_puts_a_line_and_its_views_side_by_side():
+    batch, views = batch_and_views()
+    picture = show_batch.sheet(batch, {"text": [None, None]}, views, PATCH, rows=5)
+    scale, gap = show_batch.SCALE, show_batch.GAP_PX
+    wide, high = WIDTH * scale + gap, HEIGHT * scale + gap
+    assert picture.dtype == np.uint8 and picture.shape == (CAPTION + 2 * high, 3 * wide, 3)
+    # (line, panel) -> the picture in it
+    panel = {
+        (i, k): picture[CAPTION + i * high :, k * wide :][: HEIGHT * scale, : WIDTH * scale]
+        for i in range(2)
+        for k in range(3)
+    }
+    plain = np.kron(batch["image"][0], np.ones((scale, scale, 1), np.uint8))
+    assert np.array_equal(panel[0, 0], np.broadcast_to(plain, panel[0, 0].shape))
+    seen = WIDTH * scale // 2
+    assert np.abs(panel[0, 1][:, seen:].astype(int) - panel[0, 0][:, seen:]).max() <= 1
+    assert (panel[0, 1][:, :seen, 2] > panel[0, 1][:, :seen, 0]).all()  # hidden: reddish
+    assert np.abs(panel[0, 2].astype(int) - (255 - panel[0, 0].astype(int))).max() <= 1
+    for k in range(3):
+        assert (panel[1, k][:, 9 * scale :] == show_batch.PADDING).all()
+
+
+def test_show_batch_writes_labels_and_as_many_rows_as_asked():
+    batch, views = batch_and_views()
+    batch["label"] = np.zeros((2, 3), np.int32)
+    picture = show_batch.sheet(batch, {"text": ["abc", None]}, {"mask": views["mask"]}, PATCH, rows=1)
+    wide, high = WIDTH * show_batch.SCALE + show_batch.GAP_PX, HEIGHT * show_batch.SCALE + show_batch.GAP_PX
+    assert picture.shape == (CAPTION + high + CAPTION, wide, 3)
+    assert picture[-CAPTION:].min() < 128  # something is written there
+
+
+@pytest.fixture
+def few_operators(monkeypatch):
+    """Two operators instead of all: each costs seconds to compile, and tests/augment tries every one."""
+    short = {
+        name: {**recipe, "some_of": (0, 1), "operators": recipe["operators"][:1]}
+        for name, recipe in (("DIG", augment_views.DIG), ("LINES_LIGHT", augment_views.LINES_LIGHT))
+    }
+    for name, recipe in short.items():
+        monkeypatch.setattr(augment_views, name, recipe)
+    return {name for recipe in short.values() for name, _ in recipe["operators"]}
+
+
+def test_show_augment_draws_a_row_for_each_operator_and_recipe(tmp_path, capsys, few_operators):
+    for name, width in (("long", 90), ("short", 11)):
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((16, width), 200, np.uint8))
+    output = tmp_path / "out" / "sheet.png"
+    sizes = ["--height_px=8", "--width_px=24", "--channels=1", "--rows=1"]
+    assert show_augment.main([f"--input={tmp_path}", f"--output={output}", *sizes]) == 0, capsys.readouterr().err
+    picture = cv2.imread(str(output))
+    rows = 1 + 2 * len(few_operators) + 3  # the input, both ends of each operator, jitter and two recipes
+    label_px, gap_px, padding_px = 150, 4, 12
+    widths = [24, min(24, 6 + padding_px)]  # 11 x 16 px are 6 x 8
+    assert picture.shape == (rows * (8 + gap_px), label_px + sum(widths) + 2 * gap_px, 3)
+    assert (picture == show_augment.PADDING[::-1]).all(-1).sum() >= rows * 8 * padding_px
+    assert show_augment.main([f"--input={tmp_path / 'out' / 'none'}", f"--output={output}"]) == 1
+    assert "There is no image in" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_bench_step_gives_figures_that_add_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_step, "MATMUL", 64)
+    rng = np.random.default_rng(0)
+    images = (writer.encode_image(rng.integers(0, 256, (32, 90), dtype=np.uint8)) for _ in range(8))
+    writer.write(tmp_path / "set", (("train", image, None, str(i)) for i, image in enumerate(images)))
+    config = dig.get_config(f"preset=cpu,quick,records={tmp_path / 'set'}")
+    config.update_from_flattened_dict({"devices": 1, "data.width_px": 64})
+    figures = bench_step.measure(config.to_dict(), seconds=0.2)
+    assert json.loads(json.dumps(figures)) == figures
+    numbers = {name: value for name, value in figures.items() if isinstance(value, (int, float))}
+    assert len(numbers) >= len(figures) - 3 and all(math.isfinite(value) for value in numbers.values())
+    assert (figures["config"], figures["batch_size"], figures["image_px"]) == ("dig", 8, [32, 64])
+    assert 0 < figures["share_augment"] < 1.5 and 0 < figures["share_encoder"] < 1.5
+    assert figures["share_augment"] + figures["share_encoder"] + figures["share_rest"] == pytest.approx(1)
+    assert figures["lines_per_s"] == pytest.approx(8 / figures["ms_a_step"] * 1e3)
+    assert 0 < figures["gflop_encoder"] < figures["gflop_a_step"]
+    assert figures["gflops_per_s"] == pytest.approx(figures["gflop_a_step"] / figures["ms_a_step"] * 1e3)
+    assert min(figures["parameters"], figures["temporary_mb"], figures["matmul_float32_gflops_per_s"]) > 0
