@@ -22,6 +22,7 @@ def get_config(arg=None):
     config = common.base(
         seed=args.seed,
         batch_size=args.batch,
+        calibrate_batches=100,
         init_parts=("teacher/encoder->params/encoder" if args.teacher else "params/encoder",),
         inherit=("method.encoder", "data.train", "data.height_px", "data.channels"),
         method={
@@ -30,7 +31,7 @@ def get_config(arg=None):
             "heads": {"ctc": head},
             "frames": "concat",
             "frozen": False,
-            "standardize": False,
+            "standardize": True,  # with the features of step 0: without it a pre-trained start hardly learns
             "drop_path": 0.0,
             "recipe": placeholder(object),  # augmentation: "lines_light"; none in the published figures
             "max_shift_px": 4.0,  # of the augmentation

@@ -22,14 +22,18 @@ def load_font(file: str, size_px: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(file, size_px, layout_engine=ImageFont.Layout.BASIC)
 
 
-def render(rng: Rng, text: str, font: str, height_px: int, channels: int) -> np.ndarray:
-    """u8[height_px, w] for channels 1, u8[height_px, w, 3] (RGB) for 3. The whole text is inside the picture."""
+def render(looks: Rng, rng: Rng, text: str, font: str, height_px: int, channels: int) -> np.ndarray:
+    """u8[height_px, w] for channels 1, u8[height_px, w, 3] (RGB) for 3. The whole text is inside the picture.
+
+    looks decides what the lines of a book have in common (size, spacing, ink, paper, wear); rng what differs from line to
+    line (slope, and where stains and grain lie). They may be the same generator.
+    """
     # Drawn larger or smaller than asked for: after the resize at the end, lines differ in sharpness as scans do.
-    size = max(8, int(height_px * rng.uniform(0.45, 1.1)))
-    ink = bend(rng, draw(rng, text, load_font(font, size), size), size)
-    ink = wear(rng, ink, size)
-    paper = make_paper(rng, ink.shape, size)
-    image = scan(rng, mix(rng, ink, paper, channels), size)
+    size = max(8, int(height_px * looks.uniform(0.45, 1.1)))
+    ink = bend(rng, draw(looks, text, load_font(font, size), size), size)
+    ink = wear(looks, rng, ink, size)
+    paper = make_paper(looks, rng, ink.shape, size)
+    image = scan(looks, rng, mix(looks, ink, paper, channels), size)
     height, width = image.shape[:2]
     width = max(1, (2 * width * height_px + height) // (2 * height))
     how = cv2.INTER_AREA if height > height_px else cv2.INTER_LINEAR
@@ -77,19 +81,19 @@ def bend(rng: Rng, ink: np.ndarray, size: int) -> np.ndarray:
     return cv2.remap(ink, map_x.astype(np.float32), map_y, cv2.INTER_LINEAR)  # outside: no ink
 
 
-def wear(rng: Rng, ink: np.ndarray, size: int) -> np.ndarray:
+def wear(looks: Rng, rng: Rng, ink: np.ndarray, size: int) -> np.ndarray:
     """u8 -> f32[h, w] in [0, 1]: thicker or thinner strokes, patchy ink, small holes."""
     worn = ink.astype(np.float32) / 255
-    chance = rng.random(3)
+    chance = looks.random(3)
     if chance[0] < 0.5:
         worn = cv2.GaussianBlur(worn, (0, 0), 0.02 * size + 0.3)
-        worn = np.clip((worn - float(rng.uniform(0.3, 0.6))) * float(rng.uniform(1.5, 4)) + 0.5, 0, 1)
+        worn = np.clip((worn - float(looks.uniform(0.3, 0.6))) * float(looks.uniform(1.5, 4)) + 0.5, 0, 1)
     if chance[1] < 0.5:
-        worn = worn * (1 - float(rng.uniform(0.1, 0.55)) * patches(rng, ink.shape, size * float(rng.uniform(0.5, 4))))
+        worn = worn * (1 - float(looks.uniform(0.1, 0.55)) * patches(rng, ink.shape, size * float(looks.uniform(0.5, 4))))
     if chance[2] < 0.25:
         holes = patches(rng, ink.shape, max(1.5, 0.07 * size))
-        worn = worn * np.clip((holes - float(rng.uniform(0.05, 0.25))) * 8, 0.2, 1)
-    return worn * float(rng.uniform(0.75, 1.0))
+        worn = worn * np.clip((holes - float(looks.uniform(0.05, 0.25))) * 8, 0.2, 1)
+    return worn * float(looks.uniform(0.75, 1.0))
 
 
 def patches(rng: Rng, shape: tuple[int, int], scale_px: float) -> np.ndarray:
@@ -99,24 +103,24 @@ def patches(rng: Rng, shape: tuple[int, int], scale_px: float) -> np.ndarray:
     return cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
 
 
-def make_paper(rng: Rng, shape: tuple[int, int], size: int) -> np.ndarray:
+def make_paper(looks: Rng, rng: Rng, shape: tuple[int, int], size: int) -> np.ndarray:
     """f32[h, w], lightness around 0: flat, or with a gradient, clouds, fibres and now and then a ruled line."""
     height, width = shape
     paper = np.zeros(shape, np.float32)
-    chance = rng.random(4)
+    chance = looks.random(4)
     if chance[0] < 0.4:
-        across, down = rng.uniform(-0.15, 0.15, 2).astype(np.float32)
+        across, down = looks.uniform(-0.15, 0.15, 2).astype(np.float32)
         paper += across * np.linspace(-1, 1, width, dtype=np.float32)[None, :]
         paper += down * np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     if chance[1] < 0.6:
-        strength = float(rng.uniform(0.02, 0.2))
-        paper += strength * (patches(rng, shape, size * float(rng.uniform(0.3, 5))) - 0.5)
+        strength = float(looks.uniform(0.02, 0.2))
+        paper += strength * (patches(rng, shape, size * float(looks.uniform(0.3, 5))) - 0.5)
     if chance[2] < 0.5:
-        strength = float(rng.uniform(0.01, 0.1))
-        paper += strength * (patches(rng, shape, float(rng.uniform(1.5, 4))) - 0.5)
+        strength = float(looks.uniform(0.01, 0.1))
+        paper += strength * (patches(rng, shape, float(looks.uniform(1.5, 4))) - 0.5)
     if chance[3] < 0.08:
-        row = int(height * rng.uniform(0.05, 0.95))
-        paper[row : row + max(1, size // 24)] -= float(rng.uniform(0.1, 0.4))
+        row = int(height * looks.uniform(0.05, 0.95))
+        paper[row : row + max(1, size // 24)] -= float(looks.uniform(0.1, 0.4))
     return paper
 
 
@@ -139,12 +143,12 @@ def mix(rng: Rng, ink: np.ndarray, paper: np.ndarray, channels: int) -> np.ndarr
     return (255 * (ground + ink[:, :, None] * (colour - ground))).astype(np.float32)
 
 
-def scan(rng: Rng, image: np.ndarray, size: int) -> np.ndarray:
+def scan(looks: Rng, rng: Rng, image: np.ndarray, size: int) -> np.ndarray:
     """f32 in about 0..255 -> u8: out of focus and noisy, now and then."""
-    chance = rng.random(2)
+    chance = looks.random(2)
     if chance[0] < 0.5:
-        image = cv2.GaussianBlur(image, (0, 0), 0.2 + float(rng.uniform(0.0, 0.045)) * size)
+        image = cv2.GaussianBlur(image, (0, 0), 0.2 + float(looks.uniform(0.0, 0.045)) * size)
     if chance[1] < 0.5:
-        noise = rng.standard_normal(image.shape[:2], np.float32) * float(rng.uniform(1, 10))
+        noise = rng.standard_normal(image.shape[:2], np.float32) * float(looks.uniform(1, 10))
         image = image + (noise if image.ndim == 2 else noise[:, :, None])
     return np.clip(image + 0.5, 0, 255).astype(np.uint8)

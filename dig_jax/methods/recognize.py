@@ -21,7 +21,9 @@ What to watch
   recogniser, so that every row of a table reads normalised tokens. Where the encoder is frozen, this norm stays as it
   starts.
 - Standardisation has no trainable part either: mean and spread of every channel over the real frames of the training
-  split, computed once (`calibrate`), kept in `mutable`. Without it a probe compares scales of features, not features.
+  split, computed once (`calibrate`), kept in `mutable`. Without it a probe compares scales of features, not features,
+  and fine-tuning is held back for hundreds of steps: the tokens of a pre-trained encoder have a large common part, which
+  the fresh head has to learn to ignore first (random tokens have not). So fine-tuning and scratch standardise, too.
 - A line whose label needs more frames than it has (length + repeats > frames) cannot be learnt by CTC. It is left out
   of the loss (optax would charge 1e5 for it) and counted in the metric `infeasible_frac`.
 """

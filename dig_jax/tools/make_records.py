@@ -49,6 +49,7 @@ def define_flags() -> flags.FlagValues:
     number("count", None, "lines: short for --splits=train=COUNT.", lower_bound=1)
     number("min_words", 1, "lines: fewest words a line.", lower_bound=1)
     number("max_words", 8, "lines: most words a line.", lower_bound=1)
+    number("books", 0, "lines: from so many books of one look each; 0 = every line looks its own way.", lower_bound=0)
     text("fonts", "auto", "lines: auto (all that are usable), bundled (matplotlib's, alike everywhere), or a folder.")
     return own
 

@@ -368,3 +368,16 @@ def test_ordered_map_raises_where_a_worker_dies_or_refuses():
         list(ordered_map(die, range(100), workers=2))
     with pytest.raises(ValueError, match="item 0"):
         list(ordered_map(refuse, range(100), workers=2))
+
+
+def test_a_book_has_one_font_and_one_ground_and_many_texts():
+    def looks(found):
+        """Font and lightness of the paper (rounded: noise moves it a little)."""
+        return {(i.split()[1], round(np.percentile(pixels(data), 90) / 16)) for _, data, _, i in found}
+
+    one = render(count=8, seed=3, books=1)
+    assert len({i.split()[1] for *_, i in one}) == 1 and len(looks(one)) <= 2
+    assert len({text for _, _, text, _ in one}) == 8
+    assert len(looks(render(count=24, seed=3, books=3))) <= 6 < len(looks(render(count=24, seed=3)))
+    with pytest.raises(ValueError, match="books is -1"):
+        render(count=1, books=-1)

@@ -34,6 +34,7 @@ SYMBOL_FONTS = re.compile(
 TEX_FONTS = re.compile(r"cm(b|r|ss|ti|tt)10\.ttf")  # in TeX's encoding: only these are where Unicode has them
 TEX_CHARS = PLAIN | set(".,;:!?-()'&/")
 MOST_FONTS = 400
+BOOKS = zlib.crc32(b"books")  # stream of randomness beside those of the splits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +71,7 @@ def examples(
     min_words: int = 1,
     max_words: int = 8,
     fonts: str = "auto",
+    books: int = 0,
     height_px: int = 48,
     channels: int = 1,
     codec: str = "jpeg",
@@ -79,11 +81,15 @@ def examples(
     """Yields (split, image bytes, text, "split/number font"). All images are height_px high.
 
     splits: "train=4000,validation=400"; count: short for "train=COUNT". input: a UTF-8 text whose words (as often as
-    they stand there) replace our own English, German and French list. fonts: "auto", "bundled" or a folder.
+    they stand there) replace our own English, German and French list. fonts: "auto", "bundled" or a folder. books: lines
+    come from so many books, each with one language, font, size, paper, ink and wear of its own, as in a scanned
+    collection; 0: every line looks its own way.
     ValueError or FileNotFoundError for what a user can mend.
     """
     if not 1 <= min_words <= max_words:
         raise ValueError(f"min_words is {min_words}, max_words {max_words}; 1 <= min_words <= max_words must hold.")
+    if books < 0:
+        raise ValueError(f"books is {books}; give a number of books, or 0 for lines that each look their own way.")
     if channels not in (1, 3):
         raise ValueError(f"channels is {channels}, but must be 1 (grey) or 3 (colour).")
     sizes = {"train": count} if count else parse_splits(splits)
@@ -98,8 +104,8 @@ def examples(
     )
     report.notes.append("fonts: " + ", ".join(sorted({Path(font.file).name for font in found})))
     make = LineMaker(
-        usable, found, seed=seed, words=(min_words, max_words), height_px=height_px, channels=channels, codec=codec,
-        quality=quality,
+        usable, found, seed=seed, words=(min_words, max_words), books=books, height_px=height_px, channels=channels,
+        codec=codec, quality=quality,
     )  # fmt: skip
     jobs = ((split, index) for split, size in sizes.items() for index in range(size))
     yield from ordered_map(make, jobs, workers)
@@ -202,9 +208,9 @@ class LineMaker:
 
     def __init__(
         self, vocabulary: Vocabulary, fonts: Sequence[Font], *, seed: int, words: tuple[int, int], height_px: int,
-        channels: int, codec: str, quality: int,
+        channels: int, codec: str, quality: int, books: int = 0,
     ):  # fmt: skip
-        self.vocabulary, self.seed, self.words = vocabulary, seed, words
+        self.vocabulary, self.seed, self.words, self.books = vocabulary, seed, words, books
         self.height_px, self.channels, self.codec, self.quality = height_px, channels, codec, quality
         names = sorted({font.family for font in fonts})
         self.families = [[font for font in fonts if font.family == name] for name in names]
@@ -215,12 +221,14 @@ class LineMaker:
         """(split, encoded image, text, id)."""
         split, index = job
         rng = np.random.default_rng([self.seed, zlib.crc32(split.encode()), index])
+        # The looks of a book come from a stream of its own, which starts anew for each of its lines.
+        looks = np.random.default_rng([self.seed, BOOKS, int(rng.integers(self.books))]) if self.books else rng
         share = self.vocabulary.share
-        language = str(rng.choice(list(share), p=list(share.values())))
-        font = self._choose_font(rng, language)
+        language = str(looks.choice(list(share), p=list(share.values())))
+        font = self._choose_font(looks, language)
         known, cumulative = self.writable(language, font.covers)
         text = compose(rng, known, cumulative, font.covers, int(rng.integers(self.words[0], self.words[1] + 1)))
-        image = render(rng, text, font.file, self.height_px, self.channels)
+        image = render(looks, rng, text, font.file, self.height_px, self.channels)
         id = f"{split}/{index:07d} {Path(font.file).name}"
         return split, encode_image(image, self.codec, self.quality), text, id
 
