@@ -4,23 +4,23 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs/demo}
-labels=100 steps=400
+few="labels=200,steps=600,batch=16"  # 200 of the 4,000 lines are labelled
 
 say() { printf '\n== %s\n' "$*"; }
 run() { python -m dig_jax.main --config="configs/$1" --workdir="$out/$2" "${@:3}"; }
 
-say "1/4  render text lines: $out/records"
+say "1/4  render text lines, as of three scanned books: $out/records"
 [ -f "$out/records/records.json" ] || python -m dig_jax.tools.make_records --source=lines --output="$out/records" \
-  --splits=train=6000,validation=300 --min_words=1 --max_words=2 --seed=0
+  --splits=train=4000,validation=200 --fonts=bundled --books=3 --min_words=3 --max_words=4 --seed=0
 
 say "2/4  pre-train DiG on their images alone: $out/dig"
-run pretrain/dig.py:preset=demo dig --config.data.train="$out/records"
+run pretrain/dig.py:preset=demo,probe=none dig --config.data.train="$out/records"
 
-say "3/4  train one recogniser on $labels labelled lines, from DiG and from random weights, as a whole and frozen"
-run "recognize/finetune.py:labels=$labels,steps=$steps" finetuned_from_dig --config.init_from="$out/dig"
-run "recognize/scratch.py:labels=$labels,steps=$steps,like=$out/dig" finetuned_from_random
-run "recognize/probe.py:labels=$labels,steps=$steps" probe_of_dig --config.init_from="$out/dig"
-run "recognize/probe.py:labels=$labels,steps=$steps,like=$out/dig" probe_of_random
+say "3/4  train one recogniser on few labelled lines, from DiG and from random weights, as a whole and frozen"
+run "recognize/finetune.py:$few" finetuned_from_dig --config.init_from="$out/dig"
+run "recognize/scratch.py:$few,like=$out/dig" finetuned_from_random
+run "recognize/probe.py:$few" probe_of_dig --config.init_from="$out/dig"
+run "recognize/probe.py:$few,like=$out/dig" probe_of_random
 
 say "4/4  compare"
 python -m dig_jax.tools.report "$out"/{finetuned_from_dig,finetuned_from_random,probe_of_dig,probe_of_random,dig} \
