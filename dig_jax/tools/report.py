@@ -136,7 +136,8 @@ def as_html(columns, rows) -> str:
         )
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return f"<div class=scroll><table><tr>{cells('th', columns)}</tr>{body}</table></div>"
+    head = f"<tr>{cells('th', columns)}</tr>" if any(columns) else ""
+    return f"<div class=scroll><table>{head}{body}</table></div>"
 
 
 def summary(run) -> str:
