@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-runs/demo}
-few="labels=200,steps=600,batch=16"  # 200 of the 4,000 lines are labelled
+few="labels=80,steps=500,batch=16"  # 80 of the 4,000 lines are labelled
 
 say() { printf '\n== %s\n' "$*"; }
 run() { python -m dig_jax.main --config="configs/$1" --workdir="$out/$2" "${@:3}"; }
