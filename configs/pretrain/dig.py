@@ -9,8 +9,8 @@
 | words | the official repository's: 32x128 words, 10 epochs, batch 1024 | not run here |
 | words_paper | the same in the paper's 3 epochs | not run here |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
-| cpu | a 1 M-parameter encoder on two cores, an hour | not run yet |
-| demo | the same on narrow crops, four minutes: `make demo` | README |
+| cpu | a 1 M-parameter network on two cores, an hour | not run at full length; docs/results.md |
+| demo | the same on narrow crops, a few minutes: `make demo` | README |
 
 objective: dig, dis (contrast only) or gen (reconstruction only). Two differences from the official words recipe: the
 aspect ratio is kept (128 px windows or padding where the original squeezes), and augmentation runs at 32 px height.
