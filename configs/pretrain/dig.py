@@ -14,6 +14,7 @@
 
 objective: dig, dis (contrast only) or gen (reconstruction only). Two differences from the official words recipe: the
 aspect ratio is kept (128 px windows or padding where the original squeezes), and augmentation runs at 32 px height.
+Because of the first, recognisers on top of the words presets refuse words wider than 128 px: the flat position code ends there.
 probe: labelled records for the light probe during the run, "none" for no probe; "" is the training records for lines
 and cpu (they then need labels in the splits train and validation) and none for words. quick: two steps of a toy.
 """
@@ -42,7 +43,7 @@ LINES = {
 }  # fmt: skip
 CPU = {
     **LINES, "size": "micro", "patch": (32, 4), "batch": 128, "steps": 4000, "lr": 2e-3, "warmup_steps": 100,
-    "encoder": {"dtype": "bfloat16", "gelu": "tanh"},  # 1.5 and 1.1 times faster a step on a CPU with AMX (bench_step)
+    "encoder": {"dtype": "bfloat16", "gelu": "tanh"},  # faster on a CPU with AMX: docs/results.md
     "method": {**LINES["method"], "mask_ratio": 0.6, "mask_span": 3, "projector_width": 256, "projector_dim": 128,
                "pix_projector_width": 256, "decoder_width": 128},
 }  # fmt: skip
