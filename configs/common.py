@@ -23,6 +23,10 @@ SIZES = {
 }
 
 
+# Heads of the methods at `quick`: any key of config.method with one of these names.
+TOY = {"projector_width": 64, "projector_dim": 32, "pix_projector_width": 64, "decoder_width": 48, "predictor_width": 48}
+
+
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
     """The part after the colon of --config=FILE.py:ARG: "size=S,epochs=3,quick" -> the defaults, overridden.
 
@@ -139,6 +143,53 @@ def encoder_rate(scale: float) -> tuple:
     return () if scale == 1.0 else (("^encoder/", {"lr_scale": scale}), ("", {}))
 
 
+# What a pre-training is run on, for every method alike; a method's own presets override or add.
+LINES = {
+    "size": "S", "patch": (8, 4), "width_px": 256, "channels": 1, "batch": 256, "epochs": 0.0, "steps": 20000,
+    "position": "sincos_2d", "lr": 6e-4, "weight_decay": 0.05, "warmup_steps": 1000, "min_lr": 1e-6,
+    "optim": {"b2": 0.95, "clip_norm": 1.0}, "encoder": {}, "method": {},
+}  # fmt: skip
+CPU = {
+    **LINES, "size": "micro", "patch": (32, 4), "width_px": 128, "batch": 64, "steps": 12000, "lr": 4e-3, "warmup_steps": 100,
+    "encoder": {"dtype": "bfloat16", "gelu": "tanh"},  # faster on a CPU with AMX: docs/results.md
+}  # fmt: skip
+# 384 + the 64 columns of a 256 px crop = 448 columns = 1,792 px: as far as the longest line of archiscribe reaches.
+COLUMN_OFFSET_MAX = 384
+
+
+def pretrain(arg: str | None, presets: dict[str, dict[str, Any]], method: dict[str, Any], **own: Any) -> ConfigDict:
+    """The config of a pre-training from the part after the colon of --config=pretrain/METHOD.py:ARG.
+
+    presets: {name: LINES or CPU, or one like them}; the first is the default. method: its name and what all presets share.
+    own: arguments of this config beyond the common ones, with their defaults, handed to the method under the same name.
+    """
+    args = parse_arg(
+        arg, preset=next(iter(presets)), records="", size="", patch="", epochs=0.0, steps=0, batch=0, lr=0.0, dtype="",
+        probe="", seed=0, quick=False, **own,
+    )  # fmt: skip
+    if args.preset not in presets:
+        raise ValueError(f"preset={args.preset}: choose one of {', '.join(presets)}")
+    preset = presets[args.preset]
+    patch = tuple(int(side) for side in args.patch.split("x")) if args.patch else preset["patch"]
+    encoder = vit(args.size or preset["size"], patch, position=preset["position"], **preset["encoder"])
+    if args.dtype:
+        encoder["dtype"] = args.dtype
+    method = {**method, **{name: args[name] for name in own}, "encoder": encoder, **preset["method"]}
+    config = base(seed=args.seed, batch_size=args.batch or preset["batch"], method=method)
+    config.data = crops(args.records or placeholder(str), 32, preset["width_px"], preset["channels"])
+    config.method.channels = config.data.get_ref("channels")
+    steps, epochs = (args.steps, args.epochs) if args.steps or args.epochs else (preset["steps"], preset["epochs"])
+    config.total = {"steps": steps or placeholder(int), "epochs": placeholder(float) if steps else epochs}
+    config.optim = adamw(
+        args.lr or preset["lr"], preset["weight_decay"], preset["warmup_steps"], lr_per=256, min_lr=preset["min_lr"],
+        **preset["optim"],
+    )  # fmt: skip
+    config.evals = {"collapse": {"every_steps": 500}, "reconstruction": {"every_steps": 1000}}
+    if args.probe != "none" and (args.probe or not args.preset.startswith("words")):
+        config.evals.probe = {"every_steps": 1000, "sets": args.probe or placeholder(str)}
+    return quick(config) if args.quick else config
+
+
 # Readers on top of an encoder, by the name that recognize/*.py take as head=.
 READERS = {"linear": {"kind": "linear"}, "bilstm": {"kind": "bilstm", "hidden": 256, "layers": 1}}
 
@@ -169,12 +220,15 @@ def quick(config: ConfigDict, steps: int = 2, batch_size: int = 8) -> ConfigDict
     config.batch_size = batch_size
     config.total = {"steps": steps, "epochs": placeholder(float)}
     config.optim.warmup_steps = min(config.optim.get("warmup_steps", 0), steps - 1)
+    config.optim.min_lr = 0.0  # absolute, while the rate shrinks with the batch
     config.calibrate_batches = min(config.calibrate_batches, 1)
     config.log.every_steps = 1
     config.checkpoint.every_steps = steps
     encoder = config.method.get("encoder")
     if encoder:
         encoder.update(SIZES["nano"])
+    for name in TOY.keys() & config.method.keys():
+        config.method[name] = TOY[name]
     for evaluator in config.evals.values():
         evaluator.every_steps = 0
     return config

@@ -55,6 +55,8 @@ LINES_LIGHT = {
     "grayscale_p": 0.2,
 }
 
+RECIPES = {"dig": DIG, "lines_light": LINES_LIGHT}  # the names that configs know
+
 # Amounts of each operator; a pair is a uniform range, a number its only value.
 OPERATORS = {
     "contrast": ("alpha",),
@@ -73,6 +75,15 @@ OPERATORS = {
 JITTER = ("brightness", "contrast", "saturation", "hue")
 DICE = 128  # random numbers a line may use
 UNUSED = 1000  # rank of an operator that a line did not draw
+
+
+def recipe(name):
+    """The recipe of a name in RECIPES; a recipe or None comes back as it is. ValueError for a name that there is not."""
+    if not isinstance(name, str):
+        return name
+    if name not in RECIPES:
+        raise ValueError(f"recipe is {name!r}; set config.method.recipe to one of {', '.join(RECIPES)}")
+    return RECIPES[name]
 
 
 def only(name, **amounts):

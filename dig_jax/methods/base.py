@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dig_jax.models import vit
+
 Params = Any
 Batch = dict[str, jax.Array]
 
@@ -74,3 +76,24 @@ class Method:
 def normalise(image: jax.Array) -> jax.Array:
     """u8[..., H, W, C] in [0, 255] -> f32 in [-1, 1]."""
     return image.astype(jnp.float32) * (1.0 / 127.5) - 1.0
+
+
+def encode_lines(encoder: vit.Vit, params: Params, batch: Batch) -> dict[str, jax.Array]:
+    """`Method.encode` of every method whose encoder is a ViT: features of whole, unmasked lines from a raw batch.
+
+    params: the encoder's own. frames: the tokens of a column side by side, f32[B,S,Gh*D].
+    """
+    tokens = encoder.apply({"params": params}, normalise(batch["image"]), batch["width"])
+    frames = vit.frames(tokens, vit.grid(batch["image"].shape, encoder.patch)[0])
+    return {"tokens": tokens, "frames": frames, "frame_length": vit.columns(batch["width"], encoder.patch[1])}
+
+
+def cosine_momentum(progress: jax.Array, start: float) -> jax.Array:
+    """m = 1 - (1 - start) (1 + cos(pi progress)) / 2: from `start` at progress 0 to 1 at progress 1 (BYOL, MoCo v3)."""
+    return 1.0 - 0.5 * (1.0 + jnp.cos(jnp.pi * progress)) * (1.0 - start)
+
+
+def move_teacher(teacher: Any, params: Params, momentum: jax.Array | float) -> Any:
+    """xi <- m xi + (1 - m) theta for the parts of `params` that the teacher holds, with the student as it stands."""
+    student = {name: params[name] for name in teacher}
+    return jax.tree.map(lambda xi, theta: momentum * xi + (1 - momentum) * theta, teacher, student)

@@ -10,9 +10,9 @@ Paper   Yang et al., "Reading and Writing: Discriminative and Generative Modelin
     pool to W windows, project: z                                   Network.instances
     q1, q2 = predictor(z) of student, k1, k2 = z of teacher         Method._contrast
     L_con = ctr(q1, k2) + ctr(q2, k1), ctr = 2T InfoNCE             Method._contrast, losses.info_nce
-    L_mim = mean over masked patches of (decoder(tokens) - x)^2     Method._pixel, pixel_target, losses.masked_mse
+    L_mim = mean over masked patches of (decoder(tokens) - x)^2     pixels.masked_loss, losses.masked_mse
     L = 1.0 L_mim + 0.1 L_con                                       Method.loss
-    xi <- m xi + (1 - m) theta before the keys, m: 0.99 -> 1        Method.update_teacher, teacher_momentum
+    xi <- m xi + (1 - m) theta before the keys, m: 0.99 -> 1        Method.update_teacher, base.cosine_momentum
 
 Easily overlooked, and done as the authors do: the augmented view is not masked. Only the contrast reads the masked view
 through the pixel projector; the decoder reads the encoder. Batch norms take the statistics of the batch at hand, in the
@@ -47,20 +47,17 @@ import jax
 import jax.numpy as jnp
 
 from dig_jax.augment import masks, views
-from dig_jax.methods import base, losses
+from dig_jax.methods import base, losses, pixels, siamese
 from dig_jax.models import heads, vit
 
 OBJECTIVES = ("dig", "dis", "gen")
-TARGETS = ("pixel", "normalized")
-RECIPES = {"dig": views.DIG, "lines_light": views.LINES_LIGHT}
 TAUGHT = ("encoder", "projector", "pix_projector")  # what the teacher mirrors; the predictor belongs to queries only
 
 
 class Network(nn.Module):
     """Student and, on its own parameters, teacher.
 
-    Works on augmented batches (`Method.augment`). The V views of a line are neighbouring rows, b * V + v, so that
-    splitting the batch over devices never parts them. Heads compute in the encoder's dtype.
+    Works on augmented batches (`Method.augment`). Heads compute in the encoder's dtype.
     """
 
     encoder_args: Mapping[str, Any]
@@ -97,31 +94,16 @@ class Network(nn.Module):
 
     def encode_views(self, batch, deterministic=True):
         """Masked first view and plain second view -> tokens f32[B,V,N,D], in one pass over B * V rows."""
-        images = [batch[name] for name in ("view1", "view2") if name in batch]
-        mask = batch.get("mask")  # of the first view only
-        if mask is not None:
-            mask = _rows([mask, jnp.zeros_like(mask)][: len(images)])
-        offset = batch.get("column_offset")
-        tokens = self.encoder(
-            _rows(images),
-            jnp.repeat(batch["width"], len(images)),
-            mask,
-            None if offset is None else offset.reshape(-1),
-            deterministic=deterministic,
-        )
-        return tokens.reshape(-1, len(images), *tokens.shape[1:])
+        return siamese.encode(self.encoder, batch, batch.get("mask"), deterministic)
 
     def instances(self, tokens, batch):
         """Tokens of two views -> z f32[B,2,S,K] of S windows, and which are real, bool[B,2,S]."""
-        grid = vit.grid(batch["view1"].shape, self.patch)
         if self.objective == "dig":
-            real = vit.token_valid(batch["width"], self.patch, grid) & batch["valid"][:, None]
+            real = vit.token_valid(batch["width"], self.patch, vit.grid(batch["view1"].shape, self.patch))
+            real = real & batch["valid"][:, None]
             tokens = jnp.stack([self.pix_projector(tokens[:, 0], real), tokens[:, 1]], axis=1)
-        tokens = tokens.reshape(-1, *tokens.shape[2:])
-        pooled, real = heads.pool_windows(tokens, jnp.repeat(batch["width"], 2), grid, self.patch, self.window_px)
-        real = real & jnp.repeat(batch["valid"], 2)[:, None]
-        z = self.projector(pooled, real)
-        return z.reshape(-1, 2, *z.shape[1:]), real.reshape(-1, 2, real.shape[-1])
+        pooled, real = siamese.instances(tokens, batch, self.patch, self.window_px)
+        return self.projector(pooled, real), real
 
     def predict(self, z, real):
         return self.predictor(z, real)
@@ -129,12 +111,6 @@ class Network(nn.Module):
     def decode(self, tokens):
         """First view's tokens -> patch vectors f32[B,N,P], the units of the target."""
         return self.pix_decoder(tokens[:, 0])
-
-
-def _rows(parts: list[jax.Array]) -> jax.Array:
-    """V arrays [B, ...] -> [B * V, ...], the V of a line next to each other."""
-    stacked = jnp.stack(parts, axis=1)
-    return stacked.reshape(-1, *stacked.shape[2:])
 
 
 class Method(base.Method):
@@ -179,7 +155,7 @@ class Method(base.Method):
         self.target, self.target_floor = target, target_floor
         self.temperature, self.momentum = temperature, momentum
         self.weight_pixel, self.weight_contrast = weight_pixel, weight_contrast
-        self.recipe = _recipe(recipe)
+        self.recipe = views.recipe(recipe)
         self.max_shift_px, self.column_offset_max = max_shift_px, column_offset_max
         self.network = Network(
             encoder_args=encoder,
@@ -212,11 +188,8 @@ class Method(base.Method):
             grid = vit.grid(image.shape, self.patch)
             out["mask"] = masks.random_mask(mask_key, batch["width"], grid, self.patch, self.mask_ratio, self.mask_span)
         if self.contrasts:
-            view = views.augment(view_key, batch["image"], batch["width"], self.recipe, self.max_shift_px)
-            out["view2"] = view * 2.0 - 1.0
-        if self.column_offset_max:
-            shape = (image.shape[0], 1 + self.contrasts)
-            out["column_offset"] = jax.random.randint(offset_key, shape, 0, self.column_offset_max + 1)
+            out["view2"] = siamese.view(view_key, batch, self.recipe, self.max_shift_px)
+        out |= siamese.column_offsets(offset_key, len(image), 1 + self.contrasts, self.column_offset_max)
         return out
 
     # loss
@@ -227,7 +200,8 @@ class Method(base.Method):
         tokens = self._apply(params, Network.encode_views, batch, deterministic=False, rngs={"drop_path": key})
         total, metrics = jnp.zeros(()), {}
         if self.reconstructs:
-            metrics["pixel"] = self._pixel(params, tokens, batch)
+            prediction = self._apply(params, Network.decode, tokens)
+            metrics["pixel"] = pixels.masked_loss(prediction, batch, self.patch, self.target, self.target_floor)
             total += self.weight_pixel * metrics["pixel"]
         if self.contrasts:
             metrics |= self._contrast(params, state.teacher, tokens, batch)
@@ -236,12 +210,6 @@ class Method(base.Method):
 
     def _apply(self, params, method, *args, **kwargs):
         return self.network.apply({"params": params}, *args, method=method, **kwargs)
-
-    def _pixel(self, params, tokens, batch):
-        """L_mim: mean square error over masked patches, real pixels of valid rows only."""
-        target, _, _, real = pixel_target(batch["view1"], batch["width"], self.patch, self.target, self.target_floor)
-        hidden = (batch["mask"] & batch["valid"][:, None])[..., None]
-        return losses.masked_mse(self._apply(params, Network.decode, tokens), target, real & hidden)
 
     def _contrast(self, params, teacher, tokens, batch):
         """L_con and its figures, from the student's tokens; the teacher encodes the same two views itself."""
@@ -253,7 +221,7 @@ class Method(base.Method):
         valid = real[:, 0].reshape(-1)
         one, top_one = losses.info_nce(flat(q[:, 0]), flat(k[:, 1]), self.temperature, valid)
         two, top_two = losses.info_nce(flat(q[:, 1]), flat(k[:, 0]), self.temperature, valid)
-        return {"contrast": one + two, "top1": (top_one + top_two) / 2, "q_std": _spread(q, real)}
+        return {"contrast": one + two, "top1": (top_one + top_two) / 2, "q_std": losses.unit_std(q, real)}
 
     # teacher
 
@@ -264,30 +232,21 @@ class Method(base.Method):
         """xi <- m xi + (1 - m) theta, with the student as it stands before this step's update."""
         if teacher is None:
             return None
-        m = teacher_momentum(progress, self.momentum)
-        student = {name: params[name] for name in teacher}
-        return jax.tree.map(lambda xi, theta: m * xi + (1 - m) * theta, teacher, student)
+        return base.move_teacher(teacher, params, base.cosine_momentum(progress, self.momentum))
 
     def schedules(self, progress):
-        return {"teacher_momentum": teacher_momentum(progress, self.momentum)} if self.contrasts else {}
+        return {"teacher_momentum": base.cosine_momentum(progress, self.momentum)} if self.contrasts else {}
 
     # encode
 
     def encode(self, params, batch):
         """Features of whole, unmasked lines. frames: the tokens of a column side by side."""
-        image, width = base.normalise(batch["image"]), batch["width"]
-        tokens = self.encoder.apply({"params": params["encoder"]}, image, width)
-        frames = vit.frames(tokens, vit.grid(image.shape, self.patch)[0])
-        return {"tokens": tokens, "frames": frames, "frame_length": vit.columns(width, self.patch[1])}
+        return base.encode_lines(self.encoder, params["encoder"], batch)
 
     # reconstruct
 
     def reconstruct(self, params, batch, key):
-        """{"masked", "output", "original"}: f32[B,H,W,C] in [0, 1], for pictures; {} for "dis", which draws nothing.
-
-        masked: hidden patches grey. output: the prediction in hidden patches, the original elsewhere; with normalised
-        targets it is given the true mean and deviation of its patch, which the network is not asked to know.
-        """
+        """`pixels.pictures`; {} for "dis", which draws nothing."""
         if not self.reconstructs:
             return {}
         batch = self.augment(key, batch)
@@ -295,67 +254,13 @@ class Method(base.Method):
         if "column_offset" in batch:
             batch["column_offset"] = batch["column_offset"][:, :1]
         prediction = self._apply(params, Network.decode, self._apply(params, Network.encode_views, batch))
-        _, mean, deviation, real = pixel_target(
-            batch["view1"], batch["width"], self.patch, self.target, self.target_floor
-        )
-        original = batch["view1"] * 0.5 + 0.5
-        patches, hidden = vit.patchify(original, self.patch), batch["mask"][..., None] & real
-        grid = vit.grid(original.shape, self.patch)
-        back = lambda x: vit.unpatchify(jnp.clip(x, 0, 1), self.patch, grid)  # noqa: E731
-        output = jnp.where(hidden, prediction * deviation + mean, patches)
-        return {"masked": back(jnp.where(hidden, 0.5, patches)), "output": back(output), "original": original}
-
-
-def teacher_momentum(progress: jax.Array, start: float) -> jax.Array:
-    """m = 1 - (1 - start) (1 + cos(pi progress)) / 2: from `start` at progress 0 to 1 at progress 1, on a cosine."""
-    return 1.0 - 0.5 * (1.0 + jnp.cos(jnp.pi * progress)) * (1.0 - start)
-
-
-def pixel_target(image, width, patch, kind, floor):
-    """What the decoder shall say of every patch: (target, mean, deviation, real).
-
-    image f32[B,H,W,C] in [-1, 1], width i32[B]. target f32[B,N,P] = (grey - mean) / deviation, grey in [0, 1], P values
-    of a patch as `vit.patchify` orders them. kind "pixel": mean 0, deviation 1; "normalized": mean and unbiased
-    deviation of the real pixels of each patch and channel. real bool[B,N,P] is False for pixels right of `width`.
-    """
-    grey = vit.patchify(image * 0.5 + 0.5, patch)
-    inside = jnp.arange(image.shape[2])[None] < width[:, None]  # (B, W)
-    real = vit.patchify(jnp.broadcast_to(inside[:, None, :, None], image.shape), patch)
-    if kind == "pixel":
-        return grey, jnp.float32(0), jnp.float32(1), real
-    pixels = (*grey.shape[:2], patch[0] * patch[1], image.shape[3])  # (B, N, ph * pw, C)
-    weight = real.reshape(pixels).astype(jnp.float32)
-    count = weight.sum(axis=2, keepdims=True)
-    mean = (weight * grey.reshape(pixels)).sum(axis=2, keepdims=True) / jnp.maximum(count, 1)
-    square = weight * jnp.square(grey.reshape(pixels) - mean)
-    variance = square.sum(axis=2, keepdims=True) / jnp.maximum(count - 1, 1)
-    deviation = jnp.sqrt(variance + floor**2)
-    mean, deviation = (jnp.broadcast_to(x, pixels).reshape(grey.shape) for x in (mean, deviation))
-    return (grey - mean) / deviation, mean, deviation, real
-
-
-def _spread(q, real):
-    """Standard deviation over real rows of the unit queries, mean over channels: f32[]. 0 = collapse."""
-    unit, weight = losses.unit(jax.lax.stop_gradient(q)), real[..., None].astype(jnp.float32)
-    count = jnp.maximum(weight.sum(), 1)
-    axes = tuple(range(unit.ndim - 1))
-    mean = (unit * weight).sum(axes, keepdims=True) / count
-    return jnp.sqrt((jnp.square(unit - mean) * weight).sum(axes) / count).mean()
-
-
-def _recipe(recipe):
-    if not isinstance(recipe, str):
-        return recipe
-    if recipe not in RECIPES:
-        raise ValueError(f"recipe is {recipe!r}; set config.method.recipe to one of {', '.join(RECIPES)}")
-    return RECIPES[recipe]
+        return pixels.pictures(prediction, batch, self.patch, self.target, self.target_floor)
 
 
 def _check(objective, target, momentum, mask_ratio, column_offset_max):
     if objective not in OBJECTIVES:
         raise ValueError(f"objective is {objective!r}; set config.method.objective to one of {', '.join(OBJECTIVES)}")
-    if target not in TARGETS:
-        raise ValueError(f"target is {target!r}; set config.method.target to one of {', '.join(TARGETS)}")
+    pixels.check_target(target)
     if not 0 <= momentum <= 1:
         raise ValueError(f"momentum is {momentum}; it must lie in [0, 1]: set config.method.momentum, 0.99 in DiG")
     if not 0 < mask_ratio < 1:

@@ -54,3 +54,14 @@ def masked_mse(prediction: jax.Array, target: jax.Array, weight: jax.Array) -> j
     """
     error = jnp.where(weight, prediction - target, 0.0)
     return jnp.sum(error * error) / jnp.maximum(jnp.sum(weight, dtype=jnp.float32), 1.0)
+
+
+def unit_std(x: jax.Array, real: jax.Array) -> jax.Array:
+    """Collapse figure: standard deviation of the unit rows of x f32[..., K] over those that are real bool[...], mean over
+    channels, f32[]. About 1 / sqrt(K) is healthy (SimSiam, arXiv 2011.10566, section 4.1), 0 is collapse. No gradient.
+    """
+    rows, weight = unit(jax.lax.stop_gradient(x)), real[..., None].astype(jnp.float32)
+    count = jnp.maximum(weight.sum(), 1)
+    axes = tuple(range(rows.ndim - 1))
+    mean = (rows * weight).sum(axes, keepdims=True) / count
+    return jnp.sqrt((jnp.square(rows - mean) * weight).sum(axes) / count).mean()

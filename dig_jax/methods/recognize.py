@@ -44,7 +44,6 @@ from dig_jax.models.decoders import ctc
 from dig_jax.models.layers import LayerNorm
 from dig_jax.text import Charset
 
-RECIPES = {"dig": views.DIG, "lines_light": views.LINES_LIGHT}
 STD_FLOOR = 1e-6  # a dead channel is divided by this, not by zero
 
 
@@ -54,7 +53,7 @@ class Method(base.Method):
     charset: classes of the heads (0 = blank). encoder: keyword arguments of `vit.Vit`. heads: {name: keyword
     arguments of `ctc.CtcHead`}, the same for all, more than one only on a frozen encoder. frames: "concat" (the
     tokens of a column side by side) or "mean". frozen, standardize: see above. drop_path: instead of the encoder's.
-    recipe: augmentation of training lines, a name in RECIPES or a recipe of `views`, moving text sideways by at most
+    recipe: augmentation of training lines, a name in `views.RECIPES` or a recipe, moving text sideways by at most
     `max_shift_px`; None = none. Raises ValueError for what contradicts itself.
     """
 
@@ -77,12 +76,10 @@ class Method(base.Method):
                 "or with --config.like=DIR for a random one of the same shape"
             )
         check_heads(heads, frozen)
-        if isinstance(recipe, str) and recipe not in RECIPES:
-            raise ValueError(f"recipe is {recipe!r}; set config.method.recipe to one of {', '.join(RECIPES)} or None")
         self.charset = charset
         self.names = tuple(sorted(heads))
         self.pool, self.frozen, self.standardize = frames, frozen, standardize
-        self.recipe, self.max_shift_px = RECIPES[recipe] if isinstance(recipe, str) else recipe, max_shift_px
+        self.recipe, self.max_shift_px = views.recipe(recipe), max_shift_px
         self.encoder = vit.Vit(**dict(encoder) | ({} if drop_path is None else {"drop_path": drop_path}))
         self.norm = None if self.encoder.final_norm else LayerNorm()
         self.head = ctc.CtcHead(charset_size=charset.size, **next(iter(heads.values())))

@@ -16,7 +16,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dig_jax.augment import views
-from dig_jax.methods import dig
+from dig_jax.methods import base, dig, pixels
 from dig_jax.models import vit
 
 PATCH = (8, 8)
@@ -85,8 +85,8 @@ def test_losses_start_where_chance_puts_them():
     np.testing.assert_allclose(metrics["contrast"], 2 * 2 * 0.2 * math.log(windows), rtol=0.1)
     assert metrics["top1"] < 0.2
     assert 0.5 / 16 < metrics["q_std"] <= 1 / 16 * 1.001  # of unit vectors in 256 dimensions: at most 1/16
-    pixels = np.asarray(batch["view1"]) * 0.5 + 0.5
-    assert 0.5 * np.mean(pixels**2) < metrics["pixel"] < 2.5 * np.mean(pixels**2)
+    grey = np.asarray(batch["view1"]) * 0.5 + 0.5
+    assert 0.5 * np.mean(grey**2) < metrics["pixel"] < 2.5 * np.mean(grey**2)
     np.testing.assert_allclose(loss, metrics["pixel"] + 0.1 * metrics["contrast"], rtol=1e-6)
 
 
@@ -105,7 +105,7 @@ def test_normalised_target_equals_the_slow_loop(channels):
     raw = lines(6, channels=channels)
     image, width = np.asarray(raw["image"]) / 127.5 - 1, np.asarray(raw["width"])
     floor, view = 0.05, jnp.asarray(image, jnp.float32)
-    made = jax.jit(lambda view: dig.pixel_target(view, raw["width"], PATCH, "normalized", floor))(view)
+    made = jax.jit(lambda view: pixels.pixel_target(view, raw["width"], PATCH, "normalized", floor))(view)
     target, mean, deviation, real = (np.asarray(x) for x in made)
     rows = HEIGHT // PATCH[0]
     for b in range(len(image)):
@@ -149,14 +149,19 @@ def test_only_hidden_patches_of_valid_rows_enter_the_pixel_loss():
     tokens = jax.jit(lambda p, b: method.network.apply({"params": p}, b, method=dig.Network.encode_views))(
         params, batch
     )
-    loss = jax.jit(lambda tokens, batch: method._pixel(params, tokens, batch))
+
+    @jax.jit
+    def loss(tokens, batch):
+        prediction = method.network.apply({"params": params}, tokens, method=dig.Network.decode)
+        return pixels.masked_loss(prediction, batch, PATCH, "pixel", 1e-6)
+
     counts = np.asarray(batch["mask"] & batch["valid"][:, None])
     assert counts.any() and not counts.all()
     grad = np.abs(np.asarray(jax.grad(loss)(tokens, batch)))[:, 0].max(axis=-1)  # (B, N)
     assert (grad[~counts] == 0).all() and (grad[counts] > 0).all()
     # The target: other pixels in visible patches, on padding and in rows that are not valid change nothing.
     patches = vit.patchify(batch["view1"], PATCH)
-    _, _, _, real = dig.pixel_target(batch["view1"], batch["width"], PATCH, "pixel", 0)
+    _, _, _, real = pixels.pixel_target(batch["view1"], batch["width"], PATCH, "pixel", 0)
     entering = counts[..., None] & np.asarray(real)
     grid = vit.grid(batch["view1"].shape, PATCH)
 
@@ -226,7 +231,7 @@ def test_one_device_and_eight_agree():
 
 @pytest.mark.parametrize("progress, momentum", [(0.0, 0.99), (0.5, 0.995), (1.0, 1.0), (1 / 3, 0.9925)])
 def test_momentum_follows_the_cosine(progress, momentum):
-    np.testing.assert_allclose(dig.teacher_momentum(jnp.float32(progress), 0.99), momentum, rtol=1e-6)
+    np.testing.assert_allclose(base.cosine_momentum(jnp.float32(progress), 0.99), momentum, rtol=1e-6)
 
 
 def test_teacher_moves_towards_the_student_and_holds_no_predictor():
