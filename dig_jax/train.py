@@ -26,6 +26,7 @@ import optax
 from dig_jax import build, checkpoint, metrics, optim, partition, prng
 from dig_jax import state as states
 from dig_jax.data import pipeline, records
+from dig_jax.feature_cache import FeatureCache
 from dig_jax.methods import base
 from dig_jax.progress import Log, Stopped, report
 from dig_jax.text import Charset
@@ -41,6 +42,11 @@ class Data:
     charset: Charset | None
     steps_per_epoch: int
     once: Callable[[], Any] | None = None
+    features: FeatureCache | None = None  # of a frozen encoder
+
+    def place(self, params: base.Params, batch: dict[str, Any], host: dict[str, Any], mesh: Any) -> base.Batch:
+        """Host batch -> global arrays, with the features of a frozen encoder in place of the pixels."""
+        return partition.to_global(self.features(params, batch, host) if self.features else batch, mesh)
 
 
 def run(config: Any, workdir: str) -> states.TrainState:
@@ -59,6 +65,8 @@ def run(config: Any, workdir: str) -> states.TrainState:
     data = open_data(cfg)
     total = total_steps(cfg["total"], data.steps_per_epoch)
     method = build.method(cfg, data.charset)
+    if method.frozen_features and data.once and jax.process_count() == 1:
+        data = dataclasses.replace(data, features=FeatureCache(method, mesh))
     meta = {"config": json.loads(json.dumps(cfg)), "charset": data.charset.to_json() if data.charset else None}
     with contextlib.ExitStack() as stack:
         checkpoints = build.call(
@@ -148,14 +156,17 @@ def start_state(
     shardings = partition.state_sharding(abstract, mesh)
     placed = jax.tree.map(lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), abstract, shardings)
     state = checkpoints.restore(placed)
-    if state is not None:
-        return state, optimizer
-    state = jax.jit(create, out_shardings=shardings)(raw)
-    if cfg.get("init_from"):
-        parts, which = cfg.get("init_parts", ("params/encoder",)), cfg.get("init_checkpoint", "last")
-        state = init_from(state, placed, method, cfg["init_from"], parts, which)
-    if cfg.get("calibrate_batches") and type(method).calibrate is not base.Method.calibrate:
-        mutable = method.calibrate(state.params, state.mutable, first_batches(cfg, data, mesh))
+    resumed = state is not None
+    if not resumed:
+        state = jax.jit(create, out_shardings=shardings)(raw)
+        if cfg.get("init_from"):
+            parts, which = cfg.get("init_parts", ("params/encoder",)), cfg.get("init_checkpoint", "last")
+            state = init_from(state, placed, method, cfg["init_from"], parts, which)
+    if data.features and total > 0:
+        with pipeline.iterate(data.once(), 0, cfg["data"].get("workers", "auto")) as batches:
+            data.features.fill(state.params, batches)
+    if not resumed and cfg.get("calibrate_batches") and type(method).calibrate is not base.Method.calibrate:
+        mutable = method.calibrate(state.params, state.mutable, first_batches(cfg, data, mesh, state.params))
         state = state.replace(mutable=jax.device_put(mutable, shardings.mutable))
     return state, optimizer
 
@@ -188,14 +199,14 @@ def init_from(
     return state if teacher is None else state.replace(teacher=jax.tree.map(jnp.copy, teacher))
 
 
-def first_batches(cfg: dict[str, Any], data: Data, mesh: Any) -> Any:
+def first_batches(cfg: dict[str, Any], data: Data, mesh: Any, params: base.Params) -> Any:
     """Up to config.calibrate_batches global training batches, one by one, at most one epoch of them. A whole epoch holds
     every line once: the lines that fill its last batch in training are left out."""
     count = min(cfg["calibrate_batches"], data.steps_per_epoch)
     dataset = data.once() if data.once and count == data.steps_per_epoch else data.dataset
     with pipeline.iterate(dataset, 0, cfg["data"].get("workers", "auto")) as batches:
         for _ in range(count):
-            yield partition.to_global(next(batches)[0], mesh)
+            yield data.place(params, *next(batches), mesh)
 
 
 # --- one step
@@ -266,7 +277,7 @@ class Loop:
             for done in range(start + 1, self.total + 1):
                 batch, host = next(batches)
                 self._count_errors(host)
-                state, values = self.step(state, partition.to_global(batch, self.mesh))
+                state, values = self.step(state, self.data.place(state.params, batch, host, self.mesh))
                 log.add(done, values, host)
                 last = done == self.total
                 stop = not last and partition.stop_requested(done, self.terminated)

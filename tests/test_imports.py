@@ -18,7 +18,8 @@ ALLOWED = {
     "augment": {"augment"},
     "data": {"data", "text"},
     "methods": {"methods", "models", "augment", "text", "prng"},
-    "evaluators": {"evaluators", "data", "text", "metrics", "partition", "prng"},
+    "evaluators": {"evaluators", "data", "text", "metrics", "partition", "prng", "feature_cache"},
+    "feature_cache": {"partition"},
     "optim": {"prng", "state"},
     "checkpoint": {"prng", "state"},
     "partition": {"prng", "state"},
@@ -26,7 +27,7 @@ ALLOWED = {
     "progress": {"checkpoint", "metrics", "partition"},
     "main": {"train", "partition"},
 }
-SHARED = ("base", "losses", "pixels", "siamese")  # files of dig_jax/methods that hold no method
+SHARED = ("base", "losses", "pixels", "pretext", "siamese")  # files of dig_jax/methods that hold no method
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

@@ -42,6 +42,7 @@ from rapidfuzz.distance import Levenshtein
 
 from dig_jax import partition
 from dig_jax.data import pipeline, records
+from dig_jax.feature_cache import FeatureCache
 from dig_jax.text import Charset, alphanumeric, normalize
 
 
@@ -120,6 +121,8 @@ class Evaluator:
         batch_size += -batch_size % mesh.size
         specs = named_sets(datasets, data)
         self.sets = {name: open_set(spec, batch_size, data) for name, spec in specs.items()}
+        cached = method.frozen_features and jax.process_count() == 1
+        self.features = {name: FeatureCache(method, mesh) for name in self.sets} if cached else {}
 
     def run(self, state, step) -> dict[str, float]:
         metrics = {}
@@ -130,11 +133,11 @@ class Evaluator:
 
     def score(self, name: str, state, step: int) -> dict[str, float]:
         """All figures of one data set. Raises RuntimeError if any record was met twice or not at all."""
-        dataset, size = self.sets[name]
+        _, size = self.sets[name]
         scores: dict[str, Score] = {}
         counts, samples = Counts(), []
         shown = set(np.linspace(0, size - 1, min(size, self.pictures * jax.process_count())).astype(int).tolist())
-        for host, image, widths, readings in self.readings(dataset, state):
+        for host, image, widths, readings in self.readings(name, state):
             self.log(host["errors"])
             for head in readings:
                 scores.setdefault(head, Score())  # also where this host has only rows that fill the batch
@@ -152,16 +155,17 @@ class Evaluator:
             raise RuntimeError(f"{counts.rows} records of {name} were evaluated but it holds {size}: a pipeline bug")
         return self.report(name, step, scores, counts, samples)
 
-    def readings(self, dataset, state) -> Iterator[tuple[dict, np.ndarray, np.ndarray, dict[str, list[str]]]]:
+    def readings(self, name, state) -> Iterator[tuple[dict, np.ndarray, np.ndarray, dict[str, list[str]]]]:
         """(host, images u8[b,H,W,C], width i32[b] with 0 in rows that are not valid, {head: readings}) of this host's
         rows.
 
         One batch ahead: the device reads while the host decodes images.
         """
         waiting = None
-        with pipeline.iterate(dataset, 0, workers=self.workers) as batches:
+        with pipeline.iterate(self.sets[name][0], 0, workers=self.workers) as batches:
             for batch, host in batches:
-                predicted = self.predict(state.params, state.mutable, partition.to_global(batch, self.mesh))
+                told = self.features[name](state.params, batch, host) if name in self.features else batch
+                predicted = self.predict(state.params, state.mutable, partition.to_global(told, self.mesh))
                 if waiting is not None:
                     yield self.as_text(*waiting)
                 waiting = batch, host, predicted

@@ -10,7 +10,7 @@ Letters: B lines, H W C pixels, N tokens, D width, S frames, L label length, V c
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -31,6 +31,10 @@ class Aux(NamedTuple):
 
 class Method:
     """Base of every method. Subclasses override what they need and never call super()."""
+
+    # Where nothing trains the encoder: a function (params, raw batch) -> {name: f32/i32[B, ...]} that the methods of this
+    # class read in place of batch["image"]. The trainer then runs it once a record and not once a step.
+    frozen_features: Callable[[Params, Batch], Batch] | None = None
 
     def init(self, key: jax.Array, batch: Batch) -> dict[str, Any]:
         """{"params": f32 tree, the encoder under params["encoder"]; "mutable": tree or {}} from an augmented batch."""

@@ -83,13 +83,14 @@ class Method(base.Method):
         self.encoder = vit.Vit(**dict(encoder) | ({} if drop_path is None else {"drop_path": drop_path}))
         self.norm = None if self.encoder.final_norm else LayerNorm()
         self.head = ctc.CtcHead(charset_size=charset.size, **next(iter(heads.values())))
+        self.frozen_features = self._frozen_features if frozen and recipe is None else None
 
     def init(self, key, batch):
         encoder_key, norm_key, head_key = jax.random.split(key, 3)
         params = {"encoder": self.encoder.init(encoder_key, batch["image"], batch["width"])["params"]}
         if self.norm:
             params["norm"] = self.norm.init(norm_key, jnp.zeros((1, 1, self.encoder.width)))["params"]
-        frames, length = self._frames(self._tokens(params, batch), batch)
+        frames, length = self._frames(params, batch)
         head = self.head.init(head_key, frames, length)["params"]
         params["heads"] = {name: head for name in self.names}  # the same start, so that only the rate differs
         size = frames.shape[-1]
@@ -105,10 +106,21 @@ class Method(base.Method):
         tokens = self.encoder.apply(variables, batch["image"], batch["width"], deterministic=key is None, rngs=rngs)
         return self.norm.apply({"params": params["norm"]}, tokens) if self.norm else tokens
 
-    def _frames(self, tokens, batch):
-        """Frames f32[B,S,F] and how many of them are real, i32[B]."""
-        rows, _ = vit.grid(batch["image"].shape, self.encoder.patch)
-        return vit.frames(tokens, rows, self.pool), vit.columns(batch["width"], self.encoder.patch[1])
+    def _frames(self, params, batch, key=None):
+        """Frames f32[B,S,F] and how many of them are real, i32[B]; of a batch that brings them along, those."""
+        if "frames" not in batch:
+            batch = self._encoded(params, batch, key)
+        return batch["frames"], batch["frame_length"]
+
+    def _encoded(self, params, batch, key=None):
+        """{"tokens", "frames", "frame_length"} of normalised images."""
+        tokens, patch = self._tokens(params, batch, key), self.encoder.patch
+        frames = vit.frames(tokens, vit.grid(batch["image"].shape, patch)[0], self.pool)
+        return {"tokens": tokens, "frames": frames, "frame_length": vit.columns(batch["width"], patch[1])}
+
+    def _frozen_features(self, params, batch):
+        """Raw batch -> what `_frames` takes in place of the image."""
+        return {name: value for name, value in self.encode(params, batch).items() if name != "tokens"}
 
     def _logits(self, heads, mutable, frames, length):
         """All heads at once: f32[K,B,S,V], K in the order of `names`."""
@@ -128,10 +140,9 @@ class Method(base.Method):
 
     def loss(self, params, state, batch, key):
         """Sum over heads of the mean over real, feasible lines of -log p(label | line)."""
-        tokens = self._tokens(params, batch, None if self.frozen else key)
+        frames, length = self._frames(params, batch, None if self.frozen else key)
         if self.frozen:
-            tokens = jax.lax.stop_gradient(tokens)
-        frames, length = self._frames(tokens, batch)
+            frames = jax.lax.stop_gradient(frames)
         logits = self._logits(params["heads"], state.mutable, frames, length)  # (K, B, S, V)
         score = jax.vmap(lambda logits: ctc.ctc_loss(logits, length, batch["label"], batch["label_length"]))
         losses, feasible = score(logits)  # (K, B), (K, B): whether a label fits does not depend on the head
@@ -165,8 +176,7 @@ class Method(base.Method):
 
     def _moments(self, params, batch):
         """Number of real frames f32[], their mean f32[F] and the sum of their squared deviations f32[F]."""
-        encoded = self.encode(params, batch)
-        frames, length = encoded["frames"], encoded["frame_length"]
+        frames, length = self._frames(params, _normalised(batch))
         real = (jnp.arange(frames.shape[1])[None] < length[:, None]) & batch["valid"][:, None]  # (B, S)
         real = real[..., None].astype(jnp.float32)
         count = real.sum()
@@ -176,24 +186,21 @@ class Method(base.Method):
     # reading
 
     def encode(self, params, batch):
-        batch = _normalised(batch)
-        tokens = self._tokens(params, batch)
-        frames, length = self._frames(tokens, batch)
-        return {"tokens": tokens, "frames": frames, "frame_length": length}
+        return self._encoded(params, _normalised(batch))
 
     def predict(self, params, mutable, batch):
         """Raw batch -> {head: {"ids" i32[B,S] best class of every frame, "length" i32[B] real frames}}.
 
         `Charset.ctc_collapse` and `Charset.decode` turn a row into text.
         """
-        batch = _normalised(batch)
-        frames, length = self._frames(self._tokens(params, batch), batch)
+        frames, length = self._frames(params, _normalised(batch))
         logits = self._logits(params["heads"], mutable, frames, length)
         return {name: {"ids": ctc.greedy(logits[i], length), "length": length} for i, name in enumerate(self.names)}
 
 
 def _normalised(batch):
-    return batch | {"image": base.normalise(batch["image"])}
+    """Pixels from u8 to [-1, 1], where the batch has any (see `base.Method.frozen_features`)."""
+    return batch | {"image": base.normalise(batch["image"])} if "image" in batch else batch
 
 
 def check_heads(heads: Mapping[str, Mapping[str, Any]], frozen: bool) -> None:
