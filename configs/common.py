@@ -194,11 +194,11 @@ def pretrain(arg: str | None, presets: dict[str, dict[str, Any]], method: dict[s
 READERS = {"linear": {"kind": "linear"}, "bilstm": {"kind": "bilstm", "hidden": 256, "layers": 1}}
 
 
-def reader(decoder: str, head: str) -> dict[str, Any]:
-    """Keyword arguments of a recogniser's head; ValueError for a decoder or head that there is not."""
+def reader(decoder: str, head: str, hidden: int = 256) -> dict[str, Any]:
+    """Keyword arguments of a recogniser's head, a BiLSTM `hidden` wide; ValueError for a decoder or head that there is not."""
     if decoder != "ctc" or head not in READERS:
         raise ValueError(f"decoder={decoder},head={head}: give decoder=ctc and one of head={', '.join(READERS)}")
-    return READERS[head]
+    return {**READERS[head], "hidden": hidden} if "hidden" in READERS[head] else READERS[head]
 
 
 def label_subset(labels: str) -> float | int | None:

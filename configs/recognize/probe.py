@@ -21,10 +21,10 @@ RATES = {"linear": "1e-3+3e-3+1e-2+3e-2+1e-1", "bilstm": "3e-4+1e-3+2e-3+4e-3+8e
 
 def get_config(arg=None):
     args = common.parse_arg(
-        arg, decoder="ctc", head="linear", records="", labels="", like="", size="", patch="8x4", rates="", steps=3000,
-        batch=32, seed=0, quick=False,
+        arg, decoder="ctc", head="linear", records="", labels="", like="", size="", patch="8x4", rates="", hidden=256,
+        steps=3000, batch=32, seed=0, quick=False,
     )  # fmt: skip
-    head = common.reader(args.decoder, args.head)
+    head = common.reader(args.decoder, args.head, args.hidden)
     rates = {rate_name(text): float(text) for text in (args.rates or RATES[args.head]).split("+")}
     config = common.base(
         seed=args.seed,
