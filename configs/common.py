@@ -110,6 +110,7 @@ def _data(kind: str, train: str, height_px: int, channels: int) -> dict[str, Any
         "train": train,
         "height_px": height_px,
         "channels": channels,
+        "squeeze_px": placeholder(int),  # width to which whole images are squeezed, as scene text does; None: never
         "subset": placeholder(object),  # None: all; 0.1: a tenth; 340: so many records
         "subset_seed": 0,
         "subset_order": "random",
@@ -177,6 +178,7 @@ def pretrain(arg: str | None, presets: dict[str, dict[str, Any]], method: dict[s
     method = {**method, **{name: args[name] for name in own}, "encoder": encoder, **preset["method"]}
     config = base(seed=args.seed, batch_size=args.batch or preset["batch"], method=method)
     config.data = crops(args.records or placeholder(str), 32, preset["width_px"], preset["channels"])
+    config.data.squeeze_px = preset.get("squeeze_px")
     config.method.channels = config.data.get_ref("channels")
     steps, epochs = (args.steps, args.epochs) if args.steps or args.epochs else (preset["steps"], preset["epochs"])
     config.total = {"steps": steps or placeholder(int), "epochs": placeholder(float) if steps else epochs}

@@ -18,6 +18,9 @@ from dig_jax.text import Charset
 FREE_KEYS = ("total", "log", "evals", "checkpoint", "devices", "compile_cache", "data.workers", "data.max_bad_share")
 
 
+OPEN_KEYS = ("data.squeeze_px",)  # None is a value of these, too
+
+
 def call(function: Callable[..., Any], where: str, options: dict[str, Any], **given: Any) -> Any:
     """function(**given, **options), with an unknown or missing option turned into a sentence about the config."""
     parameters = inspect.signature(function).parameters
@@ -95,7 +98,7 @@ def inherit(cfg: dict[str, Any]) -> None:
             if key == "method.encoder" and mine[name] and checkpoint.steps(source):
                 # A method may drop the encoder's final norm by itself, so the checkpoint is asked, not the config.
                 mine[name]["final_norm"] = checkpoint.has_subtree(source, "params/encoder/norm")
-        if mine.get(name) is None:
+        if mine.get(name) is None and key not in OPEN_KEYS:
             where = f" and {source} has none" if source else ""
             how = ", or name the run to take it from with --config.init_from=DIR (config and weights) or "
             how = "" if source else how + "--config.like=DIR (config only)"

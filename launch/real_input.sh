@@ -11,21 +11,21 @@ python=${PYTHON:-.venv/bin/python} records=${RECORDS:-records} runs=${RUNS:-runs
 main() { "$python" -m dig_jax.main "$@"; }
 
 judge() { # start set protocol
-  local start=$1 set=$2 protocol=$3 from like=() config
+  local start=$1 set=$2 protocol=$3 from like=() config every
   from=(--config.init_from="$runs/pretrain/$start")
   if [ "$start" = random ]; then from=() like=(,like="$runs/pretrain/gen"); fi
   local fine=finetune steps=800; [ "$start" = random ] && fine=scratch
   [ "$set" = copiste_hw_fr ] && steps=1200 # random weights leave the plateau of CTC late on these
   case $protocol in
-    finetune_10) config=$fine.py:labels=0.1,batch=8,steps=$steps ;;
-    finetune_100) config=$fine.py:labels=100,batch=8,steps=$steps ;;
-    linear_10) config=probe.py:labels=0.1,rates=1e-2+3e-2+1e-1,batch=32,steps=1000 ;;
-    linear_all) config=probe.py:rates=1e-2+3e-2+1e-1,batch=64,steps=1200 ;;
-    bilstm_10) config=probe.py:labels=0.1,head=bilstm,hidden=128,rates=1e-3+4e-3,batch=32,steps=500 ;;
+    finetune_10) config=$fine.py:labels=0.1,batch=8,steps=$steps every=$((steps / 4)) ;;
+    finetune_100) config=$fine.py:labels=100,batch=8,steps=$steps every=$((steps / 4)) ;;
+    linear_10) config=probe.py:labels=0.1,rates=1e-2+3e-2+1e-1,batch=32,steps=1000 every=100 ;;
+    linear_all) config=probe.py:rates=1e-2+3e-2+1e-1,batch=64,steps=1200 every=120 ;;
+    bilstm_10) config=probe.py:labels=0.1,head=bilstm,hidden=128,rates=1e-3+4e-3,batch=32,steps=500 every=50 ;;
   esac
   echo "== $start $set $protocol seed $seed"
   main --config="configs/recognize/$config,seed=$seed${like[*]-}" "${from[@]}" --config.data.train="$records/$set" \
-    --workdir="$runs/$set/$protocol/$start-$seed"
+    --config.evals.recognition.every_steps=$every --workdir="$runs/$set/$protocol/$start-$seed"
 }
 
 case ${1:-} in

@@ -12,9 +12,8 @@
 | cpu | a 1 M-parameter network, 128 px crops, 75 minutes on one core | docs/results.md |
 | demo | the same on narrow crops, a few minutes: `make demo` | README |
 
-objective: dig, dis (contrast only) or gen (reconstruction only). Two differences from the official words recipe: the
-aspect ratio is kept (128 px windows or padding where the original squeezes), and augmentation runs at 32 px height.
-Because of the first, recognisers on top of the words presets refuse words wider than 128 px: the flat position code ends there.
+objective: dig, dis (contrast only) or gen (reconstruction only). The words presets squeeze every word to 32x128, and
+recognisers on top of them do the same; one difference from the official recipe: augmentation runs after the squeeze.
 probe: labelled records for the light probe during the run, "none" for no probe; "" is the training records for lines
 and cpu (they then need labels in the splits train and validation) and none for words. quick: two steps of a toy.
 """
@@ -24,7 +23,7 @@ from ml_collections.config_dict import placeholder
 from configs import common
 
 WORDS = {
-    "size": "S", "patch": (4, 4), "width_px": 128, "channels": 3, "batch": 1024, "epochs": 10.0, "steps": 0,
+    "size": "S", "patch": (4, 4), "width_px": 128, "squeeze_px": 128, "channels": 3, "batch": 1024, "epochs": 10.0, "steps": 0,
     "position": "flat_1d", "lr": 1.5e-4, "weight_decay": 0.1, "warmup_steps": 5000, "min_lr": 1e-5, "encoder": {},
     # The official optimiser decays the mask token, too: it is 3-D there.
     "optim": {"rules": (("/mask_token$", {"weight_decay": 0.1}), ("", {}))},

@@ -24,7 +24,7 @@ def get_config(arg=None):
         batch_size=args.batch,
         calibrate_batches=100,
         init_parts=("teacher/encoder->params/encoder" if args.teacher else "params/encoder",),
-        inherit=("method.encoder", "data.train", "data.height_px", "data.channels"),
+        inherit=("method.encoder", "data.train", "data.height_px", "data.channels", "data.squeeze_px"),
         method={
             "name": "recognize",
             "encoder": placeholder(object),

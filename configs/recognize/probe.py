@@ -30,7 +30,7 @@ def get_config(arg=None):
         seed=args.seed,
         batch_size=args.batch,
         like=args.like,
-        inherit=("method.encoder", "data.train", "data.height_px", "data.channels"),
+        inherit=("method.encoder", "data.train", "data.height_px", "data.channels", "data.squeeze_px"),
         calibrate_batches=1000,  # at most one epoch
         method={
             "name": "recognize",

@@ -43,44 +43,48 @@ class Rows(NamedTuple):
 
 def pretrain(
     mixture: Mixture, *, batch_size: int, height_px: int, width_px: int, channels: int, seed: int,
-    process_index: int = 0, process_count: int = 1, max_pixels: int = transforms.MAX_PIXELS,
+    squeeze_px: int | None = None, process_index: int = 0, process_count: int = 1, max_pixels: int = transforms.MAX_PIXELS,
 ) -> grain.MapDataset:
     """Endless (batch, host) of random windows of width_px, labels unread; item i is step i. batch_size is global.
 
-    Without weights every record is drawn once an epoch; with them each set keeps its own epochs.
+    squeeze_px: instead of windows, whole images squeezed or stretched to this width, which must be width_px. Without
+    weights every record is drawn once an epoch; with them each set keeps its own epochs.
     """
+    if squeeze_px not in (None, width_px):
+        raise ValueError(f"data.squeeze_px is {squeeze_px} and data.width_px is {width_px}: give both the same value")
     part = _part(batch_size, process_index, process_count)
     rows = functools.partial(
         _window_rows, _stream(mixture, seed), batch_size=batch_size, part=part, width_px=width_px, seed=seed,
         size=len(mixture),
     )
     logging.info("pre-training data: %d records, %d steps an epoch", len(mixture), -(-len(mixture) // batch_size))
-    return grain.MapDataset.range(ENDLESS).map(rows).map(_Loader(mixture, height_px, channels, max_pixels))
+    return grain.MapDataset.range(ENDLESS).map(rows).map(_Loader(mixture, height_px, channels, max_pixels, squeeze_px))
 
 
 def recognition(
     mixture: Mixture, *, batch_size: int, height_px: int, channels: int, charset: Charset, seed: int,
     buckets_px: Sequence[int] | int | str = "auto", max_label_length: int | None = None, multiple_px: int = 32,
-    process_index: int = 0, process_count: int = 1, max_pixels: int = transforms.MAX_PIXELS,
+    squeeze_px: int | None = None, process_index: int = 0, process_count: int = 1, max_pixels: int = transforms.MAX_PIXELS,
 ) -> grain.MapDataset:
     """Endless (batch, host) of whole labelled lines in width buckets (see buckets.bounds); item i is step i.
 
     An epoch is ceil(n / batch_size) steps and holds every labelled record once (by the weights where there are any);
     its last batch is filled up from its start. Records without a label are left out and counted in the log. L is the
-    longest label, or max_label_length. ValueError: no labels, a label longer than L, a line wider than the buckets.
+    longest label, or max_label_length. squeeze_px: every image is squeezed or stretched to this width, the aspect ratio is
+    lost. ValueError: no labels, a label longer than L, a line wider than the buckets.
     """
     part = _part(batch_size, process_index, process_count)
-    plan = _EpochPlan(mixture, batch_size, part, height_px, buckets_px, multiple_px, seed)
+    plan = _EpochPlan(mixture, batch_size, part, height_px, buckets_px, multiple_px, seed, squeeze_px)
     length = _label_length(mixture, max_label_length)
-    loader = _Loader(mixture, height_px, channels, max_pixels, charset, length)
-    logging.info("recognition data: %s", summary(mixture, height_px, buckets_px, multiple_px))
+    loader = _Loader(mixture, height_px, channels, max_pixels, squeeze_px, charset, length)
+    logging.info("recognition data: %s", summary(mixture, height_px, buckets_px, multiple_px, squeeze_px))
     return grain.MapDataset.range(ENDLESS).map(plan).map(loader)
 
 
 def evaluation(
     mixture: Mixture, *, batch_size: int, height_px: int, channels: int, charset: Charset | None = None,
     buckets_px: Sequence[int] | int | str = "auto", max_label_length: int | None = None, multiple_px: int = 32,
-    process_index: int = 0, process_count: int = 1, max_pixels: int = transforms.MAX_PIXELS,
+    squeeze_px: int | None = None, process_index: int = 0, process_count: int = 1, max_pixels: int = transforms.MAX_PIXELS,
 ) -> grain.MapDataset:
     """ceil(n / batch_size) items that hold every labelled record exactly once, whole, narrow buckets first.
 
@@ -89,11 +93,11 @@ def evaluation(
     """
     part = _part(batch_size, process_index, process_count)
     chosen = _labelled(mixture) if charset is not None else np.arange(len(mixture))
-    edges, bucket = _assign(mixture, chosen, height_px, buckets_px, multiple_px)
+    edges, bucket = _assign(mixture, chosen, height_px, buckets_px, multiple_px, squeeze_px)
     index, of = buckets.batches(chosen, bucket, len(edges), batch_size, fill=False)
     length = _label_length(mixture, max_label_length) if charset is not None else 0
     rows = functools.partial(_planned_rows, index[:, part], edges[of])
-    loader = _Loader(mixture, height_px, channels, max_pixels, charset, length)
+    loader = _Loader(mixture, height_px, channels, max_pixels, squeeze_px, charset, length)
     return grain.MapDataset.range(len(index)).map(rows).map(loader)
 
 
@@ -104,12 +108,13 @@ def steps_per_epoch(mixture: Mixture, batch_size: int, labelled: bool) -> int:
 
 
 def summary(
-    mixture: Mixture, height_px: int, buckets_px: Sequence[int] | int | str = "auto", multiple_px: int = 32
+    mixture: Mixture, height_px: int, buckets_px: Sequence[int] | int | str = "auto", multiple_px: int = 32,
+    squeeze_px: int | None = None,
 ) -> dict[str, Any]:
     """What recognition will see: records, unlabelled (left out), buckets {width: lines}, padding (share of pixels)."""
     chosen = _labelled(mixture)
-    edges, bucket = _assign(mixture, chosen, height_px, buckets_px, multiple_px)
-    ink = mixture.widths(height_px)[chosen].sum() / edges[bucket].sum()
+    edges, bucket = _assign(mixture, chosen, height_px, buckets_px, multiple_px, squeeze_px)
+    ink = 1.0 if squeeze_px else mixture.widths(height_px)[chosen].sum() / edges[bucket].sum()
     lines = np.bincount(bucket, minlength=len(edges))
     return {
         "records": len(chosen), "unlabelled": len(mixture) - len(chosen), "padding": round(1 - float(ink), 3),
@@ -231,10 +236,10 @@ def _planned_rows(index: np.ndarray, width_px: np.ndarray, step: int) -> Rows:
 class _EpochPlan:
     """Step -> Rows for recognition. The plan of an epoch is a few numpy calls (2 s for 10 M records) and is kept."""
 
-    def __init__(self, mixture, batch_size, part, height_px, buckets_px, multiple_px, seed):
+    def __init__(self, mixture, batch_size, part, height_px, buckets_px, multiple_px, seed, squeeze_px):
         chosen = _labelled(mixture)
         self.batch_size, self.part, self.seed = batch_size, part, seed
-        self.edges, bucket = _assign(mixture, chosen, height_px, buckets_px, multiple_px)
+        self.edges, bucket = _assign(mixture, chosen, height_px, buckets_px, multiple_px, squeeze_px)
         cuts = np.searchsorted(chosen, mixture.offsets[1:-1]) if mixture.weighted else []
         chosen = chosen.astype(np.int32)      # travels to each worker process
         self.sets, self.buckets = np.split(chosen, cuts), np.split(bucket, cuts)
@@ -287,8 +292,10 @@ def _labelled(mixture: Mixture) -> np.ndarray:
     return chosen
 
 
-def _assign(mixture, chosen, height_px, buckets_px, multiple_px) -> tuple[np.ndarray, np.ndarray]:
+def _assign(mixture, chosen, height_px, buckets_px, multiple_px, squeeze_px) -> tuple[np.ndarray, np.ndarray]:
     """(bucket widths i64[K] in px, bucket number i64[n] of the chosen). ValueError names a line that is too wide."""
+    if squeeze_px:
+        return np.array([squeeze_px]), np.zeros(len(chosen), np.uint16)
     widths = mixture.widths(height_px)[chosen]
     try:
         edges = buckets.bounds(widths, buckets_px, multiple_px)
@@ -314,11 +321,11 @@ class _Loader:
     """Rows -> (batch, host): one read for all rows, then decode, resize, crop or pad, encode."""
 
     def __init__(
-        self, mixture: Mixture, height_px: int, channels: int, max_pixels: int, charset: Charset | None = None,
-        label_length: int = 0,
+        self, mixture: Mixture, height_px: int, channels: int, max_pixels: int, squeeze_px: int | None = None,
+        charset: Charset | None = None, label_length: int = 0,
     ):
         self.mixture, self.charset, self.label_length = mixture, charset, label_length
-        self.height_px, self.channels, self.max_pixels = height_px, channels, max_pixels
+        self.height_px, self.channels, self.max_pixels, self.squeeze_px = height_px, channels, max_pixels, squeeze_px
 
     def __call__(self, rows: Rows) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         size = len(rows.index)
@@ -350,6 +357,8 @@ class _Loader:
             raise BadRecord(record.error)
         image = transforms.decode(record.image, self.channels, self.max_pixels)
         try:
+            if self.squeeze_px:
+                return transforms.squeeze(image, self.height_px, self.squeeze_px), self.squeeze_px
             if u is not None:
                 return transforms.crop_to_height(image, self.height_px, width_px, u)
             height, width = image.shape[:2]

@@ -76,12 +76,9 @@ def crop_to_height(image: np.ndarray, height_px: int, width_px: int, u: float) -
     return _resize(image[:, start:start + window], height_px, width_px), width_px
 
 
-def pad_to_width(image: np.ndarray, width_px: int) -> tuple[np.ndarray, int]:
-    """u8[H, w, C] -> (u8[H, width_px, C], w), paper on the right. ValueError when w > width_px: nothing is cut off."""
-    width = image.shape[1]
-    if width > width_px:
-        raise ValueError(f"a line of {width} px does not fit into {width_px} px: widen data.buckets_px")
-    return _pad(image, width_px)
+def squeeze(image: np.ndarray, height_px: int, width_px: int) -> np.ndarray:
+    """u8[h, w, C] -> u8[height_px, width_px, C], whatever that does to its aspect ratio: the habit of scene text."""
+    return _resize(image, height_px, width_px)
 
 
 def _start(width: int, window: int, u: float) -> int:

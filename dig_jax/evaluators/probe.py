@@ -144,7 +144,7 @@ def read_lines(spec: str, count: int, seed: int, charset: Charset, batch_size: i
         records.open_sets(spec, subset=subset, subset_seed=seed),
         batch_size=batch_size,
         charset=charset,
-        **{name: data[name] for name in ("height_px", "channels", "max_pixels") if name in data},
+        **{name: data[name] for name in ("height_px", "channels", "max_pixels", "squeeze_px") if name in data},
     )
     lines = []
     with pipeline.iterate(dataset, 0, workers=0) as batches:

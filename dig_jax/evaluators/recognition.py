@@ -240,7 +240,7 @@ def open_set(spec: str, batch_size: int, data: Mapping):
         batch_size=batch_size,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        **{name: data[name] for name in ("height_px", "channels", "max_pixels") if name in data},
+        **{name: data[name] for name in ("height_px", "channels", "max_pixels", "squeeze_px") if name in data},
     )
     return dataset, len(mixture)
 

@@ -2,10 +2,11 @@
 
     python -m dig_jax.tools.bench_step --config=configs/pretrain/dig.py:preset=cpu --config.data.train=RECORDS [--seconds=20]
 
-Prints a few lines and, last, one JSON object: lines/s, ms a step, share of time in augmentation, encoder and the rest
-(heads, losses, teacher average, optimiser), GFLOP/s of the step, and GFLOP/s of plain 2048 x 2048 matrix products
-measured in the same run, in turn with the step. Operations are those of XLA's unoptimised program (a multiply-add is two);
-memory is the compiler's own figure for temporary buffers. Medians; the input pipeline is not part of it (bench_input).
+Prints a few lines and, last, one JSON object: lines/s, ms a step, share of time in augmentation, encoder, heads (with the
+losses) and the rest (teacher average, optimiser; what XLA fuses across these borders can make it negative), GFLOP/s of the
+step, and GFLOP/s of plain 2048 x 2048 matrix products measured in the same run, in turn with the step. Operations are those
+of XLA's unoptimised program (a multiply-add is two); memory is the compiler's own figure for temporary buffers. Medians; the
+input pipeline is not part of it (bench_input).
 """
 
 import itertools
@@ -42,6 +43,16 @@ def encoder_pass(method):
 
         taught = teacher is not None and "encoder" in teacher
         return jax.value_and_grad(features)(params), features(teacher) if taught else None
+
+    return both
+
+
+def gradient(method):
+    """Loss and gradient of augmented views: encoder and heads, without augmentation and optimiser."""
+
+    def both(state, views):
+        loss = lambda params: method.loss(params, state, views, prng.stream(0, "loss", 0))  # noqa: E731
+        return jax.value_and_grad(loss, has_aux=True)(state.params)
 
     return both
 
@@ -97,11 +108,13 @@ def measure(cfg, seconds):
     state = jax.jit(lambda: states.create(method, optimizer.tx, views, prng.stream(0, "init")))()
     step, flops, memory = cost(train.make_train_step(method, optimizer, total, cfg["seed"]), state, raw)
     encode, encoder_flops, _ = cost(encoder_pass(method), state.params, state.teacher, views)
+    differentiate = jax.jit(gradient(method))
     products = {"float32": matmul(jnp.float32), "bfloat16": matmul(jnp.bfloat16)}
     seconds = timed(
         {
             "step": lambda: step(state, raw),
             "augment": lambda: augment(raw),
+            "gradient": lambda: differentiate(state, views),
             "encoder": lambda: encode(state.params, state.teacher, views),
             **products,
         },
@@ -110,6 +123,7 @@ def measure(cfg, seconds):
     whole = seconds["step"]
     rates = {name: 2 * MATMUL**3 / seconds[name] / 1e9 for name in products}
     shares = {name: seconds[name] / whole for name in ("augment", "encoder")}
+    shares["heads"] = (seconds["gradient"] - seconds["encoder"]) / whole
     return {
         "config": cfg["method"]["name"],
         "device": jax.devices()[0].device_kind,
@@ -119,8 +133,7 @@ def measure(cfg, seconds):
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "ms_a_step": 1e3 * whole,
         "lines_per_s": cfg["batch_size"] / whole,
-        "share_augment": shares["augment"],
-        "share_encoder": shares["encoder"],
+        **{f"share_{name}": share for name, share in shares.items()},
         "share_rest": 1 - sum(shares.values()),
         "gflop_a_step": flops / 1e9,
         "gflop_encoder": encoder_flops / 1e9,
@@ -138,9 +151,9 @@ def main(argv):
         figures = measure(FLAGS.config.to_dict(), FLAGS.seconds)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from None
+    shares = ", ".join(f"{name} {figures[f'share_{name}']:.0%}" for name in ("encoder", "heads", "augment", "rest"))
     print(
-        f"{figures['lines_per_s']:.0f} lines/s, {figures['ms_a_step']:.0f} ms a step: encoder {figures['share_encoder']:.0%}, "
-        f"augmentation {figures['share_augment']:.0%}, the rest {figures['share_rest']:.0%}; {figures['gflops_per_s']:.0f} "
+        f"{figures['lines_per_s']:.0f} lines/s, {figures['ms_a_step']:.0f} ms a step: {shares}; {figures['gflops_per_s']:.0f} "
         f"GFLOP/s where a float32 matrix product reaches {figures['matmul_float32_gflops_per_s']:.0f}"
     )
     print(json.dumps({name: round(value, 4) if isinstance(value, float) else value for name, value in figures.items()}))

@@ -107,6 +107,17 @@ def test_hosts_have_disjoint_rows_of_the_one_host_batch(fifty, kind, hosts):
         assert len(set(real)) == len(real) or kind != "evaluation"
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_squeezed_images_are_whole_and_all_of_one_width(fifty, kind):
+    more = {"width_px": 24} if kind == "pretrain" else {}
+    dataset = KINDS[kind](fifty, squeeze_px=24, **more)
+    for step in range(3):
+        batch, host = dataset[step]
+        assert batch["image"].shape[2] == 24 and (batch["width"][batch["valid"]] == 24).all() and not host["errors"]
+    with pytest.raises(ValueError, match="data.squeeze_px is 24 and data.width_px is 16"):
+        pretrain(fifty, squeeze_px=24, width_px=16)
+
+
 def test_seed_changes_order_and_crops(fifty):
     one, two = pretrain(fifty), pretrain(fifty, seed=2)
     assert not np.array_equal(numbers(one, 3), numbers(two, 3))

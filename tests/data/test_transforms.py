@@ -197,11 +197,12 @@ def test_crop_to_height_has_its_shape_for_any_line(height, width):
         assert np.all(out[:, :real] == 9) and np.all(out[:, real:] == 255)
 
 
-def test_pad_to_width_never_cuts():
-    out, width = transforms.pad_to_width(picture(8, 5), 7)
-    assert (out.shape, width) == ((8, 7, 1), 5) and np.all(out[:, 5:] == 255)
-    with pytest.raises(ValueError, match="9 px does not fit into 7 px"):
-        transforms.pad_to_width(picture(8, 9), 7)
+@pytest.mark.parametrize("height, width", [(8, 5), (64, 500), (32, 128)])
+def test_squeeze_has_its_shape_and_keeps_the_ends_of_a_ramp(height, width):
+    ramp = np.broadcast_to(np.linspace(0, 255, width).astype(np.uint8)[None, :, None], (height, width, 1))
+    out = transforms.squeeze(ramp.copy(), 32, 128)
+    assert out.shape == (32, 128, 1)
+    assert out[:, 0].max() < 40 and out[:, -1].min() > 215 and (np.diff(out[0, :, 0].astype(int)) >= 0).all()
 
 
 def test_one_thread_of_opencv():
