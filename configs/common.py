@@ -22,6 +22,12 @@ SIZES = {
     "base768": {"width": 768, "depth": 12, "heads": 12},
 }
 
+# CNN + BiLSTM (models/crnn.py), of a height of 32 px; crnn is TRBA's, crnn_micro is for CPUs.
+CNN_SIZES = {
+    "crnn": {"stem": 64, "stages": (128, 256, 512, 512), "blocks": (1, 2, 5, 3), "width": 256, "layers": 2},
+    "crnn_micro": {"stem": 16, "stages": (32, 64, 96, 128), "blocks": (1, 1, 1, 1), "width": 128, "layers": 1},
+    "crnn_nano": {"stem": 8, "stages": (8, 16, 16, 16), "blocks": (1, 1, 1, 1), "width": 32, "layers": 1},
+}
 
 # Heads of the methods at `quick`: any key of config.method with one of these names.
 TOY = {"projector_width": 64, "projector_dim": 32, "pix_projector_width": 64, "decoder_width": 48, "predictor_width": 48}
@@ -120,10 +126,18 @@ def _data(kind: str, train: str, height_px: int, channels: int) -> dict[str, Any
     }
 
 
+def network(size: str, patch: tuple[int, int], **more: Any) -> dict[str, Any]:
+    """Keyword arguments of models.encoders.create: a ViT of one of SIZES, or a CNN of CNN_SIZES, whose patch is its own and
+    which takes none of the options in `more`."""
+    if size in CNN_SIZES:
+        return {"kind": "crnn", "height_px": 32, "patch": (32, 4), **CNN_SIZES[size], "dtype": "auto"}
+    return vit(size, patch, **more)
+
+
 def vit(size: str, patch: tuple[int, int], **more: Any) -> dict[str, Any]:
     """Keyword arguments of models.vit.Vit for one of SIZES; `more` overrides or adds."""
     if size not in SIZES:
-        raise ValueError(f"there is no encoder size {size!r}: choose one of {sorted(SIZES)}")
+        raise ValueError(f"there is no encoder size {size!r}: choose one of {sorted(SIZES)} or {sorted(CNN_SIZES)}")
     return {
         "patch": tuple(patch), **SIZES[size], "mlp_ratio": 4.0, "drop_path": 0.0, "dtype": "auto", "gelu": "exact",
         "attention": "auto", "remat": False, "scan": False, **more,
@@ -172,7 +186,7 @@ def pretrain(arg: str | None, presets: dict[str, dict[str, Any]], method: dict[s
         raise ValueError(f"preset={args.preset}: choose one of {', '.join(presets)}")
     preset = presets[args.preset]
     patch = tuple(int(side) for side in args.patch.split("x")) if args.patch else preset["patch"]
-    encoder = vit(args.size or preset["size"], patch, position=preset["position"], **preset["encoder"])
+    encoder = network(args.size or preset["size"], patch, position=preset["position"], **preset["encoder"])
     if args.dtype:
         encoder["dtype"] = args.dtype
     method = {**method, **{name: args[name] for name in own}, "encoder": encoder, **preset["method"]}
@@ -228,7 +242,7 @@ def quick(config: ConfigDict, steps: int = 2, batch_size: int = 8) -> ConfigDict
     config.checkpoint.every_steps = steps
     encoder = config.method.get("encoder")
     if encoder:
-        encoder.update(SIZES["nano"])
+        encoder.update(CNN_SIZES["crnn_nano"] if encoder.get("kind") == "crnn" else SIZES["nano"])
     for name in TOY.keys() & config.method.keys():
         config.method[name] = TOY[name]
     for evaluator in config.evals.values():

@@ -93,6 +93,6 @@ def test_no_grab_bags_and_no_giants():
 def test_presets_know_the_sizes_of_the_encoder():
     """configs may not import the package, so the two tables are compared here."""
     from configs import common
-    from dig_jax.models import vit
+    from dig_jax.models import crnn, vit
 
-    assert common.SIZES == vit.SIZES
+    assert common.SIZES == vit.SIZES and common.CNN_SIZES == crnn.SIZES

@@ -57,7 +57,7 @@ def get_config(arg=None):
     config.checkpoint.best_metric = "eval/cer"
     config.checkpoint.every_steps = max(args.steps // 10, 1)
     if args.size:
-        config.method.encoder = common.vit(args.size, tuple(int(side) for side in args.patch.split("x")))
+        config.method.encoder = common.network(args.size, tuple(int(side) for side in args.patch.split("x")))
         config.data.update(height_px=32, channels=1)
     return common.quick(config) if args.quick else config
 

@@ -44,7 +44,7 @@ def get_config(arg=None):
     config.total.steps = args.steps
     config.data = common.lines(args.records or placeholder(str), placeholder(int), placeholder(int))
     if not args.like:
-        config.method.encoder = common.vit(args.size, tuple(int(side) for side in args.patch.split("x")))
+        config.method.encoder = common.network(args.size, tuple(int(side) for side in args.patch.split("x")))
         config.data.update(height_px=args.height, channels=args.channels)
     config.data.subset = common.label_subset(args.labels)
     config.data.subset_seed = args.seed  # another seed is another choice of lines, too

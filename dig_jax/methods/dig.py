@@ -48,7 +48,7 @@ import jax.numpy as jnp
 
 from dig_jax.augment import masks, views
 from dig_jax.methods import base, losses, pixels, siamese
-from dig_jax.models import heads, vit
+from dig_jax.models import encoders, heads, vit
 
 OBJECTIVES = ("dig", "dis", "gen")
 TAUGHT = ("encoder", "projector", "pix_projector")  # what the teacher mirrors; the predictor belongs to queries only
@@ -70,7 +70,7 @@ class Network(nn.Module):
     decoder_width: int
 
     def setup(self):
-        self.encoder = vit.Vit(**self.encoder_args)
+        self.encoder = encoders.create(self.encoder_args)
         self.patch = tuple(self.encoder_args["patch"])
         width, dtype = self.encoder_args["width"], self.encoder_args.get("dtype", "auto")
         if self.objective != "gen":
@@ -116,7 +116,7 @@ class Network(nn.Module):
 class Method(base.Method):
     """DiG or one of its halves.
 
-    encoder: keyword arguments of `vit.Vit` (final_norm follows from the objective unless given). channels: C of the
+    encoder: see `encoders.create` (final_norm follows from the objective unless given). channels: C of the
     images. recipe: augmentation of the second view: "dig", "lines_light" or a recipe of `views`; max_shift_px None =
     unbounded. target_floor: normalised targets are divided by sqrt(variance + floor^2), in grey of [0, 1]; the official
     1e-6 blows the grain of blank paper up to full size. Head sizes default to the official ones, which outweigh a small
@@ -148,7 +148,7 @@ class Method(base.Method):
     ):
         _check(objective, target, momentum, mask_ratio, column_offset_max)
         encoder = {"final_norm": objective == "gen", **encoder}
-        self.encoder = vit.Vit(**encoder)
+        self.encoder = encoders.create(encoder)
         self.patch, self.channels = tuple(encoder["patch"]), channels
         self.contrasts, self.reconstructs = objective != "gen", objective != "dis"
         self.mask_ratio, self.mask_span = mask_ratio, mask_span

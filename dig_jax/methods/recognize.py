@@ -1,6 +1,6 @@
 """Text recognition on top of any encoder: frozen probe, fine-tuning, training from scratch, evaluation.
 
-Encoder (`models/vit.py`) -> frames, one a token column -> optional standardisation -> one or several CTC heads
+Encoder (`models/encoders.py`) -> frames, one a token column -> optional standardisation -> one or several CTC heads
 (`models/decoders/ctc.py`; Graves et al. 2006). Which of the protocols it is, the config says:
 
     probe      frozen=True, standardize=True, several heads     `configs/recognize/probe.py`
@@ -39,7 +39,7 @@ import numpy as np
 
 from dig_jax.augment import views
 from dig_jax.methods import base
-from dig_jax.models import vit
+from dig_jax.models import encoders, vit
 from dig_jax.models.decoders import ctc
 from dig_jax.models.layers import LayerNorm
 from dig_jax.text import Charset
@@ -50,7 +50,7 @@ STD_FLOOR = 1e-6  # a dead channel is divided by this, not by zero
 class Method(base.Method):
     """Encoder + CTC heads.
 
-    charset: classes of the heads (0 = blank). encoder: keyword arguments of `vit.Vit`. heads: {name: keyword
+    charset: classes of the heads (0 = blank). encoder: see `encoders.create`. heads: {name: keyword
     arguments of `ctc.CtcHead`}, the same for all, more than one only on a frozen encoder. frames: "concat" (the
     tokens of a column side by side) or "mean". frozen, standardize: see above. drop_path: instead of the encoder's.
     recipe: augmentation of training lines, a name in `views.RECIPES` or a recipe, moving text sideways by at most
@@ -80,7 +80,9 @@ class Method(base.Method):
         self.names = tuple(sorted(heads))
         self.pool, self.frozen, self.standardize = frames, frozen, standardize
         self.recipe, self.max_shift_px = views.recipe(recipe), max_shift_px
-        self.encoder = vit.Vit(**dict(encoder) | ({} if drop_path is None else {"drop_path": drop_path}))
+        if drop_path or (drop_path is not None and "drop_path" in encoder):  # a CNN has none, and needs none for a 0
+            encoder = {**encoder, "drop_path": drop_path}
+        self.encoder = encoders.create(encoder)
         self.norm = None if self.encoder.final_norm else LayerNorm()
         self.head = ctc.CtcHead(charset_size=charset.size, **next(iter(heads.values())))
         self.frozen_features = self._frozen_features if frozen and recipe is None else None
