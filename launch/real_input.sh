@@ -20,7 +20,7 @@ judge() { # start set protocol
     finetune_10) config=$fine.py:labels=0.1,batch=8,steps=$steps every=$((steps / 4)) ;;
     finetune_100) config=$fine.py:labels=100,batch=8,steps=$steps every=$((steps / 4)) ;;
     linear_10) config=probe.py:labels=0.1,rates=1e-2+3e-2+1e-1,batch=32,steps=1000 every=100 ;;
-    linear_all) config=probe.py:rates=1e-2+3e-2+1e-1,batch=64,steps=1200 every=120 ;;
+    linear_all) config=probe.py:rates=1e-2+3e-2+1e-1,batch=64,steps=800 every=80 ;;
     bilstm_10) config=probe.py:labels=0.1,head=bilstm,hidden=128,rates=1e-3+4e-3,batch=32,steps=500 every=50 ;;
   esac
   echo "== $start $set $protocol seed $seed"
