@@ -14,6 +14,9 @@ warp interpolates bilinearly between its grid points (imgaug: affine in each tri
 All sizes refer to the *real* part of a padded line: width i32[B] pixels, never to the padded canvas.
 """
 
+import functools
+
+import jax
 import jax.numpy as jnp
 
 GRID = 4  # imgaug's PiecewiseAffine moves 4 x 4 points
@@ -73,6 +76,69 @@ def rotate(height, width, *, degrees):
         [-sin, cos, cy + sin * cx - cos * cy],
         [zero, zero, one],
     ])
+
+
+def _centre(height, width):
+    """(cx, cy), f32[B] each: the centre of the real line."""
+    cx = 0.5 * (width.astype(jnp.float32) - 1.0)
+    return cx, jnp.full_like(cx, 0.5 * (height - 1.0))
+
+
+def scale(height, width, *, across, down):
+    """Makes the content `across` times as wide and `down` times as tall (f32[B] above 0) about the centre of the line."""
+    cx, cy = _centre(height, width)
+    return _scale_shift(1.0 / across, cx - cx / across, 1.0 / down, cy - cy / down)
+
+
+def shear(height, width, *, degrees_x, degrees_y):
+    """Slants the content about the centre of the real line: a point dx, dy from it goes to dx + tan(degrees_x) dy,
+    dy + tan(degrees_y) dx. f32[B]; the two tangents must not multiply to 1, where the plane becomes a line."""
+    (cx, cy), a, b = _centre(height, width), jnp.tan(jnp.deg2rad(degrees_x)), jnp.tan(jnp.deg2rad(degrees_y))
+    det, zero = 1.0 - a * b, jnp.zeros_like(a)
+    return _matrix([
+        [1.0 / det, -a / det, cx - (cx - a * cy) / det],
+        [-b / det, 1.0 / det, cy - (cy - b * cx) / det],
+        [zero, zero, 1.0],
+    ])
+
+
+def flip(height, width, *, across, down):
+    """Mirrors the real line left to right where `across` bool[B], top to bottom where `down` bool[B]; both: 180 degrees."""
+    x, y = jnp.where(across, -1.0, 1.0), jnp.where(down, -1.0, 1.0)
+    return _scale_shift(x, jnp.where(across, width - 1.0, 0.0), y, jnp.where(down, height - 1.0, 0.0))
+
+
+# Amounts of `affine` and the value at which each does nothing. Scales are factors, degrees and shears angles, right and
+# down fractions of the real width and of the height.
+AFFINE = {"scale_x": 1.0, "scale_y": 1.0, "degrees": 0.0, "shear_x": 0.0, "shear_y": 0.0, "right": 0.0, "down": 0.0}
+
+
+def check_affine(ranges):
+    """Raises ValueError unless `ranges` is {a name of AFFINE: (lowest, highest)}."""
+    for name, pair in ranges.items():
+        if name not in AFFINE:
+            raise ValueError(f"There is no affine amount {name!r}: config.method.affine takes {', '.join(AFFINE)}.")
+        if len(pair) != 2 or pair[0] > pair[1]:
+            raise ValueError(f"{name} is {tuple(pair)}: give config.method.affine.{name} as (lowest, highest).")
+
+
+def random_affine(key, height, width, ranges):
+    """The map of a random affine operator for each line, f32[B,3,3]: scale, then shear, then rotate, then shift.
+
+    ranges: see `check_affine`; every amount is uniform in its range, and what has none stays as it is. A line's amounts
+    depend on the key and on its place in the batch only.
+    """
+    low = jnp.array([ranges.get(name, (still,) * 2)[0] for name, still in AFFINE.items()], jnp.float32)
+    high = jnp.array([ranges.get(name, (still,) * 2)[1] for name, still in AFFINE.items()], jnp.float32)
+    share = jax.random.uniform(key, (width.shape[0], len(AFFINE)))
+    drawn = dict(zip(AFFINE, (low[None] + (high - low)[None] * share).T))
+    steps = (
+        scale(height, width, across=drawn["scale_x"], down=drawn["scale_y"]),
+        shear(height, width, degrees_x=drawn["shear_x"], degrees_y=drawn["shear_y"]),
+        rotate(height, width, degrees=drawn["degrees"]),
+        shift(height, width, right_px=drawn["right"] * width, down_px=drawn["down"] * height),
+    )
+    return functools.reduce(compose, steps)
 
 
 def perspective(height, width, *, corners):
@@ -181,3 +247,16 @@ def resample(image, x, y):
     above = at(0) * (1.0 - right_share) + at(1) * right_share
     below = at(canvas_px) * (1.0 - right_share) + at(canvas_px + 1) * right_share
     return above * (1.0 - lower_share) + below * lower_share
+
+
+def nearest(values, x, y, width, outside):
+    """Values i32 or bool[B,H,W] at the pixels nearest to positions (x, y), f32[B,H,W] each; `outside` where that pixel, or
+    the pixel of the result, is not of the real line. A map of labels follows an image through this: labels have no mean.
+    """
+    batch, height, canvas_px = values.shape
+    column, row = (jnp.round(axis).astype(jnp.int32) for axis in (x, y))
+    right = width[:, None, None]
+    inside = (column >= 0) & (column < right) & (row >= 0) & (row < height) & (jnp.arange(canvas_px)[None, None] < right)
+    index = jnp.where(inside, row * canvas_px + column, 0).reshape(batch, -1)
+    picked = jnp.take_along_axis(values.reshape(batch, -1), index, axis=1).reshape(values.shape)
+    return jnp.where(inside, picked, outside)

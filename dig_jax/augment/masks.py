@@ -1,8 +1,11 @@
 """Which tokens of a line are hidden from the encoder.
 
 DiG, reference section 1.6: a random 70 % of the tokens of every image, int(0.7 * 256) = 179 at 8 x 32, without block
-structure. Departure that padded lines need: the share is of the *real* tokens and padding is never hidden.
+structure; MAE does the same with 75 %. SimMIM, section 7: 60 % of units of several patches each. Departure that padded
+lines need: the share is of the *real* tokens and padding is never hidden.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +21,25 @@ def _hide_lowest(bits, place, valid, count):
     score = jnp.where(valid, score, np.uint32(0xFFFFFFFF))
     last = jnp.take_along_axis(jnp.sort(score, axis=1), jnp.maximum(count - 1, 0)[:, None], axis=1)
     return (score <= last) & (count > 0)[:, None]
+
+
+def _hidden_counts(grid, ratio, span):
+    """[i]: how many single tokens, or with span > 1 whole columns, a line of i columns hides. In Python's doubles:
+    int(ratio * n) must not depend on the device's rounding."""
+    unit = grid[0] if span == 1 else 1
+    return [int(ratio * unit * c) for c in range(grid[1] + 1)]
+
+
+def most_visible(grid, ratio, span=1):
+    """How many tokens `random_mask` leaves visible on a line that fills the grid; no shorter line has more. An int: the
+    static size of what an encoder has to read that reads nothing else (MAE)."""
+    tokens, each = (grid[0], 1) if span == 1 else (1, grid[0])
+    return max((c * tokens - hidden) * each for c, hidden in enumerate(_hidden_counts(grid, ratio, span)))
+
+
+def _real_columns(width, patch, columns):
+    """i32[B,1]: columns of a line that hold at least one real pixel, of `columns` at most."""
+    return jnp.clip((width + patch[1] - 1) // patch[1], 1, columns)[:, None]
 
 
 def random_mask(key, width, grid, patch, ratio, span=1):
@@ -39,11 +61,8 @@ def random_mask(key, width, grid, patch, ratio, span=1):
     if span < 1:
         raise ValueError(f"Hidden runs must be at least 1 column long, not {span}: change method.mask_span.")
     keys = jax.random.split(key, width.shape[0])
-    real = jnp.clip((width + patch[1] - 1) // patch[1], 1, columns)[:, None]
-    unit = rows if span == 1 else 1
-    # A table in Python's doubles: int(ratio * n) must not depend on the device's rounding.
-    table = jnp.array([int(ratio * unit * c) for c in range(columns + 1)], jnp.int32)
-    count = table[real[:, 0]]
+    real = _real_columns(width, patch, columns)
+    count = jnp.array(_hidden_counts(grid, ratio, span), jnp.int32)[real[:, 0]]
 
     def bits(places):
         return jax.vmap(lambda k: jax.random.bits(k, (places,), jnp.uint32))(keys)
@@ -59,3 +78,31 @@ def random_mask(key, width, grid, patch, ratio, span=1):
     # The columns of a run share its bits and follow each other by their place on the ring.
     shared = jnp.take_along_axis(drawn[:, :columns], ring // span, axis=1)
     return jnp.repeat(_hide_lowest(shared, ring, place < real, count), rows, axis=1)
+
+
+def unit_mask(key, width, grid, patch, ratio, unit_px):
+    """Hides blocks of patches: units of unit_px = (height, width) pixels, side by side from the line's top left corner.
+
+    The rest as for `random_mask`, except: a line with u units, the last of them perhaps a part of one, has exactly
+    min(ceil(ratio * u), u - 1) hidden units (SimMIM's ceil, but never the whole line). ValueError when a unit is not made
+    of whole patches or units do not fill the height.
+    """
+    rows, columns = grid
+    if not 0 <= ratio <= 1:
+        raise ValueError(f"The share of hidden units must be between 0 and 1, not {ratio}: change method.mask_ratio.")
+    down, across = unit_px[0] // patch[0], unit_px[1] // patch[1]
+    if (down * patch[0], across * patch[1]) != tuple(unit_px) or min(down, across) < 1 or rows % down:
+        raise ValueError(
+            f"Hidden units of {tuple(unit_px)} px are not whole patches of {tuple(patch)} px that fill a height of "
+            f"{rows * patch[0]} px: change method.mask_unit_px."
+        )
+    lanes, places = rows // down, -(-columns // across)
+    real = _real_columns(width, patch, columns)
+    units = (real + across - 1) // across * lanes
+    counts = [0, *(min(math.ceil(ratio * u), u - 1) for u in range(1, places * lanes + 1))]
+    count = jnp.array(counts, jnp.int32)[units[:, 0]]
+    keys, place = jax.random.split(key, width.shape[0]), jnp.arange(places * lanes)[None, :]
+    bits = jax.vmap(lambda k: jax.random.bits(k, (places * lanes,), jnp.uint32))(keys)
+    hidden = _hide_lowest(bits, place, place < units, count).reshape(-1, places, 1, lanes, 1)
+    hidden = jnp.broadcast_to(hidden, (len(width), places, across, lanes, down)).reshape(-1, places * across, rows)
+    return (hidden[:, :columns] & (jnp.arange(columns)[None, :] < real)[..., None]).reshape(-1, columns * rows)

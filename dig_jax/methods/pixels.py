@@ -8,10 +8,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from dig_jax.methods import losses
+from dig_jax.methods import base, losses, siamese
 from dig_jax.models import vit
 
-TARGETS = ("pixel", "normalized")
+TARGETS = ("pixel", "normalized", "normalized_joint", "input")
 
 
 def check_target(kind: str) -> None:
@@ -19,26 +19,57 @@ def check_target(kind: str) -> None:
         raise ValueError(f"target is {kind!r}; set config.method.target to one of {', '.join(TARGETS)}")
 
 
+def check(target: str, mask_ratio: float, column_offset_max: int) -> None:
+    """ValueError for arguments that no masked method can work with."""
+    check_target(target)
+    if not 0 < mask_ratio < 1:
+        raise ValueError(f"mask_ratio is {mask_ratio}; it must lie between 0 and 1: set config.method.mask_ratio")
+    if column_offset_max < 0:
+        raise ValueError(f"column_offset_max is {column_offset_max}; set config.method.column_offset_max to 0 or more")
+
+
+def masked_line(key, batch, channels, patch, hide, column_offset_max=0) -> base.Batch:
+    """`Method.augment` of methods that rebuild a line from a part of itself.
+
+    Raw batch -> {"view1" f32[B,H,W,C] in [-1, 1], the line itself; "mask" bool[B,N] = hide(key, width, grid); "width",
+    "valid"; "column_offset" i32[B,1] where column_offset_max is above 0}. channels: what the decoder draws; ValueError
+    for images with others.
+    """
+    image = base.normalise(batch["image"])
+    if image.shape[-1] != channels:
+        raise ValueError(
+            f"images have {image.shape[-1]} channels and the decoder draws {channels}: set config.method.channels to "
+            "config.data.channels"
+        )
+    mask_key, offset_key = jax.random.split(key)
+    out = {"view1": image, "width": batch["width"], "valid": batch["valid"]}
+    out["mask"] = hide(mask_key, batch["width"], vit.grid(image.shape, patch))
+    return out | siamese.column_offsets(offset_key, len(image), 1, column_offset_max)
+
+
 def pixel_target(image, width, patch, kind, floor):
     """What the decoder shall say of every patch: (target, mean, deviation, real).
 
     image f32[B,H,W,C] in [-1, 1], width i32[B]. target f32[B,N,P] = (grey - mean) / deviation, grey in [0, 1], P values
-    of a patch as `vit.patchify` orders them. kind "pixel": mean 0, deviation 1; "normalized": mean and unbiased
-    deviation of the real pixels of each patch and channel. real bool[B,N,P] is False for pixels right of `width`.
+    of a patch as `vit.patchify` orders them. kind "pixel": mean 0, deviation 1 (DiG); "input": the image as it stands,
+    mean and deviation 1/2 (SimMIM); "normalized": mean and unbiased deviation of the real pixels of each patch and
+    channel; "normalized_joint": of each patch, all channels together (MAE). floor: deviation = sqrt(variance + floor^2).
+    real bool[B,N,P] is False for pixels right of `width`.
     """
     grey = vit.patchify(image * 0.5 + 0.5, patch)
     inside = jnp.arange(image.shape[2])[None] < width[:, None]  # (B, W)
     real = vit.patchify(jnp.broadcast_to(inside[:, None, :, None], image.shape), patch)
-    if kind == "pixel":
-        return grey, jnp.float32(0), jnp.float32(1), real
-    pixels = (*grey.shape[:2], patch[0] * patch[1], image.shape[3])  # (B, N, ph * pw, C)
+    if kind in ("pixel", "input"):
+        mean, deviation = (jnp.float32(x) for x in ((0, 1) if kind == "pixel" else (0.5, 0.5)))
+        return (grey - mean) / deviation, mean, deviation, real
+    pixels = (*grey.shape[:2], -1, 1 if kind == "normalized_joint" else image.shape[3])  # (B, N, values, C or 1)
     weight = real.reshape(pixels).astype(jnp.float32)
     count = weight.sum(axis=2, keepdims=True)
     mean = (weight * grey.reshape(pixels)).sum(axis=2, keepdims=True) / jnp.maximum(count, 1)
     square = weight * jnp.square(grey.reshape(pixels) - mean)
     variance = square.sum(axis=2, keepdims=True) / jnp.maximum(count - 1, 1)
     deviation = jnp.sqrt(variance + floor**2)
-    mean, deviation = (jnp.broadcast_to(x, pixels).reshape(grey.shape) for x in (mean, deviation))
+    mean, deviation = (jnp.broadcast_to(x, weight.shape).reshape(grey.shape) for x in (mean, deviation))
     return (grey - mean) / deviation, mean, deviation, real
 
 

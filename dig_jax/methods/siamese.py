@@ -6,9 +6,11 @@ devices never parts them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -36,6 +38,26 @@ def pair(
     return out | column_offsets(offset_key, len(batch["width"]), 2, column_offset_max)
 
 
+def two_views(
+    *, channels: int, recipes: Sequence[Any], max_shift_px: float | None, column_offset_max: int
+) -> Callable[[jax.Array, base.Batch], base.Batch]:
+    """`pair` with all but the data settled: (key, raw batch) -> augmented batch. ValueError for values out of range, here,
+    and for images of another number of channels, there."""
+    recipes = tuple(views.recipe(recipe) for recipe in recipes)
+    if column_offset_max < 0:
+        raise ValueError(f"column_offset_max is {column_offset_max}; set config.method.column_offset_max to 0 or more")
+
+    def augment(key, batch):
+        if batch["image"].shape[-1] != channels:
+            raise ValueError(
+                f"images have {batch['image'].shape[-1]} channels and the method was made for {channels}: set "
+                "config.method.channels to config.data.channels"
+            )
+        return pair(key, batch, recipes, max_shift_px, column_offset_max)
+
+    return augment
+
+
 def view(key, batch, recipe, max_shift_px) -> jax.Array:
     """One view of a raw batch, f32[B,H,W,C] in [-1, 1]; recipe None: the line itself."""
     if recipe is None:
@@ -50,6 +72,14 @@ def column_offsets(key, rows: int, count: int, most: int) -> base.Batch:
     and even the same zero for all lets a network match windows by their position alone.
     """
     return {"column_offset": jax.random.randint(key, (rows, count), 0, most + 1)} if most else {}
+
+
+def single(batch: base.Batch, index: int) -> base.Batch:
+    """The augmented batch that holds one of its two views, 0 or 1, alone and as "view1"."""
+    kept = {"view1": batch[("view1", "view2")[index]], "width": batch["width"], "valid": batch["valid"]}
+    if "column_offset" in batch:
+        kept["column_offset"] = batch["column_offset"][:, index : index + 1]
+    return kept
 
 
 def interleave(parts: Sequence[jax.Array]) -> jax.Array:
@@ -88,3 +118,56 @@ def instances(tokens: jax.Array, batch: base.Batch, patch: Sequence[int], window
     real = real & valid[:, None]
     back = lambda x: x.reshape(-1, views_count, *x.shape[1:])  # noqa: E731
     return back(pooled), back(real)
+
+
+class Network(nn.Module):
+    """Encoder, projector and, where a method has one, predictor: from views to what a contrast compares.
+
+    projector, predictor: heads called with (x, real). window_px: see `instances`. by_view: the batch norms of the heads take
+    their statistics in each view alone, as a network does that is called once a view (MoCo v3, SimSiam); else in both
+    views together (SimCLR, DiG).
+    """
+
+    encoder: nn.Module
+    projector: nn.Module
+    predictor: nn.Module | None = None
+    window_px: int | None = None
+    by_view: bool = False
+
+    def __call__(self, batch, deterministic=True):
+        """Augmented batch -> predictions q, projections z f32[B,V,S,K], real bool[B,V,S]; without a predictor q is z."""
+        z, real = self.project(batch, deterministic)
+        return z if self.predictor is None else self._each(self.predictor, z, real), z, real
+
+    def project(self, batch, deterministic=True):
+        """(z, real) alone: all that a teacher, which has no predictor, can do."""
+        tokens = encode(self.encoder, batch, None, deterministic)
+        x, real = instances(tokens, batch, self.encoder.patch, self.window_px)
+        return self._each(self.projector, x, real), real
+
+    def _each(self, head, x, real):
+        if not self.by_view:
+            return head(x, real)
+        return jnp.stack([head(x[:, v], real[:, v]) for v in range(x.shape[1])], axis=1)
+
+
+def rows(x: jax.Array, index: int) -> jax.Array:
+    """The instances of one view: [B,V,S,...] -> [B * S, ...], as losses want them."""
+    return x[:, index].reshape(-1, *x.shape[3:])
+
+
+def crosswise(loss: Callable[..., Any], ours: jax.Array, theirs: jax.Array, real: jax.Array) -> Any:
+    """loss(our view 1, their view 2) + loss(our view 2, their view 1), leaf by leaf of what `loss` returns.
+
+    ours, theirs f32[B,2,S,K], real bool[B,2,S]: an instance counts when it is real, which in both views it is or is not.
+    loss(x, y, valid=...) takes f32[M,K], f32[M,K], bool[M].
+    """
+    one = loss(rows(ours, 0), rows(theirs, 1), valid=rows(real, 0))
+    two = loss(rows(ours, 1), rows(theirs, 0), valid=rows(real, 1))
+    return jax.tree.map(operator.add, one, two)
+
+
+def check_momentum(momentum: float) -> None:
+    """ValueError unless momentum lies in [0, 1]."""
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"momentum is {momentum}; it must lie in [0, 1]: set config.method.momentum")

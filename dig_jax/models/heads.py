@@ -1,4 +1,5 @@
-"""Heads on top of the encoder: batch norm over the global batch, projection MLPs, pixel decoder, windows, BiLSTM."""
+"""Heads on top of the encoder: batch norm over the global batch, projection MLPs, pixel decoder, prototypes, windows,
+BiLSTM."""
 
 from collections.abc import Sequence
 
@@ -10,6 +11,14 @@ from jax import lax
 from dig_jax.models.layers import Dense, LayerNorm, along_last, compute_dtype, dot_f32acc, gelu, uniform_fan_in
 from dig_jax.models.vit import columns
 
+# Kinds of batch norm behind a dense layer: with scale and bias, with a scale alone, with neither.
+NORMS = {"affine": {}, "scale": {"center": False}, "bare": {"affine": False}}
+
+
+def bias_fan_in(fan_in: int):
+    """Initialiser uniform(+-1 / sqrt(fan_in)) of the bias behind a kernel of `uniform_fan_in`, as PyTorch's Linear draws it."""
+    return lambda key, shape, dtype=jnp.float32: uniform_fan_in()(key, (fan_in, *shape), dtype)[0]
+
 
 class BatchNorm(nn.Module):
     """Batch norm by the statistics of this batch, always: x [..., D] -> f32[..., D].
@@ -17,10 +26,11 @@ class BatchNorm(nn.Module):
     weight bool or f32[...] says which rows count (padding and filler rows do not); rows that do not count are
     normalised all the same. Variance is the biased one, as PyTorch uses in training. There are no running averages:
     heads with batch norm live in pre-training only. Under jit on a mesh the sums run over the global batch
-    (synchronised batch norm).
+    (synchronised batch norm). affine: learn a scale and, with center, a bias.
     """
 
     affine: bool = True
+    center: bool = True
     epsilon: float = 1e-5
 
     @nn.compact
@@ -32,28 +42,40 @@ class BatchNorm(nn.Module):
         x = x - jnp.sum(x * share, axes, keepdims=True)
         x = x * lax.rsqrt(jnp.sum(jnp.square(x) * share, axes, keepdims=True) + self.epsilon)
         if self.affine:
-            scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
-            bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-            x = x * along_last(scale, x) + along_last(bias, x)
+            x = x * along_last(self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32), x)
+        if self.affine and self.center:
+            x = x + along_last(self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32), x)
         return x
 
 
 class Mlp(nn.Module):
-    """Bias-free dense layers, each with batch norm, ReLU between, the last norm without scale and bias.
+    """Dense layers with ReLU between; behind each a batch norm of a kind in NORMS or, where that is None, its own bias.
 
-    DiG's projector is (4096, 4096, 256), its predictor (4096, 256), its pix_projector (512, 512, D).
+    | head | features | hidden_norm | last_norm |
+    |---|---|---|---|
+    | projector of DiG and MoCo v3, of SimSiam | (4096, 4096, 256), (2048, 2048, 2048) | affine | bare |
+    | predictor of DiG and MoCo v3, of SimSiam | (4096, 256), (512, 2048) | affine | bare, None |
+    | pix_projector of DiG | (512, 512, D) | affine | bare |
+    | projector of SimCLR | (D, D, 128) | affine | scale |
+    | head of MoCo v1, of v2 | (128,), (2048, 128) | None | None |
+
     x [..., D], weight bool[...] (rows that count in the statistics) -> f32[..., features[-1]].
     """
 
     features: Sequence[int]
     dtype: str = "auto"
+    hidden_norm: str | None = "affine"
+    last_norm: str | None = "bare"
 
     @nn.compact
     def __call__(self, x, weight=None):
         last = len(self.features) - 1
         for i, features in enumerate(self.features):
-            dense = Dense(features, use_bias=False, dtype=self.dtype, kernel_init=uniform_fan_in(), name=f"dense_{i}")
-            x = BatchNorm(affine=i < last, name=f"norm_{i}")(dense(x), weight)
+            norm = self.hidden_norm if i < last else self.last_norm
+            init = {"kernel_init": uniform_fan_in(), "bias_init": bias_fan_in(x.shape[-1])}
+            x = Dense(features, use_bias=norm is None, dtype=self.dtype, **init, name=f"dense_{i}")(x)
+            if norm is not None:
+                x = BatchNorm(**NORMS[norm], name=f"norm_{i}")(x, weight)
             if i < last:
                 x = jax.nn.relu(x)
         return x
@@ -76,11 +98,41 @@ class PixelDecoder(nn.Module):
         x = Dense(self.hidden, use_bias=False, dtype=self.dtype, kernel_init=init, name="dense_0")(x)
         x = Dense(self.hidden, use_bias=False, dtype=self.dtype, kernel_init=init, name="dense_1")(x)
         x = gelu(LayerNorm(name="norm")(x), self.gelu)
-
-        def bias_init(key, shape, dtype):  # PyTorch draws the bias from the kernel's interval
-            return init(key, (self.hidden, *shape), dtype)[0]
-
+        bias_init = bias_fan_in(self.hidden)
         return Dense(self.features, dtype=self.dtype, kernel_init=init, bias_init=bias_init, name="dense_2")(x)
+
+
+class Prototypes(nn.Module):
+    """Head of DINO (arXiv 2104.14294): [..., D] -> f32[..., count], the cosine with each of `count` learned prototypes.
+
+    Dense layers of `hidden`, `hidden` and `features` with GELU between and no batch norm, unit length, and the product with
+    prototypes of unit length (DINO: 2048, 2048, 256 and 65,536). learn_length: each prototype has a length that is learned,
+    1 at first (norm_last_layer=False there). The product is taken in float32: it is divided by a temperature of 0.04.
+    """
+
+    count: int
+    hidden: int = 2048
+    features: int = 256
+    learn_length: bool = True
+    dtype: str = "auto"
+    gelu: str = "exact"
+
+    @nn.compact
+    def __call__(self, x):
+        init = nn.initializers.truncated_normal(0.02)
+        for i in range(2):
+            x = gelu(Dense(self.hidden, dtype=self.dtype, kernel_init=init, name=f"dense_{i}")(x), self.gelu)
+        x = Dense(self.features, dtype=self.dtype, kernel_init=init, name="dense_2")(x)
+        prototypes = self.param("prototypes", nn.initializers.normal(1.0), (self.features, self.count), jnp.float32)
+        product = dot_f32acc(_unit(x, -1), _unit(prototypes, 0), (((x.ndim - 1,), (0,)), ((), ())), jnp.float32)
+        if self.learn_length:
+            product = product * along_last(self.param("scale", nn.initializers.ones, (self.count,), jnp.float32), product)
+        return product
+
+
+def _unit(x, axis):
+    """x scaled to length 1 along an axis; zeros stay zeros."""
+    return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis, keepdims=True), 1e-24))
 
 
 def pool_windows(tokens, width, grid: Sequence[int], patch: Sequence[int], window_px: int):

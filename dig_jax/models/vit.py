@@ -9,6 +9,7 @@ as paper, columns beyond it are never attended to, and their own tokens leave as
 move when its padding grows.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -39,7 +40,7 @@ SIZES = {
     "B": {"width": 512, "depth": 12, "heads": 8},
     "base768": {"width": 768, "depth": 12, "heads": 12},
 }
-PAPER = 1.0  # what `pad_to_width` pads with (255), after normalisation to [-1, 1]
+PAPER = 1.0  # what the pipeline pads with (255), after normalisation to [-1, 1]
 
 
 # ---- geometry of tokens ----------------------------------------------------------------------------------------------
@@ -92,6 +93,42 @@ def frames(tokens, rows: int, kind: str = "concat"):
     if kind == "mean":
         return jnp.mean(x, 2)
     raise ValueError(f"frames={kind!r} is not known: write 'concat' or 'mean'.")
+
+
+def position_codes(kind: str, grid: Sequence[int], dim: int, flat_columns: int = 32, offset=None):
+    """What is added to the tokens of a grid: f32[B or 1, N, dim]; constants, so no gradient reaches them.
+
+    kind: see `Vit`. offset f32 or i32[B]: added to the column of "sincos_2d"; the others number fixed places.
+    """
+    rows, cols = grid
+    if kind == "sincos_2d":
+        column = jnp.arange(cols, dtype=jnp.float32)[None, :, None]
+        if offset is not None:
+            column = column + offset.astype(jnp.float32)[:, None, None]
+        column, row = jnp.broadcast_arrays(column, jnp.arange(rows, dtype=jnp.float32)[None, None, :])
+        codes = sincos_2d(row, column, dim)
+    elif kind in ("flat_1d", "square_2d"):
+        if cols > flat_columns or offset is not None:
+            raise ValueError(
+                f"position={kind!r} numbers the tokens of {flat_columns} columns without an offset and this "
+                f"image has {cols}: use position='sincos_2d', or raise flat_columns when the codes need not match "
+                "imported weights."
+            )
+        index = flat_columns * np.arange(rows)[None, None, :] + np.arange(cols)[None, :, None]
+        codes = sincos_flat(index, dim) if kind == "flat_1d" else _sincos_square(index, rows * flat_columns, dim)
+    else:
+        raise ValueError(f"position={kind!r} is not known: write 'sincos_2d', 'flat_1d' or 'square_2d'.")
+    return codes.reshape(codes.shape[0], rows * cols, dim)
+
+
+def _sincos_square(index, count: int, dim: int):
+    """The 2-D code of a square of `count` places, numbered row by row."""
+    side = math.isqrt(count)
+    if side * side != count:
+        raise ValueError(
+            f"position='square_2d' lays the tokens out as a square, and {count} are none: use position='sincos_2d'."
+        )
+    return sincos_2d(*np.divmod(index, side), dim)
 
 
 # ---- network ---------------------------------------------------------------------------------------------------------
@@ -175,17 +212,69 @@ class Block(nn.Module):
         return x, None
 
 
+def blocks(
+    x,
+    lengths,
+    *,
+    depth: int,
+    heads: int,
+    hidden: int,
+    dtype: str = "auto",
+    gelu: str = "exact",
+    attention: str = "auto",
+    drop_path: float = 0.0,
+    remat: bool = False,
+    scan: bool = False,
+    deterministic: bool = True,
+):
+    """`depth` transformer blocks over x f32[B, N, D], of which the first lengths[b] tokens are read -> f32[B, N, D].
+
+    To be called in a compact module, whose children they become: "block_0", "block_1", ..., or one stacked "blocks"
+    with scan. hidden: width of the feed-forward layer. For the rest see `Vit`.
+    """
+    rates = jnp.linspace(0.0, drop_path, depth)
+    block: Any = Block
+    if remat:
+        # Inside a scan nothing can be merged across blocks, so the barrier against it would only cost time.
+        block = nn.remat(Block, prevent_cse=not scan)
+    options = {
+        "heads": heads,
+        "hidden": hidden,
+        "dtype": dtype,
+        "gelu": gelu,
+        "implementation": attention,
+        "stochastic": drop_path > 0.0 and not deterministic,
+    }
+    if scan and depth:
+        stacked = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "drop_path": True},
+            in_axes=(0, nn.broadcast),
+            length=depth,
+        )
+        return stacked(**options, name="blocks")(x, rates, lengths)[0]
+    for i in range(depth):
+        x, _ = block(**options, name=f"block_{i}")(x, rates[i], lengths)
+    return x
+
+
 class Vit(nn.Module):
     """(image f32[B, H, W, C] in [-1, 1], width i32[B] px) -> tokens f32[B, N, D], N = Gw * Gh, n = column * Gh + row.
 
     mask bool[B, N], True = hidden: the patch embedding is replaced by the mask token before positions are added.
     column_offset f32 or i32[B]: added to the column index of the position code (a crop's place in its line).
+    keep i32[B, K]: only these patches are read, and nothing is computed for the others (MAE) -> tokens f32[B, K, D]
+    in this order. A line with fewer than K has N in its last places, which leave as zeros. Not together with a mask.
+    prefix f32[B, R, D]: tokens without a position that are read before those of the line and leave before them (a CLS
+    token) -> tokens f32[B, R + N, D].
     deterministic=False turns drop path on and needs the rng "drop_path".
 
-    patch: (height, width) px. width, depth, heads: see SIZES. position: "sincos_2d" for any grid, or "flat_1d", DiG's
-    code over row-major indices flat_columns * row + column. final_norm: layer norm at the end (DiG drops it whenever
-    its contrastive branch is on). drop_path: rate of the last block, linear from 0 over the depth. remat, scan:
-    recompute blocks in the backward pass; trace one block and loop over stacked parameters ("blocks" instead of
+    patch: (height, width) px. width, depth, heads: see SIZES. position: "sincos_2d" for any grid; "flat_1d", DiG's
+    code over row-major indices flat_columns * row + column; or "square_2d", the 2-D code of the square that Union14M's
+    MAE takes these indices for (8 x 32 tokens get the codes of 16 x 16). final_norm: layer norm at the end (DiG drops
+    it whenever its contrastive branch is on). drop_path: rate of the last block, linear from 0 over the depth. remat,
+    scan: recompute blocks in the backward pass; trace one block and loop over stacked parameters ("blocks" instead of
     "block_i"). attention: "xla" and "cudnn" are jax.nn.dot_product_attention's, "plain" is ours for CPUs, "auto" takes
     cudnn where a GPU computes in bfloat16, plain on a CPU and xla elsewhere.
     """
@@ -206,74 +295,48 @@ class Vit(nn.Module):
     attention: str = "auto"
 
     @nn.compact
-    def __call__(self, image, width, mask=None, column_offset=None, deterministic: bool = True):
+    def __call__(self, image, width, mask=None, column_offset=None, deterministic: bool = True, keep=None, prefix=None):
         self._check()
         rows, cols = grid(image.shape, self.patch)
-        real = jnp.arange(image.shape[2])[None, :] < width[:, None]
-        image = jnp.where(real[:, None, :, None], image, PAPER)
+        inside = jnp.arange(image.shape[2])[None, :] < width[:, None]
+        x = patchify(jnp.where(inside[:, None, :, None], image, PAPER), self.patch)
+        real = token_valid(width, self.patch, (rows, cols))
+        codes = position_codes(self.position, (rows, cols), self.width, self.flat_columns, column_offset)
+        codes = jnp.broadcast_to(codes, (*x.shape[:2], self.width))
+        if keep is not None:
+            real = keep < rows * cols
+            # Pixels and codes are chosen, not embedded tokens: neither has a gradient that would have to be scattered.
+            x, codes = (jnp.take_along_axis(y, keep[..., None], 1, mode="fill", fill_value=0) for y in (x, codes))
         # Xavier's bound for this matrix is the original's uniform(+-sqrt(6 / (ph * pw * C + D))).
-        x = Dense(self.width, dtype=self.dtype, kernel_init=xavier_uniform, name="patch_embed")(patchify(image, self.patch))
+        x = Dense(self.width, dtype=self.dtype, kernel_init=xavier_uniform, name="patch_embed")(x)
         # Always a parameter, so that the encoder trees of all methods are the same.
         mask_token = self.param("mask_token", nn.initializers.zeros, (self.width,), jnp.float32)
         if mask is not None:
             x = jnp.where(mask[..., None], along_last(mask_token, x), x)
-        codes = self._positions(rows, cols, column_offset)
-        x = x + jnp.broadcast_to(codes, x.shape)
-        x = self._blocks(x, columns(width, self.patch[1]) * rows, deterministic)
+        x = x + codes
+        if prefix is not None:
+            x = jnp.concatenate([prefix, x], 1)
+            real = jnp.pad(real, ((0, 0), (prefix.shape[1], 0)), constant_values=True)
+        x = blocks(
+            x,
+            jnp.sum(real, 1),
+            depth=self.depth,
+            heads=self.heads,
+            hidden=int(self.width * self.mlp_ratio),
+            dtype=self.dtype,
+            gelu=self.gelu,
+            attention=self.attention,
+            drop_path=self.drop_path,
+            remat=self.remat,
+            scan=self.scan,
+            deterministic=deterministic,
+        )
         if self.final_norm:
             x = LayerNorm(name="norm")(x)
-        return jnp.where(token_valid(width, self.patch, (rows, cols))[..., None], x, 0.0)
+        return jnp.where(real[..., None], x, 0.0)
 
     def _check(self):
         if self.width % self.heads:
             raise ValueError(f"A width of {self.width} does not divide into {self.heads} heads.")
         if not 0.0 <= self.drop_path < 1.0:
             raise ValueError(f"drop_path={self.drop_path} must lie in [0, 1).")
-
-    def _positions(self, rows, cols, offset):
-        """f32[B or 1, N, D]; constants, so no gradient reaches them."""
-        column = jnp.arange(cols, dtype=jnp.float32)[None, :, None]
-        if offset is not None:
-            column = column + offset.astype(jnp.float32)[:, None, None]
-        column, row = jnp.broadcast_arrays(column, jnp.arange(rows, dtype=jnp.float32)[None, None, :])
-        if self.position == "sincos_2d":
-            codes = sincos_2d(row, column, self.width)
-        elif self.position == "flat_1d":
-            if cols > self.flat_columns or offset is not None:
-                raise ValueError(
-                    f"position='flat_1d' numbers the tokens of {self.flat_columns} columns without an offset and this "
-                    f"image has {cols}: use position='sincos_2d', or raise flat_columns when the codes need not match "
-                    "imported weights."
-                )
-            index = self.flat_columns * np.arange(rows)[None, None, :] + np.arange(cols)[None, :, None]
-            codes = sincos_flat(index, self.width)
-        else:
-            raise ValueError(f"position={self.position!r} is not known: write 'sincos_2d' or 'flat_1d'.")
-        return codes.reshape(codes.shape[0], rows * cols, self.width)
-
-    def _blocks(self, x, lengths, deterministic):
-        rates = jnp.linspace(0.0, self.drop_path, self.depth)
-        block: Any = Block
-        if self.remat:
-            # Inside a scan nothing can be merged across blocks, so the barrier against it would only cost time.
-            block = nn.remat(Block, prevent_cse=not self.scan)
-        options = {
-            "heads": self.heads,
-            "hidden": int(self.width * self.mlp_ratio),
-            "dtype": self.dtype,
-            "gelu": self.gelu,
-            "implementation": self.attention,
-            "stochastic": self.drop_path > 0.0 and not deterministic,
-        }
-        if self.scan and self.depth:
-            stacked = nn.scan(
-                block,
-                variable_axes={"params": 0},
-                split_rngs={"params": True, "drop_path": True},
-                in_axes=(0, nn.broadcast),
-                length=self.depth,
-            )
-            return stacked(**options, name="blocks")(x, rates, lengths)[0]
-        for i in range(self.depth):
-            x, _ = block(**options, name=f"block_{i}")(x, rates[i], lengths)
-        return x

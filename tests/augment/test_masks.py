@@ -1,12 +1,14 @@
 """Hidden tokens: exact counts, never on padding, evenly spread."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dig_jax.augment.masks import random_mask
+from dig_jax.augment.masks import most_visible, random_mask, unit_mask
 
 PATCH = (4, 4)
 
@@ -30,6 +32,8 @@ def test_counts_of_every_width(key, grid, ratio, span):
         assert not line[real * rows :].any()
         if span > 1:
             assert np.all(line.reshape(columns, rows).min(axis=1) == line.reshape(columns, rows).max(axis=1))
+    visible = -(-width // 4) * rows - mask.sum(axis=1)
+    assert visible.max() == visible[-1] == most_visible(grid, ratio, span)
 
 
 @pytest.mark.parametrize("span", [1, 3, 4])
@@ -75,3 +79,45 @@ def test_impossible_requests_are_sentences(key):
         random_mask(key, jnp.array([4]), (1, 1), PATCH, 1.2)
     with pytest.raises(ValueError, match="mask_span"):
         random_mask(key, jnp.array([4]), (1, 1), PATCH, 0.5, 0)
+
+
+# ---- units of several patches ----
+
+
+def test_simmim_hides_30_of_49_units_and_154_of_256_patches(key):
+    mask = np.asarray(unit_mask(key, jnp.full((8,), 224), (14, 14), (16, 16), 0.6, (32, 32)))
+    np.testing.assert_array_equal(mask.sum(axis=1), 120)  # 2 x 2 tokens a unit
+    single = unit_mask(key, jnp.full((8,), 128), (8, 32), PATCH, 0.6, PATCH)
+    np.testing.assert_array_equal(np.sum(single, axis=1), 154)
+
+
+@pytest.mark.parametrize("grid, unit_px, ratio", [((8, 32), (8, 12), 0.6), ((1, 31), (4, 8), 0.6), ((4, 16), (4, 4), 0.3)])
+def test_units_are_hidden_whole_on_every_width(key, grid, unit_px, ratio):
+    rows, columns = grid
+    down, across = unit_px[0] // 4, unit_px[1] // 4
+    width = np.arange(1, columns * 4 + 1)
+    mask = np.asarray(jax.jit(lambda k, w: unit_mask(k, w, grid, PATCH, ratio, unit_px))(key, width))
+    for w, line in zip(width, mask):
+        real, picture = -(-w // 4), line.reshape(columns, rows).T
+        assert not picture[:, real:].any()
+        units = [picture[y : y + down, x : min(x + across, real)] for y in range(0, rows, down) for x in range(0, real, across)]
+        assert all(unit.min() == unit.max() for unit in units)
+        assert sum(unit.max() for unit in units) == min(math.ceil(ratio * len(units)), len(units) - 1)
+        assert line.sum() < real * rows  # something is left to see
+
+
+def test_every_unit_is_hidden_equally_often():
+    lines = 6000
+    mask = np.asarray(unit_mask(jax.random.key(1), jnp.full((lines,), 50), (2, 32), PATCH, 0.6, (4, 8)))
+    share = mask[:, : 13 * 2].mean(axis=0)
+    expected = math.ceil(0.6 * 14) / 14  # 7 units a row, the last of them half a one
+    assert np.abs(share - expected).max() < 5 * np.sqrt(expected * (1 - expected) / lines)
+    assert len({line.tobytes() for line in mask[:50]}) > 40
+
+
+@pytest.mark.parametrize("unit_px, ratio", [((4, 6), 0.5), ((6, 4), 0.5), ((12, 4), 0.5), ((0, 4), 0.5)])
+def test_impossible_units_are_sentences(key, unit_px, ratio):
+    with pytest.raises(ValueError, match="method.mask_unit_px"):
+        unit_mask(key, jnp.array([8]), (8, 2), PATCH, ratio, unit_px)
+    with pytest.raises(ValueError, match="method.mask_ratio"):
+        unit_mask(key, jnp.array([8]), (8, 2), PATCH, 1.2, (4, 4))

@@ -77,6 +77,39 @@ def test_mlp_is_dense_norm_relu_and_a_bare_last_norm():
     np.testing.assert_allclose(module.apply({"params": params}, x), y, atol=2e-5)
 
 
+@pytest.mark.parametrize(
+    "hidden_norm, last_norm, layer_0, layer_1",
+    [
+        ("affine", "scale", {"kernel"}, {"kernel"}),  # SimCLR's projector
+        ("affine", None, {"kernel"}, {"kernel", "bias"}),  # SimSiam's predictor
+        (None, None, {"kernel", "bias"}, {"kernel", "bias"}),  # the head of MoCo v2
+    ],
+)
+def test_mlp_has_a_batch_norm_or_a_bias_behind_each_layer(hidden_norm, last_norm, layer_0, layer_1):
+    module = heads.Mlp((9, 5), "float32", hidden_norm, last_norm)
+    x, weight = jax.random.normal(jax.random.key(0), (6, 7)), jnp.arange(6) != 2
+    params = jax.jit(module.init)(jax.random.key(1), x, weight)["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda p: jnp.asarray(p + rng.normal(size=p.shape), jnp.float32), params)
+    kinds = {"affine": {"scale", "bias"}, "scale": {"scale"}}
+    named = {"dense_0": layer_0, "dense_1": layer_1, "norm_0": kinds.get(hidden_norm), "norm_1": kinds.get(last_norm)}
+    assert {name: set(part) for name, part in params.items()} == {name: part for name, part in named.items() if part}
+    y = np.asarray(x, np.float64)[np.asarray(weight)]
+    for i in range(2):
+        dense, norm = params[f"dense_{i}"], params.get(f"norm_{i}")
+        y = y @ np.asarray(dense["kernel"], np.float64) + np.asarray(dense.get("bias", 0.0), np.float64)
+        if norm:
+            y = (y - y.mean(0)) / np.sqrt(y.var(0) + 1e-5) * np.asarray(norm["scale"]) + np.asarray(norm.get("bias", 0.0))
+        y = np.maximum(y, 0) if i == 0 else y
+    np.testing.assert_allclose(module.apply({"params": params}, x, weight)[np.asarray(weight)], y, atol=2e-5)
+
+
+def test_mlp_starts_its_biases_as_pytorch_does():
+    params = jax.jit(heads.Mlp((400,), last_norm=None).init)(jax.random.key(0), jnp.ones((1, 64)))["params"]["dense_0"]
+    for leaf in params.values():
+        assert 0.98 < np.abs(leaf).max() * 8 <= 1.0
+
+
 def test_pixel_decoder_starts_as_pytorch_does():
     params = jax.jit(heads.PixelDecoder(48, hidden=100).init)(jax.random.key(0), jnp.ones((1, 64)))["params"]
     assert set(params["dense_0"]) == set(params["dense_1"]) == {"kernel"}
@@ -84,6 +117,30 @@ def test_pixel_decoder_starts_as_pytorch_does():
         assert 0.98 < np.abs(leaf).max() * np.sqrt(fan_in) <= 1.0
     bias = np.abs(params["dense_2"]["bias"])
     assert params["dense_2"]["bias"].shape == (48,) and 0.03 < bias.max() <= 0.1 and len(np.unique(bias)) == 48
+
+
+def test_prototypes_are_cosines_whatever_the_lengths():
+    """The head of DINO in numpy; its size for a ViT-S; zeros, as missing characters have, are finite forwards and backwards."""
+    head = heads.Prototypes(7, hidden=6, features=5, dtype="float32", gelu="tanh")
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
+    params = jax.jit(head.init)(jax.random.key(0), x)["params"]
+    params = jax.tree.map(lambda p: p * 3 + 0.1, params)
+    run = jax.jit(jax.value_and_grad(lambda p, x: (lambda y: (y.sum(), y))(head.apply({"params": p}, x)), (0, 1), has_aux=True))
+    hidden, p = np.asarray(x, np.float64), jax.tree.map(lambda p: np.asarray(p, np.float64), params)
+    for i in range(3):
+        hidden = hidden @ p[f"dense_{i}"]["kernel"] + p[f"dense_{i}"]["bias"]
+        if i < 2:
+            hidden = 0.5 * hidden * (1 + np.tanh(np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden**3)))
+    unit = lambda v, axis: v / np.linalg.norm(v, axis=axis, keepdims=True)  # noqa: E731
+    expected = unit(hidden, 1) @ unit(p["prototypes"], 0) * p["scale"]
+    np.testing.assert_allclose(run(params, x)[0][1], expected, atol=1e-5)
+    longer = {**params, "prototypes": params["prototypes"] * 5, "dense_2": jax.tree.map(lambda p: p * 2, params["dense_2"])}
+    np.testing.assert_allclose(run(longer, x)[0][1], expected, atol=1e-5)
+    nothing = run(jax.tree.map(jnp.zeros_like, params), jnp.zeros((4, 3)))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(nothing))
+    shapes = jax.eval_shape(heads.Prototypes(65536).init, jax.random.key(0), jnp.zeros((1, 384)))["params"]
+    assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == 788_480 + 4_196_352 + 524_544 + 256 * 65536 + 65536
+    assert "scale" not in heads.Prototypes(7, 6, 5, learn_length=False).init(jax.random.key(0), x)["params"]
 
 
 # ---- windows ---------------------------------------------------------------------------------------------------------

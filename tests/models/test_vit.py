@@ -128,6 +128,22 @@ def test_flat_1d_codes_follow_the_row_major_index():
         np.testing.assert_allclose(ours[n], expected, atol=1e-6)
 
 
+def test_square_2d_codes_take_the_row_major_index_for_a_place_in_a_square():
+    """8 x 32 tokens as 16 x 16, as Union14M's code does: the halves of a line share their column codes."""
+    ours = np.asarray(vit.position_codes("square_2d", (8, 20), 16))[0]
+    for n in range(160):
+        row, col = divmod(32 * (n % 8) + n // 8, 16)
+        expected = []
+        for value in (col, row):
+            angles = [value / 10000 ** (k / 4) for k in range(4)]
+            expected += [np.sin(a) for a in angles] + [np.cos(a) for a in angles]
+        np.testing.assert_allclose(ours[n], expected, atol=2e-6)
+    with pytest.raises(ValueError, match="numbers the tokens of 32 columns"):
+        vit.position_codes("square_2d", (8, 33), 16)
+    with pytest.raises(ValueError, match="as a square, and 32 are none"):
+        vit.position_codes("square_2d", (1, 32), 16)
+
+
 def test_flat_1d_refuses_what_would_collide():
     with pytest.raises(ValueError, match="numbers the tokens of 32 columns"):
         codes("flat_1d", 132)
@@ -198,6 +214,42 @@ def test_no_gradient_from_hidden_pixels():
     patches = np.asarray(vit.patchify(grad, (8, 4)))
     assert not patches[np.asarray(mask)].any()
     assert patches[2][~np.asarray(mask[2])].any()
+
+
+# ---- a part of the patches, and tokens before them ----------------------------------------------------------------------
+
+
+def test_kept_patches_in_another_order_are_the_same_tokens():
+    """With every real patch kept, in any order, nothing is missing; those left out cannot reach the others."""
+    module, params = start()
+    image, width = lines(128)
+    apply = jax.jit(lambda image, keep: module.apply({"params": params}, image, width, keep=keep))
+    plain = np.asarray(jax.jit(module.apply)({"params": params}, image, width))
+    keep = np.full((4, 64), 64)
+    for b, px in enumerate(WIDTHS):
+        real = 2 * -(-px // 4)
+        keep[b, :real] = np.random.default_rng(b).permutation(real)
+    filled = np.take_along_axis(plain, np.minimum(keep, 63)[..., None], 1) * (keep < 64)[..., None]
+    np.testing.assert_allclose(apply(image, keep), filled, atol=2e-5)
+    some = np.where(keep % 3 == 0, 64, keep)
+    some.sort(axis=1)
+    left_out = np.ones((4, 65), bool)
+    np.put_along_axis(left_out, some, False, axis=1)
+    dirty = jnp.where(left_out[:, :64, None], jnp.nan, vit.patchify(image, (8, 4)))
+    tokens = np.asarray(apply(vit.unpatchify(dirty, (8, 4), (2, 32)), some))
+    np.testing.assert_array_equal(tokens, apply(image, some))
+    assert ((tokens != 0).any(-1) == (some < 64)).all()
+
+
+def test_a_prefix_is_read_along_without_a_position():
+    """The embedded first tokens of a line, given as a prefix to the rest of it, make up the line again."""
+    module, params = start()
+    image, width = lines(128)
+    width = jnp.maximum(width, 12)
+    embedded = vit.Vit(**TINY | {"depth": 0, "final_norm": False}).apply({"params": params}, image, width)
+    keep = jnp.where(vit.token_valid(width, (8, 4), (2, 32)), jnp.arange(64)[None], 64)[:, 3:]
+    tokens = jax.jit(lambda x: module.apply({"params": params}, image, width, keep=keep, prefix=x))(embedded[:, :3])
+    np.testing.assert_allclose(tokens, jax.jit(module.apply)({"params": params}, image, width), atol=2e-5)
 
 
 # ---- weights ---------------------------------------------------------------------------------------------------------

@@ -1,0 +1,26 @@
+"""Colourisation (Zhang et al., arXiv 1603.08511, in its plain mean-square form): the colours of a grey line.
+
+    python -m dig_jax.main --config=configs/pretrain/colorization.py:preset=cpu,records=records/words --workdir=DIR
+    ... colorization.py:preset=lines,records=PATH,size=B
+
+| preset | what it is | expected |
+|---|---|---|
+| cpu | a 1 M-parameter network, 128 px crops in colour | not run yet |
+| lines | the same for an accelerator, 256 px crops | not run yet |
+
+For records in colour, such as photographed words; of grey scans nothing can be learnt (train/untaught near 0 says so). Both
+presets read three channels. The papers' own recipes (ImageNet, VGG-like) have no counterpart. quick: two steps of a toy.
+"""
+
+from configs import common
+
+LINES = {
+    **common.LINES, "channels": 3,
+    "method": {"decoder_width": 192, "column_offset_max": common.COLUMN_OFFSET_MAX},
+}  # fmt: skip
+CPU = {**common.CPU, "channels": 3, "method": {**LINES["method"], "decoder_width": 128}}
+PRESETS = {"cpu": CPU, "lines": LINES}
+
+
+def get_config(arg=None):
+    return common.pretrain(arg, PRESETS, {"name": "colorization"})

@@ -1,0 +1,28 @@
+"""Relative position (Doersch et al., arXiv 1505.05192): on which side of a window does another one lie, and how far?
+
+    python -m dig_jax.main --config=configs/pretrain/relative_position.py:preset=cpu,records=records/lines --workdir=DIR
+    ... relative_position.py:preset=lines,records=PATH,size=B
+
+| preset | what it is | expected |
+|---|---|---|
+| cpu | 1 or 2 windows to the left or right, a 1 M-parameter network, 256 px crops | not run yet |
+| lines | the same for an accelerator | not run yet |
+
+Lines narrower than the 2 reach + 1 windows do not count (train/used), here 240 px. Only two windows of a line are encoded, so a
+step is cheap for its crops. The paper's own recipe (photographs, AlexNet-like, SGD) has no counterpart. quick: two steps
+of a toy.
+"""
+
+from configs import common
+
+LINES = {
+    **common.LINES,
+    "method": {"reach": 2, "window_px": 40, "gap_px": 8, "jitter_px": 8, "recipe": "lines_light", "projector_width": 1024,
+               "column_offset_max": common.COLUMN_OFFSET_MAX},
+}  # fmt: skip
+CPU = {**common.CPU, "width_px": LINES["width_px"], "method": {**LINES["method"], "projector_width": 256}}
+PRESETS = {"cpu": CPU, "lines": LINES}
+
+
+def get_config(arg=None):
+    return common.pretrain(arg, PRESETS, {"name": "relative_position"})

@@ -1,0 +1,35 @@
+"""SeqCLR (arXiv 2012.10873): contrast between stretches of a line.
+
+    python -m dig_jax.main --config=configs/pretrain/seqclr.py:preset=cpu,records=records/lines --workdir=DIR
+    ... seqclr.py:preset=cpu,records=PATH,projection=none|mlp|bilstm --config.method.window_px=4    one instance a frame
+
+| preset | what it is | expected |
+|---|---|---|
+| cpu | a 1 M-parameter network, 128 px crops, 4 windows | not run yet |
+| lines | 32 px high lines on an accelerator, random 256 px crops, 8 windows | not run yet |
+| words | the paper's: words squeezed to 32x100, CNN + BiLSTM, 5 windows, batch 256, 300,000 steps | not run yet |
+
+words departs from the paper in the optimiser (AdamW at the rate of Adam in the authors' later code, for what is remembered as
+Adadelta) and has no rectification in front. The recipe of augmentation is the paper's in all presets (methods/seqclr.py,
+RECIPE). method.max_shift_px bounds the misalignment of two views' windows.
+"""
+
+from ml_collections.config_dict import placeholder
+
+from configs import common
+
+LINES = {
+    **common.LINES,
+    "method": {"window_px": 32, "projector_width": 512, "projector_dim": 256, "column_offset_max": common.COLUMN_OFFSET_MAX},
+}
+CPU = {**common.CPU, "method": {**LINES["method"], "projector_width": 256, "projector_dim": 128}}
+WORDS = {
+    **common.LINES, "size": "crnn", "width_px": 100, "squeeze_px": 100, "steps": 300000, "lr": 1e-4, "weight_decay": 1e-4,
+    "method": {"window_px": 20, "projector_width": 512, "projector_dim": 512, "column_offset_max": 0},
+}  # fmt: skip
+PRESETS = {"cpu": CPU, "lines": LINES, "words": WORDS}
+
+
+def get_config(arg=None):
+    method = {"name": "seqclr", "temperature": 0.1, "recipe": "paper", "max_shift_px": 2.0, "loss_chunk": placeholder(int)}
+    return common.pretrain(arg, PRESETS, method, projection="mlp")

@@ -1,0 +1,391 @@
+"""CCD: self-distillation between the characters of two views, which are found without labels.
+
+Paper   Guan et al., "Self-supervised Character-to-Character Distillation for Text Recognition", ICCV 2023,
+        arXiv 2211.00288, on the losses of DINO (Caron et al., ICCV 2021, arXiv 2104.14294).
+
+    what                                                              where
+    view 1: colour; view 2: colour, then an affine map that is known  Method.augment, geometry.random_affine
+    foreground: k-means (k = 2) of the grey values                    two_means
+    later in training: foreground = what the network segments         Method.loss, `kmeans_frac`
+    characters = connected components of the foreground               characters, components
+    the characters of view 2 = those of view 1, through the map       follow
+    feature of a character = mean of the tokens that it covers        shares, Network.project
+    L_dis = 1/2 sum over (student v1, teacher v2), (student v2, teacher v1), siamese.crosswise, losses.distillation
+        mean over characters of -softmax((t - c) / 0.04) . log softmax(s / 0.1)
+    c <- 0.9 c + 0.1 mean of t                                        Method._moved_center
+    L_seg = cross-entropy of both views' pixels with the k-means foreground, which follows the map as well
+    L = L_dis + L_seg                                                 Method.loss
+    xi <- m xi + (1 - m) theta, m: 0.9995 -> 1                        Method.update_teacher
+
+Certain, from the authors' code (TongkunGuan/CCD): all of the above and every default; geometry in 7 of 10 cases and else the
+bare image as view 2; 8-connected components of at least 30 px, at most 26; the foreground of the student, not the
+teacher's, for both; no segmentation in the teacher; prototypes frozen at first (one of about 98 units of a million
+images). Our reading: each pixel of the border has a vote on which class is paper (theirs: each side, and ties fall by the
+order in which k-means happens to name its clusters); beyond 26 the leftmost characters stay (theirs: the first that a
+scan meets).
+
+Published bugs that are mended here
+- Slots: their tensor holds at least four characters a line and always one more than were found, zero vectors that enter
+  loss and centre. Here only characters that both views show count, in the loss and in the centre.
+- Their segmentation loss takes the softmax twice, so that it can never fall below log(1 + 1/e) = 0.31. Here once.
+- Their geometry draws from one generator of a fixed seed for each data set object, the same numbers in every worker. Here
+  every line and step has its own.
+
+Departures   segmentation reads each final token alone, through two linear layers, instead of convolutions over blocks 2, 4
+and 6; a view follows the map by nearest neighbour and a patch by the share that a character covers (theirs: bilinear, and
+a threshold of 0.1); pixels that come from outside the line belong to no character and no class; colour is the part of our
+recipes that does not move anything; position codes are not learned; the teacher moves before the loss instead of after
+the update; weight decay stays constant (theirs rises from 0.04 to 0.4).
+
+Watch   distillation: starts near ln(prototypes), below it by up to 250 / projector_dim, as both networks are the same then;
+it may rise while they part. t_std: spread of the teacher's centred answers; healthy about 1 / sqrt(prototypes), near 0 they
+are all alike (collapse). segmentation: from ln 2 = 0.69 to 0.1 or less. characters: of a line, in both views; a jump at
+`kmeans_frac` says that the segmentation was not ready. In joined handwriting a component is a word or a part of one.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dig_jax.augment import color, geometry, views
+from dig_jax.methods import base, losses, siamese
+from dig_jax.models import heads, vit
+
+TAUGHT = ("encoder", "projector")
+KMEANS_STEPS = 10
+AFFINE = {
+    "scale_x": (0.6, 1.1), "scale_y": (0.6, 1.1), "degrees": (-10.0, 10.0), "shear_x": (-45.0, 45.0),
+    "shear_y": (-10.0, 10.0), "right": (-0.02, 0.02), "down": (-0.02, 0.02),
+}  # fmt: skip
+
+
+# characters
+
+
+def inside(width, shape):
+    """bool[B,1,W]: pixels of the real line, for images of shape (B, H, W, ...)."""
+    return (jnp.arange(shape[2])[None] < width[:, None])[:, None]
+
+
+def two_means(image, width):
+    """Foreground of lines f32[B,H,W,C] in [0, 1] by 2-means of their real pixels' grey values -> bool[B,H,W].
+
+    The cluster that most pixels of the real line's border belong to is paper. A blank line has no foreground.
+    """
+    grey, real = color.luma(jnp.moveaxis(image, 3, 1))[:, 0], inside(width, image.shape)
+    middle = (jnp.min(grey, (1, 2), where=real, initial=1.0) + jnp.max(grey, (1, 2), where=real, initial=0.0)) / 2
+
+    def mean(chosen):
+        total = jnp.sum(grey, (1, 2), where=chosen & real)
+        return total / jnp.maximum(jnp.sum(chosen & real, (1, 2)), 1)
+
+    def lloyd(_, middle):
+        bright = grey > middle[:, None, None]
+        return (mean(bright) + mean(~bright)) / 2
+
+    bright = grey > jax.lax.fori_loop(0, KMEANS_STEPS, lloyd, middle)[:, None, None]
+    row, column = jnp.arange(grey.shape[1])[None, :, None], jnp.arange(grey.shape[2])[None, None]
+    edge = (row == 0) | (row == grey.shape[1] - 1) | (column == 0) | (column == width[:, None, None] - 1)
+    border = edge & real
+    bright_paper = 2 * jnp.sum(bright & border, (1, 2)) >= jnp.sum(border, (1, 2))
+    return (bright != bright_paper[:, None, None]) & real
+
+
+def components(mask):
+    """bool[B,H,W] -> i32[B,H,W]: every pixel of the mask gets the name of its 8-connected component, the rest H * W.
+
+    A component is named after its leftmost pixel (the topmost of these), column * H + row: sorting names sorts from left to
+    right. Each step takes the lowest name of the 3 x 3 neighbours, until nothing changes.
+    """
+    height, width = mask.shape[1:]
+    nothing = height * width
+    start = jnp.where(mask, (jnp.arange(width)[None] * height + jnp.arange(height)[:, None])[None], nothing)
+
+    def lowest(name):
+        p = jnp.pad(name, ((0, 0), (1, 1), (1, 1)), constant_values=nothing)
+        p = jnp.minimum(jnp.minimum(p[:, :-2], p[:, 1:-1]), p[:, 2:])
+        p = jnp.minimum(jnp.minimum(p[..., :-2], p[..., 1:-1]), p[..., 2:])
+        return jnp.where(mask, p, nothing)
+
+    def step(state):
+        name, _ = state
+        new = functools.reduce(lambda name, _: lowest(name), range(8), name)  # eight a turn: all devices agree on the end
+        return new, jnp.any(new != name)
+
+    return jax.lax.while_loop(lambda state: state[1], step, (start, jnp.bool_(True)))[0]
+
+
+def characters(mask, most: int, min_area: int):
+    """bool[B,H,W] -> i32[B,H,W]: the number of the character that a pixel belongs to, `most` where it belongs to none.
+
+    Characters are the components of at least min_area pixels, numbered 0, 1, ... by their left edges; the first `most` count.
+    """
+    name = components(mask).reshape(len(mask), -1)
+    area = jax.vmap(lambda name: jnp.bincount(name, length=mask[0].size + 1))(name)  # by name; the last is the rest
+    large = (area >= min_area).at[:, -1].set(False)
+    number = jnp.where(large, jnp.minimum(jnp.cumsum(large, axis=1) - 1, most), most)
+    return jnp.take_along_axis(number, name, axis=1).reshape(mask.shape)
+
+
+def follow(values, matrix, width, outside):
+    """Labels of view 1, [B,H,W], as they lie in the view that is view 1 sent through the map f32[B,3,3]."""
+    return geometry.nearest(values, *geometry.apply_matrix(matrix, *geometry.pixel_grid(*values.shape)), width, outside)
+
+
+def shares(character, most: int, patch):
+    """Weights of the tokens in each character's mean: numbers i32[B,H,W] -> f32[B,most,N], which are there bool[B,most].
+
+    Proportional to the pixels of the patch that belong to the character, with the sum 1; zeros for one that is not there.
+    """
+    pixels = vit.patchify(character[..., None], patch)  # (B, N, P)
+    covered = jnp.sum(pixels[:, None] == jnp.arange(most)[None, :, None, None], axis=3)  # (B, most, N)
+    total = jnp.sum(covered, axis=2)
+    return covered / jnp.maximum(total, 1)[..., None], total > 0
+
+
+class Network(nn.Module):
+    """Student and, on its own parameters, teacher (without the segmentation)."""
+
+    encoder_args: Mapping[str, Any]
+    prototypes: int
+    learn_length: bool
+    projector_width: int
+    projector_dim: int
+    decoder_width: int
+
+    def setup(self):
+        self.encoder = vit.Vit(**self.encoder_args)
+        self.patch = tuple(self.encoder_args["patch"])
+        form = {"dtype": self.encoder_args.get("dtype", "auto"), "gelu": self.encoder_args.get("gelu", "exact")}
+        self.projector = heads.Prototypes(self.prototypes, self.projector_width, self.projector_dim, self.learn_length, **form)
+        self.segmenter = heads.PixelDecoder(2 * math.prod(self.patch), self.decoder_width, **form)
+
+    def __call__(self, batch):
+        """Every part once, for initialisation."""
+        tokens = self.encode_views(batch)
+        self.project(tokens, jnp.ones((*tokens.shape[:2], 1, tokens.shape[2])))
+        self.segment(tokens, vit.grid(batch["view1"].shape, self.patch))
+
+    def encode_views(self, batch, deterministic=True):
+        """Two views -> tokens f32[B,2,N,D]."""
+        return siamese.encode(self.encoder, batch, None, deterministic)
+
+    def project(self, tokens, weight):
+        """Tokens f32[B,2,N,D], weights of `shares` f32[B,2,S,N] -> answers of S characters f32[B,2,S,prototypes]."""
+        return self.projector(jnp.einsum("bvsn,bvnd->bvsd", weight, tokens, precision="highest"))
+
+    def segment(self, tokens, grid):
+        """Tokens f32[B,2,N,D] -> logits of (paper, foreground) f32[B,2,H,W,2]."""
+        logits = self.segmenter(tokens)
+        image = vit.unpatchify(logits.reshape(-1, *logits.shape[2:]), self.patch, grid)
+        return image.reshape(*tokens.shape[:2], *image.shape[1:])
+
+
+class Method(base.Method):
+    """CCD.
+
+    encoder: keyword arguments of `vit.Vit`. channels: C of the images. recipe: a name or recipe of `views`, of which the
+    operators that move pixels are left out. affine: {amount: (lowest, highest)} of view 2's map, see `geometry.AFFINE`;
+    None: the authors'. affine_p: share of lines whose view 2 is augmented; the others' is the bare image. characters: most of a
+    line; min_area_px: pixels of the smallest. prototypes: size of the DINO head's answer; learn_length: see
+    `heads.Prototypes`. kmeans_frac: share of training that trusts k-means before the learned segmentation. frozen_frac: share
+    at the beginning in which the prototypes stay. Raises ValueError for values out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: Mapping[str, Any],
+        channels: int,
+        characters: int = 26,
+        min_area_px: int = 30,
+        kmeans_frac: float = 0.3,
+        frozen_frac: float = 0.01,
+        recipe: str | Mapping[str, Any] = "dig",
+        affine: Mapping[str, Any] | None = None,
+        affine_p: float = 0.7,
+        prototypes: int = 65536,
+        learn_length: bool = True,
+        student_temperature: float = 0.1,
+        teacher_temperature: float = 0.04,
+        center_momentum: float = 0.9,
+        momentum: float = 0.9995,
+        weight_distillation: float = 1.0,
+        weight_segmentation: float = 1.0,
+        column_offset_max: int = 0,
+        projector_width: int = 2048,
+        projector_dim: int = 256,
+        decoder_width: int = 128,
+    ):
+        shares_of_one = {"kmeans_frac": kmeans_frac, "frozen_frac": frozen_frac, "affine_p": affine_p}
+        counts = {"characters": characters, "min_area_px": min_area_px, "prototypes": prototypes}
+        _check(shares_of_one | {"momentum": momentum, "center_momentum": center_momentum}, counts, column_offset_max)
+        self.affine = AFFINE if affine is None else affine
+        geometry.check_affine(self.affine)
+        self.encoder = vit.Vit(**encoder)
+        self.patch, self.channels, self.recipe = tuple(encoder["patch"]), channels, still(views.recipe(recipe))
+        self.characters, self.min_area_px, self.affine_p = characters, min_area_px, affine_p
+        self.kmeans_frac, self.frozen_frac, self.prototypes = kmeans_frac, frozen_frac, prototypes
+        self.temperatures = {"student_temperature": student_temperature, "teacher_temperature": teacher_temperature}
+        self.center_momentum, self.momentum = center_momentum, momentum
+        self.weight_distillation, self.weight_segmentation = weight_distillation, weight_segmentation
+        self.column_offset_max = column_offset_max
+        self.network = Network(encoder, prototypes, learn_length, projector_width, projector_dim, decoder_width)
+
+    def init(self, key, batch):
+        return {"params": self.network.init(key, batch)["params"], "mutable": {"center": jnp.zeros(self.prototypes)}}
+
+    # augment
+
+    def augment(self, key, batch):
+        """Adds view1 (colour) and view2 (colour and map) f32[B,H,W,C] in [-1, 1]; matrix f32[B,3,3], the map; foreground
+        bool[B,H,W] of view 1 by k-means, False on padding; and, when asked for, column_offset i32[B,2]."""
+        image, width = batch["image"], batch["width"]
+        if image.shape[-1] != self.channels:
+            raise ValueError(
+                f"images have {image.shape[-1]} channels and the method was made for {self.channels}: set "
+                "config.method.channels to config.data.channels"
+            )
+        first_key, second_key, map_key, chance_key, offset_key = jax.random.split(key, 5)
+        moved = jax.random.bernoulli(chance_key, self.affine_p, width.shape)[:, None, None]
+        matrix = geometry.random_affine(map_key, image.shape[1], width, self.affine)
+        matrix = jnp.where(moved, matrix, geometry.identity(len(width)))
+        plain, view = base.normalise(image), siamese.view(second_key, batch, self.recipe, None)
+        places = geometry.apply_matrix(matrix, *geometry.pixel_grid(*image.shape[:3]))
+        planes = geometry.resample(jnp.moveaxis(view, 3, 1), *geometry.limit_shift(*places, width, None))
+        changed = (moved & inside(width, image.shape))[..., None]
+        return {
+            "view1": siamese.view(first_key, batch, self.recipe, None),
+            "view2": jnp.where(changed, jnp.moveaxis(planes, 1, 3), plain),
+            "matrix": matrix,
+            "foreground": two_means(plain * 0.5 + 0.5, width),
+            "width": width,
+            "valid": batch["valid"],
+        } | siamese.column_offsets(offset_key, len(width), 2, self.column_offset_max)
+
+    # loss
+
+    def loss(self, params, state, batch, key):
+        """weight_distillation * L_dis + weight_segmentation * L_seg. Metrics: distillation; segmentation; characters (of a
+        line, shown by both views); t_std (spread of the teacher's centred answers)."""
+        teacher, center = jax.lax.stop_gradient((state.teacher, state.mutable["center"]))
+        progress = teacher["progress"]
+        tokens = self._apply(params, Network.encode_views, batch, deterministic=False, rngs={"drop_path": key})
+        logits = self._apply(params, Network.segment, tokens, vit.grid(batch["view1"].shape, self.patch))
+        segmentation = self._segmentation(logits, batch)
+
+        learned = logits[:, 0, ..., 1] > logits[:, 0, ..., 0]
+        foreground = jnp.where(progress < self.kmeans_frac, batch["foreground"], learned)
+        weight, valid = self._characters(foreground, batch)
+        params = self._freeze(params, progress)
+        student = self._apply(params, Network.project, tokens, weight)
+        theirs = self._apply(teacher, Network.encode_views, batch)
+        theirs = self._apply(teacher, Network.project, theirs, weight)
+        match = functools.partial(losses.distillation, center=center, **self.temperatures)
+        distillation = siamese.crosswise(match, student, theirs, valid) / 2
+
+        metrics = {
+            "distillation": distillation,
+            "segmentation": segmentation,
+            "characters": jnp.sum(valid[:, 0]) / jnp.maximum(jnp.sum(batch["valid"]), 1),
+            "t_std": losses.unit_std(theirs - jnp.broadcast_to(center, theirs.shape), valid),
+        }
+        total = self.weight_distillation * distillation + self.weight_segmentation * segmentation
+        return total, base.Aux(metrics, {"center": self._moved_center(center, theirs, valid)})
+
+    def _apply(self, params, method, *args, **kwargs):
+        # A teacher tree holds its progress beside the parts of the network.
+        parts = {name: part for name, part in params.items() if name != "progress"}
+        return self.network.apply({"params": parts}, *args, method=method, **kwargs)
+
+    def _freeze(self, params, progress):
+        """The same parameters; those of the last layer have no gradient in the first part of training."""
+        moving = progress >= self.frozen_frac
+        last = ("prototypes", "scale")
+        projector = {
+            name: jnp.where(moving, part, jax.lax.stop_gradient(part)) if name in last else part
+            for name, part in params["projector"].items()
+        }
+        return {**params, "projector": projector}
+
+    def _characters(self, foreground, batch):
+        """Weights of the characters of both views f32[B,2,S,N], and which both show, bool[B,2,S] (the same for both)."""
+        real = inside(batch["width"], foreground.shape) & batch["valid"][:, None, None]
+        first = characters(foreground & real, self.characters, self.min_area_px)
+        second = follow(first, batch["matrix"], batch["width"], self.characters)
+        weights, found = zip(*(shares(view, self.characters, self.patch) for view in (first, second)))
+        return jnp.stack(weights, 1), jnp.stack([found[0] & found[1]] * 2, 1)
+
+    def _segmentation(self, logits, batch):
+        """Mean over the real pixels of both views of -log softmax(logits f32[B,2,H,W,2]) of their k-means class."""
+        real = inside(batch["width"], batch["view1"].shape) & batch["valid"][:, None, None]
+        pair = jnp.stack([batch["foreground"], jnp.broadcast_to(real, batch["foreground"].shape)], 1)  # (B, 2, H, W)
+        moved = jax.vmap(lambda x: follow(x, batch["matrix"], batch["width"], False), 1, 1)(pair)
+        wanted, real = jnp.moveaxis(jnp.stack([pair, moved], 1), 2, 0)
+        chances = jax.nn.log_softmax(logits)
+        picked = jnp.where(wanted, chances[..., 1], chances[..., 0])
+        return -jnp.sum(picked, where=real) / jnp.maximum(jnp.sum(real), 1)
+
+    def _moved_center(self, center, answers, valid):
+        """The centre after a step: towards the mean of the teacher's answers about both views' characters, if any."""
+        count = jnp.sum(valid)
+        mean = jnp.sum(answers, (0, 1, 2), where=valid[..., None]) / jnp.maximum(count, 1)
+        moved = self.center_momentum * center + (1 - self.center_momentum) * mean
+        return jnp.where(count > 0, moved, center)
+
+    # teacher
+
+    def init_teacher(self, params):
+        """The parts that the teacher mirrors, and the progress of the training, which `loss` is not told otherwise."""
+        return {name: params[name] for name in TAUGHT} | {"progress": jnp.zeros(())}
+
+    def update_teacher(self, teacher, params, progress):
+        """xi <- m xi + (1 - m) theta, with the student as it stands before this step's update."""
+        parts = {name: teacher[name] for name in TAUGHT}
+        moved = base.move_teacher(parts, params, base.cosine_momentum(progress, self.momentum))
+        return moved | {"progress": jnp.asarray(progress, jnp.float32)}
+
+    def schedules(self, progress):
+        return {"teacher_momentum": base.cosine_momentum(progress, self.momentum)}
+
+    # encode
+
+    def encode(self, params, batch):
+        """Features of whole lines. frames: the tokens of a column side by side."""
+        return base.encode_lines(self.encoder, params["encoder"], batch)
+
+    def reconstruct(self, params, batch, key):
+        """Pictures of the segmentation, f32[B,H,W,C] in [0, 1]: "masked" the foreground of k-means, "output" the chance of
+        foreground that the network gives, "original" view 1 as it is; foreground is white."""
+        batch = self.augment(key, batch)
+        tokens = self._apply(params, Network.encode_views, batch)
+        logits = self._apply(params, Network.segment, tokens, vit.grid(batch["view1"].shape, self.patch))
+        original = batch["view1"] * 0.5 + 0.5
+        paint = lambda grey: jnp.broadcast_to(grey[..., None].astype(jnp.float32), original.shape)  # noqa: E731
+        chance = jax.nn.softmax(logits[:, 0])[..., 1] * inside(batch["width"], original.shape)
+        return {"masked": paint(batch["foreground"]), "output": paint(chance), "original": original}
+
+
+def still(recipe):
+    """A recipe of `views` without the operators that move pixels."""
+    moving = {*geometry.MATRICES, "piecewise"}
+    operators = tuple(entry for entry in recipe["operators"] if entry[0] not in moving)
+    return {**recipe, "operators": operators, "some_of": tuple(min(n, len(operators)) for n in recipe["some_of"])}
+
+
+def _check(fractions, counts, column_offset_max):
+    for name, value in fractions.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}; it must lie in [0, 1]: set config.method.{name}")
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; set config.method.{name} to 1 or more")
+    if column_offset_max < 0:
+        raise ValueError(f"column_offset_max is {column_offset_max}; set config.method.column_offset_max to 0 or more")

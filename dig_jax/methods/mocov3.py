@@ -1,0 +1,127 @@
+"""MoCo v3: both views ask for each other's key of a momentum teacher, among all keys of the batch.
+
+Paper   Chen, Xie, He, "An Empirical Study of Training Self-Supervised Vision Transformers", ICCV 2021, arXiv 2104.02057.
+
+    what                                                          where (algorithm 1)
+    two views by two families of augmentations                    siamese.two_views
+    f_q: encoder, projector, predictor: q1, q2                    siamese.Network
+    f_k: moving average of encoder and projector: k1, k2          Method.init_teacher, Method.loss
+    ctr(q, k) = 2T * cross-entropy(q k^T / T, own key)            losses.info_nce
+    L = ctr(q1, k2) + ctr(q2, k1)                                 siamese.crosswise
+    f_k <- m f_k + (1 - m) f_q before the keys, m: 0.99 -> 1      Method.update_teacher, base.cosine_momentum
+    random patch embedding, never trained (section 4)             Method._student
+
+Certain, from the public code (the ViT recipe): projector and predictor as in DiG, which took them from here, without biases,
+the last batch norms bare; batch norms see one view at a time, in the teacher too, over the global batch; T 0.2; keys of
+all devices; the encoder keeps its final norm. Ours: the mean of the tokens where the authors read a class token.
+
+Departures for lines of text: no flips and crops; recipes name the two families. Whole lines by default, windows of `window_px`
+as in DiG on request, then matched by place. `max_shift_px` (2 px, half a column of 4 px) bounds the way of any pixel
+sideways. Padding and rows that are not valid enter no mean, norm, negative or gradient.
+
+`freeze_patch_embed` stops the gradient, which holds Adam still but not weight decay: configs/pretrain/mocov3.py freezes the
+same parameters by a rule of the optimiser, which also spares their moments.
+
+Watch   contrast starts near 4T ln(instances) at most, top1 near 1 / instances or above, as views of a line are alike from the
+        start. Dips of top1 to its start are the instability that freezing is meant to cure. q_std: healthy about
+        1 / sqrt(projector_dim), below a sixth of that it collapses: others needed T 1.0 on synthetic lines (reference 12).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from dig_jax.methods import base, losses, siamese
+from dig_jax.models import encoders, heads
+
+TAUGHT = ("encoder", "projector")  # what the teacher mirrors; the predictor belongs to queries only
+
+
+class Method(base.Method):
+    """MoCo v3.
+
+    encoder: see `encoders.create`. channels: C of the images. window_px: `siamese.instances`, None = whole lines.
+    predictor_width: hidden units of the predictor. recipes: of view 1 and view 2, "dig", "lines_light", a recipe of `views`
+    or None = the line itself; max_shift_px None = unbounded. column_offset_max: `siamese.column_offsets`. loss_chunk: keys at a
+    time in the loss, None = all (`losses.info_nce`). Raises ValueError.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: Mapping[str, Any],
+        channels: int,
+        window_px: int | None = None,
+        temperature: float = 0.2,
+        momentum: float = 0.99,
+        freeze_patch_embed: bool = True,
+        projector_width: int = 4096,
+        projector_dim: int = 256,
+        predictor_width: int = 4096,
+        recipes: Sequence[str | Mapping[str, Any] | None] = ("lines_light", "dig"),
+        max_shift_px: float | None = 2.0,
+        column_offset_max: int = 0,
+        loss_chunk: int | None = None,
+    ):
+        if isinstance(recipes, str) or len(recipes) != 2:
+            raise ValueError(f"recipes is {recipes!r}; set config.method.recipes to a pair, of view 1 and of view 2")
+        if freeze_patch_embed and encoder.get("kind", "vit") != "vit":
+            raise ValueError(
+                f"freeze_patch_embed is True and an encoder of kind {encoder['kind']!r} has no patch embedding: give this "
+                "method's config the argument freeze_patch_embed=false"
+            )
+        siamese.check_momentum(momentum)
+        self.encoder = encoders.create(encoder)
+        self.momentum, self.freeze_patch_embed = momentum, freeze_patch_embed
+        self.ctr = functools.partial(losses.info_nce, temperature=temperature, chunk=loss_chunk)
+        self.views = siamese.two_views(
+            channels=channels, recipes=recipes, max_shift_px=max_shift_px, column_offset_max=column_offset_max
+        )
+        dtype = self.encoder.dtype
+        self.network = siamese.Network(
+            encoder=self.encoder,
+            projector=heads.Mlp((projector_width, projector_width, projector_dim), dtype),
+            predictor=heads.Mlp((predictor_width, projector_dim), dtype),
+            window_px=window_px,
+            by_view=True,
+        )
+
+    def init(self, key, batch):
+        return {"params": self.network.init(key, batch)["params"], "mutable": {}}
+
+    def augment(self, key, batch):
+        """`siamese.pair`: view1, view2 and, when asked for, column_offset."""
+        return self.views(key, batch)
+
+    def loss(self, params, state, batch, key):
+        """L. Metrics: contrast (L itself), top1 (share of queries that find their own key, mean of both directions), q_std."""
+        student, teacher = self._student(params), jax.lax.stop_gradient(state.teacher)
+        q, _, real = self.network.apply({"params": student}, batch, deterministic=False, rngs={"drop_path": key})
+        k, _ = self.network.apply({"params": teacher}, batch, method="project")
+        contrast, top1 = siamese.crosswise(self.ctr, q, k, real)
+        metrics = {"contrast": contrast, "top1": top1 / 2, "q_std": losses.unit_std(q, real)}
+        return contrast, base.Aux(metrics, state.mutable)
+
+    def _student(self, params):
+        """`params`, their patch embedding out of the gradient's reach where it is frozen."""
+        if not self.freeze_patch_embed:
+            return params
+        encoder = params["encoder"]
+        return {**params, "encoder": {**encoder, "patch_embed": jax.lax.stop_gradient(encoder["patch_embed"])}}
+
+    def init_teacher(self, params):
+        return {name: params[name] for name in TAUGHT}
+
+    def update_teacher(self, teacher, params, progress):
+        return base.move_teacher(teacher, params, base.cosine_momentum(progress, self.momentum))
+
+    def schedules(self, progress):
+        return {"teacher_momentum": base.cosine_momentum(progress, self.momentum)}
+
+    def encode(self, params, batch):
+        """Features of whole lines. frames: the tokens of a column side by side."""
+        return base.encode_lines(self.encoder, params["encoder"], batch)

@@ -1,0 +1,86 @@
+"""SimCLR: every line finds its other view among all views of all lines of the batch.
+
+Paper   Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020, arXiv 2002.05709.
+
+    what                                                          where
+    two views of a line by one family of augmentations            siamese.two_views
+    f: encoder, mean over the tokens of the whole line: h         siamese.Network, siamese.instances
+    g: projector of dense layers and batch norms, z = g(h)        siamese.Network, heads.Mlp
+    l(i, j) = -log exp(s_ij / T) / sum_{k != i} exp(s_ik / T)     losses.nt_xent, s = cosine
+    L = mean_i l(a_i, b_i) + mean_i l(b_i, a_i)                   Method.loss
+
+Certain, from the public code: L is the *sum* of both views' means (twice equation 1's average), gradients flow through both
+sides and reach every row of the global batch, three projector layers by default (two in the paper) as wide as h, batch norm
+behind each, the last one with a scale and without a bias, 128 outputs, T 0.1, batch norms over the global batch and both
+views together. Ours: a ViT by default, so h is the mean of its tokens.
+
+Departures for lines of text: no flips and no random resized crops, which would show other letters; `recipe` and the bound
+`max_shift_px` (8 px, about half a letter of a 32 px line) on the way of any pixel sideways replace them. Padding and rows
+that are not valid enter no mean, norm, negative or gradient.
+
+Watch   contrast starts at most near 2 ln(2 rows - 1) and lower, as views of a line are alike from the start; top1 should
+        pass 0.9 soon, since a whole line is easy to tell from others: a falling contrast then says little about reading.
+        q_std: healthy about 1 / sqrt(projector_dim).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dig_jax.methods import base, losses, siamese
+from dig_jax.models import encoders, heads
+
+
+class Method(base.Method):
+    """SimCLR on whole lines.
+
+    encoder: see `encoders.create`. channels: C of the images. projector_width None: as wide as the encoder.
+    recipe: of both views, "dig", "lines_light" or a recipe of `views`; max_shift_px None = unbounded. column_offset_max:
+    `siamese.column_offsets`. loss_chunk: keys at a time in the loss, None = all (`losses.nt_xent`). Raises ValueError.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: Mapping[str, Any],
+        channels: int,
+        temperature: float = 0.1,
+        projector_layers: int = 3,
+        projector_width: int | None = None,
+        projector_dim: int = 128,
+        recipe: str | Mapping[str, Any] = "dig",
+        max_shift_px: float | None = 8.0,
+        column_offset_max: int = 0,
+        loss_chunk: int | None = None,
+    ):
+        if projector_layers < 1:
+            raise ValueError(f"projector_layers is {projector_layers}; set config.method.projector_layers to 1 or more")
+        self.encoder = encoders.create(encoder)
+        self.temperature, self.loss_chunk = temperature, loss_chunk
+        self.views = siamese.two_views(
+            channels=channels, recipes=(recipe, recipe), max_shift_px=max_shift_px, column_offset_max=column_offset_max
+        )
+        widths = (projector_width or self.encoder.width,) * (projector_layers - 1)
+        projector = heads.Mlp((*widths, projector_dim), self.encoder.dtype, last_norm="scale")
+        self.network = siamese.Network(encoder=self.encoder, projector=projector)
+
+    def init(self, key, batch):
+        return {"params": self.network.init(key, batch)["params"], "mutable": {}}
+
+    def augment(self, key, batch):
+        """`siamese.pair`: view1, view2 and, when asked for, column_offset."""
+        return self.views(key, batch)
+
+    def loss(self, params, state, batch, key):
+        """L. Metrics: contrast (L itself), top1 (share of views whose nearest is their partner), q_std (spread of z)."""
+        z, _, real = self.network.apply({"params": params}, batch, deterministic=False, rngs={"drop_path": key})
+        one, two = siamese.rows(z, 0), siamese.rows(z, 1)
+        mean, top1 = losses.nt_xent(one, two, self.temperature, siamese.rows(real, 0), self.loss_chunk)
+        # The mean over all views is half the sum of the means of view 1 and of view 2, which have as many rows.
+        metrics = {"contrast": 2.0 * mean, "top1": top1, "q_std": losses.unit_std(z, real)}
+        return metrics["contrast"], base.Aux(metrics, state.mutable)
+
+    def encode(self, params, batch):
+        """Features of whole lines. frames: the tokens of a column side by side."""
+        return base.encode_lines(self.encoder, params["encoder"], batch)

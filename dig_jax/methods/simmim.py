@@ -1,0 +1,110 @@
+"""SimMIM: predict the raw pixels of hidden units from all the others, with one linear layer.
+
+Paper   Xie et al., "SimMIM: A Simple Framework for Masked Image Modeling", CVPR 2022, arXiv 2111.09886.
+
+    what                                                          where
+    hide 60 % of units of several patches each                    masks.unit_mask
+    mask token in their place, every token through the encoder    Network, vit.Vit
+    head: one linear layer from a token to its patch              Network
+    L = mean over hidden pixels of |prediction - x|               pixels.masked_loss, losses.masked_l1
+
+Certain, from the public code: ceil(ratio * units) hidden units by a random permutation; the mask token stands before the
+position code is added; the target is the image as the encoder reads it, not normalised by patch; L1 over hidden pixels
+only; a plain linear head (there a 1x1 convolution with pixel shuffle). Ours: the ViT of this project, with fixed
+positions and a mask token that starts at zero, where the authors' has relative position biases, layer scale and a
+token drawn with deviation 0.02; no crops of other scales and no flips, which turn letters into others.
+
+Departures for lines of text
+- A unit there is 32 x 32 of 224 px, 2 x 2 patches of the ViT: as high as a whole line here. `mask_unit_px` is measured
+  against the line: by default (16, 8), 2 x 2 patches of (8, 4). With patches as high as the line, (32, 8) hides pairs
+  of columns; a letter is then too wide to be copied from its own edges.
+- The share is of the units that hold real pixels, padding is never hidden, and at least one unit stays visible.
+- Optional targets of the other pixel methods: "normalized" (by patch and channel) is what helped short runs on lines.
+
+Watch   pixel: with the target "input", the mean distance of the pixels to their median, doubled since [-1, 1] is two
+        wide, is what a constant reaches; with "normalized", about 0.8, and on clean print less, since paper is flat.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import flax.linen as nn
+
+from dig_jax.augment import masks
+from dig_jax.methods import base, losses, pixels, siamese
+from dig_jax.models import heads, layers, vit
+
+
+class Network(nn.Module):
+    """Encoder and head. values: of a patch, ph * pw * C."""
+
+    encoder: vit.Vit
+    values: int
+
+    @nn.compact
+    def __call__(self, batch, deterministic=True):
+        """Augmented batch -> patch vectors f32[B,N,P] in the units of the target, for hidden and visible patches."""
+        tokens = siamese.encode(self.encoder, batch, batch["mask"], deterministic)[:, 0]
+        init = {"kernel_init": layers.uniform_fan_in(), "bias_init": heads.bias_fan_in(self.encoder.width)}
+        return layers.Dense(self.values, dtype=self.encoder.dtype, **init, name="head")(tokens)
+
+
+class Method(base.Method):
+    """SimMIM.
+
+    encoder: keyword arguments of `vit.Vit`. channels: C of the images. mask_unit_px: (height, width) of what is hidden at
+    a time, whole patches. target, target_floor: see `pixels.pixel_target`. column_offset_max: see
+    `siamese.column_offsets`. Raises ValueError for values out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: Mapping[str, Any],
+        channels: int,
+        mask_ratio: float = 0.6,
+        mask_unit_px: Sequence[int] = (16, 8),
+        target: str = "input",
+        target_floor: float = 0.05,
+        column_offset_max: int = 0,
+    ):
+        pixels.check(target, mask_ratio, column_offset_max)
+        self.encoder = vit.Vit(**encoder)
+        self.patch, self.channels = tuple(encoder["patch"]), channels
+        self.hide = functools.partial(masks.unit_mask, patch=self.patch, ratio=mask_ratio, unit_px=tuple(mask_unit_px))
+        self.target, self.column_offset_max = (self.patch, target, target_floor), column_offset_max
+        self.network = Network(encoder=self.encoder, values=math.prod(self.patch) * channels)
+
+    def init(self, key, batch):
+        return {"params": self.network.init(key, batch)["params"], "mutable": {}}
+
+    # augment
+
+    def augment(self, key, batch):
+        """`pixels.masked_line`: view1 (the line itself), mask and, when asked for, column_offset."""
+        return pixels.masked_line(key, batch, self.channels, self.patch, self.hide, self.column_offset_max)
+
+    # loss
+
+    def loss(self, params, state, batch, key):
+        """L, also the metric pixel."""
+        prediction = self.network.apply({"params": params}, batch, deterministic=False, rngs={"drop_path": key})
+        loss = pixels.masked_loss(prediction, batch, *self.target, error=losses.masked_l1)
+        return loss, base.Aux({"pixel": loss}, state.mutable)
+
+    # encode
+
+    def encode(self, params, batch):
+        """Features of whole, unmasked lines. frames: the tokens of a column side by side."""
+        return base.encode_lines(self.encoder, params["encoder"], batch)
+
+    # reconstruct
+
+    def reconstruct(self, params, batch, key):
+        """`pixels.pictures` of a raw batch."""
+        batch = self.augment(key, batch)
+        return pixels.pictures(self.network.apply({"params": params}, batch), batch, *self.target)

@@ -1,0 +1,87 @@
+"""SimSiam: a predictor maps each view of a line onto the other; no negatives, no teacher, no queue.
+
+Paper   Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 2021, arXiv 2011.10566.
+
+    what                                                          where
+    two views of a line by one family of augmentations            siamese.two_views
+    f: encoder, mean over the tokens, 3-layer projector: z        siamese.Network
+    h: predictor with a bottleneck: p = h(z)                      siamese.Network
+    D(p, z) = -cos(p, stopgrad(z))                                losses.negative_cosine, Method.loss
+    L = D(p1, z2) / 2 + D(p2, z1) / 2                             siamese.crosswise
+
+Certain, from the public code: projector of three equally wide layers without biases, the last batch norm bare; predictor
+2048 -> 512 with batch norm and ReLU -> 2048 with a bias and no norm; batch norms see one view at a time, over the global
+batch. Ours: a ViT by default and its mean token; AdamW in the configs, where the authors use SGD with rate 0.05 per 256 rows
+and weight decay 1e-4 on everything. Not offered: the authors' --fix-pred-lr (predictor at a constant rate), since a rule of
+dig_jax/optim.py can scale or freeze a rate but not unbend its schedule; ("^predictor/", {"lr_scale": ...}) is nearest.
+
+Departures for lines of text: no flips and crops; `max_shift_px` (8 px, about half a letter of a 32 px line) bounds the way of
+any pixel sideways. `window_px` may cut lines into windows, matched by place. Padding and rows that are not valid enter no
+mean, norm or gradient. We know of no published result on text.
+
+Watch   q_std, the paper's own test: spread of the unit z, healthy about 1 / sqrt(projector_dim), 0 when collapsed. cosine,
+        which is -L, starts near 0 and rises; near 1 within some tens of steps, with q_std falling, it is collapse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from dig_jax.methods import base, losses, siamese
+from dig_jax.models import encoders, heads
+
+
+class Method(base.Method):
+    """SimSiam.
+
+    encoder: see `encoders.create`. channels: C of the images. predictor_width: the bottleneck, a quarter of
+    projector_dim in the paper. window_px: `siamese.instances`, None = whole lines. recipe: of both views, "dig",
+    "lines_light" or a recipe of `views`; max_shift_px None = unbounded. column_offset_max: `siamese.column_offsets`.
+    Raises ValueError.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: Mapping[str, Any],
+        channels: int,
+        projector_width: int = 2048,
+        projector_dim: int = 2048,
+        predictor_width: int = 512,
+        window_px: int | None = None,
+        recipe: str | Mapping[str, Any] = "dig",
+        max_shift_px: float | None = 8.0,
+        column_offset_max: int = 0,
+    ):
+        self.encoder = encoders.create(encoder)
+        self.views = siamese.two_views(
+            channels=channels, recipes=(recipe, recipe), max_shift_px=max_shift_px, column_offset_max=column_offset_max
+        )
+        dtype = self.encoder.dtype
+        self.network = siamese.Network(
+            encoder=self.encoder,
+            projector=heads.Mlp((projector_width, projector_width, projector_dim), dtype),
+            predictor=heads.Mlp((predictor_width, projector_dim), dtype, last_norm=None),
+            window_px=window_px,
+            by_view=True,
+        )
+
+    def init(self, key, batch):
+        return {"params": self.network.init(key, batch)["params"], "mutable": {}}
+
+    def augment(self, key, batch):
+        """`siamese.pair`: view1, view2 and, when asked for, column_offset."""
+        return self.views(key, batch)
+
+    def loss(self, params, state, batch, key):
+        """L. Metrics: cosine (-L, mean cosine of prediction and target), q_std (spread of z)."""
+        p, z, real = self.network.apply({"params": params}, batch, deterministic=False, rngs={"drop_path": key})
+        loss = siamese.crosswise(losses.negative_cosine, p, jax.lax.stop_gradient(z), real) / 2
+        return loss, base.Aux({"cosine": -loss, "q_std": losses.unit_std(z, real)}, state.mutable)
+
+    def encode(self, params, batch):
+        """Features of whole lines. frames: the tokens of a column side by side."""
+        return base.encode_lines(self.encoder, params["encoder"], batch)

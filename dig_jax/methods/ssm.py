@@ -1,0 +1,316 @@
+"""SSM: a line and its mirror image, laid on top of each other, are taken apart again.
+
+Paper   Gao et al., "Self-Supervised Pre-training with Symmetric Superimposition Modeling for Scene Text Recognition",
+        IJCAI 2024, arXiv 2405.05841.
+
+    what                                                                where
+    g: flip left-right (1), top-bottom (2) or half a turn (3)           Method.augment, geometry.flip
+    X = 0.5 (I + g(I)), what the student sees; nothing is masked        Method.augment
+    z = encoder(X); decoder(z, 0) is I, decoder(z, g) is g(I)           Network.encode, Network.decode
+    L_pix = mean (pixels of decoder(z, 0) - I)^2 + (... (z, g) - g(I))^2  Method._pixel, pixels.masked_loss
+    teacher: X' = 0.5 (A(I) + A(g(I))), one affine map A for both       Method.augment, geometry.random_affine
+    L_feat = ctr(q_0, k_0) + ctr(q_g, k_g) over windows of decoder features, ctr = 2T InfoNCE
+                                                                        Method._contrast, losses.info_nce
+    L = L_pix + w L_feat, w = 0 for the first half, then up to 0.25     Method.loss, Method._weight
+    xi <- m xi + (1 - m) theta, m: 0.995 -> 1                           Method.update_teacher
+
+Certain, from the authors' code (FaltingsA/SSM): all of the above, the decoder (a linear map, 2-D positions, a direction token
+of the table times sqrt(width) in front, 4 blocks, layer norm, the token dropped), heads as in DiG, applied to one direction
+at a time, and the defaults. Our reading: w rises evenly (theirs in ten steps, from 0.025 to 0.25).
+
+Published bugs that are mended here
+- The shear of the teacher's affine map is the tuple (-25, -25, -10, 10), so that it slants by exactly -25 degrees, always.
+  Here shear_x is a pair, (-25, 25), and anything but a pair is refused.
+- Before each affine map their generator is seeded with the line's place in the batch: line i of every batch gets the same
+  map, in the whole training, and the worker's other random numbers repeat. Here I and g(I) share one draw, of this step.
+- `loss` is used before it is set, so that the released code cannot run. Here L starts from L_pix.
+- The blocks of the teacher's decoder move twice a step, momentum m^2; its direction table starts from other random numbers than
+  the student's. Here every part moves once, and starts as a copy.
+
+Departures, for lines of text (at 128 px width and default values the first three are the identity)
+- Mirrored is the real part of a line; padding stays where it is, and enters no attention, window, batch norm or loss.
+- Windows are `window_px` wide, not 4 of them. Their pixels move sideways by at most `max_shift_px`, None = unbounded.
+- Optional: normalised targets; a random first column of the encoder's position code, up to `column_offset_max`.
+- Batch norm takes its statistics over all devices (theirs over one).
+
+Watch   pixel: the sum of both directions. Twice the variance of the pixels is what a constant grey reaches, half the mean
+square of I - g(I) what X itself would. contrast starts near 4T ln(rows), top1 near 1/rows; both move before w does only as
+the features move. q_std: healthy about 1/sqrt(projector_dim).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dig_jax.augment import color, geometry
+from dig_jax.methods import base, losses, pixels, siamese
+from dig_jax.models import heads, layers, vit
+
+TAUGHT = ("encoder", "decoder", "projector")
+DIRECTIONS = 4  # as it is, flipped left-right, flipped top-bottom, turned by 180 degrees
+AFFINE = {"degrees": (-10.0, 10.0), "shear_x": (-25.0, 25.0), "shear_y": (-10.0, 10.0), "down": (-0.1, 0.1)}
+
+
+class Decoder(nn.Module):
+    """Tokens of a superimposed line f32[R,N,D], seen in one direction i32[R] -> features f32[R,N,width]; padding is 0."""
+
+    width: int
+    depth: int
+    heads: int
+    patch: tuple[int, int]
+    form: Mapping[str, Any]  # dtype, gelu and attention of the encoder
+
+    @nn.compact
+    def __call__(self, tokens, direction, width_px, grid):
+        table = self.param("directions", nn.initializers.normal(1.0), (DIRECTIONS, self.width), jnp.float32)
+        x = layers.Dense(self.width, dtype=self.form["dtype"], name="embed")(tokens)
+        x = x + jnp.broadcast_to(vit.position_codes("sincos_2d", grid, self.width), x.shape)
+        x = jnp.concatenate([math.sqrt(self.width) * table[direction][:, None], x], axis=1)
+        real = vit.token_valid(width_px, self.patch, grid)
+        x = vit.blocks(
+            x, 1 + real.sum(1), depth=self.depth, heads=self.heads, hidden=4 * self.width, deterministic=True, **self.form
+        )
+        return jnp.where(real[..., None], layers.LayerNorm(name="norm")(x)[:, 1:], 0.0)
+
+
+class Network(nn.Module):
+    """Student and, on its own parameters, teacher (without painter and predictor)."""
+
+    encoder_args: Mapping[str, Any]
+    values: int  # of a patch: ph * pw * C
+    decoder_width: int
+    decoder_depth: int
+    decoder_heads: int
+    window_px: int
+    projector_width: int
+    projector_dim: int
+
+    def setup(self):
+        self.encoder = vit.Vit(**self.encoder_args)
+        self.patch = tuple(self.encoder_args["patch"])
+        form = {name: getattr(self.encoder, name) for name in ("dtype", "gelu", "attention")}
+        self.decoder = Decoder(self.decoder_width, self.decoder_depth, self.decoder_heads, self.patch, form)
+        self.painter = layers.Dense(self.values, dtype=form["dtype"])
+        hidden, out = self.projector_width, self.projector_dim
+        self.projector = heads.Mlp((hidden, hidden, out), form["dtype"])
+        self.predictor = heads.Mlp((hidden, out), form["dtype"])
+
+    def __call__(self, batch):
+        """Every part once, for initialisation."""
+        features = self.features(batch, "mixed")
+        self.paint(features)
+        self.predict(*self.project(features, batch))
+
+    def features(self, batch, name, deterministic=True):
+        """What the decoder makes of batch[name], the student's "mixed" or the teacher's "moved", f32[B,2,N,K]: seen as it
+        is and seen in the line's direction."""
+        image = batch[name]
+        offset = batch["column_offset"][:, ("mixed", "moved").index(name)] if "column_offset" in batch else None
+        tokens = self.encoder(image, batch["width"], None, offset, deterministic=deterministic)
+        direction = jnp.stack([jnp.zeros_like(batch["direction"]), batch["direction"]], 1).reshape(-1)
+        twice = siamese.interleave([tokens, tokens])
+        x = self.decoder(twice, direction, jnp.repeat(batch["width"], 2), vit.grid(image.shape, self.patch))
+        return x.reshape(-1, 2, *x.shape[1:])
+
+    def paint(self, features):
+        """Features -> patch vectors f32[B,2,N,P], the units of the target."""
+        return self.painter(features)
+
+    def project(self, features, batch):
+        """Features of two directions -> z f32[B,2,S,K] of S windows, and which are real, bool[B,2,S]."""
+        pooled, real = siamese.instances(features, batch, self.patch, self.window_px)
+        return _each(self.projector, pooled, real), real
+
+    def predict(self, z, real):
+        return _each(self.predictor, z, real)
+
+
+def _each(head, x, real):
+    """A head with batch norms on each direction alone, f32[B,2,S,K]."""
+    return jnp.stack([head(x[:, v], real[:, v]) for v in range(2)], axis=1)
+
+
+class Method(base.Method):
+    """SSM.
+
+    encoder: keyword arguments of `vit.Vit`. channels: C of the images. affine: {amount: (lowest, highest)} of the teacher's
+    map, see `geometry.AFFINE`; None: the authors', mended. grayscale_p: share of the teacher's lines that lose their colour.
+    contrast_from: share of training before the contrast counts; weight_contrast: what its weight has risen to at the end.
+    target, target_floor: see `pixels.pixel_target`. Raises ValueError for values out of range.
+    """
+
+    def __init__(
+        self,
+        *,
+        encoder: Mapping[str, Any],
+        channels: int,
+        target: str = "pixel",
+        target_floor: float = 1e-6,
+        affine: Mapping[str, Any] | None = None,
+        max_shift_px: float | None = None,
+        grayscale_p: float = 0.2,
+        window_px: int = 32,
+        temperature: float = 0.2,
+        weight_contrast: float = 0.25,
+        contrast_from: float = 0.5,
+        momentum: float = 0.995,
+        column_offset_max: int = 0,
+        decoder_width: int = 256,
+        decoder_depth: int = 4,
+        decoder_heads: int = 8,
+        projector_width: int = 4096,
+        projector_dim: int = 256,
+    ):
+        pixels.check_target(target)
+        siamese.check_momentum(momentum)
+        if not 0 <= contrast_from < 1:
+            raise ValueError(f"contrast_from is {contrast_from}; it must lie in [0, 1): set config.method.contrast_from")
+        if column_offset_max < 0:
+            raise ValueError(f"column_offset_max is {column_offset_max}; set config.method.column_offset_max to 0 or more")
+        if decoder_width % decoder_heads or decoder_width % 4:
+            raise ValueError(
+                f"decoder_width is {decoder_width}; it must divide by 4 and by the {decoder_heads} heads: set "
+                "config.method.decoder_width or decoder_heads"
+            )
+        self.affine = AFFINE if affine is None else affine
+        geometry.check_affine(self.affine)
+        self.encoder = vit.Vit(**encoder)
+        self.patch, self.channels = tuple(encoder["patch"]), channels
+        self.target, self.target_floor = target, target_floor
+        self.max_shift_px, self.grayscale_p, self.column_offset_max = max_shift_px, grayscale_p, column_offset_max
+        self.temperature, self.momentum = temperature, momentum
+        self.weight_contrast, self.contrast_from = weight_contrast, contrast_from
+        self.network = Network(
+            encoder_args=encoder,
+            values=math.prod(self.patch) * channels,
+            decoder_width=decoder_width,
+            decoder_depth=decoder_depth,
+            decoder_heads=decoder_heads,
+            window_px=window_px,
+            projector_width=projector_width,
+            projector_dim=projector_dim,
+        )
+
+    def init(self, key, batch):
+        return {"params": self.network.init(key, batch)["params"], "mutable": {}}
+
+    # augment
+
+    def augment(self, key, batch):
+        """view1 = I, view2 = g(I), mixed = X, moved = X' of the teacher, f32[B,H,W,C] in [-1, 1]; direction i32[B], g in 1..3;
+        mask bool[B,N] (all True: every patch is painted); and, when asked for, column_offset i32[B,2]."""
+        image, width = batch["image"], batch["width"]
+        if image.shape[-1] != self.channels:
+            raise ValueError(
+                f"images have {image.shape[-1]} channels and the method was made for {self.channels}: set "
+                "config.method.channels to config.data.channels"
+            )
+        direction_key, map_key, grey_key, offset_key = jax.random.split(key, 4)
+        direction = jax.random.randint(direction_key, width.shape, 1, DIRECTIONS)
+        mirror = geometry.flip(image.shape[1], width, across=direction != 2, down=direction != 1)
+        affine = geometry.random_affine(map_key, image.shape[1], width, self.affine)
+        start = geometry.pixel_grid(*image.shape[:3])
+        moved = geometry.limit_shift(*geometry.apply_matrix(affine, *start), width, self.max_shift_px)
+
+        planes = jnp.moveaxis(base.normalise(image), 3, 1) * 0.5 + 0.5
+        real = jnp.arange(image.shape[2])[None, None, None] < width[:, None, None, None]
+
+        def seen(places):
+            """The line as it is and mirrored, each seen at these places; padding stays."""
+            mirrored = geometry.apply_matrix(mirror, *places)
+            return [jnp.where(real, geometry.resample(planes, *_inside(xy, width)), planes) for xy in (places, mirrored)]
+
+        first, second = seen(start)
+        alpha = jax.random.bernoulli(grey_key, self.grayscale_p, width.shape).astype(jnp.float32)
+        theirs = color.grayscale(0.5 * sum(seen(moved)), width, alpha=alpha)
+        pictures = {"view1": first, "view2": second, "mixed": 0.5 * (first + second), "moved": theirs}
+        rows, columns = vit.grid(image.shape, self.patch)
+        return {
+            **{name: jnp.moveaxis(x, 1, 3) * 2.0 - 1.0 for name, x in pictures.items()},
+            "direction": direction,
+            "mask": jnp.ones((len(width), rows * columns), bool),
+            "width": width,
+            "valid": batch["valid"],
+        } | siamese.column_offsets(offset_key, len(width), 2, self.column_offset_max)
+
+    # loss
+
+    def loss(self, params, state, batch, key):
+        """L_pix + w * L_feat. Metrics: pixel (sum of both directions); contrast, top1 (share of windows that find their own
+        key, mean of both directions), q_std (spread of unit queries, mean over channels)."""
+        teacher = jax.lax.stop_gradient(state.teacher)
+        features = self._apply(params, Network.features, batch, "mixed", deterministic=False, rngs={"drop_path": key})
+        pixel = self._pixel(params, features, batch)
+        metrics = self._contrast(params, teacher, features, batch)
+        total = pixel + self._weight(teacher["progress"]) * metrics["contrast"]
+        return total, base.Aux({"pixel": pixel, **metrics}, state.mutable)
+
+    def _apply(self, params, method, *args, **kwargs):
+        # A teacher tree holds its progress beside the parts of the network.
+        parts = {name: part for name, part in params.items() if name != "progress"}
+        return self.network.apply({"params": parts}, *args, method=method, **kwargs)
+
+    def _pixel(self, params, features, batch):
+        painted = self._apply(params, Network.paint, features)
+        settings = self.patch, self.target, self.target_floor
+        mirrored = {**batch, "view1": batch["view2"]}
+        return pixels.masked_loss(painted[:, 0], batch, *settings) + pixels.masked_loss(painted[:, 1], mirrored, *settings)
+
+    def _contrast(self, params, teacher, features, batch):
+        """L_feat and its figures, from the student's features; each direction against the teacher's of the same."""
+        z, real = self._apply(params, Network.project, features, batch)
+        q = self._apply(params, Network.predict, z, real)
+        k, _ = self._apply(teacher, Network.project, self._apply(teacher, Network.features, batch, "moved"), batch)
+        rows = siamese.rows
+        (one, top_one), (two, top_two) = (
+            losses.info_nce(rows(q, v), rows(k, v), self.temperature, rows(real, v)) for v in range(2)
+        )
+        return {"contrast": one + two, "top1": (top_one + top_two) / 2, "q_std": losses.unit_std(q, real)}
+
+    def _weight(self, progress):
+        """w: 0 until contrast_from, then evenly up to weight_contrast."""
+        return self.weight_contrast * jnp.maximum(progress - self.contrast_from, 0.0) / (1.0 - self.contrast_from)
+
+    # teacher
+
+    def init_teacher(self, params):
+        """The parts that the teacher mirrors, and the progress of the training, which `loss` is not told otherwise."""
+        return {name: params[name] for name in TAUGHT} | {"progress": jnp.zeros(())}
+
+    def update_teacher(self, teacher, params, progress):
+        """xi <- m xi + (1 - m) theta, with the student as it stands before this step's update."""
+        parts = {name: teacher[name] for name in TAUGHT}
+        moved = base.move_teacher(parts, params, base.cosine_momentum(progress, self.momentum))
+        return moved | {"progress": jnp.asarray(progress, jnp.float32)}
+
+    def schedules(self, progress):
+        return {
+            "teacher_momentum": base.cosine_momentum(progress, self.momentum),
+            "weight_contrast": self._weight(progress),
+        }
+
+    # encode
+
+    def encode(self, params, batch):
+        """Features of whole lines as they are. frames: the tokens of a column side by side."""
+        return base.encode_lines(self.encoder, params["encoder"], batch)
+
+    # reconstruct
+
+    def reconstruct(self, params, batch, key):
+        """`pixels.pictures` of the line as it is; "masked" is the superimposed line."""
+        batch = self.augment(key, batch)
+        painted = self._apply(params, Network.paint, self._apply(params, Network.features, batch, "mixed"))
+        pictures = pixels.pictures(painted[:, 0], batch, self.patch, self.target, self.target_floor)
+        return {**pictures, "masked": batch["mixed"] * 0.5 + 0.5}
+
+
+def _inside(places, width):
+    """Positions (x, y) within the real line; only those of padding are not already."""
+    return geometry.limit_shift(*places, width, None)

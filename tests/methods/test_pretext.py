@@ -1,0 +1,302 @@
+"""The pretext tasks together: their shared parts against slow loops, and what holds for all five alike: what may not reach
+the loss, chance at the start, and that each can be learnt."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dig_jax.methods import pretext
+from dig_jax.models import crnn
+
+HEIGHT, WIDTH, PATCH = 16, 64, (8, 4)
+ENCODER = {"patch": PATCH, "width": 32, "depth": 1, "heads": 2, "dtype": "float32"}
+WINDOWS = {"window_px": 16, "gap_px": 4, "jitter_px": 4, "projector_width": 32}  # 60 px for three
+CHOICES = {"rotation": 4, "jigsaw": 6, "relative_position": 2}  # method: number of answers
+METHODS = {
+    "rotation": {"classes": 4, "square_cells": True},
+    "jigsaw": {"windows": 3, "permutations": 6, **WINDOWS},
+    "relative_position": {"reach": 1, **WINDOWS},
+    "colorization": {"channels": 3, "decoder_width": 24},
+    "denoising": {"drop": 0.5, "noise_sigma": 0.2, "decoder_width": 24},
+}
+STEPS = {"rotation": 60, "jigsaw": 80, "relative_position": 60, "colorization": 60, "denoising": 60}  # until it is learnt
+COUNT, UNREAL, NARROW = 16, 5, 6  # lines, one that is not valid, one too narrow for three windows
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fast_compilation():
+    """Nearly all the time goes into compiling small programs: without optimisation it takes about half."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+def lines(channels, seed=0):
+    """Lines that grow brighter to the right, darker at their foot, with some grain; colours follow from the brightness."""
+    rng = np.random.default_rng(seed)
+    width = np.resize([WIDTH, 61, WIDTH, 62], COUNT)
+    width[NARROW] = 37
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    grey = 20 + 2.5 * x - 40 * (y > HEIGHT / 2) + 40 * (y <= HEIGHT / 2)
+    image = np.clip(grey[None] + rng.normal(0, 6, (COUNT, HEIGHT, WIDTH)), 0, 255)[..., None]
+    if channels == 3:
+        image = np.concatenate([image, np.full_like(image, 128), 255 - image], axis=-1)
+    image = np.where((x[0] < width[:, None])[:, None, :, None], image, 255)
+    valid = np.arange(COUNT) != UNREAL
+    return jax.tree.map(jnp.asarray, {"image": image.astype(np.uint8), "width": width.astype(np.int32), "valid": valid})
+
+
+def pictures_of(batch):
+    """What the encoder reads and what it shall paint."""
+    return {name: x for name, x in batch.items() if name.startswith("view") or name == "target"}
+
+
+@functools.cache
+def made(name):
+    """method, raw batch, first parameters, jitted augment and (params, batch) -> loss, metrics, gradients of both."""
+    options = {"channels": 1, "column_offset_max": 5, **METHODS[name]}
+    method = importlib.import_module(f"dig_jax.methods.{name}").Method(encoder=ENCODER, **options)
+    augment = jax.jit(method.augment)
+    raw = lines(options["channels"])
+    state = types.SimpleNamespace(mutable={})
+
+    def loss(params, images, batch):
+        return method.loss(params, state, {**batch, **images}, jax.random.key(5))
+
+    gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
+
+    def evaluate(params, batch):
+        (value, aux), grads = gradients(params, pictures_of(batch), batch)
+        return value, aux.metrics, *grads
+
+    params = jax.jit(method.init)(jax.random.key(1), augment(jax.random.key(0), raw))["params"]
+    return method, raw, params, augment, evaluate
+
+
+def same(first, second, rtol=1e-5):
+    """Every leaf equal to rtol of the largest value of its array (or of 1e-2, where it is noise about zero)."""
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(second), strict=True):
+        scale = max(float(np.abs(b).max()), 1e-2)
+        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * scale, err_msg=jax.tree_util.keystr(path))
+
+
+# ---- shared parts against slow loops ----
+
+
+def test_cross_entropy_equals_the_slow_loop_and_reads_valid_lines_only():
+    rng = np.random.default_rng(0)
+    logits, answer = rng.normal(size=(5, 3, 4)).astype(np.float32), rng.integers(0, 4, (5, 3))
+    valid = np.array([True, False, True, True, False])
+    nats, right = [], []
+    for b in np.flatnonzero(valid):
+        for q in range(3):
+            chances = np.exp(logits[b, q].astype(np.float64))
+            nats.append(-math.log(chances[answer[b, q]] / chances.sum()))
+            right.append(int(np.argmax(chances)) == answer[b, q])
+    junk = np.where(valid[:, None, None], logits, np.nan)
+    value = jax.jit(jax.value_and_grad(pretext.cross_entropy, has_aux=True))
+    (loss, accuracy), grad = value(jnp.asarray(junk), jnp.asarray(answer), jnp.asarray(valid))
+    np.testing.assert_allclose(loss, np.mean(nats), rtol=1e-6)
+    np.testing.assert_allclose(accuracy, np.mean(right), rtol=1e-6)
+    assert (grad[~valid] == 0).all() and np.isfinite(grad).all() and (np.abs(grad[valid]).max(axis=(1, 2)) > 0).all()
+    (loss, accuracy), grad = value(jnp.asarray(junk), jnp.asarray(answer), jnp.zeros(5, bool))
+    assert loss == 0 and accuracy == 0 and (grad == 0).all()
+
+
+def test_paint_is_the_mean_square_over_real_pixels_of_valid_lines():
+    rng = np.random.default_rng(1)
+    target, untaught = rng.uniform(-1, 1, (2, 3, 8, 12, 2)).astype(np.float32)
+    said = rng.uniform(0, 1, (3, 8, 12, 2)).astype(np.float32)  # in grey of [0, 1]
+    width, valid = np.array([12, 5, 9]), np.array([True, True, False])
+    squares = {"pixel": [], "untaught": []}
+    for b in np.flatnonzero(valid):
+        for x in range(width[b]):
+            grey = target[b, :, x] / 2 + 0.5
+            squares["pixel"] += list((said[b, :, x] - grey).ravel() ** 2)
+            squares["untaught"] += list((untaught[b, :, x] / 2 + 0.5 - grey).ravel() ** 2)
+    # One patch a column of 4 px and row of 8: the prediction in reading order, written out.
+    patches = np.stack([said[:, :, x : x + 4].reshape(3, -1) for x in (0, 4, 8)], axis=1)
+    network = types.SimpleNamespace(apply=lambda *args, **kwargs: jnp.asarray(patches))
+    batch = {"target": jnp.asarray(target), "width": jnp.asarray(width), "valid": jnp.asarray(valid)}
+    how = {"untaught": jnp.asarray(untaught), "patch": (8, 4), "kind": "pixel", "floor": 0.0}
+    loss, aux = pretext.paint(network, {}, types.SimpleNamespace(mutable={}), batch, None, **how)
+    for name, values in squares.items():
+        np.testing.assert_allclose(aux.metrics[name], np.mean(values), rtol=1e-5)
+    assert loss == aux.metrics["pixel"]
+
+
+def numbered(width, canvas_px, height=2):
+    """Raw lines whose pixels hold the number of their column; 255 in the padding."""
+    x = np.broadcast_to(np.arange(canvas_px), (len(width), height, canvas_px))
+    image = np.where(x < width[:, None, None], x, 255)[..., None].astype(np.uint8)
+    return jax.tree.map(jnp.asarray, {"image": image, "width": width, "valid": np.ones(len(width), bool)})
+
+
+def test_windows_lie_in_their_cells_anywhere_in_the_line_and_never_in_padding():
+    layout = pretext.Layout(cells=4, window_px=8, gap_px=5, jitter_px=3)
+    assert layout.span_px == 4 * 8 + 3 * 5 + 3
+    width = np.resize([layout.span_px, 99, layout.span_px - 1, 60, 3], 400).astype(np.int32)
+    raw = numbered(width, 120)
+    raw["valid"] = raw["valid"].at[0].set(False)
+    rng = np.random.default_rng(0)
+    cells = rng.permuted(np.tile(np.arange(4), (400, 1)), axis=1)[:, :3]
+    out = jax.jit(lambda key: pretext.cut(key, raw, jnp.asarray(cells), layout, None, 7))(jax.random.key(0))
+    assert (out["valid"] == ((width >= layout.span_px) & (np.arange(400) > 0))).all()
+    assert (out["width"] == 8).all() and out["column_offset"].shape == (400, 3)
+    assert set(np.unique(out["column_offset"])) == set(range(8))
+    views = np.stack([np.asarray(out[f"view{i}"]) for i in (1, 2, 3)], axis=1) * 127.5 + 127.5
+    columns = np.rint(views[:, :, 0, :, 0]).astype(int)  # (B, V, w)
+    assert (views.max(axis=2) == views.min(axis=2)).all()
+    start = columns[..., 0]
+    counts = width >= layout.span_px
+    assert (columns == start[..., None] + np.arange(8))[counts].all()
+    assert (columns.max(axis=(1, 2)) < width)[counts].all()
+    left = start - cells * 13  # of the row, pushed by 0..3
+    assert (np.ptp(left, axis=1) <= 3)[counts].all() and np.ptp(left[counts], axis=1).max() == 3
+    tight = width == layout.span_px
+    assert set(np.unique(left[tight])) == {0, 1, 2, 3}
+    assert left[width == 99].max() > 40  # anywhere, up to 99 - 50
+
+
+def test_layouts_that_cannot_be_are_refused_in_a_sentence():
+    for layout, words in [
+        (pretext.Layout(2, 10, 2, 2), "window_px is 10.*multiple of the patch width, 4.*config.method.window_px"),
+        (pretext.Layout(2, 8, 2, 3), "jitter_px is 3 and gap_px 2.*config.method.jitter_px"),
+        (pretext.Layout(2, 8, 2, -1), "jitter_px is -1"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            layout.check(4)
+    raw = numbered(np.array([30]), 32)
+    with pytest.raises(ValueError, match="32 px wide and 3 windows of 16 px take 60 px.*config.data.width_px.*window_px"):
+        pretext.cut(jax.random.key(0), raw, jnp.zeros((1, 3), jnp.int32), pretext.Layout(3, 16, 4, 4), None, 0)
+
+
+# ---- all five ----
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_nothing_passes_through_padding_or_lines_that_do_not_count(name):
+    """Other pixels there change neither loss nor gradients, and no gradient comes out there; all of the encoder learns."""
+    method, raw, params, augment, evaluate = made(name)
+    key = jax.random.key(3)
+    batch = augment(key, raw)
+    loss, metrics, grads, image_grads = evaluate(params, batch)
+    assert evaluate(params, {**batch, "column_offset": batch["column_offset"] + 3})[0] != loss
+    real = np.arange(WIDTH)[None] < np.asarray(raw["width"])[:, None]
+    real &= np.asarray(raw["valid"])[:, None]
+    counts = np.arange(COUNT) != UNREAL
+    if name in ("jigsaw", "relative_position"):
+        counts[NARROW] = False
+        real &= counts[:, None]
+        np.testing.assert_allclose(metrics["used"], 14 / 16)
+    junk = np.random.default_rng(9).integers(0, 256, raw["image"].shape, np.uint8)
+    spoilt = {**raw, "image": jnp.where(real[:, None, :, None], raw["image"], junk)}
+    same(evaluate(params, augment(key, spoilt))[:3], (loss, metrics, grads), rtol=1e-6)
+    for view, grad in image_grads.items():
+        grad = np.abs(np.asarray(grad)).max(axis=(1, 3))  # (B, w)
+        inside = real if grad.shape[1] == WIDTH else np.broadcast_to(counts[:, None], grad.shape)
+        assert (grad[~inside] == 0).all() and np.isfinite(grad).all(), view
+        assert (grad.max(axis=1) > 0)[counts].all(), view
+    for path, grad in jax.tree_util.tree_leaves_with_path(grads):
+        assert (np.abs(grad).max() > 0) != ("mask_token" in jax.tree_util.keystr(path)), jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_classifiers_start_at_chance_and_questions_do_not_depend_on_what_counts(name):
+    method, raw, params, augment, evaluate = made(name)
+    classes, figures, answers = CHOICES[name], [], []
+    for i in range(6):
+        batch = augment(jax.random.key(i), raw)
+        loss, metrics, *_ = evaluate(params, batch)
+        figures.append((float(loss), float(metrics["accuracy"])))
+        answers.append(np.asarray(batch["answer"]))
+        assert (batch["valid"] == augment(jax.random.key(99), raw)["valid"]).all()
+    loss, accuracy = np.mean(figures, axis=0)
+    assert math.log(classes) - 0.05 < loss < math.log(classes) + 0.3
+    assert abs(accuracy - 1 / classes) < 0.2
+    share = np.bincount(np.ravel(answers), minlength=classes) / np.size(answers)
+    assert len(share) == classes and (np.abs(share - 1 / classes) < 0.15).all()
+
+
+@pytest.mark.parametrize("name", ["jigsaw", "denoising"])  # one of each kind
+def test_one_device_and_eight_agree(name):
+    """From the raw batch to the loss."""
+    method, raw, params, augment, evaluate = made(name)
+    mesh = Mesh(np.asarray(jax.devices()), ("data",))
+    assert len(jax.devices()) == 8
+    whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+
+    @jax.jit
+    def loss(params, raw):
+        batch = method.augment(jax.random.key(2), raw)
+        return method.loss(params, types.SimpleNamespace(mutable={}), batch, jax.random.key(5))[0]
+
+    eight = loss(jax.device_put(params, whole), jax.device_put(raw, split))
+    np.testing.assert_allclose(eight, evaluate(params, augment(jax.random.key(2), raw))[0], rtol=2e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_task_can_be_learnt(name):
+    """New questions about the same lines at every step: clearly above chance, or below what is known without learning."""
+    method, raw, params, augment, evaluate = made(name)
+    tx = optax.adam(3e-3)
+    opt_state = tx.init(params)
+    update = jax.jit(tx.update)
+    history = []
+    for i in range(STEPS[name]):
+        _, metrics, grads, _ = evaluate(params, augment(jax.random.key(100 + i), raw))
+        updates, opt_state = update(grads, opt_state)
+        params = jax.tree.map(jnp.add, params, updates)
+        history.append({name: float(x) for name, x in metrics.items()})
+    last = {metric: np.mean([row[metric] for row in history[-10:]]) for metric in history[0]}
+    print(name, history[0], last)
+    if name in CHOICES:
+        assert last["accuracy"] > (1 + 2 / CHOICES[name]) / 3 + 0.1
+    else:
+        assert last["pixel"] < 0.5 * last["untaught"]
+
+
+def test_encoders_of_all_are_the_same_tree_and_read_whole_lines():
+    trees = {name: jax.tree.structure(made(name)[2]["encoder"]) for name in METHODS}
+    assert len(set(trees.values())) == 1
+    method, raw, params, *_ = made("jigsaw")
+    out = jax.jit(method.encode)(params, raw)
+    assert out["tokens"].shape == (COUNT, 2 * WIDTH // 4, 32) and out["frames"].shape == (COUNT, WIDTH // 4, 64)
+    assert list(out["frame_length"][:2]) == [16, 16] and out["frame_length"][NARROW] == 10
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_classifiers_take_a_cnn_as_well(name):
+    """The encoder of the official rotation is one. Shapes only."""
+    encoder = {"kind": "crnn", "height_px": HEIGHT, "dtype": "float32", **crnn.SIZES["crnn_nano"]}
+    method = importlib.import_module(f"dig_jax.methods.{name}").Method(encoder=encoder, channels=1, **METHODS[name])
+    state = types.SimpleNamespace(mutable={})
+
+    def step(raw, key):
+        batch = method.augment(key, raw)
+        params = method.init(key, batch)["params"]
+        return params, method.loss(params, state, batch, key)[0], method.encode(params, raw)["frames"]
+
+    params, loss, frames = jax.eval_shape(step, lines(1), jax.random.key(0))
+    assert "encoder" in params and loss.shape == () and frames.shape[:2] == (COUNT, WIDTH // 4)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_wrong_offsets_and_channels_are_refused_in_a_sentence(name):
+    module, options = importlib.import_module(f"dig_jax.methods.{name}"), {"channels": 1, **METHODS[name]}
+    with pytest.raises(ValueError, match="column_offset_max is -1.*config.method.column_offset_max to 0 or more"):
+        module.Method(encoder=ENCODER, **options, column_offset_max=-1)
+    raw = lines(1 if options["channels"] == 3 else 3)
+    with pytest.raises(ValueError, match=r"images have . channels.*config.method.channels"):
+        module.Method(encoder=ENCODER, **options).augment(jax.random.key(0), raw)

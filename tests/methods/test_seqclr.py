@@ -1,0 +1,132 @@
+"""SeqCLR: three mappings and three projectors against numpy from the tokens on, what may not reach the loss, chance."""
+
+import math
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dig_jax.augment import views
+from dig_jax.methods import seqclr
+from tests.methods import pairs
+from tests.models.test_heads import slow_lstm
+
+NO_STATE = types.SimpleNamespace(mutable={})
+SMALL = {"projector_width": 24, "projector_dim": 16, "window_px": 16}
+
+
+def make(**changes):
+    return seqclr.Method(**{"encoder": pairs.ENCODER, "channels": 1, "recipe": pairs.BLUR, **SMALL, **changes})
+
+
+@pytest.fixture(scope="module")
+def case():
+    return pairs.Case(make(projection="mlp"))
+
+
+def slow_frames(case, params, view):
+    """Means of the tokens of a column, of real columns alone: a list of float64 [S,D], one a valid row."""
+    tokens, rows = case.tokens(params, view), pairs.HEIGHT // pairs.PATCH[0]
+    columns = np.maximum(-(-case.width // pairs.PATCH[1]), 1)
+    column = lambda b, c: np.mean([tokens[b, c * rows + r] for r in range(rows)], axis=0)  # noqa: E731
+    return [np.asarray([column(b, c) for c in range(columns[b])], np.float64) for b in np.flatnonzero(case.valid)]
+
+
+def slow_project(params, frames):
+    if "mlp" in params.get("projector", {}):
+        return pairs.mlp(params["projector"]["mlp"], frames, False, False)
+    if "lstm" in params.get("projector", {}):
+        both = [slow_lstm(params["projector"]["lstm"], frames, direction, 24) for direction in (0, 1)]
+        dense = params["projector"]["dense"]
+        return np.concatenate(both, -1) @ np.asarray(dense["kernel"], np.float64) + np.asarray(dense["bias"], np.float64)
+    return frames
+
+
+def slow_instances(case, params, view, window_px):
+    """Project every frame, then average from left to right: float64 [M,K] of the real windows of the valid rows."""
+    each, found = (window_px or pairs.WIDTH) // pairs.PATCH[1], []
+    for frames in slow_frames(case, params, view):
+        projected = slow_project(params, frames)
+        found += [projected[first : first + each].mean(0) for first in range(0, len(projected), each)]
+    return np.asarray(found)
+
+
+@pytest.mark.parametrize(
+    "projection, window_px, instances",
+    [("none", None, 7), ("none", 8, 26), ("mlp", 16, 15), ("bilstm", 16, 15)],
+)
+def test_instances_equal_the_slow_loop(case, projection, window_px, instances):
+    """All-to-instance, frame-to-instance and window-to-instance; project, then pool."""
+    method = make(projection=projection, window_px=window_px)
+    params, _, _ = pairs.start(method, case.batch)
+    assert ("projector" in params) == (projection != "none")
+    z, real = jax.jit(lambda p: method.network.apply({"params": p}, case.batch))(params)
+    for view in (0, 1):
+        expected = slow_instances(case, params, view, window_px)
+        assert expected.shape == (instances, 32 if projection == "none" else 16)
+        np.testing.assert_allclose(np.asarray(z)[:, view][np.asarray(real)[:, view]], expected, atol=2e-5)
+
+
+def test_loss_is_the_mean_over_both_views(case):
+    z = [slow_instances(case, case.params, view, 16) for view in (0, 1)]
+    one, two, top1 = pairs.nt_xent(*z, 0.1)
+    expected = {"contrast": np.mean(one + two), "top1": top1, "q_std": pairs.spread(np.concatenate(z))}
+    np.testing.assert_allclose(case.out["loss"], expected["contrast"], rtol=2e-4)
+    assert set(case.out["metrics"]) == set(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(case.out["metrics"][name], value, rtol=2e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("chunk", [None, 7])
+def test_loss_and_gradients_equal_the_reference(chunk):
+    """The official loss of SemiMTR, float64: gradients flow through both sides."""
+    q, k, value, grad_q, grad_k = pairs.golden("q", "k", "nt_xent", "nt_xent_grad_q", "nt_xent_grad_k")
+    method = make(loss_chunk=chunk)
+    stack = lambda p: jnp.stack([p["q"], p["k"]], axis=1).reshape(4, 6, 2, 16).swapaxes(1, 2)  # noqa: E731
+    method.network = pairs.Given(lambda p: (stack(p), jnp.ones((4, 2, 6), bool)))
+    loss, grads = jax.jit(jax.value_and_grad(lambda p: method.loss(p, NO_STATE, {}, None)[0]))({"q": q, "k": k})
+    np.testing.assert_allclose(loss, value, rtol=1e-5)
+    pairs.same(grads, {"q": grad_q, "k": grad_k}, rtol=1e-4)
+
+
+def test_every_parameter_learns_and_padding_does_not(case):
+    pairs.prove_parameters_learn(case)
+    pairs.prove_no_gradient_through_padding(case)
+    assert case.out["mutable"] == {} and case.method.init_teacher(case.params) is None
+
+
+def test_padding_and_rows_that_are_not_valid_do_not_matter(case):
+    pairs.prove_padding_does_not_matter(case)
+
+
+def test_loss_does_not_move_when_padding_grows_rows_fill_up_and_devices_share_them(case):
+    pairs.prove_growth_and_devices_do_not_matter(case)
+
+
+def test_loss_starts_where_chance_puts_it():
+    """Unrelated instances in 512 dimensions at T = 1: ln(2M - 1), top-1 near chance."""
+    method = make(temperature=1.0)
+    z = jax.random.normal(jax.random.key(0), (32, 2, 5, 512))
+    method.network = pairs.Given(lambda p: (z, jnp.ones((32, 2, 5), bool)))
+    loss, aux = jax.jit(lambda: method.loss({}, NO_STATE, {}, None))()
+    np.testing.assert_allclose(loss, math.log(2 * 160 - 1), rtol=0.01)
+    assert aux.metrics["top1"] < 0.05
+    np.testing.assert_allclose(aux.metrics["q_std"], 512**-0.5, rtol=0.01)
+
+
+def test_augment_encode_and_sentences():
+    pairs.prove_augment(make)
+    pairs.prove_encode(make)
+    views.check(seqclr.RECIPE)
+    jax.eval_shape(make(recipe="paper").augment, jax.random.key(0), pairs.raw())
+    pairs.prove_sentences(
+        make,
+        [
+            ({"recipe": "papers"}, "recipe is 'papers'.*method.recipe"),
+            ({"projection": "lstm"}, "projection is 'lstm'.*method.projection.*none, mlp, bilstm"),
+        ],
+    )
+    with pytest.raises(ValueError, match="12 px.*patches of 8 px.*window_px"):
+        jax.eval_shape(make(window_px=12).init, jax.random.key(0), pairs.batch())
