@@ -43,34 +43,33 @@ def caption(text, width_px, height_px=26):
     return strip
 
 
+def panels(batch, views, patch, i):
+    """[(name, picture)] of line i: the batch's image, then its views. A method that makes several rows of a line (rotation) or
+    cuts windows from it (jigsaw) shows each of them as it is."""
+    shown = [("image", as_picture(batch["image"][i], int(batch["width"][i])))]
+    for name in (name for name in views if name.startswith("view")):
+        each = len(views[name]) // len(batch["image"])
+        for row in range(i * each, (i + 1) * each):
+            view = np.asarray(views[name][row])
+            whole = view.shape[1] == batch["image"].shape[2]
+            picture = as_picture(view, int(batch["width"][i]) if whole else view.shape[1])
+            masked = name == "view1" and "mask" in views
+            if masked:
+                picture = with_mask(picture, np.asarray(views["mask"][row]), patch)
+            shown.append((name + (" (masked)" if masked else ""), picture))
+    return shown
+
+
 def sheet(batch, host, views, patch, rows):
     """The contact sheet, u8[H, W, 3] BGR."""
-    names = ["image", *(name for name in views if name.startswith("view"))]
-    panel_px = batch["image"].shape[2] * SCALE
-    lines = [
-        np.hstack(
-            [
-                np.hstack(
-                    [
-                        caption(name + (" (masked)" if name == "view1" and "mask" in views else ""), panel_px),
-                        np.full((26, GAP_PX, 3), 255, np.uint8),
-                    ]
-                )
-                for name in names
-            ]
-        )
-    ]
+    lines = []
     for i in range(min(rows, len(batch["image"]))):
-        panels = []
-        for name in names:
-            picture = as_picture(
-                np.asarray(views[name][i] if name in views and name != "image" else batch["image"][i]),
-                int(batch["width"][i]),
-            )
-            if name == "view1" and "mask" in views:
-                picture = with_mask(picture, np.asarray(views["mask"][i]), patch)
-            panels.append(cv2.copyMakeBorder(picture, 0, GAP_PX, 0, GAP_PX, cv2.BORDER_CONSTANT, value=(255, 255, 255)))
-        lines.append(np.hstack(panels))
+        shown = panels(batch, views, patch, i)
+        if not lines:
+            gap = np.full((26, GAP_PX, 3), 255, np.uint8)
+            lines.append(np.hstack([part for name, p in shown for part in (caption(name, p.shape[1]), gap)]))
+        bordered = [cv2.copyMakeBorder(p, 0, GAP_PX, 0, GAP_PX, cv2.BORDER_CONSTANT, value=(255, 255, 255)) for _, p in shown]
+        lines.append(np.hstack(bordered))
         if "label" in batch:
             lines.append(caption(host["text"][i] or "(no label)", lines[0].shape[1]))
     return np.vstack(lines)

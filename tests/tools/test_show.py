@@ -99,8 +99,20 @@ def test_bench_step_gives_figures_that_add_up(tmp_path, monkeypatch):
     assert len(numbers) >= len(figures) - 3 and all(math.isfinite(value) for value in numbers.values())
     assert (figures["config"], figures["batch_size"], figures["image_px"]) == ("dig", 8, [32, 64])
     assert 0 < figures["share_augment"] < 1.5 and 0 < figures["share_encoder"] < 1.5
-    assert figures["share_augment"] + figures["share_encoder"] + figures["share_rest"] == pytest.approx(1)
+    assert sum(figures[f"share_{name}"] for name in ("augment", "encoder", "heads", "rest")) == pytest.approx(1)
     assert figures["lines_per_s"] == pytest.approx(8 / figures["ms_a_step"] * 1e3)
     assert 0 < figures["gflop_encoder"] < figures["gflop_a_step"]
     assert figures["gflops_per_s"] == pytest.approx(figures["gflop_a_step"] / figures["ms_a_step"] * 1e3)
     assert min(figures["parameters"], figures["temporary_mb"], figures["matmul_float32_gflops_per_s"]) > 0
+
+
+def test_windows_and_several_rows_of_a_line_are_shown_beside_it():
+    """Two lines of 64 px; a method that makes two rows of each (view1) and cuts a window of 16 px (view2)."""
+    batch = {"image": np.full((2, 32, 64, 1), 200, np.uint8), "width": np.array([64, 40], np.int32)}
+    views = {"view1": np.zeros((4, 32, 64, 1), np.float32), "view2": np.ones((2, 32, 16, 1), np.float32)}
+    shown = show_batch.panels(batch, views, (32, 4), 1)
+    assert [(name, picture.shape) for name, picture in shown] == [
+        ("image", (64, 128, 3)), ("view1", (64, 128, 3)), ("view1", (64, 128, 3)), ("view2", (64, 32, 3)),
+    ]  # fmt: skip
+    sheet = show_batch.sheet(batch, {}, views, (32, 4), 2)
+    assert sheet.shape == (26 + 2 * (64 + show_batch.GAP_PX), 3 * 128 + 32 + 4 * show_batch.GAP_PX, 3)
