@@ -82,6 +82,21 @@ def normalise(image: jax.Array) -> jax.Array:
     return image.astype(jnp.float32) * (1.0 / 127.5) - 1.0
 
 
+def check_channels(image: jax.Array, channels: int) -> None:
+    """ValueError for images [..., C] of another number of channels than the method was made for."""
+    if image.shape[-1] != channels:
+        raise ValueError(
+            f"images have {image.shape[-1]} channels and the method was made for {channels}: set config.method.channels to "
+            "config.data.channels"
+        )
+
+
+def check_column_offset(most: int) -> None:
+    """ValueError for an argument column_offset_max below 0."""
+    if most < 0:
+        raise ValueError(f"column_offset_max is {most}; set config.method.column_offset_max to 0 or more")
+
+
 def encode_lines(encoder: vit.Vit, params: Params, batch: Batch) -> dict[str, jax.Array]:
     """`Method.encode` of every method whose encoder is a ViT: features of whole, unmasked lines from a raw batch.
 

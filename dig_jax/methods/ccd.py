@@ -248,11 +248,7 @@ class Method(base.Method):
         """Adds view1 (colour) and view2 (colour and map) f32[B,H,W,C] in [-1, 1]; matrix f32[B,3,3], the map; foreground
         bool[B,H,W] of view 1 by k-means, False on padding; and, when asked for, column_offset i32[B,2]."""
         image, width = batch["image"], batch["width"]
-        if image.shape[-1] != self.channels:
-            raise ValueError(
-                f"images have {image.shape[-1]} channels and the method was made for {self.channels}: set "
-                "config.method.channels to config.data.channels"
-            )
+        base.check_channels(image, self.channels)
         first_key, second_key, map_key, chance_key, offset_key = jax.random.split(key, 5)
         moved = jax.random.bernoulli(chance_key, self.affine_p, width.shape)[:, None, None]
         matrix = geometry.random_affine(map_key, image.shape[1], width, self.affine)
@@ -387,5 +383,4 @@ def _check(fractions, counts, column_offset_max):
     for name, value in counts.items():
         if value < 1:
             raise ValueError(f"{name} is {value}; set config.method.{name} to 1 or more")
-    if column_offset_max < 0:
-        raise ValueError(f"column_offset_max is {column_offset_max}; set config.method.column_offset_max to 0 or more")
+    base.check_column_offset(column_offset_max)

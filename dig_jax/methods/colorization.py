@@ -59,7 +59,7 @@ class Method(base.Method):
     ):
         if channels != 3:
             raise ValueError(f"channels is {channels}; only colour images have colours to paint: set config.data.channels to 3")
-        pretext.check_column_offset(column_offset_max)
+        base.check_column_offset(column_offset_max)
         self.encoder, self.channels, self.patch = vit.Vit(**encoder), channels, tuple(encoder["patch"])
         self.column_offset_max = column_offset_max
         values = math.prod(self.patch) * 2
@@ -70,7 +70,7 @@ class Method(base.Method):
 
     def augment(self, key, batch):
         """view1 f32[B,H,W,3]: Y three times; target f32[B,H,W,2]: (Cb, Cr), both in [-1, 1]."""
-        pretext.check_channels(batch["image"], self.channels)
+        base.check_channels(batch["image"], self.channels)
         grey, colour = split_colour(base.normalise(batch["image"]))
         out = {"view1": jnp.repeat(grey, 3, axis=-1), "target": colour, "width": batch["width"], "valid": batch["valid"]}
         return out | siamese.column_offsets(key, len(grey), 1, self.column_offset_max)

@@ -61,7 +61,7 @@ class Method(base.Method):
     ):
         _check(drop, noise_sigma, blur_sigma_px)
         pixels.check_target(target)
-        pretext.check_column_offset(column_offset_max)
+        base.check_column_offset(column_offset_max)
         self.encoder, self.channels, self.patch = vit.Vit(**encoder), channels, tuple(encoder["patch"])
         self.drop, self.recipe, self.column_offset_max = drop, _recipe(noise_sigma, blur_sigma_px), column_offset_max
         self.target = {"patch": self.patch, "kind": target, "floor": target_floor}
@@ -73,7 +73,7 @@ class Method(base.Method):
 
     def augment(self, key, batch):
         """view1: the spoilt line; target: the clean one; both f32[B,H,W,C] in [-1, 1]."""
-        pretext.check_channels(batch["image"], self.channels)
+        base.check_channels(batch["image"], self.channels)
         view_key, drop_key, offset_key = jax.random.split(key, 3)
         spoilt = siamese.view(view_key, batch, self.recipe, None)
         lost = jax.random.bernoulli(drop_key, self.drop, (*spoilt.shape[:3], 1))

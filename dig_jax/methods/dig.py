@@ -176,11 +176,7 @@ class Method(base.Method):
     def augment(self, key, batch):
         """Adds view1 (the image itself), view2 (augmented; not for "gen"), f32[B,H,W,C] in [-1, 1], mask bool[B,N] of
         view1 (not for "dis") and, when asked for, column_offset i32[B,V]."""
-        if batch["image"].shape[-1] != self.channels:
-            raise ValueError(
-                f"images have {batch['image'].shape[-1]} channels and the decoder draws {self.channels}: set "
-                "config.method.channels to config.data.channels"
-            )
+        base.check_channels(batch["image"], self.channels)
         mask_key, view_key, offset_key = jax.random.split(key, 3)
         image = base.normalise(batch["image"])
         out = {"view1": image, "width": batch["width"], "valid": batch["valid"]}
@@ -265,5 +261,4 @@ def _check(objective, target, momentum, mask_ratio, column_offset_max):
         raise ValueError(f"momentum is {momentum}; it must lie in [0, 1]: set config.method.momentum, 0.99 in DiG")
     if not 0 < mask_ratio < 1:
         raise ValueError(f"mask_ratio is {mask_ratio}; it must lie between 0 and 1: set config.method.mask_ratio")
-    if column_offset_max < 0:
-        raise ValueError(f"column_offset_max is {column_offset_max}; set config.method.column_offset_max to 0 or more")
+    base.check_column_offset(column_offset_max)

@@ -76,7 +76,7 @@ class Method(base.Method):
                 f"permutations is {permutations} and {windows} windows have {math.factorial(windows)}: set "
                 "config.method.permutations to 2 or more of them"
             )
-        pretext.check_column_offset(column_offset_max)
+        base.check_column_offset(column_offset_max)
         self.encoder, self.channels = encoders.create(encoder), channels
         self.layout = pretext.Layout(windows, window_px, gap_px, jitter_px)
         self.layout.check(self.encoder.patch[1])
@@ -90,7 +90,7 @@ class Method(base.Method):
     def augment(self, key, batch):
         """view1 .. viewW: the windows in shuffled order; answer i32[B,1], the index of the permutation: window
         permutations[answer, i] of the line is view i + 1."""
-        pretext.check_channels(batch["image"], self.channels)
+        base.check_channels(batch["image"], self.channels)
         answer_key, cut_key = jax.random.split(key)
         answer = jax.random.randint(answer_key, batch["width"].shape, 0, len(self.permutations))
         cells = jnp.asarray(self.permutations)[answer]

@@ -24,8 +24,7 @@ def check(target: str, mask_ratio: float, column_offset_max: int) -> None:
     check_target(target)
     if not 0 < mask_ratio < 1:
         raise ValueError(f"mask_ratio is {mask_ratio}; it must lie between 0 and 1: set config.method.mask_ratio")
-    if column_offset_max < 0:
-        raise ValueError(f"column_offset_max is {column_offset_max}; set config.method.column_offset_max to 0 or more")
+    base.check_column_offset(column_offset_max)
 
 
 def masked_line(key, batch, channels, patch, hide, column_offset_max=0) -> base.Batch:
@@ -36,11 +35,7 @@ def masked_line(key, batch, channels, patch, hide, column_offset_max=0) -> base.
     for images with others.
     """
     image = base.normalise(batch["image"])
-    if image.shape[-1] != channels:
-        raise ValueError(
-            f"images have {image.shape[-1]} channels and the decoder draws {channels}: set config.method.channels to "
-            "config.data.channels"
-        )
+    base.check_channels(image, channels)
     mask_key, offset_key = jax.random.split(key)
     out = {"view1": image, "width": batch["width"], "valid": batch["valid"]}
     out["mask"] = hide(mask_key, batch["width"], vit.grid(image.shape, patch))

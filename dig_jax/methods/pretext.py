@@ -22,20 +22,6 @@ import jax.numpy as jnp
 from dig_jax.methods import base, losses, pixels, siamese
 from dig_jax.models import heads, layers, vit
 
-
-def check_column_offset(most: int) -> None:
-    if most < 0:
-        raise ValueError(f"column_offset_max is {most}; set config.method.column_offset_max to 0 or more")
-
-
-def check_channels(images: jax.Array, channels: int) -> None:
-    if images.shape[-1] != channels:
-        raise ValueError(
-            f"images have {images.shape[-1]} channels and the method is made for {channels}: set config.method.channels to "
-            "config.data.channels"
-        )
-
-
 # ---- windows ----
 
 

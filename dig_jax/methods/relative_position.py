@@ -60,7 +60,7 @@ class Method(base.Method):
     ):
         if reach < 1:
             raise ValueError(f"reach is {reach}; set config.method.reach to 1 or more cells")
-        pretext.check_column_offset(column_offset_max)
+        base.check_column_offset(column_offset_max)
         self.encoder, self.channels = encoders.create(encoder), channels
         self.layout = pretext.Layout(2 * reach + 1, window_px, gap_px, jitter_px)
         self.layout.check(self.encoder.patch[1])
@@ -73,7 +73,7 @@ class Method(base.Method):
     def augment(self, key, batch):
         """view1: the window in the middle; view2: its neighbour; answer i32[B,1]: 0 = reach cells to the left, .., 2 * reach
         - 1 = reach cells to the right."""
-        pretext.check_channels(batch["image"], self.channels)
+        base.check_channels(batch["image"], self.channels)
         answer_key, cut_key = jax.random.split(key)
         answer = jax.random.randint(answer_key, batch["width"].shape, 0, 2 * self.reach)
         middle = jnp.full_like(answer, self.reach)

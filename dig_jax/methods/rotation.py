@@ -59,7 +59,7 @@ class Method(base.Method):
     ):
         if classes not in (2, 4):
             raise ValueError(f"classes is {classes}; set config.method.classes to 2 (0, 180) or 4 (0, 90, 180, 270)")
-        pretext.check_column_offset(column_offset_max)
+        base.check_column_offset(column_offset_max)
         self.encoder, self.channels = encoders.create(encoder), channels
         self.classes, self.square_cells, self.column_offset_max = classes, square_cells, column_offset_max
         self.network = pretext.Classifier(encoder=self.encoder, views=classes, classes=classes, hidden=0)
@@ -69,7 +69,7 @@ class Method(base.Method):
 
     def augment(self, key, batch):
         """view1 .. view4 (view2): the line turned by 0, 90, 180, 270 (0, 180) degrees; answer i32[B,classes] = 0, 1, .."""
-        pretext.check_channels(batch["image"], self.channels)
+        base.check_channels(batch["image"], self.channels)
         line, width = base.normalise(batch["image"]), batch["width"]
         upright = [line] if self.classes == 2 else [line, quarter_turn(line, width, self.square_cells)]
         copies = upright + [half_turn(x, width) for x in upright]

@@ -44,15 +44,10 @@ def two_views(
     """`pair` with all but the data settled: (key, raw batch) -> augmented batch. ValueError for values out of range, here,
     and for images of another number of channels, there."""
     recipes = tuple(views.recipe(recipe) for recipe in recipes)
-    if column_offset_max < 0:
-        raise ValueError(f"column_offset_max is {column_offset_max}; set config.method.column_offset_max to 0 or more")
+    base.check_column_offset(column_offset_max)
 
     def augment(key, batch):
-        if batch["image"].shape[-1] != channels:
-            raise ValueError(
-                f"images have {batch['image'].shape[-1]} channels and the method was made for {channels}: set "
-                "config.method.channels to config.data.channels"
-            )
+        base.check_channels(batch["image"], channels)
         return pair(key, batch, recipes, max_shift_px, column_offset_max)
 
     return augment

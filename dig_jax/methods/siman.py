@@ -161,6 +161,7 @@ class Method(base.Method):
     ):
         if weight_adversary < 0:
             raise ValueError(f"weight_adversary is {weight_adversary}; set config.method.weight_adversary to 0 or more")
+        base.check_column_offset(column_offset_max)
         if decoder_width % decoder_heads:
             raise ValueError(
                 f"a decoder_width of {decoder_width} does not divide into {decoder_heads} heads: set "
@@ -184,11 +185,7 @@ class Method(base.Method):
         """2B rows, each half of a line once as content: view1 (augmented content), original, guide f32[2B,H,W/2,C] in [-1, 1],
         width, guide_width i32[2B], valid bool[2B] (both halves hold ink)."""
         image, half = batch["image"], batch["image"].shape[2] // 2
-        if image.shape[-1] != self.channels:
-            raise ValueError(
-                f"images have {image.shape[-1]} channels and the decoder draws {self.channels}: set config.method.channels to "
-                "config.data.channels"
-            )
+        base.check_channels(image, self.channels)
         if image.shape[2] % (2 * self.patch[1]):
             raise ValueError(
                 f"images of {image.shape[2]} px have no halves of whole patches of {self.patch[1]} px: set "

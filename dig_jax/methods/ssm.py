@@ -171,8 +171,7 @@ class Method(base.Method):
         siamese.check_momentum(momentum)
         if not 0 <= contrast_from < 1:
             raise ValueError(f"contrast_from is {contrast_from}; it must lie in [0, 1): set config.method.contrast_from")
-        if column_offset_max < 0:
-            raise ValueError(f"column_offset_max is {column_offset_max}; set config.method.column_offset_max to 0 or more")
+        base.check_column_offset(column_offset_max)
         if decoder_width % decoder_heads or decoder_width % 4:
             raise ValueError(
                 f"decoder_width is {decoder_width}; it must divide by 4 and by the {decoder_heads} heads: set "
@@ -206,11 +205,7 @@ class Method(base.Method):
         """view1 = I, view2 = g(I), mixed = X, moved = X' of the teacher, f32[B,H,W,C] in [-1, 1]; direction i32[B], g in 1..3;
         mask bool[B,N] (all True: every patch is painted); and, when asked for, column_offset i32[B,2]."""
         image, width = batch["image"], batch["width"]
-        if image.shape[-1] != self.channels:
-            raise ValueError(
-                f"images have {image.shape[-1]} channels and the method was made for {self.channels}: set "
-                "config.method.channels to config.data.channels"
-            )
+        base.check_channels(image, self.channels)
         direction_key, map_key, grey_key, offset_key = jax.random.split(key, 4)
         direction = jax.random.randint(direction_key, width.shape, 1, DIRECTIONS)
         mirror = geometry.flip(image.shape[1], width, across=direction != 2, down=direction != 1)

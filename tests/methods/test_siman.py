@@ -125,7 +125,7 @@ def test_pictures_and_mistakes(started):
         make(weight_adversary=-1)
     with pytest.raises(ValueError, match="decoder_width of 15"):
         make(decoder_width=15)
-    with pytest.raises(ValueError, match="3 channels and the decoder draws 1"):
+    with pytest.raises(ValueError, match="3 channels and the method was made for 1"):
         method.augment(jax.random.key(0), {**raw, "image": np.repeat(raw["image"], 3, -1)})
     with pytest.raises(ValueError, match="no halves of whole patches of 8 px.*multiple of 16"):
         method.augment(jax.random.key(0), {**raw, "image": raw["image"][:, :, :56]})
