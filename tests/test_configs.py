@@ -6,6 +6,7 @@ Where a change of a config is meant, write the golden files anew and read what `
 """
 
 import difflib
+import functools
 import importlib
 import json
 import math
@@ -21,6 +22,7 @@ from configs import common
 from dig_jax import checkpoint, metrics, train
 from dig_jax.data import records, writer
 from dig_jax.data.sources import lines
+from dig_jax.methods import recognize
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden_configs"
@@ -114,6 +116,7 @@ def run_quick(file, arg, workdir, **changes):
     config.update_from_flattened_dict({"devices": 1, **changes})
     if config.data.kind == "crops" and "gap_px" not in config.method:  # rows of windows with gaps need all of their width
         config.data.width_px = 64
+        config.data.squeeze_px = config.data.squeeze_px and 64
     for head in config.method.get("heads") or {}:
         if "hidden" in config.method.heads[head]:
             config.method.heads[head].hidden = 16
@@ -186,6 +189,25 @@ def test_probe_runs(head, pretrained, tmp_path):
     check_recogniser(tmp_path, state, values)
     assert set(state.params["heads"]) == {"lr_1e-2", "lr_3e-3"}
     assert {"eval/lines/cer@lr_1e-2", "eval/lines/cer@lr_3e-3"} <= values.keys()
+
+
+def test_features_that_are_kept_change_no_figure(pretrained, tmp_path, monkeypatch):
+    """The same probe, once with the features of every line kept, once with the encoder run at every step."""
+    arg, source = "decoder=ctc,rates=1e-2", {"init_from": str(pretrained[0])}
+    _, kept = run_quick("recognize/probe", arg, tmp_path / "kept", **source)
+    init = recognize.Method.__init__
+
+    @functools.wraps(init)
+    def without(self, **options):
+        init(self, **options)
+        assert self.frozen_features is not None
+        self.frozen_features = None
+
+    monkeypatch.setattr(recognize.Method, "__init__", without)
+    _, fresh = run_quick("recognize/probe", arg, tmp_path / "fresh", **source)
+    assert kept.keys() == fresh.keys()
+    for name in ("train/loss", "train/grad_norm", "eval/cer", "eval/lines/wer"):
+        assert kept[name] == pytest.approx(fresh[name], rel=1e-4), name
 
 
 def test_finetune_runs(finetuned, pretrained):

@@ -77,11 +77,11 @@ def test_statistics_of_an_epoch_count_every_labelled_line_once(lines):
     """20 lines in batches of 8: the last training batch is filled with 4 lines that have been there."""
     cfg = make_config(lines, 1, data=ConfigDict(common.lines(lines, height_px=8)), calibrate_batches=9).to_dict()
     data, mesh = train.open_data(cfg), train.partition.make_mesh()
-    batches = train.first_batches(cfg, data, mesh)
+    batches = train.first_batches(cfg, data, mesh, None)
     assert iter(batches) is batches  # one by one, never all on the device
     assert [int(batch["valid"].sum()) for batch in batches] == [8, 8, 4]
     cfg["calibrate_batches"] = 2
-    assert [int(batch["valid"].sum()) for batch in train.first_batches(cfg, data, mesh)] == [8, 8]
+    assert [int(batch["valid"].sum()) for batch in train.first_batches(cfg, data, mesh, None)] == [8, 8]
 
 
 def test_a_teacher_can_be_the_start(lines, tmp_path):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dig_jax.data import writer
+from dig_jax.methods import base
 from dig_jax.text import Charset
 
 CHARSET = Charset(" 5NTeilnostu.?")
@@ -31,7 +32,7 @@ def write(folder, pairs, split="validation"):
     return folder
 
 
-class Reader:
+class Reader(base.Method):
     """Reads the blocks. `heads`: names, each with the number of characters at the start that it misses."""
 
     def __init__(self, heads=None):
