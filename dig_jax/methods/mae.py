@@ -164,7 +164,7 @@ class Method(base.Method):
             )
         self.encoder = vit.Vit(**encoder)
         self.patch, self.channels = tuple(encoder["patch"]), channels
-        self.target, self.column_offset_max = (self.patch, target, target_floor), column_offset_max
+        self.target_args, self.column_offset_max = (self.patch, target, target_floor), column_offset_max
         hide = {"ratio": mask_ratio, "span": mask_span}
         self.hide = functools.partial(masks.random_mask, patch=self.patch, **hide)
         decoder = Decoder(
@@ -191,7 +191,7 @@ class Method(base.Method):
     def loss(self, params, state, batch, key):
         """L, also the metric pixel."""
         prediction = self.network.apply({"params": params}, batch, deterministic=False, rngs={"drop_path": key})
-        loss = pixels.masked_loss(prediction, batch, *self.target)
+        loss = pixels.masked_loss(prediction, batch, *self.target_args)
         return loss, base.Aux({"pixel": loss}, state.mutable)
 
     # encode
@@ -205,4 +205,4 @@ class Method(base.Method):
     def reconstruct(self, params, batch, key):
         """`pixels.pictures` of a raw batch."""
         batch = self.augment(key, batch)
-        return pixels.pictures(self.network.apply({"params": params}, batch), batch, *self.target)
+        return pixels.pictures(self.network.apply({"params": params}, batch), batch, *self.target_args)

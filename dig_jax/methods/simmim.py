@@ -21,8 +21,8 @@ Departures for lines of text
 - The share is of the units that hold real pixels, padding is never hidden, and at least one unit stays visible.
 - Optional targets of the other pixel methods: "normalized" (by patch and channel) is what helped short runs on lines.
 
-Watch   pixel: with the target "input", the mean distance of the pixels to their median, doubled since [-1, 1] is two
-        wide, is what a constant reaches; with "normalized", about 0.8, and on clean print less, since paper is flat.
+Watch   pixel, in the units of the target. With "input" a constant reaches the mean distance of the pixels from their
+        median, in [-1, 1]; with "normalized" about 0.8, and on clean print less, since paper is flat.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class Method(base.Method):
         self.encoder = vit.Vit(**encoder)
         self.patch, self.channels = tuple(encoder["patch"]), channels
         self.hide = functools.partial(masks.unit_mask, patch=self.patch, ratio=mask_ratio, unit_px=tuple(mask_unit_px))
-        self.target, self.column_offset_max = (self.patch, target, target_floor), column_offset_max
+        self.target_args, self.column_offset_max = (self.patch, target, target_floor), column_offset_max
         self.network = Network(encoder=self.encoder, values=math.prod(self.patch) * channels)
 
     def init(self, key, batch):
@@ -93,7 +93,7 @@ class Method(base.Method):
     def loss(self, params, state, batch, key):
         """L, also the metric pixel."""
         prediction = self.network.apply({"params": params}, batch, deterministic=False, rngs={"drop_path": key})
-        loss = pixels.masked_loss(prediction, batch, *self.target, error=losses.masked_l1)
+        loss = pixels.masked_loss(prediction, batch, *self.target_args, error=losses.masked_l1)
         return loss, base.Aux({"pixel": loss}, state.mutable)
 
     # encode
@@ -107,4 +107,4 @@ class Method(base.Method):
     def reconstruct(self, params, batch, key):
         """`pixels.pictures` of a raw batch."""
         batch = self.augment(key, batch)
-        return pixels.pictures(self.network.apply({"params": params}, batch), batch, *self.target)
+        return pixels.pictures(self.network.apply({"params": params}, batch), batch, *self.target_args)
