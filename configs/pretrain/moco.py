@@ -21,19 +21,20 @@ V1 = {"head": "linear", "temperature": 0.07}
 V2 = {"head": "mlp", "temperature": 0.2}
 LINES = {
     **common.LINES,
-    "method": {**V2, "queue": 65536, "projector_width": 2048, "column_offset_max": common.COLUMN_OFFSET_MAX},
+    "method": {**V2, "queue": 65536, "projector_width": 2048, "recipe": "lines_light",
+               "column_offset_max": common.COLUMN_OFFSET_MAX},
 }
 CPU = {**common.CPU, "method": {**LINES["method"], "queue": 2048, "projector_width": 256}}
 WORDS = {
     **common.LINES, "size": "crnn", "width_px": 100, "squeeze_px": 100, "steps": 200000, "weight_decay": 1e-4,
-    "method": {**V1, "queue": 65536, "column_offset_max": 0},
+    "method": {**V1, "queue": 65536, "recipe": "dig", "column_offset_max": 0},
 }  # fmt: skip
 PRESETS = {"cpu": CPU, "lines": LINES, "words": WORDS}
 
 
 def get_config(arg=None):
     method = {
-        "name": "moco", "momentum": 0.999, "projector_dim": 128, "window_px": placeholder(int), "recipe": "dig",
+        "name": "moco", "momentum": 0.999, "projector_dim": 128, "window_px": placeholder(int),
         "max_shift_px": 8.0,
     }  # fmt: skip
     return common.pretrain(arg, PRESETS, method)

@@ -21,8 +21,8 @@ from configs import common
 FROZEN = (("^encoder/patch_embed/", {"freeze": True}), ("", {}))
 LINES = {
     **common.LINES,
-    "method": {"column_offset_max": common.COLUMN_OFFSET_MAX, "projector_width": 1024, "projector_dim": 256,
-               "predictor_width": 1024},
+    "method": {"recipes": ("lines_light", "lines_light"), "column_offset_max": common.COLUMN_OFFSET_MAX,
+               "projector_width": 1024, "projector_dim": 256, "predictor_width": 1024},
 }  # fmt: skip
 CPU = {
     **common.CPU,
@@ -31,7 +31,8 @@ CPU = {
 WORDS = {  # 1,281,167 images in batches of 4096, 300 epochs of which 40 warm up; 12 heads where other S have 6
     **common.LINES, "patch": (4, 4), "width_px": 128, "squeeze_px": 128, "channels": 3, "batch": 4096, "steps": 93600,
     "warmup_steps": 12480, "lr": 1.5e-4, "weight_decay": 0.1, "min_lr": 0.0, "optim": {}, "encoder": {"heads": 12},
-    "method": {"column_offset_max": 0, "projector_width": 4096, "projector_dim": 256, "predictor_width": 4096},
+    "method": {"recipes": ("lines_light", "dig"), "column_offset_max": 0, "projector_width": 4096, "projector_dim": 256,
+               "predictor_width": 4096},
 }  # fmt: skip
 PRESETS = {"cpu": CPU, "lines": LINES, "words": WORDS}
 
@@ -39,7 +40,7 @@ PRESETS = {"cpu": CPU, "lines": LINES, "words": WORDS}
 def get_config(arg=None):
     method = {
         "name": "mocov3", "window_px": placeholder(int), "temperature": 0.2, "momentum": 0.99,
-        "recipes": ("lines_light", "dig"), "max_shift_px": 2.0, "loss_chunk": placeholder(int),
+        "max_shift_px": 2.0, "loss_chunk": placeholder(int),
     }  # fmt: skip
     config = common.pretrain(arg, PRESETS, method, freeze_patch_embed=True)
     if config.method.freeze_patch_embed:

@@ -9,7 +9,9 @@
 
 There is no preset of the paper: its recipe (LARS, 224 px photographs, 100 to 1000 epochs of batch 4096) has no counterpart for
 lines but the temperature and the projector, which are the method's defaults. max_shift_px bounds the way of text sideways.
-Larger batches mean more negatives; where their 2B x 2B products do not fit, set method.loss_chunk.
+recipe: "dig" is much harder than "lines_light": on archiscribe, cpu with batch=32, 75 % of the views found their partner after
+200 steps of "lines_light" and 7 % after 300 steps of "dig". Larger batches mean more negatives; where their 2B x 2B products do
+not fit, set method.loss_chunk.
 """
 
 from ml_collections.config_dict import placeholder
@@ -23,7 +25,7 @@ PRESETS = {"cpu": CPU, "lines": LINES}
 
 def get_config(arg=None):
     method = {
-        "name": "simclr", "temperature": 0.1, "projector_layers": 3, "projector_width": placeholder(int), "recipe": "dig",
-        "max_shift_px": 8.0, "loss_chunk": placeholder(int),
+        "name": "simclr", "temperature": 0.1, "projector_layers": 3, "projector_width": placeholder(int),
+        "recipe": "lines_light", "max_shift_px": 8.0, "loss_chunk": placeholder(int),
     }  # fmt: skip
     return common.pretrain(arg, PRESETS, method)

@@ -29,5 +29,5 @@ PRESETS = {"cpu": CPU, "lines": LINES}
 
 
 def get_config(arg=None):
-    method = {"name": "simsiam", "window_px": placeholder(int), "recipe": "dig", "max_shift_px": 8.0}
+    method = {"name": "simsiam", "window_px": placeholder(int), "recipe": "lines_light", "max_shift_px": 8.0}
     return common.pretrain(arg, PRESETS, method)

@@ -22,9 +22,9 @@ sideways. Padding and rows that are not valid enter no mean, norm, negative or g
 `freeze_patch_embed` stops the gradient, which holds Adam still but not weight decay: configs/pretrain/mocov3.py freezes the
 same parameters by a rule of the optimiser, which also spares their moments.
 
-Watch   contrast starts near 4T ln(instances) at most, top1 near 1 / instances or above, as views of a line are alike from the
-        start. Dips of top1 to its start are the instability that freezing is meant to cure. q_std: healthy about
-        1 / sqrt(projector_dim), below a sixth of that it collapses: others needed T 1.0 on synthetic lines (reference 12).
+Watch   contrast starts near 4T ln(instances), top1 near 1 / instances. Dips of top1 to its start are the instability that
+        freezing is meant to cure. q_std: healthy about 1 / sqrt(projector_dim), below a sixth of that it collapses: a
+        study of handwritten lines needed T 1.0 on synthetic ones.
 """
 
 from __future__ import annotations

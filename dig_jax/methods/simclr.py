@@ -18,8 +18,8 @@ Departures for lines of text: no flips and no random resized crops, which would 
 `max_shift_px` (8 px, about half a letter of a 32 px line) on the way of any pixel sideways replace them. Padding and rows
 that are not valid enter no mean, norm, negative or gradient.
 
-Watch   contrast starts at most near 2 ln(2 rows - 1) and lower, as views of a line are alike from the start; top1 should
-        pass 0.9 soon, since a whole line is easy to tell from others: a falling contrast then says little about reading.
+Watch   contrast starts some nats above 2 ln(2 rows - 1), because the cosines of a small batch spread widely over T 0.1. top1
+        should pass 0.9, since a whole line is easy to tell from others: a falling contrast then says little about reading.
         q_std: healthy about 1 / sqrt(projector_dim).
 """
 
