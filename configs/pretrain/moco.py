@@ -23,7 +23,7 @@ LINES = {
     **common.LINES,
     "method": {**V2, "queue": 65536, "projector_width": 2048, "recipe": "lines_light",
                "column_offset_max": common.COLUMN_OFFSET_MAX},
-}
+}  # fmt: skip
 CPU = {**common.CPU, "method": {**LINES["method"], "queue": 2048, "projector_width": 256}}
 WORDS = {
     **common.LINES, "size": "crnn", "width_px": 100, "squeeze_px": 100, "steps": 200000, "weight_decay": 1e-4,

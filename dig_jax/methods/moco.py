@@ -26,7 +26,7 @@ sub-word level). Rows that are not valid and windows of padding are no query, an
 its old one, so shapes stay static and the queue holds keys of real lines only (noise until it was filled once).
 
 Watch   contrast starts below ln(1 + queue), since noise is an easy negative, rises while the queue fills with keys and then
-        falls for the rest of the training; top1. q_std: healthy about 1 / sqrt(projector_dim). It falls far below that while
+        falls for the rest of the training; top1. q_std: healthy about 1 / sqrt(projector_dim). It may fall far below that while
         the queue is noise, from which one answer to all lines is as far as any, and must rise again once it holds keys. A
         queue longer than an epoch holds older keys of the same line: false negatives.
 """
