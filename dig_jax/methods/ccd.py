@@ -56,7 +56,7 @@ import jax.numpy as jnp
 
 from dig_jax.augment import color, geometry, views
 from dig_jax.methods import base, losses, siamese
-from dig_jax.models import heads, vit
+from dig_jax.models import encoders, heads, vit
 
 TAUGHT = ("encoder", "projector")
 KMEANS_STEPS = 10
@@ -161,7 +161,7 @@ class Network(nn.Module):
     decoder_width: int
 
     def setup(self):
-        self.encoder = vit.Vit(**self.encoder_args)
+        self.encoder = encoders.create_vit(self.encoder_args)
         self.patch = tuple(self.encoder_args["patch"])
         form = {"dtype": self.encoder_args.get("dtype", "auto"), "gelu": self.encoder_args.get("gelu", "exact")}
         self.projector = heads.Prototypes(self.prototypes, self.projector_width, self.projector_dim, self.learn_length, **form)
@@ -229,7 +229,7 @@ class Method(base.Method):
         _check(shares_of_one | {"momentum": momentum, "center_momentum": center_momentum}, counts, column_offset_max)
         self.affine = AFFINE if affine is None else affine
         geometry.check_affine(self.affine)
-        self.encoder = vit.Vit(**encoder)
+        self.encoder = encoders.create_vit(encoder)
         self.patch, self.channels, self.recipe = tuple(encoder["patch"]), channels, still(views.recipe(recipe))
         self.characters, self.min_area_px, self.affine_p = characters, min_area_px, affine_p
         self.kmeans_frac, self.frozen_frac, self.prototypes = kmeans_frac, frozen_frac, prototypes

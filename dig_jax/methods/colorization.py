@@ -37,7 +37,7 @@ import jax
 import jax.numpy as jnp
 
 from dig_jax.methods import base, pretext, siamese
-from dig_jax.models import vit
+from dig_jax.models import encoders, vit
 
 RED, GREEN, BLUE = 0.299, 0.587, 0.114  # shares of Y in ITU-R 601, as in augment.color.luma
 
@@ -60,7 +60,7 @@ class Method(base.Method):
         if channels != 3:
             raise ValueError(f"channels is {channels}; only colour images have colours to paint: set config.data.channels to 3")
         base.check_column_offset(column_offset_max)
-        self.encoder, self.channels, self.patch = vit.Vit(**encoder), channels, tuple(encoder["patch"])
+        self.encoder, self.channels, self.patch = encoders.create_vit(encoder), channels, tuple(encoder["patch"])
         self.column_offset_max = column_offset_max
         values = math.prod(self.patch) * 2
         self.network = pretext.Painter(encoder=self.encoder, values=values, decoder_width=decoder_width)

@@ -35,7 +35,7 @@ import jax.numpy as jnp
 
 from dig_jax.augment import color
 from dig_jax.methods import base, pixels, pretext, siamese
-from dig_jax.models import vit
+from dig_jax.models import encoders, vit
 
 
 class Method(base.Method):
@@ -62,7 +62,7 @@ class Method(base.Method):
         _check(drop, noise_sigma, blur_sigma_px)
         pixels.check_target(target)
         base.check_column_offset(column_offset_max)
-        self.encoder, self.channels, self.patch = vit.Vit(**encoder), channels, tuple(encoder["patch"])
+        self.encoder, self.channels, self.patch = encoders.create_vit(encoder), channels, tuple(encoder["patch"])
         self.drop, self.recipe, self.column_offset_max = drop, _recipe(noise_sigma, blur_sigma_px), column_offset_max
         self.target = {"patch": self.patch, "kind": target, "floor": target_floor}
         values = math.prod(self.patch) * channels

@@ -50,7 +50,7 @@ import jax.numpy as jnp
 
 from dig_jax.augment import masks
 from dig_jax.methods import base, pixels
-from dig_jax.models import vit
+from dig_jax.models import encoders, vit
 from dig_jax.models.layers import Dense, LayerNorm, along_last
 
 TOKEN_INIT = nn.initializers.normal(0.02)
@@ -162,7 +162,7 @@ class Method(base.Method):
                 f"a decoder_width of {decoder_width} does not divide into {decoder_heads} heads: set "
                 "config.method.decoder_width to a multiple of config.method.decoder_heads"
             )
-        self.encoder = vit.Vit(**encoder)
+        self.encoder = encoders.create_vit(encoder)
         self.patch, self.channels = tuple(encoder["patch"]), channels
         self.target_args, self.column_offset_max = (self.patch, target, target_floor), column_offset_max
         hide = {"ratio": mask_ratio, "span": mask_span}

@@ -40,7 +40,7 @@ import jax
 import jax.numpy as jnp
 
 from dig_jax.methods import base, losses, pixels, siamese
-from dig_jax.models import vit
+from dig_jax.models import encoders, vit
 from dig_jax.models.layers import Dense, LayerNorm
 
 RECIPE = {
@@ -167,7 +167,7 @@ class Method(base.Method):
                 f"a decoder_width of {decoder_width} does not divide into {decoder_heads} heads: set "
                 "config.method.decoder_width to a multiple of config.method.decoder_heads"
             )
-        self.encoder, self.channels = vit.Vit(**encoder), channels
+        self.encoder, self.channels = encoders.create_vit(encoder), channels
         self.patch, self.weight_adversary = tuple(encoder["patch"]), weight_adversary
         self.recipe = RECIPE if recipe is None else recipe
         self.column_offset_max = column_offset_max

@@ -36,7 +36,7 @@ import flax.linen as nn
 
 from dig_jax.augment import masks
 from dig_jax.methods import base, losses, pixels, siamese
-from dig_jax.models import heads, layers, vit
+from dig_jax.models import encoders, heads, layers, vit
 
 
 class Network(nn.Module):
@@ -73,7 +73,7 @@ class Method(base.Method):
         column_offset_max: int = 0,
     ):
         pixels.check(target, mask_ratio, column_offset_max)
-        self.encoder = vit.Vit(**encoder)
+        self.encoder = encoders.create_vit(encoder)
         self.patch, self.channels = tuple(encoder["patch"]), channels
         self.hide = functools.partial(masks.unit_mask, patch=self.patch, ratio=mask_ratio, unit_px=tuple(mask_unit_px))
         self.target_args, self.column_offset_max = (self.patch, target, target_floor), column_offset_max

@@ -50,7 +50,7 @@ import jax.numpy as jnp
 
 from dig_jax.augment import color, geometry
 from dig_jax.methods import base, losses, pixels, siamese
-from dig_jax.models import heads, layers, vit
+from dig_jax.models import encoders, heads, layers, vit
 
 TAUGHT = ("encoder", "decoder", "projector")
 DIRECTIONS = 4  # as it is, flipped left-right, flipped top-bottom, turned by 180 degrees
@@ -92,7 +92,7 @@ class Network(nn.Module):
     projector_dim: int
 
     def setup(self):
-        self.encoder = vit.Vit(**self.encoder_args)
+        self.encoder = encoders.create_vit(self.encoder_args)
         self.patch = tuple(self.encoder_args["patch"])
         form = {name: getattr(self.encoder, name) for name in ("dtype", "gelu", "attention")}
         self.decoder = Decoder(self.decoder_width, self.decoder_depth, self.decoder_heads, self.patch, form)
@@ -179,7 +179,7 @@ class Method(base.Method):
             )
         self.affine = AFFINE if affine is None else affine
         geometry.check_affine(self.affine)
-        self.encoder = vit.Vit(**encoder)
+        self.encoder = encoders.create_vit(encoder)
         self.patch, self.channels = tuple(encoder["patch"]), channels
         self.target, self.target_floor = target, target_floor
         self.max_shift_px, self.grayscale_p, self.column_offset_max = max_shift_px, grayscale_p, column_offset_max

@@ -24,3 +24,13 @@ def create(options: Mapping[str, Any]) -> vit.Vit | crnn.Crnn:
     if patch not in (None, module.patch):
         raise ValueError(f"patch is {patch} and the CNN makes tokens of {module.patch} px: set config.method.encoder.patch so")
     return module
+
+
+def create_vit(options: Mapping[str, Any]) -> vit.Vit:
+    """The same for methods that hide or choose tokens, which only a ViT lets them do. ValueError for another kind."""
+    if options.get("kind", "vit") != "vit":
+        raise ValueError(
+            f"kind is {options['kind']!r}, and this method needs the tokens of a ViT: set config.method.encoder.kind to vit, "
+            "as every size but the crnn ones does"
+        )
+    return create(options)

@@ -56,5 +56,7 @@ def test_mistakes_become_sentences():
         encoders.create({**SIZE, "height_px": 24, "patch": (24, 4)}).init(jax.random.key(0), image[:, :24], width)
     with pytest.raises(ValueError, match="kind is 'cnn'.*vit, crnn"):
         encoders.create({**SIZE, "kind": "cnn"})
+    with pytest.raises(ValueError, match="kind is 'crnn'.*needs the tokens of a ViT"):
+        encoders.create_vit(SIZE)
     with pytest.raises(ValueError, match=r"patch is \(8, 4\).*\(32, 4\)"):
         encoders.create({**SIZE, "patch": (8, 4)})
