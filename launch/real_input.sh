@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The table of docs/results.md, stage by stage: DiG and its halves, judged on real lines. Finished work is not done again.
 #   launch/real_input.sh records                       records/ from ../shared/data
-#   launch/real_input.sh pretrain dig|dis|gen          75, 65, 30 minutes on one core (training images of both sets, no label)
-#   launch/real_input.sh judge START SET [PROTOCOL..]  START: random, gen, dis, dig; SET: archiscribe, copiste_hw_fr
+#   launch/real_input.sh pretrain dig|dis|gen          training images of both sets, no label; one core: dig 79 minutes, gen 38
+#   launch/real_input.sh judge START SET [PROTOCOL..]  START: random (of gen's shape), gen, dis, dig; SET: archiscribe, copiste_hw_fr
 #   SEED=1 launch/real_input.sh judge dig archiscribe finetune_100    another seed, another choice of lines
 #   launch/real_input.sh table                         writes the table into README.md
 # One process a core is faster than one process on all cores: put `taskset -c N` in front. RECORDS and RUNS name other folders.

@@ -1,7 +1,7 @@
 """Frozen probe: what can be read off features that nothing but pre-training has shaped.
 
     python -m dig_jax.main --config=configs/recognize/probe.py:decoder=ctc --config.init_from=PRETRAIN_DIR --workdir=DIR
-    ... probe.py:decoder=ctc,head=bilstm,labels=0.1       a BiLSTM reader, a tenth of the labels
+    ... probe.py:decoder=ctc,head=bilstm,labels=0.1       a BiLSTM reader (hidden=256 units), a tenth of the labels
     ... probe.py:decoder=ctc,like=PRETRAIN_DIR            the same encoder with random weights (no init_from)
 
 Encoder, height, channels and records are those of the pre-training, unless given here. One run is the whole sweep: a
