@@ -1,14 +1,22 @@
 #!/usr/bin/env bash
-# The table of docs/results.md, stage by stage: DiG and its halves, judged on real lines. Finished work is not done again.
+# The table of docs/results.md, stage by stage: pre-training methods, judged on real lines. Finished work is not done again.
 #   launch/real_input.sh records                       records/ from ../shared/data
-#   launch/real_input.sh pretrain dig|dis|gen          training images of both sets, no label; one core: dig 79 minutes, gen 38
-#   launch/real_input.sh judge START SET [PROTOCOL..]  START: random (of gen's shape), gen, dis, dig; SET: archiscribe, copiste_hw_fr
+#   launch/real_input.sh pretrain START                training images of both sets, no label: dig, its halves dis and gen, or
+#                                                      a file of configs/pretrain such as mae; one core: gen 38 minutes, dig 79
+#   launch/real_input.sh judge START SET [PROTOCOL..]  START also random (of gen's shape); SET archiscribe or copiste_hw_fr
 #   SEED=1 launch/real_input.sh judge dig archiscribe finetune_100    another seed, another choice of lines
+#   launch/real_input.sh bench START..                 time and memory of a step, for the table; wants a quiet machine
 #   launch/real_input.sh table                         writes the table into README.md
 # One process a core is faster than one process on all cores: put `taskset -c N` in front. RECORDS and RUNS name other folders.
 set -euo pipefail
 python=${PYTHON:-.venv/bin/python} records=${RECORDS:-records} runs=${RUNS:-runs/real} seed=${SEED:-0}
+both=$records/archiscribe,$records/copiste_hw_fr
 main() { "$python" -m dig_jax.main "$@"; }
+
+recipe() { # start -> its pre-training config
+  case $1 in dis | gen) echo "configs/pretrain/dig.py:preset=cpu,objective=$1,probe=none" ;;
+    *) echo "configs/pretrain/$1.py:preset=cpu,probe=none" ;; esac
+}
 
 judge() { # start set protocol
   local start=$1 set=$2 protocol=$3 from like=() config every
@@ -31,10 +39,12 @@ judge() { # start set protocol
 case ${1:-} in
   records) for set in archiscribe copiste_hw_fr; do
       "$python" -m dig_jax.tools.make_records --source=folder --input="../shared/data/$set" --output="$records/$set"; done ;;
-  pretrain) main --config="configs/pretrain/dig.py:preset=cpu,objective=$2,probe=none" --workdir="$runs/pretrain/$2" \
-      --config.data.train="$records/archiscribe,$records/copiste_hw_fr" ;;
+  pretrain) main --config="$(recipe "$2")" --workdir="$runs/pretrain/$2" --config.data.train="$both" ;;
+  bench) mkdir -p "$runs/bench"; for start in "${@:2}"; do
+      "$python" -m dig_jax.tools.bench_step --config="$(recipe "$start")" --config.data.train="$both" \
+        >"$runs/bench/$start.json"; done ;;
   judge) for protocol in "${@:4}"; do judge "$2" "$3" "$protocol"; done
     [ $# -gt 3 ] || for protocol in finetune_10 finetune_100 linear_10 bilstm_10 linear_all; do judge "$2" "$3" "$protocol"; done ;;
   table) "$python" -m dig_jax.tools.results "$runs" --readme=README.md ;;
-  *) sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  *) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

@@ -1,17 +1,20 @@
-"""Writes the table of results from work folders: one row a start, one column a protocol, label count and data set.
+"""Writes the table of results from work folders: one row a start, one column a protocol with its labels.
 
     python -m dig_jax.tools.results RUNS_DIR [--readme=README.md]
 
 Every work folder below RUNS_DIR that holds a recogniser is one figure: the lowest validation CER along its run (that is,
 chosen on that same validation set; no test split is touched). Several runs of one cell are its rates (the lowest is taken:
 one sweep for every row) or its seeds (mean and half the range); runs that differ in anything else, such as the length or the
-recipe of their pre-training, are refused: keep them in folders of their own. With --readme the table replaces what stands
-between the two marker lines of that file, so no figure is typed.
+recipe of their pre-training, are refused: keep them in folders of their own. A cell holds one figure a data set. How long a
+start was pre-trained stands in its log; what a step of it costs is read from RUNS_DIR/bench/START.json, the last line of
+`bench_step`. With --readme the table replaces what stands between the two marker lines of that file, so no figure is typed.
 """
 
 import collections
+import json
 import pathlib
 import statistics
+import sys
 
 from absl import app, flags
 
@@ -20,7 +23,11 @@ from dig_jax.tools import runs
 _README = flags.DEFINE_string("readme", None, "File whose marked section the table replaces (default: only print).")
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-STARTS = ("random", "gen", "dis", "dig")
+# Rows in the order of the README's methods; a start that is not here follows at the end.
+STARTS = (
+    "random", "dig", "dis", "gen", "seqclr", "simclr", "moco", "mocov3", "simsiam", "simmim", "mae", "ccd", "ssm", "siman",
+    "rotation", "jigsaw", "relative_position", "colorization", "denoising",
+)  # fmt: skip
 
 
 def cells(many) -> dict:
@@ -44,29 +51,54 @@ def cells(many) -> dict:
 
 
 def figure(seeds) -> str:
-    """`34.6` from one seed, `34.6 ± 0.8 (3)` from several: mean, half the range, how many."""
+    """`34.6` from one seed, `34.6 ± 0.8 (3)` from several: mean, half the range, how many; `-` from none."""
     values = [100 * value for value in seeds.values()]
     if not values:
-        return ""
+        return "-"
     if len(values) == 1:
         return f"{values[0]:.1f}"
     return f"{statistics.mean(values):.1f} ± {(max(values) - min(values)) / 2:.1f} ({len(values)})"
 
 
-def markdown(table) -> str:
-    """The table as Markdown, a row a (protocol, labels, data set) and a column a start, the lowest figure in bold."""
+def markdown(table, costs=None) -> str:
+    """The table as Markdown: a row a start, a column a (protocol, labels), in it one figure a data set, the lowest of a
+    column in bold. costs: {start: {column: text}} of further columns, put in front."""
+    costs = costs or {}
     found = {start for by_start in table.values() for start in by_start}
     starts = [start for start in STARTS if start in found] + sorted(found - set(STARTS))
-    lines = ["| protocol | labels | data | " + " | ".join(starts) + " |", "|---|---|---|" + "---|" * len(starts)]
-    for protocol, labels, dataset in sorted(table):
-        by_start = table[protocol, labels, dataset]
-        means = {start: statistics.mean(seeds.values()) for start, seeds in by_start.items()}
-        texts = [figure(by_start.get(start, {})) for start in starts]
-        texts = [
-            f"**{text}**" if means.get(start) == min(means.values()) else text for start, text in zip(starts, texts)
-        ]
-        lines.append(f"| {protocol} | {labels} | {dataset} | " + " | ".join(texts) + " |")
-    return "\n".join(lines)
+    datasets = sorted({dataset for *_, dataset in table})
+    columns = sorted({(protocol, labels) for protocol, labels, _ in table})
+    extra = list(dict.fromkeys(name for start in starts for name in costs.get(start, {})))
+    header = ["start", *extra, *(f"{protocol}, {labels}" for protocol, labels in columns)]
+    rows = [header, ["---"] * len(header)]
+    for start in starts:
+        cells_of = [[table.get((*column, dataset), {}) for dataset in datasets] for column in columns]
+        texts = [" / ".join(_marked(cell, start) for cell in cells) for cells in cells_of]
+        rows.append([start, *(costs.get(start, {}).get(name, "") for name in extra), *texts])
+    figures = f"Figures of a cell: {' / '.join(datasets)}.\n\n" if len(datasets) > 1 else ""
+    return figures + "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _marked(by_start, start) -> str:
+    """The figure of `start` in a cell {start: {seed: cer}}, in bold where no mean is lower."""
+    means = {name: statistics.mean(seeds.values()) for name, seeds in by_start.items()}
+    text = figure(by_start.get(start, {}))
+    return f"**{text}**" if start in means and means[start] == min(means.values()) else text
+
+
+def costs(many, folder: pathlib.Path) -> dict:
+    """{start: {column: text}}: crops seen in pre-training, by the log of the run started from, and the cost of a step by
+    `folder`/bench/START.json."""
+    result = collections.defaultdict(dict)
+    for start, path in {run.start: run.config["init_from"] for run in many if run.config.get("init_from")}.items():
+        if runs.read_config(pathlib.Path(path)):
+            source = runs.load(path)
+            result[start]["crops"] = f"{source.last_step * source.config['batch_size'] / 1000:.0f} k"
+    for path in sorted((folder / "bench").glob("*.json")):
+        bench = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+        result[path.stem]["ms a step"] = f"{bench['ms_a_step']:.0f}"
+        result[path.stem]["memory"] = f"{bench['temporary_mb']:.0f} MB"
+    return result
 
 
 def put_between_markers(text: str, table: str) -> str:
@@ -84,8 +116,11 @@ def main(argv):
     many = [run for run in map(runs.load, folders) if run.is_recogniser and run.trained and run.datasets()]
     if not many:
         raise SystemExit(f"no work folder of a recogniser below {argv[1]}: train one first, or name its parent folder")
+    for run in (run for run in many if not run.finished):
+        print(f"left out: {run.path} stands at step {run.last_step} of {run.config['total']['steps']}", file=sys.stderr)
+    many = [run for run in many if run.finished]
     try:
-        table = markdown(cells(many))
+        table = markdown(cells(many), costs(many, pathlib.Path(argv[1])))
     except ValueError as error:
         raise SystemExit(str(error)) from None
     print(table)

@@ -35,6 +35,16 @@ class Run:
         return self.config["total"].get("steps") != 0
 
     @property
+    def last_step(self) -> int:
+        """The last step that was logged; 0 before the first."""
+        return self.history[-1]["step"] if self.history else 0
+
+    @property
+    def finished(self) -> bool:
+        """True where the log reaches the number of steps that the config states (a length in epochs is not checked)."""
+        return self.last_step >= (self.config["total"].get("steps") or 0)
+
+    @property
     def start(self) -> str:
         """What the encoder started from: `random`, or the method (and its half) that pre-trained it."""
         init_from = self.config.get("init_from")

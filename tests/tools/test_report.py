@@ -127,12 +127,36 @@ def test_every_watched_metric_has_a_curve(workdir):
     assert report.section(run).count("<svg") == len(names)
 
 
-def test_lowest_figure_of_a_row_is_bold_and_every_start_has_its_column(workdir):
-    pretrained = workdir("p", [], objective="dig")
-    many = [runs.load(workdir("a", evaluations(0.4))), runs.load(workdir("b", evaluations(0.3), init_from=pretrained))]
-    lines = results.markdown(results.cells(many)).splitlines()
-    assert lines[0] == "| protocol | labels | data | random | dig |"
-    assert lines[2].endswith("| 40.0 | **30.0** |")
+def test_a_row_a_start_and_the_lowest_figure_of_a_column_is_bold(workdir):
+    pretrained = workdir("p", [{"step": 5, "train/loss": 1.0}], objective="dig")
+    many = [
+        runs.load(workdir("a", evaluations(0.4))),
+        runs.load(workdir("b", evaluations(0.3), init_from=pretrained)),
+        runs.load(workdir("c", evaluations(0.5, dataset="other"))),
+    ]
+    costs = {"dig": {"crops": "1 k"}}
+    assert results.markdown(results.cells(many), costs).splitlines() == [
+        "Figures of a cell: other / val.",
+        "",
+        "| start | crops | fine-tuned, linear CTC, 100 % |",
+        "| --- | --- | --- |",
+        "| random |  | **50.0** / 40.0 |",
+        "| dig | 1 k | - / **30.0** |",
+    ]
+
+
+def test_costs_come_from_the_log_of_the_pretraining_and_from_bench_step(workdir, tmp_path):
+    pretrained = workdir("p", [{"step": 9000, "train/loss": 1.0}], objective="gen", total={"steps": 12000})
+    (tmp_path / "bench").mkdir()
+    line = json.dumps({"ms_a_step": 105.4, "temporary_mb": 240.2})
+    (tmp_path / "bench" / "gen.json").write_text(f"105 ms a step\n{line}\n")
+    many = [runs.load(workdir("a", evaluations(0.3), init_from=pretrained))]
+    assert results.costs(many, tmp_path) == {"gen": {"crops": "72 k", "ms a step": "105", "memory": "240 MB"}}
+
+
+def test_a_run_is_finished_when_its_log_reaches_the_last_step(workdir):
+    assert runs.load(workdir("a", evaluations(0.5), total={"steps": 10})).finished
+    assert not runs.load(workdir("b", evaluations(0.5), total={"steps": 20})).finished
 
 
 def test_table_replaces_only_what_stands_between_the_markers():
