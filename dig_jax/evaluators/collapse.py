@@ -3,9 +3,10 @@
 | figure | meaning | source |
 |---|---|---|
 | collapse/std | mean over channels of the spread of l2-normalised tokens, times sqrt(D): 1 = spread over the whole sphere, 0 = all tokens equal | Chen & He 2021 (SimSiam, arXiv 2011.10566), section 4.1 |
+| collapse/position_share | share of the tokens' variance that their place in the crop explains, whatever the crop shows: adjusted R^2 of the mean token of each place; near 1 = the encoder has learnt where, not what, and window contrast is solved by position codes | Kelley 1935 (epsilon squared) |
 | collapse/effective_rank | exp of the entropy of the normalised singular values of the centred tokens: between 1 and D | Roy & Vetterli 2007, "The effective rank", definition 1 |
 
-Both are taken over the tokens of real pixels only, of one batch of crops that is the same at every evaluation.
+All are taken over the tokens of real pixels only, of one batch of crops that is the same at every evaluation.
 """  # noqa: E501  a table row cannot be broken
 
 from __future__ import annotations
@@ -41,6 +42,18 @@ def effective_rank(tokens: np.ndarray) -> float:
     return float(np.exp(-(share * np.log(share)).sum()))
 
 
+def position_share(tokens: np.ndarray, place: np.ndarray) -> float:
+    """f[n, D] tokens at places i[n] -> 1 - (variance around the mean of their place) / (variance around the mean of all),
+    both unbiased; about 0 where places say nothing (it may fall below). 0.0 where all tokens are equal."""
+    tokens = np.asarray(tokens, np.float64)
+    places, index, counts = np.unique(place, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(places), tokens.shape[1]))
+    np.add.at(sums, index, tokens)
+    within = np.square(tokens - (sums / counts[:, None])[index]).sum() / max(len(tokens) - len(places), 1)
+    total = np.square(tokens - tokens.mean(axis=0)).sum() / max(len(tokens) - 1, 1)
+    return float(1 - within / total) if total > 0 else 0.0
+
+
 class Evaluator:
     """spec: records to look at (default: the training records). lines: size of the fixed batch of crops, on all
     devices.
@@ -67,5 +80,10 @@ class Evaluator:
         tokens = np.asarray(encoded["tokens"], np.float32)  # (B, N, D)
         # Reading order: the tokens of a line's real columns are its first ones, N / S of them a column.
         real = np.asarray(encoded["frame_length"]) * (tokens.shape[1] // encoded["frames"].shape[1])
-        chosen = tokens[(np.arange(tokens.shape[1])[None] < real[:, None]) & self.valid[:, None]]
-        return {"collapse/std": spread(chosen), "collapse/effective_rank": effective_rank(chosen)}
+        shown = (np.arange(tokens.shape[1])[None] < real[:, None]) & self.valid[:, None]
+        chosen, place = tokens[shown], np.nonzero(shown)[1]
+        return {
+            "collapse/std": spread(chosen),
+            "collapse/effective_rank": effective_rank(chosen),
+            "collapse/position_share": position_share(chosen, place),
+        }

@@ -47,6 +47,25 @@ def test_spread_is_one_on_the_sphere_and_zero_when_collapsed():
     np.testing.assert_allclose(collapse.spread(np.c_[[1.0, -1.0], [0.0, 0.0]]), 0.5 * np.sqrt(2))
 
 
+def test_position_share_is_the_adjusted_r_squared_of_a_regression_on_places():
+    rng = np.random.default_rng(2)
+    place = rng.integers(0, 5, 200)
+    tokens = rng.standard_normal((200, 6)) + 2 * rng.standard_normal((5, 6))[place]
+    design = np.eye(5)[place]
+    residual = tokens - design @ np.linalg.lstsq(design, tokens, rcond=None)[0]
+    share = np.square(residual).sum() / np.square(tokens - tokens.mean(0)).sum()
+    np.testing.assert_allclose(collapse.position_share(tokens, place), 1 - share * 199 / 195)
+
+
+def test_position_share_between_codes_alone_and_content_alone():
+    place = np.arange(400) % 8
+    codes = np.random.default_rng(3).standard_normal((8, 16))[place]
+    content = np.random.default_rng(4).standard_normal((400, 16))
+    assert collapse.position_share(codes, place) == pytest.approx(1)
+    assert abs(collapse.position_share(content, place)) < 0.02  # what chance fits is taken off
+    assert collapse.position_share(np.ones((8, 3)), np.arange(8)) == 0
+
+
 class Encoder:
     """Tokens from a table of 64, two a column of 4 px; what padding and missing lines get would be seen."""
 
@@ -64,9 +83,9 @@ def test_figures_over_the_real_tokens_of_readable_lines(tmp_path):
     data = DATA | {"train": str(folder), "width_px": 32}
     made = collapse.Evaluator(method=Encoder(), mesh=partition.make_mesh(8), workdir=tmp_path, data=data, lines=16)
     one, two = (made.run(types.SimpleNamespace(params=scale), 0) for scale in (1.0, 5.0))
-    assert one.keys() == {"collapse/std", "collapse/effective_rank"}
+    assert one.keys() == {"collapse/std", "collapse/effective_rank", "collapse/position_share"}
     for name in one:
         np.testing.assert_allclose(one[name], two[name], rtol=1e-4)  # a scale is no spread
     assert 0.5 < one["collapse/std"] < 1.2 and 5 < one["collapse/effective_rank"] < 6
     flat = made.run(types.SimpleNamespace(params=0.0), 0)
-    assert flat == {"collapse/std": 0, "collapse/effective_rank": 1}
+    assert flat == {"collapse/std": 0, "collapse/effective_rank": 1, "collapse/position_share": 0}
