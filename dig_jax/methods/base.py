@@ -40,11 +40,14 @@ class Method:
         """{"params": f32 tree, the encoder under params["encoder"]; "mutable": tree or {}} from an augmented batch."""
         raise NotImplementedError
 
-    def loss(self, params: Params, state: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Aux]:
+    def loss(
+        self, params: Params, state: Any, batch: Batch, key: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, Aux]:
         """(f32[] loss over the global batch, Aux). `batch` went through `augment`; read state.teacher, state.mutable.
 
-        Gradients are taken with respect to `params` only; `state.params` is the same tree, without gradients. Metric
-        names are relative ("pixel", "contrast"): the trainer writes them under `train/`.
+        progress f32[] in [0, 1) = step / total, for weights and phases that follow the training. Gradients are taken
+        with respect to `params` only; `state.params` is the same tree, without gradients. Metric names are relative
+        ("pixel", "contrast"): the trainer writes them under `train/`.
         """
         raise NotImplementedError
 

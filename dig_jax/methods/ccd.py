@@ -268,11 +268,10 @@ class Method(base.Method):
 
     # loss
 
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         """weight_distillation * L_dis + weight_segmentation * L_seg. Metrics: distillation; segmentation; characters (of a
         line, shown by both views); t_std (spread of the teacher's centred answers)."""
         teacher, center = jax.lax.stop_gradient((state.teacher, state.mutable["center"]))
-        progress = teacher["progress"]
         tokens = self._apply(params, Network.encode_views, batch, deterministic=False, rngs={"drop_path": key})
         logits = self._apply(params, Network.segment, tokens, vit.grid(batch["view1"].shape, self.patch))
         segmentation = self._segmentation(logits, batch)
@@ -297,9 +296,7 @@ class Method(base.Method):
         return total, base.Aux(metrics, {"center": self._moved_center(center, theirs, valid)})
 
     def _apply(self, params, method, *args, **kwargs):
-        # A teacher tree holds its progress beside the parts of the network.
-        parts = {name: part for name, part in params.items() if name != "progress"}
-        return self.network.apply({"params": parts}, *args, method=method, **kwargs)
+        return self.network.apply({"params": params}, *args, method=method, **kwargs)
 
     def _freeze(self, params, progress):
         """The same parameters; those of the last layer have no gradient in the first part of training."""
@@ -339,14 +336,11 @@ class Method(base.Method):
     # teacher
 
     def init_teacher(self, params):
-        """The parts that the teacher mirrors, and the progress of the training, which `loss` is not told otherwise."""
-        return {name: params[name] for name in TAUGHT} | {"progress": jnp.zeros(())}
+        return {name: params[name] for name in TAUGHT}
 
     def update_teacher(self, teacher, params, progress):
         """xi <- m xi + (1 - m) theta, with the student as it stands before this step's update."""
-        parts = {name: teacher[name] for name in TAUGHT}
-        moved = base.move_teacher(parts, params, base.cosine_momentum(progress, self.momentum))
-        return moved | {"progress": jnp.asarray(progress, jnp.float32)}
+        return base.move_teacher(teacher, params, base.cosine_momentum(progress, self.momentum))
 
     def schedules(self, progress):
         return {"teacher_momentum": base.cosine_momentum(progress, self.momentum)}

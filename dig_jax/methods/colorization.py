@@ -75,7 +75,7 @@ class Method(base.Method):
         out = {"view1": jnp.repeat(grey, 3, axis=-1), "target": colour, "width": batch["width"], "valid": batch["valid"]}
         return out | siamese.column_offsets(key, len(grey), 1, self.column_offset_max)
 
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         grey = jnp.zeros_like(batch["target"])
         how = {"untaught": grey, "patch": self.patch, "kind": "input", "floor": 0.0}
         return pretext.paint(self.network, params, state, batch, key, **how)

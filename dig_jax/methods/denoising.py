@@ -81,7 +81,7 @@ class Method(base.Method):
         out |= {"width": batch["width"], "valid": batch["valid"]}
         return out | siamese.column_offsets(offset_key, len(spoilt), 1, self.column_offset_max)
 
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         return pretext.paint(self.network, params, state, batch, key, untaught=batch["view1"], **self.target)
 
     def encode(self, params, batch):

@@ -190,7 +190,7 @@ class Method(base.Method):
 
     # loss
 
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         """weight_pixel * L_mim + weight_contrast * L_con. Metrics: pixel; contrast, top1 (share of windows that find
         their own key, mean of both directions), q_std (spread of unit queries, mean over channels)."""
         tokens = self._apply(params, Network.encode_views, batch, deterministic=False, rngs={"drop_path": key})

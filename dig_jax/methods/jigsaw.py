@@ -97,7 +97,7 @@ class Method(base.Method):
         out = pretext.cut(cut_key, batch, cells, self.layout, self.recipe, self.column_offset_max)
         return out | {"answer": answer[:, None]}
 
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         return pretext.classify(self.network, params, state, batch, key)
 
     def encode(self, params, batch):

@@ -188,7 +188,7 @@ class Method(base.Method):
 
     # loss
 
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         """L, also the metric pixel."""
         prediction = self.network.apply({"params": params}, batch, deterministic=False, rngs={"drop_path": key})
         loss = pixels.masked_loss(prediction, batch, *self.target_args)

@@ -99,7 +99,7 @@ class Method(base.Method):
         """`siamese.pair`: view1 (queries), view2 (keys) and, when asked for, column_offset."""
         return self.views(key, batch)
 
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         """L. Metrics: contrast (L itself), top1 (share of queries nearer to their key than to the queue), q_std."""
         teacher = jax.lax.stop_gradient(state.teacher)
         queries, keys = siamese.single(batch, 0), siamese.single(batch, 1)

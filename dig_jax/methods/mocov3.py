@@ -97,7 +97,7 @@ class Method(base.Method):
         """`siamese.pair`: view1, view2 and, when asked for, column_offset."""
         return self.views(key, batch)
 
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         """L. Metrics: contrast (L itself), top1 (share of queries that find their own key, mean of both directions), q_std."""
         student, teacher = self._student(params), jax.lax.stop_gradient(state.teacher)
         q, _, real = self.network.apply({"params": student}, batch, deterministic=False, rngs={"drop_path": key})

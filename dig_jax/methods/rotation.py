@@ -77,7 +77,7 @@ class Method(base.Method):
         out = {f"view{i + 1}": x for i, x in enumerate(copies)} | {"width": width, "valid": batch["valid"], "answer": answer}
         return out | siamese.column_offsets(key, len(line), self.classes, self.column_offset_max)
 
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         return pretext.classify(self.network, params, state, batch, key)
 
     def encode(self, params, batch):

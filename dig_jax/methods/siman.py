@@ -207,7 +207,7 @@ class Method(base.Method):
 
     # loss
 
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         """pixel + lambda fooled + adversary. Metrics: these three and used, the share of lines that count."""
         apply = lambda params, method, *args, **more: self.network.apply({"params": params}, *args, method=method, **more)  # noqa: E731
         painted = apply(params, "paint", batch, deterministic=False, rngs={"drop_path": key})

@@ -72,7 +72,7 @@ class Method(base.Method):
         """`siamese.pair`: view1, view2 and, when asked for, column_offset."""
         return self.views(key, batch)
 
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         """L. Metrics: contrast (L itself), top1 (share of views whose nearest is their partner), q_std (spread of z)."""
         z, _, real = self.network.apply({"params": params}, batch, deterministic=False, rngs={"drop_path": key})
         one, two = siamese.rows(z, 0), siamese.rows(z, 1)

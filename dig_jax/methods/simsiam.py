@@ -76,7 +76,7 @@ class Method(base.Method):
         """`siamese.pair`: view1, view2 and, when asked for, column_offset."""
         return self.views(key, batch)
 
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         """L. Metrics: cosine (-L, mean cosine of prediction and target), q_std (spread of z)."""
         p, z, real = self.network.apply({"params": params}, batch, deterministic=False, rngs={"drop_path": key})
         loss = siamese.crosswise(losses.negative_cosine, p, jax.lax.stop_gradient(z), real) / 2

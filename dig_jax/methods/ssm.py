@@ -236,20 +236,18 @@ class Method(base.Method):
 
     # loss
 
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         """L_pix + w * L_feat. Metrics: pixel (sum of both directions); contrast, top1 (share of windows that find their own
         key, mean of both directions), q_std (spread of unit queries, mean over channels)."""
         teacher = jax.lax.stop_gradient(state.teacher)
         features = self._apply(params, Network.features, batch, "mixed", deterministic=False, rngs={"drop_path": key})
         pixel = self._pixel(params, features, batch)
         metrics = self._contrast(params, teacher, features, batch)
-        total = pixel + self._weight(teacher["progress"]) * metrics["contrast"]
+        total = pixel + self._weight(progress) * metrics["contrast"]
         return total, base.Aux({"pixel": pixel, **metrics}, state.mutable)
 
     def _apply(self, params, method, *args, **kwargs):
-        # A teacher tree holds its progress beside the parts of the network.
-        parts = {name: part for name, part in params.items() if name != "progress"}
-        return self.network.apply({"params": parts}, *args, method=method, **kwargs)
+        return self.network.apply({"params": params}, *args, method=method, **kwargs)
 
     def _pixel(self, params, features, batch):
         painted = self._apply(params, Network.paint, features)
@@ -275,14 +273,11 @@ class Method(base.Method):
     # teacher
 
     def init_teacher(self, params):
-        """The parts that the teacher mirrors, and the progress of the training, which `loss` is not told otherwise."""
-        return {name: params[name] for name in TAUGHT} | {"progress": jnp.zeros(())}
+        return {name: params[name] for name in TAUGHT}
 
     def update_teacher(self, teacher, params, progress):
         """xi <- m xi + (1 - m) theta, with the student as it stands before this step's update."""
-        parts = {name: teacher[name] for name in TAUGHT}
-        moved = base.move_teacher(parts, params, base.cosine_momentum(progress, self.momentum))
-        return moved | {"progress": jnp.asarray(progress, jnp.float32)}
+        return base.move_teacher(teacher, params, base.cosine_momentum(progress, self.momentum))
 
     def schedules(self, progress):
         return {

@@ -56,7 +56,7 @@ def stepper(method):
 
     def loss(params, teacher, images, mutable, given):
         state = types.SimpleNamespace(teacher=teacher, mutable=mutable)
-        return method.loss(params, state, {**given, **images}, jax.random.key(5))
+        return method.loss(params, state, {**given, **images}, jax.random.key(5), 0.0)
 
     @jax.jit
     def step(params, teacher, mutable, given):

@@ -56,13 +56,13 @@ def start(method, raw, seed=0):
 
 def evaluate(method, params, state, batch):
     """jitted (loss, metrics, gradients)."""
-    step = jax.jit(jax.value_and_grad(lambda p, b: method.loss(p, state, b, jax.random.key(5)), has_aux=True))
+    step = jax.jit(jax.value_and_grad(lambda p, b: method.loss(p, state, b, jax.random.key(5), 0.0), has_aux=True))
     (loss, aux), grads = step(params, batch)
     return loss, aux.metrics, grads
 
 
 def loss_of(method, params, teacher, batch):
-    return method.loss(params, types.SimpleNamespace(teacher=teacher, mutable={}), batch, jax.random.key(5))[0]
+    return method.loss(params, types.SimpleNamespace(teacher=teacher, mutable={}), batch, jax.random.key(5), 0.0)[0]
 
 
 def same(first, second, rtol=1e-5):

@@ -48,7 +48,7 @@ def shaken(params):
 @functools.cache
 def loss_and_grads(method):
     """jitted (params, batch) -> (loss, gradients)."""
-    return jax.jit(jax.value_and_grad(lambda p, b: method.loss(p, STATE, b, jax.random.key(5))[0]))
+    return jax.jit(jax.value_and_grad(lambda p, b: method.loss(p, STATE, b, jax.random.key(5), 0.0)[0]))
 
 
 @functools.cache
@@ -85,7 +85,7 @@ def pixel_gradients():
         x = method.network.apply({"params": params}, {**batch, "view1": image}, method=mae.Network.encode)
         return jnp.sum(x * jnp.sin(jnp.arange(x.size).reshape(x.shape)))
 
-    loss = lambda image: method.loss(params, STATE, {**batch, "view1": image}, jax.random.key(5))[0]  # noqa: E731
+    loss = lambda image: method.loss(params, STATE, {**batch, "view1": image}, jax.random.key(5), 0.0)[0]  # noqa: E731
     grads = jax.jit(lambda image: (jax.grad(tokens)(image), jax.grad(loss)(image)))(batch["view1"])
     return tuple(np.asarray(grad)[..., 0] for grad in grads)
 

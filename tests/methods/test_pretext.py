@@ -72,7 +72,7 @@ def made(name):
     state = types.SimpleNamespace(mutable={})
 
     def loss(params, images, batch):
-        return method.loss(params, state, {**batch, **images}, jax.random.key(5))
+        return method.loss(params, state, {**batch, **images}, jax.random.key(5), 0.0)
 
     gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
 
@@ -240,7 +240,7 @@ def test_one_device_and_eight_agree(name):
     @jax.jit
     def loss(params, raw):
         batch = method.augment(jax.random.key(2), raw)
-        return method.loss(params, types.SimpleNamespace(mutable={}), batch, jax.random.key(5))[0]
+        return method.loss(params, types.SimpleNamespace(mutable={}), batch, jax.random.key(5), 0.0)[0]
 
     eight = loss(jax.device_put(params, whole), jax.device_put(raw, split))
     np.testing.assert_allclose(eight, evaluate(params, augment(jax.random.key(2), raw))[0], rtol=2e-5)
@@ -286,7 +286,7 @@ def test_classifiers_take_a_cnn_as_well(name):
     def step(raw, key):
         batch = method.augment(key, raw)
         params = method.init(key, batch)["params"]
-        return params, method.loss(params, state, batch, key)[0], method.encode(params, raw)["frames"]
+        return params, method.loss(params, state, batch, key, 0.0)[0], method.encode(params, raw)["frames"]
 
     params, loss, frames = jax.eval_shape(step, lines(1), jax.random.key(0))
     assert "encoder" in params and loss.shape == () and frames.shape[:2] == (COUNT, WIDTH // 4)

@@ -86,7 +86,7 @@ def test_loss_and_gradients_equal_the_reference(chunk):
     method = make(loss_chunk=chunk)
     stack = lambda p: jnp.stack([p["q"], p["k"]], axis=1).reshape(4, 6, 2, 16).swapaxes(1, 2)  # noqa: E731
     method.network = pairs.Given(lambda p: (stack(p), jnp.ones((4, 2, 6), bool)))
-    loss, grads = jax.jit(jax.value_and_grad(lambda p: method.loss(p, NO_STATE, {}, None)[0]))({"q": q, "k": k})
+    loss, grads = jax.jit(jax.value_and_grad(lambda p: method.loss(p, NO_STATE, {}, None, 0.0)[0]))({"q": q, "k": k})
     np.testing.assert_allclose(loss, value, rtol=1e-5)
     pairs.same(grads, {"q": grad_q, "k": grad_k}, rtol=1e-4)
 
@@ -110,7 +110,7 @@ def test_loss_starts_where_chance_puts_it():
     method = make(temperature=1.0)
     z = jax.random.normal(jax.random.key(0), (32, 2, 5, 512))
     method.network = pairs.Given(lambda p: (z, jnp.ones((32, 2, 5), bool)))
-    loss, aux = jax.jit(lambda: method.loss({}, NO_STATE, {}, None))()
+    loss, aux = jax.jit(lambda: method.loss({}, NO_STATE, {}, None, 0.0))()
     np.testing.assert_allclose(loss, math.log(2 * 160 - 1), rtol=0.01)
     assert aux.metrics["top1"] < 0.05
     np.testing.assert_allclose(aux.metrics["q_std"], 512**-0.5, rtol=0.01)

@@ -46,7 +46,7 @@ def test_gradients_flow_through_both_sides_as_in_the_reference(chunk):
     real = jnp.ones((24, 2, 1), bool)
     stack = lambda p: jnp.stack([p["q"], p["k"]], axis=1)[:, :, None]  # noqa: E731
     method.network = pairs.Given(lambda p: (stack(p), stack(p), real))
-    loss, grads = jax.jit(jax.value_and_grad(lambda p: method.loss(p, NO_STATE, {}, None)[0]))({"q": q, "k": k})
+    loss, grads = jax.jit(jax.value_and_grad(lambda p: method.loss(p, NO_STATE, {}, None, 0.0)[0]))({"q": q, "k": k})
     np.testing.assert_allclose(loss, 2 * value, rtol=1e-5)
     pairs.same(grads, {"q": 2 * grad_q, "k": 2 * grad_k}, rtol=1e-4)
 
@@ -70,7 +70,7 @@ def test_loss_starts_where_chance_puts_it():
     method = make(temperature=1.0)
     z = jax.random.normal(jax.random.key(0), (128, 2, 1, 512))
     method.network = pairs.Given(lambda p: (z, z, jnp.ones((128, 2, 1), bool)))
-    loss, aux = jax.jit(lambda: method.loss({}, NO_STATE, {}, None))()
+    loss, aux = jax.jit(lambda: method.loss({}, NO_STATE, {}, None, 0.0))()
     np.testing.assert_allclose(loss, 2 * math.log(2 * 128 - 1), rtol=0.01)
     assert aux.metrics["top1"] < 0.05
     np.testing.assert_allclose(aux.metrics["q_std"], 512**-0.5, rtol=0.01)

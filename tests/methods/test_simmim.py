@@ -39,7 +39,7 @@ def loss_and_grads(method):
     """jitted (params, batch) -> (loss, (gradients by parameters, gradients by pixels f32[B,H,W,C]))."""
 
     def loss(params, image, batch):
-        return method.loss(params, STATE, {**batch, "view1": image}, jax.random.key(5))[0]
+        return method.loss(params, STATE, {**batch, "view1": image}, jax.random.key(5), 0.0)[0]
 
     step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
     return lambda params, batch: step(params, batch["view1"], batch)

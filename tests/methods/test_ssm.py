@@ -48,28 +48,27 @@ def prepared():
         params = method.init(jax.random.key(1), batch)["params"]
         teacher = method.init_teacher(params)
         teacher = jax.tree.map(lambda p: p + 0.05 * jnp.cos(jnp.arange(p.size).reshape(p.shape)), teacher)
-        teacher["progress"] = jnp.float32(1.0)
         return params, teacher, batch, method.reconstruct(params, raw, jax.random.key(0)), method.encode(params, raw)
 
     return run(lines())
 
 
 @jax.jit
-def step(params, teacher, batch, images):
+def step(params, teacher, batch, images, progress):
     """((loss, Aux), gradients with respect to the parameters, the teacher and all pictures), compiled once."""
 
     def loss(params, teacher, images):
         state = types.SimpleNamespace(teacher=teacher, mutable={})
-        return make().loss(params, state, {**batch, **images}, jax.random.key(5))
+        return make().loss(params, state, {**batch, **images}, jax.random.key(5), progress)
 
     return jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(params, teacher, images)
 
 
-def evaluate(batch=None, params=None, teacher=None):
+def evaluate(batch=None, params=None, teacher=None, progress=1.0):
     ours, theirs, augmented, *_ = prepared()
     batch = augmented if batch is None else batch
     images = {name: batch[name] for name in IMAGES}
-    return step(params or ours, teacher or theirs, batch, images)
+    return step(params or ours, teacher or theirs, batch, images, jnp.float32(progress))
 
 
 def same(first, second, rtol=1e-5):
@@ -171,14 +170,14 @@ def test_pixel_loss_and_contrast_equal_slow_loops():
 def test_contrast_counts_late(progress, weight):
     """Published bug: the loss starts as nothing at all. Until half time it is the pixel loss alone."""
     _, teacher, _, _, _ = prepared()
-    (loss, aux), _ = evaluate(teacher={**teacher, "progress": jnp.float32(progress)})
+    (loss, aux), _ = evaluate(progress=progress)
     np.testing.assert_allclose(loss, aux.metrics["pixel"] + weight * aux.metrics["contrast"], rtol=1e-6)
     np.testing.assert_allclose(make().schedules(jnp.float32(progress))["weight_contrast"], weight, atol=1e-7)
 
 
 def test_start():
     params, teacher, batch, _, _ = prepared()
-    same_teacher = {name: params[name] for name in ssm.TAUGHT} | {"progress": teacher["progress"]}
+    same_teacher = {name: params[name] for name in ssm.TAUGHT}
     (_, aux), _ = evaluate(teacher=same_teacher)
     rows = sum(-(-int(w) // WINDOW) for w, valid in zip(batch["width"], batch["valid"]) if valid)
     np.testing.assert_allclose(aux.metrics["contrast"], 4 * 0.2 * math.log(rows), rtol=0.25)
@@ -206,15 +205,14 @@ def test_gradients_reach_what_they_may_only():
     _, teacher, batch, _, _ = prepared()
     (loss, aux), (grads, theirs, images) = evaluate()
     assert all((g == 0).all() for g in jax.tree.leaves(theirs))
-    other = jax.tree.map(lambda x: np.asarray(x) * 1.5, teacher) | {"progress": teacher["progress"]}
+    other = jax.tree.map(lambda x: np.asarray(x) * 1.5, teacher)
     assert evaluate(teacher=other)[0][0] != loss  # it is read all the same
     assert all((g != 0).any() for g in jax.tree.leaves(grads["decoder"]["directions"]))
     real = (np.arange(WIDTH) < np.asarray(batch["width"])[:, None]) & np.asarray(batch["valid"])[:, None]
     for name, grad in images.items():
         grad = np.abs(np.asarray(grad)).max(axis=(1, 3))  # (B, W)
         assert np.isfinite(grad).all() and (grad[~real] == 0).all() and grad[real].max() > 0, name
-    early = {**teacher, "progress": jnp.float32(0.2)}
-    (_, _), (grads, _, images) = evaluate(teacher=early)
+    (_, _), (grads, _, images) = evaluate(progress=0.2)
     assert (images["moved"] == 0).all() and (np.asarray(images["mixed"]) != 0).any()
     assert all((g == 0).all() for part in ("projector", "predictor") for g in jax.tree.leaves(grads[part]))
     swapped = evaluate({**batch, "moved": batch["view1"]})[0][1].metrics
@@ -237,7 +235,7 @@ def test_one_device_and_eight_agree():
     assert len(jax.devices()) == 8
     everywhere, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     params, state = jax.device_put((params, {"teacher": teacher, "mutable": {}}), everywhere)
-    loss = jax.jit(lambda batch: make().loss(params, types.SimpleNamespace(**state), batch, jax.random.key(5)))
+    loss = jax.jit(lambda batch: make().loss(params, types.SimpleNamespace(**state), batch, jax.random.key(5), 1.0))
     same(jax.device_get(loss(jax.device_put(batch, split))), evaluate()[0], rtol=2e-5)
 
 
@@ -249,11 +247,11 @@ def test_every_part_of_the_teacher_moves_once():
     params, teacher, _, _, _ = prepared()
     method = make(momentum=0.8)
     start = method.init_teacher(params)
-    assert set(start) == {"encoder", "decoder", "projector", "progress"}
+    assert set(start) == {"encoder", "decoder", "projector"}
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: a is b, start["decoder"], params["decoder"])))
     moved = jax.jit(method.update_teacher)(teacher, params, jnp.float32(0.5))
     momentum = float(base.cosine_momentum(0.5, 0.8))
-    assert momentum == pytest.approx(0.9) and moved["progress"] == 0.5
+    assert momentum == pytest.approx(0.9) and set(moved) == set(teacher)
     mixed = lambda xi, theta: momentum * np.asarray(xi) + (1 - momentum) * np.asarray(theta)  # noqa: E731
     for name in ssm.TAUGHT:
         same(moved[name], jax.tree.map(mixed, teacher[name], params[name]), rtol=1e-6)
