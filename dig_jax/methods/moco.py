@@ -72,11 +72,11 @@ class Method(base.Method):
     ):
         if head not in HEADS:
             raise ValueError(f"head is {head!r}; set config.method.head to one of {', '.join(HEADS)}")
-        siamese.check_momentum(momentum)
+        base.check_fractions(momentum=momentum)
         self.encoder = encoders.create(encoder)
         self.temperature, self.momentum = temperature, momentum
         self.queue_shape = (queue, projector_dim)
-        self.views = siamese.two_views(
+        self.augment = siamese.two_views(
             channels=channels, recipes=(recipe, recipe), max_shift_px=max_shift_px, column_offset_max=column_offset_max
         )
         features = (projector_width, projector_dim) if head == "mlp" else (projector_dim,)
@@ -95,10 +95,6 @@ class Method(base.Method):
         noise = losses.unit(jax.random.normal(jax.random.fold_in(key, 1), self.queue_shape))
         return {"params": params["params"], "mutable": {"queue": noise, "place": jnp.zeros((), jnp.int32)}}
 
-    def augment(self, key, batch):
-        """`siamese.pair`: view1 (queries), view2 (keys) and, when asked for, column_offset."""
-        return self.views(key, batch)
-
     def loss(self, params, state, batch, key, progress):
         """L. Metrics: contrast (L itself), top1 (share of queries nearer to their key than to the queue), q_std."""
         teacher = jax.lax.stop_gradient(state.teacher)
@@ -115,10 +111,6 @@ class Method(base.Method):
 
     def update_teacher(self, teacher, params, progress):
         return base.move_teacher(teacher, params, self.momentum)
-
-    def encode(self, params, batch):
-        """Features of whole lines. frames: the tokens of a column side by side."""
-        return base.encode_lines(self.encoder, params["encoder"], batch)
 
 
 def enqueue(mutable: dict[str, jax.Array], keys: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:

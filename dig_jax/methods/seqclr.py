@@ -125,18 +125,11 @@ class Method(base.Method):
         self.encoder = encoders.create(encoder)
         self.temperature, self.loss_chunk = temperature, loss_chunk
         recipe = RECIPE if recipe == "paper" else recipe
-        self.views = siamese.two_views(
+        self.augment = siamese.two_views(
             channels=channels, recipes=(recipe, recipe), max_shift_px=max_shift_px, column_offset_max=column_offset_max
         )
         projector = Projector(projection, projector_width, projector_dim, self.encoder.dtype)
         self.network = Network(encoder=self.encoder, projector=projector, window_px=window_px)
-
-    def init(self, key, batch):
-        return {"params": self.network.init(key, batch)["params"], "mutable": {}}
-
-    def augment(self, key, batch):
-        """`siamese.pair`: view1, view2 and, when asked for, column_offset."""
-        return self.views(key, batch)
 
     def loss(self, params, state, batch, key, progress):
         """L. Metrics: contrast (L itself), top1 (share of instances whose nearest is their partner), q_std (spread of z)."""
@@ -144,7 +137,3 @@ class Method(base.Method):
         one, two = siamese.rows(z, 0), siamese.rows(z, 1)
         contrast, top1 = losses.nt_xent(one, two, self.temperature, siamese.rows(real, 0), self.loss_chunk)
         return contrast, base.Aux({"contrast": contrast, "top1": top1, "q_std": losses.unit_std(z, real)}, state.mutable)
-
-    def encode(self, params, batch):
-        """Features of whole lines. frames: the tokens of a column side by side."""
-        return base.encode_lines(self.encoder, params["encoder"], batch)

@@ -162,11 +162,7 @@ class Method(base.Method):
         if weight_adversary < 0:
             raise ValueError(f"weight_adversary is {weight_adversary}; set config.method.weight_adversary to 0 or more")
         base.check_column_offset(column_offset_max)
-        if decoder_width % decoder_heads:
-            raise ValueError(
-                f"a decoder_width of {decoder_width} does not divide into {decoder_heads} heads: set "
-                "config.method.decoder_width to a multiple of config.method.decoder_heads"
-            )
+        base.check_decoder(decoder_width, decoder_heads)
         self.encoder, self.channels = encoders.create_vit(encoder), channels
         self.patch, self.weight_adversary = tuple(encoder["patch"]), weight_adversary
         self.recipe = RECIPE if recipe is None else recipe
@@ -175,9 +171,6 @@ class Method(base.Method):
         own |= {"width": decoder_width, "depth": decoder_depth, "heads": decoder_heads}
         decoder = Painter(features=math.prod(self.patch) * channels, **own)
         self.network = Network(encoder=self.encoder, decoder=decoder, adversary=Painter(features=1, **own))
-
-    def init(self, key, batch):
-        return {"params": self.network.init(key, batch)["params"], "mutable": {}}
 
     # augment
 
@@ -209,7 +202,7 @@ class Method(base.Method):
 
     def loss(self, params, state, batch, key, progress):
         """pixel + lambda fooled + adversary. Metrics: these three and used, the share of lines that count."""
-        apply = lambda params, method, *args, **more: self.network.apply({"params": params}, *args, method=method, **more)  # noqa: E731
+        apply = self._apply
         painted = apply(params, "paint", batch, deterministic=False, rngs={"drop_path": key})
         target, _, _, real = pixels.pixel_target(batch["original"], batch["width"], self.patch, "input", 0.0)
         real = real & batch["valid"][:, None, None]
@@ -224,12 +217,6 @@ class Method(base.Method):
         adversary += losses.masked_mse(of_painted, jnp.zeros(judged.shape), judged)
         metrics = {"pixel": pixel, "fooled": fooled, "adversary": adversary, "used": batch["valid"].mean()}
         return pixel + self.weight_adversary * fooled + adversary, base.Aux(metrics, state.mutable)
-
-    # encode
-
-    def encode(self, params, batch):
-        """Features of whole lines. frames: the tokens of a column side by side."""
-        return base.encode_lines(self.encoder, params["encoder"], batch)
 
     # reconstruct
 

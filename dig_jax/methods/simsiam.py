@@ -57,7 +57,7 @@ class Method(base.Method):
         column_offset_max: int = 0,
     ):
         self.encoder = encoders.create(encoder)
-        self.views = siamese.two_views(
+        self.augment = siamese.two_views(
             channels=channels, recipes=(recipe, recipe), max_shift_px=max_shift_px, column_offset_max=column_offset_max
         )
         dtype = self.encoder.dtype
@@ -69,19 +69,8 @@ class Method(base.Method):
             by_view=True,
         )
 
-    def init(self, key, batch):
-        return {"params": self.network.init(key, batch)["params"], "mutable": {}}
-
-    def augment(self, key, batch):
-        """`siamese.pair`: view1, view2 and, when asked for, column_offset."""
-        return self.views(key, batch)
-
     def loss(self, params, state, batch, key, progress):
         """L. Metrics: cosine (-L, mean cosine of prediction and target), q_std (spread of z)."""
         p, z, real = self.network.apply({"params": params}, batch, deterministic=False, rngs={"drop_path": key})
         loss = siamese.crosswise(losses.negative_cosine, p, jax.lax.stop_gradient(z), real) / 2
         return loss, base.Aux({"cosine": -loss, "q_std": losses.unit_std(z, real)}, state.mutable)
-
-    def encode(self, params, batch):
-        """Features of whole lines. frames: the tokens of a column side by side."""
-        return base.encode_lines(self.encoder, params["encoder"], batch)

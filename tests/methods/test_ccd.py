@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from scipy import ndimage
 
 from dig_jax.augment import geometry, views
 from dig_jax.methods import base, ccd
+from tests.methods import checks
+from tests.methods.checks import same
 
 PATCH, HEIGHT, WIDTH = (8, 8), 32, 64
 MOST, AREA = 12, 6
@@ -61,8 +62,7 @@ def prepared():
         method = make()
         batch = method.augment(jax.random.key(0), raw)
         params = method.init(jax.random.key(1), batch)["params"]
-        teacher = method.init_teacher(params)
-        teacher = jax.tree.map(lambda p: p + 0.05 * jnp.cos(jnp.arange(p.size).reshape(p.shape)), teacher)
+        teacher = checks.shifted(method.init_teacher(params))
         center = 0.1 * jnp.sin(jnp.arange(SMALL["prototypes"], dtype=jnp.float32))
         pictures = method.reconstruct(params, raw, jax.random.key(0))
         return params, teacher, center, batch, pictures, method.encode(params, raw)
@@ -87,12 +87,6 @@ def evaluate(batch=None, params=None, teacher=None, center=None, progress=0.1):
     batch = augmented if batch is None else batch
     images = {name: batch[name] for name in ("view1", "view2")}
     return step(params or ours, teacher or theirs, middle if center is None else center, batch, images, jnp.float32(progress))
-
-
-def same(first, second, rtol=1e-5):
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(second), strict=True):
-        scale = max(float(np.abs(b).max()), 1e-2)
-        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * scale, err_msg=jax.tree_util.keystr(path))
 
 
 # ---- finding characters ----
@@ -229,7 +223,7 @@ def test_losses_centre_and_figures_equal_slow_loops():
     """From the paper's equations, character by character and pixel by pixel; only what the networks answer is taken over."""
     method, params, teacher, center, batch = started()
     (loss, aux), _ = evaluate()
-    parts = {"student": params, "teacher": {n: teacher[n] for n in ccd.TAUGHT}}
+    parts = {"student": params, "teacher": {n: teacher[n] for n in ccd.Method.taught}}
     apply = lambda who, f, *args: method.network.apply({"params": parts[who]}, *args, method=f)  # noqa: E731
 
     @jax.jit
@@ -344,10 +338,7 @@ def test_padding_and_filler_rows_change_nothing():
 def test_one_device_and_eight_agree():
     """Losses, figures and the next centre; the components, too, end together."""
     method, *arrays = started()
-    mesh = Mesh(np.asarray(jax.devices()), ("data",))
-    assert len(jax.devices()) == 8
-    everywhere, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    params, teacher, center, batch = (jax.device_put(x, where) for x, where in zip(arrays, (everywhere,) * 3 + (split,)))
+    (params, teacher, center), batch = checks.on_eight_devices(arrays[:3], arrays[3])
     state = types.SimpleNamespace(teacher=teacher, mutable={"center": center})
     eight = jax.jit(lambda batch: method.loss(params, state, batch, jax.random.key(5), 0.1))(batch)
     same(jax.device_get(eight), evaluate()[0], rtol=2e-5)
@@ -362,7 +353,7 @@ def test_teacher_moves():
     moved = jax.jit(method.update_teacher)(teacher, params, jnp.float32(0.5))
     momentum = float(base.cosine_momentum(0.5, 0.9995))
     assert momentum == pytest.approx(0.99975) and set(moved) == set(teacher)
-    for name in ccd.TAUGHT:
+    for name in ccd.Method.taught:
         mixed = lambda xi, theta: momentum * np.asarray(xi) + (1 - momentum) * np.asarray(theta)  # noqa: E731
         same(moved[name], jax.tree.map(mixed, teacher[name], params[name]), rtol=1e-6)
 

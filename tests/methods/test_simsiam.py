@@ -61,15 +61,8 @@ def test_collapse_shows():
         np.testing.assert_allclose([metrics["cosine"], metrics["q_std"]], [cosine, spread], atol=0.02)
 
 
-def test_every_parameter_learns_and_padding_does_not(case):
-    pairs.prove_parameters_learn(case)
-    pairs.prove_no_gradient_through_padding(case)
-    pairs.prove_padding_does_not_matter(case)
-    assert case.out["mutable"] == {} and case.method.init_teacher(case.params) is None
-
-
-def test_loss_does_not_move_when_padding_grows_rows_fill_up_and_devices_share_them(case):
-    pairs.prove_growth_and_devices_do_not_matter(case)
+class TestProofs(pairs.Proofs):
+    pass
 
 
 def test_augment_encode_and_sentences():

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dig_jax.augment import geometry
 from dig_jax.methods import base, ssm
 from dig_jax.models import vit
+from tests.methods import checks
+from tests.methods.checks import same
 
 PATCH, HEIGHT, WIDTH, WINDOW = (8, 8), 32, 64, 16
 ENCODER = {"patch": PATCH, "width": 32, "depth": 1, "heads": 2, "dtype": "float32"}
@@ -46,8 +47,7 @@ def prepared():
         method = make()
         batch = method.augment(jax.random.key(0), raw)
         params = method.init(jax.random.key(1), batch)["params"]
-        teacher = method.init_teacher(params)
-        teacher = jax.tree.map(lambda p: p + 0.05 * jnp.cos(jnp.arange(p.size).reshape(p.shape)), teacher)
+        teacher = checks.shifted(method.init_teacher(params))
         return params, teacher, batch, method.reconstruct(params, raw, jax.random.key(0)), method.encode(params, raw)
 
     return run(lines())
@@ -69,12 +69,6 @@ def evaluate(batch=None, params=None, teacher=None, progress=1.0):
     batch = augmented if batch is None else batch
     images = {name: batch[name] for name in IMAGES}
     return step(params or ours, teacher or theirs, batch, images, jnp.float32(progress))
-
-
-def same(first, second, rtol=1e-5):
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(second), strict=True):
-        scale = max(float(np.abs(b).max()), 1e-2)
-        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * scale, err_msg=jax.tree_util.keystr(path))
 
 
 # ---- augment ----
@@ -137,7 +131,7 @@ def test_pixel_loss_and_contrast_equal_slow_loops():
     @jax.jit
     def parts(batch):
         apply = lambda tree, f, *args: method.network.apply({"params": tree}, *args, method=f)  # noqa: E731
-        theirs = {name: teacher[name] for name in ssm.TAUGHT}
+        theirs = {name: teacher[name] for name in ssm.Method.taught}
         features = apply(params, ssm.Network.features, batch, "mixed")
         z, real = apply(params, ssm.Network.project, features, batch)
         keys, _ = apply(theirs, ssm.Network.project, apply(theirs, ssm.Network.features, batch, "moved"), batch)
@@ -177,7 +171,7 @@ def test_contrast_counts_late(progress, weight):
 
 def test_start():
     params, teacher, batch, _, _ = prepared()
-    same_teacher = {name: params[name] for name in ssm.TAUGHT}
+    same_teacher = {name: params[name] for name in ssm.Method.taught}
     (_, aux), _ = evaluate(teacher=same_teacher)
     rows = sum(-(-int(w) // WINDOW) for w, valid in zip(batch["width"], batch["valid"]) if valid)
     np.testing.assert_allclose(aux.metrics["contrast"], 4 * 0.2 * math.log(rows), rtol=0.25)
@@ -231,12 +225,9 @@ def test_padding_and_filler_rows_change_nothing():
 
 def test_one_device_and_eight_agree():
     params, teacher, batch, _, _ = prepared()
-    mesh = Mesh(np.asarray(jax.devices()), ("data",))
-    assert len(jax.devices()) == 8
-    everywhere, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    params, state = jax.device_put((params, {"teacher": teacher, "mutable": {}}), everywhere)
+    (params, state), batch = checks.on_eight_devices((params, {"teacher": teacher, "mutable": {}}), batch)
     loss = jax.jit(lambda batch: make().loss(params, types.SimpleNamespace(**state), batch, jax.random.key(5), 1.0))
-    same(jax.device_get(loss(jax.device_put(batch, split))), evaluate()[0], rtol=2e-5)
+    same(jax.device_get(loss(batch)), evaluate()[0], rtol=2e-5)
 
 
 # ---- teacher, encode, pictures ----
@@ -253,7 +244,7 @@ def test_every_part_of_the_teacher_moves_once():
     momentum = float(base.cosine_momentum(0.5, 0.8))
     assert momentum == pytest.approx(0.9) and set(moved) == set(teacher)
     mixed = lambda xi, theta: momentum * np.asarray(xi) + (1 - momentum) * np.asarray(theta)  # noqa: E731
-    for name in ssm.TAUGHT:
+    for name in ssm.Method.taught:
         same(moved[name], jax.tree.map(mixed, teacher[name], params[name]), rtol=1e-6)
 
 
