@@ -35,7 +35,7 @@ Departures   segmentation reads each final token alone, through two linear layer
 and 6; a view follows the map by nearest neighbour and a patch by the share that a character covers (theirs: bilinear, and
 a threshold of 0.1); pixels that come from outside the line belong to no character and no class; colour is the part of our
 recipes that does not move anything; position codes are not learned; the teacher moves before the loss instead of after
-the update; weight decay stays constant (theirs rises from 0.04 to 0.4).
+the update.
 
 Watch   distillation: starts near ln(prototypes), below it by up to 250 / projector_dim, as both networks are the same then;
 it may rise while they part. t_std: spread of the teacher's centred answers; healthy about 1 / sqrt(prototypes), near 0 they
@@ -209,7 +209,7 @@ class Method(base.Taught):
         min_area_px: int = 30,
         kmeans_frac: float = 0.3,
         frozen_frac: float = 0.01,
-        recipe: str | Mapping[str, Any] = "dig",
+        recipe: views.Recipe = "dig",
         affine: Mapping[str, Any] | None = None,
         affine_p: float = 0.7,
         prototypes: int = 65536,
@@ -234,7 +234,7 @@ class Method(base.Taught):
         self.affine = AFFINE if affine is None else affine
         geometry.check_affine(self.affine)
         self.encoder = encoders.create_vit(encoder)
-        self.patch, self.channels, self.recipe = tuple(encoder["patch"]), channels, still(views.recipe(recipe))
+        self.patch, self.channels, self.recipe = tuple(encoder["patch"]), channels, views.still(views.recipe(recipe))
         self.characters, self.min_area_px, self.affine_p = characters, min_area_px, affine_p
         self.kmeans_frac, self.frozen_frac, self.prototypes = kmeans_frac, frozen_frac, prototypes
         self.temperatures = {"student_temperature": student_temperature, "teacher_temperature": teacher_temperature}
@@ -344,10 +344,3 @@ class Method(base.Taught):
         paint = lambda grey: jnp.broadcast_to(grey[..., None].astype(jnp.float32), original.shape)  # noqa: E731
         chance = jax.nn.softmax(logits[:, 0])[..., 1] * inside(batch["width"], original.shape)
         return {"masked": paint(batch["foreground"]), "output": paint(chance), "original": original}
-
-
-def still(recipe):
-    """A recipe of `views` without the operators that move pixels."""
-    moving = {*geometry.MATRICES, "piecewise"}
-    operators = tuple(entry for entry in recipe["operators"] if entry[0] not in moving)
-    return {**recipe, "operators": operators, "some_of": tuple(min(n, len(operators)) for n in recipe["some_of"])}

@@ -118,7 +118,7 @@ class Method(base.Taught):
     """DiG or one of its halves.
 
     encoder: see `encoders.create` (final_norm follows from the objective unless given). channels: C of the
-    images. recipe: augmentation of the second view: "dig", "lines_light" or a recipe of `views`; max_shift_px None =
+    images. recipe: augmentation of the second view: a name or a recipe of `views`; max_shift_px None =
     unbounded. target_floor: normalised targets are divided by sqrt(variance + floor^2), in grey of [0, 1]; the official
     1e-6 blows the grain of blank paper up to full size. Head sizes default to the official ones, which outweigh a small
     encoder. Raises ValueError for values out of range.
@@ -139,7 +139,7 @@ class Method(base.Taught):
         weight_pixel: float = 1.0,
         weight_contrast: float = 0.1,
         momentum: float = 0.99,
-        recipe: str | Mapping[str, Any] = "dig",
+        recipe: views.Recipe = "dig",
         max_shift_px: float | None = None,
         column_offset_max: int = 0,
         projector_width: int = 4096,

@@ -40,6 +40,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dig_jax.augment import views
 from dig_jax.methods import base, pretext
 from dig_jax.models import encoders
 
@@ -64,7 +65,7 @@ class Method(base.Method):
         window_px: int = 40,
         gap_px: int = 11,
         jitter_px: int = 11,
-        recipe: str | Mapping[str, Any] | None = None,
+        recipe: views.Recipe = None,
         projector_width: int = 4096,
         column_offset_max: int = 0,
     ):

@@ -39,6 +39,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dig_jax.augment import views
 from dig_jax.methods import base, losses, siamese
 from dig_jax.models import encoders, heads
 
@@ -50,7 +51,7 @@ class Method(base.Method):
 
     encoder: see `encoders.create`. channels: C of the images. queue: keys that it holds, a multiple of the keys of a
     global batch (its rows times the windows of a row). projector_width: hidden units of the "mlp" head. window_px:
-    `siamese.instances`, None = whole lines. recipe: of both views, "dig", "lines_light" or a recipe of `views`; max_shift_px
+    `siamese.instances`, None = whole lines. recipe: of both views, a name or a recipe of `views`; max_shift_px
     None = unbounded. column_offset_max: `siamese.column_offsets`. Raises ValueError.
     """
 
@@ -66,7 +67,7 @@ class Method(base.Method):
         projector_width: int = 2048,
         projector_dim: int = 128,
         window_px: int | None = None,
-        recipe: str | Mapping[str, Any] = "dig",
+        recipe: views.Recipe = "mocov2",
         max_shift_px: float | None = 8.0,
         column_offset_max: int = 0,
     ):

@@ -35,6 +35,7 @@ from typing import Any
 
 import jax
 
+from dig_jax.augment import views
 from dig_jax.methods import base, losses, siamese
 from dig_jax.models import encoders, heads
 
@@ -43,7 +44,7 @@ class Method(base.Taught):
     """MoCo v3.
 
     encoder: see `encoders.create`. channels: C of the images. window_px: `siamese.instances`, None = whole lines.
-    predictor_width: hidden units of the predictor. recipes: of view 1 and view 2, "dig", "lines_light", a recipe of `views`
+    predictor_width: hidden units of the predictor. recipes: of view 1 and view 2, a name or a recipe of `views`
     or None = the line itself; max_shift_px None = unbounded. column_offset_max: `siamese.column_offsets`. loss_chunk: keys at a
     time in the loss, None = all (`losses.info_nce`). Raises ValueError.
     """
@@ -62,7 +63,7 @@ class Method(base.Taught):
         projector_width: int = 4096,
         projector_dim: int = 256,
         predictor_width: int = 4096,
-        recipes: Sequence[str | Mapping[str, Any] | None] = ("lines_light", "dig"),
+        recipes: Sequence[views.Recipe] = ("mocov3_1", "mocov3_2"),
         max_shift_px: float | None = 2.0,
         column_offset_max: int = 0,
         loss_chunk: int | None = None,

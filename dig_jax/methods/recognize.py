@@ -67,7 +67,7 @@ class Method(base.Method):
         frozen: bool = False,
         standardize: bool = False,
         drop_path: float | None = None,
-        recipe: str | Mapping[str, Any] | None = None,
+        recipe: views.Recipe = None,
         max_shift_px: float = 4.0,
     ):
         if not encoder:

@@ -32,6 +32,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dig_jax.augment import views
 from dig_jax.methods import base, pretext
 from dig_jax.models import encoders
 
@@ -53,7 +54,7 @@ class Method(base.Method):
         window_px: int = 32,
         gap_px: int = 16,
         jitter_px: int = 4,
-        recipe: str | Mapping[str, Any] | None = None,
+        recipe: views.Recipe = None,
         projector_width: int = 4096,
         column_offset_max: int = 0,
     ):

@@ -7,7 +7,7 @@ devices never parts them.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -22,7 +22,7 @@ from dig_jax.models import heads, vit
 def pair(
     key: jax.Array,
     batch: base.Batch,
-    recipes: Sequence[str | Mapping[str, Any] | None],
+    recipes: Sequence[views.Recipe],
     max_shift_px: float | None,
     column_offset_max: int = 0,
 ) -> base.Batch:

@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dig_jax.augment import views
 from dig_jax.methods import base, losses, siamese
 from dig_jax.models import encoders, heads
 
@@ -36,7 +37,7 @@ class Method(base.Method):
     """SimCLR on whole lines.
 
     encoder: see `encoders.create`. channels: C of the images. projector_width None: as wide as the encoder.
-    recipe: of both views, "dig", "lines_light" or a recipe of `views`; max_shift_px None = unbounded. column_offset_max:
+    recipe: of both views, a name or a recipe of `views`; max_shift_px None = unbounded. column_offset_max:
     `siamese.column_offsets`. loss_chunk: keys at a time in the loss, None = all (`losses.nt_xent`). Raises ValueError.
     """
 
@@ -49,7 +50,7 @@ class Method(base.Method):
         projector_layers: int = 3,
         projector_width: int | None = None,
         projector_dim: int = 128,
-        recipe: str | Mapping[str, Any] = "dig",
+        recipe: views.Recipe = "simclr",
         max_shift_px: float | None = 8.0,
         column_offset_max: int = 0,
         loss_chunk: int | None = None,

@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dig_jax.augment import views
 from dig_jax.methods import seqclr
 from tests.methods import pairs
 from tests.models.test_heads import slow_lstm
@@ -105,12 +104,10 @@ def test_loss_starts_where_chance_puts_it():
 def test_augment_encode_and_sentences():
     pairs.prove_augment(make)
     pairs.prove_encode(make)
-    views.check(seqclr.RECIPE)
-    jax.eval_shape(make(recipe="paper").augment, jax.random.key(0), pairs.raw())
     pairs.prove_sentences(
         make,
         [
-            ({"recipe": "papers"}, "recipe is 'papers'.*method.recipe"),
+            ({"recipe": "paper"}, "recipe is 'paper'.*method.recipe.*seqclr_2"),
             ({"projection": "lstm"}, "projection is 'lstm'.*method.projection.*none, mlp, bilstm"),
         ],
     )
