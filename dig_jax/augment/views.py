@@ -60,6 +60,7 @@ LINES_LIGHT = {
     "grayscale_p": 0.2,
 }
 
+
 def _stage(*operators, some_of=None, **more):
     """All of the operators, or some_of them; `more`: p, jitter, grayscale_p."""
     return {"some_of": some_of or (len(operators),) * 2, "operators": operators, "jitter": None, "grayscale_p": 0.0, **more}
@@ -131,8 +132,7 @@ SEQCLR_0 = (
 )
 
 # Whole-image contrast (reference sections 4 to 6) for text: no flips, and crops that keep all letters, where photographs
-# lose up to 92 % of their area. The rest is the papers': jitter of strength 1 for SimCLR, of MoCo v2's for the others; blur
-# in half of the views, or in nearly all of MoCo v3's first ones and few of its second ones, which are solarised at times.
+# lose up to 92 % of their area. The rest is the papers'. SimSiam's is MoCo v2's; MoCo v3's two views are not alike.
 _CROP = _stage(
     ("crop_vertical", {"top": (0.0, 0.2), "bottom": (0.0, 0.2)}),
     ("crop_horizontal", {"left": (0.0, 0.05), "right": (0.0, 0.05)}),
