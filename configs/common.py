@@ -128,9 +128,9 @@ def _data(kind: str, train: str, height_px: int, channels: int) -> dict[str, Any
 
 def network(size: str, patch: tuple[int, int], **more: Any) -> dict[str, Any]:
     """Keyword arguments of models.encoders.create: a ViT of one of SIZES, or a CNN of CNN_SIZES, whose patch is its own and
-    which takes none of the options in `more`."""
+    which takes none of the options in `more`. fiducials of a CNN: points of a rectification in front, 0 = none, 20 in TRBA."""
     if size in CNN_SIZES:
-        return {"kind": "crnn", "height_px": 32, "patch": (32, 4), **CNN_SIZES[size], "dtype": "auto"}
+        return {"kind": "crnn", "height_px": 32, "patch": (32, 4), **CNN_SIZES[size], "fiducials": 0, "dtype": "auto"}
     return vit(size, patch, **more)
 
 
@@ -149,7 +149,8 @@ def adamw(lr: float, weight_decay: float, warmup_steps: int = 0, **more: Any) ->
     return {
         "name": "adamw", "lr": lr, "lr_per": placeholder(int), "min_lr": 0.0, "warmup_steps": warmup_steps,
         "schedule": "cosine", "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": weight_decay,
-        "clip_norm": placeholder(float), "layer_decay": placeholder(float), "rules": (), **more,
+        "weight_decay_end": placeholder(float), "clip_norm": placeholder(float), "clip_norm_each": placeholder(float),
+        "layer_decay": placeholder(float), "rules": (), **more,
     }  # fmt: skip
 
 
@@ -180,7 +181,7 @@ def pretrain(arg: str | None, presets: dict[str, dict[str, Any]], method: dict[s
     """
     args = parse_arg(
         arg, preset=next(iter(presets)), records="", size="", patch="", epochs=0.0, steps=0, batch=0, lr=0.0, dtype="",
-        probe="", seed=0, quick=False, **own,
+        probe="", seed=0, recipe="", quick=False, **own,
     )  # fmt: skip
     if args.preset not in presets:
         raise ValueError(f"preset={args.preset}: choose one of {', '.join(presets)}")
@@ -190,6 +191,8 @@ def pretrain(arg: str | None, presets: dict[str, dict[str, Any]], method: dict[s
     if args.dtype:
         encoder["dtype"] = args.dtype
     method = {**method, **{name: args[name] for name in own}, "encoder": encoder, **preset["method"]}
+    if args.recipe:
+        method |= _recipe(args.recipe, method)
     config = base(seed=args.seed, batch_size=args.batch or preset["batch"], method=method)
     config.data = crops(args.records or placeholder(str), 32, preset["width_px"], preset["channels"])
     config.data.squeeze_px = preset.get("squeeze_px")
@@ -204,6 +207,19 @@ def pretrain(arg: str | None, presets: dict[str, dict[str, Any]], method: dict[s
     if args.probe != "none" and (args.probe or not args.preset.startswith("words")):
         config.evals.probe = {"every_steps": 1000, "sets": args.probe or placeholder(str)}
     return quick(config) if args.quick else config
+
+
+def _recipe(names: str, method: dict[str, Any]) -> dict[str, Any]:
+    """recipe=NAME, of `dig_jax/augment/views.py`, in place of the preset's; recipe=NAME+NAME where each view has its own."""
+    key = "recipes" if "recipes" in method else "recipe"
+    if key not in method:
+        raise ValueError(f"recipe={names}: {method['name']} augments by no recipe, so leave it out")
+    each = tuple(names.split("+"))
+    if key == "recipe" and len(each) == 1:
+        return {key: names}
+    if key == "recipe" or len(each) > 2:
+        raise ValueError(f"recipe={names}: {method['name']} takes one name" + (", or two as A+B" if key == "recipes" else ""))
+    return {key: (each[0], each[-1])}
 
 
 # Readers on top of an encoder, by the name that recognize/*.py take as head=.

@@ -3,6 +3,7 @@
 Update of a parameter p with rate lr(step), its own scale s and its own weight decay w (Loshchilov & Hutter 2019):
     p <- p - s * lr * (m_hat / (sqrt(v_hat) + eps) + w * p)
 so the scale multiplies the decayed rate and with it the decay, as in PyTorch's parameter groups (methods.md 15.1, 10).
+A rule may give its parameters another shape of schedule (SimSiam's predictor), and w may grow with the step (DINO, CCD).
 """
 
 from __future__ import annotations
@@ -18,16 +19,18 @@ import jax.numpy as jnp
 import optax
 
 Rules = Sequence[tuple[str, Mapping[str, Any]]]
-RULE_KEYS = ("lr_scale", "freeze", "weight_decay")
+RULE_KEYS = ("lr_scale", "freeze", "weight_decay", "schedule")
 
 
 @dataclasses.dataclass(frozen=True)
 class Treatment:
-    """How one parameter is trained: lr_scale a number or, for stacked blocks, an array that broadcasts to it."""
+    """How one parameter is trained: lr_scale a number or, for stacked blocks, an array that broadcasts to it; schedule the
+    shape of its rate, None = everybody's."""
 
     lr_scale: Any = 1.0
     weight_decay: float = 0.0
     freeze: bool = False
+    schedule: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,30 +66,40 @@ def create(
     b2: float = 0.999,
     eps: float = 1e-8,
     weight_decay: float = 0.0,
+    weight_decay_end: float | None = None,
     clip_norm: float | None = None,
+    clip_norm_each: float | None = None,
     rules: Rules = (),
     layer_decay: float | None = None,
 ) -> Optimizer:
     """The optimiser of a run.
 
     params: parameter tree or its shapes. lr: peak rate; with lr_per=256 it is the rate for 256 rows and the peak is
-    lr * batch_size / 256 (min_lr is absolute, as in DiG). clip_norm: of the global gradient norm of what trains.
-    rules: ordered (regex, {lr_scale | freeze | weight_decay}); the first regex found (re.search) in a parameter's path,
+    lr * batch_size / 256 (min_lr is absolute, as in DiG). clip_norm: of the global gradient norm of what trains;
+    clip_norm_each: instead of the norm of every array (of every block of a stacked one), as DINO and CCD do.
+    rules: ordered (regex, {lr_scale | freeze | weight_decay | schedule}); the first regex found (re.search) in a parameter's
+    path,
     such as "encoder/block_0/mlp/kernel", decides. Where rules are given they must cover every parameter and each must
     decide something, so a renamed layer cannot slip out of its rule. layer_decay: see `layer_scales`.
-    Weight decay falls on weights of two or more dimensions only, unless a rule states it. Raises ValueError.
+    Weight decay falls on weights of two or more dimensions only, unless a rule states it; with weight_decay_end it goes
+    from weight_decay to that along half a cosine, and what a rule states changes by the same factor. Raises ValueError.
     """
     if name != "adamw":
         raise ValueError(f"config.optim.name is {name!r}: the only optimiser so far is 'adamw'")
     peak = lr * batch_size / lr_per if lr_per else lr
-    rate = make_schedule(peak, total_steps, warmup_steps, min_lr, schedule)
+    if clip_norm and clip_norm_each:
+        raise ValueError("config.optim has both clip_norm and clip_norm_each: set one of them to None")
     treatments = treat(params, weight_decay, rules, layer_decay)
+    kinds = {schedule, *(t.schedule for t in jax.tree.leaves(treatments) if t.schedule)}
+    rates = {kind: make_schedule(peak, total_steps, warmup_steps, min_lr, kind) for kind in kinds}
+    rate, growth = rates[schedule], decay_growth(weight_decay, weight_decay_end, total_steps)
     trainable = jax.tree.map(lambda t: not t.freeze, treatments)
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     trained = optax.chain(
-        optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
+        _clip_each(clip_norm_each, params) if clip_norm_each else clip,
         optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
-        _per_leaf(treatments),
-        optax.scale_by_learning_rate(rate),
+        optax.identity(),  # where weight decay once stood: checkpoints keep their shape
+        _step(treatments, rates, schedule, growth),
     )
     labels = jax.tree.map(lambda train: "train" if train else "freeze", trainable)
     tx = optax.partition({"train": trained, "freeze": optax.set_to_zero()}, labels)
@@ -117,6 +130,20 @@ def make_schedule(
     return rate
 
 
+def decay_growth(start: float, end: float | None, total_steps: int) -> Callable[[Any], jax.Array] | None:
+    """step -> the factor on weight decay, from 1 along half a cosine towards end / start; None where it stays."""
+    if end is None or end == start:
+        return None
+    if not start > 0:
+        raise ValueError(f"config.optim.weight_decay_end is {end} and weight_decay {start}: start above 0")
+
+    def growth(step: Any) -> jax.Array:
+        done = jnp.clip(jnp.asarray(step, jnp.float32) / max(total_steps, 1), 0.0, 1.0)
+        return (end + 0.5 * (start - end) * (1 + jnp.cos(math.pi * done))) / start
+
+    return growth
+
+
 def paths(params: Any) -> dict[str, Any]:
     """{"encoder/block_0/...": leaf} in tree order."""
     leaves = jax.tree_util.tree_flatten_with_path(params)[0]
@@ -133,7 +160,7 @@ def treat(params: Any, weight_decay: float, rules: Rules, layer_decay: float | N
         rule = overrides.get(path, {})
         decay = rule.get("weight_decay", weight_decay if _decays(path, leaf) else 0.0)
         scale = scales.get(path, 1.0) * rule.get("lr_scale", 1.0)
-        result.append(Treatment(scale, decay, bool(rule.get("freeze", False))))
+        result.append(Treatment(scale, decay, bool(rule.get("freeze", False)), rule.get("schedule")))
     return jax.tree.unflatten(jax.tree.structure(params), result)
 
 
@@ -192,19 +219,41 @@ def layer_scales(named: Mapping[str, Any], decay: float) -> dict[str, Any]:
     return scales
 
 
-def _per_leaf(treatments: Any) -> optax.GradientTransformation:
-    """u -> lr_scale * (u + weight_decay * p) with each leaf's own numbers."""
+def _step(treatments: Any, rates: Mapping[str, Any], usual: str, growth: Any) -> optax.GradientTransformation:
+    """u -> -rate * lr_scale * (u + weight_decay * p) with each leaf's own numbers. The state is the count of steps."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         masked = lambda x: isinstance(x, optax.MaskedNode)  # noqa: E731  what partition puts where a leaf is frozen
+        now = {kind: -rate(state.count) for kind, rate in rates.items()}
+        grown = growth(state.count) if growth else 1.0
 
         def one(u: Any, p: Any, t: Treatment) -> Any:
             if masked(u):
                 return u
-            u = u + t.weight_decay * p if t.weight_decay else u
-            return u * jnp.broadcast_to(t.lr_scale, u.shape) if not _is_one(t.lr_scale) else u
+            u = u + t.weight_decay * grown * p if t.weight_decay else u
+            u = u * jnp.broadcast_to(t.lr_scale, u.shape) if not _is_one(t.lr_scale) else u
+            return now[t.schedule or usual] * u
 
-        return jax.tree.map(one, updates, params, treatments, is_leaf=masked), state
+        updates = jax.tree.map(one, updates, params, treatments, is_leaf=masked)
+        return updates, optax.ScaleByScheduleState(count=optax.safe_increment(state.count))
+
+    return optax.GradientTransformation(lambda params: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update)
+
+
+def _clip_each(most: float, params: Any) -> optax.GradientTransformation:
+    """Scales the gradient of every array, and of every block of a stacked one, to a norm of at most `most`."""
+    stacked = jax.tree.unflatten(jax.tree.structure(params), [name.startswith("encoder/blocks/") for name in paths(params)])
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        masked = lambda x: isinstance(x, optax.MaskedNode)  # noqa: E731
+
+        def one(u: Any, blocks: bool) -> Any:
+            if masked(u):
+                return u
+            norm = jnp.sqrt(jnp.sum(jnp.square(u), axis=tuple(range(1, u.ndim)) if blocks else None, keepdims=True))
+            return u * jnp.minimum(1.0, most / (norm + 1e-6)).reshape(norm.shape)
+
+        return jax.tree.map(one, updates, stacked, is_leaf=masked), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
@@ -217,7 +266,8 @@ def _group(params: Any, treatments: Any) -> tuple[tuple[str, int, int], ...]:
     counts: dict[str, list[int]] = {}
     for leaf, t in zip(jax.tree.leaves(params), jax.tree.leaves(treatments)):
         scale = f"{t.lr_scale:.4g}" if isinstance(t.lr_scale, (int, float)) else "by layer"
-        what = "frozen" if t.freeze else f"lr x {scale}, weight decay {t.weight_decay:g}"
+        shape = f", {t.schedule} rate" if t.schedule else ""
+        what = "frozen" if t.freeze else f"lr x {scale}, weight decay {t.weight_decay:g}{shape}"
         entry = counts.setdefault(what, [0, 0])
         entry[0] += 1
         entry[1] += math.prod(leaf.shape)

@@ -223,7 +223,7 @@ def make_train_step(method: base.Method, optimizer: optim.Optimizer, total: int,
         key = prng.stream(seed, "loss", state.step)
 
         def loss_of(params: base.Params) -> tuple[jax.Array, base.Aux]:
-            return method.loss(params, state.replace(teacher=teacher), views, key)
+            return method.loss(params, state.replace(teacher=teacher), views, key, progress)
 
         (loss, aux), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         # Constants for what is frozen: XLA then drops that part of the backward pass, and clipping does not see it.

@@ -12,9 +12,11 @@ import json
 import math
 import os
 import re
+import shutil
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -23,13 +25,13 @@ from dig_jax import checkpoint, metrics, train
 from dig_jax.data import records, writer
 from dig_jax.data.sources import lines
 from dig_jax.methods import recognize
+from tests.test_train import spy_on_data
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden_configs"
 FILES = sorted(str(path.relative_to(ROOT / "configs").with_suffix("")) for path in (ROOT / "configs").glob("*/[!_]*.py"))
 
 METHODS = {path: importlib.import_module(f"configs.{path.replace('/', '.')}") for path in FILES if path.startswith("pretrain")}
-OTHERS = sorted(METHODS.keys() - {"pretrain/dig"})
 
 # Every file with the arguments that choose another experiment; a preset added to PRESETS comes in by itself.
 CASES = [
@@ -163,14 +165,44 @@ def test_pretraining_runs(arg, lines_set, tmp_path):
     check_pretraining(arg, tmp_path, *run_quick("pretrain/dig", f"{arg},records={lines_set}", tmp_path))
 
 
-@pytest.mark.parametrize("file", OTHERS)
-def test_every_other_method_runs(file, lines_set, tmp_path):
-    """Its first preset: training, collapse figures, the light probe, pictures where the method draws any."""
-    preset = next(iter(METHODS[file].PRESETS))
-    state, values = run_quick(file, f"preset={preset},records={lines_set}", tmp_path)
-    assert int(state.step) == 2 and "encoder" in state.params
+@pytest.mark.parametrize("file", METHODS)
+def test_every_method_runs_and_resumes_bit_for_bit(file, lines_set, tmp_path, monkeypatch):
+    """Four steps of its cpu preset, the collapse figures, the light probe, pictures where the method draws any; then steps 3
+    and 4 again from the checkpoint of step 2: same state, same records, same figures of training."""
+    seen, made, make = spy_on_data(monkeypatch), [], train.make_train_step
+
+    def make_once(*args):  # one compilation for both runs
+        made.append(made[0] if made else make(*args))
+        return made[-1]
+
+    monkeypatch.setattr(train, "make_train_step", make_once)
+    arg, whole, parts = f"preset=cpu,records={lines_set}", tmp_path / "whole", tmp_path / "parts"
+    changes = {"total.steps": 4, "checkpoint.every_steps": 2, "checkpoint.keep_last": 2}
+    first, values = run_quick(file, arg, whole, **changes)
+    assert int(first.step) == 4 and "encoder" in first.params and checkpoint.steps(str(whole)) == [2, 4]
     assert {"train/loss", "train/grad_norm", "collapse/std", "probe/lines/cer"} <= values.keys()
     assert all(math.isfinite(value) for value in values.values())
+
+    shutil.copytree(whole, parts)
+    shutil.rmtree(parts / "checkpoints" / "4")
+    before = seen[:]
+    again, _ = run_quick(file, arg, parts, **changes, evals={})
+    assert int(again.step) == 4 and len(made) == 2
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
+    assert len(before) == 4 and seen[4:] == before[2:]
+    rows = [[training_figures(row) for row in metrics.read_jsonl(str(run / "metrics.jsonl"))] for run in (whole, parts)]
+    assert [row for row in rows[0] if row] == [row for row in rows[1] if row] and len(rows[0]) >= 4
+
+    # At step 0 the schedules stand where they start.
+    start, method = rows[0][0], build(file, f"{arg},quick").method
+    if "train/teacher_momentum" in start:
+        assert start["train/teacher_momentum"] == pytest.approx(method.momentum, rel=1e-6)
+    assert start.get("train/weight_contrast", 0.0) == 0.0
+
+
+def training_figures(row):
+    return {name: value for name, value in row.items() if name.startswith("train/") and name != "train/lines_per_s"}
 
 
 def check_recogniser(workdir, state, values, steps=2):
@@ -260,6 +292,35 @@ def test_arguments_take_the_type_of_their_default():
 def test_wrong_arguments_become_sentences(arg, sentence):
     with pytest.raises(ValueError, match=sentence):
         build("pretrain/dig", arg)
+
+
+def test_a_recipe_may_be_named():
+    build_method = lambda file, arg: build(f"pretrain/{file}", f"preset=words,{arg}").method  # noqa: E731
+    assert build_method("moco", "recipe=simclr").recipe == "simclr"
+    assert build_method("mocov3", "").recipes == ("mocov3_1", "mocov3_2")
+    assert build_method("mocov3", "recipe=dig").recipes == ("dig", "dig")
+    assert build_method("mocov3", "recipe=dig+lines_light").recipes == ("dig", "lines_light")
+    for file, arg, sentence in (
+        ("ssm", "recipe=dig", "recipe=dig: ssm augments by no recipe"),
+        ("moco", "recipe=dig+dig", r"recipe=dig\+dig: moco takes one name$"),
+        ("mocov3", "recipe=dig+dig+dig", r"mocov3 takes one name, or two as A\+B"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            build_method(file, arg)
+
+
+def test_every_contrast_states_how_far_text_may_go_sideways():
+    """Pixels, in each view; only the official DiG and SSM know no bound. CCD's views follow one map, so nothing is apart."""
+    bound = {}
+    for file, module in METHODS.items():
+        for preset in module.PRESETS:
+            method = build(file, f"preset={preset}").method
+            if "max_shift_px" in method:
+                bound.setdefault(method.name, {})[preset] = method.max_shift_px
+    assert set(bound) == {"dig", "seqclr", "simclr", "moco", "mocov3", "simsiam", "ssm"}
+    free = {(name, preset) for name, presets in bound.items() for preset, px in presets.items() if px is None}
+    assert free == {("dig", "words"), ("dig", "words_paper"), ("ssm", "words")}
+    assert all(0 < px <= 8 for presets in bound.values() for px in presets.values() if px is not None)
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -143,6 +143,9 @@ def test_first_matching_rule_decides():
         ({"min_lr": 1.0}, r"min_lr is 1, above"),
         ({"schedule": "cosin"}, r"'cosine' or 'constant'"),
         ({"name": "adam"}, r"'adamw'"),
+        ({"clip_norm": 1.0, "clip_norm_each": 1.0}, "both clip_norm and clip_norm_each"),
+        ({"weight_decay_end": 0.4}, "weight_decay_end is 0.4 and weight_decay 0"),
+        ({"rules": ((".*", {"schedule": "flat"}),)}, r"'cosine' or 'constant'"),
     ],
 )
 def test_mistakes_become_sentences(options, sentence):
@@ -159,6 +162,62 @@ def test_clipping_sees_only_what_trains():
     state = tx.update(grads, tx.init(params), params)[1]
     moments = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (3, 4)]
     np.testing.assert_allclose(moments[0], 0.1 * 2.0 / 4.0, rtol=1e-5)  # 16 ones have norm 4
+
+
+def moved(steps, **options):
+    """Parameters after `steps` steps of optim.create under the gradients tree(1), tree(2), ..."""
+    tx = optim.create(params=tree(), lr=0.1, schedule="cosine", **{**SIZES, **options}).tx
+    params, state = tree(), tx.init(tree())
+    for seed in range(1, steps + 1):
+        updates, state = tx.update(tree(seed), state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def test_a_rule_may_keep_its_rate_while_the_others_fall():
+    """SimSiam's --fix-pred-lr: warm-up alike, then the peak for one and the cosine for the others."""
+    rules = (("head", {"schedule": "constant", "lr_scale": 0.5}), (".*", {}))
+    options = {"rules": rules, "warmup_steps": 2, "b2": 0.98, "eps": 1e-6}
+    new = moved(6, **options)
+    grads = [tree(seed)["head"]["kernel"] for seed in range(1, 7)]
+    expected = adamw_by_hand(tree()["head"]["kernel"], grads, [0.0] + [0.1] * 5, 0.0, 0.5)
+    np.testing.assert_allclose(new["head"]["kernel"], expected, rtol=2e-5, atol=1e-6)
+    usual = moved(6, **{**options, "rules": ()})
+    jax.tree.map(np.testing.assert_array_equal, new["encoder"], usual["encoder"])
+    text = optim.create(params=tree(), lr=0.1, rules=rules, **SIZES).describe()
+    assert "lr x 0.5, weight decay 0, constant rate" in text
+
+
+def test_weight_decay_may_rise_on_a_cosine():
+    """DINO's schedule, by hand; what a rule states rises by the same factor, biases still have none."""
+    rules = (("head", {"weight_decay": 0.02}), (".*", {}))
+    new = moved(5, rules=rules, weight_decay=0.04, weight_decay_end=0.4, b2=0.98, eps=1e-6)
+    rates = [0.05 * (1 + math.cos(math.pi * i / 10)) for i in range(5)]
+    decays = [0.4 - 0.18 * (1 + math.cos(math.pi * i / 10)) for i in range(5)]
+    assert decays[0] == pytest.approx(0.04)
+    for path, half in (("encoder/block_0/kernel", 1.0), ("head/kernel", 0.5), ("encoder/block_0/bias", 0.0)):
+        p = np.asarray(optim.paths(tree())[path], np.float64)
+        m = v = np.zeros_like(p)
+        for t in range(1, 6):
+            g = np.asarray(optim.paths(tree(t))[path], np.float64)
+            m, v = 0.9 * m + 0.1 * g, 0.98 * v + 0.02 * g * g
+            direction = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.98**t)) + 1e-6)
+            p = p - rates[t - 1] * (direction + half * decays[t - 1] * p)
+        np.testing.assert_allclose(optim.paths(new)[path], p, rtol=2e-5, atol=1e-6, err_msg=path)
+    kept = moved(5, weight_decay=0.04, weight_decay_end=0.04)
+    jax.tree.map(np.testing.assert_array_equal, kept, moved(5, weight_decay=0.04))
+
+
+def test_every_array_may_be_clipped_by_its_own_norm():
+    """DINO's clip_gradients, seen in Adam's first moment; stacked blocks each by themselves, small gradients stay."""
+    blocks = jnp.stack([jnp.full((2, 2), 5.0), jnp.full((2, 2), 0.1)])
+    grads = {"encoder": {"blocks": {"kernel": blocks}}, "head": jnp.full(4, 3.0)}
+    tx = optim.create(params=grads, lr=0.1, clip_norm_each=2.0, **SIZES).tx
+    state = tx.update(grads, tx.init(grads), grads)[1]
+    first = {leaf.shape: leaf for leaf in jax.tree.leaves(state)[::-1] if leaf.ndim}  # reversed: mu stands before nu
+    np.testing.assert_allclose(first[(2, 2, 2)][0], 0.1 * 1.0, rtol=1e-5)  # norm 10 becomes 2
+    np.testing.assert_allclose(first[(2, 2, 2)][1], 0.1 * 0.1, rtol=1e-5)
+    np.testing.assert_allclose(first[(4,)], 0.1 * 1.0, rtol=1e-5)  # norm 6 becomes 2
 
 
 def test_description_counts_parameters():

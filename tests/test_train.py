@@ -153,8 +153,8 @@ class Witness(base.Method):
     def augment(self, key, batch):
         return batch | {"draw": jax.random.uniform(key)}
 
-    def loss(self, params, state, batch, key):
-        seen = {"augment": batch["draw"], "draw": jax.random.uniform(key), "teacher": state.teacher["w"]}
+    def loss(self, params, state, batch, key, progress):
+        seen = {"augment": batch["draw"], "draw": jax.random.uniform(key), "teacher": state.teacher["w"], "progress": progress}
         return params["encoder"]["w"] ** 2, base.Aux(seen, {})
 
     def init_teacher(self, params):
@@ -168,7 +168,7 @@ class Witness(base.Method):
 
 
 def test_a_step_gives_fresh_keys_and_the_moved_teacher():
-    """The teacher moves before the loss (the order of DiG), by step / total; no key is used twice."""
+    """The teacher moves before the loss (the order of DiG); it and the loss know step / total; no key is used twice."""
     method, batch = Witness(), {"image": jnp.zeros((8, 8, 16, 1), jnp.uint8)}
     optimizer = train.optim.create(params=method.init(None, None)["params"], total_steps=4, batch_size=8, lr=0.1)
     state = train.states.create(method, optimizer.tx, batch, jax.random.key(0))
@@ -177,7 +177,8 @@ def test_a_step_gives_fresh_keys_and_the_moved_teacher():
         state, values = train.make_train_step(method, optimizer, 4, 0)(state, batch)
         seen.append(values)
     assert [float(values["teacher"]) for values in seen] == [11.0, 21.25]
-    assert [float(values["momentum"]) for values in seen] == [0.0, 0.25]
+    for name in ("momentum", "progress"):
+        assert [float(values[name]) for values in seen] == [0.0, 0.25], name
     assert len({float(values[name]) for values in seen for name in ("augment", "draw")}) == 4
     _, values = train.make_train_step(method, optimizer, 4, 1)(state.replace(step=jnp.int32(0)), batch)
     assert float(values["draw"]) != float(seen[0]["draw"])  # another seed

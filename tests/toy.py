@@ -32,7 +32,7 @@ class Toy(base.Method):
         x = base.normalise(batch["image"]).mean(axis=(2, 3))
         return batch | {"x": x + 0.1 * jax.random.normal(key, x.shape)}
 
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         features = jnp.tanh(batch["x"] @ params["encoder"]["kernel"] + params["encoder"]["bias"][None])
         target = jnp.tanh(batch["x"] @ state.teacher["kernel"] + jax.random.normal(key, ()))
         loss = jnp.mean((features @ params["head"]["kernel"] - batch["x"]) ** 2) + jnp.mean((features - target) ** 2)

@@ -10,8 +10,7 @@
 | words | the authors' S: 32x128 words, batch 256, 3 passes over 33 M images | not run here |
 
 The authors fine-tune the teacher: recognise with --config.init_parts='("teacher/encoder->params/encoder",)'. words differs from
-theirs in what the trainer does not offer: weight decay stays at 0.04 (theirs rises to 0.4), the gradient is clipped as a
-whole (theirs each array), and positions are sines. lines and cpu slant and turn less, since lines are wide, move the teacher
+theirs in positions, which are sines. lines and cpu slant and turn less, since lines are wide, move the teacher
 faster, since they are short, and take smaller components, since letters of a line are smaller than those of a word image.
 """
 
@@ -23,7 +22,8 @@ AFFINE = {
 }  # fmt: skip
 WORDS = {
     **common.LINES, "patch": (4, 4), "width_px": 128, "channels": 3, "epochs": 3.0, "steps": 0, "lr": 5e-4,
-    "weight_decay": 0.04, "warmup_steps": 39062, "optim": {"clip_norm": 3.0}, "encoder": {"drop_path": 0.1},
+    "weight_decay": 0.04, "warmup_steps": 39062, "encoder": {"drop_path": 0.1},
+    "optim": {"weight_decay_end": 0.4, "clip_norm_each": 3.0},
     "method": {"characters": 26, "min_area_px": 30, "recipe": "dig", "prototypes": 65536, "momentum": 0.9995,
                "column_offset_max": 0, "projector_width": 2048, "projector_dim": 256, "decoder_width": 128},
 }  # fmt: skip

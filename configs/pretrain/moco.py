@@ -10,7 +10,7 @@
 
 method.queue must be a multiple of the batch (times its windows where method.window_px is set); one that is longer than an
 epoch holds a line's own older keys. words departs in the optimiser (AdamW at our rate for SGD at 0.03 with two steps) and the
-augmentations. method.max_shift_px bounds the way of text sideways.
+augmentations (MoCo v2's, without crops and flips). method.max_shift_px bounds the way of text sideways.
 """
 
 from ml_collections.config_dict import placeholder
@@ -27,7 +27,7 @@ LINES = {
 CPU = {**common.CPU, "method": {**LINES["method"], "queue": 2048, "projector_width": 256}}
 WORDS = {
     **common.LINES, "size": "crnn", "width_px": 100, "squeeze_px": 100, "steps": 200000, "weight_decay": 1e-4,
-    "method": {**V1, "queue": 65536, "recipe": "dig", "column_offset_max": 0},
+    "method": {**V1, "queue": 65536, "recipe": "mocov2", "column_offset_max": 0},
 }  # fmt: skip
 PRESETS = {"cpu": CPU, "lines": LINES, "words": WORDS}
 

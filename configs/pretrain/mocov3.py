@@ -31,7 +31,7 @@ CPU = {
 WORDS = {  # 1,281,167 images in batches of 4096, 300 epochs of which 40 warm up; 12 heads where other S have 6
     **common.LINES, "patch": (4, 4), "width_px": 128, "squeeze_px": 128, "channels": 3, "batch": 4096, "steps": 93600,
     "warmup_steps": 12480, "lr": 1.5e-4, "weight_decay": 0.1, "min_lr": 0.0, "optim": {}, "encoder": {"heads": 12},
-    "method": {"recipes": ("lines_light", "dig"), "column_offset_max": 0, "projector_width": 4096, "projector_dim": 256,
+    "method": {"recipes": ("mocov3_1", "mocov3_2"), "column_offset_max": 0, "projector_width": 4096, "projector_dim": 256,
                "predictor_width": 4096},
 }  # fmt: skip
 PRESETS = {"cpu": CPU, "lines": LINES, "words": WORDS}

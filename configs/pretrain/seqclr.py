@@ -10,8 +10,9 @@
 | words | the paper's: words squeezed to 32x100, CNN + BiLSTM, 5 windows, batch 256, 300,000 steps | not run yet |
 
 words departs from the paper in the optimiser (AdamW at the rate of Adam in the authors' later code, for what is remembered as
-Adadelta) and has no rectification in front. The recipe of augmentation is the paper's in all presets (methods/seqclr.py,
-RECIPE). method.max_shift_px bounds the misalignment of two views' windows.
+Adadelta); the paper's rectification is --config.method.encoder.fiducials=20. The recipe of augmentation is the paper's in all
+presets; recipe=seqclr_1 is what the authors' later code ships, recipe=seqclr_0 that of ABINet. method.max_shift_px bounds the
+way of text sideways in each view, so two views' windows are at most twice as far apart.
 """
 
 from ml_collections.config_dict import placeholder
@@ -31,5 +32,5 @@ PRESETS = {"cpu": CPU, "lines": LINES, "words": WORDS}
 
 
 def get_config(arg=None):
-    method = {"name": "seqclr", "temperature": 0.1, "recipe": "paper", "max_shift_px": 2.0, "loss_chunk": placeholder(int)}
+    method = {"name": "seqclr", "temperature": 0.1, "recipe": "seqclr_2", "max_shift_px": 2.0, "loss_chunk": placeholder(int)}
     return common.pretrain(arg, PRESETS, method, projection="mlp")

@@ -8,10 +8,10 @@
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 
 There is no preset of the paper: its recipe (LARS, 224 px photographs, 100 to 1000 epochs of batch 4096) has no counterpart for
-lines but the temperature and the projector, which are the method's defaults. max_shift_px bounds the way of text sideways.
-recipe: "dig" is much harder than "lines_light": on archiscribe, cpu with batch=32, 75 % of the views found their partner after
-200 steps of "lines_light" and 7 % after 300 steps of "dig". Larger batches mean more negatives; where their 2B x 2B products do
-not fit, set method.loss_chunk.
+lines but the temperature, the projector and, without crops and flips, the augmentation: recipe=simclr. max_shift_px bounds the
+way of text sideways. The default "lines_light" is much easier than "dig": on archiscribe, cpu with batch=32, 75 % of the views
+found their partner after 200 steps of the one and 7 % after 300 steps of the other. Larger batches mean more negatives; where
+their 2B x 2B products do not fit, set method.loss_chunk.
 """
 
 from ml_collections.config_dict import placeholder

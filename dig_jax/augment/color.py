@@ -1,11 +1,11 @@
-"""Photometric operators on the device: tones (pixel by pixel) and 5-tap filters.
+"""Photometric operators on the device: tones (pixel by pixel), filters of 5 x 5 pixels and grains (noise of every pixel).
 
 image f32[B,C,H,W] in [0,1], C = 1 (grey) or 3 (RGB); planes, because three interleaved channels keep CPUs from using
 their vector units (20 times slower). Every amount is f32[B], one for each line; results are clipped to [0,1], as 8-bit
 images are.
-Definitions: imgaug (contrast, blur, sharpen, solarize, grayscale) and torchvision's ColorJitter (jitter_*), see
-reference section 1.7. Departures: no rounding to 8 bits between operators; filters repeat the edge pixel of the real
-line (imgaug mirrors it).
+Definitions: imgaug, and torchvision's ColorJitter (jitter_*), see reference sections 1.7 and 2.3. Departures: no rounding to
+8 bits between operators; filters repeat the edge pixel of the real line (imgaug mirrors it); equal steps of grey for its
+k-means of colours (posterize); medians of 3 x 3 and averages of at most 5 x 5 pixels.
 """
 
 import jax
@@ -84,15 +84,108 @@ def jitter_hue(image, width, *, turn):
     return jnp.where(_each(turn) == 0.0, image, jnp.clip(turned, 0.0, 1.0))
 
 
+def invert(image, width):
+    """1 - image."""
+    return 1.0 - image
+
+
+def brightness(image, width, *, factor):
+    """factor * image, the operator of imgaug; `jitter_brightness` is that of torchvision, in an order of its own."""
+    return jitter_brightness(image, width, factor=factor)
+
+
+def gamma(image, width, *, exponent):
+    """image ** exponent."""
+    return jnp.clip(image, 1e-6, 1.0) ** _each(exponent)
+
+
+def channel_shuffle(image, width, *, order):
+    """The channels in another order, i32[B,C]."""
+    return jnp.take_along_axis(image, order[:, :, None, None], axis=1)
+
+
+def hue_saturation(image, width, *, turn, factor):
+    """Hue by `turn` of the circle, saturation times `factor`."""
+    return jitter_saturation(jitter_hue(image, width, turn=turn), width, factor=factor)
+
+
+def temperature(image, width, *, kelvin):
+    """As lit by a black body of `kelvin` (1,100 .. 40,000), by the fit of T. Helland (2012) to CIE's table."""
+    t = kelvin / 100.0
+    beyond = jnp.maximum(t - 60.0, 1.0)
+    red = jnp.where(t <= 66.0, 1.0, 1.29294 * beyond**-0.1332047592)
+    green = jnp.where(t <= 66.0, 0.390082 * jnp.log(t) - 0.631841, 1.129891 * beyond**-0.0755148492)
+    blue = jnp.where(t >= 66.0, 1.0, 0.543207 * jnp.log(jnp.maximum(t - 10.0, 1.0)) - 1.196254)
+    light = jnp.clip(jnp.stack([red, green, blue], axis=1), 0.0, 1.0)
+    return image * light[:, : image.shape[1], None, None]
+
+
+def posterize(image, width, *, levels):
+    """At most `levels` (2 or more) values in equal steps."""
+    steps = _each(jnp.floor(levels) - 1.0)
+    return jnp.round(image * steps) / steps
+
+
+def equalize(image, width):
+    """Histogram equalisation of the brightness of the line's real pixels; colours move with it."""
+    grey = luma(image)
+    real = jnp.arange(image.shape[3])[None, None, None] < width[:, None, None, None]
+    bins = jnp.clip(jnp.round(grey * 255.0), 0, 255).astype(jnp.int32)
+    flat = jnp.where(real, bins, 256).reshape(len(image), -1)  # padding has a bin of its own
+    below = jnp.cumsum(jax.vmap(lambda row: jnp.bincount(row, length=257))(flat)[:, :256], axis=1)
+    first = jnp.min(jnp.where(below > 0, below, jnp.iinfo(jnp.int32).max), axis=1, keepdims=True)
+    share = (below - first) / jnp.maximum(below[:, -1:] - first, 1)
+    new = jnp.take_along_axis(share, bins.reshape(len(image), -1), axis=1).reshape(grey.shape)
+    blank = (below[:, -1:] == first)[:, :, None, None]
+    return jnp.clip(image + jnp.where(blank, 0.0, new - grey), 0.0, 1.0)
+
+
+def median(image, width):
+    """The median of each pixel's 3 x 3 neighbours."""
+    padded = jnp.pad(extend(image, width), ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
+    height, canvas_px = image.shape[2:]
+    near = [padded[:, :, i : i + height, j : j + canvas_px] for i in range(3) for j in range(3)]
+    # Each round sends the lowest of what is left to the front; after five rounds the median stands there.
+    for start in range(5):
+        for i in range(8, start, -1):
+            near[i - 1], near[i] = jnp.minimum(near[i - 1], near[i]), jnp.maximum(near[i - 1], near[i])
+    return near[4]
+
+
+def rescale(image, width, *, factor):
+    """Made smaller by `factor` f32[B] in [1, 4] and large again, in blocks: a mixture of the two nearest of 1, 2 and 4."""
+    height, canvas_px = image.shape[2:]
+    up, across = -height % 4, -canvas_px % 4
+    padded = jnp.pad(extend(image, width), ((0, 0), (0, 0), (0, up), (0, across)), mode="edge")
+    octave, out = jnp.log2(factor), 0.0
+    for i, side in enumerate((1, 2, 4)):
+        blocks = padded.reshape(*image.shape[:2], (height + up) // side, side, (canvas_px + across) // side, side)
+        coarse = jnp.broadcast_to(jnp.mean(blocks, axis=(3, 5), keepdims=True), blocks.shape).reshape(padded.shape)
+        out += coarse[:, :, :height, :canvas_px] * _each(jnp.maximum(1.0 - jnp.abs(octave - i), 0.0))
+    return out
+
+
 TONES = {
     "contrast": contrast,
     "solarize": solarize,
     "grayscale": grayscale,
+    "invert": invert,
+    "brightness": brightness,
+    "gamma": gamma,
+    "channel_shuffle": channel_shuffle,
+    "hue_saturation": hue_saturation,
+    "temperature": temperature,
+    "posterize": posterize,
+    "equalize": equalize,
+    "median": median,
+    "rescale": rescale,
     "jitter_brightness": jitter_brightness,
     "jitter_contrast": jitter_contrast,
     "jitter_saturation": jitter_saturation,
     "jitter_hue": jitter_hue,
 }
+# Idle on grey images.
+COLOURLESS = ("grayscale", "channel_shuffle", "hue_saturation", "temperature", "jitter_saturation", "jitter_hue")
 
 
 def blur(*, sigma):
@@ -112,7 +205,38 @@ def sharpen(*, alpha, lightness):
     return box, -alpha[:, None] * box, 1.0 - alpha + alpha * (9.0 + lightness)
 
 
-FILTERS = {"blur": blur, "sharpen": sharpen}
+def average(*, size):
+    """AverageBlur over a square of `size` f32[B] pixels, 1 .. TAPS, as a filter."""
+    distance = jnp.abs(jnp.arange(TAPS, dtype=jnp.float32) - TAPS // 2)[None, :]
+    box = jnp.clip(0.5 * size[:, None] + 0.5 - distance, 0.0, 1.0)
+    box = box / jnp.sum(box, axis=1, keepdims=True)
+    return box, box, jnp.zeros_like(size)
+
+
+FILTERS = {"blur": blur, "sharpen": sharpen, "average": average}
+
+
+def motion(*, degrees):
+    """MotionBlur over TAPS pixels in a direction, as a kernel f32[B,TAPS,TAPS]."""
+    place = jnp.arange(TAPS, dtype=jnp.float32) - TAPS // 2
+    angle = jnp.deg2rad(degrees)[:, None]
+    hat = lambda at: jnp.maximum(1.0 - jnp.abs(at[:, :, None] - place[None, None]), 0.0)  # noqa: E731  (B, step, tap)
+    kernel = jnp.sum(hat(place[None] * jnp.sin(angle))[:, :, :, None] * hat(place[None] * jnp.cos(angle))[:, :, None], axis=1)
+    return kernel / jnp.sum(kernel, axis=(1, 2), keepdims=True)
+
+
+def emboss(*, alpha, strength):
+    """Emboss: (1 - alpha) * image + alpha * (light from the lower right), as a kernel f32[B,TAPS,TAPS]."""
+    light = jnp.array([[-1, 0, 0], [0, 1, 0], [0, 0, 1]], jnp.float32)
+    slope = jnp.array([[-1, -1, 0], [-1, 0, 1], [0, 1, 1]], jnp.float32)
+    identity = jnp.zeros((3, 3)).at[1, 1].set(1.0)
+    share = alpha[:, None, None]
+    kernel = (1.0 - share) * identity[None] + share * (light[None] + strength[:, None, None] * slope[None])
+    return jnp.pad(kernel, ((0, 0), (1, 1), (1, 1)))
+
+
+KERNELS = {"motion": motion, "emboss": emboss}
+
 
 def extend(image, width):
     """Repeats each line's last real column over its padding, so that no filter reads padding."""
@@ -132,11 +256,54 @@ def convolve(image, width, down, across, keep):
     return jnp.clip(_each(keep) * image + both, 0.0, 1.0)
 
 
+def correlate(image, width, kernel):
+    """The sum of the neighbours, each times its weight in kernel f32[B,TAPS,TAPS], clipped to [0,1]."""
+    height, canvas_px = image.shape[2:]
+    reach = TAPS // 2
+    padded = jnp.pad(extend(image, width), ((0, 0), (0, 0), (reach, reach), (reach, reach)), mode="edge")
+    places = [(i, j) for i in range(TAPS) for j in range(TAPS)]
+    total = sum(_each(kernel[:, i, j]) * padded[:, :, i : i + height, j : j + canvas_px] for i, j in places)
+    return jnp.clip(total, 0.0, 1.0)
+
+
 def grain(keys, shape):
-    """f32[B, *shape]: standard normal values for `add`, each line's from its own key."""
+    """f32[B, *shape]: standard normal values for GRAINS, each line's from its own key."""
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
 
 
-def add(image, grain, sigma):
-    """Noise: image + sigma * grain, sigma f32[B]."""
+def noise(image, grain, *, sigma):
+    """image + sigma * grain, sigma f32[B]."""
     return jnp.clip(image + _each(sigma) * grain, 0.0, 1.0)
+
+
+def dropout(image, grain, *, share, per_channel):
+    """A share f32[B] of the pixels becomes black; where per_channel > 0.5 each channel loses its own."""
+    together = jnp.broadcast_to(grain[:, :1], grain.shape)
+    chance = jax.scipy.special.ndtr(jnp.where(_each(per_channel) > 0.5, grain, together))
+    return jnp.where(chance < _each(share), 0.0, image)
+
+
+def impulse(image, grain, *, share):
+    """ImpulseNoise: a share f32[B] of the values becomes black or white, half each."""
+    chance = jax.scipy.special.ndtr(grain)
+    image = jnp.where(chance < 0.5 * _each(share), 0.0, image)
+    return jnp.where(chance > 1.0 - 0.5 * _each(share), 1.0, image)
+
+
+def speckle(image, grain, *, spread):
+    """MultiplyElementwise: every value times its own factor, uniform within 1 +- spread."""
+    return jnp.clip(image * (1.0 + _each(spread) * (2.0 * jax.scipy.special.ndtr(grain) - 1.0)), 0.0, 1.0)
+
+
+GRAINS = {"noise": noise, "dropout": dropout, "impulse": impulse, "speckle": speckle}
+
+
+def apply(name, image, width, grain, amounts):
+    """The photometric operator of this name."""
+    if name in GRAINS:
+        return GRAINS[name](image, grain, **amounts)
+    if name in FILTERS:
+        return convolve(image, width, *FILTERS[name](**amounts))
+    if name in KERNELS:
+        return correlate(image, width, KERNELS[name](**amounts))
+    return TONES[name](image, width, **amounts)

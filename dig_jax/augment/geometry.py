@@ -170,12 +170,19 @@ def perspective(height, width, *, corners):
     return compose(to_px, compose(unit, to_unit))
 
 
+def affine(height, width, *, times, degrees_x, degrees_y):
+    """`shear`, then `scale` by `times` in both directions, about the centre of the real line."""
+    slanted = shear(height, width, degrees_x=degrees_x, degrees_y=degrees_y)
+    return compose(slanted, scale(height, width, across=times, down=times))
+
+
 MATRICES = {
     "crop_vertical": crop_vertical,
     "crop_horizontal": crop_horizontal,
     "shift": shift,
     "rotate": rotate,
     "perspective": perspective,
+    "affine": affine,
 }
 
 

@@ -1,11 +1,13 @@
 """Views of a batch of text lines: recipes (data) and the one function that applies them.
 
-A recipe is a dict:
+A recipe is a stage or a sequence of stages, which a line passes in turn. A stage is a dict:
     operators   ((name, {amount: range, ..}), ..), names unique, see OPERATORS for the amounts of each
     some_of     (lowest, highest): every line draws how many of the operators it gets, which, and their order
-                (imgaug's SomeOf with random_order)
+                (imgaug's SomeOf with random_order; (1, 1) is its OneOf)
+    p           chance that a line gets any of the operators; absent = 1
     jitter      {"p", "brightness", "contrast", "saturation", "hue"}: torchvision's ColorJitter, or None
     grayscale_p chance of losing all colour at the end
+Only one stage may move pixels, so that `max_shift_px` bounds the whole way.
 
 Photometric operators run in the line's drawn order; geometric ones are composed in theirs into one map and the image is
 resampled once, at the end of the operators (departures: see geometry.py and color.py). Amounts in pixels are pixels of
@@ -14,13 +16,16 @@ the batch, not of the original image, and the aspect ratio is kept, where DiG au
 
 import difflib
 import math
+from collections.abc import Mapping, Sequence
 from functools import partial, reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dig_jax.augment import color, geometry
+
+Recipe = str | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None  # a name in RECIPES, a stage or several; None = as it is
 
 # DiG's contrast branch (reference section 1.7). At 10 degrees the ends of a line wider than 6 heights leave the image.
 DIG = {
@@ -55,7 +60,112 @@ LINES_LIGHT = {
     "grayscale_p": 0.2,
 }
 
-RECIPES = {"dig": DIG, "lines_light": LINES_LIGHT}  # the names that configs know
+
+def _stage(*operators, some_of=None, **more):
+    """All of the operators, or some_of them; `more`: p, jitter, grayscale_p."""
+    return {"some_of": some_of or (len(operators),) * 2, "operators": operators, "jitter": None, "grayscale_p": 0.0, **more}
+
+
+_CONTRAST, _BLUR = ("contrast", {"alpha": (0.5, 1.0)}), ("blur", {"sigma": (0.5, 1.5)})
+_SHARPEN = ("sharpen", {"alpha": (0.0, 0.5), "lightness": (0.0, 0.5)})
+
+# SeqCLR's three severities in the authors' later code (reference section 2.3). 2 is like the paper's: nothing but contrast,
+# sharpness and warps that keep letters in place. In place of PiecewiseAffine that code bends elastically; this is the paper's.
+SEQCLR_2 = _stage(
+    _CONTRAST,
+    _BLUR,
+    ("crop_vertical", {"top": (0.0, 0.4), "bottom": (0.0, 0.4)}),
+    ("crop_horizontal", {"left": (0.0, 0.02), "right": (0.0, 0.02)}),
+    _SHARPEN,
+    ("piecewise", {"scale": (0.02, 0.03)}),
+    ("perspective", {"scale": (0.01, 0.02)}),
+    some_of=(1, 7),
+)
+# 1, which that code ships: strong colours and grain, no geometry at all. Strengths of emboss are ours.
+SEQCLR_1 = (
+    _stage(("invert", {}), p=0.5),
+    _stage(
+        ("channel_shuffle", {"p": 0.35}),
+        ("grayscale", {"alpha": (0.0, 1.0)}),
+        ("posterize", {"levels": (2.0, 16.0)}),
+        ("equalize", {}),
+        ("dropout", {"share": (0.0, 0.2), "per_channel_p": 0.5}),
+        ("gamma", {"exponent": (0.5, 2.0)}),
+        ("brightness", {"factor": (0.5, 1.5)}),
+        ("hue_saturation", {"turn": (-0.196, 0.196), "factor": (0.8, 1.2)}),  # +-50 of 255
+        ("temperature", {"kelvin": (1100.0, 10000.0)}),
+        some_of=(1, 1),
+    ),
+    _stage(
+        _SHARPEN,
+        _BLUR,
+        ("average", {"size": (2.0, 5.0)}),
+        ("median", {}),
+        ("motion", {"degrees": (0.0, 180.0)}),
+        some_of=(1, 1),
+    ),
+    _stage(
+        ("emboss", {"alpha": (0.0, 1.0), "strength": (0.5, 1.5)}),
+        ("noise", {"sigma": (0.0, 0.2)}),
+        ("impulse", {"share": 0.1}),
+        ("speckle", {"spread": 0.5}),
+        some_of=(1, 1),
+    ),
+)
+# 0 is ABINet's augmentation for recognisers: strong geometry in half of the lines, which a bound on the way sideways tames.
+# How far its corners move in a perspective is our reading; its canvas grows with a turned word, ours does not.
+SEQCLR_0 = (
+    _stage(
+        ("rotate", {"degrees": (-45.0, 45.0)}),
+        ("affine", {"times": (0.5, 2.0), "degrees_x": (-45.0, 45.0), "degrees_y": (-15.0, 15.0)}),
+        ("perspective", {"scale": (0.0, 0.2)}),
+        some_of=(1, 1),
+        p=0.5,
+    ),
+    _stage(
+        ("noise", {"sigma": (0.0, 0.0175)}),  # a variance of 20, of 255^2
+        ("motion", {"degrees": (0.0, 180.0)}),
+        ("rescale", {"factor": (1.0, 4.0)}),
+        p=0.25,
+    ),
+    _stage(jitter={"p": 0.25, "brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.1}),
+)
+
+# Whole-image contrast (reference sections 4 to 6) for text: no flips, and crops that keep all letters, where photographs
+# lose up to 92 % of their area. The rest is the papers'. SimSiam's is MoCo v2's; MoCo v3's two views are not alike.
+_CROP = _stage(
+    ("crop_vertical", {"top": (0.0, 0.2), "bottom": (0.0, 0.2)}),
+    ("crop_horizontal", {"left": (0.0, 0.05), "right": (0.0, 0.05)}),
+)
+_SOFT, _SOLARIZE = ("blur", {"sigma": (0.1, 2.0)}), ("solarize", {"threshold": 128 / 255, "invert_above_p": 1.0})
+
+
+def _colours(brightness, contrast, saturation, hue):
+    strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+    return _stage(jitter={"p": 0.8, **strengths}, grayscale_p=0.2)
+
+
+SIMCLR = (_CROP, _colours(0.8, 0.8, 0.8, 0.2), _stage(_SOFT, p=0.5))
+MOCOV2 = (_CROP, _colours(0.4, 0.4, 0.4, 0.1), _stage(_SOFT, p=0.5))
+MOCOV3_1 = (_CROP, _colours(0.4, 0.4, 0.2, 0.1), _stage(_SOFT))
+MOCOV3_2 = (_CROP, _colours(0.4, 0.4, 0.2, 0.1), _stage(_SOFT, p=0.1), _stage(_SOLARIZE, p=0.2))
+
+# What a half of a line suffers in our reading of SimAN: tone and sharpness, nothing that moves a pixel.
+SIMAN = _stage(
+    ("contrast", {"alpha": (0.4, 1.0)}),
+    ("blur", {"sigma": (0.3, 1.2)}),
+    ("noise", {"sigma": (0.02, 0.1)}),
+    _SHARPEN,
+    some_of=(1, 3),
+    jitter={"p": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1},
+    grayscale_p=0.2,
+)
+
+# The names that configs know.
+RECIPES = {
+    "dig": DIG, "lines_light": LINES_LIGHT, "seqclr_0": SEQCLR_0, "seqclr_1": SEQCLR_1, "seqclr_2": SEQCLR_2, "simclr": SIMCLR,
+    "mocov2": MOCOV2, "mocov3_1": MOCOV3_1, "mocov3_2": MOCOV3_2, "siman": SIMAN,
+}  # fmt: skip
 
 # Amounts of each operator; a pair is a uniform range, a number its only value.
 OPERATORS = {
@@ -71,7 +181,25 @@ OPERATORS = {
     "rotate": ("degrees",),
     "piecewise": ("scale",),
     "perspective": ("scale",),
+    "affine": ("times", "degrees_x", "degrees_y"),
+    "invert": (),
+    "brightness": ("factor",),
+    "gamma": ("exponent",),
+    "channel_shuffle": ("p",),
+    "hue_saturation": ("turn", "factor"),
+    "temperature": ("kelvin",),
+    "posterize": ("levels",),
+    "equalize": (),
+    "median": (),
+    "rescale": ("factor",),
+    "average": ("size",),
+    "motion": ("degrees",),
+    "emboss": ("alpha", "strength"),
+    "dropout": ("share", "per_channel_p"),
+    "impulse": ("share",),
+    "speckle": ("spread",),
 }
+MOVING = {*geometry.MATRICES, "piecewise"}  # operators that move pixels
 JITTER = ("brightness", "contrast", "saturation", "hue")
 DICE = 128  # random numbers a line may use
 UNUSED = 1000  # rank of an operator that a line did not draw
@@ -84,6 +212,21 @@ def recipe(name):
     if name not in RECIPES:
         raise ValueError(f"recipe is {name!r}; set config.method.recipe to one of {', '.join(RECIPES)}")
     return RECIPES[name]
+
+
+def stages(recipe):
+    """The stages of a recipe, one or several dicts, as a tuple."""
+    return (recipe,) if isinstance(recipe, Mapping) else tuple(recipe)
+
+
+def still(recipe):
+    """A recipe without the operators that move pixels."""
+
+    def stays(stage):
+        operators = tuple(entry for entry in stage["operators"] if entry[0] not in MOVING)
+        return {**stage, "operators": operators, "some_of": tuple(min(n, len(operators)) for n in stage["some_of"])}
+
+    return tuple(stays(stage) for stage in stages(recipe))
 
 
 def only(name, **amounts):
@@ -103,7 +246,14 @@ class Draws(NamedTuple):
 
 def check(recipe):
     """Raises ValueError with one sentence when a recipe cannot be carried out."""
-    known = {"some_of", "operators", "jitter", "grayscale_p"}
+    for stage in stages(recipe):
+        _check_stage(stage)
+    if sum(any(name in MOVING for name, _ in stage["operators"]) for stage in stages(recipe)) > 1:
+        raise ValueError("Only one stage of an augmentation recipe may move pixels: put its geometric operators together.")
+
+
+def _check_stage(recipe):
+    known = {"some_of", "operators", "jitter", "grayscale_p", "p"}
     if unknown := set(recipe) - known:
         raise ValueError(f"An augmentation recipe has the keys {sorted(known)}, not {sorted(unknown)}.")
     names = [name for name, _ in recipe["operators"]]
@@ -169,6 +319,10 @@ def _draw_amounts(name, amounts, dice):
         return {"corners": jnp.minimum(drawn["scale"] * jnp.abs(dice.normal(4, 2)), 0.45)}
     if name == "solarize":
         return {"threshold": drawn["threshold"], "above": dice.happens(drawn["invert_above_p"])}
+    if name == "channel_shuffle":
+        return {"order": jnp.where(dice.happens(drawn["p"]) > 0, dice.order(3), jnp.arange(3))}
+    if name == "dropout":
+        return {"share": drawn["share"], "per_channel": dice.happens(drawn["per_channel_p"])}
     return drawn
 
 
@@ -178,6 +332,8 @@ def _draw_line(key, *, recipe):
     names = [name for name, _ in recipe["operators"]]
     low, high = recipe["some_of"]
     count = low + jnp.floor(dice.uniform() * (high - low + 1)).astype(jnp.int32)
+    if recipe.get("p", 1.0) < 1.0:
+        count = jnp.where(dice.happens(recipe["p"]) > 0, count, 0)
     place = dice.order(len(names))
     place = jnp.where(place < count, place, UNUSED)
     amounts = {name: _draw_amounts(name, ranges, dice) for name, ranges in recipe["operators"]}
@@ -209,16 +365,11 @@ def _slots(rank, names, most):
 
 def _in_order(image, width, names, slots, amounts, noise_keys):
     """Passes lines (planes, f32[B,C,H,W]) through photometric operators, each line in its own order (see `_slots`)."""
-    grain = color.grain(noise_keys, image.shape[1:]) if "noise" in names else None
+    grain = color.grain(noise_keys, image.shape[1:]) if color.GRAINS.keys() & set(names) else None
 
     def branch(name):
         def run(image, chosen):
-            if name == "noise":
-                changed = color.add(image, grain, **amounts[name])
-            elif name in color.FILTERS:
-                changed = color.convolve(image, width, *color.FILTERS[name](**amounts[name]))
-            else:
-                changed = color.TONES[name](image, width, **amounts[name])
+            changed = color.apply(name, image, width, grain, amounts[name])
             return jnp.where(chosen[:, None, None, None], changed, image)
 
         return run
@@ -272,7 +423,7 @@ def augment(key, image, width, recipe, max_shift_px=None):
     """One random view of each line.
 
     key: a JAX key. image: u8[B,H,W,C] in [0,255] or f32 in [0,1], C = 1 or 3. width: i32[B], real pixels, 1..W.
-    recipe: see the module; DIG, LINES_LIGHT. max_shift_px: bound on the horizontal way of every pixel, None = unbounded
+    recipe: see the module and RECIPES. max_shift_px: bound on the horizontal way of every pixel, None = unbounded
         as in the official recipe.
 
     Returns f32[B,H,W,C] in [0,1]; columns right of `width` are the input's. ValueError for an impossible recipe.
@@ -283,17 +434,26 @@ def augment(key, image, width, recipe, max_shift_px=None):
     if image.dtype == jnp.uint8:
         image = image.astype(jnp.float32) / 255.0
     image = jnp.transpose(image, (0, 3, 1, 2))  # planes inside, see color.py
-    original, channels = image, image.shape[1]
+    original = image
+    for i, stage in enumerate(stages(recipe)):
+        image = _pass(jax.random.fold_in(key, i) if i else key, image, width, stage, max_shift_px)
+    real = jnp.arange(image.shape[3])[None, None, None, :] < width[:, None, None, None]
+    return jnp.transpose(jnp.where(real, image, original), (0, 2, 3, 1))
+
+
+def _pass(key, image, width, recipe, max_shift_px):
+    """Lines (planes, f32[B,C,H,W]) through one stage."""
+    channels = image.shape[1]
     draws = draw(key, image.shape[0], recipe)
-    colourless = ("grayscale", "jitter_saturation", "jitter_hue") if channels == 1 else ()
+    colourless = color.COLOURLESS if channels == 1 else ()
 
     def photometric(names):
-        return [n for n in names if (n in color.TONES or n in color.FILTERS or n == "noise") and n not in colourless]
+        return [n for n in names if n not in MOVING and n not in colourless]
 
     if names := photometric(draws.rank):
         slots = _slots(draws.rank, names, recipe["some_of"][1])
         image = _in_order(image, width, names, slots, draws.amounts, draws.noise_keys)
-    if any(n in geometry.MATRICES or n == "piecewise" for n in draws.rank):
+    if any(n in MOVING for n in draws.rank):
         image = geometry.resample(image, *source_map(draws, recipe, image.shape, width, max_shift_px))
     if names := photometric(draws.jitter):
         amounts = {n: {"turn" if n == "jitter_hue" else "factor": draws.jitter[n][1]} for n in names}
@@ -301,5 +461,4 @@ def augment(key, image, width, recipe, max_shift_px=None):
         image = _in_order(image, width, names, slots, amounts, None)
     if channels == 3 and recipe.get("grayscale_p"):
         image = color.grayscale(image, width, alpha=draws.gray)
-    real = jnp.arange(image.shape[3])[None, None, None, :] < width[:, None, None, None]
-    return jnp.transpose(jnp.where(real, image, original), (0, 2, 3, 1))
+    return image

@@ -10,9 +10,10 @@ Letters: B lines, H W C pixels, N tokens, D width, S frames, L label length, V c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -32,19 +33,28 @@ class Aux(NamedTuple):
 class Method:
     """Base of every method. Subclasses override what they need and never call super()."""
 
+    encoder: Any  # of `models.encoders`
+    network: nn.Module  # all that is trained, the encoder under the name "encoder"; called with an augmented batch
+
     # Where nothing trains the encoder: a function (params, raw batch) -> {name: f32/i32[B, ...]} that the methods of this
     # class read in place of batch["image"]. The trainer then runs it once a record and not once a step.
     frozen_features: Callable[[Params, Batch], Batch] | None = None
 
     def init(self, key: jax.Array, batch: Batch) -> dict[str, Any]:
-        """{"params": f32 tree, the encoder under params["encoder"]; "mutable": tree or {}} from an augmented batch."""
-        raise NotImplementedError
+        """{"params": f32 tree, the encoder under params["encoder"]; "mutable": tree or {}} from an augmented batch.
 
-    def loss(self, params: Params, state: Any, batch: Batch, key: jax.Array) -> tuple[jax.Array, Aux]:
+        Default: the parameters of the network, and nothing mutable.
+        """
+        return {"params": self.network.init(key, batch)["params"], "mutable": {}}
+
+    def loss(
+        self, params: Params, state: Any, batch: Batch, key: jax.Array, progress: jax.Array
+    ) -> tuple[jax.Array, Aux]:
         """(f32[] loss over the global batch, Aux). `batch` went through `augment`; read state.teacher, state.mutable.
 
-        Gradients are taken with respect to `params` only; `state.params` is the same tree, without gradients. Metric
-        names are relative ("pixel", "contrast"): the trainer writes them under `train/`.
+        progress f32[] in [0, 1) = step / total, for weights and phases that follow the training. Gradients are taken
+        with respect to `params` only; `state.params` is the same tree, without gradients. Metric names are relative
+        ("pixel", "contrast"): the trainer writes them under `train/`.
         """
         raise NotImplementedError
 
@@ -53,8 +63,11 @@ class Method:
         return batch
 
     def encode(self, params: Params, batch: Batch) -> dict[str, jax.Array]:
-        """Raw batch -> {"tokens": f32[B,N,D], "frames": f32[B,S,F], "frame_length": i32[B]}, deterministic."""
-        raise NotImplementedError
+        """Raw batch -> {"tokens": f32[B,N,D], "frames": f32[B,S,F], "frame_length": i32[B]}, deterministic.
+
+        Default: of whole lines, no token hidden; the frames are the tokens of a column side by side.
+        """
+        return encode_lines(self.encoder, params["encoder"], batch)
 
     def init_teacher(self, params: Params) -> Any:
         """The subtree that the teacher mirrors (same values as `params` at the start), or None. Default: None."""
@@ -75,6 +88,28 @@ class Method:
         on resume, and each batch can be read once. It runs outside jit, so jit the heavy part inside.
         """
         return mutable
+
+    def _apply(self, params: Params, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """A method of the network, on these parameters."""
+        return self.network.apply({"params": params}, *args, method=method, **options)
+
+
+class Taught(Method):
+    """A method with a momentum teacher: the moving average of some parts of the student, which m takes from `momentum` to 1
+    on a cosine (BYOL, arXiv 2006.07733)."""
+
+    taught: Sequence[str]  # the parts that the teacher mirrors; none = there is no teacher
+    momentum: float
+
+    def init_teacher(self, params):
+        return {name: params[name] for name in self.taught} or None
+
+    def update_teacher(self, teacher, params, progress):
+        """xi <- m xi + (1 - m) theta, with the student as it stands before this step's update."""
+        return move_teacher(teacher, params, cosine_momentum(progress, self.momentum)) if teacher else None
+
+    def schedules(self, progress):
+        return {"teacher_momentum": cosine_momentum(progress, self.momentum)} if self.taught else {}
 
 
 def normalise(image: jax.Array) -> jax.Array:
@@ -97,8 +132,24 @@ def check_column_offset(most: int) -> None:
         raise ValueError(f"column_offset_max is {most}; set config.method.column_offset_max to 0 or more")
 
 
-def encode_lines(encoder: vit.Vit, params: Params, batch: Batch) -> dict[str, jax.Array]:
-    """`Method.encode` of every method whose encoder is a ViT: features of whole, unmasked lines from a raw batch.
+def check_fractions(**values: float) -> None:
+    """ValueError for an argument that does not lie in [0, 1]."""
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}; it must lie in [0, 1]: set config.method.{name}")
+
+
+def check_decoder(width: int, heads: int) -> None:
+    """ValueError for a transformer whose decoder_width its decoder_heads cannot share."""
+    if width % heads:
+        raise ValueError(
+            f"a decoder_width of {width} does not divide into {heads} heads: set config.method.decoder_width to a multiple "
+            "of config.method.decoder_heads"
+        )
+
+
+def encode_lines(encoder: Any, params: Params, batch: Batch) -> dict[str, jax.Array]:
+    """Features of whole, unmasked lines from a raw batch, see `Method.encode`.
 
     params: the encoder's own. frames: the tokens of a column side by side, f32[B,S,Gh*D].
     """

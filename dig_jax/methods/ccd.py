@@ -15,7 +15,7 @@ Paper   Guan et al., "Self-supervised Character-to-Character Distillation for Te
     c <- 0.9 c + 0.1 mean of t                                        Method._moved_center
     L_seg = cross-entropy of both views' pixels with the k-means foreground, which follows the map as well
     L = L_dis + L_seg                                                 Method.loss
-    xi <- m xi + (1 - m) theta, m: 0.9995 -> 1                        Method.update_teacher
+    xi <- m xi + (1 - m) theta, m: 0.9995 -> 1                        base.Taught
 
 Certain, from the authors' code (TongkunGuan/CCD): all of the above and every default; geometry in 7 of 10 cases and else the
 bare image as view 2; 8-connected components of at least 30 px, at most 26; the foreground of the student, not the
@@ -35,7 +35,7 @@ Departures   segmentation reads each final token alone, through two linear layer
 and 6; a view follows the map by nearest neighbour and a patch by the share that a character covers (theirs: bilinear, and
 a threshold of 0.1); pixels that come from outside the line belong to no character and no class; colour is the part of our
 recipes that does not move anything; position codes are not learned; the teacher moves before the loss instead of after
-the update; weight decay stays constant (theirs rises from 0.04 to 0.4).
+the update.
 
 Watch   distillation: starts near ln(prototypes), below it by up to 250 / projector_dim, as both networks are the same then;
 it may rise while they part. t_std: spread of the teacher's centred answers; healthy about 1 / sqrt(prototypes), near 0 they
@@ -58,7 +58,6 @@ from dig_jax.augment import color, geometry, views
 from dig_jax.methods import base, losses, siamese
 from dig_jax.models import encoders, heads, vit
 
-TAUGHT = ("encoder", "projector")
 KMEANS_STEPS = 10
 AFFINE = {
     "scale_x": (0.6, 1.1), "scale_y": (0.6, 1.1), "degrees": (-10.0, 10.0), "shear_x": (-45.0, 45.0),
@@ -188,7 +187,7 @@ class Network(nn.Module):
         return image.reshape(*tokens.shape[:2], *image.shape[1:])
 
 
-class Method(base.Method):
+class Method(base.Taught):
     """CCD.
 
     encoder: keyword arguments of `vit.Vit`. channels: C of the images. recipe: a name or recipe of `views`, of which the
@@ -199,6 +198,8 @@ class Method(base.Method):
     at the beginning in which the prototypes stay. Raises ValueError for values out of range.
     """
 
+    taught = ("encoder", "projector")
+
     def __init__(
         self,
         *,
@@ -208,7 +209,7 @@ class Method(base.Method):
         min_area_px: int = 30,
         kmeans_frac: float = 0.3,
         frozen_frac: float = 0.01,
-        recipe: str | Mapping[str, Any] = "dig",
+        recipe: views.Recipe = "dig",
         affine: Mapping[str, Any] | None = None,
         affine_p: float = 0.7,
         prototypes: int = 65536,
@@ -224,13 +225,16 @@ class Method(base.Method):
         projector_dim: int = 256,
         decoder_width: int = 128,
     ):
-        shares_of_one = {"kmeans_frac": kmeans_frac, "frozen_frac": frozen_frac, "affine_p": affine_p}
-        counts = {"characters": characters, "min_area_px": min_area_px, "prototypes": prototypes}
-        _check(shares_of_one | {"momentum": momentum, "center_momentum": center_momentum}, counts, column_offset_max)
+        base.check_fractions(kmeans_frac=kmeans_frac, frozen_frac=frozen_frac, affine_p=affine_p)
+        base.check_fractions(momentum=momentum, center_momentum=center_momentum)
+        base.check_column_offset(column_offset_max)
+        for name, value in {"characters": characters, "min_area_px": min_area_px, "prototypes": prototypes}.items():
+            if value < 1:
+                raise ValueError(f"{name} is {value}; set config.method.{name} to 1 or more")
         self.affine = AFFINE if affine is None else affine
         geometry.check_affine(self.affine)
         self.encoder = encoders.create_vit(encoder)
-        self.patch, self.channels, self.recipe = tuple(encoder["patch"]), channels, still(views.recipe(recipe))
+        self.patch, self.channels, self.recipe = tuple(encoder["patch"]), channels, views.still(views.recipe(recipe))
         self.characters, self.min_area_px, self.affine_p = characters, min_area_px, affine_p
         self.kmeans_frac, self.frozen_frac, self.prototypes = kmeans_frac, frozen_frac, prototypes
         self.temperatures = {"student_temperature": student_temperature, "teacher_temperature": teacher_temperature}
@@ -268,11 +272,10 @@ class Method(base.Method):
 
     # loss
 
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         """weight_distillation * L_dis + weight_segmentation * L_seg. Metrics: distillation; segmentation; characters (of a
         line, shown by both views); t_std (spread of the teacher's centred answers)."""
         teacher, center = jax.lax.stop_gradient((state.teacher, state.mutable["center"]))
-        progress = teacher["progress"]
         tokens = self._apply(params, Network.encode_views, batch, deterministic=False, rngs={"drop_path": key})
         logits = self._apply(params, Network.segment, tokens, vit.grid(batch["view1"].shape, self.patch))
         segmentation = self._segmentation(logits, batch)
@@ -295,11 +298,6 @@ class Method(base.Method):
         }
         total = self.weight_distillation * distillation + self.weight_segmentation * segmentation
         return total, base.Aux(metrics, {"center": self._moved_center(center, theirs, valid)})
-
-    def _apply(self, params, method, *args, **kwargs):
-        # A teacher tree holds its progress beside the parts of the network.
-        parts = {name: part for name, part in params.items() if name != "progress"}
-        return self.network.apply({"params": parts}, *args, method=method, **kwargs)
 
     def _freeze(self, params, progress):
         """The same parameters; those of the last layer have no gradient in the first part of training."""
@@ -336,27 +334,6 @@ class Method(base.Method):
         moved = self.center_momentum * center + (1 - self.center_momentum) * mean
         return jnp.where(count > 0, moved, center)
 
-    # teacher
-
-    def init_teacher(self, params):
-        """The parts that the teacher mirrors, and the progress of the training, which `loss` is not told otherwise."""
-        return {name: params[name] for name in TAUGHT} | {"progress": jnp.zeros(())}
-
-    def update_teacher(self, teacher, params, progress):
-        """xi <- m xi + (1 - m) theta, with the student as it stands before this step's update."""
-        parts = {name: teacher[name] for name in TAUGHT}
-        moved = base.move_teacher(parts, params, base.cosine_momentum(progress, self.momentum))
-        return moved | {"progress": jnp.asarray(progress, jnp.float32)}
-
-    def schedules(self, progress):
-        return {"teacher_momentum": base.cosine_momentum(progress, self.momentum)}
-
-    # encode
-
-    def encode(self, params, batch):
-        """Features of whole lines. frames: the tokens of a column side by side."""
-        return base.encode_lines(self.encoder, params["encoder"], batch)
-
     def reconstruct(self, params, batch, key):
         """Pictures of the segmentation, f32[B,H,W,C] in [0, 1]: "masked" the foreground of k-means, "output" the chance of
         foreground that the network gives, "original" view 1 as it is; foreground is white."""
@@ -367,20 +344,3 @@ class Method(base.Method):
         paint = lambda grey: jnp.broadcast_to(grey[..., None].astype(jnp.float32), original.shape)  # noqa: E731
         chance = jax.nn.softmax(logits[:, 0])[..., 1] * inside(batch["width"], original.shape)
         return {"masked": paint(batch["foreground"]), "output": paint(chance), "original": original}
-
-
-def still(recipe):
-    """A recipe of `views` without the operators that move pixels."""
-    moving = {*geometry.MATRICES, "piecewise"}
-    operators = tuple(entry for entry in recipe["operators"] if entry[0] not in moving)
-    return {**recipe, "operators": operators, "some_of": tuple(min(n, len(operators)) for n in recipe["some_of"])}
-
-
-def _check(fractions, counts, column_offset_max):
-    for name, value in fractions.items():
-        if not 0 <= value <= 1:
-            raise ValueError(f"{name} is {value}; it must lie in [0, 1]: set config.method.{name}")
-    for name, value in counts.items():
-        if value < 1:
-            raise ValueError(f"{name} is {value}; set config.method.{name} to 1 or more")
-    base.check_column_offset(column_offset_max)

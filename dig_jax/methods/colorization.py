@@ -65,9 +65,6 @@ class Method(base.Method):
         values = math.prod(self.patch) * 2
         self.network = pretext.Painter(encoder=self.encoder, values=values, decoder_width=decoder_width)
 
-    def init(self, key, batch):
-        return {"params": self.network.init(key, batch)["params"], "mutable": {}}
-
     def augment(self, key, batch):
         """view1 f32[B,H,W,3]: Y three times; target f32[B,H,W,2]: (Cb, Cr), both in [-1, 1]."""
         base.check_channels(batch["image"], self.channels)
@@ -75,13 +72,10 @@ class Method(base.Method):
         out = {"view1": jnp.repeat(grey, 3, axis=-1), "target": colour, "width": batch["width"], "valid": batch["valid"]}
         return out | siamese.column_offsets(key, len(grey), 1, self.column_offset_max)
 
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         grey = jnp.zeros_like(batch["target"])
         how = {"untaught": grey, "patch": self.patch, "kind": "input", "floor": 0.0}
         return pretext.paint(self.network, params, state, batch, key, **how)
-
-    def encode(self, params, batch):
-        return base.encode_lines(self.encoder, params["encoder"], batch)
 
     def reconstruct(self, params, batch, key):
         """{"masked": grey, "output": in the colours that were said, "original"}: f32[B,H,W,3] in [0, 1]."""

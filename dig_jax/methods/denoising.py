@@ -68,9 +68,6 @@ class Method(base.Method):
         values = math.prod(self.patch) * channels
         self.network = pretext.Painter(encoder=self.encoder, values=values, decoder_width=decoder_width)
 
-    def init(self, key, batch):
-        return {"params": self.network.init(key, batch)["params"], "mutable": {}}
-
     def augment(self, key, batch):
         """view1: the spoilt line; target: the clean one; both f32[B,H,W,C] in [-1, 1]."""
         base.check_channels(batch["image"], self.channels)
@@ -81,11 +78,8 @@ class Method(base.Method):
         out |= {"width": batch["width"], "valid": batch["valid"]}
         return out | siamese.column_offsets(offset_key, len(spoilt), 1, self.column_offset_max)
 
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         return pretext.paint(self.network, params, state, batch, key, untaught=batch["view1"], **self.target)
-
-    def encode(self, params, batch):
-        return base.encode_lines(self.encoder, params["encoder"], batch)
 
     def reconstruct(self, params, batch, key):
         """`pixels.pictures` of the whole line; "masked" is the spoilt line."""

@@ -12,7 +12,7 @@ Paper   Yang et al., "Reading and Writing: Discriminative and Generative Modelin
     L_con = ctr(q1, k2) + ctr(q2, k1), ctr = 2T InfoNCE             Method._contrast, losses.info_nce
     L_mim = mean over masked patches of (decoder(tokens) - x)^2     pixels.masked_loss, losses.masked_mse
     L = 1.0 L_mim + 0.1 L_con                                       Method.loss
-    xi <- m xi + (1 - m) theta before the keys, m: 0.99 -> 1        Method.update_teacher, base.cosine_momentum
+    xi <- m xi + (1 - m) theta before the keys, m: 0.99 -> 1        base.Taught, base.cosine_momentum
 
 Easily overlooked, and done as the authors do: the augmented view is not masked. Only the contrast reads the masked view
 through the pixel projector; the decoder reads the encoder. Batch norms take the statistics of the batch at hand, in the
@@ -38,6 +38,7 @@ Watch   q_std: healthy about 1/sqrt(projector_dim), below a sixth of that the wi
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -50,8 +51,8 @@ from dig_jax.augment import masks, views
 from dig_jax.methods import base, losses, pixels, siamese
 from dig_jax.models import encoders, heads, vit
 
-OBJECTIVES = ("dig", "dis", "gen")
-TAUGHT = ("encoder", "projector", "pix_projector")  # what the teacher mirrors; the predictor belongs to queries only
+# The objectives, and what the teacher mirrors in each; the predictor belongs to queries only.
+TAUGHT = {"dig": ("encoder", "projector", "pix_projector"), "dis": ("encoder", "projector"), "gen": ()}
 
 
 class Network(nn.Module):
@@ -113,11 +114,11 @@ class Network(nn.Module):
         return self.pix_decoder(tokens[:, 0])
 
 
-class Method(base.Method):
+class Method(base.Taught):
     """DiG or one of its halves.
 
     encoder: see `encoders.create` (final_norm follows from the objective unless given). channels: C of the
-    images. recipe: augmentation of the second view: "dig", "lines_light" or a recipe of `views`; max_shift_px None =
+    images. recipe: augmentation of the second view: a name or a recipe of `views`; max_shift_px None =
     unbounded. target_floor: normalised targets are divided by sqrt(variance + floor^2), in grey of [0, 1]; the official
     1e-6 blows the grain of blank paper up to full size. Head sizes default to the official ones, which outweigh a small
     encoder. Raises ValueError for values out of range.
@@ -138,7 +139,7 @@ class Method(base.Method):
         weight_pixel: float = 1.0,
         weight_contrast: float = 0.1,
         momentum: float = 0.99,
-        recipe: str | Mapping[str, Any] = "dig",
+        recipe: views.Recipe = "dig",
         max_shift_px: float | None = None,
         column_offset_max: int = 0,
         projector_width: int = 4096,
@@ -146,14 +147,18 @@ class Method(base.Method):
         pix_projector_width: int = 512,
         decoder_width: int = 192,
     ):
-        _check(objective, target, momentum, mask_ratio, column_offset_max)
+        if objective not in TAUGHT:
+            raise ValueError(f"objective is {objective!r}; set config.method.objective to one of {', '.join(TAUGHT)}")
+        pixels.check(target, mask_ratio, column_offset_max)
+        base.check_fractions(momentum=momentum)
         encoder = {"final_norm": objective == "gen", **encoder}
         self.encoder = encoders.create(encoder)
         self.patch, self.channels = tuple(encoder["patch"]), channels
         self.contrasts, self.reconstructs = objective != "gen", objective != "dis"
         self.mask_ratio, self.mask_span = mask_ratio, mask_span
         self.target, self.target_floor = target, target_floor
-        self.temperature, self.momentum = temperature, momentum
+        self.taught, self.momentum = TAUGHT[objective], momentum
+        self.ctr = functools.partial(losses.info_nce, temperature=temperature)
         self.weight_pixel, self.weight_contrast = weight_pixel, weight_contrast
         self.recipe = views.recipe(recipe)
         self.max_shift_px, self.column_offset_max = max_shift_px, column_offset_max
@@ -167,9 +172,6 @@ class Method(base.Method):
             pix_projector_width=pix_projector_width,
             decoder_width=decoder_width,
         )
-
-    def init(self, key, batch):
-        return {"params": self.network.init(key, batch)["params"], "mutable": {}}
 
     # augment
 
@@ -190,7 +192,7 @@ class Method(base.Method):
 
     # loss
 
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         """weight_pixel * L_mim + weight_contrast * L_con. Metrics: pixel; contrast, top1 (share of windows that find
         their own key, mean of both directions), q_std (spread of unit queries, mean over channels)."""
         tokens = self._apply(params, Network.encode_views, batch, deterministic=False, rngs={"drop_path": key})
@@ -204,40 +206,14 @@ class Method(base.Method):
             total += self.weight_contrast * metrics["contrast"]
         return total, base.Aux(metrics, state.mutable)
 
-    def _apply(self, params, method, *args, **kwargs):
-        return self.network.apply({"params": params}, *args, method=method, **kwargs)
-
     def _contrast(self, params, teacher, tokens, batch):
         """L_con and its figures, from the student's tokens; the teacher encodes the same two views itself."""
         z, real = self._apply(params, Network.instances, tokens, batch)
         q = self._apply(params, Network.predict, z, real)
         teacher = jax.lax.stop_gradient(teacher)
         k, _ = self._apply(teacher, Network.instances, self._apply(teacher, Network.encode_views, batch), batch)
-        flat = lambda x: x.reshape(-1, x.shape[-1])  # noqa: E731  (B, S, K) -> (M, K)
-        valid = real[:, 0].reshape(-1)
-        one, top_one = losses.info_nce(flat(q[:, 0]), flat(k[:, 1]), self.temperature, valid)
-        two, top_two = losses.info_nce(flat(q[:, 1]), flat(k[:, 0]), self.temperature, valid)
-        return {"contrast": one + two, "top1": (top_one + top_two) / 2, "q_std": losses.unit_std(q, real)}
-
-    # teacher
-
-    def init_teacher(self, params):
-        return {name: params[name] for name in TAUGHT if name in params} if self.contrasts else None
-
-    def update_teacher(self, teacher, params, progress):
-        """xi <- m xi + (1 - m) theta, with the student as it stands before this step's update."""
-        if teacher is None:
-            return None
-        return base.move_teacher(teacher, params, base.cosine_momentum(progress, self.momentum))
-
-    def schedules(self, progress):
-        return {"teacher_momentum": base.cosine_momentum(progress, self.momentum)} if self.contrasts else {}
-
-    # encode
-
-    def encode(self, params, batch):
-        """Features of whole, unmasked lines. frames: the tokens of a column side by side."""
-        return base.encode_lines(self.encoder, params["encoder"], batch)
+        contrast, top1 = siamese.crosswise(self.ctr, q, k, real)
+        return {"contrast": contrast, "top1": top1 / 2, "q_std": losses.unit_std(q, real)}
 
     # reconstruct
 
@@ -251,14 +227,3 @@ class Method(base.Method):
             batch["column_offset"] = batch["column_offset"][:, :1]
         prediction = self._apply(params, Network.decode, self._apply(params, Network.encode_views, batch))
         return pixels.pictures(prediction, batch, self.patch, self.target, self.target_floor)
-
-
-def _check(objective, target, momentum, mask_ratio, column_offset_max):
-    if objective not in OBJECTIVES:
-        raise ValueError(f"objective is {objective!r}; set config.method.objective to one of {', '.join(OBJECTIVES)}")
-    pixels.check_target(target)
-    if not 0 <= momentum <= 1:
-        raise ValueError(f"momentum is {momentum}; it must lie in [0, 1]: set config.method.momentum, 0.99 in DiG")
-    if not 0 < mask_ratio < 1:
-        raise ValueError(f"mask_ratio is {mask_ratio}; it must lie between 0 and 1: set config.method.mask_ratio")
-    base.check_column_offset(column_offset_max)

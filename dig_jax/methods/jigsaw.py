@@ -4,7 +4,7 @@ Paper   Noroozi and Favaro, "Unsupervised Learning of Visual Representations by 
         arXiv 1603.09246.
 
     what                                                            where
-    tiles at a random place of their cells                          pretext.Layout, pretext.cut
+    tiles at a random place of their cells                          pretext.Layout, pretext.cutter
     permutation set of large Hamming distance (algorithm 1)          permutations
     context-free network: every tile by itself, features joined      pretext.Classifier
     cross-entropy over the index of the permutation                  pretext.cross_entropy
@@ -65,7 +65,7 @@ class Method(base.Method):
         window_px: int = 40,
         gap_px: int = 11,
         jitter_px: int = 11,
-        recipe: str | Mapping[str, Any] | None = None,
+        recipe: views.Recipe = None,
         projector_width: int = 4096,
         column_offset_max: int = 0,
     ):
@@ -76,32 +76,23 @@ class Method(base.Method):
                 f"permutations is {permutations} and {windows} windows have {math.factorial(windows)}: set "
                 "config.method.permutations to 2 or more of them"
             )
-        base.check_column_offset(column_offset_max)
-        self.encoder, self.channels = encoders.create(encoder), channels
-        self.layout = pretext.Layout(windows, window_px, gap_px, jitter_px)
-        self.layout.check(self.encoder.patch[1])
+        self.encoder = encoders.create(encoder)
         self.permutations = choose_permutations(windows, permutations)
-        self.recipe, self.column_offset_max = views.recipe(recipe), column_offset_max
+        layout = pretext.Layout(windows, window_px, gap_px, jitter_px)
+        how = {"channels": channels, "recipe": recipe, "column_offset_max": column_offset_max}
+        self.cut = pretext.cutter(layout=layout, patch_px=self.encoder.patch[1], **how)
         self.network = pretext.Classifier(encoder=self.encoder, views=windows, classes=permutations, hidden=projector_width)
-
-    def init(self, key, batch):
-        return {"params": self.network.init(key, batch)["params"], "mutable": {}}
 
     def augment(self, key, batch):
         """view1 .. viewW: the windows in shuffled order; answer i32[B,1], the index of the permutation: window
         permutations[answer, i] of the line is view i + 1."""
-        base.check_channels(batch["image"], self.channels)
         answer_key, cut_key = jax.random.split(key)
         answer = jax.random.randint(answer_key, batch["width"].shape, 0, len(self.permutations))
         cells = jnp.asarray(self.permutations)[answer]
-        out = pretext.cut(cut_key, batch, cells, self.layout, self.recipe, self.column_offset_max)
-        return out | {"answer": answer[:, None]}
+        return self.cut(cut_key, batch, cells) | {"answer": answer[:, None]}
 
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         return pretext.classify(self.network, params, state, batch, key)
-
-    def encode(self, params, batch):
-        return base.encode_lines(self.encoder, params["encoder"], batch)
 
 
 def choose_permutations(length: int, count: int) -> np.ndarray:

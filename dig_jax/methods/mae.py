@@ -49,7 +49,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from dig_jax.augment import masks
-from dig_jax.methods import base, pixels
+from dig_jax.methods import base, losses, pixels
 from dig_jax.models import encoders, vit
 from dig_jax.models.layers import Dense, LayerNorm, along_last
 
@@ -132,7 +132,7 @@ class Network(nn.Module):
         return grid, real, real & ~batch["mask"], offset
 
 
-class Method(base.Method):
+class Method(pixels.Rebuild):
     """MAE.
 
     encoder: keyword arguments of `vit.Vit`. channels: C of the images. mask_ratio, mask_span: see `masks.random_mask`.
@@ -157,14 +157,11 @@ class Method(base.Method):
         column_offset_max: int = 0,
     ):
         pixels.check(target, mask_ratio, column_offset_max)
-        if decoder_width % decoder_heads:
-            raise ValueError(
-                f"a decoder_width of {decoder_width} does not divide into {decoder_heads} heads: set "
-                "config.method.decoder_width to a multiple of config.method.decoder_heads"
-            )
+        base.check_decoder(decoder_width, decoder_heads)
         self.encoder = encoders.create_vit(encoder)
         self.patch, self.channels = tuple(encoder["patch"]), channels
-        self.target_args, self.column_offset_max = (self.patch, target, target_floor), column_offset_max
+        self.target_args, self.error = (self.patch, target, target_floor), losses.masked_mse
+        self.column_offset_max = column_offset_max
         hide = {"ratio": mask_ratio, "span": mask_span}
         self.hide = functools.partial(masks.random_mask, patch=self.patch, **hide)
         decoder = Decoder(
@@ -176,33 +173,3 @@ class Method(base.Method):
             **{name: getattr(self.encoder, name) for name in SHARED},
         )
         self.network = Network(encoder=self.encoder, decoder=decoder, hide=hide)
-
-    def init(self, key, batch):
-        return {"params": self.network.init(key, batch)["params"], "mutable": {}}
-
-    # augment
-
-    def augment(self, key, batch):
-        """`pixels.masked_line`: view1 (the line itself), mask and, when asked for, column_offset."""
-        return pixels.masked_line(key, batch, self.channels, self.patch, self.hide, self.column_offset_max)
-
-    # loss
-
-    def loss(self, params, state, batch, key):
-        """L, also the metric pixel."""
-        prediction = self.network.apply({"params": params}, batch, deterministic=False, rngs={"drop_path": key})
-        loss = pixels.masked_loss(prediction, batch, *self.target_args)
-        return loss, base.Aux({"pixel": loss}, state.mutable)
-
-    # encode
-
-    def encode(self, params, batch):
-        """Features of whole lines, all patches read. frames: the tokens of a column side by side."""
-        return base.encode_lines(self.encoder, params["encoder"], batch)
-
-    # reconstruct
-
-    def reconstruct(self, params, batch, key):
-        """`pixels.pictures` of a raw batch."""
-        batch = self.augment(key, batch)
-        return pixels.pictures(self.network.apply({"params": params}, batch), batch, *self.target_args)

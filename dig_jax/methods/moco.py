@@ -39,6 +39,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dig_jax.augment import views
 from dig_jax.methods import base, losses, siamese
 from dig_jax.models import encoders, heads
 
@@ -50,7 +51,7 @@ class Method(base.Method):
 
     encoder: see `encoders.create`. channels: C of the images. queue: keys that it holds, a multiple of the keys of a
     global batch (its rows times the windows of a row). projector_width: hidden units of the "mlp" head. window_px:
-    `siamese.instances`, None = whole lines. recipe: of both views, "dig", "lines_light" or a recipe of `views`; max_shift_px
+    `siamese.instances`, None = whole lines. recipe: of both views, a name or a recipe of `views`; max_shift_px
     None = unbounded. column_offset_max: `siamese.column_offsets`. Raises ValueError.
     """
 
@@ -66,17 +67,17 @@ class Method(base.Method):
         projector_width: int = 2048,
         projector_dim: int = 128,
         window_px: int | None = None,
-        recipe: str | Mapping[str, Any] = "dig",
+        recipe: views.Recipe = "mocov2",
         max_shift_px: float | None = 8.0,
         column_offset_max: int = 0,
     ):
         if head not in HEADS:
             raise ValueError(f"head is {head!r}; set config.method.head to one of {', '.join(HEADS)}")
-        siamese.check_momentum(momentum)
+        base.check_fractions(momentum=momentum)
         self.encoder = encoders.create(encoder)
         self.temperature, self.momentum = temperature, momentum
         self.queue_shape = (queue, projector_dim)
-        self.views = siamese.two_views(
+        self.augment = siamese.two_views(
             channels=channels, recipes=(recipe, recipe), max_shift_px=max_shift_px, column_offset_max=column_offset_max
         )
         features = (projector_width, projector_dim) if head == "mlp" else (projector_dim,)
@@ -95,11 +96,7 @@ class Method(base.Method):
         noise = losses.unit(jax.random.normal(jax.random.fold_in(key, 1), self.queue_shape))
         return {"params": params["params"], "mutable": {"queue": noise, "place": jnp.zeros((), jnp.int32)}}
 
-    def augment(self, key, batch):
-        """`siamese.pair`: view1 (queries), view2 (keys) and, when asked for, column_offset."""
-        return self.views(key, batch)
-
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         """L. Metrics: contrast (L itself), top1 (share of queries nearer to their key than to the queue), q_std."""
         teacher = jax.lax.stop_gradient(state.teacher)
         queries, keys = siamese.single(batch, 0), siamese.single(batch, 1)
@@ -115,10 +112,6 @@ class Method(base.Method):
 
     def update_teacher(self, teacher, params, progress):
         return base.move_teacher(teacher, params, self.momentum)
-
-    def encode(self, params, batch):
-        """Features of whole lines. frames: the tokens of a column side by side."""
-        return base.encode_lines(self.encoder, params["encoder"], batch)
 
 
 def enqueue(mutable: dict[str, jax.Array], keys: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:

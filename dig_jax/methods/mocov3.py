@@ -5,10 +5,10 @@ Paper   Chen, Xie, He, "An Empirical Study of Training Self-Supervised Vision Tr
     what                                                          where (algorithm 1)
     two views by two families of augmentations                    siamese.two_views
     f_q: encoder, projector, predictor: q1, q2                    siamese.Network
-    f_k: moving average of encoder and projector: k1, k2          Method.init_teacher, Method.loss
+    f_k: moving average of encoder and projector: k1, k2          base.Taught, Method.loss
     ctr(q, k) = 2T * cross-entropy(q k^T / T, own key)            losses.info_nce
     L = ctr(q1, k2) + ctr(q2, k1)                                 siamese.crosswise
-    f_k <- m f_k + (1 - m) f_q before the keys, m: 0.99 -> 1      Method.update_teacher, base.cosine_momentum
+    f_k <- m f_k + (1 - m) f_q before the keys, m: 0.99 -> 1      base.Taught, base.cosine_momentum
     random patch embedding, never trained (section 4)             Method._student
 
 Certain, from the public code (the ViT recipe): projector and predictor as in DiG, which took them from here, without biases,
@@ -35,20 +35,21 @@ from typing import Any
 
 import jax
 
+from dig_jax.augment import views
 from dig_jax.methods import base, losses, siamese
 from dig_jax.models import encoders, heads
 
-TAUGHT = ("encoder", "projector")  # what the teacher mirrors; the predictor belongs to queries only
 
-
-class Method(base.Method):
+class Method(base.Taught):
     """MoCo v3.
 
     encoder: see `encoders.create`. channels: C of the images. window_px: `siamese.instances`, None = whole lines.
-    predictor_width: hidden units of the predictor. recipes: of view 1 and view 2, "dig", "lines_light", a recipe of `views`
+    predictor_width: hidden units of the predictor. recipes: of view 1 and view 2, a name or a recipe of `views`
     or None = the line itself; max_shift_px None = unbounded. column_offset_max: `siamese.column_offsets`. loss_chunk: keys at a
     time in the loss, None = all (`losses.info_nce`). Raises ValueError.
     """
+
+    taught = ("encoder", "projector")  # the predictor belongs to queries only
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ class Method(base.Method):
         projector_width: int = 4096,
         projector_dim: int = 256,
         predictor_width: int = 4096,
-        recipes: Sequence[str | Mapping[str, Any] | None] = ("lines_light", "dig"),
+        recipes: Sequence[views.Recipe] = ("mocov3_1", "mocov3_2"),
         max_shift_px: float | None = 2.0,
         column_offset_max: int = 0,
         loss_chunk: int | None = None,
@@ -74,11 +75,11 @@ class Method(base.Method):
                 f"freeze_patch_embed is True and an encoder of kind {encoder['kind']!r} has no patch embedding: give this "
                 "method's config the argument freeze_patch_embed=false"
             )
-        siamese.check_momentum(momentum)
+        base.check_fractions(momentum=momentum)
         self.encoder = encoders.create(encoder)
         self.momentum, self.freeze_patch_embed = momentum, freeze_patch_embed
         self.ctr = functools.partial(losses.info_nce, temperature=temperature, chunk=loss_chunk)
-        self.views = siamese.two_views(
+        self.augment = siamese.two_views(
             channels=channels, recipes=recipes, max_shift_px=max_shift_px, column_offset_max=column_offset_max
         )
         dtype = self.encoder.dtype
@@ -90,14 +91,7 @@ class Method(base.Method):
             by_view=True,
         )
 
-    def init(self, key, batch):
-        return {"params": self.network.init(key, batch)["params"], "mutable": {}}
-
-    def augment(self, key, batch):
-        """`siamese.pair`: view1, view2 and, when asked for, column_offset."""
-        return self.views(key, batch)
-
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         """L. Metrics: contrast (L itself), top1 (share of queries that find their own key, mean of both directions), q_std."""
         student, teacher = self._student(params), jax.lax.stop_gradient(state.teacher)
         q, _, real = self.network.apply({"params": student}, batch, deterministic=False, rngs={"drop_path": key})
@@ -112,16 +106,3 @@ class Method(base.Method):
             return params
         encoder = params["encoder"]
         return {**params, "encoder": {**encoder, "patch_embed": jax.lax.stop_gradient(encoder["patch_embed"])}}
-
-    def init_teacher(self, params):
-        return {name: params[name] for name in TAUGHT}
-
-    def update_teacher(self, teacher, params, progress):
-        return base.move_teacher(teacher, params, base.cosine_momentum(progress, self.momentum))
-
-    def schedules(self, progress):
-        return {"teacher_momentum": base.cosine_momentum(progress, self.momentum)}
-
-    def encode(self, params, batch):
-        """Features of whole lines. frames: the tokens of a column side by side."""
-        return base.encode_lines(self.encoder, params["encoder"], batch)

@@ -5,6 +5,8 @@ Shared by DiG, SimMIM, MAE and their kin; everything is float32 and in the readi
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -25,21 +27,6 @@ def check(target: str, mask_ratio: float, column_offset_max: int) -> None:
     if not 0 < mask_ratio < 1:
         raise ValueError(f"mask_ratio is {mask_ratio}; it must lie between 0 and 1: set config.method.mask_ratio")
     base.check_column_offset(column_offset_max)
-
-
-def masked_line(key, batch, channels, patch, hide, column_offset_max=0) -> base.Batch:
-    """`Method.augment` of methods that rebuild a line from a part of itself.
-
-    Raw batch -> {"view1" f32[B,H,W,C] in [-1, 1], the line itself; "mask" bool[B,N] = hide(key, width, grid); "width",
-    "valid"; "column_offset" i32[B,1] where column_offset_max is above 0}. channels: what the decoder draws; ValueError
-    for images with others.
-    """
-    image = base.normalise(batch["image"])
-    base.check_channels(image, channels)
-    mask_key, offset_key = jax.random.split(key)
-    out = {"view1": image, "width": batch["width"], "valid": batch["valid"]}
-    out["mask"] = hide(mask_key, batch["width"], vit.grid(image.shape, patch))
-    return out | siamese.column_offsets(offset_key, len(image), 1, column_offset_max)
 
 
 def pixel_target(image, width, patch, kind, floor):
@@ -91,3 +78,39 @@ def pictures(prediction, batch, patch, kind, floor) -> dict[str, jax.Array]:
     back = lambda x: vit.unpatchify(jnp.clip(x, 0, 1), patch, grid)  # noqa: E731
     output = jnp.where(hidden, prediction * deviation + mean, patches)
     return {"masked": back(jnp.where(hidden, 0.5, patches)), "output": back(output), "original": original}
+
+
+class Rebuild(base.Method):
+    """A method that hides patches of a line and rebuilds them; the network makes patch vectors of an augmented batch.
+
+    channels: C of the images. patch: (height, width) px. hide(key, width, grid) -> mask bool[B,N]. target_args: (patch, kind,
+    floor) of `pixel_target`. error: `losses.masked_mse` or `losses.masked_l1`.
+    """
+
+    channels: int
+    patch: tuple[int, int]
+    hide: Callable[..., jax.Array]
+    target_args: tuple[tuple[int, int], str, float]
+    error: Callable[..., jax.Array]
+    column_offset_max: int
+
+    def augment(self, key, batch):
+        """view1 f32[B,H,W,C] in [-1, 1], the line itself; mask bool[B,N], True = hidden; and, when asked for, column_offset
+        i32[B,1]. ValueError for images of another number of channels."""
+        image = base.normalise(batch["image"])
+        base.check_channels(image, self.channels)
+        mask_key, offset_key = jax.random.split(key)
+        out = {"view1": image, "width": batch["width"], "valid": batch["valid"]}
+        out["mask"] = self.hide(mask_key, batch["width"], vit.grid(image.shape, self.patch))
+        return out | siamese.column_offsets(offset_key, len(image), 1, self.column_offset_max)
+
+    def loss(self, params, state, batch, key, progress):
+        """`masked_loss`, also the metric pixel."""
+        prediction = self.network.apply({"params": params}, batch, deterministic=False, rngs={"drop_path": key})
+        loss = masked_loss(prediction, batch, *self.target_args, error=self.error)
+        return loss, base.Aux({"pixel": loss}, state.mutable)
+
+    def reconstruct(self, params, batch, key):
+        """`pictures` of a raw batch."""
+        batch = self.augment(key, batch)
+        return pictures(self.network.apply({"params": params}, batch), batch, *self.target_args)

@@ -2,7 +2,7 @@
 
     kind                 methods                                where
     choose 1 of K        rotation, jigsaw, relative_position    Classifier, classify, cross_entropy
-      from windows       jigsaw, relative_position              Layout, cut
+      from windows       jigsaw, relative_position              Layout, cutter
     paint the line       colorization, denoising                Painter, paint
 
 A batch of the first kind holds view1 .. viewV f32[B,H,w,C] in [-1, 1], width i32[B] (real pixels of each view), valid bool[B],
@@ -13,12 +13,14 @@ False too for lines of which no question can be made; the metric `used` is the s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dig_jax.augment import views
 from dig_jax.methods import base, losses, pixels, siamese
 from dig_jax.models import heads, layers, vit
 
@@ -79,6 +81,22 @@ def cut(key, batch: base.Batch, cells: jax.Array, layout: Layout, recipe: Any, c
     out["width"] = jnp.full(rows, window_px, jnp.int32)
     out["valid"] = batch["valid"] & (batch["width"] >= layout.span_px)
     return out | siamese.column_offsets(offset_key, rows, count, column_offset_max)
+
+
+def cutter(
+    *, channels: int, layout: Layout, patch_px: int, recipe: Any, column_offset_max: int
+) -> Callable[[jax.Array, base.Batch, jax.Array], base.Batch]:
+    """`cut` with all but the data settled: (key, raw batch, cells) -> augmented batch without an answer. ValueError for values
+    out of range, here, and for images of another number of channels, there."""
+    base.check_column_offset(column_offset_max)
+    layout.check(patch_px)
+    recipe = views.recipe(recipe)
+
+    def augment(key, batch, cells):
+        base.check_channels(batch["image"], channels)
+        return cut(key, batch, cells, layout, recipe, column_offset_max)
+
+    return augment
 
 
 # ---- choose one of K ----

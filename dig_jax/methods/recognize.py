@@ -67,7 +67,7 @@ class Method(base.Method):
         frozen: bool = False,
         standardize: bool = False,
         drop_path: float | None = None,
-        recipe: str | Mapping[str, Any] | None = None,
+        recipe: views.Recipe = None,
         max_shift_px: float = 4.0,
     ):
         if not encoder:
@@ -140,7 +140,7 @@ class Method(base.Method):
         image = views.augment(key, batch["image"], batch["width"], self.recipe, self.max_shift_px)
         return batch | {"image": image * 2.0 - 1.0}
 
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         """Sum over heads of the mean over real, feasible lines of -log p(label | line)."""
         frames, length = self._frames(params, batch, None if self.frozen else key)
         if self.frozen:

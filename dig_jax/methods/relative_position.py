@@ -3,7 +3,7 @@
 Paper   Doersch et al., "Unsupervised Visual Representation Learning by Context Prediction", ICCV 2015, arXiv 1505.05192.
 
     what                                                            where
-    patch and neighbour, with a gap and jitter                      pretext.Layout, pretext.cut
+    patch and neighbour, with a gap and jitter                      pretext.Layout, pretext.cutter
     both through one network, each by itself, then joined           pretext.Classifier
     cross-entropy over the neighbour's place                        pretext.cross_entropy
 
@@ -54,36 +54,27 @@ class Method(base.Method):
         window_px: int = 32,
         gap_px: int = 16,
         jitter_px: int = 4,
-        recipe: str | Mapping[str, Any] | None = None,
+        recipe: views.Recipe = None,
         projector_width: int = 4096,
         column_offset_max: int = 0,
     ):
         if reach < 1:
             raise ValueError(f"reach is {reach}; set config.method.reach to 1 or more cells")
-        base.check_column_offset(column_offset_max)
-        self.encoder, self.channels = encoders.create(encoder), channels
-        self.layout = pretext.Layout(2 * reach + 1, window_px, gap_px, jitter_px)
-        self.layout.check(self.encoder.patch[1])
-        self.reach, self.recipe, self.column_offset_max = reach, views.recipe(recipe), column_offset_max
+        self.encoder, self.reach = encoders.create(encoder), reach
+        layout = pretext.Layout(2 * reach + 1, window_px, gap_px, jitter_px)
+        how = {"channels": channels, "recipe": recipe, "column_offset_max": column_offset_max}
+        self.cut = pretext.cutter(layout=layout, patch_px=self.encoder.patch[1], **how)
         self.network = pretext.Classifier(encoder=self.encoder, views=2, classes=2 * reach, hidden=projector_width)
-
-    def init(self, key, batch):
-        return {"params": self.network.init(key, batch)["params"], "mutable": {}}
 
     def augment(self, key, batch):
         """view1: the window in the middle; view2: its neighbour; answer i32[B,1]: 0 = reach cells to the left, .., 2 * reach
         - 1 = reach cells to the right."""
-        base.check_channels(batch["image"], self.channels)
         answer_key, cut_key = jax.random.split(key)
         answer = jax.random.randint(answer_key, batch["width"].shape, 0, 2 * self.reach)
         middle = jnp.full_like(answer, self.reach)
         neighbour = answer + (answer >= self.reach)  # every cell but the middle one
         cells = jnp.stack([middle, neighbour], axis=1)
-        out = pretext.cut(cut_key, batch, cells, self.layout, self.recipe, self.column_offset_max)
-        return out | {"answer": answer[:, None]}
+        return self.cut(cut_key, batch, cells) | {"answer": answer[:, None]}
 
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         return pretext.classify(self.network, params, state, batch, key)
-
-    def encode(self, params, batch):
-        return base.encode_lines(self.encoder, params["encoder"], batch)

@@ -64,9 +64,6 @@ class Method(base.Method):
         self.classes, self.square_cells, self.column_offset_max = classes, square_cells, column_offset_max
         self.network = pretext.Classifier(encoder=self.encoder, views=classes, classes=classes, hidden=0)
 
-    def init(self, key, batch):
-        return {"params": self.network.init(key, batch)["params"], "mutable": {}}
-
     def augment(self, key, batch):
         """view1 .. view4 (view2): the line turned by 0, 90, 180, 270 (0, 180) degrees; answer i32[B,classes] = 0, 1, .."""
         base.check_channels(batch["image"], self.channels)
@@ -77,11 +74,8 @@ class Method(base.Method):
         out = {f"view{i + 1}": x for i, x in enumerate(copies)} | {"width": width, "valid": batch["valid"], "answer": answer}
         return out | siamese.column_offsets(key, len(line), self.classes, self.column_offset_max)
 
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         return pretext.classify(self.network, params, state, batch, key)
-
-    def encode(self, params, batch):
-        return base.encode_lines(self.encoder, params["encoder"], batch)
 
 
 def half_turn(image, width):

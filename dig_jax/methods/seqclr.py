@@ -3,7 +3,7 @@
 Paper   Aberdam et al., "Sequence-to-Sequence Contrastive Learning for Text Recognition", CVPR 2021, arXiv 2012.10873.
 
     what                                                          where
-    two views whose letters stay in place                         siamese.two_views, RECIPE
+    two views whose letters stay in place                         siamese.two_views
     base encoder, one frame a column of patches: H                Network
     g: frame -> frame, none, "mlp" or "bilstm"                    Projector
     m: frames -> instances, z = m(g(H))                           Network, siamese.instances
@@ -16,10 +16,11 @@ all other instances of the batch, those of the same line too.
 
 Certain, from the authors' later code (SemiMTR): project, then pool; T 0.1; the mean over both views; gradients flow through
 both sides; no projector by default, else as wide as its input, "bilstm" ends in a dense layer. From readings of the paper:
-five windows of a 32x100 word, hence 20 px. Our reading: "mlp" has one hidden layer and no norm; `RECIPE` is the paper's list
-by the code's figures. That code pools a map flattened row by row, which makes horizontal bands, and adds a supervised loss:
-we do neither. The paper's base encoder is the kind "crnn", without its rectification; of a ViT, whose attention is the context
-that a BiLSTM gives, the tokens of a column are averaged to a frame (ours).
+five windows of a 32x100 word, hence 20 px. Our reading: "mlp" has one hidden layer and no norm; the recipe "seqclr_2" is the
+paper's list by the code's figures, "seqclr_1" and "seqclr_0" are the code's other severities. That code pools a map flattened
+row by row, which makes horizontal bands, and adds a supervised loss: we do neither. The paper's base encoder is the kind
+"crnn" with `fiducials`; of a ViT, whose attention is the context that a BiLSTM gives, the tokens of a column are averaged to a
+frame (ours).
 
 Departures for lines: windows have a width and not a count, so a longer line has more of them, and a last window that the
 line only partly fills is the mean of what is filled. `max_shift_px` (2 px, a tenth of a window) bounds the way of any pixel
@@ -37,25 +38,12 @@ from typing import Any
 
 import flax.linen as nn
 
+from dig_jax.augment import views
 from dig_jax.methods import base, losses, siamese
 from dig_jax.models import encoders, heads, vit
 from dig_jax.models.layers import Dense
 
 PROJECTIONS = ("none", "mlp", "bilstm")
-RECIPE = {
-    "some_of": (1, 7),
-    "operators": (
-        ("contrast", {"alpha": (0.5, 1.0)}),
-        ("blur", {"sigma": (0.5, 1.5)}),
-        ("crop_vertical", {"top": (0.0, 0.4), "bottom": (0.0, 0.4)}),
-        ("crop_horizontal", {"left": (0.0, 0.02), "right": (0.0, 0.02)}),
-        ("sharpen", {"alpha": (0.0, 0.5), "lightness": (0.0, 0.5)}),
-        ("piecewise", {"scale": (0.02, 0.03)}),
-        ("perspective", {"scale": (0.01, 0.02)}),
-    ),
-    "jitter": None,
-    "grayscale_p": 0.0,
-}
 
 
 class Projector(nn.Module):
@@ -101,7 +89,7 @@ class Method(base.Method):
 
     encoder: see `encoders.create`. channels: C of the images. window_px: the mapping, see above; a multiple of the
     patch width. projection: one of PROJECTIONS, of projector_width hidden units (a direction) and projector_dim outputs.
-    recipe: of both views, "paper" (`RECIPE`), a name or a recipe of `views`; max_shift_px None = unbounded. column_offset_max:
+    recipe: of both views, a name or a recipe of `views`; max_shift_px None = unbounded. column_offset_max:
     `siamese.column_offsets`. loss_chunk: keys at a time in the loss, None = all (`losses.nt_xent`). Raises ValueError.
     """
 
@@ -115,7 +103,7 @@ class Method(base.Method):
         projector_width: int = 512,
         projector_dim: int = 512,
         temperature: float = 0.1,
-        recipe: str | Mapping[str, Any] = "paper",
+        recipe: views.Recipe = "seqclr_2",
         max_shift_px: float | None = 2.0,
         column_offset_max: int = 0,
         loss_chunk: int | None = None,
@@ -124,27 +112,15 @@ class Method(base.Method):
             raise ValueError(f"projection is {projection!r}; set config.method.projection to one of {', '.join(PROJECTIONS)}")
         self.encoder = encoders.create(encoder)
         self.temperature, self.loss_chunk = temperature, loss_chunk
-        recipe = RECIPE if recipe == "paper" else recipe
-        self.views = siamese.two_views(
+        self.augment = siamese.two_views(
             channels=channels, recipes=(recipe, recipe), max_shift_px=max_shift_px, column_offset_max=column_offset_max
         )
         projector = Projector(projection, projector_width, projector_dim, self.encoder.dtype)
         self.network = Network(encoder=self.encoder, projector=projector, window_px=window_px)
 
-    def init(self, key, batch):
-        return {"params": self.network.init(key, batch)["params"], "mutable": {}}
-
-    def augment(self, key, batch):
-        """`siamese.pair`: view1, view2 and, when asked for, column_offset."""
-        return self.views(key, batch)
-
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         """L. Metrics: contrast (L itself), top1 (share of instances whose nearest is their partner), q_std (spread of z)."""
         z, real = self.network.apply({"params": params}, batch, deterministic=False, rngs={"drop_path": key})
         one, two = siamese.rows(z, 0), siamese.rows(z, 1)
         contrast, top1 = losses.nt_xent(one, two, self.temperature, siamese.rows(real, 0), self.loss_chunk)
         return contrast, base.Aux({"contrast": contrast, "top1": top1, "q_std": losses.unit_std(z, real)}, state.mutable)
-
-    def encode(self, params, batch):
-        """Features of whole lines. frames: the tokens of a column side by side."""
-        return base.encode_lines(self.encoder, params["encoder"], batch)

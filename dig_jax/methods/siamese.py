@@ -7,7 +7,7 @@ devices never parts them.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -22,7 +22,7 @@ from dig_jax.models import heads, vit
 def pair(
     key: jax.Array,
     batch: base.Batch,
-    recipes: Sequence[str | Mapping[str, Any] | None],
+    recipes: Sequence[views.Recipe],
     max_shift_px: float | None,
     column_offset_max: int = 0,
 ) -> base.Batch:
@@ -41,8 +41,8 @@ def pair(
 def two_views(
     *, channels: int, recipes: Sequence[Any], max_shift_px: float | None, column_offset_max: int
 ) -> Callable[[jax.Array, base.Batch], base.Batch]:
-    """`pair` with all but the data settled: (key, raw batch) -> augmented batch. ValueError for values out of range, here,
-    and for images of another number of channels, there."""
+    """`Method.augment` of methods that compare two views: `pair` with all but the data settled, (key, raw batch) -> augmented
+    batch. ValueError for values out of range, here, and for images of another number of channels, there."""
     recipes = tuple(views.recipe(recipe) for recipe in recipes)
     base.check_column_offset(column_offset_max)
 
@@ -132,18 +132,21 @@ class Network(nn.Module):
     def __call__(self, batch, deterministic=True):
         """Augmented batch -> predictions q, projections z f32[B,V,S,K], real bool[B,V,S]; without a predictor q is z."""
         z, real = self.project(batch, deterministic)
-        return z if self.predictor is None else self._each(self.predictor, z, real), z, real
+        return z if self.predictor is None else self._head(self.predictor, z, real), z, real
 
     def project(self, batch, deterministic=True):
         """(z, real) alone: all that a teacher, which has no predictor, can do."""
         tokens = encode(self.encoder, batch, None, deterministic)
         x, real = instances(tokens, batch, self.encoder.patch, self.window_px)
-        return self._each(self.projector, x, real), real
+        return self._head(self.projector, x, real), real
 
-    def _each(self, head, x, real):
-        if not self.by_view:
-            return head(x, real)
-        return jnp.stack([head(x[:, v], real[:, v]) for v in range(x.shape[1])], axis=1)
+    def _head(self, head, x, real):
+        return each(head, x, real) if self.by_view else head(x, real)
+
+
+def each(head: Callable[..., jax.Array], x: jax.Array, real: jax.Array) -> jax.Array:
+    """A head with batch norms, called with each view alone: x f32[B,V,S,D], real bool[B,V,S] -> f32[B,V,S,K]."""
+    return jnp.stack([head(x[:, v], real[:, v]) for v in range(x.shape[1])], axis=1)
 
 
 def rows(x: jax.Array, index: int) -> jax.Array:
@@ -160,9 +163,3 @@ def crosswise(loss: Callable[..., Any], ours: jax.Array, theirs: jax.Array, real
     one = loss(rows(ours, 0), rows(theirs, 1), valid=rows(real, 0))
     two = loss(rows(ours, 1), rows(theirs, 0), valid=rows(real, 1))
     return jax.tree.map(operator.add, one, two)
-
-
-def check_momentum(momentum: float) -> None:
-    """ValueError unless momentum lies in [0, 1]."""
-    if not 0 <= momentum <= 1:
-        raise ValueError(f"momentum is {momentum}; it must lie in [0, 1]: set config.method.momentum")

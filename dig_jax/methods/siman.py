@@ -4,7 +4,7 @@ Paper   Luo et al., "SimAN: Exploring Self-Supervised Representation Learning of
         Normalization", CVPR 2022, arXiv 2203.10492. The authors' code was never released.
 
     what                                                          where
-    two neighbouring patches of a line; one loses its style       Method.augment, RECIPE
+    two neighbouring patches of a line; one loses its style       Method.augment
     F_c = E(aug(I_c)), F_s = E(I_s), one encoder                  Network.paint
     A = softmax(IN(F_c) IN(F_s)^T / sqrt(D))                      similarity_aware_normalisation
     mu' = A mu_s, sigma' = A sigma_s, statistics of 3 x 3 tokens  local_statistics
@@ -22,7 +22,7 @@ One step trains both sides: the decoder's side reads the adversary's parameters 
 painted image without gradient, and a rule of the optimiser ("^adversary/") gives it a rate of its own.
 
 Departures for lines: a line whose second half is padding cannot be asked and does not count; padding enters no statistics, no
-attention and no loss. RECIPE moves no pixel, since what is painted is the half as it was.
+attention and no loss. The recipe moves no pixel, since what is painted is the half as it was.
 
 Watch   pixel: mean square error in [-1, 1]; the variance of the pixels is what a constant reaches. adversary near 0.5 and
         fooled near 0.25: neither side can tell; adversary near 0: it has won and its gradient no longer teaches. used: share
@@ -39,21 +39,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dig_jax.augment import views
 from dig_jax.methods import base, losses, pixels, siamese
 from dig_jax.models import encoders, vit
 from dig_jax.models.layers import Dense, LayerNorm
 
-RECIPE = {
-    "some_of": (1, 3),
-    "operators": (
-        ("contrast", {"alpha": (0.4, 1.0)}),
-        ("blur", {"sigma": (0.3, 1.2)}),
-        ("noise", {"sigma": (0.02, 0.1)}),
-        ("sharpen", {"alpha": (0.0, 0.5), "lightness": (0.0, 0.5)}),
-    ),
-    "jitter": {"p": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1},
-    "grayscale_p": 0.2,
-}
 EPSILON = 1e-5  # of every variance
 SHARED = ("dtype", "gelu", "attention")  # what decoder and adversary take over from the encoder
 
@@ -143,7 +133,7 @@ class Method(base.Method):
 
     encoder: keyword arguments of `vit.Vit`. channels: C of the images. decoder_*: of decoder and adversary alike.
     weight_adversary: lambda; 0 leaves the painted image to L2 alone, while the adversary still learns to judge it. recipe: what
-    the content half suffers, None = `RECIPE`; nothing that moves pixels. column_offset_max: `siamese.column_offsets`. Raises
+    the content half suffers; nothing that moves pixels. column_offset_max: `siamese.column_offsets`. Raises
     ValueError for values out of range.
     """
 
@@ -156,28 +146,21 @@ class Method(base.Method):
         decoder_depth: int = 2,
         decoder_heads: int = 4,
         weight_adversary: float = 0.01,
-        recipe: str | Mapping[str, Any] | None = None,
+        recipe: views.Recipe = "siman",
         column_offset_max: int = 0,
     ):
         if weight_adversary < 0:
             raise ValueError(f"weight_adversary is {weight_adversary}; set config.method.weight_adversary to 0 or more")
         base.check_column_offset(column_offset_max)
-        if decoder_width % decoder_heads:
-            raise ValueError(
-                f"a decoder_width of {decoder_width} does not divide into {decoder_heads} heads: set "
-                "config.method.decoder_width to a multiple of config.method.decoder_heads"
-            )
+        base.check_decoder(decoder_width, decoder_heads)
         self.encoder, self.channels = encoders.create_vit(encoder), channels
         self.patch, self.weight_adversary = tuple(encoder["patch"]), weight_adversary
-        self.recipe = RECIPE if recipe is None else recipe
+        self.recipe = views.recipe(recipe)
         self.column_offset_max = column_offset_max
         own = {name: getattr(self.encoder, name) for name in SHARED}
         own |= {"width": decoder_width, "depth": decoder_depth, "heads": decoder_heads}
         decoder = Painter(features=math.prod(self.patch) * channels, **own)
         self.network = Network(encoder=self.encoder, decoder=decoder, adversary=Painter(features=1, **own))
-
-    def init(self, key, batch):
-        return {"params": self.network.init(key, batch)["params"], "mutable": {}}
 
     # augment
 
@@ -207,9 +190,9 @@ class Method(base.Method):
 
     # loss
 
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         """pixel + lambda fooled + adversary. Metrics: these three and used, the share of lines that count."""
-        apply = lambda params, method, *args, **more: self.network.apply({"params": params}, *args, method=method, **more)  # noqa: E731
+        apply = self._apply
         painted = apply(params, "paint", batch, deterministic=False, rngs={"drop_path": key})
         target, _, _, real = pixels.pixel_target(batch["original"], batch["width"], self.patch, "input", 0.0)
         real = real & batch["valid"][:, None, None]
@@ -224,12 +207,6 @@ class Method(base.Method):
         adversary += losses.masked_mse(of_painted, jnp.zeros(judged.shape), judged)
         metrics = {"pixel": pixel, "fooled": fooled, "adversary": adversary, "used": batch["valid"].mean()}
         return pixel + self.weight_adversary * fooled + adversary, base.Aux(metrics, state.mutable)
-
-    # encode
-
-    def encode(self, params, batch):
-        """Features of whole lines. frames: the tokens of a column side by side."""
-        return base.encode_lines(self.encoder, params["encoder"], batch)
 
     # reconstruct
 

@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dig_jax.augment import views
 from dig_jax.methods import base, losses, siamese
 from dig_jax.models import encoders, heads
 
@@ -36,7 +37,7 @@ class Method(base.Method):
     """SimCLR on whole lines.
 
     encoder: see `encoders.create`. channels: C of the images. projector_width None: as wide as the encoder.
-    recipe: of both views, "dig", "lines_light" or a recipe of `views`; max_shift_px None = unbounded. column_offset_max:
+    recipe: of both views, a name or a recipe of `views`; max_shift_px None = unbounded. column_offset_max:
     `siamese.column_offsets`. loss_chunk: keys at a time in the loss, None = all (`losses.nt_xent`). Raises ValueError.
     """
 
@@ -49,7 +50,7 @@ class Method(base.Method):
         projector_layers: int = 3,
         projector_width: int | None = None,
         projector_dim: int = 128,
-        recipe: str | Mapping[str, Any] = "dig",
+        recipe: views.Recipe = "simclr",
         max_shift_px: float | None = 8.0,
         column_offset_max: int = 0,
         loss_chunk: int | None = None,
@@ -58,21 +59,14 @@ class Method(base.Method):
             raise ValueError(f"projector_layers is {projector_layers}; set config.method.projector_layers to 1 or more")
         self.encoder = encoders.create(encoder)
         self.temperature, self.loss_chunk = temperature, loss_chunk
-        self.views = siamese.two_views(
+        self.augment = siamese.two_views(
             channels=channels, recipes=(recipe, recipe), max_shift_px=max_shift_px, column_offset_max=column_offset_max
         )
         widths = (projector_width or self.encoder.width,) * (projector_layers - 1)
         projector = heads.Mlp((*widths, projector_dim), self.encoder.dtype, last_norm="scale")
         self.network = siamese.Network(encoder=self.encoder, projector=projector)
 
-    def init(self, key, batch):
-        return {"params": self.network.init(key, batch)["params"], "mutable": {}}
-
-    def augment(self, key, batch):
-        """`siamese.pair`: view1, view2 and, when asked for, column_offset."""
-        return self.views(key, batch)
-
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         """L. Metrics: contrast (L itself), top1 (share of views whose nearest is their partner), q_std (spread of z)."""
         z, _, real = self.network.apply({"params": params}, batch, deterministic=False, rngs={"drop_path": key})
         one, two = siamese.rows(z, 0), siamese.rows(z, 1)
@@ -80,7 +74,3 @@ class Method(base.Method):
         # The mean over all views is half the sum of the means of view 1 and of view 2, which have as many rows.
         metrics = {"contrast": 2.0 * mean, "top1": top1, "q_std": losses.unit_std(z, real)}
         return metrics["contrast"], base.Aux(metrics, state.mutable)
-
-    def encode(self, params, batch):
-        """Features of whole lines. frames: the tokens of a column side by side."""
-        return base.encode_lines(self.encoder, params["encoder"], batch)

@@ -35,7 +35,7 @@ from typing import Any
 import flax.linen as nn
 
 from dig_jax.augment import masks
-from dig_jax.methods import base, losses, pixels, siamese
+from dig_jax.methods import losses, pixels, siamese
 from dig_jax.models import encoders, heads, layers, vit
 
 
@@ -53,7 +53,7 @@ class Network(nn.Module):
         return layers.Dense(self.values, dtype=self.encoder.dtype, **init, name="head")(tokens)
 
 
-class Method(base.Method):
+class Method(pixels.Rebuild):
     """SimMIM.
 
     encoder: keyword arguments of `vit.Vit`. channels: C of the images. mask_unit_px: (height, width) of what is hidden at
@@ -76,35 +76,6 @@ class Method(base.Method):
         self.encoder = encoders.create_vit(encoder)
         self.patch, self.channels = tuple(encoder["patch"]), channels
         self.hide = functools.partial(masks.unit_mask, patch=self.patch, ratio=mask_ratio, unit_px=tuple(mask_unit_px))
-        self.target_args, self.column_offset_max = (self.patch, target, target_floor), column_offset_max
+        self.target_args, self.error = (self.patch, target, target_floor), losses.masked_l1
+        self.column_offset_max = column_offset_max
         self.network = Network(encoder=self.encoder, values=math.prod(self.patch) * channels)
-
-    def init(self, key, batch):
-        return {"params": self.network.init(key, batch)["params"], "mutable": {}}
-
-    # augment
-
-    def augment(self, key, batch):
-        """`pixels.masked_line`: view1 (the line itself), mask and, when asked for, column_offset."""
-        return pixels.masked_line(key, batch, self.channels, self.patch, self.hide, self.column_offset_max)
-
-    # loss
-
-    def loss(self, params, state, batch, key):
-        """L, also the metric pixel."""
-        prediction = self.network.apply({"params": params}, batch, deterministic=False, rngs={"drop_path": key})
-        loss = pixels.masked_loss(prediction, batch, *self.target_args, error=losses.masked_l1)
-        return loss, base.Aux({"pixel": loss}, state.mutable)
-
-    # encode
-
-    def encode(self, params, batch):
-        """Features of whole, unmasked lines. frames: the tokens of a column side by side."""
-        return base.encode_lines(self.encoder, params["encoder"], batch)
-
-    # reconstruct
-
-    def reconstruct(self, params, batch, key):
-        """`pixels.pictures` of a raw batch."""
-        batch = self.augment(key, batch)
-        return pixels.pictures(self.network.apply({"params": params}, batch), batch, *self.target_args)

@@ -12,8 +12,8 @@ Paper   Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 20
 Certain, from the public code: projector of three equally wide layers without biases, the last batch norm bare; predictor
 2048 -> 512 with batch norm and ReLU -> 2048 with a bias and no norm; batch norms see one view at a time, over the global
 batch. Ours: a ViT by default and its mean token; AdamW in the configs, where the authors use SGD with rate 0.05 per 256 rows
-and weight decay 1e-4 on everything. Not offered: the authors' --fix-pred-lr (predictor at a constant rate), since a rule of
-dig_jax/optim.py can scale or freeze a rate but not unbend its schedule; ("^predictor/", {"lr_scale": ...}) is nearest.
+and weight decay 1e-4 on everything. Their --fix-pred-lr, the predictor at a constant rate, is a rule of the optimiser:
+FIXED in configs/pretrain/simsiam.py.
 
 Departures for lines of text: no flips and crops; `max_shift_px` (8 px, about half a letter of a 32 px line) bounds the way of
 any pixel sideways. `window_px` may cut lines into windows, matched by place. Padding and rows that are not valid enter no
@@ -30,6 +30,7 @@ from typing import Any
 
 import jax
 
+from dig_jax.augment import views
 from dig_jax.methods import base, losses, siamese
 from dig_jax.models import encoders, heads
 
@@ -38,8 +39,8 @@ class Method(base.Method):
     """SimSiam.
 
     encoder: see `encoders.create`. channels: C of the images. predictor_width: the bottleneck, a quarter of
-    projector_dim in the paper. window_px: `siamese.instances`, None = whole lines. recipe: of both views, "dig",
-    "lines_light" or a recipe of `views`; max_shift_px None = unbounded. column_offset_max: `siamese.column_offsets`.
+    projector_dim in the paper. window_px: `siamese.instances`, None = whole lines. recipe: of both views, a
+    name or a recipe of `views`; max_shift_px None = unbounded. column_offset_max: `siamese.column_offsets`.
     Raises ValueError.
     """
 
@@ -52,12 +53,12 @@ class Method(base.Method):
         projector_dim: int = 2048,
         predictor_width: int = 512,
         window_px: int | None = None,
-        recipe: str | Mapping[str, Any] = "dig",
+        recipe: views.Recipe = "mocov2",
         max_shift_px: float | None = 8.0,
         column_offset_max: int = 0,
     ):
         self.encoder = encoders.create(encoder)
-        self.views = siamese.two_views(
+        self.augment = siamese.two_views(
             channels=channels, recipes=(recipe, recipe), max_shift_px=max_shift_px, column_offset_max=column_offset_max
         )
         dtype = self.encoder.dtype
@@ -69,19 +70,8 @@ class Method(base.Method):
             by_view=True,
         )
 
-    def init(self, key, batch):
-        return {"params": self.network.init(key, batch)["params"], "mutable": {}}
-
-    def augment(self, key, batch):
-        """`siamese.pair`: view1, view2 and, when asked for, column_offset."""
-        return self.views(key, batch)
-
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         """L. Metrics: cosine (-L, mean cosine of prediction and target), q_std (spread of z)."""
         p, z, real = self.network.apply({"params": params}, batch, deterministic=False, rngs={"drop_path": key})
         loss = siamese.crosswise(losses.negative_cosine, p, jax.lax.stop_gradient(z), real) / 2
         return loss, base.Aux({"cosine": -loss, "q_std": losses.unit_std(z, real)}, state.mutable)
-
-    def encode(self, params, batch):
-        """Features of whole lines. frames: the tokens of a column side by side."""
-        return base.encode_lines(self.encoder, params["encoder"], batch)

@@ -12,7 +12,7 @@ Paper   Gao et al., "Self-Supervised Pre-training with Symmetric Superimposition
     L_feat = ctr(q_0, k_0) + ctr(q_g, k_g) over windows of decoder features, ctr = 2T InfoNCE
                                                                         Method._contrast, losses.info_nce
     L = L_pix + w L_feat, w = 0 for the first half, then up to 0.25     Method.loss, Method._weight
-    xi <- m xi + (1 - m) theta, m: 0.995 -> 1                           Method.update_teacher
+    xi <- m xi + (1 - m) theta, m: 0.995 -> 1                           base.Taught
 
 Certain, from the authors' code (FaltingsA/SSM): all of the above, the decoder (a linear map, 2-D positions, a direction token
 of the table times sqrt(width) in front, 4 blocks, layer norm, the token dropped), heads as in DiG, applied to one direction
@@ -52,7 +52,6 @@ from dig_jax.augment import color, geometry
 from dig_jax.methods import base, losses, pixels, siamese
 from dig_jax.models import encoders, heads, layers, vit
 
-TAUGHT = ("encoder", "decoder", "projector")
 DIRECTIONS = 4  # as it is, flipped left-right, flipped top-bottom, turned by 180 degrees
 AFFINE = {"degrees": (-10.0, 10.0), "shear_x": (-25.0, 25.0), "shear_y": (-10.0, 10.0), "down": (-0.1, 0.1)}
 
@@ -125,18 +124,13 @@ class Network(nn.Module):
     def project(self, features, batch):
         """Features of two directions -> z f32[B,2,S,K] of S windows, and which are real, bool[B,2,S]."""
         pooled, real = siamese.instances(features, batch, self.patch, self.window_px)
-        return _each(self.projector, pooled, real), real
+        return siamese.each(self.projector, pooled, real), real
 
     def predict(self, z, real):
-        return _each(self.predictor, z, real)
+        return siamese.each(self.predictor, z, real)
 
 
-def _each(head, x, real):
-    """A head with batch norms on each direction alone, f32[B,2,S,K]."""
-    return jnp.stack([head(x[:, v], real[:, v]) for v in range(2)], axis=1)
-
-
-class Method(base.Method):
+class Method(base.Taught):
     """SSM.
 
     encoder: keyword arguments of `vit.Vit`. channels: C of the images. affine: {amount: (lowest, highest)} of the teacher's
@@ -144,6 +138,8 @@ class Method(base.Method):
     contrast_from: share of training before the contrast counts; weight_contrast: what its weight has risen to at the end.
     target, target_floor: see `pixels.pixel_target`. Raises ValueError for values out of range.
     """
+
+    taught = ("encoder", "decoder", "projector")
 
     def __init__(
         self,
@@ -168,7 +164,7 @@ class Method(base.Method):
         projector_dim: int = 256,
     ):
         pixels.check_target(target)
-        siamese.check_momentum(momentum)
+        base.check_fractions(momentum=momentum)
         if not 0 <= contrast_from < 1:
             raise ValueError(f"contrast_from is {contrast_from}; it must lie in [0, 1): set config.method.contrast_from")
         base.check_column_offset(column_offset_max)
@@ -195,9 +191,6 @@ class Method(base.Method):
             projector_width=projector_width,
             projector_dim=projector_dim,
         )
-
-    def init(self, key, batch):
-        return {"params": self.network.init(key, batch)["params"], "mutable": {}}
 
     # augment
 
@@ -236,20 +229,15 @@ class Method(base.Method):
 
     # loss
 
-    def loss(self, params, state, batch, key):
+    def loss(self, params, state, batch, key, progress):
         """L_pix + w * L_feat. Metrics: pixel (sum of both directions); contrast, top1 (share of windows that find their own
         key, mean of both directions), q_std (spread of unit queries, mean over channels)."""
         teacher = jax.lax.stop_gradient(state.teacher)
         features = self._apply(params, Network.features, batch, "mixed", deterministic=False, rngs={"drop_path": key})
         pixel = self._pixel(params, features, batch)
         metrics = self._contrast(params, teacher, features, batch)
-        total = pixel + self._weight(teacher["progress"]) * metrics["contrast"]
+        total = pixel + self._weight(progress) * metrics["contrast"]
         return total, base.Aux({"pixel": pixel, **metrics}, state.mutable)
-
-    def _apply(self, params, method, *args, **kwargs):
-        # A teacher tree holds its progress beside the parts of the network.
-        parts = {name: part for name, part in params.items() if name != "progress"}
-        return self.network.apply({"params": parts}, *args, method=method, **kwargs)
 
     def _pixel(self, params, features, batch):
         painted = self._apply(params, Network.paint, features)
@@ -272,29 +260,11 @@ class Method(base.Method):
         """w: 0 until contrast_from, then evenly up to weight_contrast."""
         return self.weight_contrast * jnp.maximum(progress - self.contrast_from, 0.0) / (1.0 - self.contrast_from)
 
-    # teacher
-
-    def init_teacher(self, params):
-        """The parts that the teacher mirrors, and the progress of the training, which `loss` is not told otherwise."""
-        return {name: params[name] for name in TAUGHT} | {"progress": jnp.zeros(())}
-
-    def update_teacher(self, teacher, params, progress):
-        """xi <- m xi + (1 - m) theta, with the student as it stands before this step's update."""
-        parts = {name: teacher[name] for name in TAUGHT}
-        moved = base.move_teacher(parts, params, base.cosine_momentum(progress, self.momentum))
-        return moved | {"progress": jnp.asarray(progress, jnp.float32)}
-
     def schedules(self, progress):
         return {
             "teacher_momentum": base.cosine_momentum(progress, self.momentum),
             "weight_contrast": self._weight(progress),
         }
-
-    # encode
-
-    def encode(self, params, batch):
-        """Features of whole lines as they are. frames: the tokens of a column side by side."""
-        return base.encode_lines(self.encoder, params["encoder"], batch)
 
     # reconstruct
 

@@ -1,6 +1,6 @@
 """CNN + BiLSTM: the encoder of the papers before the vision transformer, in the interface of `models/vit.py`.
 
-    image -> residual CNN, 4 px of width a column, height collapsed -> BiLSTM -> frames
+    image -> [rectification ->] residual CNN, 4 px of width a column, height collapsed -> BiLSTM -> frames
 
 Shi et al., "An End-to-End Trainable Neural Network for Image-based Sequence Recognition" (CRNN, arXiv 1507.05717), with the
 residual stages of Baek et al., "What Is Wrong With Scene Text Recognition Model Comparisons?" (TRBA, arXiv 1904.01906). A
@@ -10,7 +10,7 @@ lengths) reads these.
 Departures. Group norm over the real pixels of each line in place of batch norm: features of a line depend neither on the
 batch nor on its padding, and no running averages have to travel from pre-training to probe. Pooling in place of strided
 convolutions, whose windows never reach over a column of the output. The mean over what is left of the height, so any height
-that divides by 16 will do. No rectification (TPS) in front.
+that divides by 16 will do. Rectification (`fiducials`) starts at the identity, where TRBA's code starts with a slanted line.
 """
 
 from collections.abc import Sequence
@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dig_jax.models import tps
 from dig_jax.models.heads import BiLstm
 from dig_jax.models.layers import Dense, LayerNorm, along_last, compute_dtype
 from dig_jax.models.vit import PAPER, columns, grid
@@ -86,11 +87,37 @@ class Block(nn.Module):
         return jax.nn.relu(x + out)
 
 
+class Rectifier(nn.Module):
+    """Spatial transformer (models/tps.py): image f32[B,H,W,C], width i32[B] px, real bool[B,W] (whole columns of 4 px) -> the
+    image, its real part warped as the localisation network says; at the start not at all.
+
+    The localisation network is TRBA's, four convolutions of stem .. 8 * stem channels and two dense layers, but that it pools
+    three times and averages over real columns.
+    """
+
+    fiducials: int
+    stem: int
+    dtype: str
+
+    @nn.compact
+    def __call__(self, image, width, real):
+        x = image
+        for i, pool in enumerate(((2, 2), (2, 2), (2, 1), None)):
+            x = jax.nn.relu(Convolution(self.stem * 2**i, 3, self.dtype, name=f"conv_{i}")(x, real))
+            if pool:
+                x, real = nn.max_pool(x, pool, pool), real[:, :: pool[1]]
+        x = jnp.sum(jnp.mean(x, 1), 1, where=real[..., None]) / jnp.maximum(jnp.sum(real, 1, keepdims=True), 1)
+        x = jax.nn.relu(Dense(4 * self.stem, dtype=self.dtype, name="dense")(x))
+        offsets = Dense(2 * self.fiducials, dtype="float32", kernel_init=nn.initializers.zeros, name="offsets")(x)
+        return tps.warp(image, width, offsets.reshape(-1, self.fiducials, 2))
+
+
 class Crnn(nn.Module):
     """(image f32[B,H,W,C] in [-1, 1], width i32[B] px) -> tokens f32[B,S,D], one a column of 4 px, S = W / 4.
 
-    stem, stages, blocks, width, layers: see SIZES. height_px: H, a multiple of 16. final_norm: layer norm at the end, as in
-    `vit.Vit`. A CNN has neither mask tokens nor position codes: ValueError for a mask, and `column_offset` changes nothing.
+    stem, stages, blocks, width, layers: see SIZES. height_px: H, a multiple of 16. fiducials: points of the spline that
+    straightens the image first (20 in RARE), 0 = none. final_norm: layer norm at the end, as in `vit.Vit`. A CNN has neither
+    mask tokens nor position codes: ValueError for a mask, and `column_offset` changes nothing.
     """
 
     height_px: int
@@ -99,6 +126,7 @@ class Crnn(nn.Module):
     blocks: Sequence[int]
     width: int
     layers: int
+    fiducials: int = 0
     final_norm: bool = True
     dtype: str = "auto"
 
@@ -118,6 +146,8 @@ class Crnn(nn.Module):
         x = jnp.where(real[:, None, :, None], image, PAPER)
         # As far as the last column of the output reaches: half a column belongs to the line, painted as paper.
         real = jnp.arange(image.shape[2])[None, :] < (columns(width, COLUMN_PX) * COLUMN_PX)[:, None]
+        if self.fiducials:
+            x = Rectifier(self.fiducials, self.stem, self.dtype, name="rectifier")(x, width, real)
         x = jax.nn.relu(Convolution(self.stem // 2, 3, self.dtype, name="stem_0")(x, real))
         x = jax.nn.relu(Convolution(self.stem, 3, self.dtype, name="stem_1")(x, real))
         for stage, (features, count) in enumerate(zip(self.stages, self.blocks, strict=True)):

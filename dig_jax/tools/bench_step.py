@@ -51,7 +51,9 @@ def gradient(method):
     """Loss and gradient of augmented views: encoder and heads, without augmentation and optimiser."""
 
     def both(state, views):
-        loss = lambda params: method.loss(params, state, views, prng.stream(0, "loss", 0))  # noqa: E731
+        # Read from the state, as in training: a constant would let XLA drop what a phase of the training leaves out.
+        progress = state.step / 1000
+        loss = lambda params: method.loss(params, state, views, prng.stream(0, "loss", 0), progress)  # noqa: E731
         return jax.value_and_grad(loss, has_aux=True)(state.params)
 
     return both

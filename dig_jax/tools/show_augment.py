@@ -45,15 +45,16 @@ def panels(image, width, seed, max_shift_px, random_rows):
     """(label, f32[B,H,W,C]) for the input, every operator at its range's ends, and whole recipes."""
     key = jax.random.key(seed)
     yield "input", jnp.asarray(image, jnp.float32) / 255
-    operators = {name: amounts for recipe in (views.LINES_LIGHT, views.DIG) for name, amounts in recipe["operators"]}
+    stages = [stage for recipe in views.RECIPES.values() for stage in views.stages(recipe)]
+    operators = {name: amounts for stage in reversed(stages) for name, amounts in stage["operators"]}
     for name, amounts in operators.items():
         for end in (0, 1):
             # A chance is no amount to show the ends of: 0 and 1 are its two cases.
-            fixed = {a: float(end) if a.endswith("_p") else v[end] for a, v in amounts.items()}
+            fixed = {a: float(end) if a.endswith("_p") else v[end] if isinstance(v, tuple) else v for a, v in amounts.items()}
             label = f"{name} " + " ".join(f"{v:.2g}" for v in fixed.values())
             yield label, views.augment(key, image, width, views.only(name, **fixed), max_shift_px)
     jitter = {"some_of": (0, 0), "operators": (), "jitter": dict(views.DIG["jitter"], p=1.0)}
-    for name, recipe in (("jitter", jitter), ("DIG", views.DIG), ("LINES_LIGHT", views.LINES_LIGHT)):
+    for name, recipe in {"jitter": jitter, **views.RECIPES}.items():
         run = jax.jit(lambda k, recipe=recipe: views.augment(k, image, width, recipe, max_shift_px))
         for row in range(random_rows):
             yield f"{name} #{row + 1}", run(jax.random.fold_in(key, row))

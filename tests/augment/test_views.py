@@ -213,6 +213,49 @@ def test_impossible_recipes_are_sentences(change, message):
         views.check(recipe)
 
 
-def test_recipes_survive_json():
-    views.check(json.loads(json.dumps(views.DIG)))
-    views.check(json.loads(json.dumps(views.LINES_LIGHT)))
+@pytest.mark.parametrize("name", views.RECIPES)
+def test_every_named_recipe_is_possible_and_survives_json(name):
+    recipe = views.recipe(name)
+    assert views.recipe(recipe) is recipe
+    for stages in (views.stages(recipe), views.still(recipe)):
+        views.check(json.loads(json.dumps(stages)))
+    still = {operator for stage in views.still(recipe) for operator, _ in stage["operators"]}
+    assert not still & views.MOVING
+    assert still == {operator for stage in views.stages(recipe) for operator, _ in stage["operators"]} - views.MOVING
+
+
+# ---- several stages ----
+
+
+@pytest.mark.parametrize("name", ["seqclr_0", "seqclr_1", "simclr", "mocov3_2"])
+def test_padding_and_bound_hold_through_all_stages(key, name):
+    """As for one stage, above; and with no way to go sideways every column stays its own."""
+    image, width = lines(24, 3)
+    run = jax.jit(lambda i: views.augment(key, i, width, views.recipe(name), 0.0))
+    view = np.asarray(run(image))
+    assert view.min() >= 0.0 and view.max() <= 1.0 and np.isfinite(view).all()
+    garbage = np.where(np.arange(W)[None, None, :, None] < width[:, None, None, None], image, 7).astype(np.uint8)
+    other = np.asarray(run(garbage))
+    for i, w in enumerate(width):
+        assert np.all(view[i, :, w:] == 1.0)
+        np.testing.assert_array_equal(view[i, :, :w], other[i, :, :w])
+    changed = np.abs(view - image / np.float32(255)).max(axis=(1, 2, 3)) > 1e-3
+    assert changed.mean() > 0.6
+
+
+def test_stages_come_in_turn_each_with_its_chance(key):
+    """Invert half of the lines, then darken all: 1 - image, or not, times 0.5; the draws of a stage are those of its key."""
+    image, width = lines(64)
+    recipe = ({**views.only("invert"), "p": 0.5}, views.only("brightness", factor=0.5))
+    view, plain = augment(key, image, width, recipe), image / np.float32(255)
+    real = np.arange(W)[None, None, :, None] < width[:, None, None, None]
+    inverted = drawn(key, 64, recipe[0]).rank["invert"] == 0
+    assert 16 < inverted.sum() < 48
+    expected = 0.5 * np.where(inverted[:, None, None, None], 1 - plain, plain)
+    np.testing.assert_allclose(view, np.where(real, expected, plain), atol=1e-6)
+    np.testing.assert_array_equal(augment(key, image, width, views.DIG), augment(key, image, width, (views.DIG,)))
+
+
+def test_only_one_stage_may_move_pixels():
+    with pytest.raises(ValueError, match="Only one stage"):
+        views.check((views.only("rotate", degrees=3.0), views.only("shift", right_px=1.0, down_px=0.0)))

@@ -6,6 +6,7 @@ float64, from the papers' equations.
 
 from __future__ import annotations
 
+import functools
 import math
 import pathlib
 import types
@@ -14,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dig_jax.augment import views
+from tests.methods import checks
 
 PATCH, HEIGHT, WIDTH = (8, 8), 16, 48
 ENCODER = {"patch": PATCH, "width": 32, "depth": 1, "heads": 2, "dtype": "float32"}
@@ -47,7 +48,7 @@ def start(method, given):
     made = jax.jit(method.init)(jax.random.key(1), given)
     teacher = method.init_teacher(made["params"])
     if teacher is not None:
-        teacher = jax.tree.map(lambda p: p + 0.05 * jnp.cos(jnp.arange(p.size).reshape(p.shape)), teacher)
+        teacher = checks.shifted(teacher)
     return made["params"], teacher, made["mutable"]
 
 
@@ -56,7 +57,7 @@ def stepper(method):
 
     def loss(params, teacher, images, mutable, given):
         state = types.SimpleNamespace(teacher=teacher, mutable=mutable)
-        return method.loss(params, state, {**given, **images}, jax.random.key(5))
+        return method.loss(params, state, {**given, **images}, jax.random.key(5), 0.0)
 
     @jax.jit
     def step(params, teacher, mutable, given):
@@ -96,11 +97,7 @@ class Case:
         return np.asarray(found, np.float64)
 
 
-def same(first, second, rtol=5e-5):
-    """Every leaf equal to rtol of the largest value of its array (or of 0.1: before a batch norm some are noise)."""
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(second), strict=True):
-        scale = max(float(np.abs(b).max()), 0.1)
-        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * scale, err_msg=jax.tree_util.keystr(path))
+same = functools.partial(checks.same, rtol=5e-5, floor=0.1)  # before a batch norm some gradients are noise
 
 
 # ---- proofs ----
@@ -136,10 +133,8 @@ def prove_growth_and_devices_do_not_matter(case):
     for name in ("view1", "view2"):
         noise = jnp.asarray(rng.uniform(-1, 1, (2 * rows, HEIGHT, WIDTH + grown, 1)), jnp.float32)
         wide[name] = noise.at[:rows, :, :WIDTH].set(case.batch[name])
-    mesh = Mesh(np.asarray(jax.devices()), ("data",))
-    assert len(jax.devices()) == 8
-    everywhere, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    eight = case.step(*jax.device_put(case.state, everywhere), jax.device_put(wide, split))
+    state, wide = checks.on_eight_devices(case.state, wide)
+    eight = case.step(*state, wide)
     pick = lambda out: (out["loss"], out["metrics"], out["grads"]["params"])  # noqa: E731
     same(jax.device_get(pick(eight)), pick(case.out))
     return eight
@@ -188,6 +183,30 @@ def prove_encode(make):
         params = jax.eval_shape(method.init, jax.random.key(0), batch())["params"]
         shapes = jax.eval_shape(method.encode, params, raw())
         assert shapes["tokens"].shape == (4, rows * columns, width) and shapes["frames"].shape == (4, columns, rows * width)
+
+
+class Proofs:
+    """What holds for every method without a teacher, as tests of a module that has a fixture `case`."""
+
+    def test_every_parameter_learns_and_padding_does_not(self, case):
+        prove_parameters_learn(case)
+        prove_no_gradient_through_padding(case)
+        assert case.out["mutable"] == {} and case.method.init_teacher(case.params) is None
+
+    def test_padding_and_rows_that_are_not_valid_do_not_matter(self, case):
+        prove_padding_does_not_matter(case)
+
+    def test_loss_does_not_move_when_padding_grows_rows_fill_up_and_devices_share_them(self, case):
+        prove_growth_and_devices_do_not_matter(case)
+
+
+def prove_chance(loss, instances, expected):
+    """Unrelated rows in 512 dimensions: `loss`, a function of z f32[B,V,S,512] -> (f32[], Aux), is what chance expects."""
+    z = jax.random.normal(jax.random.key(0), (*instances, 512))
+    value, aux = jax.jit(loss)(z)
+    np.testing.assert_allclose(value, expected, rtol=0.01)
+    assert aux.metrics["top1"] < 0.05
+    np.testing.assert_allclose(aux.metrics["q_std"], 512**-0.5, rtol=0.01)
 
 
 class Given:

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from scipy import ndimage
 
 from dig_jax.augment import geometry, views
 from dig_jax.methods import base, ccd
+from tests.methods import checks
+from tests.methods.checks import same
 
 PATCH, HEIGHT, WIDTH = (8, 8), 32, 64
 MOST, AREA = 12, 6
@@ -47,7 +48,7 @@ def lines(seed=0):
 
 @functools.cache
 def started():
-    """(method, params, teacher that differs from the student and is beyond the frozen part, centre, augmented batch)."""
+    """(method, params, teacher that differs from the student, centre, augmented batch)."""
     params, teacher, center, batch, _, _ = prepared()
     return make(), params, teacher, center, batch
 
@@ -61,37 +62,31 @@ def prepared():
         method = make()
         batch = method.augment(jax.random.key(0), raw)
         params = method.init(jax.random.key(1), batch)["params"]
-        teacher = method.init_teacher(params)
-        teacher = jax.tree.map(lambda p: p + 0.05 * jnp.cos(jnp.arange(p.size).reshape(p.shape)), teacher)
+        teacher = checks.shifted(method.init_teacher(params))
         center = 0.1 * jnp.sin(jnp.arange(SMALL["prototypes"], dtype=jnp.float32))
         pictures = method.reconstruct(params, raw, jax.random.key(0))
-        return params, {**teacher, "progress": jnp.float32(0.1)}, center, batch, pictures, method.encode(params, raw)
+        return params, teacher, center, batch, pictures, method.encode(params, raw)
 
     return run(lines())
 
 
 @jax.jit
-def step(params, teacher, center, batch, images):
+def step(params, teacher, center, batch, images, progress):
     """((loss, Aux), gradients with respect to the parameters, the teacher and the two views), compiled once."""
 
     def loss(params, teacher, images):
         state = types.SimpleNamespace(teacher=teacher, mutable={"center": center})
-        return started()[0].loss(params, state, {**batch, **images}, jax.random.key(5))
+        return started()[0].loss(params, state, {**batch, **images}, jax.random.key(5), progress)
 
     return jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(params, teacher, images)
 
 
-def evaluate(batch=None, params=None, teacher=None, center=None):
+def evaluate(batch=None, params=None, teacher=None, center=None, progress=0.1):
+    """One step; at 0.1 the prototypes train and the foreground is that of k-means."""
     _, ours, theirs, middle, augmented = started()
     batch = augmented if batch is None else batch
     images = {name: batch[name] for name in ("view1", "view2")}
-    return step(params or ours, teacher or theirs, middle if center is None else center, batch, images)
-
-
-def same(first, second, rtol=1e-5):
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(second), strict=True):
-        scale = max(float(np.abs(b).max()), 1e-2)
-        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * scale, err_msg=jax.tree_util.keystr(path))
+    return step(params or ours, teacher or theirs, middle if center is None else center, batch, images, jnp.float32(progress))
 
 
 # ---- finding characters ----
@@ -228,7 +223,7 @@ def test_losses_centre_and_figures_equal_slow_loops():
     """From the paper's equations, character by character and pixel by pixel; only what the networks answer is taken over."""
     method, params, teacher, center, batch = started()
     (loss, aux), _ = evaluate()
-    parts = {"student": params, "teacher": {n: teacher[n] for n in ccd.TAUGHT}}
+    parts = {"student": params, "teacher": {n: teacher[n] for n in ccd.Method.taught}}
     apply = lambda who, f, *args: method.network.apply({"params": parts[who]}, *args, method=f)  # noqa: E731
 
     @jax.jit
@@ -274,7 +269,7 @@ def test_losses_centre_and_figures_equal_slow_loops():
 
 def test_start_is_near_the_logarithm_of_the_prototypes():
     method, params, _, _, _ = started()
-    teacher = {**method.init_teacher(params), "progress": jnp.float32(0.1)}
+    teacher = method.init_teacher(params)
     (_, aux), _ = evaluate(teacher=teacher, center=jnp.zeros(SMALL["prototypes"]))
     assert abs(aux.metrics["distillation"] - math.log(SMALL["prototypes"])) < 250 / SMALL["projector_dim"]
     assert abs(aux.metrics["segmentation"] - math.log(2)) < 0.4
@@ -303,7 +298,7 @@ def test_no_character_no_loss_and_the_switch_to_the_learned_map():
     assert aux.metrics["distillation"] == 0 and aux.metrics["characters"] == 0
     np.testing.assert_array_equal(aux.mutable["center"], center)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
-    learned = evaluate(empty, teacher={**teacher, "progress": jnp.float32(0.3)})[0][1].metrics
+    learned = evaluate(empty, progress=0.3)[0][1].metrics
     assert learned["characters"] > 0 and learned["distillation"] > 0
 
 
@@ -315,7 +310,7 @@ def test_gradients_reach_what_they_may_only():
     _, _, teacher, _, batch = started()
     (loss, _), (grads, theirs, images) = evaluate()
     assert all((g == 0).all() for g in jax.tree.leaves(theirs))
-    other = jax.tree.map(lambda x: np.asarray(x) * 1.5, teacher) | {"progress": teacher["progress"]}
+    other = jax.tree.map(lambda x: np.asarray(x) * 1.5, teacher)
     assert evaluate(teacher=other)[0][0] != loss
     real = (np.arange(WIDTH) < np.asarray(batch["width"])[:, None]) & np.asarray(batch["valid"])[:, None]
     for name, grad in images.items():
@@ -323,7 +318,7 @@ def test_gradients_reach_what_they_may_only():
         assert np.isfinite(grad).all() and (grad[~real] == 0).all() and grad[real].max() > 0, name
     grads = jax.tree.map(lambda g: float(np.abs(g).max()), grads)
     assert min(grads["projector"][name] for name in ("prototypes", "scale")) > 0
-    frozen = evaluate(teacher={**teacher, "progress": jnp.float32(0.005)})[1][0]["projector"]
+    frozen = evaluate(progress=0.005)[1][0]["projector"]
     assert (frozen["prototypes"] == 0).all() and (frozen["scale"] == 0).all()
     assert all((frozen[f"dense_{i}"]["kernel"] != 0).any() for i in range(3))
 
@@ -343,25 +338,22 @@ def test_padding_and_filler_rows_change_nothing():
 def test_one_device_and_eight_agree():
     """Losses, figures and the next centre; the components, too, end together."""
     method, *arrays = started()
-    mesh = Mesh(np.asarray(jax.devices()), ("data",))
-    assert len(jax.devices()) == 8
-    everywhere, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    params, teacher, center, batch = (jax.device_put(x, where) for x, where in zip(arrays, (everywhere,) * 3 + (split,)))
+    (params, teacher, center), batch = checks.on_eight_devices(arrays[:3], arrays[3])
     state = types.SimpleNamespace(teacher=teacher, mutable={"center": center})
-    eight = jax.jit(lambda batch: method.loss(params, state, batch, jax.random.key(5)))(batch)
+    eight = jax.jit(lambda batch: method.loss(params, state, batch, jax.random.key(5), 0.1))(batch)
     same(jax.device_get(eight), evaluate()[0], rtol=2e-5)
 
 
 # ---- teacher, augment, encode ----
 
 
-def test_teacher_moves_and_remembers_the_progress():
+def test_teacher_moves():
     method, params, teacher, _, _ = started()
-    assert set(teacher) == {"encoder", "projector", "progress"}
+    assert set(teacher) == {"encoder", "projector"}
     moved = jax.jit(method.update_teacher)(teacher, params, jnp.float32(0.5))
     momentum = float(base.cosine_momentum(0.5, 0.9995))
-    assert momentum == pytest.approx(0.99975) and moved["progress"] == 0.5
-    for name in ccd.TAUGHT:
+    assert momentum == pytest.approx(0.99975) and set(moved) == set(teacher)
+    for name in ccd.Method.taught:
         mixed = lambda xi, theta: momentum * np.asarray(xi) + (1 - momentum) * np.asarray(theta)  # noqa: E731
         same(moved[name], jax.tree.map(mixed, teacher[name], params[name]), rtol=1e-6)
 
@@ -381,14 +373,6 @@ def test_augment_and_encode():
     assert set(pictures) == {"masked", "output", "original"}
     np.testing.assert_array_equal(pictures["masked"][..., 0] > 0.5, batch["foreground"])
     assert all(p.shape == plain.shape and p.min() >= 0 and p.max() <= 1 for p in pictures.values())
-
-
-def test_recipes_lose_what_moves_pixels():
-    for name in views.RECIPES:
-        recipe = ccd.still(views.recipe(name))
-        views.check(recipe)
-        assert not {n for n, _ in recipe["operators"]} & {*geometry.MATRICES, "piecewise"}
-        assert {"contrast", "blur"} <= {n for n, _ in recipe["operators"]}
 
 
 @pytest.mark.parametrize(
@@ -428,7 +412,7 @@ def test_characters_can_be_told_apart():
             params, teacher, mutable, opt_state = carry
             teacher = method.update_teacher(teacher, params, i / 600)
             state = types.SimpleNamespace(teacher=teacher, mutable=mutable)
-            (_, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(params, state, batch, jax.random.key(0))
+            (_, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(params, state, batch, jax.random.key(0), i / 600)
             updates, opt_state = tx.update(grads, opt_state)
             return (optax.apply_updates(params, updates), teacher, aux.mutable, opt_state), aux.metrics
 

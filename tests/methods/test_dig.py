@@ -18,6 +18,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dig_jax.augment import views
 from dig_jax.methods import base, dig, pixels
 from dig_jax.models import vit
+from tests.methods.checks import same
 
 PATCH = (8, 8)
 HEIGHT, WIDTH, WINDOW = 32, 64, 16
@@ -56,20 +57,13 @@ def start(method, raw, seed=0):
 
 def evaluate(method, params, state, batch):
     """jitted (loss, metrics, gradients)."""
-    step = jax.jit(jax.value_and_grad(lambda p, b: method.loss(p, state, b, jax.random.key(5)), has_aux=True))
+    step = jax.jit(jax.value_and_grad(lambda p, b: method.loss(p, state, b, jax.random.key(5), 0.0), has_aux=True))
     (loss, aux), grads = step(params, batch)
     return loss, aux.metrics, grads
 
 
 def loss_of(method, params, teacher, batch):
-    return method.loss(params, types.SimpleNamespace(teacher=teacher, mutable={}), batch, jax.random.key(5))[0]
-
-
-def same(first, second, rtol=1e-5):
-    """Every leaf equal to rtol of the largest value of its array (or of 1e-2, where it is noise about zero)."""
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(second), strict=True):
-        scale = max(float(np.abs(b).max()), 1e-2)
-        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * scale, err_msg=jax.tree_util.keystr(path))
+    return method.loss(params, types.SimpleNamespace(teacher=teacher, mutable={}), batch, jax.random.key(5), 0.0)[0]
 
 
 # ---- losses ----

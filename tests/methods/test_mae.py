@@ -12,14 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dig_jax.methods import dig, mae
 from dig_jax.models import vit
-from tests.methods import golden
+from tests.methods import checks, golden
+from tests.methods.checks import PATCH, ROWS, grown, inside, lines, pixels_of, same
 
 PATH = pathlib.Path(__file__).parents[1] / "data" / "mae_golden.npz"
-PATCH, HEIGHT, WIDTH, ROWS = (8, 8), 32, 64, 4
 ENCODER = {"patch": PATCH, "width": 32, "depth": 1, "heads": 2, "dtype": "float32"}
 SMALL = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "target_floor": 0.05}
 STATE = types.SimpleNamespace(teacher=None, mutable={})
@@ -30,25 +29,10 @@ def make(**changes):
     return mae.Method(encoder={**ENCODER, **changes.pop("encoder", {})}, **{"channels": 1, **SMALL, **changes})
 
 
-def lines(count=8, ragged=True, seed=0, channels=1):
-    """A raw batch of noise; when ragged, of every kind of width: full, a part of a patch, a single pixel."""
-    rng = np.random.default_rng(seed)
-    width = np.resize([WIDTH, 37, 24, 9, WIDTH - 8, 1], count) if ragged else np.full(count, WIDTH)
-    image = rng.integers(0, 256, (count, HEIGHT, WIDTH, channels), np.uint8)
-    batch = {"image": image, "width": width.astype(np.int32), "valid": np.ones(count, bool)}
-    return batch
-
-
-def shaken(params):
-    """Parameters with every array random, so that no zero hides a mistake."""
-    shake = lambda p: (p + 0.1 * np.cos(1.7 * np.arange(p.size).reshape(p.shape))).astype(np.float32)  # noqa: E731
-    return jax.tree.map(shake, jax.device_get(params))
-
-
 @functools.cache
 def loss_and_grads(method):
     """jitted (params, batch) -> (loss, gradients)."""
-    return jax.jit(jax.value_and_grad(lambda p, b: method.loss(p, STATE, b, jax.random.key(5))[0]))
+    return jax.jit(jax.value_and_grad(lambda p, b: method.loss(p, STATE, b, jax.random.key(5), 0.0)[0]))
 
 
 @functools.cache
@@ -58,22 +42,11 @@ def forward(method):
     return jax.jit(lambda p, b: (apply({"params": p}, b, method=mae.Network.encode), apply({"params": p}, b)))
 
 
-def same(first, second, rtol=1e-5):
-    """Every leaf equal to rtol of the largest value of its array (or of 1e-2, where it is noise about zero)."""
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(second), strict=True):
-        scale = max(float(np.abs(b).max()), 1e-2)
-        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * scale, err_msg=jax.tree_util.keystr(path))
-
-
 @functools.cache
 def small():
     """(method, params as they are drawn, params with every array random, augmented batch), which most tests share; row 4
     of the batch is filler."""
-    method = make(column_offset_max=9)
-    batch = dict(jax.device_get(jax.jit(method.augment)(jax.random.key(0), lines())))
-    batch["valid"] = np.arange(8) != 4
-    drawn = jax.device_get(jax.jit(method.init)(jax.random.key(1), batch)["params"])
-    return method, drawn, shaken(drawn), batch
+    return checks.started(make(column_offset_max=9))
 
 
 @functools.cache
@@ -85,22 +58,9 @@ def pixel_gradients():
         x = method.network.apply({"params": params}, {**batch, "view1": image}, method=mae.Network.encode)
         return jnp.sum(x * jnp.sin(jnp.arange(x.size).reshape(x.shape)))
 
-    loss = lambda image: method.loss(params, STATE, {**batch, "view1": image}, jax.random.key(5))[0]  # noqa: E731
+    loss = lambda image: method.loss(params, STATE, {**batch, "view1": image}, jax.random.key(5), 0.0)[0]  # noqa: E731
     grads = jax.jit(lambda image: (jax.grad(tokens)(image), jax.grad(loss)(image)))(batch["view1"])
     return tuple(np.asarray(grad)[..., 0] for grad in grads)
-
-
-def pixels_of(patches):
-    """bool[B,N] of patches -> bool[B,H,W]."""
-    spread = np.broadcast_to(patches[..., None], (*patches.shape, math.prod(PATCH)))
-    return vit.unpatchify(spread, PATCH, (ROWS, patches.shape[1] // ROWS))[..., 0]
-
-
-def inside(batch):
-    """bool[B,H,W]: pixels of the line."""
-    height, width = batch["view1"].shape[1:3]
-    real = np.arange(width)[None, None] < np.asarray(batch["width"])[:, None, None]
-    return np.broadcast_to(real, (len(real), height, width))
 
 
 # ---- the official network ----
@@ -328,19 +288,7 @@ def test_nothing_passes_through_padding_or_rows_that_are_not_valid():
 def test_loss_does_not_move_when_padding_grows_or_rows_fill_up():
     """Wider canvas (and so more places), other pixels in the padding, two more rows that are not valid."""
     method, _, params, batch = small()
-    grown, more = 32, 2
-    view = np.random.default_rng(7).uniform(-1, 1, (8 + more, HEIGHT, WIDTH + grown, 1)).astype(np.float32)
-    view[:8, :, :WIDTH] = np.where(inside(batch)[..., None], batch["view1"], view[:8, :, :WIDTH])
-    mask = np.pad(batch["mask"], ((0, more), (0, grown // PATCH[1] * ROWS)))
-    mask[-2, 12:] = True
-    wide = {
-        "view1": view,
-        "mask": mask,
-        "width": np.append(batch["width"], [WIDTH + grown, 20]).astype(np.int32),
-        "valid": np.pad(batch["valid"], (0, more)),
-        "column_offset": np.pad(batch["column_offset"], ((0, more), (0, 0))),
-    }
-    same(loss_and_grads(method)(params, wide), loss_and_grads(method)(params, batch))
+    same(loss_and_grads(method)(params, grown(batch)), loss_and_grads(method)(params, batch))
 
 
 def test_a_normalised_target_starts_near_one():
@@ -352,10 +300,7 @@ def test_a_normalised_target_starts_near_one():
 
 def test_one_device_and_eight_agree():
     method, _, params, batch = small()
-    mesh = Mesh(np.asarray(jax.devices()), ("data",))
-    assert len(jax.devices()) == 8
-    everywhere, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    eight = loss_and_grads(method)(jax.device_put(params, everywhere), jax.device_put(batch, split))
+    eight = loss_and_grads(method)(*checks.on_eight_devices(params, batch))
     same(jax.device_get(eight), loss_and_grads(method)(params, batch), rtol=2e-5)
 
 

@@ -41,7 +41,7 @@ def test_loss_equals_the_slow_loop(case, changes):
         params, teacher, mutable = pairs.start(method, case.batch)
         assert set(params["projector"]) == {"dense_0"}
         state = types.SimpleNamespace(teacher=teacher, mutable=mutable)
-        loss, aux = jax.jit(lambda p: method.loss(p, state, case.batch, jax.random.key(0)))(params)
+        loss, aux = jax.jit(lambda p: method.loss(p, state, case.batch, jax.random.key(0), 0.0))(params)
         metrics = aux.metrics
     else:
         (params, teacher, mutable), loss, metrics = case.state, case.out["loss"], case.out["metrics"]

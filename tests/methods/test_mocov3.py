@@ -61,7 +61,7 @@ def test_loss_and_gradients_equal_the_reference(chunk):
     method.freeze_patch_embed = False
 
     def loss(params, teacher):
-        return method.loss(params, types.SimpleNamespace(teacher=teacher, mutable={}), {}, None)[0]
+        return method.loss(params, types.SimpleNamespace(teacher=teacher, mutable={}), {}, None, 0.0)[0]
 
     loss, (grads, teacher) = jax.jit(jax.value_and_grad(loss, (0, 1)))({"q": q}, {"k": k})
     np.testing.assert_allclose(loss, 2 * value, rtol=1e-5)
@@ -77,7 +77,7 @@ def test_loss_starts_where_chance_puts_it():
     method.network = pairs.Given(lambda p: (q, None, real) if p else (k, real))
     params = {"encoder": {"patch_embed": {}}}
     state = types.SimpleNamespace(teacher={}, mutable={})
-    loss, aux = jax.jit(lambda: method.loss(params, state, {}, None))()
+    loss, aux = jax.jit(lambda: method.loss(params, state, {}, None, 0.0))()
     np.testing.assert_allclose(loss, 4 * 0.2 * math.log(256), rtol=0.02)
     assert aux.metrics["top1"] < 0.03
 

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dig_jax.methods import pretext
 from dig_jax.models import crnn
+from tests.methods import checks
+from tests.methods.checks import same
 
 HEIGHT, WIDTH, PATCH = 16, 64, (8, 4)
 ENCODER = {"patch": PATCH, "width": 32, "depth": 1, "heads": 2, "dtype": "float32"}
@@ -72,7 +73,7 @@ def made(name):
     state = types.SimpleNamespace(mutable={})
 
     def loss(params, images, batch):
-        return method.loss(params, state, {**batch, **images}, jax.random.key(5))
+        return method.loss(params, state, {**batch, **images}, jax.random.key(5), 0.0)
 
     gradients = jax.jit(jax.value_and_grad(loss, argnums=(0, 1), has_aux=True))
 
@@ -82,13 +83,6 @@ def made(name):
 
     params = jax.jit(method.init)(jax.random.key(1), augment(jax.random.key(0), raw))["params"]
     return method, raw, params, augment, evaluate
-
-
-def same(first, second, rtol=1e-5):
-    """Every leaf equal to rtol of the largest value of its array (or of 1e-2, where it is noise about zero)."""
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(second), strict=True):
-        scale = max(float(np.abs(b).max()), 1e-2)
-        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * scale, err_msg=jax.tree_util.keystr(path))
 
 
 # ---- shared parts against slow loops ----
@@ -233,16 +227,13 @@ def test_classifiers_start_at_chance_and_questions_do_not_depend_on_what_counts(
 def test_one_device_and_eight_agree(name):
     """From the raw batch to the loss."""
     method, raw, params, augment, evaluate = made(name)
-    mesh = Mesh(np.asarray(jax.devices()), ("data",))
-    assert len(jax.devices()) == 8
-    whole, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
 
     @jax.jit
     def loss(params, raw):
         batch = method.augment(jax.random.key(2), raw)
-        return method.loss(params, types.SimpleNamespace(mutable={}), batch, jax.random.key(5))[0]
+        return method.loss(params, types.SimpleNamespace(mutable={}), batch, jax.random.key(5), 0.0)[0]
 
-    eight = loss(jax.device_put(params, whole), jax.device_put(raw, split))
+    eight = loss(*checks.on_eight_devices(params, raw))
     np.testing.assert_allclose(eight, evaluate(params, augment(jax.random.key(2), raw))[0], rtol=2e-5)
 
 
@@ -286,7 +277,7 @@ def test_classifiers_take_a_cnn_as_well(name):
     def step(raw, key):
         batch = method.augment(key, raw)
         params = method.init(key, batch)["params"]
-        return params, method.loss(params, state, batch, key)[0], method.encode(params, raw)["frames"]
+        return params, method.loss(params, state, batch, key, 0.0)[0], method.encode(params, raw)["frames"]
 
     params, loss, frames = jax.eval_shape(step, lines(1), jax.random.key(0))
     assert "encoder" in params and loss.shape == () and frames.shape[:2] == (COUNT, WIDTH // 4)

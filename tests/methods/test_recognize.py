@@ -85,7 +85,7 @@ def test_frozen_encoder_stays_and_has_no_gradient():
 
 def gradients(method, made):
     batch = method.augment(jax.random.key(1), make_batch())
-    return jax.jit(jax.grad(lambda params: method.loss(params, made, batch, jax.random.key(0))[0]))(made.params)
+    return jax.jit(jax.grad(lambda params: method.loss(params, made, batch, jax.random.key(0), 0.0)[0]))(made.params)
 
 
 def test_frozen_encoder_has_no_drop_path_and_a_trained_one_has():

@@ -35,7 +35,7 @@ def started():
 
     @jax.jit
     def evaluate(params, batch):
-        return jax.value_and_grad(lambda p: method.loss(p, state, batch, jax.random.key(2)), has_aux=True)(params)
+        return jax.value_and_grad(lambda p: method.loss(p, state, batch, jax.random.key(2), 0.0), has_aux=True)(params)
 
     return method, params, batch, raw, evaluate
 
@@ -99,7 +99,7 @@ def test_each_side_learns_from_its_own_terms_only(started):
     (_, aux), grads = evaluate(params, batch)
     state = types.SimpleNamespace(mutable={})
     term = lambda name: jax.jit(  # noqa: E731
-        jax.grad(lambda p: method.loss(p, state, batch, jax.random.key(2))[1].metrics[name])
+        jax.grad(lambda p: method.loss(p, state, batch, jax.random.key(2), 0.0)[1].metrics[name])
     )(params)
     size = lambda tree: max(float(jnp.abs(x).max()) for x in jax.tree.leaves(tree))  # noqa: E731
     fooled, adversary = term("fooled"), term("adversary")

@@ -10,12 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dig_jax.methods import mae, simmim
 from dig_jax.models import vit
+from tests.methods import checks
+from tests.methods.checks import PATCH, ROWS, WIDTH, grown, inside, lines, pixels_of, same
 
-PATCH, HEIGHT, WIDTH, ROWS = (8, 8), 32, 64, 4
 ENCODER = {"patch": PATCH, "width": 32, "depth": 1, "heads": 2, "dtype": "float32"}
 STATE = types.SimpleNamespace(teacher=None, mutable={})
 
@@ -25,21 +25,12 @@ def make(**changes):
     return simmim.Method(encoder=ENCODER, **{"channels": 1, "mask_unit_px": (8, 16), **changes})
 
 
-def lines(count=8, seed=0):
-    """A raw batch of noise, of every kind of width: full, a part of a patch, a part of a unit, a single pixel."""
-    rng = np.random.default_rng(seed)
-    image = rng.integers(0, 256, (count, HEIGHT, WIDTH, 1), np.uint8)
-    width = np.resize([WIDTH, 37, 24, 9, WIDTH - 8, 1], count)
-    batch = {"image": image, "width": width.astype(np.int32), "valid": np.ones(count, bool)}
-    return batch
-
-
 @functools.cache
 def loss_and_grads(method):
     """jitted (params, batch) -> (loss, (gradients by parameters, gradients by pixels f32[B,H,W,C]))."""
 
     def loss(params, image, batch):
-        return method.loss(params, STATE, {**batch, "view1": image}, jax.random.key(5))[0]
+        return method.loss(params, STATE, {**batch, "view1": image}, jax.random.key(5), 0.0)[0]
 
     step = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
     return lambda params, batch: step(params, batch["view1"], batch)
@@ -54,32 +45,12 @@ def predict(method):
 def small():
     """(method, params as they are drawn, params with every array random, augmented batch), which the tests share; row 4
     of the batch is filler."""
-    method = make(column_offset_max=9)
-    batch = dict(jax.device_get(jax.jit(method.augment)(jax.random.key(0), lines())))
-    batch["valid"] = np.arange(8) != 4
-    drawn = jax.device_get(jax.jit(method.init)(jax.random.key(1), batch)["params"])
-    shake = lambda p: (p + 0.1 * np.cos(1.7 * np.arange(p.size).reshape(p.shape))).astype(np.float32)  # noqa: E731
-    return method, drawn, jax.tree.map(shake, drawn), batch
-
-
-def same(first, second, rtol=1e-5):
-    """Every leaf equal to rtol of the largest value of its array (or of 1e-2, where it is noise about zero)."""
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(second), strict=True):
-        scale = max(float(np.abs(b).max()), 1e-2)
-        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * scale, err_msg=jax.tree_util.keystr(path))
+    return checks.started(make(column_offset_max=9))
 
 
 def hidden_pixels(batch):
     """bool[B,H,W]: real pixels of hidden patches."""
-    spread = np.broadcast_to(batch["mask"][..., None], (*batch["mask"].shape, math.prod(PATCH)))
-    return vit.unpatchify(spread, PATCH, (ROWS, batch["mask"].shape[1] // ROWS))[..., 0] & inside(batch)
-
-
-def inside(batch):
-    """bool[B,H,W]: pixels of the line."""
-    height, width = batch["view1"].shape[1:3]
-    real = np.arange(width)[None, None] < np.asarray(batch["width"])[:, None, None]
-    return np.broadcast_to(real, (len(real), height, width))
+    return pixels_of(batch["mask"]) & inside(batch)
 
 
 def test_loss_is_the_mean_distance_over_hidden_real_pixels():
@@ -111,19 +82,7 @@ def test_hidden_pixels_are_targets_and_nothing_else():
 def test_loss_does_not_move_when_padding_grows_or_rows_fill_up():
     """Wider canvas, other pixels in the padding, two more rows that are not valid."""
     method, _, params, batch = small()
-    grown, more = 32, 2
-    view = np.random.default_rng(7).uniform(-1, 1, (8 + more, HEIGHT, WIDTH + grown, 1)).astype(np.float32)
-    view[:8, :, :WIDTH] = np.where(inside(batch)[..., None], batch["view1"], view[:8, :, :WIDTH])
-    mask = np.pad(batch["mask"], ((0, more), (0, grown // PATCH[1] * ROWS)))
-    mask[-1] = True
-    wide = {
-        "view1": view,
-        "mask": mask,
-        "width": np.append(batch["width"], [WIDTH + grown, 20]).astype(np.int32),
-        "valid": np.pad(batch["valid"], (0, more)),
-        "column_offset": np.pad(batch["column_offset"], ((0, more), (0, 0))),
-    }
-    loss, (grads, by_pixel) = loss_and_grads(method)(params, wide)
+    loss, (grads, by_pixel) = loss_and_grads(method)(params, grown(batch))
     same((loss, (grads, by_pixel[:8, :, :WIDTH])), loss_and_grads(method)(params, batch))
     assert not by_pixel[8:].any() and not by_pixel[:, :, WIDTH:].any()
 
@@ -138,10 +97,7 @@ def test_a_constant_is_what_the_start_reaches():
 
 def test_one_device_and_eight_agree():
     method, _, params, batch = small()
-    mesh = Mesh(np.asarray(jax.devices()), ("data",))
-    assert len(jax.devices()) == 8
-    everywhere, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    eight = loss_and_grads(method)(jax.device_put(params, everywhere), jax.device_put(batch, split))
+    eight = loss_and_grads(method)(*checks.on_eight_devices(params, batch))
     same(jax.device_get(eight), loss_and_grads(method)(params, batch), rtol=2e-5)
 
 

@@ -45,7 +45,7 @@ def test_loss_and_gradients_equal_the_reference_and_targets_take_none():
     real = jnp.ones((24, 2, 1), bool)
     method.network = pairs.Given(lambda p: (stack(p["p1"], p["p2"]), stack(p["z1"], p["z2"]), real))
     given = {"p1": p1, "p2": p2, "z1": z1, "z2": z2}
-    loss, grads = jax.jit(jax.value_and_grad(lambda p: method.loss(p, NO_STATE, {}, None)[0]))(given)
+    loss, grads = jax.jit(jax.value_and_grad(lambda p: method.loss(p, NO_STATE, {}, None, 0.0)[0]))(given)
     np.testing.assert_allclose(loss, value, atol=1e-6)
     pairs.same(grads["p1"], grad, rtol=1e-4)
     assert (grads["z1"] == 0).all() and (grads["z2"] == 0).all() and (grads["p2"] != 0).any()
@@ -57,19 +57,12 @@ def test_collapse_shows():
     apart, equal = jax.random.normal(jax.random.key(0), (2, 64, 2, 1, 256)), jnp.ones((2, 64, 2, 1, 256))
     for (p, z), cosine, spread in ((apart, 0.0, 1 / 16), (equal, 1.0, 0.0)):
         method.network = pairs.Given(lambda _, p=p, z=z: (p, z, real))
-        metrics = jax.jit(lambda: method.loss({}, NO_STATE, {}, None)[1].metrics)()  # noqa: B023
+        metrics = jax.jit(lambda: method.loss({}, NO_STATE, {}, None, 0.0)[1].metrics)()  # noqa: B023
         np.testing.assert_allclose([metrics["cosine"], metrics["q_std"]], [cosine, spread], atol=0.02)
 
 
-def test_every_parameter_learns_and_padding_does_not(case):
-    pairs.prove_parameters_learn(case)
-    pairs.prove_no_gradient_through_padding(case)
-    pairs.prove_padding_does_not_matter(case)
-    assert case.out["mutable"] == {} and case.method.init_teacher(case.params) is None
-
-
-def test_loss_does_not_move_when_padding_grows_rows_fill_up_and_devices_share_them(case):
-    pairs.prove_growth_and_devices_do_not_matter(case)
+class TestProofs(pairs.Proofs):
+    pass
 
 
 def test_augment_encode_and_sentences():

@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dig_jax.augment import geometry
 from dig_jax.methods import base, ssm
 from dig_jax.models import vit
+from tests.methods import checks
+from tests.methods.checks import same
 
 PATCH, HEIGHT, WIDTH, WINDOW = (8, 8), 32, 64, 16
 ENCODER = {"patch": PATCH, "width": 32, "depth": 1, "heads": 2, "dtype": "float32"}
@@ -46,36 +47,28 @@ def prepared():
         method = make()
         batch = method.augment(jax.random.key(0), raw)
         params = method.init(jax.random.key(1), batch)["params"]
-        teacher = method.init_teacher(params)
-        teacher = jax.tree.map(lambda p: p + 0.05 * jnp.cos(jnp.arange(p.size).reshape(p.shape)), teacher)
-        teacher["progress"] = jnp.float32(1.0)
+        teacher = checks.shifted(method.init_teacher(params))
         return params, teacher, batch, method.reconstruct(params, raw, jax.random.key(0)), method.encode(params, raw)
 
     return run(lines())
 
 
 @jax.jit
-def step(params, teacher, batch, images):
+def step(params, teacher, batch, images, progress):
     """((loss, Aux), gradients with respect to the parameters, the teacher and all pictures), compiled once."""
 
     def loss(params, teacher, images):
         state = types.SimpleNamespace(teacher=teacher, mutable={})
-        return make().loss(params, state, {**batch, **images}, jax.random.key(5))
+        return make().loss(params, state, {**batch, **images}, jax.random.key(5), progress)
 
     return jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)(params, teacher, images)
 
 
-def evaluate(batch=None, params=None, teacher=None):
+def evaluate(batch=None, params=None, teacher=None, progress=1.0):
     ours, theirs, augmented, *_ = prepared()
     batch = augmented if batch is None else batch
     images = {name: batch[name] for name in IMAGES}
-    return step(params or ours, teacher or theirs, batch, images)
-
-
-def same(first, second, rtol=1e-5):
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(second), strict=True):
-        scale = max(float(np.abs(b).max()), 1e-2)
-        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * scale, err_msg=jax.tree_util.keystr(path))
+    return step(params or ours, teacher or theirs, batch, images, jnp.float32(progress))
 
 
 # ---- augment ----
@@ -138,7 +131,7 @@ def test_pixel_loss_and_contrast_equal_slow_loops():
     @jax.jit
     def parts(batch):
         apply = lambda tree, f, *args: method.network.apply({"params": tree}, *args, method=f)  # noqa: E731
-        theirs = {name: teacher[name] for name in ssm.TAUGHT}
+        theirs = {name: teacher[name] for name in ssm.Method.taught}
         features = apply(params, ssm.Network.features, batch, "mixed")
         z, real = apply(params, ssm.Network.project, features, batch)
         keys, _ = apply(theirs, ssm.Network.project, apply(theirs, ssm.Network.features, batch, "moved"), batch)
@@ -171,14 +164,14 @@ def test_pixel_loss_and_contrast_equal_slow_loops():
 def test_contrast_counts_late(progress, weight):
     """Published bug: the loss starts as nothing at all. Until half time it is the pixel loss alone."""
     _, teacher, _, _, _ = prepared()
-    (loss, aux), _ = evaluate(teacher={**teacher, "progress": jnp.float32(progress)})
+    (loss, aux), _ = evaluate(progress=progress)
     np.testing.assert_allclose(loss, aux.metrics["pixel"] + weight * aux.metrics["contrast"], rtol=1e-6)
     np.testing.assert_allclose(make().schedules(jnp.float32(progress))["weight_contrast"], weight, atol=1e-7)
 
 
 def test_start():
     params, teacher, batch, _, _ = prepared()
-    same_teacher = {name: params[name] for name in ssm.TAUGHT} | {"progress": teacher["progress"]}
+    same_teacher = {name: params[name] for name in ssm.Method.taught}
     (_, aux), _ = evaluate(teacher=same_teacher)
     rows = sum(-(-int(w) // WINDOW) for w, valid in zip(batch["width"], batch["valid"]) if valid)
     np.testing.assert_allclose(aux.metrics["contrast"], 4 * 0.2 * math.log(rows), rtol=0.25)
@@ -206,15 +199,14 @@ def test_gradients_reach_what_they_may_only():
     _, teacher, batch, _, _ = prepared()
     (loss, aux), (grads, theirs, images) = evaluate()
     assert all((g == 0).all() for g in jax.tree.leaves(theirs))
-    other = jax.tree.map(lambda x: np.asarray(x) * 1.5, teacher) | {"progress": teacher["progress"]}
+    other = jax.tree.map(lambda x: np.asarray(x) * 1.5, teacher)
     assert evaluate(teacher=other)[0][0] != loss  # it is read all the same
     assert all((g != 0).any() for g in jax.tree.leaves(grads["decoder"]["directions"]))
     real = (np.arange(WIDTH) < np.asarray(batch["width"])[:, None]) & np.asarray(batch["valid"])[:, None]
     for name, grad in images.items():
         grad = np.abs(np.asarray(grad)).max(axis=(1, 3))  # (B, W)
         assert np.isfinite(grad).all() and (grad[~real] == 0).all() and grad[real].max() > 0, name
-    early = {**teacher, "progress": jnp.float32(0.2)}
-    (_, _), (grads, _, images) = evaluate(teacher=early)
+    (_, _), (grads, _, images) = evaluate(progress=0.2)
     assert (images["moved"] == 0).all() and (np.asarray(images["mixed"]) != 0).any()
     assert all((g == 0).all() for part in ("projector", "predictor") for g in jax.tree.leaves(grads[part]))
     swapped = evaluate({**batch, "moved": batch["view1"]})[0][1].metrics
@@ -233,12 +225,9 @@ def test_padding_and_filler_rows_change_nothing():
 
 def test_one_device_and_eight_agree():
     params, teacher, batch, _, _ = prepared()
-    mesh = Mesh(np.asarray(jax.devices()), ("data",))
-    assert len(jax.devices()) == 8
-    everywhere, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
-    params, state = jax.device_put((params, {"teacher": teacher, "mutable": {}}), everywhere)
-    loss = jax.jit(lambda batch: make().loss(params, types.SimpleNamespace(**state), batch, jax.random.key(5)))
-    same(jax.device_get(loss(jax.device_put(batch, split))), evaluate()[0], rtol=2e-5)
+    (params, state), batch = checks.on_eight_devices((params, {"teacher": teacher, "mutable": {}}), batch)
+    loss = jax.jit(lambda batch: make().loss(params, types.SimpleNamespace(**state), batch, jax.random.key(5), 1.0))
+    same(jax.device_get(loss(batch)), evaluate()[0], rtol=2e-5)
 
 
 # ---- teacher, encode, pictures ----
@@ -249,13 +238,13 @@ def test_every_part_of_the_teacher_moves_once():
     params, teacher, _, _, _ = prepared()
     method = make(momentum=0.8)
     start = method.init_teacher(params)
-    assert set(start) == {"encoder", "decoder", "projector", "progress"}
+    assert set(start) == {"encoder", "decoder", "projector"}
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: a is b, start["decoder"], params["decoder"])))
     moved = jax.jit(method.update_teacher)(teacher, params, jnp.float32(0.5))
     momentum = float(base.cosine_momentum(0.5, 0.8))
-    assert momentum == pytest.approx(0.9) and moved["progress"] == 0.5
+    assert momentum == pytest.approx(0.9) and set(moved) == set(teacher)
     mixed = lambda xi, theta: momentum * np.asarray(xi) + (1 - momentum) * np.asarray(theta)  # noqa: E731
-    for name in ssm.TAUGHT:
+    for name in ssm.Method.taught:
         same(moved[name], jax.tree.map(mixed, teacher[name], params[name]), rtol=1e-6)
 
 

@@ -62,10 +62,9 @@ def few_operators(monkeypatch):
     """Two operators instead of all: each costs seconds to compile, and tests/augment tries every one."""
     short = {
         name: {**recipe, "some_of": (0, 1), "operators": recipe["operators"][:1]}
-        for name, recipe in (("DIG", augment_views.DIG), ("LINES_LIGHT", augment_views.LINES_LIGHT))
+        for name, recipe in (("dig", augment_views.DIG), ("lines_light", augment_views.LINES_LIGHT))
     }
-    for name, recipe in short.items():
-        monkeypatch.setattr(augment_views, name, recipe)
+    monkeypatch.setattr(augment_views, "RECIPES", short)
     return {name for recipe in short.values() for name, _ in recipe["operators"]}
 
 
