@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from dig_jax import checkpoint, partition
+from dig_jax import partition
 from dig_jax.methods import base
 from dig_jax.text import Charset
 
@@ -83,6 +83,8 @@ def inherit(cfg: dict[str, Any]) -> None:
     So sizes and records are stated once, where they were chosen. `like` takes the config only, `init_from` the weights
     too. What that run leaves to its method's default is left to it here. Raises ValueError where a value is missing.
     """
+    from dig_jax import checkpoint  # Orbax: programs that build from a config alone run without it
+
     source = cfg.get("init_from") or cfg.get("like")
     theirs = checkpoint.read_config(source) if source and cfg.get("inherit") else {}
     for key in cfg.get("inherit", ()):
