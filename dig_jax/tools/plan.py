@@ -1,0 +1,254 @@
+"""Says before any machine is rented what a step of a config needs on a mesh of devices, and whether it fits.
+
+    python -m dig_jax.tools.plan --config=configs/pretrain/dig.py:preset=lines,size=B --mesh=data=64,fsdp=4 --device=v5e
+    python -m dig_jax.tools.plan --config=configs/pretrain/dig.py:preset=cpu --device=here
+
+The training step is compiled ahead of time for as many simulated CPU devices, with the trainer's own shardings; no array is
+allocated and no record is read. A table follows, and one JSON object as the last line.
+
+    memory      of one device. State and batch are exact. Temporary buffers (activations, gradients) are the CPU compiler's: it
+                writes attention out, so what a kernel that never stores the N x N weights saves stands beside it, and it keeps
+                what remat would compute again unless the blocks are scanned, so with remat they are.
+    operations  of matrix products: what the model needs, by its shapes, and what the compiled program of a device does.
+    collectives bytes that a device sends, by kind, ring algorithms assumed; loops count their turns (hlo.py).
+    time        the roofline: operations, memory traffic and sent bytes, each over the device's peak (devices.py). The largest
+                binds. A step takes at least that, and about the sum of the three if nothing overlaps; kernels that do not
+                reach their peak come on top. --device=here measures this machine's ceilings instead.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from dig_jax import partition
+from dig_jax.tools import bench_step, hlo, workload
+from dig_jax.tools.devices import DEVICES, Device
+
+FLAGS = flags.FLAGS
+RESERVE = 0.1  # of the memory: the runtime's own, and gaps between buffers
+COPY_BYTES = 1 << 28
+
+
+def parse_mesh(text):
+    """"data=64,fsdp=4" -> {"data": 64, "fsdp": 4}; ValueError for anything else. How many devices: the product."""
+    sizes = {}
+    for item in filter(None, text.split(",")):
+        name, _, size = item.partition("=")
+        if not size.isdecimal() or int(size) < 1 or name in sizes:
+            raise ValueError(f"--mesh={text}: write each axis once with a number of devices, such as data=64,fsdp=4")
+        sizes[name] = int(size)
+    return sizes or {"data": 1}
+
+
+def measure_here(seconds=3.0):
+    """The ceilings of this machine's first device, and its float type. Links are not measured: one device has none."""
+    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+    product, operations = bench_step.matmul(jnp.dtype(dtype))
+    source = jnp.zeros(COPY_BYTES // 4, jnp.float32)
+    copy = jax.jit(lambda x: x + 1)
+    times = bench_step.timed({"product": product, "copy": lambda: copy(source)}, seconds)
+    stats = jax.local_devices()[0].memory_stats() or {}
+    memory = stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return Device(
+        operations / times["product"].median / 1e12, memory / 1e9, 2 * COPY_BYTES / times["copy"].median / 1e9,
+        math.inf, 1, math.inf, dtype,
+    )  # fmt: skip
+
+
+def make(cfg, sizes, device):
+    """The figures as a dict (see the module). cfg: expanded config; sizes: {axis: devices}; device: a Device.
+
+    ValueError for a mesh or config that contradicts itself. There must be as many CPU devices (jax_num_cpu_devices).
+    """
+    encoder = cfg["method"].get("encoder") or {}
+    how = {"attention": "plain"}  # the only form that a CPU compiles
+    if encoder.get("dtype") == "auto":
+        how["dtype"] = device.dtype
+    if encoder.get("remat"):
+        how["scan"] = True  # XLA's CPU compiler computes nothing again in blocks that stand side by side
+    work = workload.open_workload(cfg, **how)
+    mesh = partition.make_mesh(sizes, jax.devices("cpu"))
+    partition.check_batch_size(cfg["batch_size"], mesh, cfg.get("accumulate", 1))
+    state = work.abstract()
+    shardings = partition.state_sharding(state, mesh, cfg.get("sharding", ()))
+    start = time.perf_counter()
+    traced = workload.jitted(work, shardings, mesh).trace(state, work.raw)
+    compiled = traced.lower().compile()
+    compile_s = time.perf_counter() - start
+    summary = hlo.summarize(compiled.as_text())
+    memory = compiled.memory_analysis()
+    needed, _ = workload.model_flops(work.cfg)
+    held = {part: _held(getattr(state, part), getattr(shardings, part)) for part in ("params", "teacher", "opt_state", "mutable")}
+    rows = partition.batch_sharding(mesh)
+    held["batch"] = _held(work.raw, jax.tree.map(lambda _: rows, work.raw))
+    # Results that take no argument's place stand beside the temporary buffers.
+    held["temporary"] = memory.temp_size_in_bytes + max(memory.output_size_in_bytes - memory.alias_size_in_bytes, 0)
+    total = sum(held.values())
+    seconds = roofline(summary, device)
+    figures = {
+        "config": cfg["method"]["name"],
+        "batch_size": cfg["batch_size"],
+        "image_px": list(work.raw["image"].shape[1:3]),
+        "mesh": {name: int(size) for name, size in mesh.shape.items()},
+        "devices": mesh.size,
+        "device": dataclasses.asdict(device),
+        "dtype": how.get("dtype", encoder.get("dtype")),
+        "compile_s": compile_s,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "bytes": held | {"total": total, "attention_weights": _attention_bytes(work, state, mesh)},
+        "memory_bytes": device.memory_gb * 1e9,
+        "fits": total <= device.memory_gb * 1e9 * (1 - RESERVE),
+        "gflop_analytical": needed / 1e9,
+        "gflop_a_device": summary.flops / 1e9,
+        "gflop_compiler_a_device": (compiled.cost_analysis() or {}).get("flops", 0.0) / 1e9,
+        "traffic_bytes": summary.traffic,
+        "collectives": {kind: {"runs": n, "bytes": sent} for kind, (n, sent) in hlo.by_kind(summary.collectives).items()},
+        "loops_of_unknown_length": summary.loops_of_unknown_length,
+        "ms": {name: 1e3 * value for name, value in seconds.items()},
+        "binds": max(seconds, key=seconds.get),
+        "lines_per_s_at_most": cfg["batch_size"] / max(seconds.values()),
+        "lines_per_s": cfg["batch_size"] / sum(seconds.values()),
+        "mfu": needed / mesh.size / sum(seconds.values()) / (device.tflops * 1e12),
+    }
+    figures["try"] = advice(figures, cfg)
+    return figures
+
+
+def _held(tree, shardings):
+    """Bytes of one device."""
+    sizes = jax.tree.map(lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, tree, shardings)
+    return sum(jax.tree.leaves(sizes))
+
+
+def _attention_bytes(work, state, mesh):
+    """Bytes that the N x N attention weights of a device's rows take in one forward pass of all blocks, in float32: an upper
+    bound of what a fused kernel saves. 0 without attention."""
+    shapes = jax.eval_shape(lambda raw: work.method.encode(state.params, raw), work.raw) if not callable(state) else None
+    heads, depth = getattr(work.method.encoder, "heads", 0), getattr(work.method.encoder, "depth", 0)
+    tokens = shapes["tokens"].shape[1] if "tokens" in shapes else 0
+    views = len([n for n in jax.eval_shape(work.augment, work.raw) if n.startswith("view")]) or 1
+    return 4 * depth * heads * tokens**2 * views * work.cfg["batch_size"] // mesh.size
+
+
+def roofline(summary, device):
+    """{"compute", "memory", "network"}: seconds of a step, each by itself, at the device's peaks."""
+    links = [c.sent / (device.link_gb_s if _near(c.group, device.node) else device.network_gb_s) for c in summary.collectives]
+    return {
+        "compute": summary.flops / (device.tflops * 1e12),
+        "memory": summary.traffic / (device.memory_gb_s * 1e9),
+        "network": sum(links) / 1e9,
+    }
+
+
+def _near(group, node):
+    """Whether all devices of a group are linked directly: they lie in one run of `node` devices."""
+    return len({member // node for member in group}) <= 1
+
+
+def advice(figures, cfg):
+    """What to change where it does not fit, the gentlest first; [] where it fits. Sizes are proportions, not compilations."""
+    if figures["fits"]:
+        return []
+    held, room = figures["bytes"], figures["memory_bytes"] * (1 - RESERVE)
+    state = sum(held[name] for name in ("params", "teacher", "opt_state", "mutable"))
+    rows = held["temporary"] + held["batch"]
+    encoder, found = cfg["method"].get("encoder") or {}, []
+    if state > room / 4 and figures["mesh"].get("fsdp", 1) < figures["devices"]:
+        ways = figures["devices"] // figures["mesh"].get("fsdp", 1)
+        found.append(f"--mesh with fsdp={figures['devices']} instead: state of about {gb(state / ways)} a device, now {gb(state)}")
+    if "remat" in encoder and not encoder["remat"]:
+        found.append("--config.method.encoder.remat=True --config.method.encoder.scan=True: the blocks keep their inputs alone")
+    parts = math.ceil(rows / max(room - state, 1)) if room > state else 0
+    if parts > 1 and "accumulate" in cfg:
+        parts = next((n for n in range(parts, cfg["batch_size"] + 1) if cfg["batch_size"] % n == 0), 0)
+        found.append(f"--config.accumulate={parts * cfg['accumulate']}: temporary buffers of about {gb(rows / parts)}")
+    if room > state:
+        unit = math.prod(figures["mesh"].get(axis, 1) for axis in partition.ROWS)
+        fitting = int(cfg["batch_size"] * (room - state) / rows) // unit * unit
+        if fitting:
+            found.append(f"--config.batch_size={fitting}, or {math.ceil(figures['devices'] * cfg['batch_size'] / fitting)} devices")
+    else:
+        found.append(f"more devices along fsdp, or larger ones: the state alone is {gb(state)} a device")
+    return found
+
+
+def gb(count):
+    """Bytes for people."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count:.0f} B"
+
+
+def report(figures, name):
+    """The table."""
+    held, device, mesh = figures["bytes"], figures["device"], figures["mesh"]
+    axes = ",".join(f"{axis}={size}" for axis, size in mesh.items() if size > 1) or "data=1"
+    high, wide = figures["image_px"]
+    rows = [
+        (f"{figures['config']}, {figures['parameters']:,} parameters, {figures['dtype']}", ""),
+        (f"{figures['batch_size']:,} lines of {high}x{wide} px on {figures['devices']} x {name} ({axes})", ""),
+        ("", ""),
+        ("memory of a device", ""),
+    ]
+    for part, what in (
+        ("params", "parameters"), ("teacher", "teacher"), ("opt_state", "optimiser"), ("mutable", "statistics, queue"),
+        ("batch", "batch"), ("temporary", "activations, gradients"), ("total", "all"),
+    ):  # fmt: skip
+        rows.append((f"  {what}", gb(held[part])))
+    rows += [
+        (f"  of {gb(figures['memory_bytes'])}, a tenth kept free", "fits" if figures["fits"] else "DOES NOT FIT"),
+        ("  (attention weights, which a fused kernel does not store)", gb(held["attention_weights"])),
+        ("operations of a step", ""),
+        ("  the model needs", f"{figures['gflop_analytical']:,.1f} GFLOP"),
+        ("  a device does", f"{figures['gflop_a_device']:,.1f} GFLOP"),
+        ("a device sends", gb(sum(c["bytes"] for c in figures["collectives"].values()))),
+    ]
+    rows += [(f"  {kind} x {c['runs']}", gb(c["bytes"])) for kind, c in figures["collectives"].items()]
+    rows.append(("roofline", ""))
+    rows += [
+        (f"  {part}" + (" (binds)" if part == figures["binds"] else ""), f"{ms:,.2f} ms") for part, ms in figures["ms"].items()
+    ]
+    rows.append(("lines/s, nothing overlapping / everything", f"{figures['lines_per_s']:,.0f} / {figures['lines_per_s_at_most']:,.0f}"))
+    lines = [f"{left:<60}{right:>20}".rstrip() for left, right in rows]
+    if figures["loops_of_unknown_length"]:
+        lines.append(f"{figures['loops_of_unknown_length']} loops of unknown length are counted as one turn each")
+    if device["tflops"] and not figures["fits"]:
+        over = held["total"] - figures["memory_bytes"] * (1 - RESERVE)
+        lines.append(f"does not fit: {gb(over)} too many on a device; try")
+        lines += [f"  {number}. {what}" for number, what in enumerate(figures["try"], 1)]
+    return "\n".join(lines)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    try:
+        sizes = parse_mesh(FLAGS.mesh)
+        # Before JAX starts: its CPU devices are counted once. Other accelerators of this machine are left alone.
+        jax.config.update("jax_num_cpu_devices", int(np.prod(list(sizes.values()))))
+        if FLAGS.device != "here":
+            jax.config.update("jax_platforms", "cpu")
+        device = measure_here() if FLAGS.device == "here" else DEVICES[FLAGS.device]
+        figures = make(FLAGS.config.to_dict(), sizes, device)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(f"error: {error}") from None
+    print(report(figures, FLAGS.device))
+    print(json.dumps(bench_step.rounded({"device_name": FLAGS.device, **figures})))
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file("config", None, "Config of a training run; its records are not read.")
+    flags.DEFINE_string("mesh", "data=1", "Devices along each axis of the mesh, such as data=64,fsdp=4.")
+    flags.DEFINE_enum("device", "here", [*DEVICES, "here"], "What the devices are; here: ceilings measured on this machine.")
+    flags.mark_flag_as_required("config")
+    logging.set_verbosity(logging.WARNING)
+    app.run(main)
