@@ -106,14 +106,14 @@ def spread(times):
 
 def measure(cfg, seconds, split=True):
     """The figures as a dict (see the module). ValueError for a config that contradicts itself."""
-    mesh = partition.make_mesh(cfg.get("devices"))
+    mesh = partition.make_mesh(cfg.get("mesh"))
     partition.check_batch_size(cfg["batch_size"], mesh)
     work = workload.open_workload(cfg)
     raw = partition.to_global(workload.fill(work.raw), mesh)
-    shardings = partition.state_sharding(work.abstract(), mesh)
+    shardings = partition.state_sharding(work.abstract(), mesh, cfg.get("sharding", ()))
     state = jax.jit(work.create, out_shardings=shardings)(raw)
     start = time.perf_counter()
-    step = jax.jit(work.step, donate_argnums=0).lower(state, raw).compile()
+    step = workload.jitted(work, shardings, mesh).lower(state, raw).compile()
     compile_s = time.perf_counter() - start
     memory = step.memory_analysis()
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))

@@ -9,8 +9,8 @@ best: no attention mask (all lines are full), its fused attention kernel, its fu
 trainer's step as it is, once in float32 and once in the dtype that the config states.
 
 First the losses of `STEPS` steps of both are compared, which is the proof that it is the same network; then the steps take
-turns. The last line is JSON: medians and spreads (distance of the quartiles over the median) by the clock and in CPU time of this
-process. The latter is what to compare where other programs want the same cores.
+turns. The last line is JSON: medians and spreads (distance of the quartiles over the median) by the clock and in CPU time of
+this process. The latter is what to compare where other programs want the same cores.
 """
 
 import json

@@ -26,8 +26,8 @@ FREE = {
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """kind: one of KINDS. bytes: of the whole tensor that the group shares. group: the devices of the largest group, in order.
-    times: turns of the loops around it."""
+    """One array. kind: one of KINDS. bytes: of the whole array that the group shares. group: the devices of the largest group,
+    in order. times: turns of the loops around it."""
 
     kind: str
     bytes: int
@@ -59,8 +59,7 @@ class Instruction:
     shape: str
     opcode: str
     operands: tuple[str, ...]
-    rest: str  # attributes
-    root: bool
+    rest: str  # attributes; of a parameter its number
 
 
 def summarize(text: str) -> Summary:
@@ -74,7 +73,7 @@ def summarize(text: str) -> Summary:
             flops += times * program.operations(instruction, computation)
             kind = instruction.opcode.removesuffix("-start")
             if kind in KINDS:
-                collectives.append(program.collective(kind, instruction, computation, times))
+                collectives += program.collectives(kind, instruction, computation, times)
     return Summary(flops, traffic, tuple(collectives), program.unknown)
 
 
@@ -122,7 +121,7 @@ class _Program:
         """Operations of a dot or convolution, or of those that a fusion holds."""
         opcode, rest = instruction.opcode, instruction.rest
         if opcode == "fusion":
-            fused = self.computations[re.search(r"calls=%?([\w.\-]+)", rest)[1]]
+            fused = self._fused(instruction)
             return sum(self.operations(inner, fused) for inner in fused.values())
         if opcode == "dot":
             dims = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", rest)
@@ -150,57 +149,82 @@ class _Program:
         return float(_bytes(instruction.shape) + sum(size(name) for name in operands))
 
     def _moved_by_fusion(self, instruction: Instruction, computation: dict[str, Instruction]) -> float:
-        fused = self.computations[re.search(r"calls=%?([\w.\-]+)", instruction.rest)[1]]
+        fused = self._fused(instruction)
         parameters = [i for i in fused.values() if i.opcode == "parameter"]
         total = 0.0
-        written: dict[str, int] = {}  # update instead of the whole, by parameter
         for parameter in parameters:
-            readers = [i for i in fused.values() if parameter.name in i.operands]
+            readers = _readers(parameter.name, fused)
+            cut = {i.opcode for i in readers if i.operands[0] == parameter.name}
             whole = _bytes(parameter.shape)
-            if readers and all(i.opcode == "dynamic-slice" and i.operands[0] == parameter.name for i in readers):
+            if readers and cut == {i.opcode for i in readers} == {"dynamic-slice"}:
                 total += sum(_bytes(i.shape) for i in readers)
-            elif readers and all(i.opcode == "dynamic-update-slice" and i.operands[0] == parameter.name for i in readers):
-                written[parameter.name] = sum(_bytes(fused[i.operands[1]].shape) for i in readers)
-                total += written[parameter.name] - whole  # the result below is counted whole
+            elif readers and cut == {i.opcode for i in readers} == {"dynamic-update-slice"}:
+                total += sum(_bytes(fused[i.operands[1]].shape) for i in readers) - whole  # the result is counted whole below
             else:
                 total += whole
         return max(total + _bytes(instruction.shape), 0.0)
 
-    def collective(self, kind: str, instruction: Instruction, computation: dict[str, Instruction], times: int) -> Collective:
-        operands = sum(_bytes(computation[name].shape) for name in instruction.operands)
+    def collectives(
+        self, kind: str, instruction: Instruction, computation: dict[str, Instruction], times: int
+    ) -> Iterator[Collective]:
+        """One for every array that an instruction exchanges."""
         group = max(_groups(instruction.rest), key=len, default=())
-        whole = operands * len(group) if kind == "all-gather" else operands
-        if kind == "all-reduce" and self._only_sliced(instruction, computation, len(group)):
-            kind = "reduce-scatter"  # XLA merges the two on accelerators, and not on CPUs
         if kind == "collective-permute":
             pairs = re.search(r"source_target_pairs=\{(.*?\})\}", instruction.rest)
             group = tuple(int(d) for d in re.findall(r"\d+", pairs[1])[:2]) if pairs else ()
-        return Collective(kind, whole, group, times)
+        for index, name in enumerate(instruction.operands):
+            whole = _bytes(computation[name].shape) * (len(group) if kind == "all-gather" else 1)
+            result = [instruction.name]
+            if len(instruction.operands) > 1:
+                parts = _readers(instruction.name, computation)  # get-tuple-element
+                result = [i.name for i in parts if re.search(rf"index={index}\b", i.rest)]
+            scattered = kind == "all-reduce" and len(group) > 1 and all(
+                self._only_sliced(name, computation, whole / len(group)) for name in result
+            )  # fmt: skip
+            # XLA merges a sum of which everybody keeps a part into one operation on accelerators, and not on CPUs.
+            yield Collective("reduce-scatter" if scattered else kind, whole, group, times)
 
-    def _only_sliced(self, instruction: Instruction, computation: dict[str, Instruction], n: int) -> bool:
-        """Whether every reader of this result takes no more than its n-th part."""
-        readers = [i for i in computation.values() if instruction.name in i.operands]
-        return n > 1 and bool(readers) and all(
-            i.opcode in ("dynamic-slice", "fusion") and "dynamic-slice" in i.name + i.opcode
-            and _bytes(i.shape) * n <= _bytes(instruction.shape)
-            for i in readers
-        )  # fmt: skip
+    def _only_sliced(self, name: str, computation: dict[str, Instruction], most: float) -> bool:
+        """Whether everything that reads an array takes at most so many bytes of it."""
+        readers = _readers(name, computation)
+        return bool(readers) and all(self._slices(reader, name, computation, most) for reader in readers)
+
+    def _slices(self, reader: Instruction, name: str, computation: dict[str, Instruction], most: float) -> bool:
+        if reader.opcode == "dynamic-slice":
+            return reader.operands[0] == name and _bytes(reader.shape) <= most
+        if reader.opcode in ("bitcast", "copy", "reshape", "convert"):
+            return self._only_sliced(reader.name, computation, most)
+        if reader.opcode == "fusion":
+            fused = self._fused(reader)
+            read = [i for i in fused.values() if i.opcode == "parameter" and reader.operands[int(i.rest)] == name]
+            return all(self._only_sliced(parameter.name, fused, most) for parameter in read)
+        return False
+
+    def _fused(self, instruction: Instruction) -> dict[str, Instruction]:
+        return self.computations[re.search(r"calls=%?([\w.\-]+)", instruction.rest)[1]]
+
+
+def _readers(name: str, computation: dict[str, Instruction]) -> list[Instruction]:
+    return [i for i in computation.values() if name in i.operands]
 
 
 def _instruction(line: str) -> Instruction | None:
-    match = re.match(r"\s+(ROOT )?%?([\w.\-]+) = (.*)$", line)
+    match = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = (.*)$", line)
     if not match:
         return None
-    text = match[3]
+    text = match[2]
     end = _closing(text, 0) + 1 if text.startswith("(") else text.find(" ")
     shape, text = text[:end], text[end:].lstrip()
     opening = text.find("(")
     if opening < 0:
         return None
     closing = _closing(text, opening)
-    inside = re.sub(r"/\*.*?\*/", "", text[opening + 1 : closing])
-    operands = tuple(re.findall(r"%([\w.\-]+)", inside))
-    return Instruction(match[2], shape, text[:opening], operands, text[closing + 1 :], bool(match[1]))
+    inside = re.sub(r"/\*.*?\*/|\[[^\]]*\]|\{[^}]*\}", "", text[opening + 1 : closing])  # names, perhaps behind their types
+    names = [item.split()[-1].lstrip("%") for item in inside.split(",") if item.strip()]
+    opcode, rest = text[:opening], text[closing + 1 :]
+    if opcode in ("parameter", "constant"):
+        names, rest = [], inside
+    return Instruction(match[1], shape, opcode, tuple(names), rest)
 
 
 def _closing(text: str, start: int) -> int:
@@ -260,7 +284,7 @@ def _iota(shape: str, order: str | None) -> np.ndarray:
 
 
 def by_kind(collectives: tuple[Collective, ...]) -> dict[str, tuple[int, float]]:
-    """{kind: (runs, bytes that a device sends)} of the kinds that occur."""
+    """{kind: (arrays, bytes that a device sends)} of the kinds that occur."""
     result = {}
     for kind, members in itertools.groupby(sorted(collectives, key=lambda c: c.kind), key=lambda c: c.kind):
         members = list(members)

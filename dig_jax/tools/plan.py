@@ -35,6 +35,7 @@ from dig_jax.tools.devices import DEVICES, Device
 FLAGS = flags.FLAGS
 RESERVE = 0.1  # of the memory: the runtime's own, and gaps between buffers
 COPY_BYTES = 1 << 28
+STATE = ("params", "teacher", "opt_state", "mutable")  # what of the state takes room
 
 
 def parse_mesh(text):
@@ -49,18 +50,18 @@ def parse_mesh(text):
 
 
 def measure_here(seconds=3.0):
-    """The ceilings of this machine's first device, and its float type. Links are not measured: one device has none."""
+    """The ceilings of this machine's first device, and its float type. Its neighbours are taken to share its memory."""
     dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     product, operations = bench_step.matmul(jnp.dtype(dtype))
     source = jnp.zeros(COPY_BYTES // 4, jnp.float32)
     copy = jax.jit(lambda x: x + 1)
     times = bench_step.timed({"product": product, "copy": lambda: copy(source)}, seconds)
     stats = jax.local_devices()[0].memory_stats() or {}
+    bandwidth = 2 * COPY_BYTES / times["copy"].median / 1e9
     memory = stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Device(
-        operations / times["product"].median / 1e12, memory / 1e9, 2 * COPY_BYTES / times["copy"].median / 1e9,
-        math.inf, 1, math.inf, dtype,
-    )  # fmt: skip
+        operations / times["product"].median / 1e12, memory / 1e9, bandwidth, bandwidth / 2, 1 << 30, bandwidth / 2, dtype
+    )
 
 
 def make(cfg, sizes, device):
@@ -86,7 +87,7 @@ def make(cfg, sizes, device):
     summary = hlo.summarize(compiled.as_text())
     memory = compiled.memory_analysis()
     needed, _ = workload.model_flops(work.cfg)
-    held = {part: _held(getattr(state, part), getattr(shardings, part)) for part in ("params", "teacher", "opt_state", "mutable")}
+    held = {part: _held(getattr(state, part), getattr(shardings, part)) for part in STATE}
     rows = partition.batch_sharding(mesh)
     held["batch"] = _held(work.raw, jax.tree.map(lambda _: rows, work.raw))
     # Results that take no argument's place stand beside the temporary buffers.
@@ -110,7 +111,7 @@ def make(cfg, sizes, device):
         "gflop_a_device": summary.flops / 1e9,
         "gflop_compiler_a_device": (compiled.cost_analysis() or {}).get("flops", 0.0) / 1e9,
         "traffic_bytes": summary.traffic,
-        "collectives": {kind: {"runs": n, "bytes": sent} for kind, (n, sent) in hlo.by_kind(summary.collectives).items()},
+        "collectives": {kind: {"arrays": n, "bytes": sent} for kind, (n, sent) in hlo.by_kind(summary.collectives).items()},
         "loops_of_unknown_length": summary.loops_of_unknown_length,
         "ms": {name: 1e3 * value for name, value in seconds.items()},
         "binds": max(seconds, key=seconds.get),
@@ -129,13 +130,14 @@ def _held(tree, shardings):
 
 
 def _attention_bytes(work, state, mesh):
-    """Bytes that the N x N attention weights of a device's rows take in one forward pass of all blocks, in float32: an upper
-    bound of what a fused kernel saves. 0 without attention."""
-    shapes = jax.eval_shape(lambda raw: work.method.encode(state.params, raw), work.raw) if not callable(state) else None
-    heads, depth = getattr(work.method.encoder, "heads", 0), getattr(work.method.encoder, "depth", 0)
-    tokens = shapes["tokens"].shape[1] if "tokens" in shapes else 0
-    views = len([n for n in jax.eval_shape(work.augment, work.raw) if n.startswith("view")]) or 1
-    return 4 * depth * heads * tokens**2 * views * work.cfg["batch_size"] // mesh.size
+    """Bytes that the N x N attention weights of the encoder take for a device's rows, all views and blocks, in float32: about
+    what a kernel that never stores them saves. 0 for an encoder without attention."""
+    encoder = work.method.encoder
+    if not hasattr(encoder, "heads"):
+        return 0
+    tokens = jax.eval_shape(work.method.encode, state.params, work.raw)["tokens"].shape[1]
+    views = sum(name.startswith("view") for name in jax.eval_shape(work.augment, work.raw)) or 1
+    return 4 * encoder.depth * encoder.heads * tokens**2 * views * work.cfg["batch_size"] // mesh.size
 
 
 def roofline(summary, device):
@@ -158,14 +160,14 @@ def advice(figures, cfg):
     if figures["fits"]:
         return []
     held, room = figures["bytes"], figures["memory_bytes"] * (1 - RESERVE)
-    state = sum(held[name] for name in ("params", "teacher", "opt_state", "mutable"))
+    state = sum(held[name] for name in STATE)
     rows = held["temporary"] + held["batch"]
     encoder, found = cfg["method"].get("encoder") or {}, []
     if state > room / 4 and figures["mesh"].get("fsdp", 1) < figures["devices"]:
         ways = figures["devices"] // figures["mesh"].get("fsdp", 1)
-        found.append(f"--mesh with fsdp={figures['devices']} instead: state of about {gb(state / ways)} a device, now {gb(state)}")
+        found.append(f"--mesh=fsdp={figures['devices']}: state of about {gb(state / ways)} a device, now {gb(state)}")
     if "remat" in encoder and not encoder["remat"]:
-        found.append("--config.method.encoder.remat=True --config.method.encoder.scan=True: the blocks keep their inputs alone")
+        found.append("--config.method.encoder.remat=True (and scan=True): blocks keep their inputs alone")
     parts = math.ceil(rows / max(room - state, 1)) if room > state else 0
     if parts > 1 and "accumulate" in cfg:
         parts = next((n for n in range(parts, cfg["batch_size"] + 1) if cfg["batch_size"] % n == 0), 0)
@@ -174,7 +176,8 @@ def advice(figures, cfg):
         unit = math.prod(figures["mesh"].get(axis, 1) for axis in partition.ROWS)
         fitting = int(cfg["batch_size"] * (room - state) / rows) // unit * unit
         if fitting:
-            found.append(f"--config.batch_size={fitting}, or {math.ceil(figures['devices'] * cfg['batch_size'] / fitting)} devices")
+            devices = math.ceil(figures["devices"] * cfg["batch_size"] / fitting)
+            found.append(f"--config.batch_size={fitting}, or {devices} devices along data")
     else:
         found.append(f"more devices along fsdp, or larger ones: the state alone is {gb(state)} a device")
     return found
@@ -190,7 +193,7 @@ def gb(count):
 
 def report(figures, name):
     """The table."""
-    held, device, mesh = figures["bytes"], figures["device"], figures["mesh"]
+    held, mesh = figures["bytes"], figures["mesh"]
     axes = ",".join(f"{axis}={size}" for axis, size in mesh.items() if size > 1) or "data=1"
     high, wide = figures["image_px"]
     rows = [
@@ -212,16 +215,17 @@ def report(figures, name):
         ("  a device does", f"{figures['gflop_a_device']:,.1f} GFLOP"),
         ("a device sends", gb(sum(c["bytes"] for c in figures["collectives"].values()))),
     ]
-    rows += [(f"  {kind} x {c['runs']}", gb(c["bytes"])) for kind, c in figures["collectives"].items()]
+    rows += [(f"  {kind} of {c['arrays']} arrays", gb(c["bytes"])) for kind, c in figures["collectives"].items()]
     rows.append(("roofline", ""))
     rows += [
         (f"  {part}" + (" (binds)" if part == figures["binds"] else ""), f"{ms:,.2f} ms") for part, ms in figures["ms"].items()
     ]
-    rows.append(("lines/s, nothing overlapping / everything", f"{figures['lines_per_s']:,.0f} / {figures['lines_per_s_at_most']:,.0f}"))
+    most, least = figures["lines_per_s_at_most"], figures["lines_per_s"]
+    rows.append(("lines/s, nothing overlapping / everything", f"{least:,.0f} / {most:,.0f}"))
     lines = [f"{left:<60}{right:>20}".rstrip() for left, right in rows]
     if figures["loops_of_unknown_length"]:
         lines.append(f"{figures['loops_of_unknown_length']} loops of unknown length are counted as one turn each")
-    if device["tflops"] and not figures["fits"]:
+    if not figures["fits"]:
         over = held["total"] - figures["memory_bytes"] * (1 - RESERVE)
         lines.append(f"does not fit: {gb(over)} too many on a device; try")
         lines += [f"  {number}. {what}" for number, what in enumerate(figures["try"], 1)]

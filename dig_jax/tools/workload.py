@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dig_jax import build, optim, prng
+from dig_jax import build, optim, partition, prng
 from dig_jax import state as states
 from dig_jax.step import make_train_step
 from dig_jax.text import Charset
@@ -70,6 +70,12 @@ def open_workload(cfg: dict[str, Any], **encoder: Any) -> Workload:
         batch_size=cfg["batch_size"],
     )  # fmt: skip
     return Workload(cfg, method, optimizer, raw, make_train_step(method, optimizer, TOTAL_STEPS, cfg["seed"]))
+
+
+def jitted(work: Workload, shardings: Any, mesh: Any) -> Any:
+    """The step as the trainer jits it: state in and out of these shardings, rows split, metrics everywhere, state donated."""
+    rows, everywhere = partition.batch_sharding(mesh), partition.everywhere(mesh)
+    return jax.jit(work.step, in_shardings=(shardings, rows), out_shardings=(shardings, everywhere), donate_argnums=0)
 
 
 def shapes(cfg: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
