@@ -91,7 +91,7 @@ def measure(cfg, seconds):
     """The figures as a dict (see the module)."""
     data = train.open_data(cfg)
     method = build.method(cfg, data.charset)
-    mesh = partition.make_mesh(cfg.get("devices"))
+    mesh = partition.make_mesh(cfg.get("mesh"))
     raw = partition.to_global(data.dataset[0][0], mesh)
     augment = jax.jit(lambda batch: method.augment(prng.stream(0, "augment", 0), batch))
     views = augment(raw)

@@ -92,7 +92,7 @@ def test_bench_step_gives_figures_that_add_up(tmp_path, monkeypatch):
     images = (writer.encode_image(rng.integers(0, 256, (32, 90), dtype=np.uint8)) for _ in range(8))
     writer.write(tmp_path / "set", (("train", image, None, str(i)) for i, image in enumerate(images)))
     config = dig.get_config(f"preset=cpu,quick,records={tmp_path / 'set'}")
-    config.update_from_flattened_dict({"devices": 1, "data.width_px": 64})
+    config.update_from_flattened_dict({"mesh.data": 1, "data.width_px": 64})
     figures = bench_step.measure(config.to_dict(), seconds=0.2)
     assert json.loads(json.dumps(figures)) == figures
     numbers = {name: value for name, value in figures.items() if isinstance(value, (int, float))}
