@@ -15,7 +15,10 @@ from dig_jax.methods import base
 from dig_jax.text import Charset
 
 # May change when a run is resumed: none of them changes a number of what is still to come, but how far it goes.
-FREE_KEYS = ("total", "log", "evals", "checkpoint", "devices", "compile_cache", "data.workers", "data.max_bad_share")
+FREE_KEYS = (
+    "total", "log", "evals", "checkpoint", "mesh", "sharding", "compile_cache", "data.workers", "data.max_bad_share",
+    "devices",  # what mesh.data was called
+)  # fmt: skip
 
 
 OPEN_KEYS = ("data.squeeze_px",)  # None is a value of these, too

@@ -59,10 +59,10 @@ def run(config: Any, workdir: str) -> states.TrainState:
     cfg = build.absolute(config.to_dict())
     if cfg.get("compile_cache"):
         jax.config.update("jax_compilation_cache_dir", cfg["compile_cache"])
-    mesh = partition.make_mesh(cfg.get("devices"))
+    mesh = partition.make_mesh(cfg.get("mesh"))
     partition.check_batch_size(cfg["batch_size"], mesh)
     build.inherit(cfg)
-    data = open_data(cfg)
+    data = open_data(cfg, mesh)
     total = total_steps(cfg["total"], data.steps_per_epoch)
     method = build.method(cfg, data.charset)
     if method.frozen_features and data.once and jax.process_count() == 1:
@@ -79,7 +79,8 @@ def run(config: Any, workdir: str) -> states.TrainState:
         state, optimizer = start_state(cfg, method, data, mesh, total, checkpoints)
         start = int(state.step)
         report(
-            f"{data.steps_per_epoch} steps an epoch, {total} steps in all, starting at {start}\n{optimizer.describe()}"
+            f"{data.steps_per_epoch} steps an epoch, {total} steps in all, starting at {start}\n{optimizer.describe()}\n"
+            f"{partition.describe(state, mesh, cfg.get('sharding', ()))}"
         )
         if start >= total > 0:
             report(f"{workdir} has finished its {total} steps already: raise config.total to train on")
@@ -93,7 +94,7 @@ def run(config: Any, workdir: str) -> states.TrainState:
         return loop.run(state)
 
 
-def open_data(cfg: dict[str, Any]) -> Data:
+def open_data(cfg: dict[str, Any], mesh: Any = None) -> Data:
     """The training data of config.data: kind "crops" (pixels only) or "lines" (pixels and labels)."""
     options = dict(cfg["data"])
     kind, spec = options.pop("kind"), options.pop("train")
@@ -101,7 +102,7 @@ def open_data(cfg: dict[str, Any]) -> Data:
         options.pop(name, None)
     chosen = {name: options.pop(name) for name in ("subset", "subset_seed", "subset_order") if name in options}
     mixture = build.call(records.open_sets, "config.data", chosen, spec=spec)
-    host = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    host = partition.part(mesh).of_data() if mesh is not None else {}
     common = {"mixture": mixture, "batch_size": cfg["batch_size"], **host}
     charset, once = None, None
     if kind == "crops":
@@ -153,7 +154,7 @@ def start_state(
         return states.create(method, optimizer.tx, prepare(batch), key)
 
     abstract = jax.eval_shape(create, raw)
-    shardings = partition.state_sharding(abstract, mesh)
+    shardings = partition.state_sharding(abstract, mesh, cfg.get("sharding", ()))
     placed = jax.tree.map(lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), abstract, shardings)
     state = checkpoints.restore(placed)
     resumed = state is not None
@@ -220,8 +221,8 @@ class Loop:
     def __init__(self, cfg, method, optimizer, data, mesh, total, checkpoints, writer, evals, meta):
         self.cfg, self.data, self.mesh, self.total = cfg, data, mesh, total
         self.checkpoints, self.writer, self.evals, self.meta = checkpoints, writer, evals, meta
-        step = make_train_step(method, optimizer, total, cfg["seed"])
-        self.step = jax.jit(step, donate_argnums=0)
+        self.part = partition.part(mesh)
+        self.train_step = make_train_step(method, optimizer, total, cfg["seed"])
         self.budget = pipeline.ErrorBudget(cfg["data"].get("max_bad_share", 0.01))
         self.terminated = False
 
@@ -243,10 +244,13 @@ class Loop:
             self._sigterm(),
             pipeline.iterate(self.data.dataset, start, self.cfg["data"].get("workers", "auto")) as batches,
         ):
+            step = self.jitted(state)
             for done in range(start + 1, self.total + 1):
                 batch, host = next(batches)
+                if not self.part.counts:  # another host reads the same rows and counts them
+                    host = host | {"errors": []}
                 self._count_errors(host)
-                state, values = self.step(state, self.data.place(state.params, batch, host, self.mesh))
+                state, values = step(state, self.data.place(state.params, batch, host, self.mesh))
                 log.add(done, values, host)
                 last = done == self.total
                 stop = not last and partition.stop_requested(done, self.terminated)
@@ -260,6 +264,14 @@ class Loop:
                     raise SystemExit(143)
         self.checkpoints.wait()
         return state
+
+    def jitted(self, state: states.TrainState) -> Callable[..., Any]:
+        """The step, compiled for the mesh. Shardings are stated: left to itself, XLA lays what a step writes out anew."""
+        shardings = partition.state_sharding(state, self.mesh, self.cfg.get("sharding", ()))
+        rows, everywhere = partition.batch_sharding(self.mesh), partition.everywhere(self.mesh)
+        return jax.jit(
+            self.train_step, in_shardings=(shardings, rows), out_shardings=(shardings, everywhere), donate_argnums=0
+        )
 
     def _must_pause(self, done: int) -> bool:
         evaluate = any(every and done % every == 0 for _, every, _ in self.evals)

@@ -28,7 +28,7 @@ def micro(arg="", **changes):
 def test_figures_add_up(monkeypatch):
     monkeypatch.setitem(bench_step.MATMUL, "cpu", 64)
     cfg = dig.get_config("preset=cpu,quick")
-    cfg.update_from_flattened_dict({"data.width_px": 64, "method.encoder.depth": 1, "devices": 1})
+    cfg.update_from_flattened_dict({"data.width_px": 64, "method.encoder.depth": 1, "mesh.data": 1})
     figures = bench_step.measure(cfg.to_dict(), seconds=0.2)
     assert json.loads(json.dumps(figures)) == figures and "lines/s" in bench_step.report(figures)
     numbers = {name: value for name, value in figures.items() if isinstance(value, (int, float))}
