@@ -76,26 +76,27 @@ def matmul(dtype):
     return functools.partial(product, left, right), 2.0 * side**3
 
 
-def timed(calls, seconds):
+def timed(calls, seconds, clock=time.perf_counter):
     """{name: Timing} of calls without arguments, in seconds a call, over about `seconds`, at least three repetitions of each.
 
-    The calls take turns, so that a drifting machine slows all of them alike. Waits for the device once a repetition.
+    The calls take turns, so that a drifting machine slows all of them alike. Waits for the device once a repetition. clock:
+    time.process_time gives CPU time instead, which other programs on the machine disturb little.
     """
     turns = {}
     for name, call in calls.items():
         jax.block_until_ready(call())  # compiles
-        start = time.perf_counter()
+        start = clock()
         jax.block_until_ready(call())
-        turns[name] = max(1, round(SHORTEST_S / (time.perf_counter() - start)))
+        turns[name] = max(1, round(SHORTEST_S / max(clock() - start, 1e-6)))
     times = {name: [] for name in calls}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(next(iter(times.values()))) < 3:
         for name, call in calls.items():
-            start = time.perf_counter()
+            start = clock()
             for _ in range(turns[name]):
                 result = call()
             jax.block_until_ready(result)
-            times[name].append((time.perf_counter() - start) / turns[name])
+            times[name].append((clock() - start) / turns[name])
     return {name: Timing(statistics.median(t), spread(t), len(t)) for name, t in times.items()}
 
 

@@ -1,7 +1,7 @@
 """Says before any machine is rented what a step of a config needs on a mesh of devices, and whether it fits.
 
     python -m dig_jax.tools.plan --config=configs/pretrain/dig.py:preset=lines,size=B --mesh=data=64,fsdp=4 --device=v5e
-    python -m dig_jax.tools.plan --config=configs/pretrain/dig.py:preset=cpu --device=here
+    python -m dig_jax.tools.plan --config=configs/pretrain/dig.py:preset=cpu --device=here [--check]
 
 The training step is compiled ahead of time for as many simulated CPU devices, with the trainer's own shardings; no array is
 allocated and no record is read. A table follows, and one JSON object as the last line.
@@ -14,12 +14,17 @@ allocated and no record is read. A table follows, and one JSON object as the las
     time        the roofline: operations, memory traffic and sent bytes, each over the device's peak (devices.py). The largest
                 binds. A step takes at least that, and about the sum of the three if nothing overlaps; kernels that do not
                 reach their peak come on top. --device=here measures this machine's ceilings instead.
+
+--check (with --device=here, on one device) then runs the step and says how far off the plan was; pinned to one core it counts
+CPU time instead of the clock's.
 """
 
+import ctypes
 import dataclasses
 import json
 import math
 import os
+import sys
 import time
 
 import jax
@@ -29,6 +34,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from dig_jax import partition
+from dig_jax.models import layers
 from dig_jax.tools import bench_step, hlo, workload
 from dig_jax.tools.devices import DEVICES, Device
 
@@ -49,51 +55,55 @@ def parse_mesh(text):
     return sizes or {"data": 1}
 
 
-def measure_here(seconds=3.0):
-    """The ceilings of this machine's first device, and its float type. Its neighbours are taken to share its memory."""
-    dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    product, operations = bench_step.matmul(jnp.dtype(dtype))
+def measure_here(dtype, seconds=3.0, **calls):
+    """(the ceilings of this machine's first device, its neighbours taken to share its memory; seconds of each of `calls`, timed
+    in turns with them)."""
+    product, operations = bench_step.matmul(layers.compute_dtype(dtype))
     source = jnp.zeros(COPY_BYTES // 4, jnp.float32)
     copy = jax.jit(lambda x: x + 1)
-    times = bench_step.timed({"product": product, "copy": lambda: copy(source)}, seconds)
+    clock = time.process_time if jax.default_backend() == "cpu" and len(cores()) == 1 else time.perf_counter
+    times = bench_step.timed({"product": product, "copy": lambda: copy(source), **calls}, seconds, clock)
     stats = jax.local_devices()[0].memory_stats() or {}
     bandwidth = 2 * COPY_BYTES / times["copy"].median / 1e9
     memory = stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return Device(
-        operations / times["product"].median / 1e12, memory / 1e9, bandwidth, bandwidth / 2, 1 << 30, bandwidth / 2, dtype
-    )
+    tflops, dtype = operations / times["product"].median / 1e12, layers.compute_dtype("auto").name
+    device = Device(tflops, memory / 1e9, bandwidth, bandwidth / 2, 1 << 30, bandwidth / 2, dtype)
+    return device, {name: times[name].median for name in calls}
 
 
-def make(cfg, sizes, device):
-    """The figures as a dict (see the module). cfg: expanded config; sizes: {axis: devices}; device: a Device.
+def cores():
+    """The cores that this process may use."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count())
+
+
+def make(cfg, sizes, device, check=False):
+    """The figures as a dict (see the module). cfg: expanded config; sizes: {axis: devices}; device: a Device, or None for this
+    machine's.
 
     ValueError for a mesh or config that contradicts itself. There must be as many CPU devices (jax_num_cpu_devices).
     """
     encoder = cfg["method"].get("encoder") or {}
-    how = {"attention": "plain"}  # the only form that a CPU compiles
-    if encoder.get("dtype") == "auto":
-        how["dtype"] = device.dtype
-    if encoder.get("remat"):
-        how["scan"] = True  # XLA's CPU compiler computes nothing again in blocks that stand side by side
+    dtype = device.dtype if device and encoder.get("dtype") == "auto" else encoder.get("dtype", "auto")
+    # A CPU compiles no other attention, and XLA's CPU compiler computes nothing again in blocks that stand side by side.
+    how = {"attention": "plain", "dtype": dtype} | ({"scan": True} if encoder.get("remat") else {})
     work = workload.open_workload(cfg, **how)
     mesh = partition.make_mesh(sizes, jax.devices("cpu"))
     partition.check_batch_size(cfg["batch_size"], mesh, cfg.get("accumulate", 1))
     state = work.abstract()
     shardings = partition.state_sharding(state, mesh, cfg.get("sharding", ()))
     start = time.perf_counter()
-    traced = workload.jitted(work, shardings, mesh).trace(state, work.raw)
-    compiled = traced.lower().compile()
+    compiled = workload.jitted(work, shardings, mesh).lower(state, work.raw).compile()
     compile_s = time.perf_counter() - start
-    summary = hlo.summarize(compiled.as_text())
-    memory = compiled.memory_analysis()
-    needed, _ = workload.model_flops(work.cfg)
+    checked = run(work, compiled, shardings, mesh) if check else {}
+    if device is None:
+        device, seconds = measure_here(dtype, **({"step": checked.pop("step")} if check else {}))
+        checked |= {f"ms_{name}": 1e3 * value for name, value in seconds.items()}
+    summary, memory = hlo.summarize(compiled.as_text()), compiled.memory_analysis()
     held = {part: _held(getattr(state, part), getattr(shardings, part)) for part in STATE}
-    rows = partition.batch_sharding(mesh)
-    held["batch"] = _held(work.raw, jax.tree.map(lambda _: rows, work.raw))
+    held["batch"] = _held(work.raw, jax.tree.map(lambda _: partition.batch_sharding(mesh), work.raw))
     # Results that take no argument's place stand beside the temporary buffers.
     held["temporary"] = memory.temp_size_in_bytes + max(memory.output_size_in_bytes - memory.alias_size_in_bytes, 0)
-    total = sum(held.values())
-    seconds = roofline(summary, device)
+    seconds, total, needed = roofline(summary, device), sum(held.values()), workload.model_flops(work.cfg)[0]
     figures = {
         "config": cfg["method"]["name"],
         "batch_size": cfg["batch_size"],
@@ -101,7 +111,7 @@ def make(cfg, sizes, device):
         "mesh": {name: int(size) for name, size in mesh.shape.items()},
         "devices": mesh.size,
         "device": dataclasses.asdict(device),
-        "dtype": how.get("dtype", encoder.get("dtype")),
+        "dtype": layers.compute_dtype(dtype).name,
         "compile_s": compile_s,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "bytes": held | {"total": total, "attention_weights": _attention_bytes(work, state, mesh)},
@@ -119,8 +129,36 @@ def make(cfg, sizes, device):
         "lines_per_s": cfg["batch_size"] / sum(seconds.values()),
         "mfu": needed / mesh.size / sum(seconds.values()) / (device.tflops * 1e12),
     }
+    if check:
+        checked["time_over_plan"] = checked["ms_step"] / sum(figures["ms"].values())
+        checked["memory_over_plan"] = checked["bytes"] / total
+        figures["checked"] = checked
     figures["try"] = advice(figures, cfg)
     return figures
+
+
+def run(work, compiled, shardings, mesh):
+    """{"step": a call of the compiled step, "bytes": what the process grew by at most while it ran}; on Linux."""
+    raw = partition.to_global(workload.fill(work.raw), mesh)
+    box = [jax.jit(work.create, out_shardings=shardings)(raw)]
+    jax.block_until_ready(box)
+    ctypes.CDLL(None).malloc_trim(0)  # what building the state has left over is no part of the step
+    before = _resident("VmRSS") - sum(leaf.nbytes for leaf in jax.tree.leaves((box, raw)))
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")  # from here on the peak counts anew
+
+    def step():
+        box[0], figures = compiled(box[0], raw)
+        return figures
+
+    for _ in range(3):
+        jax.block_until_ready(step())
+    return {"step": step, "bytes": _resident("VmHWM") - before}
+
+
+def _resident(name):
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(1024 * int(line.split()[1]) for line in file if line.startswith(name))
 
 
 def _held(tree, shardings):
@@ -225,6 +263,11 @@ def report(figures, name):
     lines = [f"{left:<60}{right:>20}".rstrip() for left, right in rows]
     if figures["loops_of_unknown_length"]:
         lines.append(f"{figures['loops_of_unknown_length']} loops of unknown length are counted as one turn each")
+    if checked := figures.get("checked"):
+        lines.append(
+            f"checked: {checked['ms_step']:,.1f} ms a step, {checked['time_over_plan']:.2f} of the plan's sum; "
+            f"{gb(checked['bytes'])}, {checked['memory_over_plan']:.2f} of the plan's"
+        )
     if not figures["fits"]:
         over = held["total"] - figures["memory_bytes"] * (1 - RESERVE)
         lines.append(f"does not fit: {gb(over)} too many on a device; try")
@@ -239,10 +282,11 @@ def main(argv):
         sizes = parse_mesh(FLAGS.mesh)
         # Before JAX starts: its CPU devices are counted once. Other accelerators of this machine are left alone.
         jax.config.update("jax_num_cpu_devices", int(np.prod(list(sizes.values()))))
-        if FLAGS.device != "here":
+        if FLAGS.device != "here" or FLAGS.check:
             jax.config.update("jax_platforms", "cpu")
-        device = measure_here() if FLAGS.device == "here" else DEVICES[FLAGS.device]
-        figures = make(FLAGS.config.to_dict(), sizes, device)
+        if FLAGS.check and (FLAGS.device != "here" or max(sizes.values()) > 1 or not sys.platform.startswith("linux")):
+            raise ValueError("--check compares with a run here: it needs --device=here, a mesh of one device and Linux")
+        figures = make(FLAGS.config.to_dict(), sizes, DEVICES.get(FLAGS.device), FLAGS.check)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from None
     print(report(figures, FLAGS.device))
@@ -253,6 +297,7 @@ if __name__ == "__main__":
     config_flags.DEFINE_config_file("config", None, "Config of a training run; its records are not read.")
     flags.DEFINE_string("mesh", "data=1", "Devices along each axis of the mesh, such as data=64,fsdp=4.")
     flags.DEFINE_enum("device", "here", [*DEVICES, "here"], "What the devices are; here: ceilings measured on this machine.")
+    flags.DEFINE_bool("check", False, "Also run the step here and compare.")
     flags.mark_flag_as_required("config")
     logging.set_verbosity(logging.WARNING)
     app.run(main)
