@@ -87,7 +87,9 @@ def base(**values: Any) -> ConfigDict:
             },
             "evals": {},  # {evaluator: {"every_steps": n, ...}}; every one also runs at the end
             "log": {"every_steps": 50},
-            "devices": placeholder(int),  # None: all
+            # Devices along each axis; -1: the rest of them. Rows are split over data and fsdp, parameters over fsdp and tensor.
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+            "sharding": (),  # rules before those of dig_jax/partition.py: ((regex of a path, axes of its last dimensions), ..)
             "compile_cache": "",  # folder; JAX_COMPILATION_CACHE_DIR does the same
         }
     )

@@ -10,12 +10,15 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from dig_jax import checkpoint, partition
+from dig_jax import partition
 from dig_jax.methods import base
 from dig_jax.text import Charset
 
 # May change when a run is resumed: none of them changes a number of what is still to come, but how far it goes.
-FREE_KEYS = ("total", "log", "evals", "checkpoint", "devices", "compile_cache", "data.workers", "data.max_bad_share")
+FREE_KEYS = (
+    "total", "log", "evals", "checkpoint", "mesh", "sharding", "compile_cache", "data.workers", "data.max_bad_share",
+    "devices",  # what mesh.data was called
+)  # fmt: skip
 
 
 OPEN_KEYS = ("data.squeeze_px",)  # None is a value of these, too
@@ -83,6 +86,8 @@ def inherit(cfg: dict[str, Any]) -> None:
     So sizes and records are stated once, where they were chosen. `like` takes the config only, `init_from` the weights
     too. What that run leaves to its method's default is left to it here. Raises ValueError where a value is missing.
     """
+    from dig_jax import checkpoint  # Orbax: programs that build from a config alone run without it
+
     source = cfg.get("init_from") or cfg.get("like")
     theirs = checkpoint.read_config(source) if source and cfg.get("inherit") else {}
     for key in cfg.get("inherit", ()):

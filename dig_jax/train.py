@@ -21,7 +21,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from dig_jax import build, checkpoint, metrics, optim, partition, prng
 from dig_jax import state as states
@@ -29,6 +28,7 @@ from dig_jax.data import pipeline, records
 from dig_jax.feature_cache import FeatureCache
 from dig_jax.methods import base
 from dig_jax.progress import Log, Stopped, report
+from dig_jax.step import make_train_step
 from dig_jax.text import Charset
 
 
@@ -59,10 +59,10 @@ def run(config: Any, workdir: str) -> states.TrainState:
     cfg = build.absolute(config.to_dict())
     if cfg.get("compile_cache"):
         jax.config.update("jax_compilation_cache_dir", cfg["compile_cache"])
-    mesh = partition.make_mesh(cfg.get("devices"))
+    mesh = partition.make_mesh(cfg.get("mesh"))
     partition.check_batch_size(cfg["batch_size"], mesh)
     build.inherit(cfg)
-    data = open_data(cfg)
+    data = open_data(cfg, mesh)
     total = total_steps(cfg["total"], data.steps_per_epoch)
     method = build.method(cfg, data.charset)
     if method.frozen_features and data.once and jax.process_count() == 1:
@@ -79,7 +79,8 @@ def run(config: Any, workdir: str) -> states.TrainState:
         state, optimizer = start_state(cfg, method, data, mesh, total, checkpoints)
         start = int(state.step)
         report(
-            f"{data.steps_per_epoch} steps an epoch, {total} steps in all, starting at {start}\n{optimizer.describe()}"
+            f"{data.steps_per_epoch} steps an epoch, {total} steps in all, starting at {start}\n{optimizer.describe()}\n"
+            f"{partition.describe(state, mesh, cfg.get('sharding', ()))}"
         )
         if start >= total > 0:
             report(f"{workdir} has finished its {total} steps already: raise config.total to train on")
@@ -93,7 +94,7 @@ def run(config: Any, workdir: str) -> states.TrainState:
         return loop.run(state)
 
 
-def open_data(cfg: dict[str, Any]) -> Data:
+def open_data(cfg: dict[str, Any], mesh: Any = None) -> Data:
     """The training data of config.data: kind "crops" (pixels only) or "lines" (pixels and labels)."""
     options = dict(cfg["data"])
     kind, spec = options.pop("kind"), options.pop("train")
@@ -101,7 +102,7 @@ def open_data(cfg: dict[str, Any]) -> Data:
         options.pop(name, None)
     chosen = {name: options.pop(name) for name in ("subset", "subset_seed", "subset_order") if name in options}
     mixture = build.call(records.open_sets, "config.data", chosen, spec=spec)
-    host = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+    host = partition.part(mesh).of_data() if mesh is not None else {}
     common = {"mixture": mixture, "batch_size": cfg["batch_size"], **host}
     charset, once = None, None
     if kind == "crops":
@@ -153,7 +154,7 @@ def start_state(
         return states.create(method, optimizer.tx, prepare(batch), key)
 
     abstract = jax.eval_shape(create, raw)
-    shardings = partition.state_sharding(abstract, mesh)
+    shardings = partition.state_sharding(abstract, mesh, cfg.get("sharding", ()))
     placed = jax.tree.map(lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), abstract, shardings)
     state = checkpoints.restore(placed)
     resumed = state is not None
@@ -209,37 +210,6 @@ def first_batches(cfg: dict[str, Any], data: Data, mesh: Any, params: base.Param
             yield data.place(params, *next(batches), mesh)
 
 
-# --- one step
-
-
-def make_train_step(method: base.Method, optimizer: optim.Optimizer, total: int, seed: int) -> Callable[..., Any]:
-    """(state, raw batch) -> (state, {name: f32[]}), to be jitted. A step whose loss or gradient is not finite returns
-    the state as it was, and "finite" False."""
-
-    def step(state: states.TrainState, batch: base.Batch) -> tuple[states.TrainState, dict[str, jax.Array]]:
-        progress = state.step / max(total, 1)
-        teacher = method.update_teacher(state.teacher, state.params, progress)
-        views = method.augment(prng.stream(seed, "augment", state.step), batch)
-        key = prng.stream(seed, "loss", state.step)
-
-        def loss_of(params: base.Params) -> tuple[jax.Array, base.Aux]:
-            return method.loss(params, state.replace(teacher=teacher), views, key, progress)
-
-        (loss, aux), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        # Constants for what is frozen: XLA then drops that part of the backward pass, and clipping does not see it.
-        grads = jax.tree.map(lambda g, train: g if train else jnp.zeros_like(g), grads, optimizer.trainable)
-        norm = optax.global_norm(grads)
-        updates, opt_state = optimizer.tx.update(grads, state.opt_state, state.params)
-        params = jax.tree.map(lambda p, u, train: p + u if train else p, state.params, updates, optimizer.trainable)
-        new = states.TrainState(state.step + 1, params, teacher, opt_state, aux.mutable)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        new = jax.tree.map(lambda n, old: jnp.where(finite, n, old), new, state)
-        figures = {"loss": loss, "grad_norm": norm, "lr": optimizer.schedule(state.step), "finite": finite}
-        return new, {**aux.metrics, **method.schedules(progress), **figures}
-
-    return step
-
-
 # --- the loop
 
 HEADLINES = ("/cer", "/word_accuracy", "/std", "/effective_rank")  # of the evaluations, for the terminal; all are logged
@@ -251,8 +221,8 @@ class Loop:
     def __init__(self, cfg, method, optimizer, data, mesh, total, checkpoints, writer, evals, meta):
         self.cfg, self.data, self.mesh, self.total = cfg, data, mesh, total
         self.checkpoints, self.writer, self.evals, self.meta = checkpoints, writer, evals, meta
-        step = make_train_step(method, optimizer, total, cfg["seed"])
-        self.step = jax.jit(step, donate_argnums=0)
+        self.part = partition.part(mesh)
+        self.train_step = make_train_step(method, optimizer, total, cfg["seed"])
         self.budget = pipeline.ErrorBudget(cfg["data"].get("max_bad_share", 0.01))
         self.terminated = False
 
@@ -274,10 +244,13 @@ class Loop:
             self._sigterm(),
             pipeline.iterate(self.data.dataset, start, self.cfg["data"].get("workers", "auto")) as batches,
         ):
+            step = self.jitted(state)
             for done in range(start + 1, self.total + 1):
                 batch, host = next(batches)
+                if not self.part.counts:  # another host reads the same rows and counts them
+                    host = host | {"errors": []}
                 self._count_errors(host)
-                state, values = self.step(state, self.data.place(state.params, batch, host, self.mesh))
+                state, values = step(state, self.data.place(state.params, batch, host, self.mesh))
                 log.add(done, values, host)
                 last = done == self.total
                 stop = not last and partition.stop_requested(done, self.terminated)
@@ -291,6 +264,14 @@ class Loop:
                     raise SystemExit(143)
         self.checkpoints.wait()
         return state
+
+    def jitted(self, state: states.TrainState) -> Callable[..., Any]:
+        """The step, compiled for the mesh. Shardings are stated: left to itself, XLA lays what a step writes out anew."""
+        shardings = partition.state_sharding(state, self.mesh, self.cfg.get("sharding", ()))
+        rows, everywhere = partition.batch_sharding(self.mesh), partition.everywhere(self.mesh)
+        return jax.jit(
+            self.train_step, in_shardings=(shardings, rows), out_shardings=(shardings, everywhere), donate_argnums=0
+        )
 
     def _must_pause(self, done: int) -> bool:
         evaluate = any(every and done % every == 0 for _, every, _ in self.evals)

@@ -115,7 +115,7 @@ def lines_set(tmp_path_factory):
 def run_quick(file, arg, workdir, **changes):
     """The last state, and {metric: last value} of the run."""
     config = build(file, f"{arg},quick")
-    config.update_from_flattened_dict({"devices": 1, **changes})
+    config.update_from_flattened_dict({"mesh.data": 1, **changes})
     if config.data.kind == "crops" and "gap_px" not in config.method:  # rows of windows with gaps need all of their width
         config.data.width_px = 64
         config.data.squeeze_px = config.data.squeeze_px and 64

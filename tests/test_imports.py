@@ -23,6 +23,7 @@ ALLOWED = {
     "optim": {"prng", "state"},
     "checkpoint": {"prng", "state"},
     "partition": {"prng", "state"},
+    "step": {"prng", "state", "optim", "methods"},
     "build": {"checkpoint", "partition", "methods", "text"},
     "progress": {"checkpoint", "metrics", "partition"},
     "main": {"train", "partition"},

@@ -80,7 +80,7 @@ def test_the_state_moves(lines, tmp_path):
 def test_one_and_eight_devices_agree(lines, tmp_path):
     results = []
     for devices in (1, 8):
-        train.run(make_config(lines, 3, devices=devices), str(tmp_path / str(devices)))
+        train.run(make_config(lines, 3, **{"mesh.data": devices}), str(tmp_path / str(devices)))
         results.append(rows_of(tmp_path / str(devices)))
     for one, eight in zip(*results, strict=True):
         for name in ("train/loss", "train/grad_norm", "train/features", "train/lr"):
@@ -88,8 +88,8 @@ def test_one_and_eight_devices_agree(lines, tmp_path):
 
 
 def test_a_run_resumes_on_another_mesh(lines, tmp_path):
-    train.run(make_config(lines, 2, devices=8), str(tmp_path))
-    state = train.run(make_config(lines, 3, devices=2), str(tmp_path))
+    train.run(make_config(lines, 2), str(tmp_path))
+    state = train.run(make_config(lines, 3, **{"mesh.data": 2}), str(tmp_path))
     assert int(state.step) == 3 and len(state.step.sharding.device_set) == 2
 
 
@@ -273,7 +273,7 @@ def test_bad_records_are_counted_and_stop_the_run_past_their_share(tmp_path):
         ({"optim.learning_rate": 1.0}, r"config.optim has the key 'learning_rate'"),
         ({"data.kind": "words"}, r"'crops'.*'lines'"),
         ({"batch_size": 12}, r"batch size 12 does not divide over 8 devices.*8 or 16"),
-        ({"devices": 9}, r"config.devices is 9 but there are 8"),
+        ({"mesh.data": 9}, r"config.mesh is data=9.* there are 8 devices"),
         ({"evals": {"toy": {"ofset": 1}}}, r"config.evals.toy has the key 'ofset'.*'offset'"),
         ({"evals": {"nothing": {}}}, r"dig_jax.evaluators.nothing"),
         ({"checkpoint.best_mode": "lowest"}, r"'min' or 'max'"),
@@ -366,7 +366,7 @@ def test_two_hosts_train_like_one(lines, tmp_path):
     ]
     errors = [process.communicate(timeout=240)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], errors
-    state = train.run(make_config(lines, 3, devices=2), str(tmp_path / "one"))
+    state = train.run(make_config(lines, 3, **{"mesh.data": 2}), str(tmp_path / "one"))
     for two, one in zip(rows_of(tmp_path / "run"), rows_of(tmp_path / "one"), strict=True):
         assert two["step"] == one["step"]
         assert two["train/loss"] == pytest.approx(one["train/loss"], rel=1e-5)

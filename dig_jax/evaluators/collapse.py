@@ -65,8 +65,7 @@ class Evaluator:
             records.open_sets(spec or data["train"]),
             batch_size=lines + -lines % mesh.size,
             seed=seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            **partition.part(mesh).of_data(),
             **{name: data[name] for name in ("height_px", "width_px", "channels", "max_pixels") if name in data},
         )
         self.batch = partition.to_global(crops[0][0], mesh)

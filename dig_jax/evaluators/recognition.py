@@ -120,7 +120,7 @@ class Evaluator:
         self.workers = data.get("workers", "auto")
         batch_size += -batch_size % mesh.size
         specs = named_sets(datasets, data)
-        self.sets = {name: open_set(spec, batch_size, data) for name, spec in specs.items()}
+        self.sets = {name: open_set(spec, batch_size, data, mesh) for name, spec in specs.items()}
         cached = method.frozen_features and jax.process_count() == 1
         self.features = {name: FeatureCache(method, mesh) for name in self.sets} if cached else {}
 
@@ -150,7 +150,7 @@ class Evaluator:
                 self.count(counts, scores, truth, line, unread=not widths[row])
                 if index in shown:
                     samples.append((index, truth, line, image[row, :, : max(widths[row], 1)]))
-        scores, counts = over_hosts(scores, counts)
+        scores, counts = over_hosts(scores, counts, self.mesh)
         if counts.rows != size:
             raise RuntimeError(f"{counts.rows} records of {name} were evaluated but it holds {size}: a pipeline bug")
         return self.report(name, step, scores, counts, samples)
@@ -230,7 +230,7 @@ def named_sets(datasets: Mapping[str, str] | str | None, data: Mapping) -> dict[
     return sets
 
 
-def open_set(spec: str, batch_size: int, data: Mapping):
+def open_set(spec: str, batch_size: int, data: Mapping, mesh: Mesh):
     """(evaluation data set of this host, number of records). An empty one is a ValueError."""
     mixture = records.open_sets(spec)
     if not len(mixture):
@@ -238,8 +238,7 @@ def open_set(spec: str, batch_size: int, data: Mapping):
     dataset = pipeline.evaluation(  # no charset: texts stay on the host, and unlabelled records are met and counted
         mixture,
         batch_size=batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        **partition.part(mesh).of_data(),
         **{name: data[name] for name in ("height_px", "channels", "max_pixels", "squeeze_px") if name in data},
     )
     return dataset, len(mixture)
@@ -253,10 +252,10 @@ def local_rows(array: jax.Array) -> np.ndarray:
     return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
 
 
-def over_hosts(scores: dict[str, Score], counts: Counts) -> tuple[dict[str, Score], Counts]:
+def over_hosts(scores: dict[str, Score], counts: Counts, mesh: Mesh) -> tuple[dict[str, Score], Counts]:
     """Sums of all hosts, the same on each of them."""
     by_head = {head: dataclasses.asdict(score) for head, score in scores.items()}
-    sums = partition.sum_hosts({"counts": dataclasses.asdict(counts), "scores": by_head})
+    sums = partition.sum_hosts({"counts": dataclasses.asdict(counts), "scores": by_head}, mesh)
     return {head: Score(**score) for head, score in sums["scores"].items()}, Counts(**sums["counts"])
 
 

@@ -88,9 +88,14 @@ def dot_f32acc(lhs, rhs, dimension_numbers, dtype=jnp.bfloat16):
     bfloat16 x bfloat16 -> float32, and the gradient of a float32 weight is never rounded; with float32 it is the plain
     product.
     """
+    (lc, rc), (lb, rb) = dimension_numbers
     if jnp.dtype(dtype) == jnp.bfloat16:
-        (lc, rc), (lb, rb) = dimension_numbers
         return _dot(lhs, rhs, ((tuple(lc), tuple(rc)), (tuple(lb), tuple(rb))))
+    if lhs.ndim > 2 and not lb and tuple(lc) == (lhs.ndim - 1,):
+        # All rows in one dimension: XLA's CPU backend needs up to twice the time for the float32 gradients of a product
+        # with several (docs/performance.md). Its bfloat16 products are the other way round.
+        flat = dot_f32acc(lhs.reshape(-1, lhs.shape[-1]), rhs, (((1,), rc), ((), ())), dtype)
+        return flat.reshape(*lhs.shape[:-1], *flat.shape[1:])
     return lax.dot_general(lhs.astype(dtype), rhs.astype(dtype), dimension_numbers, preferred_element_type=jnp.float32)
 
 

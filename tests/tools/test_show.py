@@ -1,16 +1,12 @@
-"""The contact sheets have the right size and show what they should; bench_step's figures add up and are JSON."""
+"""The contact sheets have the right size and show what they should."""
 
-import json
-import math
 
 import cv2
 import numpy as np
 import pytest
 
-from configs.pretrain import dig
 from dig_jax.augment import views as augment_views
-from dig_jax.data import writer
-from dig_jax.tools import bench_step, show_augment, show_batch
+from dig_jax.tools import show_augment, show_batch
 
 HEIGHT, WIDTH, PATCH, CAPTION = 8, 16, (4, 4), 26
 
@@ -82,27 +78,6 @@ def test_show_augment_draws_a_row_for_each_operator_and_recipe(tmp_path, capsys,
     assert (picture == show_augment.PADDING[::-1]).all(-1).sum() >= rows * 8 * padding_px
     assert show_augment.main([f"--input={tmp_path / 'out' / 'none'}", f"--output={output}"]) == 1
     assert "There is no image in" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_bench_step_gives_figures_that_add_up(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench_step, "MATMUL", 64)
-    rng = np.random.default_rng(0)
-    images = (writer.encode_image(rng.integers(0, 256, (32, 90), dtype=np.uint8)) for _ in range(8))
-    writer.write(tmp_path / "set", (("train", image, None, str(i)) for i, image in enumerate(images)))
-    config = dig.get_config(f"preset=cpu,quick,records={tmp_path / 'set'}")
-    config.update_from_flattened_dict({"devices": 1, "data.width_px": 64})
-    figures = bench_step.measure(config.to_dict(), seconds=0.2)
-    assert json.loads(json.dumps(figures)) == figures
-    numbers = {name: value for name, value in figures.items() if isinstance(value, (int, float))}
-    assert len(numbers) >= len(figures) - 3 and all(math.isfinite(value) for value in numbers.values())
-    assert (figures["config"], figures["batch_size"], figures["image_px"]) == ("dig", 8, [32, 64])
-    assert 0 < figures["share_augment"] < 1.5 and 0 < figures["share_encoder"] < 1.5
-    assert sum(figures[f"share_{name}"] for name in ("augment", "encoder", "heads", "rest")) == pytest.approx(1)
-    assert figures["lines_per_s"] == pytest.approx(8 / figures["ms_a_step"] * 1e3)
-    assert 0 < figures["gflop_encoder"] < figures["gflop_a_step"]
-    assert figures["gflops_per_s"] == pytest.approx(figures["gflop_a_step"] / figures["ms_a_step"] * 1e3)
-    assert min(figures["parameters"], figures["temporary_mb"], figures["matmul_float32_gflops_per_s"]) > 0
 
 
 def test_windows_and_several_rows_of_a_line_are_shown_beside_it():
