@@ -9,8 +9,10 @@ import fcntl
 import importlib
 import inspect
 import json
+import math
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -109,6 +111,39 @@ def inherit(cfg: dict[str, Any]) -> None:
             how = ", or name the run to take it from with --config.init_from=DIR (config and weights) or "
             how = "" if source else how + "--config.like=DIR (config only)"
             raise ValueError(f"config.{key} is not set{where}: give it{how}")
+
+
+# Numbers whose lowest and highest value no constructor checks before the first program is compiled.
+BOUNDS = (
+    (r"seed", 0, 2**32 - 1),
+    (r"data\.subset_seed", 0, 2**32 - 1),
+    (r"log\.every_steps", 1, None),
+    (r"evals\.\w+\.every_steps", 0, None),
+    (r"calibrate_batches", 0, None),
+    (r"data\.(height_px|width_px|multiple_px|max_pixels|max_label_length)", 1, None),
+    (r"data\.max_bad_share", 0, 1),
+    (r"optim\.(lr|min_lr|warmup_steps|weight_decay|clip_norm)", 0, None),
+)
+
+
+def check(cfg: dict[str, Any]) -> None:
+    """ValueError for a value of the expanded config that would be met too late, after minutes of compilation."""
+    for key, value in flat(cfg).items():
+        for pattern, least, most in BOUNDS:
+            if not re.fullmatch(pattern, key) or value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueError(f"config.{key} is {value!r}: set it to a number")
+            if not least <= value <= (math.inf if most is None else most) or value == math.inf:
+                span = f"{least} or more" if most is None else f"a number from {least} to {most}"
+                raise ValueError(f"config.{key} is {value}: set it to {span}")
+    data = cfg["data"]
+    if not data.get("train"):
+        raise ValueError("config.data.train is not set: name records, as in --config.data.train=records/lines")
+    if data.get("channels") not in (None, 1, 3):
+        raise ValueError(f"config.data.channels is {data['channels']}: set it to 1 (grey) or 3 (colour)")
+    if (workers := str(data.get("workers", "auto"))) != "auto" and not workers.isdecimal():
+        raise ValueError(f"config.data.workers is {workers}: set it to 'auto', 0 (a thread) or a number of processes")
 
 
 def absolute(cfg: dict[str, Any]) -> dict[str, Any]:

@@ -60,6 +60,7 @@ def run(config: Any, workdir: str) -> states.TrainState:
     mesh = partition.make_mesh(cfg.get("devices"))
     partition.check_batch_size(cfg["batch_size"], mesh)
     build.inherit(cfg)
+    build.check(cfg)
     data = open_data(cfg)
     total = total_steps(cfg["total"], data.steps_per_epoch)
     method = build.method(cfg, data.charset)
@@ -79,7 +80,7 @@ def run(config: Any, workdir: str) -> states.TrainState:
         evals = [
             build.evaluator(name, options, method, mesh, workdir, cfg) for name, options in cfg.get("evals", {}).items()
         ]
-        state, optimizer = start_state(cfg, method, data, mesh, total, checkpoints)
+        state, optimizer, step = start_state(cfg, method, data, mesh, total, checkpoints)
         start = int(state.step)
         report(
             f"{data.steps_per_epoch} steps an epoch, {total} steps in all, starting at {start}\n{optimizer.describe()}"
@@ -96,7 +97,7 @@ def run(config: Any, workdir: str) -> states.TrainState:
             return state
         writer = metrics.Writer(workdir, resume_step=start, active=partition.is_lead())
         stack.callback(writer.close)
-        loop = Loop(cfg, method, optimizer, data, mesh, total, checkpoints, writer, evals, meta)
+        loop = Loop(cfg, step, data, mesh, total, checkpoints, writer, evals, meta)
         return loop.run(state, saved.get("log"))
 
 
@@ -157,21 +158,27 @@ def total_steps(total: dict[str, Any], steps_per_epoch: int) -> int:
 
 def start_state(
     cfg: dict[str, Any], method: base.Method, data: Data, mesh: Any, total: int, checkpoints: checkpoint.Checkpoints
-) -> tuple[states.TrainState, optim.Optimizer]:
-    """The restored state, or a new one after init_from and calibrate; and the optimiser that fits it."""
+) -> tuple[states.TrainState, optim.Optimizer, Callable[..., Any]]:
+    """The restored state, or a new one after init_from and calibrate; the optimiser that fits it; the jitted step.
+
+    Until the state is created nothing is compiled, so that what does not fit together is refused at once.
+    """
     raw = partition.to_global(data.dataset[0][0], mesh)
-    key = prng.stream(cfg["seed"], "init")
+    key = lambda: prng.stream(cfg["seed"], "init")  # noqa: E731
     prepare = lambda batch: method.augment(prng.stream(cfg["seed"], "augment"), batch)  # noqa: E731
-    shapes = jax.eval_shape(lambda batch: method.init(key, prepare(batch))["params"], raw)
+    shapes = jax.eval_shape(lambda batch: method.init(key(), prepare(batch))["params"], raw)
     given = {"params": shapes, "total_steps": total, "batch_size": cfg["batch_size"]}
     optimizer = build.call(optim.create, "config.optim", cfg["optim"], **given)
 
     def create(batch: base.Batch) -> states.TrainState:
-        return states.create(method, optimizer.tx, prepare(batch), key)
+        return states.create(method, optimizer.tx, prepare(batch), key())
 
     abstract = jax.eval_shape(create, raw)
     shardings = partition.state_sharding(abstract, mesh)
     placed = jax.tree.map(lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), abstract, shardings)
+    step = jax.jit(make_train_step(method, optimizer, total, cfg["seed"]), donate_argnums=0)
+    if total and not data.features:
+        jax.eval_shape(step, placed, raw)  # what the loss refuses; the first call uses this trace again
     state = checkpoints.restore(placed)
     resumed = state is not None
     if not resumed:
@@ -184,7 +191,7 @@ def start_state(
     if not resumed and cfg.get("calibrate_batches") and type(method).calibrate is not base.Method.calibrate:
         mutable = method.calibrate(state.params, state.mutable, first_batches(cfg, data, mesh, state.params))
         state = state.replace(mutable=jax.device_put(mutable, shardings.mutable))
-    return state, optimizer
+    return state, optimizer, step
 
 
 def load_parts(cfg: dict[str, Any], placed: states.TrainState) -> dict[str, Any]:
@@ -272,11 +279,9 @@ HEADLINES = ("/cer", "/word_accuracy", "/std", "/effective_rank")  # of the eval
 class Loop:
     """Steps from state.step to total, with its logging, evaluations and saves."""
 
-    def __init__(self, cfg, method, optimizer, data, mesh, total, checkpoints, writer, evals, meta):
-        self.cfg, self.data, self.mesh, self.total = cfg, data, mesh, total
+    def __init__(self, cfg, step, data, mesh, total, checkpoints, writer, evals, meta):
+        self.cfg, self.step, self.data, self.mesh, self.total = cfg, data, mesh, total
         self.checkpoints, self.writer, self.evals, self.meta = checkpoints, writer, evals, meta
-        step = make_train_step(method, optimizer, total, cfg["seed"])
-        self.step = jax.jit(step, donate_argnums=0)
         self.budget = pipeline.ErrorBudget(cfg["data"].get("max_bad_share", 0.01))
         self.interrupts = Interrupts(active=jax.process_count() == 1)
 
