@@ -280,7 +280,7 @@ class Loop:
     """Steps from state.step to total, with its logging, evaluations and saves."""
 
     def __init__(self, cfg, step, data, mesh, total, checkpoints, writer, evals, meta):
-        self.cfg, self.step, self.data, self.mesh, self.total = cfg, data, mesh, total
+        self.cfg, self.step, self.data, self.mesh, self.total = cfg, step, data, mesh, total
         self.checkpoints, self.writer, self.evals, self.meta = checkpoints, writer, evals, meta
         self.budget = pipeline.ErrorBudget(cfg["data"].get("max_bad_share", 0.01))
         self.interrupts = Interrupts(active=jax.process_count() == 1)
