@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import errno
+import fcntl
 import importlib
 import inspect
 import json
+import math
 import os
-from collections.abc import Callable
+import platform
+import re
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dig_jax import partition
 from dig_jax.methods import base
+from dig_jax.progress import report
 from dig_jax.text import Charset
 
 # May change when a run is resumed: none of them changes a number of what is still to come, but how far it goes.
@@ -110,26 +118,118 @@ def inherit(cfg: dict[str, Any]) -> None:
             raise ValueError(f"config.{key} is not set{where}: give it{how}")
 
 
+# Numbers whose lowest and highest value no constructor checks before the first program is compiled.
+BOUNDS = (
+    (r"seed", 0, 2**32 - 1),
+    (r"data\.subset_seed", 0, 2**32 - 1),
+    (r"log\.every_steps", 1, None),
+    (r"evals\.\w+\.every_steps", 0, None),
+    (r"calibrate_batches", 0, None),
+    (r"data\.(height_px|width_px|multiple_px|max_pixels|max_label_length)", 1, None),
+    (r"data\.max_bad_share", 0, 1),
+    (r"optim\.(lr|min_lr|warmup_steps|weight_decay|clip_norm)", 0, None),
+)
+
+
+def check(cfg: dict[str, Any]) -> None:
+    """ValueError for a value of the expanded config that would be met too late, after minutes of compilation."""
+    for key, value in flat(cfg).items():
+        for pattern, least, most in BOUNDS:
+            if not re.fullmatch(pattern, key) or value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueError(f"config.{key} is {value!r}: set it to a number")
+            if not least <= value <= (math.inf if most is None else most) or value == math.inf:
+                span = f"{least} or more" if most is None else f"a number from {least} to {most}"
+                raise ValueError(f"config.{key} is {value}: set it to {span}")
+    data = cfg["data"]
+    if not data.get("train"):
+        raise ValueError("config.data.train is not set: name records, as in --config.data.train=records/lines")
+    if data.get("channels") not in (None, 1, 3):
+        raise ValueError(f"config.data.channels is {data['channels']}: set it to 1 (grey) or 3 (colour)")
+    if (workers := str(data.get("workers", "auto"))) != "auto" and not workers.isdecimal():
+        raise ValueError(f"config.data.workers is {workers}: set it to 'auto', 0 (a thread) or a number of processes")
+
+
 def absolute(cfg: dict[str, Any]) -> dict[str, Any]:
     """The same config with whole paths to other runs: what config.json says must hold from any folder."""
     paths = {key: os.path.abspath(cfg[key]) for key in ("init_from", "like") if cfg.get(key) and "://" not in cfg[key]}
     return cfg | paths
 
 
+LOCK = ".lock"
+
+
+@contextlib.contextmanager
+def claim(workdir: str) -> Iterator[None]:
+    """The work folder, made, found writable, and held against a second run for as long as the context lasts.
+
+    The lead process holds the lock for all processes of its job. It dies with its process, however that ends, and is a
+    POSIX record lock, which worker processes do not inherit. Over NFS it needs a lock service (NFSv4, or lockd); where a
+    file system has no locks, a line says so and nothing is held. Object stores ("://") are not locked. Raises ValueError.
+    """
+    if not partition.is_lead() or "://" in workdir:
+        yield
+        return
+    if os.path.exists(workdir) and not os.path.isdir(workdir):
+        raise ValueError(f"--workdir={workdir} is a file: name a folder, new or of this run")
+    path = os.path.join(workdir, LOCK)
+    with contextlib.ExitStack() as stack:
+        try:
+            os.makedirs(workdir, exist_ok=True)
+            file = stack.enter_context(open(path, "a+", encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(f"--workdir={workdir} cannot be written ({_words(error)}): name another folder") from error
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.seek(0)
+                holder = file.read(200).strip() or "another process"
+                raise ValueError(
+                    f"--workdir={workdir} is in use by {holder}: wait for that run, stop it, or name another folder"
+                ) from error
+            report(f"{path} cannot be locked ({_words(error)}), so see to it that no second run uses {workdir}")
+        else:
+            try:
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+                file.flush()
+            except OSError as error:
+                raise ValueError(f"--workdir={workdir} cannot be written ({_words(error)}): make room there") from error
+        yield
+
+
+def _words(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+def describe(cfg: dict[str, Any], mixture: Any, charset: Charset | None) -> dict[str, Any]:
+    """What every checkpoint of a run says about it, JSON: the expanded config, the characters, the records it reads."""
+    return {
+        "layout": checkpoint.LAYOUT,
+        "config": json.loads(json.dumps(cfg)),
+        "charset": charset.to_json() if charset else None,
+        "records": {f"{part.path}@{part.split}": part.fingerprint for part in mixture.sets},
+    }
+
+
 def describe_run(workdir: str, meta: dict[str, Any]) -> None:
-    """WORKDIR/config.json and, for recognisers, charset.json."""
+    """WORKDIR/config.json and, for recognisers, charset.json; each whole or as it was."""
     if partition.is_lead():
         os.makedirs(workdir, exist_ok=True)
-        with open(os.path.join(workdir, "config.json"), "w", encoding="utf-8") as file:
-            json.dump(meta["config"], file, indent=2, sort_keys=True)
-        if meta["charset"]:
-            with open(os.path.join(workdir, "charset.json"), "w", encoding="utf-8") as file:
-                file.write(meta["charset"])
+        texts = {"config.json": json.dumps(meta["config"], indent=2, sort_keys=True), "charset.json": meta["charset"]}
+        for name, text in texts.items():
+            path = os.path.join(workdir, name)
+            if text:
+                with open(path + ".tmp", "w", encoding="utf-8") as file:
+                    file.write(text)
+                os.replace(path + ".tmp", path)
     partition.barrier("config written")
 
 
 def check_same(saved: dict[str, Any], meta: dict[str, Any], workdir: str) -> None:
-    """ValueError where the run in `workdir` was started with another config or reads other characters."""
+    """ValueError where the run in `workdir` was started with another config, other records or other characters."""
     old, new = flat(absolute(saved["config"])), flat(meta["config"])
     differ = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
     differ = [k for k in differ if not any(k == free or k.startswith(free + ".") for free in FREE_KEYS)]
@@ -138,6 +238,12 @@ def check_same(saved: dict[str, Any], meta: dict[str, Any], workdir: str) -> Non
         more = f"; and {len(differ) - 5} more" if len(differ) > 5 else ""
         raise ValueError(
             f"{workdir} holds a run with another config ({shown}{more}): use another --workdir or the old values"
+        )
+    changed = [name for name, old in saved.get("records", {}).items() if meta["records"].get(name, old) != old]
+    if changed:
+        raise ValueError(
+            f"the records {', '.join(changed)} have changed since the run in {workdir} began, so its record numbers would "
+            f"stand for other lines: bring the old ones back, or use another --workdir"
         )
     if saved.get("charset") != meta["charset"]:
         raise ValueError(

@@ -3,6 +3,10 @@
 Saves are asynchronous (the state may be donated right after `save` returns); a killed process leaves the last committed
 step intact. The last `keep_last` and the best `keep_best` steps stay on disk. Orbax v1 stores the metrics beside the
 state, so "best" survives a restart; a step without the metric counts as worst instead of being kept for ever.
+
+A committed step is sealed: <step>/seal.json lists the size and CRC-32 of its files, because what lies in an array file is
+not covered by any checksum of Orbax, and a file that is cut off makes it talk of other things. A step that does not fit
+its seal is refused by name; falling back to an older one by itself would hide that work was lost.
 """
 
 from __future__ import annotations
@@ -10,13 +14,26 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
+import threading
 from typing import Any
 
 import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from dig_jax import seal
+
 FOLDER = "checkpoints"
+LAYOUT = 1  # of a checkpoint and its meta; a program refuses the layouts of later ones
+
+
+class Damaged(ValueError):
+    """A checkpoint on disk is not what was written; the message is one sentence for the user."""
+
+
+class SaveFailed(OSError):
+    """A checkpoint could not be written; the message is one sentence for the user."""
 
 
 class Checkpoints:
@@ -42,8 +59,14 @@ class Checkpoints:
             raise ValueError(
                 f"config.checkpoint.keep_last is {keep_last}: set it to 1 or more, or nothing can be resumed"
             )
+        if every_steps < 0:
+            raise ValueError(f"config.checkpoint.every_steps is {every_steps}: set it to 0 (only at the end) or more")
         self._metric, self._sign = best_metric or "", (1.0 if best_mode == "max" else -1.0)
-        self._every = every_steps
+        self._every, self._workdir = every_steps, workdir
+        self._sealing: threading.Thread | None = None
+        self._failure: tuple[int, BaseException] | None = None
+        if found := steps(workdir):  # before Orbax looks at it, which would say less, in more lines
+            _check_files(workdir, found[-1], contents=jax.process_index() == 0)
         keep = ocp.training.preservation_policies
         policies = [keep.LatestN(keep_last)]
         if self._metric and keep_best > 0:
@@ -60,7 +83,11 @@ class Checkpoints:
         return _score(metrics, self._metric, self._sign)
 
     def due(self, step: int, metrics: dict[str, float]) -> bool:
-        """True when this step is to be saved: the interval says so, or it is the best one so far."""
+        """True when this step is to be saved: the interval says so, or it is the best one so far.
+
+        Raises SaveFailed where the save that was running has failed, so that no step is computed in vain.
+        """
+        self._raise_failure()
         on_interval = self._every > 0 and step % self._every == 0
         score = self._score(metrics)
         best = max((self._score(c.metrics) for c in self._checkpointer.checkpoints), default=-math.inf)
@@ -71,26 +98,60 @@ class Checkpoints:
 
         metrics: evaluation results at exactly this step (non-finite ones are left out). meta: JSON (config, charset).
         """
+        self.wait()
         if any(step == c.step for c in self._checkpointer.checkpoints):
             return False
         finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
-        response = self._checkpointer.save_checkpointables_async(
-            step, {"state": state}, force=True, metrics=finite or None, custom_metadata=meta
-        )
+        try:
+            response = self._checkpointer.save_checkpointables_async(
+                step, {"state": state}, force=True, metrics=finite or None, custom_metadata=meta
+            )
+        except Exception as error:
+            self._failure = step, error
+            self._raise_failure()
+        if response is not None:
+            self._sealing = threading.Thread(target=self._finish, args=(step, response), name=f"seal {step}")
+            self._sealing.start()
         return response is not None
 
+    def _finish(self, step: int, response: Any) -> None:
+        """In a thread of its own: wait for the commit, then seal it."""
+        try:
+            response.result()
+            if jax.process_index() == 0 and "://" not in self.folder:
+                seal.write(self.path(step))
+        except BaseException as error:  # raised where the trainer looks: due, save, wait
+            self._failure = step, error
+
+    def _raise_failure(self) -> None:
+        if self._failure is None:
+            return
+        step, error = self._failure
+        good = steps(self._workdir)
+        left = f"the last good checkpoint is {self.path(good[-1])}" if good else "none was saved before it"
+        raise SaveFailed(
+            f"step {step} could not be saved in {self.folder} ({_reason(error)}); {left}: mend that, then run the same "
+            f"command again to go on from {'there' if good else 'the start'}"
+        ) from error
+
     def restore(self, abstract_state: Any) -> Any:
-        """The latest state, placed by the shardings of `abstract_state` (any mesh), or None where there is none."""
+        """The latest state, placed by the shardings of `abstract_state` (any mesh), or None where there is none.
+
+        Raises ValueError where it is the state of another model, Damaged where it cannot be read.
+        """
         step = self.latest_step()
         if step is None:
             return None
         path = epath.Path(self.path(step))
-        _check_tree(abstract_state, _saved_shapes(path), f"the checkpoint {path}", "use another --workdir")
-        return self._checkpointer.load_checkpointables(step, {"state": abstract_state})["state"]
+        _check_tree(abstract_state, _shapes_of(self._workdir, step), f"the checkpoint {path}", "use another --workdir")
+        try:
+            return self._checkpointer.load_checkpointables(step, {"state": abstract_state})["state"]
+        except Exception as error:
+            raise _damaged(self._workdir, step, _reason(error)) from error
 
     def latest_step(self) -> int | None:
-        latest = self._checkpointer.latest
-        return None if latest is None else latest.step
+        """Of the committed ones."""
+        return max(steps(self._workdir), default=None)
 
     def best_step(self) -> int | None:
         """The step with the best metric; None where no checkpoint has it."""
@@ -100,11 +161,24 @@ class Checkpoints:
         return os.path.join(self.folder, str(step))
 
     def wait(self) -> None:
-        """Until the running save is on disk; raises what went wrong in it."""
-        self._checkpointer.wait()
+        """Until the running save is on disk, and sealed; SaveFailed where it is not."""
+        if self._sealing is not None:
+            self._sealing.join()
+            self._sealing = None
+        self._raise_failure()
 
     def close(self) -> None:
-        self._checkpointer.close()
+        """As `wait`, and let go of the folder. What failed and was raised before is not raised again."""
+        told = self._failure is not None
+        try:
+            if not told:
+                self.wait()
+        finally:
+            try:
+                self._checkpointer.close()
+            except Exception:
+                if self._failure is None:
+                    raise
 
 
 def _score(metrics: dict[str, float] | None, name: str, sign: float) -> float:
@@ -120,11 +194,14 @@ def _best(checkpoints: Any, name: str, sign: float) -> int | None:
 
 
 def steps(workdir: str) -> list[int]:
-    """Committed steps of a work folder, ascending; [] where there are none. Reads only."""
+    """Committed steps of a work folder, ascending, broken ones too; [] where there are none. Reads only."""
     folder = epath.Path(workdir) / FOLDER
-    if not folder.exists():
+    if not folder.is_dir():
         return []
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit() and ocp.is_orbax_checkpoint(p))
+    # A commit is a rename, so a folder named by a number is committed. In object stores, which cannot rename, a marker says so.
+    remote = "://" in str(workdir)
+    named = (p for p in folder.iterdir() if p.name.isdigit())
+    return sorted(int(p.name) for p in named if (ocp.is_orbax_checkpoint(p) if remote else p.is_dir()))
 
 
 def choose_step(workdir: str, which: str = "last") -> int:
@@ -146,15 +223,23 @@ def choose_step(workdir: str, which: str = "last") -> int:
     return found[-1] if best is None else best
 
 
-def _step_folder(workdir: str, step: int | None = None) -> epath.Path:
-    """Of this step, or of the last."""
-    return (epath.Path(workdir) / FOLDER / str(choose_step(workdir) if step is None else step)).resolve()
+def _step_folder(workdir: str, step: int) -> epath.Path:
+    return (epath.Path(workdir) / FOLDER / str(step)).resolve()
 
 
 def read_meta(workdir: str) -> dict[str, Any]:
     """What `save` stored as meta with the latest checkpoint ({"config": ..., "charset": ...})."""
-    meta = ocp.checkpointables_metadata(_step_folder(workdir)).custom_metadata
-    return dict(meta or {})
+    step = choose_step(workdir)
+    _check_files(workdir, step, contents=False)
+    meta = dict(ocp.checkpointables_metadata(_step_folder(workdir, step)).custom_metadata or {})
+    if "config" not in meta:
+        raise _damaged(workdir, step, "its _CHECKPOINT_METADATA is missing or cut off")
+    if meta.get("layout", 1) > LAYOUT:
+        raise ValueError(
+            f"{workdir} has checkpoints of layout {meta['layout']} and this program reads up to {LAYOUT}: use the newer "
+            f"dig_jax that wrote them, or another folder"
+        )
+    return meta
 
 
 def read_config(workdir: str) -> dict[str, Any]:
@@ -164,21 +249,25 @@ def read_config(workdir: str) -> dict[str, Any]:
     path = epath.Path(workdir) / "config.json"
     if not path.exists():
         raise FileNotFoundError(f"{workdir} holds neither a checkpoint nor config.json: it is no work folder of a run")
-    return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}), and {workdir} has no checkpoint: name another work folder") from error
 
 
 def has_subtree(workdir: str, path: str) -> bool:
     """Whether the latest checkpoint's state has anything under `path`."""
-    return any(name.startswith(path + "/") for name in _saved_shapes(_step_folder(workdir)))
+    return any(name.startswith(path + "/") for name in _shapes_of(workdir, choose_step(workdir)))
 
 
 def load_subtree(workdir: str, path: str, abstract: Any, step: int | None = None) -> Any:
     """A part of a checkpoint's state (None: the last), for instance path "params/encoder", with the shapes and shardings
     of `abstract`. Raises FileNotFoundError without a checkpoint, ValueError naming the leaves that differ."""
+    step = choose_step(workdir) if step is None else step
     checkpoint = _step_folder(workdir, step)
-    saved = {
-        name[len(path) + 1 :]: shape for name, shape in _saved_shapes(checkpoint).items() if name.startswith(path + "/")
-    }
+    _check_files(workdir, step)
+    shapes = _shapes_of(workdir, step)
+    saved = {name[len(path) + 1 :]: shape for name, shape in shapes.items() if name.startswith(path + "/")}
     if not saved:
         raise ValueError(f"{checkpoint} has no {path!r}: set config.init_parts to a part that it has")
     _check_tree(
@@ -189,20 +278,65 @@ def load_subtree(workdir: str, path: str, abstract: Any, step: int | None = None
         tree = {name: tree}
     partial = ocp.Context()
     partial.pytree.loading.partial_load = True
-    with partial:
-        loaded = ocp.load(checkpoint, tree, checkpointable_name="state")
+    try:
+        with partial:
+            loaded = ocp.load(checkpoint, tree, checkpointable_name="state")
+    except Exception as error:
+        raise _damaged(workdir, step, _reason(error)) from error
     for name in path.split("/"):
         loaded = loaded[name]
     return loaded
 
 
-def _saved_shapes(checkpoint: epath.Path) -> dict[str, tuple[int, ...]]:
-    tree = ocp.metadata(checkpoint, "state").metadata
-    return {
-        _name(p): tuple(leaf.shape)
-        for p, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
-        if hasattr(leaf, "shape")
-    }
+def _shapes_of(workdir: str, step: int) -> dict[str, tuple[int, ...]]:
+    """{path of a leaf: its shape} of a checkpoint's state."""
+    try:
+        tree = ocp.metadata(_step_folder(workdir, step), "state").metadata
+        leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    except Exception as error:
+        raise _damaged(workdir, step, _reason(error)) from error
+    shapes = {_name(path): tuple(leaf.shape) for path, leaf in leaves if hasattr(leaf, "shape")}
+    if not shapes:  # Orbax takes a folder whose files it cannot read for one of another kind
+        raise _damaged(workdir, step, "its files do not describe any array")
+    return shapes
+
+
+def _check_files(workdir: str, step: int, contents: bool = True) -> None:
+    """Raises Damaged where the files of a step are not those that were written."""
+    folder = str(_step_folder(workdir, step))
+    fault = None if "://" in folder else seal.fault(folder, contents)
+    if fault is None and not os.path.isdir(os.path.join(folder, "state")) and "://" not in folder:
+        fault = "its folder state is missing"
+    if fault:
+        raise _damaged(workdir, step, fault)
+
+
+def _damaged(workdir: str, step: int, why: str) -> Damaged:
+    """The sentence: what is broken, which other step is whole, how to go on."""
+    folder = _step_folder(workdir, step)
+    others = [s for s in steps(workdir) if s != step and (folder.parent / str(s) / seal.NAME).exists()]
+    whole = [s for s in others if not seal.fault(str(folder.parent / str(s)))]
+    go_on = (
+        f"step {whole[-1]} is whole: to go on from it, move the broken one out of the way (mv {folder} "
+        f"{folder.parent.parent}/broken-{step}) and run the same command again"
+        if whole
+        else "there is no other whole one: bring it back from a copy, or start again in another --workdir"
+    )
+    return Damaged(f"the checkpoint {folder} is broken ({why}); nothing was changed; {go_on}")
+
+
+DISK = "No space left on device|Disk quota exceeded|Read-only file system|File too large|Input/output error|Permission denied"
+
+
+def _reason(error: BaseException) -> str:
+    """A few words about what went wrong inside Orbax, whose own are a page long."""
+    link: BaseException | None = error
+    while link is not None:
+        if found := re.search(DISK, str(link)):
+            return found[0].lower()
+        link = link.__cause__ or link.__context__
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 160 else text[:157] + "..."
 
 
 def _name(path: tuple[Any, ...]) -> str:

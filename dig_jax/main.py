@@ -1,7 +1,8 @@
 """Train, fine-tune, probe or evaluate: python -m dig_jax.main --config=configs/pretrain/dig.py --workdir=runs/dig
 
 --config=FILE.py:ARGS passes ARGS to the file's get_config; --config.key=value overrides one value. The same command in
-the same workdir resumes. Exit code: 0 done, 1 stopped with a sentence, 143 saved after SIGTERM.
+the same workdir resumes. Exit code: 0 done, 1 stopped with a sentence, 143 saved after SIGTERM, 130 saved after Ctrl-C
+(or stopped without saving, after a second one or before the first step).
 """
 
 import sys
@@ -9,7 +10,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dig_jax import partition, train
+from dig_jax import interrupts, partition, train
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "config file, such as configs/pretrain/dig.py:size=S,quick")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of this run: config, metrics, checkpoints, report")
@@ -32,9 +33,19 @@ def main(argv: list[str]) -> int:
     except (ValueError, OSError, train.Stopped) as error:  # OSError: a file that is not there, a full disk
         if _TRACEBACK.value:
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {sentence(error)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped without saving: the same command goes on from the last checkpoint", file=sys.stderr)
+        return interrupts.INTERRUPTED
     return 0
+
+
+def sentence(error: Exception) -> str:
+    """The words of an error in one line; of an error of the system, what happened and to which file."""
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        return f"{error.filename}: {(error.strerror or '').lower() or error.errno}"
+    return " ".join(str(error).split())
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -47,6 +58,8 @@ def parse(argv: list[str]) -> list[str]:
         while error.args and isinstance(error.args[0], Exception):  # ml_collections wraps one in another
             error = error.args[0]
         words = str(error.args[0] if error.args else error)
+        if isinstance(error, KeyError) and " " not in words:  # only the name that is not there
+            words = f"the config has no key {words!r}"
         if "Traceback" in words:  # a config file that raised: its own words are the last line
             words = words.strip().splitlines()[-1].split("Error: ", 1)[-1]
         print(f"error: the command line is wrong (--help explains it): {' '.join(words.split())}", file=sys.stderr)

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
 import os
+import time
+from collections.abc import Iterator
 from typing import Any
+
+FLUSH_S = 60.0  # how old the TensorBoard files may be; metrics.jsonl is never behind
 
 
 def read_jsonl(path: str) -> list[dict[str, Any]]:
     """Lines of a metrics.jsonl, in file order. A last line cut off by a killed process is left out."""
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8", errors="replace") as file:
         lines = file.read().split("\n")
     rows = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError as error:
             if number == len(lines):  # no newline after it: the writer died half way
                 break
             raise ValueError(f"{path} line {number} is no JSON object ({error}): remove that line") from error
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            raise ValueError(f"{path} line {number} is no JSON object with a step: remove that line")
+        rows.append(row)
     return rows
 
 
@@ -57,32 +66,78 @@ class Writer:
         self.active = active
         if not active:
             return
-        from tensorboardX import SummaryWriter  # imported late: readers of metrics.jsonl need no TensorBoard
-
         os.makedirs(workdir, exist_ok=True)
         self._path, self._resume_step = os.path.join(workdir, "metrics.jsonl"), resume_step
-        _forget_after(self._path, resume_step)
-        self._file = open(self._path, "a", encoding="utf-8")
-        self._board = SummaryWriter(
-            os.path.join(workdir, "tensorboard"), purge_step=resume_step + 1, write_to_disk=True
-        )
+        with _told(self._path):
+            _forget_after(self._path, resume_step)
+            self._file = _open(self._path)
+        self._board = _Board(os.path.join(workdir, "tensorboard"), purge_step=resume_step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One line. Values become Python floats; NaN and infinity are written as null, since JSON has neither."""
+        """One line. Values become Python floats; NaN and infinity are written as null, since JSON has neither.
+
+        Raises OSError with a sentence where the disk refuses.
+        """
         if not self.active or not values:
             return
         numbers = {name: float(value) for name, value in values.items()}
         row = {name: number if math.isfinite(number) else None for name, number in numbers.items()}
-        if step <= self._resume_step:
-            self._file.close()
-            _forget_names(self._path, int(step), set(row))
-            self._file = open(self._path, "a", encoding="utf-8")
-        self._file.write(json.dumps({"step": int(step), **row}, allow_nan=False) + "\n")
-        self._file.flush()
-        for name, number in numbers.items():
-            self._board.add_scalar(name, number, int(step))
+        line = (json.dumps({"step": int(step), **row}, allow_nan=False) + "\n").encode()
+        with _told(self._path):
+            if step <= self._resume_step:
+                self._file.close()
+                _forget_names(self._path, int(step), set(row))
+                self._file = _open(self._path)
+            if self._file.write(line) < len(line):  # a disk that is nearly full takes a part
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        with _told(self._board.folder):
+            self._board.write(int(step), numbers)
 
     def close(self) -> None:
         if self.active:
             self._file.close()
-            self._board.close()
+            with _told(self._board.folder):
+                self._board.close()
+
+
+def _open(path: str) -> Any:
+    """For appending, unbuffered: a line is in the file or it is not, and what failed is not tried again at close."""
+    return open(path, "ab", buffering=0)
+
+
+@contextlib.contextmanager
+def _told(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"{path} cannot be written ({(error.strerror or str(error)).lower()}): mend that and run the same command "
+            f"again, which goes on from the last checkpoint"
+        ) from error
+
+
+class _Board:
+    """TensorBoard scalars, written where they are reported. (tensorboardX's own SummaryWriter writes in a thread that dies
+    on a full disk and lets the caller wait for ever.)"""
+
+    def __init__(self, folder: str, purge_step: int) -> None:
+        from tensorboardX import event_file_writer, proto, summary  # late: readers of metrics.jsonl need no TensorBoard
+
+        self.folder, self._event, self._scalar = folder, proto.event_pb2.Event, summary.scalar
+        self._flushed = time.monotonic()
+        with _told(folder):
+            os.makedirs(folder, exist_ok=True)
+            self._writer = event_file_writer.EventsWriter(os.path.join(folder, "events"))
+            start = proto.event_pb2.SessionLog(status=proto.event_pb2.SessionLog.START)
+            self._writer.write_event(self._event(step=purge_step, file_version="brain.Event:2"))
+            self._writer.write_event(self._event(step=purge_step, session_log=start))  # hides what is now repeated
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.write_event(self._event(step=step, wall_time=time.time(), summary=self._scalar(name, value)))
+        if time.monotonic() - self._flushed > FLUSH_S:
+            self._writer.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._writer.close()

@@ -35,6 +35,8 @@ def _duration(seconds: float) -> str:
 class Log:
     """Progress line and `train/` metrics: means over the steps since the last log step.
 
+    carry: what `carry` gave when the checkpoint was saved that the run goes on from.
+
     Metrics stay on the device until LAG steps later. `flush` fetches what is left, and every fetched step is checked: a
     loss or gradient that is not finite raises Stopped with the step, the records and the last good checkpoint.
     """
@@ -49,12 +51,15 @@ class Log:
         mixture: Any,
         writer: metrics.Writer,
         checkpoints: checkpoint.Checkpoints,
+        carry: dict[str, Any] | None = None,
     ):
         self.start, self.total, self.every, self.batch_size = start, total, every_steps, batch_size
         self.mixture, self.writer, self.checkpoints = mixture, writer, checkpoints
         self.queue: deque[tuple[int, dict[str, jax.Array], dict[str, Any]]] = deque()
-        self.sums: list[dict[str, float]] = []
-        self.bad_records, self.timed_steps, self.seconds = 0, 0, 0.0
+        carry = carry or {"steps": 0, "sums": {}, "bad_records": 0}
+        self.steps, self.sums, self.last = carry["steps"], dict(carry["sums"]), {}
+        self.bad_records = carry["bad_records"] if partition.is_lead() else 0
+        self.timed_steps, self.seconds = 0, 0.0
         self.clock, self.drawn, self.line = time.perf_counter(), 0.0, ""
         self.tty = sys.stderr.isatty() and partition.is_lead()
 
@@ -75,6 +80,10 @@ class Log:
         if self.queue:
             self._drain(self.queue[-1][0])
 
+    def carry(self) -> dict[str, Any]:
+        """What has been added up since the last log step, JSON: with it the next line of a resumed run is the same."""
+        return {"steps": self.steps, "sums": self.sums, "bad_records": int(partition.sum_hosts(self.bad_records))}
+
     def resume(self) -> None:
         """Start the clock again after an evaluation or a save."""
         self.clock = time.perf_counter()
@@ -93,15 +102,16 @@ class Log:
             if not values.pop("finite"):
                 self._stop(step, values, host["index"])
             self.bad_records += len(host["errors"])
-            self.sums.append({name: float(value) for name, value in values.items()})
+            self.last = {name: float(value) for name, value in values.items()}
+            self.steps, self.sums = self.steps + 1, {name: self.sums.get(name, 0.0) + v for name, v in self.last.items()}
             if step > self.start + 1:
                 self.timed_steps, self.seconds = self.timed_steps + 1, self.seconds + each
             if step % self.every == 0 or step == self.total:
                 self._write(step)
 
     def _write(self, step: int) -> None:
-        means = {f"train/{name}": float(np.mean([s[name] for s in self.sums])) for name in self.sums[0]}
-        means["train/lr"] = self.sums[-1]["lr"]
+        means = {f"train/{name}": total / self.steps for name, total in self.sums.items()}
+        means["train/lr"] = self.last["lr"]
         means["train/bad_records"] = float(partition.sum_hosts(self.bad_records))
         rate, eta = "", ""
         if self.timed_steps:
@@ -112,7 +122,7 @@ class Log:
         self.line = f"  loss {means['train/loss']:.4f}{rate}{eta}"
         if not self.tty or step == self.total:
             report(f"{step}/{self.total}{self.line}")
-        self.sums, self.bad_records, self.timed_steps, self.seconds = [], 0, 0, 0.0
+        self.steps, self.sums, self.bad_records, self.timed_steps, self.seconds = 0, {}, 0, 0, 0.0
 
     def _stop(self, step: int, values: dict[str, Any], index: np.ndarray) -> None:
         names = [self.mixture.where(int(i)) for i in index if i >= 0]

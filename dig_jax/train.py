@@ -4,7 +4,7 @@
     -> loop: batch -> to_global -> donated step -> log, evaluate, save
 
 Running the same command again in the same workdir resumes bit for bit: the state is on disk, the data follow from its
-step. SIGTERM saves and ends with exit code 143, so a scheduler that requeues the job loses nothing.
+step. SIGTERM saves and ends with exit code 143 (Ctrl-C: 130), so a scheduler that requeues the job loses nothing.
 """
 
 from __future__ import annotations
@@ -12,10 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import math
-import signal
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +23,7 @@ from dig_jax import build, checkpoint, metrics, optim, partition, prng
 from dig_jax import state as states
 from dig_jax.data import pipeline, records
 from dig_jax.feature_cache import FeatureCache
+from dig_jax.interrupts import TERMINATED, Interrupts
 from dig_jax.methods import base
 from dig_jax.progress import Log, Stopped, report
 from dig_jax.step import make_train_step
@@ -62,36 +60,46 @@ def run(config: Any, workdir: str) -> states.TrainState:
     mesh = partition.make_mesh(cfg.get("mesh"))
     partition.check_batch_size(cfg["batch_size"], mesh)
     build.inherit(cfg)
+    build.check(cfg)
     data = open_data(cfg, mesh)
     total = total_steps(cfg["total"], data.steps_per_epoch)
     method = build.method(cfg, data.charset)
     if method.frozen_features and data.once and jax.process_count() == 1:
         data = dataclasses.replace(data, features=FeatureCache(method, mesh))
-    meta = {"config": json.loads(json.dumps(cfg)), "charset": data.charset.to_json() if data.charset else None}
+    meta = build.describe(cfg, data.mixture, data.charset)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(build.claim(workdir))
         checkpoints = build.call(
             checkpoint.Checkpoints, "config.checkpoint", cfg.get("checkpoint", {}), workdir=workdir
         )
         stack.callback(checkpoints.close)
-        if checkpoints.latest_step() is not None:
-            build.check_same(checkpoint.read_meta(workdir), meta, workdir)
+        saved = checkpoint.read_meta(workdir) if checkpoints.latest_step() is not None else {}
+        if saved:
+            build.check_same(saved, meta, workdir)
         build.describe_run(workdir, meta)
-        state, optimizer = start_state(cfg, method, data, mesh, total, checkpoints)
+        evals = [
+            build.evaluator(name, options, method, mesh, workdir, cfg) for name, options in cfg.get("evals", {}).items()
+        ]
+        state, optimizer, step = start_state(cfg, method, data, mesh, total, checkpoints)
         start = int(state.step)
         report(
             f"{data.steps_per_epoch} steps an epoch, {total} steps in all, starting at {start}\n{optimizer.describe()}\n"
             f"{partition.describe(state, mesh, cfg.get('sharding', ()))}"
         )
+        before = total_steps(saved["config"]["total"], data.steps_per_epoch) if saved else total
+        if before != total:
+            report(
+                f"config.total was {before} steps and is {total}: from step {start} on every schedule runs over the new length "
+                f"(learning rate {float(optimizer.schedule(start)):.3g} here), so this is not what {total} steps from the "
+                f"start would give"
+            )
         if start >= total > 0:
-            report(f"{workdir} has finished its {total} steps already: raise config.total to train on")
+            report(f"{workdir} has finished {start} steps already: raise config.total to train on")
             return state
         writer = metrics.Writer(workdir, resume_step=start, active=partition.is_lead())
         stack.callback(writer.close)
-        evals = [
-            build.evaluator(name, options, method, mesh, workdir, cfg) for name, options in cfg.get("evals", {}).items()
-        ]
-        loop = Loop(cfg, method, optimizer, data, mesh, total, checkpoints, writer, evals, meta)
-        return loop.run(state)
+        loop = Loop(cfg, step, data, mesh, total, checkpoints, writer, evals, meta)
+        return loop.run(state, saved.get("log"))
 
 
 def open_data(cfg: dict[str, Any], mesh: Any = None) -> Data:
@@ -108,7 +116,7 @@ def open_data(cfg: dict[str, Any], mesh: Any = None) -> Data:
     if kind == "crops":
         dataset = build.call(pipeline.pretrain, "config.data", options, seed=cfg["seed"], **common)
     elif kind == "lines":
-        charset = common["charset"] = source_charset(cfg) or Charset.from_texts(mixture.texts())
+        charset = common["charset"] = charset_of(cfg, mixture)
         dataset = build.call(pipeline.recognition, "config.data", options, seed=cfg["seed"], **common)
         if not mixture.weighted:
             once = functools.partial(pipeline.evaluation, **common, **options)
@@ -118,12 +126,22 @@ def open_data(cfg: dict[str, Any], mesh: Any = None) -> Data:
     return Data(mixture, dataset, charset, steps, once)
 
 
-def source_charset(cfg: dict[str, Any]) -> Charset | None:
-    """The charset of config.init_from where whole recognisers are taken over: their classes are its characters."""
-    if not cfg.get("init_from") or "params" not in cfg.get("init_parts", ()):
-        return None
-    text = checkpoint.read_meta(cfg["init_from"]).get("charset")
-    return Charset.from_json(text) if text else None
+def charset_of(cfg: dict[str, Any], mixture: records.Mixture) -> Charset:
+    """The characters of the training labels; or of config.init_from, where whole recognisers are taken over: their classes
+    are its characters, and a training label with any other is a ValueError."""
+    text = None
+    if cfg.get("init_from") and "params" in cfg.get("init_parts", ()):
+        text = checkpoint.read_meta(cfg["init_from"]).get("charset")
+    if text and cfg["total"].get("steps") == 0:  # only evaluated: what it cannot write is counted there
+        return Charset.from_json(text)
+    ours, theirs = Charset.from_texts(mixture.texts()), Charset.from_json(text) if text else None
+    if theirs and (missing := [char for char in ours.chars if char not in theirs.chars]):
+        raise ValueError(
+            f"the charset of config.init_from={cfg['init_from']} lacks {len(missing)} characters of the labels in "
+            f"config.data.train ({' '.join(map(repr, missing[:10]))}{' ...' if missing[10:] else ''}): take its encoder only, "
+            f"with config.init_parts=('params/encoder',), or train on lines without them"
+        )
+    return theirs or ours
 
 
 def total_steps(total: dict[str, Any], steps_per_epoch: int) -> int:
@@ -131,7 +149,7 @@ def total_steps(total: dict[str, Any], steps_per_epoch: int) -> int:
     steps, epochs = total.get("steps"), total.get("epochs")
     if steps is None and epochs is None:
         raise ValueError("config.total says neither steps nor epochs: set config.total.steps or config.total.epochs")
-    if min(x for x in (steps, epochs) if x is not None) < 0:
+    if not all(x is None or 0 <= x < math.inf for x in (steps, epochs)):
         raise ValueError(f"config.total is {total}: it cannot be negative (0 = evaluate only)")
     return int(steps) if steps is not None else math.ceil(epochs * steps_per_epoch)
 
@@ -141,62 +159,82 @@ def total_steps(total: dict[str, Any], steps_per_epoch: int) -> int:
 
 def start_state(
     cfg: dict[str, Any], method: base.Method, data: Data, mesh: Any, total: int, checkpoints: checkpoint.Checkpoints
-) -> tuple[states.TrainState, optim.Optimizer]:
-    """The restored state, or a new one after init_from and calibrate; and the optimiser that fits it."""
+) -> tuple[states.TrainState, optim.Optimizer, Callable[..., Any]]:
+    """The restored state, or a new one after init_from and calibrate; the optimiser that fits it; the jitted step.
+
+    Until the state is created nothing is compiled, so that what does not fit together is refused at once.
+    """
     raw = partition.to_global(data.dataset[0][0], mesh)
-    key = prng.stream(cfg["seed"], "init")
+    key = lambda: prng.stream(cfg["seed"], "init")  # noqa: E731
     prepare = lambda batch: method.augment(prng.stream(cfg["seed"], "augment"), batch)  # noqa: E731
-    shapes = jax.eval_shape(lambda batch: method.init(key, prepare(batch))["params"], raw)
+    shapes = jax.eval_shape(lambda batch: method.init(key(), prepare(batch))["params"], raw)
     given = {"params": shapes, "total_steps": total, "batch_size": cfg["batch_size"]}
     optimizer = build.call(optim.create, "config.optim", cfg["optim"], **given)
 
     def create(batch: base.Batch) -> states.TrainState:
-        return states.create(method, optimizer.tx, prepare(batch), key)
+        return states.create(method, optimizer.tx, prepare(batch), key())
 
     abstract = jax.eval_shape(create, raw)
     shardings = partition.state_sharding(abstract, mesh, cfg.get("sharding", ()))
     placed = jax.tree.map(lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), abstract, shardings)
+    # Shardings are stated: left to itself, XLA lays what a step writes out anew.
+    rows, everywhere = partition.batch_sharding(mesh), partition.everywhere(mesh)
+    step = jax.jit(
+        make_train_step(method, optimizer, total, cfg["seed"]),
+        in_shardings=(shardings, rows),
+        out_shardings=(shardings, everywhere),
+        donate_argnums=0,
+    )
+    if total and not data.features:
+        jax.eval_shape(step, placed, raw)  # what the loss refuses; the first call uses this trace again
     state = checkpoints.restore(placed)
     resumed = state is not None
     if not resumed:
+        loaded = load_parts(cfg, placed)  # before anything is compiled: it may not fit
         state = jax.jit(create, out_shardings=shardings)(raw)
-        if cfg.get("init_from"):
-            parts, which = cfg.get("init_parts", ("params/encoder",)), cfg.get("init_checkpoint", "last")
-            state = init_from(state, placed, method, cfg["init_from"], parts, which)
+        state = graft(state, loaded, method)
     if data.features and total > 0:
         with pipeline.iterate(data.once(), 0, cfg["data"].get("workers", "auto")) as batches:
             data.features.fill(state.params, batches)
     if not resumed and cfg.get("calibrate_batches") and type(method).calibrate is not base.Method.calibrate:
         mutable = method.calibrate(state.params, state.mutable, first_batches(cfg, data, mesh, state.params))
         state = state.replace(mutable=jax.device_put(mutable, shardings.mutable))
-    return state, optimizer
+    return state, optimizer, step
 
 
-def init_from(
-    state: states.TrainState, placed: states.TrainState, method: base.Method, workdir: str, parts: Any, which: str
-) -> states.TrainState:
-    """Replace the named parts ("params/encoder", "params", "mutable") by those of another run's last or best checkpoint;
-    the teacher follows. "teacher/encoder->params/encoder" takes a part over under another name."""
-    step = checkpoint.choose_step(workdir, which)
+def load_parts(cfg: dict[str, Any], placed: states.TrainState) -> dict[str, Any]:
+    """{"params/encoder": tree} of config.init_parts ("params/encoder", "params", "mutable") from the last or best
+    checkpoint of config.init_from. "teacher/encoder->params/encoder" takes a part over under another name."""
+    if not cfg.get("init_from"):
+        return {}
+    workdir, parts = cfg["init_from"], cfg.get("init_parts", ("params/encoder",))
+    step = checkpoint.choose_step(workdir, cfg.get("init_checkpoint", "last"))
     report(f"starting from step {step} of {workdir}: {', '.join(parts)}")
+    loaded = {}
     for entry in parts:
         theirs, _, ours = entry.partition("->")
         first, *rest = (ours or theirs).split("/")
-        abstract, new = getattr(placed, first, None), getattr(state, first, None)
+        abstract = getattr(placed, first, None)
         for name in rest:
             abstract = abstract.get(name) if abstract else None
         if abstract is None:
             raise ValueError(f"config.init_parts has {entry!r} but this run has no {ours or theirs!r}: name a part of it")
-        if not jax.tree.leaves(abstract):
-            continue  # nothing to take over, such as an empty "mutable"
-        loaded = checkpoint.load_subtree(workdir, theirs, abstract, step)
+        if jax.tree.leaves(abstract):  # else nothing to take over, such as an empty "mutable"
+            loaded[ours or theirs] = checkpoint.load_subtree(workdir, theirs, abstract, step)
+    return loaded
+
+
+def graft(state: states.TrainState, loaded: dict[str, Any], method: base.Method) -> states.TrainState:
+    """The state with these parts in place of its own; the teacher follows."""
+    for path, tree in loaded.items():
+        first, *rest = path.split("/")
         for depth in range(len(rest) - 1, -1, -1):
-            parent = new
+            parent = getattr(state, first)
             for name in rest[:depth]:
                 parent = parent[name]
-            loaded = {**parent, rest[depth]: loaded}
-        state = state.replace(**{first: loaded})
-    teacher = method.init_teacher(state.params)
+            tree = {**parent, rest[depth]: tree}
+        state = state.replace(**{first: tree})
+    teacher = method.init_teacher(state.params) if loaded else None
     return state if teacher is None else state.replace(teacher=jax.tree.map(jnp.copy, teacher))
 
 
@@ -218,20 +256,19 @@ HEADLINES = ("/cer", "/word_accuracy", "/std", "/effective_rank")  # of the eval
 class Loop:
     """Steps from state.step to total, with its logging, evaluations and saves."""
 
-    def __init__(self, cfg, method, optimizer, data, mesh, total, checkpoints, writer, evals, meta):
-        self.cfg, self.data, self.mesh, self.total = cfg, data, mesh, total
+    def __init__(self, cfg, step, data, mesh, total, checkpoints, writer, evals, meta):
+        self.cfg, self.step, self.data, self.mesh, self.total = cfg, step, data, mesh, total
         self.checkpoints, self.writer, self.evals, self.meta = checkpoints, writer, evals, meta
         self.part = partition.part(mesh)
-        self.train_step = make_train_step(method, optimizer, total, cfg["seed"])
         self.budget = pipeline.ErrorBudget(cfg["data"].get("max_bad_share", 0.01))
-        self.terminated = False
+        self.interrupts = Interrupts(active=jax.process_count() == 1)
 
-    def run(self, state: states.TrainState) -> states.TrainState:
+    def run(self, state: states.TrainState, carry: dict[str, Any] | None = None) -> states.TrainState:
         start = int(state.step)
         if start >= self.total:  # evaluate only
             self.evaluate(state, start)
             return state
-        log = Log(
+        log = self.log = Log(
             start=start,
             total=self.total,
             batch_size=self.cfg["batch_size"],
@@ -239,21 +276,21 @@ class Loop:
             mixture=self.data.mixture,
             writer=self.writer,
             checkpoints=self.checkpoints,
+            carry=carry,
         )
         with (
-            self._sigterm(),
+            self.interrupts,
             pipeline.iterate(self.data.dataset, start, self.cfg["data"].get("workers", "auto")) as batches,
         ):
-            step = self.jitted(state)
             for done in range(start + 1, self.total + 1):
                 batch, host = next(batches)
                 if not self.part.counts:  # another host reads the same rows and counts them
                     host = host | {"errors": []}
                 self._count_errors(host)
-                state, values = step(state, self.data.place(state.params, batch, host, self.mesh))
+                state, values = self.step(state, self.data.place(state.params, batch, host, self.mesh))
                 log.add(done, values, host)
                 last = done == self.total
-                stop = not last and partition.stop_requested(done, self.terminated)
+                stop = not last and partition.stop_requested(done, self.interrupts.code is not None)
                 if self._must_pause(done) or stop:
                     log.flush()  # everything up to here is finite and written, before anything is kept
                     self._evaluate_and_save(state, done, force=last or stop)
@@ -261,17 +298,9 @@ class Loop:
                 if stop:
                     self.checkpoints.wait()
                     report(f"asked to stop: saved step {done}; run the same command again to go on")
-                    raise SystemExit(143)
+                    raise SystemExit(self.interrupts.code or TERMINATED)
         self.checkpoints.wait()
         return state
-
-    def jitted(self, state: states.TrainState) -> Callable[..., Any]:
-        """The step, compiled for the mesh. Shardings are stated: left to itself, XLA lays what a step writes out anew."""
-        shardings = partition.state_sharding(state, self.mesh, self.cfg.get("sharding", ()))
-        rows, everywhere = partition.batch_sharding(self.mesh), partition.everywhere(self.mesh)
-        return jax.jit(
-            self.train_step, in_shardings=(shardings, rows), out_shardings=(shardings, everywhere), donate_argnums=0
-        )
 
     def _must_pause(self, done: int) -> bool:
         evaluate = any(every and done % every == 0 for _, every, _ in self.evals)
@@ -283,7 +312,7 @@ class Loop:
         if best and self.evals and done == self.total and best not in results:
             report(f"config.checkpoint.best_metric is {best!r}, which no evaluation gives, so no best step is kept")
         if force or self.checkpoints.due(done, results):
-            self.checkpoints.save(done, state, results, self.meta)
+            self.checkpoints.save(done, state, results, self.meta | {"log": self.log.carry()})
 
     def evaluate(self, state: states.TrainState, done: int) -> dict[str, float]:
         """Run what is due at this step (everything at the end), write and return its metrics."""
@@ -302,19 +331,3 @@ class Loop:
             self.budget.add(host)
         except pipeline.TooManyBadRecords as error:
             raise Stopped(str(error)) from error
-
-    @contextlib.contextmanager
-    def _sigterm(self):
-        """SIGTERM sets a flag that the loop reads between steps (only the main thread may set handlers)."""
-        if threading.current_thread() is not threading.main_thread() or jax.process_count() > 1:
-            yield
-            return
-
-        def note(*_: Any) -> None:
-            self.terminated = True
-
-        before = signal.signal(signal.SIGTERM, note)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, before)

@@ -21,12 +21,14 @@ ALLOWED = {
     "evaluators": {"evaluators", "data", "text", "metrics", "partition", "prng", "feature_cache"},
     "feature_cache": {"partition"},
     "optim": {"prng", "state"},
-    "checkpoint": {"prng", "state"},
+    "checkpoint": {"prng", "state", "seal"},
+    "seal": set(),
     "partition": {"prng", "state"},
     "step": {"prng", "state", "optim", "methods"},
-    "build": {"checkpoint", "partition", "methods", "text"},
+    "build": {"checkpoint", "partition", "methods", "text", "progress"},
     "progress": {"checkpoint", "metrics", "partition"},
-    "main": {"train", "partition"},
+    "interrupts": set(),
+    "main": {"train", "partition", "interrupts"},
 }
 SHARED = ("base", "losses", "pixels", "pretext", "siamese")  # files of dig_jax/methods that hold no method
 FILES = sorted(PACKAGE.rglob("*.py"))

@@ -3,6 +3,7 @@ report."""
 
 import collections
 import functools
+import hashlib
 import json
 import os
 import re
@@ -100,12 +101,13 @@ class _Split:
         self.sizes: list[tuple[int, int]] = []
         self.label_chars: list[int] = []
         self.chars: set[str] = set()
-        self.bytes = 0
+        self.bytes, self.digest = 0, hashlib.sha256()
 
     def add(self, image: bytes, text: str | None, id: str, size: tuple[int, int]) -> None:
         value = serialize(image, text, id)
         self.writer.write(value)
         self.bytes += len(value)
+        self.digest.update(value)
         self.sizes.append(size)
         self.label_chars.append(-1 if text is None else len(text))
         self.chars.update(text or "")
@@ -129,6 +131,7 @@ class _Split:
         np.savez_compressed(folder / index, width_px=sizes[:, 0], height_px=sizes[:, 1], label_chars=labels)
         return {
             "count": count,
+            "digest": self.digest.hexdigest(),
             "labelled": int((labels >= 0).sum()),
             "shards": names,
             "shard_counts": [b - a for a, b in zip(bounds, bounds[1:])],

@@ -20,7 +20,7 @@ xavier_uniform = nn.initializers.xavier_uniform()
 def compute_dtype(name: str) -> Any:
     """Type of matrix-product operands: "auto" is bfloat16 on GPU and TPU and float32 on CPU."""
     if name not in DTYPES:
-        raise ValueError(f"dtype={name!r} is not known: write one of {', '.join(DTYPES)}.")
+        raise ValueError(f"dtype={name!r} is not known: set config.method.encoder.dtype to one of {', '.join(DTYPES)}")
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return jnp.dtype(name)

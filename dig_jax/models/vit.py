@@ -53,7 +53,7 @@ def grid(image_shape: Sequence[int], patch: Sequence[int]) -> tuple[int, int]:
         if px <= 0 or px % unit:
             raise ValueError(
                 f"An image {side} of {px} px does not divide into patches of {unit} px: choose a multiple of {unit} "
-                "(data.height_px, data.width_px, data.buckets_px), or another patch."
+                "(config.data.height_px, width_px, buckets_px), or another config.method.encoder.patch."
             )
     return height // patch[0], width // patch[1]
 
@@ -337,6 +337,9 @@ class Vit(nn.Module):
 
     def _check(self):
         if self.width % self.heads:
-            raise ValueError(f"A width of {self.width} does not divide into {self.heads} heads.")
+            raise ValueError(
+                f"A width of {self.width} does not divide into {self.heads} heads: set config.method.encoder.width to a "
+                "multiple of config.method.encoder.heads"
+            )
         if not 0.0 <= self.drop_path < 1.0:
             raise ValueError(f"drop_path={self.drop_path} must lie in [0, 1).")
