@@ -43,6 +43,7 @@ if isinstance(answer[0], list):  # one for each process
 code, text = (*answer, "")[:2]
 if text == "waits":  # until a SIGTERM, as training does
     def end(*_):
+        time.sleep(0.5)  # saves
         with open(folder + "/../calls", "a") as file:
             file.write(json.dumps([name, ["SIGTERM"], {{}}]) + "\\n")
         sys.exit(code)
@@ -194,9 +195,9 @@ def test_local_passes_a_signal_on_and_stays_down(place, asked):
     process = place.start("local.sh", "--processes=2", *FLAGS)
     until(lambda: all((place.folder / f"waiting-{i}").exists() for i in range(2)))
     process.send_signal(asked)
-    process.communicate(timeout=20)
-    assert process.returncode == 143
+    assert process.wait(timeout=20) == 143  # not before the processes have saved
     assert sorted(place.words("python")) == [["python", *TRAIN]] * 2 + [["python", "SIGTERM"]] * 2
+    process.communicate()
 
 
 # ---- slurm.sh
