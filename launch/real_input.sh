@@ -21,7 +21,7 @@ recipe() { # start -> its pre-training config
 judge() { # start set protocol
   local start=$1 set=$2 protocol=$3 from like=() config every
   from=(--config.init_from="$runs/pretrain/$start")
-  if [ "$start" = random ]; then from=() like=(,like="$runs/pretrain/gen"); fi
+  if [ "$start" = random ]; then from=() like=(",like=$runs/pretrain/gen"); fi
   local fine=finetune steps=800; [ "$start" = random ] && fine=scratch
   [ "$set" = copiste_hw_fr ] && steps=1200 # random weights leave the plateau of CTC late on these
   case $protocol in

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Trains on this machine, in one process or several, and starts again after a preemption; all other flags go to dig_jax.main.
+#   launch/local.sh [--processes=N] [--dry_run] --config=configs/pretrain/dig.py:preset=cpu --workdir=runs/dig ...
+# One process drives every GPU of the machine; of N processes each takes one. PYTHON names another interpreter.
+# A worker that saved after SIGTERM (143) or was killed (128 + signal) is a preemption: all start again, unless three attempts
+# in a row last less than QUICK_S seconds. Exit code 0: done; 1: a sentence; 143: saved after SIGTERM or Ctrl-C to this script.
+set -uo pipefail
+processes=1 dry_run='' flags=()
+for flag in "$@"; do
+  case $flag in
+    --processes=*) processes=${flag#*=} ;;
+    --dry_run) dry_run=1 ;;
+    *) flags+=("$flag") ;;
+  esac
+done
+[[ $processes =~ ^[1-9][0-9]*$ ]] || { echo "--processes=$processes: give a number of processes, 1 or more" >&2; exit 1; }
+worker() { command=("${PYTHON:-python}" -m dig_jax.main "${flags[@]}") # of this index, with this port of process 0
+  [ "$processes" = 1 ] || command=(env "JAX_COORDINATOR_ADDRESS=localhost:$2" "DIG_PROCESS_COUNT=$processes" \
+    "DIG_PROCESS_INDEX=$1" "JAX_LOCAL_DEVICE_IDS=$1" "${command[@]}")
+}
+stop() { stopping=1 interrupted=1; kill -TERM "${pids[@]}" 2>/dev/null; }
+pids=() stopping='' short=0 quick_s=${QUICK_S:-60}; trap stop TERM INT
+while [ "$short" -lt 3 ]; do
+  port=$((10000 + RANDOM % 20000)) worst=0 SECONDS=0 pids=()
+  for ((i = 0; i < processes; i++)); do
+    worker "$i" "$port"
+    if [ -n "$dry_run" ]; then printf '%s\n' "${command[*]@Q}"; else "${command[@]}" & pids+=("$!"); fi
+  done
+  [ -z "$dry_run" ] || exit 0
+  [ -z "$stopping" ] || stop # the signal came while they were starting
+  for pid in "${pids[@]}"; do
+    while interrupted='' code=0; wait "$pid" || code=$?; [ -n "$interrupted" ]; do :; done # a trap ends `wait` early
+    [ "$code" -le "$worst" ] || worst=$code
+  done
+  if [ -n "$stopping" ] || [ "$worst" -lt 128 ]; then exit "$worst"; fi
+  short=$((SECONDS < quick_s ? short + 1 : 0))
+  echo "local.sh: exit code $worst after $SECONDS s" >&2
+done
+echo "local.sh: three attempts in a row lasted less than $quick_s s: giving up" >&2
+exit "$worst"

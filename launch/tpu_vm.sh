@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Trains on a TPU slice got as a queued resource, and asks for another when it is preempted. Run it where it can stay up (tmux).
+#   launch/tpu_vm.sh [--dry_run] --config=configs/pretrain/dig.py:preset=lines --workdir=/mnt/dig/runs/dig ...
+# PROJECT and ZONE must be set. NAME, ACCELERATOR, RUNTIME and TIER (spot, reserved or on-demand) say which slice. SETUP is what
+# every worker runs first, each time: it must leave the shell in the repository, with the package in $PYTHON and --workdir on
+# storage that the workers share and that outlives them, such as Filestore at /mnt/dig. When all is done the slice is deleted.
+set -uo pipefail
+dry_run='' failures=0 poll_s=${POLL_S:-60} quick_s=${QUICK_S:-600}
+if [ "${1:-}" = --dry_run ]; then dry_run=1; shift; fi
+for name in PROJECT ZONE SETUP; do
+  [ -n "${!name:-}" ] || { echo "$name is not set: docs/launch.md says what it is for" >&2; exit 1; }
+done
+name=${NAME:-dig} train=("${PYTHON:-python}" -m dig_jax.main "$@")
+slice=("--accelerator-type=${ACCELERATOR:-v5litepod-16}" "--runtime-version=${RUNTIME:-v2-alpha-tpuv5-lite}")
+[ "${TIER:-spot}" = on-demand ] || slice+=("--${TIER:-spot}")
+tpu() { # asks gcloud, or prints what it would be asked
+  local call=(gcloud compute tpus "$@" "--project=$PROJECT" "--zone=$ZONE")
+  if [ -n "$dry_run" ]; then printf '%s\n' "${call[*]@Q}"; else "${call[@]}"; fi
+}
+state() { tpu queued-resources list "--filter=name~/$name\$" '--format=value(state.state)'; }
+create() { tpu queued-resources create "$name" "--node-id=$name" "${slice[@]}"; }
+run() { # a run that a lost connection left behind would still hold the chips: it saves, and makes room
+  tpu tpu-vm ssh "$name" --worker=all "--command=pkill -x python && sleep 30; $SETUP && ${train[*]@Q}"
+}
+remove() { tpu queued-resources delete "$name" --force --quiet; }
+if [ -n "$dry_run" ]; then state; create; run; remove; exit 0; fi
+while [ "$failures" -lt 3 ]; do
+  SECONDS=0
+  case $(state || echo unknown) in
+    ACTIVE) if run; then remove; exit; else failures=$((SECONDS < quick_s ? failures + 1 : 0)); fi ;;
+    SUSPENDED) remove ;; # preempted, and never served again
+    FAILED) remove; failures=$((failures + 1)) ;;
+    '') create || failures=$((failures + 1)) ;;
+  esac # in any other state it is on its way, or gcloud cannot be reached
+  sleep "$poll_s"
+done
+echo "tpu_vm.sh: three failures in a row; what there is still costs money: $(dry_run=1; remove)" >&2
+exit 1

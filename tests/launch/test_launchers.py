@@ -1,0 +1,346 @@
+"""The launchers: what they call, with what, how often, and that nothing of it runs under --dry_run.
+
+Programs that are not here (sbatch, gcloud, kubectl, ...) are stood in for by one that writes down its arguments and answers
+by a list. What SLURM, Google Cloud and Kubernetes do with the calls is not tested.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).parents[2]
+LAUNCH = ROOT / "launch"
+FLAGS = [
+    "--config=configs/pretrain/dig.py:preset=cpu,quick",
+    "--config.data.train=records/a b,records/c*0.5",
+    """--config.name=it's "so" & $(HOME) $HOME `id` \\ ; #@NAME@""",
+    "--config.note=two\nlines\tand a tab",
+]
+TRAIN = ["-m", "dig_jax.main", *FLAGS]
+FAKE = """#!{python} -SE
+import json, os, signal, sys, time
+folder, name = os.path.split(os.path.abspath(__file__))
+index = int(os.environ.get("DIG_PROCESS_INDEX", 0))
+call = [name, sys.argv[1:], {{k: v for k, v in os.environ.items() if k.startswith(("DIG_", "JAX_COORD", "JAX_LOCAL"))}}]
+with open(folder + "/../calls", "a+") as file:
+    file.seek(0)
+    before = [c for c in map(json.loads, file) if c[0] == name and int(c[2].get("DIG_PROCESS_INDEX", 0)) == index]
+    file.write(json.dumps(call) + "\\n")
+if name == "scancel":
+    os.kill(int(open(folder + "/../waiting-0").read()), signal.SIGTERM)
+answers = json.load(open(folder + "/../answers")).get(name, [[0]])
+answer = answers[min(len(before), len(answers) - 1)]
+if isinstance(answer[0], list):  # one for each process
+    answer = answer[index]
+code, text = (*answer, "")[:2]
+if text == "waits":  # until a SIGTERM, as training does
+    def end(*_):
+        time.sleep(0.5)  # saves
+        with open(folder + "/../calls", "a") as file:
+            file.write(json.dumps([name, ["SIGTERM"], {{}}]) + "\\n")
+        sys.exit(code)
+    signal.signal(signal.SIGTERM, end)
+    with open(folder + "/../pid", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename(folder + "/../pid", folder + "/../waiting-%d" % index)
+    time.sleep(30)
+    sys.exit(99)
+print(text, end="")
+sys.stdout.flush()
+if code >= 128 and code != 143:
+    os.kill(os.getpid(), code - 128)
+sys.exit(code)
+"""
+
+
+class Place:
+    """A folder with stand-ins in front of PATH. answers: {program: [[exit code, output] of each call, the last for ever]}."""
+
+    def __init__(self, folder):
+        self.folder, self.bin = folder, folder / "bin"
+        self.bin.mkdir()
+        for name in ("python", "sbatch", "srun", "scancel", "scontrol", "squeue", "gcloud", "kubectl", "pkill", "sleep"):
+            (self.bin / name).write_text(FAKE.format(python=sys.executable))
+            (self.bin / name).chmod(0o755)
+        hidden = ("SLURM", "DIG_", "JAX_", "PYTHON", "PROJECT", "ZONE", "SETUP", "NAME", "TIER", "IMAGE", "HOSTS")
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
+        self.env |= {"PATH": f"{self.bin}:{os.environ['PATH']}", "PROJECT": "p", "ZONE": "z", "IMAGE": "a/b:c", "SETUP": "cd ."}
+        self.answer()
+
+    def answer(self, **answers):
+        (self.folder / "answers").write_text(json.dumps(answers))
+        (self.folder / "calls").write_text("")
+
+    def start(self, script, *flags, **env):
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen([LAUNCH / script, *flags], env=self.env | env, cwd=self.folder, **pipes)
+
+    def run(self, script, *flags, **env):
+        process = self.start(script, *flags, **env)
+        out, err = process.communicate(timeout=60)
+        return process.returncode, out, err
+
+    def bash(self, text):
+        subprocess.run(["bash", "-euc", text], env=self.env, check=True, cwd=self.folder, stdout=subprocess.DEVNULL)
+
+    def calls(self, *names):
+        calls = [json.loads(line) for line in (self.folder / "calls").read_text().splitlines()]
+        return [call for call in calls if not names or call[0] in names]
+
+    def words(self, *names):
+        """Without their environment."""
+        return [[name, *arguments] for name, arguments, _ in self.calls(*names)]
+
+
+@pytest.fixture
+def place(tmp_path):
+    return Place(tmp_path)
+
+
+def until(condition):
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "waited for 30 s"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("path", [*sorted(LAUNCH.glob("*.sh")), ROOT / ".ci" / "run"], ids=lambda path: path.name)
+def test_shell_scripts_pass_shellcheck(path):
+    program = shutil.which("shellcheck", path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
+    assert program, "shellcheck is missing: pip install 'dig_jax[test]'"
+    checked = subprocess.run([program, path], capture_output=True, text=True)
+    assert not checked.returncode, checked.stdout
+    assert os.access(path, os.X_OK) and len(path.read_text().splitlines()) <= 40
+
+
+@pytest.mark.parametrize("script", ["local.sh", "slurm.sh", "tpu_vm.sh", "gke.sh"])
+def test_dry_run_prints_what_would_run_and_runs_nothing(place, script):
+    """The lines that it prints, given to a shell, make the calls that a real run makes, with the same arguments."""
+    code, out, err = place.run(script, "--dry_run", *FLAGS)
+    assert code == 0 and err == "" and place.calls() == []
+    place.bash(out)
+    printed = place.words()
+    place.answer(gcloud=[[0, ""], [0], [0, "ACTIVE"], [0], [0]])
+    assert place.run(script, *FLAGS)[0] == 0
+    if script == "slurm.sh":  # what sbatch runs on the cluster
+        place.env |= {"SLURM_JOB_ID": "7"}
+        assert place.run(script, *FLAGS)[0] == 0
+    real = place.words()
+    if script == "tpu_vm.sh":  # it asks again until the slice is there
+        real = [call for call in real if call[0] != "sleep"]
+        assert real.pop(2) == real[0] and real[0][4] == "list"
+    assert printed == real and printed
+
+
+# ---- local.sh
+
+
+def test_local_processes_find_each_other(place):
+    assert place.run("local.sh", "--processes=3", *FLAGS)[0] == 0
+    calls = sorted(place.calls("python"), key=lambda call: call[2]["DIG_PROCESS_INDEX"])
+    assert [arguments for _, arguments, _ in calls] == [TRAIN] * 3
+    (address,) = {env["JAX_COORDINATOR_ADDRESS"] for *_, env in calls}
+    assert address.startswith("localhost:") and 10000 <= int(address.split(":")[1]) < 30000
+    assert [(e["DIG_PROCESS_COUNT"], e["DIG_PROCESS_INDEX"], e["JAX_LOCAL_DEVICE_IDS"]) for *_, e in calls] == [
+        ("3", str(i), str(i)) for i in range(3)
+    ]
+
+
+def test_a_lone_local_process_is_told_nothing(place):
+    assert place.run("local.sh", *FLAGS)[0] == 0
+    assert place.calls() == [["python", TRAIN, {}]]
+
+
+@pytest.mark.parametrize("wrong", ["0", "two", "", "-1"])
+def test_local_wants_a_number_of_processes(place, wrong):
+    code, _, err = place.run("local.sh", f"--processes={wrong}")
+    assert code == 1 and f"--processes={wrong}: give a number" in err and not place.calls()
+
+
+def test_local_starts_again_after_saved_and_after_killed(place):
+    """Saved (143), then one of the two killed, whose peer ends with a sentence; then done."""
+    place.answer(python=[[[143], [143]], [[1], [137]], [[0], [0]]])
+    code, _, err = place.run("local.sh", "--processes=2", *FLAGS)
+    assert code == 0 and len(place.calls("python")) == 6
+    assert "exit code 143" in err and "exit code 137" in err
+    assert len({env["JAX_COORDINATOR_ADDRESS"] for *_, env in place.calls("python")}) == 3  # no waiting for a port in use
+
+
+def test_local_does_not_repeat_what_ended_with_a_sentence(place):
+    place.answer(python=[[[0], [1]]])
+    assert place.run("local.sh", "--processes=2", *FLAGS)[0] == 1
+    assert len(place.calls("python")) == 2
+
+
+def test_local_gives_up_after_three_short_attempts_in_a_row(place):
+    place.answer(python=[[137]])
+    code, _, err = place.run("local.sh", *FLAGS)
+    assert code == 137 and len(place.calls("python")) == 3 and "less than 60 s: giving up" in err
+    place.answer(python=[[143]] * 5 + [[0]])
+    assert place.run("local.sh", *FLAGS, QUICK_S="0")[0] == 0  # none of these is short
+    assert len(place.calls("python")) == 6
+
+
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
+def test_local_passes_a_signal_on_and_stays_down(place, asked):
+    place.answer(python=[[143, "waits"]])
+    process = place.start("local.sh", "--processes=2", *FLAGS)
+    until(lambda: all((place.folder / f"waiting-{i}").exists() for i in range(2)))
+    process.send_signal(asked)
+    assert process.wait(timeout=20) == 143  # not before the processes have saved
+    assert sorted(place.words("python")) == [["python", *TRAIN]] * 2 + [["python", "SIGTERM"]] * 2
+    process.communicate()
+
+
+# ---- slurm.sh
+
+
+def test_slurm_submits_itself(place):
+    assert place.run("slurm.sh", *FLAGS)[0] == 0
+    assert place.words() == [["sbatch", str(LAUNCH / "slurm.sh"), *FLAGS]]
+    text = (LAUNCH / "slurm.sh").read_text()
+    read, _, _ = text.partition("\nset ")  # sbatch reads options up to the first command
+    options = [line.removeprefix("#SBATCH ") for line in read.splitlines() if line.startswith("#SBATCH")]
+    assert {"--requeue", "--signal=B:TERM@120", "--open-mode=append"} <= set(options)
+    assert text.count("\n#SBATCH") == len(options)
+
+
+@pytest.mark.parametrize(
+    "code, state, again",
+    [(143, "7\n", True), (143, "", False), (0, "7\n", False), (1, "7\n", False), (137, "7\n", False)],
+    ids=["saved", "cancelled", "done", "sentence", "killed"],
+)
+def test_slurm_queues_again_what_was_saved_and_not_cancelled(place, code, state, again):
+    place.answer(srun=[[code]], squeue=[[0, state]])
+    assert place.run("slurm.sh", *FLAGS, SLURM_JOB_ID="7")[0] == code
+    srun, *_ = place.words("srun")
+    assert srun[2:] == ["python", *TRAIN]
+    assert place.words("scontrol") == ([["scontrol", "requeue", "7"]] if again else [])
+    assert place.words("sbatch") == []
+
+
+def test_slurm_tells_the_tasks_by_scancel_and_waits_for_them(place):
+    """srun must not get the signal from the script: it would kill its tasks."""
+    place.answer(srun=[[143, "waits"]], squeue=[[0, "7\n"]])
+    process = place.start("slurm.sh", *FLAGS, SLURM_JOB_ID="7")
+    until((place.folder / "waiting-0").exists)
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert [call[:2] for call in place.words()[1:]] == [
+        ["scancel", "--signal=TERM"],
+        ["srun", "SIGTERM"],  # from the stand-in for scancel
+        ["squeue", "--noheader"],
+        ["scontrol", "requeue"],
+    ]
+
+
+# ---- tpu_vm.sh
+
+
+def verbs(place):
+    """["list", "create", "ssh", ...] of gcloud's calls."""
+    return [call[4] for call in place.words("gcloud")]
+
+
+def test_tpu_asks_for_another_slice_after_a_preemption(place):
+    place.answer(
+        gcloud=[
+            [0, ""], [0],  # none yet: list, create
+            [0, "PROVISIONING"],
+            [0, "ACTIVE"], [255],  # trains, and the connection breaks
+            [1],  # gcloud cannot be reached
+            [0, "SUSPENDING"],
+            [0, "SUSPENDED"], [0],  # deleted
+            [0, ""], [0],
+            [0, "ACTIVE"], [0],  # trained to the end
+            [0],
+        ]
+    )  # fmt: skip
+    assert place.run("tpu_vm.sh", *FLAGS)[0] == 0
+    assert " ".join(verbs(place)) == "list create list list ssh list list list delete list create list ssh delete"
+    create, delete = place.words("gcloud")[1], place.words("gcloud")[-1]
+    assert create[1:6] == ["compute", "tpus", "queued-resources", "create", "dig"] and "--node-id=dig" in create
+    assert {"--spot", "--project=p", "--zone=z", "--accelerator-type=v5litepod-16"} <= set(create)
+    assert delete[4:] == ["delete", "dig", "--force", "--quiet", "--project=p", "--zone=z"]
+
+
+def test_tpu_workers_get_the_flags_as_they_were_given(place):
+    place.answer(gcloud=[[0, "ACTIVE"], [0]])
+    assert place.run("tpu_vm.sh", *FLAGS, SETUP="mkdir -p 'the code' && cd 'the code'", TIER="on-demand")[0] == 0
+    ssh = place.words("gcloud")[1]
+    assert ssh[3:7] == ["tpu-vm", "ssh", "dig", "--worker=all"] and "--spot" not in ssh
+    (place.folder / "calls").write_text("")
+    place.bash(ssh[7].removeprefix("--command="))  # what each worker does
+    assert place.words("python") == [["python", *TRAIN]] and (place.folder / "the code").is_dir()
+
+
+@pytest.mark.parametrize(
+    "answers, last",
+    [([[0, "ACTIVE"], [1]] * 3, "ssh"), ([[0, ""], [1]] * 3, "create"), ([[0, "FAILED"], [0]] * 3, "delete")],
+    ids=["training", "quota", "refused"],
+)
+def test_tpu_gives_up_after_three_failures_and_says_what_still_costs(place, answers, last):
+    place.answer(gcloud=answers)
+    code, _, err = place.run("tpu_vm.sh", *FLAGS)
+    assert code == 1 and verbs(place) == ["list", last] * 3
+    assert "three failures" in err
+    place.answer()
+    place.bash(err.strip().splitlines()[-1].split("costs money: ")[1])
+    assert place.words() == ["gcloud compute tpus queued-resources delete dig --force --quiet --project=p --zone=z".split()]
+
+
+@pytest.mark.parametrize("name", ["PROJECT", "ZONE", "SETUP"])
+def test_tpu_says_what_is_not_set(place, name):
+    code, _, err = place.run("tpu_vm.sh", *FLAGS, **{name: ""})
+    assert code == 1 and err.startswith(f"{name} is not set") and not place.calls()
+
+
+# ---- gke.sh
+
+
+def manifest(place, **env):
+    code, out, _ = place.run("gke.sh", "--dry_run", *FLAGS, **env)
+    assert code == 0
+    return yaml.safe_load(out.split("\n", 1)[1].rsplit("END", 1)[0])
+
+
+def test_gke_pods_get_the_flags_as_they_were_given(place):
+    jobset = manifest(place, NAME="run-1", HOSTS="8", IMAGE="r/i:t&g")
+    job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    kubelet = [item.replace("$$", "$") for item in container["args"]]  # with no $(NAME) left that it would fill in
+    assert kubelet == FLAGS and not any("$(" in item.replace("$$", "") for item in container["args"])
+    assert container["command"] == ["python", *TRAIN[:2]] and container["image"] == "r/i:t&g"
+    assert (job["completions"], job["parallelism"], job["completionMode"]) == (8, 8, "Indexed")
+
+
+def test_gke_pods_find_each_other_and_start_again_together(place):
+    jobset = manifest(place, NAME="run-1", HOSTS="8")
+    train = jobset["spec"]["replicatedJobs"][0]
+    job = train["template"]["spec"]
+    (container,) = job["template"]["spec"]["containers"]
+    env = {entry["name"]: entry for entry in container["env"]}
+    host = f"{jobset['metadata']['name']}-{train['name']}-0-0.{jobset['metadata']['name']}"  # JobSet's names for its pods
+    assert env["JAX_COORDINATOR_ADDRESS"]["value"] == f"{host}:8476" and env["DIG_PROCESS_COUNT"]["value"] == "8"
+    assert "job-completion-index" in env["DIG_PROCESS_INDEX"]["valueFrom"]["fieldRef"]["fieldPath"]
+    assert job["backoffLimit"] == 0 and job["template"]["spec"]["restartPolicy"] == "Never"
+    saved, taken = job["podFailurePolicy"]["rules"]
+    assert saved["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [143]}
+    assert taken["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
+    assert saved["action"] == taken["action"] == "FailJob"
+    (rule,) = jobset["spec"]["failurePolicy"]["rules"]
+    assert rule == {"action": "RestartJobSetAndIgnoreMaxRestarts", "onJobFailureReasons": ["PodFailurePolicy"]}
+
+
+def test_gke_says_what_is_not_set(place):
+    code, _, err = place.run("gke.sh", *FLAGS, IMAGE="")
+    assert code == 1 and err.startswith("IMAGE is not set") and not place.calls()
