@@ -23,13 +23,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dig_jax import build, checkpoint, metrics, optim, partition, prng
+from dig_jax import accumulate, build, checkpoint, metrics, optim, partition, prng
 from dig_jax import state as states
 from dig_jax.data import pipeline, records
 from dig_jax.feature_cache import FeatureCache
 from dig_jax.methods import base
 from dig_jax.progress import Log, Stopped, report
 from dig_jax.text import Charset
+from dig_jax.trace import Trace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,16 +56,31 @@ def run(config: Any, workdir: str) -> states.TrainState:
     Raises ValueError or FileNotFoundError (one sentence) for what the user can mend, Stopped when training cannot go
     on, SystemExit(143) after SIGTERM.
     """
+    try:
+        return _run(config, workdir)
+    except Exception as error:
+        partition.leave()
+        if partition.lost_host(error):
+            raise Stopped(
+                "another host of this job died or left, so this one ends as well: see the logs of the others, and run the same "
+                f"command on all hosts again to go on from the last checkpoint (JAX says: {str(error).splitlines()[0]})"
+            ) from error
+        raise
+
+
+def _run(config: Any, workdir: str) -> states.TrainState:
     config.lock()
     cfg = build.absolute(config.to_dict())
     if cfg.get("compile_cache"):
         jax.config.update("jax_compilation_cache_dir", cfg["compile_cache"])
     mesh = partition.make_mesh(cfg.get("mesh"))
-    partition.check_batch_size(cfg["batch_size"], mesh)
+    partition.check_batch_size(cfg["batch_size"], mesh, accumulate.parts(cfg))
     build.inherit(cfg)
     data = open_data(cfg, mesh)
     total = total_steps(cfg["total"], data.steps_per_epoch)
     method = build.method(cfg, data.charset)
+    accumulate.check(accumulate.parts(cfg), method)
+    trace = Trace(cfg.get("profile", ""), workdir)
     if method.frozen_features and data.once and jax.process_count() == 1:
         data = dataclasses.replace(data, features=FeatureCache(method, mesh))
     meta = {"config": json.loads(json.dumps(cfg)), "charset": data.charset.to_json() if data.charset else None}
@@ -90,7 +106,8 @@ def run(config: Any, workdir: str) -> states.TrainState:
         evals = [
             build.evaluator(name, options, method, mesh, workdir, cfg) for name, options in cfg.get("evals", {}).items()
         ]
-        loop = Loop(cfg, method, optimizer, data, mesh, total, checkpoints, writer, evals, meta)
+        stack.callback(trace.close)
+        loop = Loop(cfg, method, optimizer, data, mesh, total, checkpoints, writer, evals, meta, trace)
         return loop.run(state)
 
 
@@ -167,9 +184,10 @@ def start_state(
         with pipeline.iterate(data.once(), 0, cfg["data"].get("workers", "auto")) as batches:
             data.features.fill(state.params, batches)
     if not resumed and cfg.get("calibrate_batches") and type(method).calibrate is not base.Method.calibrate:
-        mutable = method.calibrate(state.params, state.mutable, first_batches(cfg, data, mesh, state.params))
-        state = state.replace(mutable=jax.device_put(mutable, shardings.mutable))
-    return state, optimizer
+        params = partition.gather(state.params, shardings.params)
+        mutable = method.calibrate(params, state.mutable, first_batches(cfg, data, mesh, params))
+        state = state.replace(mutable=mutable)
+    return jax.device_put(state, shardings), optimizer
 
 
 def init_from(
@@ -213,20 +231,24 @@ def first_batches(cfg: dict[str, Any], data: Data, mesh: Any, params: base.Param
 # --- one step
 
 
-def make_train_step(method: base.Method, optimizer: optim.Optimizer, total: int, seed: int) -> Callable[..., Any]:
+def make_train_step(
+    method: base.Method, optimizer: optim.Optimizer, total: int, seed: int, parts: int = 1, shardings: Any = None
+) -> Callable[..., Any]:
     """(state, raw batch) -> (state, {name: f32[]}), to be jitted. A step whose loss or gradient is not finite returns
-    the state as it was, and "finite" False."""
+    the state as it was, and "finite" False. parts: config.accumulate, see there. shardings: of the state on its mesh."""
 
     def step(state: states.TrainState, batch: base.Batch) -> tuple[states.TrainState, dict[str, jax.Array]]:
         progress = state.step / max(total, 1)
         teacher = method.update_teacher(state.teacher, state.params, progress)
         views = method.augment(prng.stream(seed, "augment", state.step), batch)
         key = prng.stream(seed, "loss", state.step)
-
-        def loss_of(params: base.Params) -> tuple[jax.Array, base.Aux]:
-            return method.loss(params, state.replace(teacher=teacher), views, key)
-
-        (loss, aux), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        read = state.params, teacher
+        if shardings is not None:
+            read = partition.gather(read, (shardings.params, shardings.teacher))
+        whole = state.replace(params=read[0], teacher=read[1])
+        loss, aux, grads = accumulate.loss_and_gradients(method, whole, views, key, parts)
+        if shardings is not None:
+            grads = jax.lax.with_sharding_constraint(grads, shardings.params)
         # Constants for what is frozen: XLA then drops that part of the backward pass, and clipping does not see it.
         grads = jax.tree.map(lambda g, train: g if train else jnp.zeros_like(g), grads, optimizer.trainable)
         norm = optax.global_norm(grads)
@@ -241,6 +263,17 @@ def make_train_step(method: base.Method, optimizer: optim.Optimizer, total: int,
     return step
 
 
+def jit_train_step(
+    method: base.Method, optimizer: optim.Optimizer, total: int, cfg: dict[str, Any], mesh: Any, state: states.TrainState
+) -> Callable[..., Any]:
+    """`make_train_step`, jitted for the mesh, the state (arrays or shapes) donated. Shardings are stated: left to itself, XLA
+    lays what a step writes out anew."""
+    shardings = partition.state_sharding(state, mesh, cfg.get("sharding", ()))
+    step = make_train_step(method, optimizer, total, cfg["seed"], accumulate.parts(cfg), shardings)
+    rows, everywhere = partition.batch_sharding(mesh), partition.everywhere(mesh)
+    return jax.jit(step, in_shardings=(shardings, rows), out_shardings=(shardings, everywhere), donate_argnums=0)
+
+
 # --- the loop
 
 HEADLINES = ("/cer", "/word_accuracy", "/std", "/effective_rank")  # of the evaluations, for the terminal; all are logged
@@ -249,11 +282,11 @@ HEADLINES = ("/cer", "/word_accuracy", "/std", "/effective_rank")  # of the eval
 class Loop:
     """Steps from state.step to total, with its logging, evaluations and saves."""
 
-    def __init__(self, cfg, method, optimizer, data, mesh, total, checkpoints, writer, evals, meta):
+    def __init__(self, cfg, method, optimizer, data, mesh, total, checkpoints, writer, evals, meta, trace):
         self.cfg, self.data, self.mesh, self.total = cfg, data, mesh, total
         self.checkpoints, self.writer, self.evals, self.meta = checkpoints, writer, evals, meta
-        self.part = partition.part(mesh)
-        self.train_step = make_train_step(method, optimizer, total, cfg["seed"])
+        self.part, self.trace = partition.part(mesh), trace
+        self.method, self.optimizer = method, optimizer
         self.budget = pipeline.ErrorBudget(cfg["data"].get("max_bad_share", 0.01))
         self.terminated = False
 
@@ -275,13 +308,16 @@ class Loop:
             self._sigterm(),
             pipeline.iterate(self.data.dataset, start, self.cfg["data"].get("workers", "auto")) as batches,
         ):
-            step = self.jitted(state)
+            step = jit_train_step(self.method, self.optimizer, self.total, self.cfg, self.mesh, state)
             for done in range(start + 1, self.total + 1):
                 batch, host = next(batches)
                 if not self.part.counts:  # another host reads the same rows and counts them
                     host = host | {"errors": []}
                 self._count_errors(host)
-                state, values = step(state, self.data.place(state.params, batch, host, self.mesh))
+                self.trace.begin(done, state)
+                with jax.profiler.StepTraceAnnotation("train", step_num=done):
+                    state, values = step(state, self.data.place(state.params, batch, host, self.mesh))
+                self.trace.end(done, state)
                 log.add(done, values, host)
                 last = done == self.total
                 stop = not last and partition.stop_requested(done, self.terminated)
@@ -295,14 +331,6 @@ class Loop:
                     raise SystemExit(143)
         self.checkpoints.wait()
         return state
-
-    def jitted(self, state: states.TrainState) -> Callable[..., Any]:
-        """The step, compiled for the mesh. Shardings are stated: left to itself, XLA lays what a step writes out anew."""
-        shardings = partition.state_sharding(state, self.mesh, self.cfg.get("sharding", ()))
-        rows, everywhere = partition.batch_sharding(self.mesh), partition.everywhere(self.mesh)
-        return jax.jit(
-            self.train_step, in_shardings=(shardings, rows), out_shardings=(shardings, everywhere), donate_argnums=0
-        )
 
     def _must_pause(self, done: int) -> bool:
         evaluate = any(every and done % every == 0 for _, every, _ in self.evals)
@@ -319,6 +347,8 @@ class Loop:
     def evaluate(self, state: states.TrainState, done: int) -> dict[str, float]:
         """Run what is due at this step (everything at the end), write and return its metrics."""
         results: dict[str, float] = {}
+        shardings = partition.state_sharding(state, self.mesh, self.cfg.get("sharding", ()))
+        state = state.replace(params=partition.gather(state.params, shardings.params))
         for _, every, evaluator in self.evals:
             if done == self.total or (every and done % every == 0):
                 results.update(evaluator.run(state, done))

@@ -24,6 +24,8 @@ ALLOWED = {
     "checkpoint": {"prng", "state"},
     "partition": {"prng", "state"},
     "build": {"checkpoint", "partition", "methods", "text"},
+    "accumulate": {"state", "methods"},
+    "trace": {"partition", "progress"},
     "progress": {"checkpoint", "metrics", "partition"},
     "main": {"train", "partition"},
 }
