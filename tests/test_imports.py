@@ -23,8 +23,10 @@ ALLOWED = {
     "optim": {"prng", "state"},
     "checkpoint": {"prng", "state"},
     "partition": {"prng", "state"},
-    "step": {"prng", "state", "optim", "methods"},
+    "step": {"accumulate", "prng", "state", "optim", "partition", "methods"},
     "build": {"checkpoint", "partition", "methods", "text"},
+    "accumulate": {"state", "methods"},
+    "trace": {"partition", "progress"},
     "progress": {"checkpoint", "metrics", "partition"},
     "main": {"train", "partition"},
 }

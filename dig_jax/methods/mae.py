@@ -141,6 +141,8 @@ class Method(base.Method):
     `siamese.column_offsets`. Raises ValueError for values out of range.
     """
 
+    couples_lines = False
+
     def __init__(
         self,
         *,
