@@ -164,6 +164,16 @@ def test_one_host_is_the_lead_and_sums_to_itself():
     assert partition.stop_requested(1, True) and not partition.stop_requested(1, False)
 
 
+@pytest.mark.parametrize("counts", [True, False])
+def test_rows_that_hosts_share_are_summed_once(monkeypatch, counts):
+    monkeypatch.setattr(partition, "part", lambda mesh: partition.Part(0, 1, counts))
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    stack = lambda tree: jax.tree.map(lambda x: np.stack([x]), tree)  # noqa: E731  of one host, as that of all
+    monkeypatch.setattr(partition.multihost_utils, "process_allgather", stack)
+    assert partition.sum_hosts({"n": 3}, "a mesh") == {"n": 3 * counts}
+    assert partition.sum_hosts({"n": 3}) == {"n": 3}
+
+
 def test_half_set_environment_is_a_sentence(monkeypatch):
     monkeypatch.setenv("DIG_PROCESS_COUNT", "2")
     monkeypatch.delenv("DIG_PROCESS_INDEX", raising=False)
