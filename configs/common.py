@@ -90,6 +90,9 @@ def base(**values: Any) -> ConfigDict:
             # Devices along each axis; -1: the rest of them. Rows are split over data and fsdp, parameters over fsdp and tensor.
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             "sharding": (),  # rules before those of dig_jax/partition.py: ((regex of a path, axes of its last dimensions), ..)
+            # Parts of a batch, one after the other, for losses that are means over lines (dig_jax/accumulate.py).
+            "accumulate": placeholder(int),  # None: 1, the whole batch at once
+            "profile": "",  # "10-20": a profiler trace of these steps in WORKDIR/profile
             "compile_cache": "",  # folder; JAX_COMPILATION_CACHE_DIR does the same
         }
     )

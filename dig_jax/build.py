@@ -24,7 +24,8 @@ from dig_jax.text import Charset
 
 # May change when a run is resumed: none of them changes a number of what is still to come, but how far it goes.
 FREE_KEYS = (
-    "total", "log", "evals", "checkpoint", "mesh", "sharding", "compile_cache", "data.workers", "data.max_bad_share",
+    "total", "log", "evals", "checkpoint", "mesh", "sharding", "compile_cache", "data.workers",
+    "data.max_bad_share", "profile",
     "devices",  # what mesh.data was called
 )  # fmt: skip
 

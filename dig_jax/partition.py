@@ -3,22 +3,29 @@
 A mesh has three named axes, and a config says how many devices lie along each:
 
     data     rows of the batch; parameters are copied
-    fsdp     rows of the batch as well, and every matrix of the state is cut along one dimension (ZeRO-3, arXiv 1910.02054)
+    fsdp     rows of the batch as well, and every matrix of the state is cut along one dimension (ZeRO, arXiv 1910.02054)
     tensor   all rows; the matrices of a block are cut along their other dimension (Megatron, arXiv 1909.08053)
 
 Methods do not see any of it: they are written for the global batch, and XLA puts in the gathers and sums that the shardings
 of state and batch ask for. So batch norm, contrast and metrics are over the global batch on every mesh. Which dimension of
 which array is cut stands in RULES. Axis types are `Auto`, stated, because jax.make_mesh defaults to `Explicit`, under which
 the all-gather of a global contrast is a type error instead of something XLA inserts.
+
+At rest "fsdp" cuts parameters, teacher and moments. A step puts parameters and teacher together first (`gather`) and its
+gradients come out cut again. Left to itself, XLA leaves the matrices where they are and sends activations around, of all
+rows to all devices, which are far larger than the parameters of any network here.
 """
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -45,27 +52,77 @@ RULES = (
 Rules = Sequence[tuple[str, Sequence[str | None]]]
 
 
+# ---- hosts: begin and end
+
+_all_is_well: Callable[[], Any] = lambda: None  # noqa: E731  tells the shell of `initialize`
+ALONE = (
+    "error: this host ended without a word of its own: it was killed, or another host of the job died, hung or never came, and "
+    "JAX then ends all of them (see the lines above and the logs of the others); run the same command on all hosts again to go "
+    "on from the last checkpoint"
+)
+
+
 def initialize() -> None:
     """Join the other hosts of this job, if there are any. Call once, before anything touches a device.
 
     Finds TPU pods, SLURM, Open MPI and Kubernetes by itself. Anywhere else set JAX_COORDINATOR_ADDRESS (host:port),
     DIG_PROCESS_COUNT and DIG_PROCESS_INDEX. A lone process stays alone, without opening a port.
+
+    A host that does not come within DIG_START_TIMEOUT_S (300), or that is dead or silent for DIG_HOST_TIMEOUT_S (100), ends
+    the others. JAX does that by aborting the process from a thread of its own, with pages of text, and lets nobody speak last:
+    so a shell, which waits for this process to end, says the sentence ALONE unless it was told that all is well.
     """
+    timeouts = {"initialization_timeout": _seconds("DIG_START_TIMEOUT_S", 300)}
+    timeouts["heartbeat_timeout_seconds"] = _seconds("DIG_HOST_TIMEOUT_S", 100)
+    given: tuple[Any, ...] = ()
     if "DIG_PROCESS_COUNT" in os.environ:
         try:
             count, index = int(os.environ["DIG_PROCESS_COUNT"]), int(os.environ["DIG_PROCESS_INDEX"])
-            address = os.environ["JAX_COORDINATOR_ADDRESS"]
+            given = (os.environ["JAX_COORDINATOR_ADDRESS"], count, index)
         except (KeyError, ValueError) as error:
             raise ValueError(
                 f"DIG_PROCESS_COUNT is set, so DIG_PROCESS_INDEX (0..count-1) and JAX_COORDINATOR_ADDRESS (host:port "
                 f"of process 0) must be set too; this one is missing or wrong: {error}"
             ) from error
-        jax.distributed.initialize(address, count, index)
-        return
+    # It reads a line from this process, and gets none where this process is gone.
+    shell = ["/bin/sh", "-c", 'read -r line || echo "$0" >&2', ALONE]
+    waiting = subprocess.Popen(shell, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+
+    def all_is_well() -> None:
+        if waiting.poll() is None:
+            waiting.communicate(b"all is well\n")
+
+    global _all_is_well
+    _all_is_well = all_is_well
+    atexit.register(all_is_well)  # before JAX registers its goodbye, so after it
     try:
-        jax.distributed.initialize()
+        jax.distributed.initialize(*given, **timeouts)
     except ValueError:  # JAX's word for "no cluster found here"
-        pass
+        all_is_well()
+        if given:
+            raise
+
+
+def leave() -> None:
+    """After an error: at exit, do not wait for the other hosts, as JAX would for minutes. They end when they miss this one."""
+    if jax.distributed.is_initialized():
+        # Last in, first out: the words have been said by then, and JAX's own goodbye is not reached.
+        atexit.register(os._exit, 1)
+        atexit.register(sys.stdout.flush)
+        atexit.register(_all_is_well)
+
+
+def lost_host(error: BaseException) -> bool:
+    """Whether this error of a collective or a barrier says that another host is gone."""
+    words = r"Gloo|NCCL|[Cc]oordination ?[Ss]ervice|[Bb]arrier|Connection (closed|reset) by peer|heartbeat"
+    return jax.distributed.is_initialized() and re.search(words, str(error)) is not None
+
+
+def _seconds(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdigit() or not int(text):
+        raise ValueError(f"{name} is {text!r}: set it to a whole number of seconds")
+    return int(text)
 
 
 # ---- mesh
@@ -211,6 +268,15 @@ def _name(path: Any) -> str:
     return "/".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path)
 
 
+def gather(tree: Any, shardings: Any) -> Any:
+    """The tree put together along "fsdp", inside of jit or outside; `shardings` are those that it has at rest."""
+
+    def along(sharding: NamedSharding) -> NamedSharding:
+        return NamedSharding(sharding.mesh, P(*(None if axis == "fsdp" else axis for axis in sharding.spec)))
+
+    return jax.lax.with_sharding_constraint(tree, jax.tree.map(along, shardings))
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows split over "data" and "fsdp" together; the sharding of every leaf of a batch."""
     return NamedSharding(mesh, P(ROWS))
@@ -248,7 +314,7 @@ def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     return {name: place(np.asarray(rows)) for name, rows in batch.items()}
 
 
-# ---- hosts
+# ---- hosts: together
 
 
 def is_lead() -> bool:

@@ -12,25 +12,29 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from dig_jax import optim, prng
+from dig_jax import accumulate, optim, partition, prng
 from dig_jax import state as states
 from dig_jax.methods import base
 
 
-def make_train_step(method: base.Method, optimizer: optim.Optimizer, total: int, seed: int) -> Callable[..., Any]:
+def make_train_step(
+    method: base.Method, optimizer: optim.Optimizer, total: int, seed: int, parts: int = 1, shardings: Any = None
+) -> Callable[..., Any]:
     """(state, raw batch) -> (state, {name: f32[]}), to be jitted. A step whose loss or gradient is not finite returns
-    the state as it was, and "finite" False."""
+    the state as it was, and "finite" False. parts: config.accumulate, see there. shardings: of the state on its mesh."""
 
     def step(state: states.TrainState, batch: base.Batch) -> tuple[states.TrainState, dict[str, jax.Array]]:
         progress = state.step / max(total, 1)
         teacher = method.update_teacher(state.teacher, state.params, progress)
         views = method.augment(prng.stream(seed, "augment", state.step), batch)
         key = prng.stream(seed, "loss", state.step)
-
-        def loss_of(params: base.Params) -> tuple[jax.Array, base.Aux]:
-            return method.loss(params, state.replace(teacher=teacher), views, key, progress)
-
-        (loss, aux), grads = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        read = state.params, teacher
+        if shardings is not None:
+            read = partition.gather(read, (shardings.params, shardings.teacher))
+        whole = state.replace(params=read[0], teacher=read[1])
+        loss, aux, grads = accumulate.loss_and_gradients(method, whole, views, key, progress, parts)
+        if shardings is not None:
+            grads = jax.lax.with_sharding_constraint(grads, shardings.params)
         # Constants for what is frozen: XLA then drops that part of the backward pass, and clipping does not see it.
         grads = jax.tree.map(lambda g, train: g if train else jnp.zeros_like(g), grads, optimizer.trainable)
         norm = optax.global_norm(grads)
@@ -43,3 +47,14 @@ def make_train_step(method: base.Method, optimizer: optim.Optimizer, total: int,
         return new, {**aux.metrics, **method.schedules(progress), **figures}
 
     return step
+
+
+def jit_train_step(
+    method: base.Method, optimizer: optim.Optimizer, total: int, cfg: dict[str, Any], mesh: Any, state: states.TrainState
+) -> Callable[..., Any]:
+    """`make_train_step`, jitted for the mesh, the state (arrays or shapes) donated. Shardings are stated: left to itself, XLA
+    lays what a step writes out anew."""
+    shardings = partition.state_sharding(state, mesh, cfg.get("sharding", ()))
+    step = make_train_step(method, optimizer, total, cfg["seed"], accumulate.parts(cfg), shardings)
+    rows, everywhere = partition.batch_sharding(mesh), partition.everywhere(mesh)
+    return jax.jit(step, in_shardings=(shardings, rows), out_shardings=(shardings, everywhere), donate_argnums=0)

@@ -19,15 +19,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dig_jax import build, checkpoint, metrics, optim, partition, prng
+from dig_jax import accumulate, build, checkpoint, metrics, optim, partition, prng
 from dig_jax import state as states
 from dig_jax.data import pipeline, records
 from dig_jax.feature_cache import FeatureCache
 from dig_jax.interrupts import TERMINATED, Interrupts
 from dig_jax.methods import base
 from dig_jax.progress import Log, Stopped, report
-from dig_jax.step import make_train_step
+from dig_jax.step import jit_train_step
 from dig_jax.text import Charset
+from dig_jax.trace import Trace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,17 +54,32 @@ def run(config: Any, workdir: str) -> states.TrainState:
     Raises ValueError or FileNotFoundError (one sentence) for what the user can mend, Stopped when training cannot go
     on, SystemExit(143) after SIGTERM.
     """
+    try:
+        return _run(config, workdir)
+    except Exception as error:
+        partition.leave()
+        if partition.lost_host(error):
+            raise Stopped(
+                "another host of this job died or left, so this one ends as well: see the logs of the others, and run the same "
+                f"command on all hosts again to go on from the last checkpoint (JAX says: {str(error).splitlines()[0]})"
+            ) from error
+        raise
+
+
+def _run(config: Any, workdir: str) -> states.TrainState:
     config.lock()
     cfg = build.absolute(config.to_dict())
     if cfg.get("compile_cache"):
         jax.config.update("jax_compilation_cache_dir", cfg["compile_cache"])
     mesh = partition.make_mesh(cfg.get("mesh"))
-    partition.check_batch_size(cfg["batch_size"], mesh)
+    partition.check_batch_size(cfg["batch_size"], mesh, accumulate.parts(cfg))
     build.inherit(cfg)
     build.check(cfg)
     data = open_data(cfg, mesh)
     total = total_steps(cfg["total"], data.steps_per_epoch)
     method = build.method(cfg, data.charset)
+    accumulate.check(accumulate.parts(cfg), method)
+    trace = Trace(cfg.get("profile", ""), workdir)
     if method.frozen_features and data.once and jax.process_count() == 1:
         data = dataclasses.replace(data, features=FeatureCache(method, mesh))
     meta = build.describe(cfg, data.mixture, data.charset)
@@ -98,7 +114,8 @@ def run(config: Any, workdir: str) -> states.TrainState:
             return state
         writer = metrics.Writer(workdir, resume_step=start, active=partition.is_lead())
         stack.callback(writer.close)
-        loop = Loop(cfg, step, data, mesh, total, checkpoints, writer, evals, meta)
+        stack.callback(trace.close)
+        loop = Loop(cfg, step, data, mesh, total, checkpoints, writer, evals, meta, trace)
         return loop.run(state, saved.get("log"))
 
 
@@ -177,14 +194,7 @@ def start_state(
     abstract = jax.eval_shape(create, raw)
     shardings = partition.state_sharding(abstract, mesh, cfg.get("sharding", ()))
     placed = jax.tree.map(lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), abstract, shardings)
-    # Shardings are stated: left to itself, XLA lays what a step writes out anew.
-    rows, everywhere = partition.batch_sharding(mesh), partition.everywhere(mesh)
-    step = jax.jit(
-        make_train_step(method, optimizer, total, cfg["seed"]),
-        in_shardings=(shardings, rows),
-        out_shardings=(shardings, everywhere),
-        donate_argnums=0,
-    )
+    step = jit_train_step(method, optimizer, total, cfg, mesh, abstract)
     if total and not data.features:
         jax.eval_shape(step, placed, raw)  # what the loss refuses; the first call uses this trace again
     state = checkpoints.restore(placed)
@@ -197,9 +207,10 @@ def start_state(
         with pipeline.iterate(data.once(), 0, cfg["data"].get("workers", "auto")) as batches:
             data.features.fill(state.params, batches)
     if not resumed and cfg.get("calibrate_batches") and type(method).calibrate is not base.Method.calibrate:
-        mutable = method.calibrate(state.params, state.mutable, first_batches(cfg, data, mesh, state.params))
-        state = state.replace(mutable=jax.device_put(mutable, shardings.mutable))
-    return state, optimizer, step
+        params = partition.gather(state.params, shardings.params)
+        mutable = method.calibrate(params, state.mutable, first_batches(cfg, data, mesh, params))
+        state = state.replace(mutable=mutable)
+    return jax.device_put(state, shardings), optimizer, step
 
 
 def load_parts(cfg: dict[str, Any], placed: states.TrainState) -> dict[str, Any]:
@@ -256,10 +267,10 @@ HEADLINES = ("/cer", "/word_accuracy", "/std", "/effective_rank")  # of the eval
 class Loop:
     """Steps from state.step to total, with its logging, evaluations and saves."""
 
-    def __init__(self, cfg, step, data, mesh, total, checkpoints, writer, evals, meta):
+    def __init__(self, cfg, step, data, mesh, total, checkpoints, writer, evals, meta, trace):
         self.cfg, self.step, self.data, self.mesh, self.total = cfg, step, data, mesh, total
         self.checkpoints, self.writer, self.evals, self.meta = checkpoints, writer, evals, meta
-        self.part = partition.part(mesh)
+        self.part, self.trace = partition.part(mesh), trace
         self.budget = pipeline.ErrorBudget(cfg["data"].get("max_bad_share", 0.01))
         self.interrupts = Interrupts(active=jax.process_count() == 1)
 
@@ -287,7 +298,10 @@ class Loop:
                 if not self.part.counts:  # another host reads the same rows and counts them
                     host = host | {"errors": []}
                 self._count_errors(host)
-                state, values = self.step(state, self.data.place(state.params, batch, host, self.mesh))
+                self.trace.begin(done, state)
+                with jax.profiler.StepTraceAnnotation("train", step_num=done):
+                    state, values = self.step(state, self.data.place(state.params, batch, host, self.mesh))
+                self.trace.end(done, state)
                 log.add(done, values, host)
                 last = done == self.total
                 stop = not last and partition.stop_requested(done, self.interrupts.code is not None)
@@ -317,6 +331,8 @@ class Loop:
     def evaluate(self, state: states.TrainState, done: int) -> dict[str, float]:
         """Run what is due at this step (everything at the end), write and return its metrics."""
         results: dict[str, float] = {}
+        shardings = partition.state_sharding(state, self.mesh, self.cfg.get("sharding", ()))
+        state = state.replace(params=partition.gather(state.params, shardings.params))
         for _, every, evaluator in self.evals:
             if done == self.total or (every and done % every == 0):
                 results.update(evaluator.run(state, done))

@@ -13,9 +13,11 @@ config() { echo "--config=configs/pretrain/dig.py:preset=words,probe=none,dtype=
 cases() { # name | XLA_FLAGS | flags of bench_step, the most telling first: one change at a time from S at 512
   [ "$mode" = --tiny ] && { echo "tiny||--config=configs/pretrain/dig.py:preset=words,objective=gen,quick $encoder.depth=1"; return; }
   echo "S-512||$(config S 512)"
-  echo "S-512-tanh||$(config S 512) $encoder.gelu=tanh"
+  echo "S-512-stored||$(config S 512) $encoder.dtype=bfloat16_stored"
+  echo "S-512-stored-tanh||$(config S 512) $encoder.dtype=bfloat16_stored $encoder.gelu=tanh"
   echo "S-512-remat-scan||$(config S 512) $encoder.remat=True $encoder.scan=True"
   echo "S-512-xla||$(config S 512) $encoder.attention=xla"
+  echo "S-1024-stored||$(config S 1024) $encoder.dtype=bfloat16_stored"
   echo "S-1024||$(config S 1024)"
   echo "B-512||$(config B 512)"
   echo "T-1024||$(config T 1024)"

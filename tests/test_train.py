@@ -3,9 +3,9 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -16,6 +16,7 @@ import pytest
 from dig_jax import checkpoint, main, prng, train
 from dig_jax.data import pipeline, records
 from dig_jax.methods import base
+from dig_jax.step import make_train_step
 from tests import toy
 from tests.toy import Evaluator, Toy, make_config, rows_of, same, write_lines
 
@@ -93,6 +94,74 @@ def test_a_run_resumes_on_another_mesh(lines, tmp_path):
     assert int(state.step) == 3 and len(state.step.sharding.device_set) == 2
 
 
+class Keeper(Toy):
+    """Remembers the last batch, which XLA would leave where its rows were computed."""
+
+    def init(self, key, batch):
+        return super().init(key, batch) | {"mutable": {"seen": jnp.zeros(()), "queue": jnp.zeros(batch["x"].shape)}}
+
+    def loss(self, params, state, batch, key):
+        loss, aux = super().loss(params, state, batch, key)
+        return loss, base.Aux(aux.metrics, aux.mutable | {"queue": batch["x"]})
+
+
+def test_a_step_leaves_the_state_where_it_lies(lines, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "dig_jax.methods.toy", types.SimpleNamespace(Method=Keeper))
+    config = make_config(lines, 2, mesh={"data": 2, "fsdp": 2, "tensor": 2})
+    state = train.run(config, str(tmp_path))
+    wanted = train.partition.state_sharding(state, train.partition.make_mesh(config.mesh.to_dict()))
+    for leaf, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True):
+        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim), (leaf.shape, leaf.sharding)
+    assert state.mutable["queue"].sharding.is_fully_replicated
+    assert state.params["head"]["kernel"].addressable_shards[0].data.shape == (2, 4)
+    moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim == 2]
+    assert len(moments) == 4 and all(leaf.addressable_shards[0].data.size == leaf.size // 4 for leaf in moments)
+
+
+class Probe:
+    """A figure of a step that tells when it is waited for or fetched."""
+
+    def __init__(self, value, step, tell):
+        self.value, self.step, self.tell = value, step, tell
+
+    def block_until_ready(self):
+        self.tell("waits", self.step)
+        return self
+
+    def __array__(self, *args, **kwargs):
+        self.tell("fetches", self.step)
+        return np.asarray(self.value)
+
+
+def test_the_device_never_waits_for_logging(lines, tmp_path, monkeypatch):
+    """Between log steps nothing of a step is fetched, and at a log step two later ones are in flight already."""
+    started, told = [0], set()
+    jitted = train.jit_train_step
+
+    def wrapped(*args):
+        step = jitted(*args)
+
+        def run(state, batch):
+            started[0] += 1
+            state, values = step(state, batch)
+            tell = lambda what, of: told.add((what, started[0], of))  # noqa: E731
+            return state, {name: Probe(value, started[0], tell) for name, value in values.items()}
+
+        return run
+
+    monkeypatch.setattr(train, "jit_train_step", wrapped)
+    train.run(make_config(lines, 12, **{"log.every_steps": 5}), str(tmp_path))
+    fetches = {("fetches", 7, of) for of in range(1, 6)} | {("fetches", 12, of) for of in range(6, 13)}
+    assert told == {("waits", 1, 1)} | fetches  # the compilation; step 5 once 7 has started; the rest at the end
+
+
+def test_a_trace_of_some_steps_on_demand(lines, tmp_path, capsys):
+    train.run(make_config(lines, 4, profile="2-3"), str(tmp_path))
+    assert [path for path in (tmp_path / "profile").rglob("*.xplane.pb") if path.stat().st_size > 1000]
+    assert f"wrote the trace of steps 2-3 to {tmp_path}" in capsys.readouterr().err
+    train.run(make_config(lines, 5, profile="2-3"), str(tmp_path))  # resumed behind them, and free to change
+
+
 def test_nan_stops_with_step_records_and_checkpoint(lines, tmp_path, monkeypatch):
     """Named: the step, every record of its batch, the last good checkpoint. Nothing bad on disk."""
     seen = spy_on_data(monkeypatch)
@@ -129,7 +198,7 @@ def test_a_bad_step_leaves_the_state_alone(lines):
     )
     state = train.states.create(good, optimizer.tx, good.augment(jax.random.key(0), batch), jax.random.key(0))
     for method, finite in ((good, True), (bad, False)):
-        after, values = jax.jit(train.make_train_step(method, optimizer, 6, 0))(state, batch)
+        after, values = jax.jit(make_train_step(method, optimizer, 6, 0))(state, batch)
         assert bool(values["finite"]) is finite
         assert same(after, state) is not finite
 
@@ -174,13 +243,13 @@ def test_a_step_gives_fresh_keys_and_the_moved_teacher():
     state = train.states.create(method, optimizer.tx, batch, jax.random.key(0))
     seen = []
     for _ in range(2):
-        state, values = train.make_train_step(method, optimizer, 4, 0)(state, batch)
+        state, values = make_train_step(method, optimizer, 4, 0)(state, batch)
         seen.append(values)
     assert [float(values["teacher"]) for values in seen] == [11.0, 21.25]
     for name in ("momentum", "progress"):
         assert [float(values[name]) for values in seen] == [0.0, 0.25], name
     assert len({float(values[name]) for values in seen for name in ("augment", "draw")}) == 4
-    _, values = train.make_train_step(method, optimizer, 4, 1)(state.replace(step=jnp.int32(0)), batch)
+    _, values = make_train_step(method, optimizer, 4, 1)(state.replace(step=jnp.int32(0)), batch)
     assert float(values["draw"]) != float(seen[0]["draw"])  # another seed
 
 
@@ -193,7 +262,7 @@ def test_the_backward_pass_of_what_is_frozen_is_dropped():
         optimizer = train.optim.create(params=params, total_steps=2, batch_size=8, lr=0.1, rules=rules)
         state = train.states.create(method, optimizer.tx, batch, key)
         return (
-            jax.jit(train.make_train_step(method, optimizer, 2, 0))
+            jax.jit(make_train_step(method, optimizer, 2, 0))
             .lower(state, batch)
             .compile()
             .cost_analysis()["flops"]
@@ -274,6 +343,12 @@ def test_bad_records_are_counted_and_stop_the_run_past_their_share(tmp_path):
         ({"data.kind": "words"}, r"'crops'.*'lines'"),
         ({"batch_size": 12}, r"batch size 12 does not divide over 8 devices.*8 or 16"),
         ({"mesh.data": 9}, r"config.mesh is data=9.* there are 8 devices"),
+        ({"mesh.fsdp": 3}, r"config.mesh is data=-1, fsdp=3.* does not divide 8 devices"),
+        ({"mesh": {"dta": 8}}, r"config.mesh has no axis 'dta'"),
+        ({"accumulate": 0}, r"config.accumulate is 0"),
+        ({"accumulate": 2, "batch_size": 16}, r"config.accumulate is 2.*contrast or batch norm"),
+        ({"accumulate": 3}, r"batch size 8 does not divide over 8 devices in 3 parts .*multiple of 24"),
+        ({"profile": "20-10"}, r"config.profile is '20-10'"),
         ({"evals": {"toy": {"ofset": 1}}}, r"config.evals.toy has the key 'ofset'.*'offset'"),
         ({"evals": {"nothing": {}}}, r"dig_jax.evaluators.nothing"),
         ({"checkpoint.best_mode": "lowest"}, r"'min' or 'max'"),
@@ -344,36 +419,6 @@ def test_sigterm_ends_a_real_process_with_143(lines, tmp_path):
     stray = subprocess.run([*command, f"--config={config}:8", "--config.optim.lrr=3"], **options)
     assert stray.returncode == 1 and 'Did you mean "lr"' in stray.stderr.splitlines()[-1]
     assert "Traceback" not in stray.stderr
-
-
-@pytest.mark.slow
-def test_two_hosts_train_like_one(lines, tmp_path):
-    """Two processes of one device each against one process of two: the same metrics, one log, one checkpoint."""
-    command, config, environment = command_line(tmp_path, lines, devices=1)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        environment["JAX_COORDINATOR_ADDRESS"] = f"localhost:{free.getsockname()[1]}"
-    environment["DIG_PROCESS_COUNT"] = "2"
-    processes = [
-        subprocess.Popen(
-            [*command, f"--config={config}:3"],
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**environment, "DIG_PROCESS_INDEX": str(index)},
-            cwd=ROOT,
-        )
-        for index in range(2)
-    ]
-    errors = [process.communicate(timeout=240)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
-    state = train.run(make_config(lines, 3, **{"mesh.data": 2}), str(tmp_path / "one"))
-    for two, one in zip(rows_of(tmp_path / "run"), rows_of(tmp_path / "one"), strict=True):
-        assert two["step"] == one["step"]
-        assert two["train/loss"] == pytest.approx(one["train/loss"], rel=1e-5)
-        assert two["train/grad_norm"] == pytest.approx(one["train/grad_norm"], rel=1e-5)
-    saved = checkpoint.load_subtree(str(tmp_path / "run"), "params", state.params)
-    for two, one in zip(jax.tree.leaves(saved), jax.tree.leaves(state.params)):
-        np.testing.assert_allclose(two, one, rtol=1e-5, atol=1e-6)
 
 
 def test_no_method_or_evaluator_is_named_in_the_trainer():

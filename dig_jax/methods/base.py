@@ -40,6 +40,10 @@ class Method:
     # class read in place of batch["image"]. The trainer then runs it once a record and not once a step.
     frozen_features: Callable[[Params, Batch], Batch] | None = None
 
+    # Whether lines of a batch meet each other in the loss, through contrast or batch norm. Where they do not, the loss is a
+    # mean over lines, and config.accumulate may cut the batch into parts.
+    couples_lines: bool = True
+
     def init(self, key: jax.Array, batch: Batch) -> dict[str, Any]:
         """{"params": f32 tree, the encoder under params["encoder"]; "mutable": tree or {}} from an augmented batch.
 

@@ -49,6 +49,8 @@ class Method(base.Method):
     ValueError.
     """
 
+    couples_lines = False
+
     def __init__(
         self,
         *,

@@ -46,6 +46,8 @@ class Method(base.Method):
     `pixels.pixel_target`. decoder_width: of the pixel decoder. Raises ValueError.
     """
 
+    couples_lines = False
+
     def __init__(
         self,
         *,

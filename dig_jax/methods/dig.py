@@ -155,6 +155,7 @@ class Method(base.Taught):
         self.encoder = encoders.create(encoder)
         self.patch, self.channels = tuple(encoder["patch"]), channels
         self.contrasts, self.reconstructs = objective != "gen", objective != "dis"
+        self.couples_lines = self.contrasts
         self.mask_ratio, self.mask_span = mask_ratio, mask_span
         self.target, self.target_floor = target, target_floor
         self.taught, self.momentum = TAUGHT[objective], momentum

@@ -55,6 +55,8 @@ class Method(base.Method):
     `views`, or None. projector_width: of the layer that joins the windows, 4096 in the paper. Raises ValueError.
     """
 
+    couples_lines = False
+
     def __init__(
         self,
         *,

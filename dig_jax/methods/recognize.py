@@ -57,6 +57,8 @@ class Method(base.Method):
     `max_shift_px`; None = none. Raises ValueError for what contradicts itself.
     """
 
+    couples_lines = False
+
     def __init__(
         self,
         *,

@@ -45,6 +45,8 @@ class Method(base.Method):
     `views`, or None. projector_width: of the layer that joins both windows, 4096 in the paper. Raises ValueError.
     """
 
+    couples_lines = False
+
     def __init__(
         self,
         *,

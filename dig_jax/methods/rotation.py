@@ -48,6 +48,8 @@ class Method(base.Method):
     B lines cost classes * B rows. square_cells: how quarter turns fit in, see the module. Raises ValueError.
     """
 
+    couples_lines = False
+
     def __init__(
         self,
         *,

@@ -61,6 +61,8 @@ class Method(pixels.Rebuild):
     `siamese.column_offsets`. Raises ValueError for values out of range.
     """
 
+    couples_lines = False
+
     def __init__(
         self,
         *,

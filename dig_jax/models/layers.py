@@ -1,7 +1,9 @@
 """Layers that several networks share: dense with float32 accumulation, layer norm, drop path, GELU, position codes.
 
 Parameters are float32. `dtype` is the type that goes *into* matrix products; norms, softmax, biases and residual sums
-stay in float32, which is what standard mixed precision means on every device.
+stay in float32, which is what standard mixed precision means on every device. "bfloat16_stored" also keeps the widest
+results between layers (queries, keys and values; the hidden layer of a block) in bfloat16: half the memory and half the
+way through it for them, where an accelerator waits for its memory rather than for its matrix units.
 """
 
 import functools
@@ -13,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-DTYPES = ("auto", "float32", "bfloat16")
+DTYPES = ("auto", "float32", "bfloat16", "bfloat16_stored")
 xavier_uniform = nn.initializers.xavier_uniform()
 
 
@@ -23,7 +25,12 @@ def compute_dtype(name: str) -> Any:
         raise ValueError(f"dtype={name!r} is not known: set config.method.encoder.dtype to one of {', '.join(DTYPES)}")
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-    return jnp.dtype(name)
+    return jnp.dtype(name.removesuffix("_stored"))
+
+
+def stored_dtype(name: str) -> Any:
+    """Type in which the widest results of a block pass from layer to layer: float32, or bfloat16 for "bfloat16_stored"."""
+    return jnp.dtype("bfloat16" if name == "bfloat16_stored" else "float32")
 
 
 def uniform_fan_in(gain: float = 1.0):
@@ -39,26 +46,26 @@ def uniform_fan_in(gain: float = 1.0):
 # ---- matrix products -------------------------------------------------------------------------------------------------
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def _dot(lhs, rhs, dimension_numbers):
-    """lax.dot_general of operands rounded to bfloat16, accumulated and returned in float32."""
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _dot(lhs, rhs, dimension_numbers, out):
+    """lax.dot_general of operands rounded to bfloat16, accumulated in float32 and returned in `out`."""
     lhs, rhs = lhs.astype(jnp.bfloat16), rhs.astype(jnp.bfloat16)
-    return lax.dot_general(lhs, rhs, dimension_numbers, preferred_element_type=jnp.float32)
+    return lax.dot_general(lhs, rhs, dimension_numbers, preferred_element_type=out)
 
 
-def _dot_forward(lhs, rhs, dimension_numbers):
+def _dot_forward(lhs, rhs, dimension_numbers, out):
     # Only the rounded operands are kept: they are all the backward products read, at half the memory. The empty
     # arrays carry the callers' dtypes.
     rounded = lhs.astype(jnp.bfloat16), rhs.astype(jnp.bfloat16)
-    out = lax.dot_general(*rounded, dimension_numbers, preferred_element_type=jnp.float32)
-    return out, (*rounded, jnp.zeros((0,), lhs.dtype), jnp.zeros((0,), rhs.dtype))
+    result = lax.dot_general(*rounded, dimension_numbers, preferred_element_type=out)
+    return result, (*rounded, jnp.zeros((0,), lhs.dtype), jnp.zeros((0,), rhs.dtype))
 
 
 def _free(ndim, contracted, batch):
     return [d for d in range(ndim) if d not in contracted and d not in batch]
 
 
-def _dot_backward(dimension_numbers, kept, cotangent):
+def _dot_backward(dimension_numbers, out, kept, cotangent):
     lhs, rhs, lhs_like, rhs_like = kept
     (lc, rc), (lb, rb) = dimension_numbers
     # Rounding the cotangent first keeps the two backward products on the bfloat16 units as well; with a float32
@@ -71,7 +78,7 @@ def _dot_backward(dimension_numbers, kept, cotangent):
     # A product leaves (batch, free of its left, free of its right operand); what is free of the other operand here are
     # its contracted dimensions, in rising order. With the cotangent on the side where it stood, the usual products
     # (dense layer, attention) need no transposition, and XLA's CPU backend refuses some transposed bfloat16 products.
-    d_lhs = lax.dot_general(g, rhs, ((g_rhs, rhs_free), (batch, rb)), preferred_element_type=jnp.float32)
+    d_lhs = lax.dot_general(g, rhs, ((g_rhs, rhs_free), (batch, rb)), preferred_element_type=lhs_like.dtype)
     d_lhs = jnp.transpose(d_lhs, np.argsort([*lb, *lhs_free, *(lc[i] for i in np.argsort(rc))]))
     d_rhs = lax.dot_general(lhs, g, ((lhs_free, g_lhs), (lb, batch)), preferred_element_type=jnp.float32)
     d_rhs = jnp.transpose(d_rhs, np.argsort([*rb, *(rc[i] for i in np.argsort(lc)), *rhs_free]))
@@ -81,16 +88,16 @@ def _dot_backward(dimension_numbers, kept, cotangent):
 _dot.defvjp(_dot_forward, _dot_backward)
 
 
-def dot_f32acc(lhs, rhs, dimension_numbers, dtype=jnp.bfloat16):
+def dot_f32acc(lhs, rhs, dimension_numbers, dtype=jnp.bfloat16, out=jnp.float32):
     """lax.dot_general whose products are taken in `dtype` and summed in float32, forwards and backwards.
 
-    Operands of any float type; returns float32. With dtype=bfloat16 all three products of a training step are
-    bfloat16 x bfloat16 -> float32, and the gradient of a float32 weight is never rounded; with float32 it is the plain
-    product.
+    Operands of any float type; returns float32, or with dtype=bfloat16 what `out` says (rounded once, after the sum). With
+    dtype=bfloat16 all three products of a training step are bfloat16 x bfloat16 -> float32, and the gradient of a float32
+    weight is never rounded; with float32 it is the plain product.
     """
     (lc, rc), (lb, rb) = dimension_numbers
     if jnp.dtype(dtype) == jnp.bfloat16:
-        return _dot(lhs, rhs, ((tuple(lc), tuple(rc)), (tuple(lb), tuple(rb))))
+        return _dot(lhs, rhs, ((tuple(lc), tuple(rc)), (tuple(lb), tuple(rb))), out)
     if lhs.ndim > 2 and not lb and tuple(lc) == (lhs.ndim - 1,):
         # All rows in one dimension: XLA's CPU backend needs up to twice the time for the float32 gradients of a product
         # with several (docs/performance.md). Its bfloat16 products are the other way round.
@@ -100,21 +107,23 @@ def dot_f32acc(lhs, rhs, dimension_numbers, dtype=jnp.bfloat16):
 
 
 class Dense(nn.Module):
-    """Affine map of the last axis: [..., in] -> f32[..., features]. `dtype` is the type of the product's operands."""
+    """Affine map of the last axis: [..., in] -> [..., features]. `dtype` is the type of the product's operands, `out` that of
+    the result."""
 
     features: int
     use_bias: bool = True
     dtype: str = "auto"
     kernel_init: Any = xavier_uniform
     bias_init: Any = nn.initializers.zeros
+    out: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
-        out = dot_f32acc(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), compute_dtype(self.dtype))
+        out = dot_f32acc(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), compute_dtype(self.dtype), self.out)
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
-            out = out + along_last(bias, out)
+            out = (out + along_last(bias, out)).astype(self.out)
         return out
 
 

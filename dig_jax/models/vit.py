@@ -28,6 +28,7 @@ from dig_jax.models.layers import (
     gelu,
     sincos_2d,
     sincos_flat,
+    stored_dtype,
     xavier_uniform,
 )
 
@@ -171,7 +172,7 @@ class Attention(nn.Module):
     def __call__(self, x, lengths):
         batch, tokens, width = x.shape
         # One matrix for the three, as in the original: Xavier's bound depends on the 3 * width outputs.
-        qkv = Dense(3 * width, use_bias=False, dtype=self.dtype, name="qkv")(x)
+        qkv = Dense(3 * width, use_bias=False, dtype=self.dtype, out=stored_dtype(self.dtype), name="qkv")(x)
         query, key, value = jnp.split(qkv, 3, -1)
         query = query + along_last(self.param("q_bias", nn.initializers.zeros, (width,), jnp.float32), query)
         value = value + along_last(self.param("v_bias", nn.initializers.zeros, (width,), jnp.float32), value)
@@ -187,7 +188,7 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        hidden = gelu(Dense(self.hidden, dtype=self.dtype, name="fc1")(x), self.gelu)
+        hidden = gelu(Dense(self.hidden, dtype=self.dtype, out=stored_dtype(self.dtype), name="fc1")(x), self.gelu)
         return Dense(x.shape[-1], dtype=self.dtype, name="fc2")(hidden)
 
 

@@ -34,7 +34,7 @@ import jax.numpy as jnp
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dig_jax import partition
+from dig_jax import accumulate, partition
 from dig_jax.models import layers
 from dig_jax.tools import workload
 
@@ -108,13 +108,12 @@ def spread(times):
 def measure(cfg, seconds, split=True):
     """The figures as a dict (see the module). ValueError for a config that contradicts itself."""
     mesh = partition.make_mesh(cfg.get("mesh"))
-    partition.check_batch_size(cfg["batch_size"], mesh)
+    partition.check_batch_size(cfg["batch_size"], mesh, accumulate.parts(cfg))
     work = workload.open_workload(cfg)
     raw = partition.to_global(workload.fill(work.raw), mesh)
-    shardings = partition.state_sharding(work.abstract(), mesh, cfg.get("sharding", ()))
-    state = jax.jit(work.create, out_shardings=shardings)(raw)
+    state = jax.jit(work.create, out_shardings=work.shardings(mesh))(raw)
     start = time.perf_counter()
-    step = workload.jitted(work, shardings, mesh).lower(state, raw).compile()
+    step = work.jitted(mesh).lower(state, raw).compile()
     compile_s = time.perf_counter() - start
     memory = step.memory_analysis()
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))

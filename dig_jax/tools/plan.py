@@ -33,7 +33,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dig_jax import partition
+from dig_jax import accumulate, partition
 from dig_jax.models import layers
 from dig_jax.tools import bench_step, hlo, workload
 from dig_jax.tools.devices import DEVICES, Device
@@ -59,10 +59,15 @@ def measure_here(dtype, seconds=3.0, **calls):
     """(the ceilings of this machine's first device, its neighbours taken to share its memory; seconds of each of `calls`, timed
     in turns with them)."""
     product, operations = bench_step.matmul(layers.compute_dtype(dtype))
-    source = jnp.zeros(COPY_BYTES // 4, jnp.float32)
-    copy = jax.jit(lambda x: x + 1)
+    box = [jnp.zeros(COPY_BYTES // 4, jnp.float32)]
+    add = jax.jit(lambda x: x + 1, donate_argnums=0)  # in place: fresh pages would cost more than the way through memory
+
+    def copy():
+        box[0] = add(box[0])
+        return box[0]
+
     clock = time.process_time if jax.default_backend() == "cpu" and len(cores()) == 1 else time.perf_counter
-    times = bench_step.timed({"product": product, "copy": lambda: copy(source), **calls}, seconds, clock)
+    times = bench_step.timed({"product": product, "copy": copy, **calls}, seconds, clock)
     stats = jax.local_devices()[0].memory_stats() or {}
     bandwidth = 2 * COPY_BYTES / times["copy"].median / 1e9
     memory = stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -88,11 +93,10 @@ def make(cfg, sizes, device, check=False):
     how = {"attention": "plain", "dtype": dtype} | ({"scan": True} if encoder.get("remat") else {})
     work = workload.open_workload(cfg, **how)
     mesh = partition.make_mesh(sizes, jax.devices("cpu"))
-    partition.check_batch_size(cfg["batch_size"], mesh, cfg.get("accumulate", 1))
-    state = work.abstract()
-    shardings = partition.state_sharding(state, mesh, cfg.get("sharding", ()))
+    partition.check_batch_size(cfg["batch_size"], mesh, accumulate.parts(cfg))
+    state, shardings = work.abstract(), work.shardings(mesh)
     start = time.perf_counter()
-    compiled = workload.jitted(work, shardings, mesh).lower(state, work.raw).compile()
+    compiled = work.jitted(mesh).lower(state, work.raw).compile()
     compile_s = time.perf_counter() - start
     checked = run(work, compiled, shardings, mesh) if check else {}
     if device is None:
@@ -133,7 +137,7 @@ def make(cfg, sizes, device, check=False):
         checked["time_over_plan"] = checked["ms_step"] / sum(figures["ms"].values())
         checked["memory_over_plan"] = checked["bytes"] / total
         figures["checked"] = checked
-    figures["try"] = advice(figures, cfg)
+    figures["try"] = advice(figures, cfg, accumulates=not work.method.couples_lines)
     return figures
 
 
@@ -193,7 +197,7 @@ def _near(group, node):
     return len({member // node for member in group}) <= 1
 
 
-def advice(figures, cfg):
+def advice(figures, cfg, accumulates=False):
     """What to change where it does not fit, the gentlest first; [] where it fits. Sizes are proportions, not compilations."""
     if figures["fits"]:
         return []
@@ -207,9 +211,9 @@ def advice(figures, cfg):
     if "remat" in encoder and not encoder["remat"]:
         found.append("--config.method.encoder.remat=True (and scan=True): blocks keep their inputs alone")
     parts = math.ceil(rows / max(room - state, 1)) if room > state else 0
-    if parts > 1 and "accumulate" in cfg:
+    if parts > 1 and accumulates:
         parts = next((n for n in range(parts, cfg["batch_size"] + 1) if cfg["batch_size"] % n == 0), 0)
-        found.append(f"--config.accumulate={parts * cfg['accumulate']}: temporary buffers of about {gb(rows / parts)}")
+        found.append(f"--config.accumulate={parts * accumulate.parts(cfg)}: temporary buffers of about {gb(rows / parts)}")
     if room > state:
         unit = math.prod(figures["mesh"].get(axis, 1) for axis in partition.ROWS)
         fitting = int(cfg["batch_size"] * (room - state) / rows) // unit * unit

@@ -99,7 +99,8 @@ class Run:
 # What runs of one cell of a table may differ in: seeds, the learning rate, and keys that change no number of a step.
 FREE = (
     "seed", "data.subset_seed", "optim.lr", "init_from", "like", "inherit", "log", "checkpoint", "devices", "mesh", "sharding",
-    "compile_cache", "data.workers", "data.max_bad_share", "evals.recognition.batch_size", "evals.recognition.pictures",
+    "profile", "compile_cache", "data.workers", "data.max_bad_share", "evals.recognition.batch_size",
+    "evals.recognition.pictures",
 )  # fmt: skip
 
 

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dig_jax import build, optim, partition, prng
+from dig_jax import accumulate, build, optim, partition, prng
 from dig_jax import state as states
-from dig_jax.step import make_train_step
+from dig_jax.step import jit_train_step, make_train_step
 from dig_jax.text import Charset
 
 CHARSET = Charset(string.digits + string.ascii_letters + string.punctuation)
@@ -30,7 +30,7 @@ TOTAL_STEPS = 1000  # only the schedules depend on it, and no time on them
 @dataclasses.dataclass(frozen=True)
 class Workload:
     """One step of a config. raw: {name: ShapeDtypeStruct} of a global batch. create(raw) is the first state, step(state, raw)
-    -> (state, metrics); both pure, to be jitted."""
+    -> (state, metrics) the step on one device with the whole batch at once; both pure, to be jitted."""
 
     cfg: dict[str, Any]
     method: Any
@@ -47,6 +47,14 @@ class Workload:
     def abstract(self) -> states.TrainState:
         """Shapes of the state; nothing is computed."""
         return jax.eval_shape(self.create, self.raw)
+
+    def jitted(self, mesh: Any) -> Any:
+        """The step as the trainer jits it for a mesh, the state donated."""
+        return jit_train_step(self.method, self.optimizer, TOTAL_STEPS, self.cfg, mesh, self.abstract())
+
+    def shardings(self, mesh: Any) -> states.TrainState:
+        """Of the state."""
+        return partition.state_sharding(self.abstract(), mesh, self.cfg.get("sharding", ()))
 
     def gradient(self, state: states.TrainState, views: Any) -> Any:
         """Loss and gradient of augmented views: encoder and heads, without augmentation and optimiser."""
@@ -65,6 +73,7 @@ def open_workload(cfg: dict[str, Any], **encoder: Any) -> Workload:
         cfg["method"]["encoder"] = {**known, **{name: value for name, value in encoder.items() if name in known}}
     raw = shapes(cfg)
     method = build.method(cfg, CHARSET if "label" in raw else None)
+    accumulate.check(accumulate.parts(cfg), method)
     views = lambda batch: method.augment(prng.stream(0, "augment", 0), batch)  # noqa: E731
     params = jax.eval_shape(lambda batch: method.init(prng.stream(0, "init"), views(batch))["params"], raw)
     optimizer = build.call(
@@ -72,12 +81,6 @@ def open_workload(cfg: dict[str, Any], **encoder: Any) -> Workload:
         batch_size=cfg["batch_size"],
     )  # fmt: skip
     return Workload(cfg, method, optimizer, raw, make_train_step(method, optimizer, TOTAL_STEPS, cfg["seed"]))
-
-
-def jitted(work: Workload, shardings: Any, mesh: Any) -> Any:
-    """The step as the trainer jits it: state in and out of these shardings, rows split, metrics everywhere, state donated."""
-    rows, everywhere = partition.batch_sharding(mesh), partition.everywhere(mesh)
-    return jax.jit(work.step, in_shardings=(shardings, rows), out_shardings=(shardings, everywhere), donate_argnums=0)
 
 
 def shapes(cfg: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:

@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from dig_jax import optim, state, train
+from dig_jax import optim, state
 from dig_jax.augment import views
 from dig_jax.methods import recognize
+from dig_jax.step import make_train_step
 from dig_jax.text import Charset
 
 CHARSET = Charset("abcd")
@@ -49,7 +50,7 @@ def train_for(method, rates, steps=4):
     rules = [("^(encoder|norm)/", {"freeze": True})]
     rules += [(f"^heads/{name}/", {"lr_scale": rate}) for name, rate in rates.items()]
     optimizer = optim.create(params=shapes, total_steps=steps, batch_size=6, lr=1.0, schedule="constant", rules=rules)
-    step = jax.jit(train.make_train_step(method, optimizer, steps, 0))
+    step = jax.jit(make_train_step(method, optimizer, steps, 0))
     made = start(method, optimizer)
     first = made
     for i in range(steps):
@@ -201,7 +202,7 @@ def test_the_recogniser_learns_to_read_a_batch(key):
         total_steps=150, batch_size=6, lr=3e-3,
     )  # fmt: skip
     made = start(method, optimizer)
-    step = jax.jit(train.make_train_step(method, optimizer, 150, 0))
+    step = jax.jit(make_train_step(method, optimizer, 150, 0))
     for _ in range(150):
         made, _ = step(made, batch)
     read = jax.jit(method.predict)(made.params, made.mutable, batch)["ctc"]

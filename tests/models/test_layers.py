@@ -28,8 +28,12 @@ def operands(name):
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_float32_dot_is_the_plain_one(name):
     a, b, numbers = operands(name)
-    plain = lax.dot_general(a, b, numbers)
-    np.testing.assert_array_equal(layers.dot_f32acc(a, b, numbers, jnp.float32), plain)
+    ours, pull = jax.vjp(lambda a, b: layers.dot_f32acc(a, b, numbers, jnp.float32), a, b)
+    plain, reference = jax.vjp(lambda a, b: lax.dot_general(a, b, numbers), a, b)
+    np.testing.assert_allclose(ours, plain, rtol=1e-6, atol=1e-6)
+    g = jax.random.normal(jax.random.key(2), plain.shape)
+    for gradient, true in zip(pull(g), reference(g), strict=True):
+        np.testing.assert_allclose(gradient, true, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", PRODUCTS)
@@ -45,6 +49,24 @@ def test_bfloat16_dot_rounds_the_operands_and_nothing_else(name):
     for ours, true in zip(pull(g), reference(g.astype(jnp.bfloat16).astype(jnp.float32)), strict=True):
         assert ours.dtype == jnp.float32
         np.testing.assert_allclose(ours, true, rtol=1e-5, atol=1e-5)
+
+
+def test_stored_results_are_rounded_once_and_weights_keep_full_gradients():
+    """bfloat16_stored: the result is the float32 sum rounded to bfloat16, so is the gradient of a bfloat16 operand; that of a
+    float32 weight is not rounded."""
+    a, b, numbers = operands("dense")
+    a = a.astype(jnp.bfloat16)
+    out, pull = jax.vjp(lambda a, b: layers.dot_f32acc(a, b, numbers, jnp.bfloat16, jnp.bfloat16), a, b)
+    full, reference = jax.vjp(lambda a, b: layers.dot_f32acc(a, b, numbers), a.astype(jnp.float32), b)
+    assert out.dtype == jnp.bfloat16 and layers.stored_dtype("bfloat16") == layers.stored_dtype("auto") == jnp.float32
+    np.testing.assert_array_equal(out, full.astype(jnp.bfloat16))
+    g = jax.random.normal(jax.random.key(2), out.shape).astype(jnp.bfloat16)
+    (d_a, d_b), (true_a, true_b) = pull(g), reference(g.astype(jnp.float32))
+    assert (d_a.dtype, d_b.dtype) == (jnp.bfloat16, jnp.float32)
+    np.testing.assert_array_equal(d_a, true_a.astype(jnp.bfloat16))
+    np.testing.assert_array_equal(d_b, true_b)
+    layer = layers.Dense(6, dtype="bfloat16_stored", out=layers.stored_dtype("bfloat16_stored"))
+    assert layer.apply(layer.init(jax.random.key(0), a), a).dtype == jnp.bfloat16
 
 
 def dots(jaxpr):

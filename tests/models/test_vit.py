@@ -377,8 +377,10 @@ def test_drop_path_needs_its_rng():
         module.apply({"params": params}, *lines(128), deterministic=False)
 
 
-@pytest.mark.parametrize("attention", ["plain", "xla"])
-def test_bfloat16_is_close_and_returns_float32(attention):
+@pytest.mark.parametrize(
+    ("dtype", "attention"), [("bfloat16", "plain"), ("bfloat16", "xla"), ("bfloat16_stored", "plain")]
+)
+def test_bfloat16_is_close_and_returns_float32(dtype, attention):
     """Precision proof: relative error of features and of every gradient array stays near bfloat16's 2^-8."""
     module, params = start()
     image, width = lines(128)
@@ -388,7 +390,7 @@ def test_bfloat16_is_close_and_returns_float32(attention):
         return jax.jit(lambda p: (module.apply({"params": p}, image, width), jax.grad(loss)(p)))(params)
 
     tokens, grads = run(module)
-    low, low_grads = run(vit.Vit(**TINY | {"dtype": "bfloat16", "attention": attention}))
+    low, low_grads = run(vit.Vit(**TINY | {"dtype": dtype, "attention": attention}))
     assert low.dtype == jnp.float32
     gap = lambda a, b: float(jnp.linalg.norm((a - b).ravel()) / jnp.linalg.norm(b.ravel()))  # noqa: E731
     assert 1e-5 < gap(low, tokens) < 0.02

@@ -1,0 +1,184 @@
+"""One loss and one set of gradients on every mesh; every config's state is covered by the rules; batches in parts.
+
+Nano networks, no augmentation (its tests compare devices themselves), each mesh compiled once.
+"""
+
+import functools
+import importlib
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from dig_jax import accumulate, build, optim, partition
+from dig_jax import state as states
+from dig_jax.methods import base, dig, recognize, seqclr
+from dig_jax.text import Charset
+from tests import test_configs
+from tests.methods import pairs
+
+KEY = jax.random.key(5)
+ENCODER = {**pairs.ENCODER, "depth": 2, "scan": True, "remat": True}
+ROWS = 16
+
+
+class Case:
+    """A method, its state without an optimiser, and an augmented batch of 16 rows, one of them not valid."""
+
+    def __init__(self, method, views):
+        self.method, self.views = method, views
+        made = jax.jit(method.init)(jax.random.key(1), views)
+        teacher = method.init_teacher(made["params"])
+        teacher = jax.tree.map(lambda p: p + 0.05 * jnp.cos(jnp.arange(p.size).reshape(p.shape)), teacher)
+        self.state = states.TrainState(jnp.int32(0), made["params"], teacher, (), made["mutable"])
+
+    @functools.cache  # noqa: B019  a handful of cases, for the length of the module
+    def on(self, sizes=(("data", 1),), parts=1):
+        """(loss, metrics, gradients as they lie there), and the program as text."""
+        mesh = partition.make_mesh(dict(sizes))
+        shardings = partition.state_sharding(self.state, mesh)
+        rows, everywhere = partition.batch_sharding(mesh), partition.everywhere(mesh)
+
+        def loss_and_gradients(state, views):
+            params, teacher = partition.gather((state.params, state.teacher), (shardings.params, shardings.teacher))
+            whole = state.replace(params=params, teacher=teacher)
+            return accumulate.loss_and_gradients(self.method, whole, views, KEY, parts)
+
+        run = jax.jit(
+            loss_and_gradients,
+            in_shardings=(shardings, rows),
+            out_shardings=(everywhere, base.Aux(everywhere, shardings.mutable), shardings.params),
+        )
+        given = jax.device_put(self.state, shardings), jax.device_put(self.views, rows)
+        compiled = run.lower(*given).compile()
+        loss, aux, grads = compiled(*given)
+        return (loss, aux.metrics, grads), compiled.as_text()
+
+
+def views():
+    made = dict(pairs.batch(ROWS))
+    grid = (pairs.HEIGHT // pairs.PATCH[0], pairs.WIDTH // pairs.PATCH[1])
+    mask = np.random.default_rng(1).random((ROWS, grid[0] * grid[1])) < 0.5
+    return made, {**made, "mask": jnp.asarray(mask)}
+
+
+@functools.cache
+def case(name):
+    plain, masked = views()
+    if name == "dig":
+        widths = {"projector_width": 64, "projector_dim": 32, "pix_projector_width": 32, "decoder_width": 48}
+        return Case(dig.Method(encoder=ENCODER, channels=1, recipe=pairs.BLUR, window_px=16, **widths), masked)
+    if name == "seqclr":
+        return Case(seqclr.Method(encoder=ENCODER, channels=1, recipe=pairs.BLUR, window_px=16), plain)
+    heads = {"ctc": {"kind": "linear"}}
+    lines = {name: plain[name] for name in ("width", "valid")} | {"image": plain["view1"]}
+    label = np.resize(np.array([[1, 2, 0], [3, 0, 0], [0, 0, 0]], np.int32), (ROWS, 3))
+    lines |= {"label": jnp.asarray(label), "label_length": jnp.asarray((label > 0).sum(1).astype(np.int32))}
+    return Case(recognize.Method(charset=Charset.from_texts(["abc"]), encoder=ENCODER, heads=heads), lines)
+
+
+def agree(found, wanted, rtol=2e-5):
+    """Every array equal to rtol of its largest number (or of 1e-3: what only rounding leaves of a zero)."""
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True):
+        a, b = np.asarray(a), np.asarray(b)
+        scale = max(float(np.abs(b).max()), 1e-3)
+        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * scale, err_msg=jax.tree_util.keystr(path))
+
+
+SOME = (("data", 8),), (("data", 2), ("fsdp", 2), ("tensor", 2))
+MORE = (
+    (("data", 2),), (("data", 4),), (("data", 1), ("fsdp", 8)), (("data", 4), ("tensor", 2)), (("data", 1), ("tensor", 4)),
+    (("fsdp", 4), ("tensor", 2)),
+)  # fmt: skip
+
+
+def name_of(sizes):
+    return ",".join(f"{axis}={size}" for axis, size in sizes)
+
+
+@pytest.mark.parametrize(
+    "method, sizes",
+    [
+        *(("dig", sizes) for sizes in SOME),
+        *(pytest.param("dig", sizes, marks=pytest.mark.slow) for sizes in MORE),
+        ("seqclr", SOME[1]),
+        ("recognize", SOME[1]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else name_of(value),
+)
+def test_loss_and_gradients_do_not_depend_on_the_mesh(method, sizes):
+    found, text = case(method).on(sizes)
+    agree(found, case(method).on()[0])
+    kernel = found[2]["encoder"]["blocks"]["mlp"]["fc1"]["kernel"]  # (2, 32, 128): cut over fsdp and tensor
+    shape = {"fsdp": 1, "tensor": 1} | dict(sizes)
+    assert kernel.addressable_shards[0].data.shape == (2, 32 // shape["fsdp"], 128 // shape["tensor"])
+    # Parameters travel, never the activations of all rows, here of the encoder: 16 lines, two views, 12 tokens.
+    assert not re.findall(r"f32\[(?:32|16,2),12,\d+\]\S* all-gather", text)
+
+
+# ---- parts
+
+
+@pytest.mark.parametrize("parts, sizes", [(2, (("data", 1),)), (4, SOME[1])])
+def test_parts_of_a_batch_are_the_batch(parts, sizes):
+    """A mean over lines, of which the parts hold different numbers of valid ones."""
+    made = case("recognize")
+    valid = accumulate.microbatches(made.views, parts)["valid"].sum(1)
+    assert len(set(valid.tolist())) > 1
+    agree(made.on(sizes, parts)[0], made.on()[0])
+
+
+def test_parts_keep_the_rows_of_a_line_together_and_on_their_device():
+    halves = jnp.arange(32)  # two rows of each of 16 lines, next to each other
+    cut = accumulate.microbatches({"valid": jnp.arange(16), "halves": halves}, 4)
+    assert cut["valid"].tolist() == [[0, 4, 8, 12], [1, 5, 9, 13], [2, 6, 10, 14], [3, 7, 11, 15]]
+    assert cut["halves"][1].tolist() == [2, 3, 10, 11, 18, 19, 26, 27]
+    mesh = partition.make_mesh({"data": 2, "fsdp": 2})
+    rows = partition.batch_sharding(mesh)
+    parts = jax.sharding.NamedSharding(mesh, P(None, ("data", "fsdp")))
+    compiled = jax.jit(functools.partial(accumulate.microbatches, count=4), in_shardings=rows, out_shardings=parts)
+    text = compiled.lower({"valid": jnp.arange(16), "halves": halves}).compile().as_text()
+    assert not re.findall(r"all-to-all|all-gather|collective-permute|all-reduce", text)
+    with pytest.raises(ValueError, match=r"do not divide into 3 parts: set config.accumulate"):
+        accumulate.microbatches({"valid": jnp.arange(16)}, 3)
+
+
+def test_lines_that_meet_each_other_are_not_cut():
+    accumulate.check(1, case("dig").method)
+    accumulate.check(4, case("recognize").method)
+    with pytest.raises(ValueError, match=r"config.accumulate is 4.*contrast or batch norm"):
+        accumulate.check(4, case("dig").method)
+
+
+# ---- every config
+
+FILES = [file for file in test_configs.FILES if file.startswith("pretrain/")] + ["recognize/scratch"]
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_rules_cover_the_state_of_every_config(file):
+    """No leaf without a rule, and most of the bytes are cut; who says that lines do not meet has no batch norm."""
+    module = importlib.import_module(f"configs.{file.replace('/', '.')}")
+    preset = next(iter(getattr(module, "PRESETS", {})), "")
+    cfg = module.get_config(f"preset={preset},quick" if preset else "quick").to_dict()
+    charset = Charset.from_texts(["abc"]) if file.startswith("recognize") else None
+    method = build.method(cfg, charset)
+    shape = (8, cfg["data"]["height_px"], cfg["data"].get("width_px", 64), cfg["data"]["channels"])
+    raw = {"image": jnp.zeros(shape, jnp.uint8), "width": jnp.full(8, shape[2]), "valid": jnp.ones(8, bool)}
+    raw |= {"label": jnp.ones((8, 3), jnp.int32), "label_length": jnp.full(8, 3)} if charset else {}
+
+    def create(batch):
+        views = method.augment(KEY, batch)
+        tx = optim.create(params=jax.eval_shape(method.init, KEY, views)["params"], total_steps=9, batch_size=8, lr=1e-3).tx
+        return states.create(method, tx, views, KEY)
+
+    state = jax.eval_shape(create, raw)
+    mesh = partition.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    total, here = map(float, re.search(r"state (\S+) MiB, (\S+) MiB a device", partition.describe(state, mesh)).groups())
+    queue = 4 * sum(leaf.size for leaf in jax.tree.leaves(state.mutable)) / 2**20
+    assert here - queue < 0.35 * (total - queue)
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.params)]
+    assert method.couples_lines or not [name for name in names if re.search(r"\['norm_\d", name)]

@@ -1,0 +1,211 @@
+"""Several real processes on this machine (gloo collectives): the same run as one, elastic restarts, and ends in company.
+
+The toy method and the real command, pipeline and checkpoints. Every process writes which records it read at which step.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from dig_jax import checkpoint, train
+from dig_jax.data import pipeline
+from tests import toy
+from tests.toy import make_config, rows_of, write_lines
+
+ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.slow
+
+SCRIPT = """
+import json, os, sys, types, jax
+jax.config.update("jax_platforms", "cpu")
+jax.config.update("jax_num_cpu_devices", int(os.environ["DEVICES"]))
+from tests import toy
+sys.modules["dig_jax.methods.toy"] = types.SimpleNamespace(Method=toy.Toy)
+from dig_jax import main, partition, progress
+if "STOP" in os.environ:
+    partition.stop_requested = lambda step, local: step == int(os.environ["STOP"])
+seen = open(os.environ["SEEN"], "a")
+add = progress.Log.add
+def spy(self, step, values, host):
+    seen.write(json.dumps([step, host["index"].tolist()]) + "\\n")
+    seen.flush()
+    add(self, step, values, host)
+progress.Log.add = spy
+main.cli()
+"""
+
+
+@pytest.fixture(autouse=True)
+def toys(monkeypatch):
+    toy.install(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory):
+    return write_lines(tmp_path_factory.mktemp("records") / "toy")
+
+
+class Job:
+    """`count` processes with `devices` devices each that run the real command in folder/run."""
+
+    def __init__(self, folder, spec, steps, count, devices, *flags, **environment):
+        (folder / "config.py").write_text(
+            f"from tests import toy\ndef get_config(steps):\n    return toy.make_config({spec!r}, int(steps))\n"
+        )
+        with socket.socket() as free:
+            free.bind(("localhost", 0))
+            address = f"localhost:{free.getsockname()[1]}"
+        command = [sys.executable, "-c", SCRIPT, f"--config={folder / 'config.py'}:{steps}", f"--workdir={folder / 'run'}"]
+        shared = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_COORDINATOR_ADDRESS": address, "DEVICES": str(devices)}
+        shared |= {"DIG_PROCESS_COUNT": str(count), **environment}
+        self.logs = [folder / f"seen-{time.monotonic_ns()}-{i}.jsonl" for i in range(count)]
+        self.words = [folder / f"said-{time.monotonic_ns()}-{i}.txt" for i in range(count)]
+        self.processes = [
+            subprocess.Popen(
+                [*command, *flags],
+                env={**shared, "SEEN": str(self.logs[i]), "DIG_PROCESS_INDEX": str(i)},
+                cwd=ROOT,
+                stdout=subprocess.DEVNULL,
+                stderr=open(self.words[i], "w"),
+            )
+            for i in range(count)
+        ]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+    def wait(self, seconds=240):
+        """Exit codes of all."""
+        return [process.wait(seconds) for process in self.processes]
+
+    def said(self, index):
+        return self.words[index].read_text()
+
+    def until(self, step, seconds=240):
+        """Waits until process 0 has come to this step."""
+        end = time.monotonic() + seconds
+        while not self.logs[0].exists() or len(self.logs[0].read_text().splitlines()) < step:
+            assert time.monotonic() < end and self.processes[0].poll() is None, self.said(0)
+            time.sleep(0.05)
+
+    def read(self):
+        """{step: [record numbers of each process]}."""
+        steps: dict[int, list] = {}
+        for log in self.logs:
+            for line in log.read_text().splitlines():
+                step, index = json.loads(line)
+                steps.setdefault(step, []).append(index)
+        return steps
+
+
+def run_here(monkeypatch, config, workdir, stop=None):
+    """The run in this process on its eight devices, up to step `stop`: (state, {step: record numbers})."""
+    seen: dict[int, list] = {}
+    add = pipeline.ErrorBudget.add
+    start = (checkpoint.steps(str(workdir)) or [0])[-1]
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            pipeline.ErrorBudget,
+            "add",
+            lambda self, host: (seen.update({start + len(seen) + 1: host["index"].tolist()}), add(self, host)),
+        )
+        if stop is None:
+            return train.run(config, str(workdir)), seen
+        patch.setattr(train.partition, "stop_requested", lambda step, local: step == stop)
+        with pytest.raises(SystemExit):
+            train.run(config, str(workdir))
+        return None, seen
+
+
+def close(first, second):
+    for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def figures(workdir):
+    names = ("step", "train/loss", "train/grad_norm", "train/features", "train/lr", "train/bad_records")
+    return [[row[name] for name in names] for row in rows_of(workdir)]
+
+
+def test_a_run_goes_on_with_other_meshes_and_process_counts(lines, tmp_path, monkeypatch):
+    """2 steps on 8 devices of one process, 2 on two processes of two devices, 2 on four of one device whose rows are shared
+    by pairs, 2 on one device: records, figures and state of an undisturbed run."""
+    whole, order = run_here(monkeypatch, make_config(lines, 8), tmp_path / "whole")
+    run = tmp_path / "run"
+    _, seen = run_here(monkeypatch, make_config(lines, 8, **{"mesh.data": 1, "mesh.fsdp": -1}), run, stop=2)
+    assert seen == {step: order[step] for step in (1, 2)}
+    # total is not what the schedule may see change
+    with Job(tmp_path, lines, 8, 2, 2, "--config.mesh.fsdp=2", STOP="4") as job:
+        assert job.wait() == [143, 143], job.said(0) + job.said(1)
+        two = job.read()
+    assert {step: sum(parts, []) for step, parts in two.items()} == {step: order[step] for step in (3, 4)}
+    assert all(len(part) == 4 for parts in two.values() for part in parts)  # its own rows and no others
+    assert "2 hosts" in job.said(0) and job.said(1).count("\n") <= 2  # one log, one progress line
+    with Job(tmp_path, lines, 8, 4, 1, "--config.mesh.tensor=2", STOP="6") as job:
+        assert job.wait() == [143] * 4, job.said(0)
+        four = job.read()
+    for step, parts in four.items():
+        assert parts[0] == parts[1] and parts[2] == parts[3] and parts[0] + parts[2] == order[step]
+    assert checkpoint.steps(str(run)) == [6]
+    last, seen = run_here(monkeypatch, make_config(lines, 8, **{"mesh.data": 1}), run)
+    assert seen == {step: order[step] for step in (7, 8)}
+    np.testing.assert_allclose(figures(run), figures(tmp_path / "whole"), rtol=1e-5, atol=1e-7)
+    close(last, whole)
+
+
+def test_sigterm_to_one_saves_on_all_at_the_same_step_and_a_dead_host_ends_the_other(lines, tmp_path):
+    times = {"DIG_HOST_TIMEOUT_S": "10"}
+    with Job(tmp_path, lines, 1000000, 2, 1, **times) as job:
+        job.until(5)
+        job.processes[1].send_signal(signal.SIGTERM)
+        assert job.wait() == [143, 143], job.said(0) + job.said(1)
+        last = [len(log.read_text().splitlines()) for log in job.logs]
+    (step,) = checkpoint.steps(str(tmp_path / "run"))
+    assert last == [step, step] and f"saved step {step}" in job.said(0) and "error" not in job.said(0)
+    for dead in (1, 0):
+        with Job(tmp_path, lines, 1000000, 2, 1, **times) as job:
+            job.until(3)
+            start = time.monotonic()
+            job.processes[dead].kill()
+            code = job.processes[1 - dead].wait(120)
+            assert time.monotonic() - start < 60  # the bound is 10 s; the rest is a busy machine
+            assert code not in (0, 143, None)
+            end_of(job, 1 - dead)
+        assert checkpoint.steps(str(tmp_path / "run")) == [step]
+    state = checkpoint.load_subtree(str(tmp_path / "run"), "params", toy_params())
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+def test_a_host_that_never_comes_ends_the_others(lines, tmp_path):
+    times = {"DIG_START_TIMEOUT_S": "3", "DIG_PROCESS_COUNT": "2"}
+    with Job(tmp_path, lines, 4, 1, 1, **times) as job:
+        assert job.wait(120)[0] not in (0, 143)
+        end_of(job, 0)
+
+
+def end_of(job, index):
+    """The last line is one sentence that says what happened and what to do."""
+    time.sleep(0.5)  # the shell that speaks last
+    (sentence,) = re.findall(r"^error: .*$", job.said(index), re.M)
+    assert "another host" in sentence and "run the same command on all hosts again" in sentence
+    assert "Traceback" not in job.said(index)
+
+
+def toy_params():
+    made = toy.Toy().init(jax.random.key(0), None)["params"]
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), made)
