@@ -45,7 +45,7 @@ class Case:
         def loss_and_gradients(state, views):
             params, teacher = partition.gather((state.params, state.teacher), (shardings.params, shardings.teacher))
             whole = state.replace(params=params, teacher=teacher)
-            return accumulate.loss_and_gradients(self.method, whole, views, KEY, parts)
+            return accumulate.loss_and_gradients(self.method, whole, views, KEY, 0.0, parts)
 
         run = jax.jit(
             loss_and_gradients,
