@@ -59,7 +59,7 @@ def parse(argv: list[str]) -> list[str]:
             error = error.args[0]
         words = str(error.args[0] if error.args else error)
         if isinstance(error, KeyError) and " " not in words:  # only the name that is not there
-            words = f"the config has no key {words!r}"
+            words = f"the config has no key {words.strip(chr(39))!r}"
         if "Traceback" in words:  # a config file that raised: its own words are the last line
             words = words.strip().splitlines()[-1].split("Error: ", 1)[-1]
         print(f"error: the command line is wrong (--help explains it): {' '.join(words.split())}", file=sys.stderr)

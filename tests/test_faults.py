@@ -154,7 +154,7 @@ def two_steps(tmp_path_factory):
     assert save_all(folder, {1: 0.5, 2: 0.6}, keep_last=2)[0] == [1, 2]
     step = folder / "checkpoints" / "2"
     files = sorted(str(p.relative_to(step)) for p in step.rglob("*") if p.is_file() and p.name != seal.NAME)
-    assert len(files) == 10 and (step / seal.NAME).exists()
+    assert len(files) == 12 and (step / seal.NAME).exists()
     return folder, files
 
 

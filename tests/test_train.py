@@ -100,8 +100,8 @@ class Keeper(Toy):
     def init(self, key, batch):
         return super().init(key, batch) | {"mutable": {"seen": jnp.zeros(()), "queue": jnp.zeros(batch["x"].shape)}}
 
-    def loss(self, params, state, batch, key):
-        loss, aux = super().loss(params, state, batch, key)
+    def loss(self, params, state, batch, key, progress):
+        loss, aux = super().loss(params, state, batch, key, progress)
         return loss, base.Aux(aux.metrics, aux.mutable | {"queue": batch["x"]})
 
 

@@ -70,16 +70,17 @@ class Evaluator:
         )
         self.batch = partition.to_global(crops[0][0], mesh)
         everywhere = NamedSharding(mesh, PartitionSpec())  # every host needs all tokens
-        self.encode = jax.jit(method.encode, out_shardings=everywhere)
-        self.valid = np.asarray(jax.jit(lambda valid: valid, out_shardings=everywhere)(self.batch["valid"]))
+        # `valid` goes through the same program, so that nothing is compiled here.
+        both = lambda params, batch: (method.encode(params, batch), batch["valid"])  # noqa: E731
+        self.encode = jax.jit(both, out_shardings=everywhere)
 
     def run(self, state, step) -> dict[str, float]:
         del step
-        encoded = self.encode(state.params, self.batch)
+        encoded, valid = self.encode(state.params, self.batch)
         tokens = np.asarray(encoded["tokens"], np.float32)  # (B, N, D)
         # Reading order: the tokens of a line's real columns are its first ones, N / S of them a column.
         real = np.asarray(encoded["frame_length"]) * (tokens.shape[1] // encoded["frames"].shape[1])
-        shown = (np.arange(tokens.shape[1])[None] < real[:, None]) & self.valid[:, None]
+        shown = (np.arange(tokens.shape[1])[None] < real[:, None]) & np.asarray(valid)[:, None]
         chosen, place = tokens[shown], np.nonzero(shown)[1]
         return {
             "collapse/std": spread(chosen),

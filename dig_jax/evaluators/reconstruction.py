@@ -63,7 +63,7 @@ class Evaluator:
             **{name: data[name] for name in ("height_px", "width_px", "channels", "max_pixels") if name in data},
         )
         self.batch = partition.to_global(crops[0][0], mesh)
-        self.key = jax.random.key(seed)
+        self.seed = seed
         self.reconstruct = jax.jit(method.reconstruct, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
     def run(self, state, step) -> dict[str, float]:
@@ -71,7 +71,7 @@ class Evaluator:
             return {}
         pictures = {
             name: np.asarray(image)[: self.lines]
-            for name, image in self.reconstruct(state.params, self.batch, self.key).items()
+            for name, image in self.reconstruct(state.params, self.batch, jax.random.key(self.seed)).items()
         }
         if pictures and partition.is_lead():  # a method may find, when asked, that it draws nothing
             columns = 2 if pictures["original"].shape[2] <= 256 else 1
