@@ -4,8 +4,8 @@
 #     --workdir=/mnt/dig/runs/dig ...
 # NAME: of the JobSet. HOSTS: machines of the slice. Kind of machine and storage stand in gke.yaml.
 set -euo pipefail
-dry_run=''
-if [ "${1:-}" = --dry_run ]; then dry_run=1; shift; fi
+dry_run='' flags=()
+for flag in "$@"; do if [ "$flag" = --dry_run ]; then dry_run=1; else flags+=("$flag"); fi; done
 [ -n "${IMAGE:-}" ] || { echo "IMAGE is not set: name the container image that holds dig_jax (docs/launch.md)" >&2; exit 1; }
 json() { # a JSON list of the arguments, in which $ is doubled: the kubelet reads $(NAME) as a variable and $$ as $
   local list='' item
@@ -17,7 +17,7 @@ json() { # a JSON list of the arguments, in which $ is doubled: the kubelet read
 }
 text=$(<"$(dirname "$0")/gke.yaml")
 text=${text//@NAME@/"${NAME:-dig}"} text=${text//@HOSTS@/"${HOSTS:-4}"} text=${text//@IMAGE@/"$IMAGE"}
-text=${text//@ARGS@/"$(json "$@")"} # last: the flags are not searched for names
+text=${text//@ARGS@/"$(json "${flags[@]}")"} # last: the flags are not searched for names
 if [ -n "$dry_run" ]; then
   printf '%s\n' "kubectl create -f - <<'END'" "$text" END
 else

@@ -14,10 +14,10 @@
 #SBATCH --requeue
 #SBATCH --signal=B:TERM@120
 set -uo pipefail
-dry_run=''
-if [ "${1:-}" = --dry_run ]; then dry_run=1; shift; fi
-submit=(sbatch "${BASH_SOURCE[0]}" "$@")
-train=(srun --wait=300 "${PYTHON:-python}" -m dig_jax.main "$@") # 300 s after the first task has ended, SLURM ends the others
+dry_run='' flags=()
+for flag in "$@"; do if [ "$flag" = --dry_run ]; then dry_run=1; else flags+=("$flag"); fi; done
+submit=(sbatch "${BASH_SOURCE[0]}" "${flags[@]}")
+train=(srun --wait=300 "${PYTHON:-python}" -m dig_jax.main "${flags[@]}") # 300 s after the first task has ended, SLURM ends the others
 if [ -n "$dry_run" ]; then printf '%s\n' "${submit[*]@Q}" "${train[*]@Q}"; exit 0; fi
 [ -n "${SLURM_JOB_ID:-}" ] || exec "${submit[@]}"
 

@@ -5,12 +5,12 @@
 # every worker runs first, each time: it must leave the shell in the repository, with the package in $PYTHON and --workdir on
 # storage that the workers share and that outlives them, such as Filestore at /mnt/dig. When all is done the slice is deleted.
 set -uo pipefail
-dry_run='' failures=0 poll_s=${POLL_S:-60} quick_s=${QUICK_S:-600}
-if [ "${1:-}" = --dry_run ]; then dry_run=1; shift; fi
+dry_run='' flags=() failures=0 poll_s=${POLL_S:-60} quick_s=${QUICK_S:-600}
+for flag in "$@"; do if [ "$flag" = --dry_run ]; then dry_run=1; else flags+=("$flag"); fi; done
 for name in PROJECT ZONE SETUP; do
   [ -n "${!name:-}" ] || { echo "$name is not set: docs/launch.md says what it is for" >&2; exit 1; }
 done
-name=${NAME:-dig} train=("${PYTHON:-python}" -m dig_jax.main "$@")
+name=${NAME:-dig} train=("${PYTHON:-python}" -m dig_jax.main "${flags[@]}")
 slice=("--accelerator-type=${ACCELERATOR:-v5litepod-16}" "--runtime-version=${RUNTIME:-v2-alpha-tpuv5-lite}")
 [ "${TIER:-spot}" = on-demand ] || slice+=("--${TIER:-spot}")
 tpu() { # asks gcloud, or prints what it would be asked

@@ -124,8 +124,9 @@ def test_shell_scripts_pass_shellcheck(path):
 @pytest.mark.parametrize("script", ["local.sh", "slurm.sh", "tpu_vm.sh", "gke.sh"])
 def test_dry_run_prints_what_would_run_and_runs_nothing(place, script):
     """The lines that it prints, given to a shell, make the calls that a real run makes, with the same arguments."""
-    code, out, err = place.run(script, "--dry_run", *FLAGS)
-    assert code == 0 and err == "" and place.calls() == []
+    for asked in (["--dry_run", *FLAGS], [*FLAGS, "--dry_run"]):
+        code, out, err = place.run(script, *asked)
+        assert code == 0 and err == "" and place.calls() == []
     place.bash(out)
     printed = place.words()
     place.answer(gcloud=[[0, ""], [0], [0, "ACTIVE"], [0], [0]])
@@ -189,14 +190,15 @@ def test_local_gives_up_after_three_short_attempts_in_a_row(place):
     assert len(place.calls("python")) == 6
 
 
+@pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
-def test_local_passes_a_signal_on_and_stays_down(place, asked):
+def test_local_passes_a_signal_on_and_stays_down(place, asked, processes):
     place.answer(python=[[143, "waits"]])
-    process = place.start("local.sh", "--processes=2", *FLAGS)
-    until(lambda: all((place.folder / f"waiting-{i}").exists() for i in range(2)))
+    process = place.start("local.sh", f"--processes={processes}", *FLAGS)
+    until(lambda: all((place.folder / f"waiting-{i}").exists() for i in range(processes)))
     process.send_signal(asked)
     assert process.wait(timeout=20) == 143  # not before the processes have saved
-    assert sorted(place.words("python")) == [["python", *TRAIN]] * 2 + [["python", "SIGTERM"]] * 2
+    assert sorted(place.words("python")) == [["python", *TRAIN]] * processes + [["python", "SIGTERM"]] * processes
     process.communicate()
 
 
