@@ -207,6 +207,8 @@ def _words(error: OSError) -> str:
 
 def describe(cfg: dict[str, Any], mixture: Any, charset: Charset | None) -> dict[str, Any]:
     """What every checkpoint of a run says about it, JSON: the expanded config, the characters, the records it reads."""
+    from dig_jax import checkpoint  # Orbax, see inherit
+
     return {
         "layout": checkpoint.LAYOUT,
         "config": json.loads(json.dumps(cfg)),
