@@ -25,7 +25,7 @@ def make_state(value, width=4, mesh=None):
     state = TrainState(
         jnp.int32(value), params, {"kernel": params["encoder"]["kernel"] + 1}, optax.adamw(0.1).init(params), {}
     )
-    return jax.device_put(state, partition.state_sharding(state, mesh or partition.make_mesh(8)))
+    return jax.device_put(state, partition.state_sharding(state, mesh or partition.make_mesh(8), ((".*", ()),)))
 
 
 def abstract_of(state):
