@@ -18,8 +18,8 @@ worker() { command=("${PYTHON:-python}" -m dig_jax.main "${flags[@]}") # of this
   [ "$processes" = 1 ] || command=(env "JAX_COORDINATOR_ADDRESS=localhost:$2" "DIG_PROCESS_COUNT=$processes" \
     "DIG_PROCESS_INDEX=$1" "JAX_LOCAL_DEVICE_IDS=$1" "${command[@]}")
 }
-stop() { stopping=1 interrupted=1; kill -TERM "${pids[@]}" 2>/dev/null; }
-pids=() stopping='' short=0 quick_s=${QUICK_S:-60}; trap stop TERM INT
+pids=() stopping='' short=0 quick_s=${QUICK_S:-60}
+trap 'kill "-${stopping:-TERM}" "${pids[@]}" 2>/dev/null; stopping=KILL interrupted=1' TERM INT # the second signal kills
 while [ "$short" -lt 3 ]; do
   port=$((10000 + RANDOM % 20000)) worst=0 SECONDS=0 pids=()
   for ((i = 0; i < processes; i++)); do
@@ -27,7 +27,7 @@ while [ "$short" -lt 3 ]; do
     if [ -n "$dry_run" ]; then printf '%s\n' "${command[*]@Q}"; else "${command[@]}" & pids+=("$!"); fi
   done
   [ -z "$dry_run" ] || exit 0
-  [ -z "$stopping" ] || stop # the signal came while they were starting
+  [ -z "$stopping" ] || kill -TERM "${pids[@]}" # the signal came while they were starting
   for pid in "${pids[@]}"; do
     while interrupted='' code=0; wait "$pid" || code=$?; [ -n "$interrupted" ]; do :; done # a trap ends `wait` early
     [ "$code" -le "$worst" ] || worst=$code

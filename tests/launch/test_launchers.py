@@ -43,14 +43,14 @@ if isinstance(answer[0], list):  # one for each process
 code, text = (*answer, "")[:2]
 if text == "waits":  # until a SIGTERM, as training does
     def end(*_):
-        time.sleep(0.5)  # saves
+        time.sleep(1)  # saves
         with open(folder + "/../calls", "a") as file:
             file.write(json.dumps([name, ["SIGTERM"], {{}}]) + "\\n")
         sys.exit(code)
     signal.signal(signal.SIGTERM, end)
-    with open(folder + "/../pid", "w") as file:
+    with open(folder + "/../pid-%d" % index, "w") as file:
         file.write(str(os.getpid()))
-    os.rename(folder + "/../pid", folder + "/../waiting-%d" % index)
+    os.rename(folder + "/../pid-%d" % index, folder + "/../waiting-%d" % index)
     time.sleep(30)
     sys.exit(99)
 print(text, end="")
@@ -199,6 +199,17 @@ def test_local_passes_a_signal_on_and_stays_down(place, asked, processes):
     process.send_signal(asked)
     assert process.wait(timeout=20) == 143  # not before the processes have saved
     assert sorted(place.words("python")) == [["python", *TRAIN]] * processes + [["python", "SIGTERM"]] * processes
+    process.communicate()
+
+
+def test_local_kills_at_the_second_signal(place):
+    place.answer(python=[[143, "waits"]])
+    process = place.start("local.sh", *FLAGS)
+    until((place.folder / "waiting-0").exists)
+    process.send_signal(signal.SIGTERM)
+    time.sleep(0.25)  # the process takes a second to save
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 137 and place.words() == [["python", *TRAIN]]
     process.communicate()
 
 
