@@ -28,7 +28,7 @@ def test_dry_run_names_every_case():
 
 @pytest.mark.slow
 def test_one_case_and_the_clock(tmp_path):
-    done = run("--tiny", OUT=str(tmp_path))
+    done = run("--tiny", OUT=str(tmp_path), BUDGET_S="3000", CASE_S="3000")
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     assert figures["case"] == "tiny" and figures["lines_per_s"] > 0
