@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from configs.pretrain import dig
-from dig_jax.augment import views as augment_views
+from dig_jax.augment import recipes
 from dig_jax.data import writer
 from dig_jax.tools import bench_step, show_augment, show_batch
 
@@ -62,9 +62,9 @@ def few_operators(monkeypatch):
     """Two operators instead of all: each costs seconds to compile, and tests/augment tries every one."""
     short = {
         name: {**recipe, "some_of": (0, 1), "operators": recipe["operators"][:1]}
-        for name, recipe in (("dig", augment_views.DIG), ("lines_light", augment_views.LINES_LIGHT))
+        for name, recipe in (("dig", recipes.DIG), ("lines_light", recipes.LINES_LIGHT))
     }
-    monkeypatch.setattr(augment_views, "RECIPES", short)
+    monkeypatch.setattr(recipes, "RECIPES", short)
     return {name for recipe in short.values() for name, _ in recipe["operators"]}
 
 
