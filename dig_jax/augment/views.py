@@ -1,13 +1,4 @@
-"""Views of a batch of text lines: recipes (data) and the one function that applies them.
-
-A recipe is a stage or a sequence of stages, which a line passes in turn. A stage is a dict:
-    operators   ((name, {amount: range, ..}), ..), names unique, see OPERATORS for the amounts of each
-    some_of     (lowest, highest): every line draws how many of the operators it gets, which, and their order
-                (imgaug's SomeOf with random_order; (1, 1) is its OneOf)
-    p           chance that a line gets any of the operators; absent = 1
-    jitter      {"p", "brightness", "contrast", "saturation", "hue"}: torchvision's ColorJitter, or None
-    grayscale_p chance of losing all colour at the end
-Only one stage may move pixels, so that `max_shift_px` bounds the whole way.
+"""Views of a batch of text lines: the one function that applies a recipe (augment/recipes.py), and its checks.
 
 Photometric operators run in the line's drawn order; geometric ones are composed in theirs into one map and the image is
 resampled once, at the end of the operators (departures: see geometry.py and color.py). Amounts in pixels are pixels of
@@ -23,149 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dig_jax.augment import color, geometry
+from dig_jax.augment import color, geometry, recipes
 
-Recipe = str | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None  # a name in RECIPES, a stage or several; None = as it is
-
-# DiG's contrast branch (reference section 1.7). At 10 degrees the ends of a line wider than 6 heights leave the image.
-DIG = {
-    "some_of": (2, 5),
-    "operators": (
-        ("contrast", {"alpha": (0.5, 1.0)}),
-        ("blur", {"sigma": (0.5, 1.5)}),
-        ("crop_vertical", {"top": (0.0, 0.3), "bottom": (0.0, 0.3)}),
-        ("crop_horizontal", {"left": (0.0, 0.1), "right": (0.0, 0.1)}),
-        ("sharpen", {"alpha": (0.0, 0.5), "lightness": (0.0, 0.5)}),
-        ("rotate", {"degrees": (-10.0, 10.0)}),
-        ("piecewise", {"scale": (0.03, 0.04)}),
-        ("perspective", {"scale": (0.05, 0.10)}),
-        ("solarize", {"threshold": (32 / 255, 128 / 255), "invert_above_p": 0.5}),
-        ("grayscale", {"alpha": (0.0, 1.0)}),
-    ),
-    "jitter": {"p": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.2, "hue": 0.1},
-    "grayscale_p": 0.2,
-}
-
-# For whole text lines and short trainings: nothing that turns ink into paper or moves a letter by more than a stroke.
-LINES_LIGHT = {
-    "some_of": (2, 4),
-    "operators": (
-        ("contrast", {"alpha": (0.6, 1.0)}),
-        ("blur", {"sigma": (0.3, 0.9)}),
-        ("crop_vertical", {"top": (0.0, 0.1), "bottom": (0.0, 0.1)}),
-        ("shift", {"right_px": (-2.0, 2.0), "down_px": (-1.5, 1.5)}),
-        ("noise", {"sigma": (0.01, 0.05)}),
-    ),
-    "jitter": {"p": 0.8, "brightness": 0.2, "contrast": 0.3, "saturation": 0.2, "hue": 0.05},
-    "grayscale_p": 0.2,
-}
-
-
-def _stage(*operators, some_of=None, **more):
-    """All of the operators, or some_of them; `more`: p, jitter, grayscale_p."""
-    return {"some_of": some_of or (len(operators),) * 2, "operators": operators, "jitter": None, "grayscale_p": 0.0, **more}
-
-
-_CONTRAST, _BLUR = ("contrast", {"alpha": (0.5, 1.0)}), ("blur", {"sigma": (0.5, 1.5)})
-_SHARPEN = ("sharpen", {"alpha": (0.0, 0.5), "lightness": (0.0, 0.5)})
-
-# SeqCLR's three severities in the authors' later code (reference section 2.3). 2 is like the paper's: nothing but contrast,
-# sharpness and warps that keep letters in place. In place of PiecewiseAffine that code bends elastically; this is the paper's.
-SEQCLR_2 = _stage(
-    _CONTRAST,
-    _BLUR,
-    ("crop_vertical", {"top": (0.0, 0.4), "bottom": (0.0, 0.4)}),
-    ("crop_horizontal", {"left": (0.0, 0.02), "right": (0.0, 0.02)}),
-    _SHARPEN,
-    ("piecewise", {"scale": (0.02, 0.03)}),
-    ("perspective", {"scale": (0.01, 0.02)}),
-    some_of=(1, 7),
-)
-# 1, which that code ships: strong colours and grain, no geometry at all. Strengths of emboss are ours.
-SEQCLR_1 = (
-    _stage(("invert", {}), p=0.5),
-    _stage(
-        ("channel_shuffle", {"p": 0.35}),
-        ("grayscale", {"alpha": (0.0, 1.0)}),
-        ("posterize", {"levels": (2.0, 16.0)}),
-        ("equalize", {}),
-        ("dropout", {"share": (0.0, 0.2), "per_channel_p": 0.5}),
-        ("gamma", {"exponent": (0.5, 2.0)}),
-        ("brightness", {"factor": (0.5, 1.5)}),
-        ("hue_saturation", {"turn": (-0.196, 0.196), "factor": (0.8, 1.2)}),  # +-50 of 255
-        ("temperature", {"kelvin": (1100.0, 10000.0)}),
-        some_of=(1, 1),
-    ),
-    _stage(
-        _SHARPEN,
-        _BLUR,
-        ("average", {"size": (2.0, 5.0)}),
-        ("median", {}),
-        ("motion", {"degrees": (0.0, 180.0)}),
-        some_of=(1, 1),
-    ),
-    _stage(
-        ("emboss", {"alpha": (0.0, 1.0), "strength": (0.5, 1.5)}),
-        ("noise", {"sigma": (0.0, 0.2)}),
-        ("impulse", {"share": 0.1}),
-        ("speckle", {"spread": 0.5}),
-        some_of=(1, 1),
-    ),
-)
-# 0 is ABINet's augmentation for recognisers: strong geometry in half of the lines, which a bound on the way sideways tames.
-# How far its corners move in a perspective is our reading; its canvas grows with a turned word, ours does not.
-SEQCLR_0 = (
-    _stage(
-        ("rotate", {"degrees": (-45.0, 45.0)}),
-        ("affine", {"times": (0.5, 2.0), "degrees_x": (-45.0, 45.0), "degrees_y": (-15.0, 15.0)}),
-        ("perspective", {"scale": (0.0, 0.2)}),
-        some_of=(1, 1),
-        p=0.5,
-    ),
-    _stage(
-        ("noise", {"sigma": (0.0, 0.0175)}),  # a variance of 20, of 255^2
-        ("motion", {"degrees": (0.0, 180.0)}),
-        ("rescale", {"factor": (1.0, 4.0)}),
-        p=0.25,
-    ),
-    _stage(jitter={"p": 0.25, "brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.1}),
-)
-
-# Whole-image contrast (reference sections 4 to 6) for text: no flips, and crops that keep all letters, where photographs
-# lose up to 92 % of their area. The rest is the papers'. SimSiam's is MoCo v2's; MoCo v3's two views are not alike.
-_CROP = _stage(
-    ("crop_vertical", {"top": (0.0, 0.2), "bottom": (0.0, 0.2)}),
-    ("crop_horizontal", {"left": (0.0, 0.05), "right": (0.0, 0.05)}),
-)
-_SOFT, _SOLARIZE = ("blur", {"sigma": (0.1, 2.0)}), ("solarize", {"threshold": 128 / 255, "invert_above_p": 1.0})
-
-
-def _colours(brightness, contrast, saturation, hue):
-    strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
-    return _stage(jitter={"p": 0.8, **strengths}, grayscale_p=0.2)
-
-
-SIMCLR = (_CROP, _colours(0.8, 0.8, 0.8, 0.2), _stage(_SOFT, p=0.5))
-MOCOV2 = (_CROP, _colours(0.4, 0.4, 0.4, 0.1), _stage(_SOFT, p=0.5))
-MOCOV3_1 = (_CROP, _colours(0.4, 0.4, 0.2, 0.1), _stage(_SOFT))
-MOCOV3_2 = (_CROP, _colours(0.4, 0.4, 0.2, 0.1), _stage(_SOFT, p=0.1), _stage(_SOLARIZE, p=0.2))
-
-# What a half of a line suffers in our reading of SimAN: tone and sharpness, nothing that moves a pixel.
-SIMAN = _stage(
-    ("contrast", {"alpha": (0.4, 1.0)}),
-    ("blur", {"sigma": (0.3, 1.2)}),
-    ("noise", {"sigma": (0.02, 0.1)}),
-    _SHARPEN,
-    some_of=(1, 3),
-    jitter={"p": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1},
-    grayscale_p=0.2,
-)
-
-# The names that configs know.
-RECIPES = {
-    "dig": DIG, "lines_light": LINES_LIGHT, "seqclr_0": SEQCLR_0, "seqclr_1": SEQCLR_1, "seqclr_2": SEQCLR_2, "simclr": SIMCLR,
-    "mocov2": MOCOV2, "mocov3_1": MOCOV3_1, "mocov3_2": MOCOV3_2, "siman": SIMAN,
-}  # fmt: skip
+# A name of recipes.py, a stage or several; None = the image as it is.
+Recipe = str | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
 
 # Amounts of each operator; a pair is a uniform range, a number its only value.
 OPERATORS = {
@@ -206,12 +58,12 @@ UNUSED = 1000  # rank of an operator that a line did not draw
 
 
 def recipe(name):
-    """The recipe of a name in RECIPES; a recipe or None comes back as it is. ValueError for a name that there is not."""
+    """The recipe of a name of recipes.py; a recipe or None comes back as it is. ValueError for a name that there is not."""
     if not isinstance(name, str):
         return name
-    if name not in RECIPES:
-        raise ValueError(f"recipe is {name!r}; set config.method.recipe to one of {', '.join(RECIPES)}")
-    return RECIPES[name]
+    if name not in recipes.RECIPES:
+        raise ValueError(f"recipe is {name!r}; set config.method.recipe to one of {', '.join(recipes.RECIPES)}")
+    return recipes.RECIPES[name]
 
 
 def stages(recipe):
@@ -423,7 +275,7 @@ def augment(key, image, width, recipe, max_shift_px=None):
     """One random view of each line.
 
     key: a JAX key. image: u8[B,H,W,C] in [0,255] or f32 in [0,1], C = 1 or 3. width: i32[B], real pixels, 1..W.
-    recipe: see the module and RECIPES. max_shift_px: bound on the horizontal way of every pixel, None = unbounded
+    recipe: see augment/recipes.py. max_shift_px: bound on the horizontal way of every pixel, None = unbounded
         as in the official recipe.
 
     Returns f32[B,H,W,C] in [0,1]; columns right of `width` are the input's. ValueError for an impossible recipe.

@@ -53,7 +53,7 @@ class Method(base.Method):
     charset: classes of the heads (0 = blank). encoder: see `encoders.create`. heads: {name: keyword
     arguments of `ctc.CtcHead`}, the same for all, more than one only on a frozen encoder. frames: "concat" (the
     tokens of a column side by side) or "mean". frozen, standardize: see above. drop_path: instead of the encoder's.
-    recipe: augmentation of training lines, a name in `views.RECIPES` or a recipe, moving text sideways by at most
+    recipe: augmentation of training lines, a name in `augment.recipes` or a recipe, moving text sideways by at most
     `max_shift_px`; None = none. Raises ValueError for what contradicts itself.
     """
 

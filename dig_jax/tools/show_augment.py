@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dig_jax.augment import views
+from dig_jax.augment import recipes, views
 
 PADDING = np.array([190, 215, 245], np.uint8)
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
@@ -45,7 +45,7 @@ def panels(image, width, seed, max_shift_px, random_rows):
     """(label, f32[B,H,W,C]) for the input, every operator at its range's ends, and whole recipes."""
     key = jax.random.key(seed)
     yield "input", jnp.asarray(image, jnp.float32) / 255
-    stages = [stage for recipe in views.RECIPES.values() for stage in views.stages(recipe)]
+    stages = [stage for recipe in recipes.RECIPES.values() for stage in views.stages(recipe)]
     operators = {name: amounts for stage in reversed(stages) for name, amounts in stage["operators"]}
     for name, amounts in operators.items():
         for end in (0, 1):
@@ -53,8 +53,8 @@ def panels(image, width, seed, max_shift_px, random_rows):
             fixed = {a: float(end) if a.endswith("_p") else v[end] if isinstance(v, tuple) else v for a, v in amounts.items()}
             label = f"{name} " + " ".join(f"{v:.2g}" for v in fixed.values())
             yield label, views.augment(key, image, width, views.only(name, **fixed), max_shift_px)
-    jitter = {"some_of": (0, 0), "operators": (), "jitter": dict(views.DIG["jitter"], p=1.0)}
-    for name, recipe in {"jitter": jitter, **views.RECIPES}.items():
+    jitter = {"some_of": (0, 0), "operators": (), "jitter": dict(recipes.DIG["jitter"], p=1.0)}
+    for name, recipe in {"jitter": jitter, **recipes.RECIPES}.items():
         run = jax.jit(lambda k, recipe=recipe: views.augment(k, image, width, recipe, max_shift_px))
         for row in range(random_rows):
             yield f"{name} #{row + 1}", run(jax.random.fold_in(key, row))

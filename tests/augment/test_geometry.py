@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dig_jax.augment import geometry, views
+from dig_jax.augment import geometry, recipes, views
 
 H, W = 32, 96
 
@@ -149,7 +149,7 @@ def test_no_pixel_travels_further_than_the_bound(bound):
     ramp = jnp.broadcast_to(jnp.arange(W, dtype=jnp.float32)[None, None, :, None] / W, (32, H, W, 1))
     recipe = {
         "some_of": (5, 5),
-        "operators": tuple(o for o in views.DIG["operators"] if o[0] in (*geometry.MATRICES, "piecewise")),
+        "operators": tuple(o for o in recipes.DIG["operators"] if o[0] in (*geometry.MATRICES, "piecewise")),
         "jitter": None,
         "grayscale_p": 0.0,
     }

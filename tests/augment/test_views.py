@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dig_jax.augment import color, geometry, views
+from dig_jax.augment import color, geometry, recipes, views
 
 H, W = 16, 48
 
@@ -46,7 +46,7 @@ def flat(low, high):
 
 
 def test_dig_draws_the_documented_ranges():
-    draws = drawn(jax.random.key(0), 2000, views.DIG)
+    draws = drawn(jax.random.key(0), 2000, recipes.DIG)
     amounts = draws.amounts
     flat(0.5, 1.0)(amounts["contrast"]["alpha"])
     flat(0.5, 1.5)(amounts["blur"]["sigma"])
@@ -74,7 +74,7 @@ def test_dig_draws_the_documented_ranges():
 
 
 def test_two_to_five_operators_each_equally_often_in_any_order():
-    draws = drawn(jax.random.key(1), 4000, views.DIG)
+    draws = drawn(jax.random.key(1), 4000, recipes.DIG)
     ranks = np.stack([np.asarray(r) for r in draws.rank.values()], axis=1)
     used = ranks < views.UNUSED
     counts = used.sum(axis=1)
@@ -114,7 +114,7 @@ def slow_view(image, width, draws, recipe, i):
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_batched_view_equals_each_line_alone_in_its_drawn_order(key, channels):
-    recipe = dict(views.DIG, jitter=None, grayscale_p=0.0)
+    recipe = dict(recipes.DIG, jitter=None, grayscale_p=0.0)
     image, width = lines(12, channels)
     view = augment(key, image, width, recipe)
     draws = drawn(key, 12, recipe)
@@ -123,7 +123,7 @@ def test_batched_view_equals_each_line_alone_in_its_drawn_order(key, channels):
 
 
 def test_jitter_runs_in_the_drawn_order(key):
-    recipe = {"some_of": (0, 0), "operators": (), "jitter": views.DIG["jitter"], "grayscale_p": 0.2}
+    recipe = {"some_of": (0, 0), "operators": (), "jitter": recipes.DIG["jitter"], "grayscale_p": 0.2}
     image, width = lines(16, 3)
     view = augment(key, image, width, recipe)
     draws = drawn(key, 16, recipe)
@@ -141,8 +141,8 @@ def test_jitter_runs_in_the_drawn_order(key):
     assert len(seen) > 5
 
 
-RECIPES = {"dig": views.DIG, "light": views.LINES_LIGHT, **{
-    name: views.only(name, **amounts) for name, amounts in (*views.DIG["operators"], *views.LINES_LIGHT["operators"])
+RECIPES = {"dig": recipes.DIG, "light": recipes.LINES_LIGHT, **{
+    name: views.only(name, **amounts) for name, amounts in (*recipes.DIG["operators"], *recipes.LINES_LIGHT["operators"])
 }}
 
 
@@ -163,7 +163,7 @@ def test_padding_stays_range_holds_and_padding_never_enters(key, name, channels)
 
 def test_a_line_does_not_change_when_its_padding_grows(key):
     image, width = lines()
-    recipe = dict(views.DIG)
+    recipe = dict(recipes.DIG)
     wide = np.pad(image, ((0, 0), (0, 0), (0, 32), (0, 0)), constant_values=255)
     one, two = augment(key, image, width, recipe), augment(key, wide, width, recipe)
     np.testing.assert_allclose(one, two[:, :, :W], atol=1e-5)
@@ -172,22 +172,22 @@ def test_a_line_does_not_change_when_its_padding_grows(key):
 def test_deterministic_by_key_and_different_for_each_line(key):
     image, width = lines(1)
     image, width = np.repeat(image, 6, axis=0), np.full(6, W, np.int32)
-    one = augment(key, image, width, views.DIG)
-    np.testing.assert_array_equal(one, augment(key, image, width, views.DIG))
-    np.testing.assert_allclose(one[:3], augment(key, image[:3], width[:3], views.DIG), atol=1e-5)
-    other = augment(jax.random.key(5), image, width, views.DIG)
+    one = augment(key, image, width, recipes.DIG)
+    np.testing.assert_array_equal(one, augment(key, image, width, recipes.DIG))
+    np.testing.assert_allclose(one[:3], augment(key, image[:3], width[:3], recipes.DIG), atol=1e-5)
+    other = augment(jax.random.key(5), image, width, recipes.DIG)
     for a, b in itertools.combinations([*one, *other], 2):
         assert np.any(a != b)
 
 
 def test_bytes_and_floats_are_the_same_picture(key):
     image, width = lines()
-    one = augment(key, image, width, views.LINES_LIGHT)
-    two = augment(key, jnp.asarray(image, jnp.float32) / 255, width, views.LINES_LIGHT)
+    one = augment(key, image, width, recipes.LINES_LIGHT)
+    two = augment(key, jnp.asarray(image, jnp.float32) / 255, width, recipes.LINES_LIGHT)
     np.testing.assert_allclose(one, two, atol=1e-6)
 
 
-@pytest.mark.parametrize("recipe", [views.DIG, views.LINES_LIGHT])
+@pytest.mark.parametrize("recipe", [recipes.DIG, recipes.LINES_LIGHT])
 def test_same_views_on_eight_devices(key, recipe):
     image, width = lines(16, 3)
     run = jax.jit(lambda k, i, w: views.augment(k, i, w, recipe, 3.0))
@@ -208,12 +208,12 @@ def test_same_views_on_eight_devices(key, recipe):
     ({"colour": 1}, "has the keys"),
 ])
 def test_impossible_recipes_are_sentences(change, message):
-    recipe = dict(views.DIG, **({"some_of": (1, 1)} if "operators" in change else {}), **change)
+    recipe = dict(recipes.DIG, **({"some_of": (1, 1)} if "operators" in change else {}), **change)
     with pytest.raises(ValueError, match=message):
         views.check(recipe)
 
 
-@pytest.mark.parametrize("name", views.RECIPES)
+@pytest.mark.parametrize("name", recipes.RECIPES)
 def test_every_named_recipe_is_possible_and_survives_json(name):
     recipe = views.recipe(name)
     assert views.recipe(recipe) is recipe
@@ -253,7 +253,7 @@ def test_stages_come_in_turn_each_with_its_chance(key):
     assert 16 < inverted.sum() < 48
     expected = 0.5 * np.where(inverted[:, None, None, None], 1 - plain, plain)
     np.testing.assert_allclose(view, np.where(real, expected, plain), atol=1e-6)
-    np.testing.assert_array_equal(augment(key, image, width, views.DIG), augment(key, image, width, (views.DIG,)))
+    np.testing.assert_array_equal(augment(key, image, width, recipes.DIG), augment(key, image, width, (recipes.DIG,)))
 
 
 def test_only_one_stage_may_move_pixels():

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from dig_jax import optim, state
-from dig_jax.augment import views
+from dig_jax.augment import recipes
 from dig_jax.methods import recognize
 from dig_jax.step import make_train_step
 from dig_jax.text import Charset
@@ -230,7 +230,7 @@ def test_no_head_is_a_sentence():
         recognize.Method(charset=CHARSET, encoder=ENCODER, heads={})
 
 
-@pytest.mark.parametrize("recipe", ["lines_light", views.LINES_LIGHT], ids=["name", "recipe"])
+@pytest.mark.parametrize("recipe", ["lines_light", recipes.LINES_LIGHT], ids=["name", "recipe"])
 def test_augmentation_is_off_by_default_and_moves_pixels_when_on(recipe):
     batch = make_batch()
     plain = make().augment(jax.random.key(0), batch)["image"]

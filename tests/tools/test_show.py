@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dig_jax.augment import views as augment_views
+from dig_jax.augment import recipes
 from dig_jax.tools import show_augment, show_batch
 
 HEIGHT, WIDTH, PATCH, CAPTION = 8, 16, (4, 4), 26
@@ -58,9 +58,9 @@ def few_operators(monkeypatch):
     """Two operators instead of all: each costs seconds to compile, and tests/augment tries every one."""
     short = {
         name: {**recipe, "some_of": (0, 1), "operators": recipe["operators"][:1]}
-        for name, recipe in (("dig", augment_views.DIG), ("lines_light", augment_views.LINES_LIGHT))
+        for name, recipe in (("dig", recipes.DIG), ("lines_light", recipes.LINES_LIGHT))
     }
-    monkeypatch.setattr(augment_views, "RECIPES", short)
+    monkeypatch.setattr(recipes, "RECIPES", short)
     return {name for recipe in short.values() for name, _ in recipe["operators"]}
 
 
