@@ -115,7 +115,7 @@ MISTAKES = [
     ((TOY, "--config.init_from={root}/old"), r"kernel is \(8, 5\) there and \(8, 4\) here.*another config.init_from"),
     ((TOY, "--config.init_from={root}/old", "--config.init_checkpoint=first"), r"init_checkpoint is 'first': set it to 'last'"),
     # devices and sizes
-    ((TOY, "--config.mesh.data=9"), r"config.mesh is data=9, .* takes 9 devices, but there are 8 devices: set its axes to divi"),
+    ((TOY, "--config.mesh.data=9"), r"config.mesh is data=9, .* takes 9 devices, but there are 8 devices: set its axes"),
     ((TOY, "--config.mesh.fsdp=3"), r"config.mesh is data=-1, fsdp=3, .* takes 3 devices, does not divide 8 devices"),
     ((TOY, "--config.mesh.tensor=0"), r"config.mesh.tensor is 0: set it to a number of devices, or to -1 for the rest"),
     ((TOY, "--config.batch_size=12"), r"batch size 12 does not divide over 8 devices: set config.batch_size to .* 8 or 16"),
