@@ -253,7 +253,7 @@ class Loop:
         self.checkpoints, self.writer, self.evals, self.meta = checkpoints, writer, evals, meta
         step = make_train_step(method, optimizer, total, cfg["seed"])
         self.step = jax.jit(step, donate_argnums=0)
-        self.budget = pipeline.ErrorBudget(cfg["data"].get("max_bad_share", 0.01))
+        self.budget = pipeline.ErrorBudget(cfg["data"].get("max_bad_share", 0.01), mixture=data.mixture)
         self.terminated = False
 
     def run(self, state: states.TrainState) -> states.TrainState:

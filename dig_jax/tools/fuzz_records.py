@@ -1,0 +1,401 @@
+"""Thousands of hostile images, messages, shards, manifests and folders through the real input path, in worker processes.
+
+    python -m dig_jax.tools.fuzz_records --cases=10000 --seed=0            # about 7 minutes on two cores
+    python -m dig_jax.tools.fuzz_records --seed=0 --only=1234              # one case again, with what was done to it
+
+Each case must end in one of three ways: everything read; what cannot be used counted and named, and the sound records beside
+it untouched; or the whole refused with one sentence. Anything else is a failure, whose bytes are kept: an exception, a worker
+that dies (a decoder's segmentation fault too), one that takes longer than --max_seconds or more memory than --max_mb above
+what it had, a record that is neither read nor named, bytes from outside the folder, a file that makes Python run something.
+The last line printed is one JSON object; exit code 0 only without failures.
+"""
+
+import collections
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import queue
+import re
+import shutil
+import sys
+import tempfile
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+from tqdm import tqdm
+
+from dig_jax.tools.fuzz_cases import COUNT, KINDS
+from dig_jax.tools.fuzz_folders import CANARY, CANARY_SIZE
+from dig_jax.tools.fuzz_images import encode, picture, samples
+
+
+class Broken(Exception):
+    """A promise of the input path that does not hold; the message says which."""
+
+
+# ---- one case -------------------------------------------------------------------------------------------------------
+
+def build(seed: int, number: int, scratch: Path) -> tuple[str, str, bytes | Path]:
+    """(kind, what was done, bytes or folder) of a case."""
+    rng = np.random.default_rng([seed, number])
+    kind = str(rng.choice(list(KINDS), p=[share for share, _ in KINDS.values()]))
+    what, made = KINDS[kind][1](rng, scratch)
+    return kind, what, made
+
+
+def judge(kind: str, made: bytes | Path, scratch: Path) -> list[str]:
+    """How a case ended: [] = all was read, or what was counted ("counted: reason") or refused ("refused: sentence").
+
+    Raises Broken or whatever the input path raised where it should not.
+    """
+    if kind == "image":
+        outcome = _judge_folder(_folder_of(made, scratch), scratch)
+        return sorted({*outcome, *_judge_set(_set_of(made, scratch, wrap=True), sound={0, 2})})
+    if kind == "example":
+        return _judge_set(_set_of(made, scratch, wrap=False), sound={0, 2})
+    if kind == "folder":
+        return _judge_folder(made, scratch)
+    return _judge_set(made, sound=set())
+
+
+def _folder_of(data: bytes, scratch: Path) -> Path:
+    root = scratch / "in"
+    root.mkdir()
+    (root / "a.png").write_bytes(data)
+    return root
+
+
+def _set_of(data: bytes, scratch: Path, wrap: bool) -> Path:
+    """A set of three records; the middle one is the image (wrap) or the message."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    from dig_jax.data import writer
+
+    folder = scratch / "records"
+    good = [writer.serialize(encode(picture(20 + i, 10), "PNG"), f"line {i}", f"id{i}") for i in range(3)]
+    image = data if wrap else encode(picture(21, 10), "PNG")
+    lines = [("train", encode(picture(20 + i, 10), "PNG"), f"line {i}", f"id{i}") for i in range(3)]
+    lines[1] = ("train", image, "line 1", "id1")
+    report = writer.Report()
+    written = writer.write(folder, lines, report=report)
+    if written["count"] + written["skipped"]["count"] < 3:
+        raise Broken(f"{written['count']} records written, {written['skipped']['count']} named as left out, of 3")
+    if not wrap:                                 # behind the back of the index
+        out = ArrayRecordWriter(str(folder / "train-00000-of-00001.array_record"), "group_size:1,uncompressed")
+        for value in (good[0], data, good[2]):
+            out.write(value)
+        out.close()
+    return folder
+
+
+def _judge_set(folder: Path, sound: set[int]) -> list[str]:
+    """Opens and reads a record set as a run does. `sound`: records that must come through whatever the others are."""
+    from dig_jax.data import pipeline, records
+    from dig_jax.text import Charset
+
+    try:
+        mixture = records.open_sets(str(folder))
+    except (ValueError, OSError) as error:
+        return [f"refused: {_sentence(error)}"]
+    count, outcome = len(mixture), []
+    if count > 10 * COUNT:
+        raise Broken(f"{count} records opened in a folder of at most {COUNT}")
+    seen = {record.id for record in mixture.read(range(count)) if record.error is None}
+    missing = [i for i in sound if f"id{i}" not in seen]
+    if missing and count == 3:
+        raise Broken(f"the sound records {missing} were lost beside a broken one")
+    options = dict(batch_size=count, height_px=16, channels=1)
+    runs = [lambda: pipeline.pretrain(mixture, width_px=64, seed=0, **options),
+            lambda: pipeline.pretrain(mixture, width_px=64, seed=0, **{**options, "channels": 3}, squeeze_px=64),
+            lambda: pipeline.evaluation(mixture, charset=Charset("line 0123456789"), **options),
+            lambda: pipeline.recognition(mixture, charset=Charset("line 0123456789"), seed=0, **options)]  # fmt: skip
+    for number, run in enumerate(runs):
+        try:
+            dataset = run()
+        except ValueError as error:
+            outcome.append(f"refused: {_sentence(error)}")
+            continue
+        batch, host = dataset[0]
+        outcome += _judge_batch(batch, host, sound if count == 3 and number < 2 else set())
+    return sorted(set(outcome))
+
+
+def _judge_batch(batch: dict[str, np.ndarray], host: dict[str, Any], sound: set[int]) -> list[str]:
+    from dig_jax.data import pipeline
+
+    real = host["index"] >= 0
+    bad = real & ~batch["valid"]
+    if bad.sum() != len(host["errors"]):
+        raise Broken(f"{bad.sum()} rows are bad, {len(host['errors'])} are named")
+    if any(not batch["valid"][host["index"] == i].all() for i in sound):
+        raise Broken(f"a sound record was refused beside a broken one: {host['errors']}")
+    if np.any(batch["image"][~batch["valid"]] != 255) or np.any(batch["width"] < 1):
+        raise Broken("a row that is not valid holds pixels")
+    for error in host["errors"]:
+        if not re.match(r"\S.*\.array_record#\d+ \(.{1,300}\): \S", error) or len(error) > 1000 or not error.isprintable():
+            raise Broken(f"this does not name a record in one printable line: {error[:300]!r}")
+    budget = pipeline.ErrorBudget(0.0, min_count=1)
+    try:
+        budget.add(host)
+    except pipeline.TooManyBadRecords as error:
+        _sentence(error)
+    else:
+        if host["errors"]:
+            raise Broken("the error budget did not notice")
+    return [f"counted: {_kind(error.split('): ', 1)[1])}" for error in host["errors"]]
+
+
+def _judge_folder(root: Path, scratch: Path) -> list[str]:
+    """make_records on a folder of images."""
+    from dig_jax.data import records
+    from dig_jax.tools import make_records
+
+    output, out, err = scratch / "made", io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = make_records.main([f"--input={root}", f"--output={output}", "--workers=0"])
+    if code:
+        if output.exists():
+            raise Broken("make_records failed and left a folder behind")
+        return [f"refused: {_sentence(err.getvalue().strip())}"]
+    if not all(line.isprintable() for line in out.getvalue().splitlines()):
+        raise Broken(f"the summary holds characters that a terminal obeys: {out.getvalue()[:300]!r}")
+    manifest = json.loads((output / "records.json").read_text("utf-8"))
+    read = 0
+    for split, entry in manifest["splits"].items():
+        mixture = records.open_sets(f"{output}@{split}")
+        for record in mixture.read(range(entry["count"])):
+            read += 1
+            if record.error:
+                raise Broken(f"make_records wrote a record that cannot be read: {record.error}")
+        if tuple(CANARY_SIZE) in zip(*(mixture.sets[0].index[name].tolist() for name in ("width_px", "height_px"))):
+            raise Broken("a picture from outside the folder is in the record set")
+    if any(CANARY.encode() in file.read_bytes() for file in output.iterdir()):
+        raise Broken("text from outside the folder is in the record set")
+    images = list((root / "images").glob("?.png")) if (root / "images").is_dir() else []
+    if read + manifest["skipped"]["count"] < len(images):
+        raise Broken("an image is neither a record nor named as left out")
+    return sorted(f"counted: {_kind(reason)}" for reason in manifest["skipped"]["reasons"])
+
+
+def _sentence(error: Exception | str) -> str:
+    """The message, if it is one that a person can use: one printable line, no traceback; else Broken."""
+    text = str(error)
+    if not text or "\n" in text or len(text) > 1200 or not text.isprintable() or "Traceback" in text:
+        raise Broken(f"this is not one clear sentence: {type(error).__name__} {text[:300]!r}") from (
+            error if isinstance(error, Exception) else None)
+    return _kind(text)
+
+
+def _kind(reason: str) -> str:
+    """A reason without what differs from case to case: numbers, paths and quoted bytes."""
+    text = re.sub(r"b?'[^']*'|\"[^\"]*\"|\S*/\S*", "...", reason)
+    return re.sub(r"[-\d.,]*\d+(e\d+)?", "N", text)[:90]
+
+
+# ---- workers --------------------------------------------------------------------------------------------------------
+
+def peak_mb(reset: bool = False) -> float:
+    """Most memory that this process has held since the last reset (Linux; elsewhere since its start), MB."""
+    try:
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")
+        return int(re.search(r"VmHWM:\s*(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+    except (OSError, TypeError):
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / (1 << 20 if sys.platform == "darwin" else 1024)
+
+
+def run_case(seed: int, number: int, max_mb: float) -> dict[str, Any]:
+    """Builds and judges one case. {"number", "kind", "what", "outcome" or "failure", "seconds", "mb"}; never raises."""
+    scratch = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    result: dict[str, Any] = {"number": number, "kind": "", "what": ""}
+    try:
+        kind, what, made = build(seed, number, scratch)
+        result |= {"kind": kind, "what": what}
+        before, start = peak_mb(reset=True), time.process_time()  # the clock would blame a case for other programs
+        try:
+            result["outcome"] = judge(kind, made, scratch)
+        except Exception:
+            result["failure"] = traceback.format_exc(limit=-6)
+        result |= {"seconds": time.process_time() - start, "mb": peak_mb() - before, "peak_mb": peak_mb()}
+        if result["mb"] > max_mb:
+            result["failure"] = f"took {result['mb']:.0f} MB more, --max_mb is {max_mb:.0f}"
+        if (scratch / "executed").exists():
+            result["failure"] = "code from a file was run"
+    except Exception:
+        result["failure"] = f"the case could not be built: {traceback.format_exc()}"
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return result
+
+
+def work(connection: Any, seed: int, max_mb: float, stderr: str) -> None:
+    """A worker process: a number comes in, its result goes out. What decoders print goes to a file."""
+    import faulthandler
+    import warnings
+
+    import cv2
+
+    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    faulthandler.enable()
+    warnings.simplefilter("ignore")
+    run_case(0, 0, 1e9)                          # imports and caches, so that the first case is not blamed for them
+    samples()
+    cv2.setNumThreads(1)
+    connection.send("ready")
+    for number in iter(connection.recv, None):
+        connection.send(run_case(seed, number, max_mb))
+
+
+class Worker:
+    """A process that may die or hang; asked for one case at a time."""
+
+    def __init__(self, seed: int, max_seconds: float, max_mb: float):
+        self.options, self.max_seconds = (seed, max_mb), max_seconds
+        self.process: Any = None
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        self.stderr = tempfile.mktemp(prefix="fuzz-stderr-")
+        self.process = context.Process(target=work, args=(theirs, *self.options, self.stderr), daemon=True)
+        self.process.start()
+        theirs.close()
+        if not self.pipe.poll(300) or self.pipe.recv() != "ready":
+            raise RuntimeError(f"the worker process did not start; see {self.stderr}")
+
+    def ask(self, number: int) -> dict[str, Any]:
+        """The result of a case, a failure where the process died or took too long (then the next case gets a new one)."""
+        if self.process is None:
+            self._start()
+        self.pipe.send(number)
+        start = time.perf_counter()
+        # Building a case counts here too, hence the margin; the worker's own clock decides.
+        if not self.pipe.poll(2 * self.max_seconds + 20):
+            failure = "still running after {:.0f} s: killed"
+        else:
+            try:
+                result = self.pipe.recv()
+                if result.get("seconds", 0) > self.max_seconds and "failure" not in result:
+                    result["failure"] = f"took {result['seconds']:.1f} s, --max_seconds is {self.max_seconds:g}"
+                return result
+            except (EOFError, ConnectionError):
+                self.process.join(10)
+                failure = f"the process died with exit code {self.process.exitcode} after {{:.1f}} s"
+        tail = Path(self.stderr).read_text("utf-8", "replace")[-1500:]
+        self.stop()
+        seconds = time.perf_counter() - start
+        return {"number": number, "failure": f"{failure.format(seconds)}\n{tail}", "seconds": seconds, "mb": 0.0}
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.join()
+            self.pipe.close()
+            Path(self.stderr).unlink(missing_ok=True)
+            self.process = None
+
+
+def fuzz(numbers: list[int], *, seed: int, workers: int, max_seconds: float, max_mb: float, save: str | None) -> dict[str, Any]:
+    """Runs the cases and returns the counts that `main` prints."""
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for number in numbers:
+        waiting.put(number)
+    results: list[dict[str, Any]] = []
+    bar = tqdm(total=len(numbers), unit=" cases", disable=not sys.stderr.isatty())
+
+    def supervise() -> None:
+        worker = Worker(seed, max_seconds, max_mb)
+        try:
+            while True:
+                results.append(worker.ask(waiting.get_nowait()))
+                bar.update()
+        except queue.Empty:
+            pass
+        finally:
+            worker.stop()
+
+    start = time.perf_counter()
+    threads = [threading.Thread(target=supervise) for _ in range(max(1, workers))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    bar.close()
+    total_s = round(time.perf_counter() - start, 1)
+    return summarise(sorted(results, key=lambda r: r["number"]), seed, save) | {"total_s": total_s}
+
+
+def summarise(results: list[dict[str, Any]], seed: int, save: str | None) -> dict[str, Any]:
+    """Counts by outcome; prints the failures and keeps their bytes in the folder `save`."""
+    counted, refused, kinds = collections.Counter(), collections.Counter(), collections.Counter()
+    failures = [result for result in results if "failure" in result]
+    for result in results:
+        kinds[result.get("kind", "")] += 1
+        for ending in result.get("outcome", ()):
+            how, reason = ending.split(": ", 1)
+            (counted if how == "counted" else refused)[reason] += 1
+    good = [r["outcome"] for r in results if "failure" not in r]
+    for failure in failures:
+        kept = keep(seed, failure["number"], save) if save else "nowhere (--save)"
+        print(f"FAILED case {failure['number']} ({failure.get('kind')}: {failure.get('what')}); kept in {kept}; again with\n"
+              f"  python -m dig_jax.tools.fuzz_records --seed={seed} --only={failure['number']}\n{failure['failure']}")
+    slowest = max(results, key=lambda r: r.get("seconds", 0), default={})
+    largest = max(results, key=lambda r: r.get("mb", 0), default={})
+    return {
+        "cases": len(results), "seed": seed, "kinds": dict(sorted(kinds.items())),
+        "fine": sum(not o for o in good),
+        "counted_bad": sum(any(e.startswith("counted") for e in o) for o in good),
+        "refused": sum(bool(o) and all(e.startswith("refused") for e in o) for o in good),
+        "failures": len(failures), "failed": [f["number"] for f in failures][:50],
+        "counted_reasons": dict(counted.most_common()), "refused_reasons": dict(refused.most_common()),
+        "slowest_s": round(slowest.get("seconds", 0), 2), "slowest_case": [slowest.get("number"), slowest.get("what")],
+        "most_mb": round(largest.get("mb", 0)), "most_mb_case": [largest.get("number"), largest.get("what")],
+        "peak_rss_mb": round(max((r.get("peak_mb", 0) for r in results), default=0)),
+    }  # fmt: skip
+
+
+def keep(seed: int, number: int, save: str) -> Path:
+    """Builds a case again in a folder of its own."""
+    place = Path(save) / f"seed{seed}-case{number}"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    kind, what, made = build(seed, number, place)
+    (place / "case.json").write_text(json.dumps({"seed": seed, "number": number, "kind": kind, "what": what}))
+    if isinstance(made, bytes):
+        (place / "bytes").write_bytes(made)
+    return place
+
+
+def main(argv: list[str]) -> None:
+    f = flags.FLAGS
+    if len(argv) > 1:
+        raise SystemExit(f"fuzz_records: '{argv[1]}' is no option; write --name=value.")
+    numbers = list(range(f.cases)) if f.only is None else [f.only]
+    result = fuzz(numbers, seed=f.seed, workers=f.workers, max_seconds=f.max_seconds, max_mb=f.max_mb, save=f.save)
+    if f.only is not None:
+        with tempfile.TemporaryDirectory() as scratch:
+            print(build(f.seed, f.only, Path(scratch))[:2])
+    print(json.dumps(result))
+    if result["failures"]:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_integer("cases", 10_000, "How many cases, numbered from 0.", lower_bound=1)
+    flags.DEFINE_integer("seed", 0, "Another seed makes other cases.", lower_bound=0)
+    flags.DEFINE_integer("only", None, "Run this one case.", lower_bound=0)
+    flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, "Processes.")
+    flags.DEFINE_float("max_seconds", 10.0, "A case that takes more processor time than this fails.")
+    flags.DEFINE_float("max_mb", 512.0, "A case that takes more memory than this above what the process had fails.")
+    flags.DEFINE_string("save", "fuzz_failures", "Folder for what failed.")
+    app.run(main)
