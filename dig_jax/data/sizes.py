@@ -15,6 +15,7 @@ PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 
 MAX_SCANS = 16  # of a JPEG with as many pixels as are allowed (a usual progressive one has 10); smaller ones may have more
+MAX_METADATA_BYTES = 16 << 20  # of a PNG or JPEG, beside 16 bytes a pixel
 MAX_PARTS = 1 << 16  # chunks of a PNG, segments before the first scan of a JPEG
 
 
@@ -59,15 +60,19 @@ def open_image(data: bytes) -> Image.Image:
 def check_effort(data: bytes, max_pixels: int) -> None:
     """Raises BadRecord for a PNG or JPEG of modest size that would take minutes to decode.
 
-    A JPEG may bring any number of scans of a few bytes, each of which walks the whole picture, and both may bring millions
-    of empty parts.
+    A JPEG may bring any number of scans of a few bytes, each of which walks the whole picture; both may bring millions of
+    empty parts, and data without end that a decoder unpacks and drops.
     """
+    if not data.startswith((JPEG, PNG)):
+        return
+    width, height = header_size(data)
+    if len(data) > 16 * width * height + MAX_METADATA_BYTES:
+        raise BadRecord(f"too slow: {len(data)} bytes for {width} x {height} px")
     if data.startswith(JPEG):
-        width, height = _jpeg_size(data)
         scans = data.count(b"\xff\xda")  # FF stands in coded pixels only before 00, so all others are markers (or metadata)
         if scans * width * height > MAX_SCANS * max_pixels:
             raise BadRecord(f"too slow: a JPEG of {scans} scans of {width} x {height} px")
-    elif data.startswith(PNG):
+    else:
         at, parts = len(PNG), 0
         while at + 8 <= len(data):
             at, parts = at + 12 + int.from_bytes(data[at : at + 4], "big"), parts + 1

@@ -161,7 +161,7 @@ def _spoil_index(rng: Rng, file: Path, scratch: Path, whole: bool) -> str:
         arrays: dict[str, Any] = dict(found)
     if whole:
         name = str(rng.choice(sorted(arrays)))
-        size = int(rng.choice([0, 1, COUNT, COUNT, COUNT, COUNT + 1, 30_000_000]))
+        size = int(rng.choice([0, 1, COUNT, COUNT, COUNT, COUNT + 1, 3_000_000]))
         kinds = ["u2", "i4", "i8", "f4", "U9", "bool", "c8", "S3", "M8[s]"]
         kind = str(rng.choice(kinds))
         numbers = rng.choice([-2, -1, 0, 1, 40, 65535, 2**31 - 1], size if size <= COUNT + 1 else 1)

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import re
 import struct
 import warnings
 import zlib
@@ -215,6 +216,8 @@ HOSTILE_IMAGES: dict[str, Callable[[Rng], bytes]] = {
     "two formats in one": lambda rng: rng.choice(sorted(samples().values()))[:200] + rng.choice(sorted(samples().values())),
 }  # fmt: skip
 
+LARGE = {name for name in HOSTILE_IMAGES if re.search(r"\d [GM]|million|fill bytes|scans|parts|bomb", name)}
+
 
 def corrupt(rng: Rng, data: bytes) -> tuple[str, bytes]:
     """One to three of: bits flipped, cut, a run zeroed, inserted, repeated, removed, or a number made extreme."""
@@ -246,10 +249,11 @@ def corrupt(rng: Rng, data: bytes) -> tuple[str, bytes]:
 
 
 def image(rng: Rng, scratch: Path) -> tuple[str, bytes]:
-    """Any image: sound but exotic (1 in 10), made to be hostile (4 in 10), a corrupted one of either kind."""
+    """Any image: sound but exotic (1 in 10), made to be hostile (4 in 10, few of them large), or a corrupted one."""
     chance = rng.random()
     if chance < 0.4:
-        name = str(rng.choice(sorted(HOSTILE_IMAGES)))
+        names = sorted(name for name in HOSTILE_IMAGES if (name in LARGE) == (chance < 0.01))
+        name = str(rng.choice(names))
         return name, HOSTILE_IMAGES[name](rng)
     name = str(rng.choice(sorted(samples())))
     if chance < 0.5:

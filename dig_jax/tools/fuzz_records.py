@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from tqdm import tqdm
 
 from dig_jax.tools.fuzz_cases import COUNT, KINDS
@@ -109,21 +109,22 @@ def _judge_set(folder: Path, sound: set[int]) -> list[str]:
         raise Broken(f"{count} records opened in a folder of at most {COUNT}")
     seen = {record.id for record in mixture.read(range(count)) if record.error is None}
     missing = [i for i in sound if f"id{i}" not in seen]
-    if missing and count == 3:
+    if missing:
         raise Broken(f"the sound records {missing} were lost beside a broken one")
     options = dict(batch_size=count, height_px=16, channels=1)
+    squeezed = {**options, "channels": 3, "squeeze_px": 64}
     runs = [lambda: pipeline.pretrain(mixture, width_px=64, seed=0, **options),
-            lambda: pipeline.pretrain(mixture, width_px=64, seed=0, **{**options, "channels": 3}, squeeze_px=64),
+            lambda: pipeline.pretrain(mixture, width_px=64, seed=0, **squeezed),
             lambda: pipeline.evaluation(mixture, charset=Charset("line 0123456789"), **options),
             lambda: pipeline.recognition(mixture, charset=Charset("line 0123456789"), seed=0, **options)]  # fmt: skip
-    for number, run in enumerate(runs):
+    for run in runs[1:3] if sound else runs:
         try:
             dataset = run()
         except ValueError as error:
             outcome.append(f"refused: {_sentence(error)}")
             continue
         batch, host = dataset[0]
-        outcome += _judge_batch(batch, host, sound if count == 3 and number < 2 else set())
+        outcome += _judge_batch(batch, host, sound if count == 3 else set())
     return sorted(set(outcome))
 
 
@@ -248,6 +249,7 @@ def work(connection: Any, seed: int, max_mb: float, stderr: str) -> None:
     os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
     faulthandler.enable()
     warnings.simplefilter("ignore")
+    logging.set_verbosity(logging.ERROR)
     run_case(0, 0, 1e9)                          # imports and caches, so that the first case is not blamed for them
     samples()
     cv2.setNumThreads(1)
@@ -270,7 +272,7 @@ class Worker:
         self.process = context.Process(target=work, args=(theirs, *self.options, self.stderr), daemon=True)
         self.process.start()
         theirs.close()
-        if not self.pipe.poll(300) or self.pipe.recv() != "ready":
+        if not self.pipe.poll(600) or self.pipe.recv() != "ready":
             raise RuntimeError(f"the worker process did not start; see {self.stderr}")
 
     def ask(self, number: int) -> dict[str, Any]:
@@ -279,8 +281,8 @@ class Worker:
             self._start()
         self.pipe.send(number)
         start = time.perf_counter()
-        # Building a case counts here too, hence the margin; the worker's own clock decides.
-        if not self.pipe.poll(2 * self.max_seconds + 20):
+        # By the clock, building included, so with a wide margin; what counts is the processor time that the worker tells.
+        if not self.pipe.poll(10 * self.max_seconds + 60):
             failure = "still running after {:.0f} s: killed"
         else:
             try:
@@ -305,18 +307,23 @@ class Worker:
             self.process = None
 
 
-def fuzz(numbers: list[int], *, seed: int, workers: int, max_seconds: float, max_mb: float, save: str | None) -> dict[str, Any]:
-    """Runs the cases and returns the counts that `main` prints."""
+def fuzz(
+    numbers: list[int], *, seed: int = 0, workers: int = 1, max_seconds: float = 10.0, max_mb: float = 512.0,
+    minutes: float = float("inf"), save: str | None = None,
+) -> dict[str, Any]:
+    """Runs the cases, no new one after so many minutes, and returns the counts that `main` prints."""
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in numbers:
         waiting.put(number)
     results: list[dict[str, Any]] = []
     bar = tqdm(total=len(numbers), unit=" cases", disable=not sys.stderr.isatty())
 
+    start = time.perf_counter()
+
     def supervise() -> None:
         worker = Worker(seed, max_seconds, max_mb)
         try:
-            while True:
+            while time.perf_counter() < start + 60 * minutes:
                 results.append(worker.ask(waiting.get_nowait()))
                 bar.update()
         except queue.Empty:
@@ -324,7 +331,6 @@ def fuzz(numbers: list[int], *, seed: int, workers: int, max_seconds: float, max
         finally:
             worker.stop()
 
-    start = time.perf_counter()
     threads = [threading.Thread(target=supervise) for _ in range(max(1, workers))]
     for thread in threads:
         thread.start()
@@ -381,7 +387,8 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise SystemExit(f"fuzz_records: '{argv[1]}' is no option; write --name=value.")
     numbers = list(range(f.cases)) if f.only is None else [f.only]
-    result = fuzz(numbers, seed=f.seed, workers=f.workers, max_seconds=f.max_seconds, max_mb=f.max_mb, save=f.save)
+    result = fuzz(numbers, seed=f.seed, workers=f.workers, max_seconds=f.max_seconds, max_mb=f.max_mb,
+                  minutes=f.minutes, save=f.save)
     if f.only is not None:
         with tempfile.TemporaryDirectory() as scratch:
             print(build(f.seed, f.only, Path(scratch))[:2])
@@ -397,5 +404,6 @@ if __name__ == "__main__":
     flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, "Processes.")
     flags.DEFINE_float("max_seconds", 10.0, "A case that takes more processor time than this fails.")
     flags.DEFINE_float("max_mb", 512.0, "A case that takes more memory than this above what the process had fails.")
+    flags.DEFINE_float("minutes", float("inf"), "Start no case after so long; the JSON counts those that were run.")
     flags.DEFINE_string("save", "fuzz_failures", "Folder for what failed.")
     app.run(main)
