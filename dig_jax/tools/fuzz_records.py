@@ -24,6 +24,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -261,15 +262,17 @@ def work(connection: Any, seed: int, max_mb: float, stderr: str) -> None:
 class Worker:
     """A process that may die or hang; asked for one case at a time."""
 
-    def __init__(self, seed: int, max_seconds: float, max_mb: float):
-        self.options, self.max_seconds = (seed, max_mb), max_seconds
+    def __init__(self, seed: int, max_seconds: float, max_mb: float, target: Callable[..., None] = work):
+        self.options, self.max_seconds, self.target = (seed, max_mb), max_seconds, target
+        # By the clock, building included, so with a wide margin; what counts is the processor time that the worker tells.
+        self.patience_s = 10 * max_seconds + 60
         self.process: Any = None
 
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         self.stderr = tempfile.mktemp(prefix="fuzz-stderr-")
-        self.process = context.Process(target=work, args=(theirs, *self.options, self.stderr), daemon=True)
+        self.process = context.Process(target=self.target, args=(theirs, *self.options, self.stderr), daemon=True)
         self.process.start()
         theirs.close()
         if not self.pipe.poll(600) or self.pipe.recv() != "ready":
@@ -281,8 +284,7 @@ class Worker:
             self._start()
         self.pipe.send(number)
         start = time.perf_counter()
-        # By the clock, building included, so with a wide margin; what counts is the processor time that the worker tells.
-        if not self.pipe.poll(10 * self.max_seconds + 60):
+        if not self.pipe.poll(self.patience_s):
             failure = "still running after {:.0f} s: killed"
         else:
             try:
