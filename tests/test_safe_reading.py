@@ -20,7 +20,7 @@ FILES = sorted([*(ROOT / "dig_jax").rglob("*.py"), *(ROOT / "configs").rglob("*.
 
 MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "jsonpickle", "code", "codeop"}
 BUILTINS = {"eval", "exec", "compile", "__import__"}
-ATTRIBUTES = {"read_pickle", "to_pickle", "extractall", "unsafe_load", "full_load", "system", "popen", "load_module", "exec_module"}
+ATTRIBUTES = {"read_pickle", "to_pickle", "extractall", "unsafe_load", "full_load", "system", "popen", "exec_module"}
 REQUIRED = {  # (modules, function) -> keyword with its value
     (("np", "numpy", "jnp"), "load"): ("allow_pickle", False),
     (("torch",), "load"): ("weights_only", True),
@@ -37,7 +37,8 @@ def faults(source: str) -> list[str]:
             names = [a.name for a in node.names]
             module = (node.module or "").split(".")[0]
             found += [module] if module in MODULES else []
-            found += [f"from {module} import load" for n in names if module in ("numpy", "torch", "yaml") and n.startswith("load")]
+            if module in ("numpy", "torch", "yaml"):
+                found += [f"from {module} import {name}" for name in names if name.startswith("load")]
         elif isinstance(node, ast.Call):
             given = {k.arg: k.value for k in node.keywords}
             value = given.get("shell")

@@ -120,13 +120,13 @@ def verdict(consume: float, wall: float, core: float, workers: int, available: i
     if feeds:
         advice = f"yes: {wall:.0f} lines/s are {wall / consume:.2f} times what is taken"
     elif needed > available:
-        advice = (f"no, and this machine cannot: it needs {needed} cores of this kind, there are {available}; store lines at the "
-                  "height they are used at, or train on fewer lines a second")  # fmt: skip
+        advice = (f"no, and this machine cannot: it needs {needed} cores of this kind, there are {available}; store lines "
+                  "at the height they are used at, or train on fewer lines a second")  # fmt: skip
     elif max(1, workers) < needed:
         advice = f"no, with {workers or 'one thread and no'} worker processes: try --workers={needed} (config.data.workers)"
     else:
-        advice = (f"no: {needed} cores should do, but {workers} worker processes give {wall:.0f} lines/s by the clock: the cores "
-                  "are busy with something else, or the disk is the limit")  # fmt: skip
+        advice = (f"no: {needed} cores should do, but {workers} worker processes give {wall:.0f} lines/s by the clock: the "
+                  "cores are busy with something else, or the disk is the limit")  # fmt: skip
     return {"consume": consume, "feeds": feeds, "headroom": round(wall / consume, 3), "cores_needed": needed, "advice": advice}
 
 

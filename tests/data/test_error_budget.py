@@ -49,7 +49,8 @@ def test_a_set_that_cannot_be_read_does_not_hide_behind_its_small_weight(tmp_pat
     hosts = steps(mixture, 5)
     assert sum(len(host["bad"]) for host in hosts) == 10 and all(number >= 40 for host in hosts for number in host["bad"])
     budget = pipeline.ErrorBudget(0.1, min_count=10, mixture=mixture)
-    with pytest.raises(pipeline.TooManyBadRecords, match=r"10 of 10 of the lines read from .*b@train \(100.0%\).*10 x not an image"):
+    message = r"10 of 10 of the lines read from .*b@train \(100.0%\).*10 x not an image"
+    with pytest.raises(pipeline.TooManyBadRecords, match=message):
         for host in hosts:
             budget.add(host)
     assert (budget.rows, budget.bad, budget.set_bad.tolist()) == (250, 10, [0, 10])

@@ -51,7 +51,7 @@ def test_more_workers_are_tried_where_auto_is_too_few(folder, monkeypatch):
     monkeypatch.setattr(bench_input, "cores", lambda: 8)
     monkeypatch.setattr(bench_input, "_rate", lambda work, seconds: 1000.0)
     monkeypatch.setattr(bench_input.pipeline, "default_workers", lambda: 2)
-    monkeypatch.setattr(bench_input, "_wall", lambda dataset, seconds, workers, size: (asked.append(workers) or 900.0 * workers, 0))
+    monkeypatch.setattr(bench_input, "_wall", lambda _, seconds, workers, size: (asked.append(workers) or 900.0 * workers, 0))
     options = dict(height_px=32, width_px=128, channels=1, batch_size=40, seconds=1.0)
     measure = lambda **more: bench_input.measure(records.open_sets(str(folder)), **options, **more)  # noqa: E731
     result = measure(workers="auto", consume=4000)

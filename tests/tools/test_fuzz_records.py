@@ -10,7 +10,7 @@ import time
 import numpy as np
 import pytest
 
-from dig_jax.tools import fuzz_cases, fuzz_records
+from dig_jax.tools import fuzz_cases, fuzz_judge, fuzz_records
 
 
 def test_cases_depend_on_seed_and_number_only(tmp_path):
@@ -87,5 +87,5 @@ def test_an_exception_and_a_spike_of_memory_are_failures_with_a_way_to_repeat_th
 
 @pytest.mark.parametrize("text", ["", "two\nlines", "\x1b[2J", "x" * 2000, "Traceback (most recent call last)"])
 def test_what_is_no_sentence_is_a_failure(text):
-    with pytest.raises(fuzz_records.Broken):
-        fuzz_records._sentence(ValueError(text))
+    with pytest.raises(fuzz_judge.Broken):
+        fuzz_judge.sentence(ValueError(text))
