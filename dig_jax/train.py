@@ -271,7 +271,7 @@ class Loop:
         self.cfg, self.step, self.data, self.mesh, self.total = cfg, step, data, mesh, total
         self.checkpoints, self.writer, self.evals, self.meta = checkpoints, writer, evals, meta
         self.part, self.trace = partition.part(mesh), trace
-        self.budget = pipeline.ErrorBudget(cfg["data"].get("max_bad_share", 0.01))
+        self.budget = pipeline.ErrorBudget(cfg["data"].get("max_bad_share", 0.01), mixture=data.mixture)
         self.interrupts = Interrupts(active=jax.process_count() == 1)
 
     def run(self, state: states.TrainState, carry: dict[str, Any] | None = None) -> states.TrainState:

@@ -10,7 +10,7 @@ hosts one after the other are the same batch for any number of hosts, and thread
 batch: {"image" u8[B,H,W,C], "width" i32[B], "valid" bool[B]} and, for recognition, {"label" i32[B,L] (0 = CTC blank =
 padding), "label_length" i32[B]}; B counts the rows of this host. host, which never goes to a device: {"index" i64[B]
 (record number in the mixture, -1 in a row that only fills a batch), "text" list of str or None, "errors" list of str,
-"unknown_chars" int, "epoch" float}.
+"bad" list of the record numbers that they name, "unknown_chars" int, "epoch" float}.
 """
 
 import contextlib
@@ -24,8 +24,10 @@ import numpy as np
 from absl import flags, logging
 
 from dig_jax.data import buckets, transforms
+from dig_jax.data.error_budget import ErrorBudget, TooManyBadRecords  # noqa: F401  (callers find them here)
 from dig_jax.data.parallel import cores
-from dig_jax.data.records import BadRecord, Mixture, Record, resized_width
+from dig_jax.data.records import BadRecord, Mixture, Record, resized_width, shown
+from dig_jax.data.writer import MAX_ASPECT
 from dig_jax.text import Charset
 
 ENDLESS = 1 << 48              # steps; Grain wants a length, and slicing needs room above it
@@ -163,40 +165,6 @@ def default_workers() -> int:
     return min(count // 2, 16) if count > 4 else 0
 
 
-class TooManyBadRecords(RuntimeError):
-    """More records were unusable than the configuration allows."""
-
-
-class ErrorBudget:
-    """Counts unusable records and stops the run past a share of the rows seen. One for each host, over its own rows.
-
-    max_share: in [0, 1]. min_count: with fewer bad rows nothing stops, else one bad line in the first batch would.
-    Fields: rows, bad, errors {what: how often}. Each bad record is logged once.
-    """
-
-    def __init__(self, max_share: float, min_count: int = 10):
-        if not 0 <= max_share <= 1:
-            raise ValueError(f"data.max_bad_share is {max_share}; it is a share of the records, between 0 and 1")
-        self.max_share, self.min_count = max_share, min_count
-        self.rows = self.bad = 0
-        self.errors: dict[str, int] = {}
-
-    def add(self, host: dict[str, Any]) -> None:
-        """Counts the rows and errors of one batch. Raises TooManyBadRecords once the budget is spent."""
-        self.rows += int(np.sum(np.asarray(host["index"]) >= 0))
-        self.bad += len(host["errors"])
-        for error in host["errors"]:
-            if error not in self.errors:
-                logging.warning("unusable record: %s", error)
-            self.errors[error] = self.errors.get(error, 0) + 1
-        if self.bad >= max(1, self.min_count) and self.bad > self.max_share * self.rows:
-            raise TooManyBadRecords(
-                f"{self.bad} of {self.rows} lines read ({self.bad / self.rows:.1%}) cannot be used, more than "
-                f"data.max_bad_share={self.max_share:g} allows; the first is {next(iter(self.errors))}: make the "
-                "record set again without them, or raise data.max_bad_share"
-            )
-
-
 # ---- record numbers -------------------------------------------------------------------------------------------------
 
 def _part(batch_size: int, process_index: int, process_count: int) -> slice:
@@ -297,10 +265,16 @@ def _assign(mixture, chosen, height_px, buckets_px, multiple_px, squeeze_px) -> 
     if squeeze_px:
         return np.array([squeeze_px]), np.zeros(len(chosen), np.uint16)
     widths = mixture.widths(height_px)[chosen]
+    widest = f"the widest is {mixture.where(int(chosen[np.argmax(widths)]))}"
+    if isinstance(buckets_px, str | int) and np.max(widths) > MAX_ASPECT * height_px:
+        raise ValueError(
+            f"a line is {int(np.max(widths))} px wide at height {height_px}, more than {MAX_ASPECT} times its height, and its "
+            f"batches would be as wide ({widest}): make the record set again without it, or list the widths in data.buckets_px"
+        )
     try:
         edges = buckets.bounds(widths, buckets_px, multiple_px)
     except ValueError as error:
-        raise ValueError(f"{error} (the widest is {mixture.where(int(chosen[np.argmax(widths)]))})") from None
+        raise ValueError(f"{error} ({widest})") from None
     return edges, np.searchsorted(edges, widths).astype(np.uint16)
 
 
@@ -337,7 +311,7 @@ class _Loader:
         if self.charset is not None:
             batch["label"] = np.zeros((size, self.label_length), np.int32)
             batch["label_length"] = np.zeros(size, np.int32)
-        host = {"index": rows.index, "text": [None] * size, "errors": [], "unknown_chars": 0, "epoch": rows.epoch}
+        host = {"index": rows.index, "text": [None] * size, "errors": [], "bad": [], "unknown_chars": 0, "epoch": rows.epoch}
         real = np.flatnonzero(rows.index >= 0)
         for row, record in zip(real.tolist(), self.mixture.read(rows.index[real])):
             host["text"][row] = record.text
@@ -346,7 +320,9 @@ class _Loader:
                 if self.charset is not None:
                     host["unknown_chars"] += self._label(record, batch["label"][row], batch["label_length"], row)
             except BadRecord as error:
-                host["errors"].append(f"{self.mixture.where(int(rows.index[row]))} ({record.id or 'no id'}): {error}")
+                number = int(rows.index[row])
+                host["bad"].append(number)
+                host["errors"].append(f"{self.mixture.where(number)} ({shown(record.id, 200) or 'no id'}): {error}")
                 continue
             batch["image"][row, :, :width] = image[:, :width]
             batch["width"][row], batch["valid"][row] = width, True

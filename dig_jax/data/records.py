@@ -23,12 +23,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dig_jax.data.manifest import check_shards, read_index, read_manifest
 from dig_jax.data.sizes import BadRecord, resized_width
-from dig_jax.data.writer import MANIFEST, SCHEMA_VERSION, Report, encode_image, example_class, serialize, write
+from dig_jax.data.writer import MANIFEST, Report, encode_image, example_class, serialize, shown, write
 
 __all__ = [
     "BadRecord", "Mixture", "Record", "RecordSet", "Report", "encode_image", "open_sets", "parse", "parse_spec",
-    "read_manifest", "resized_width", "serialize", "write",
+    "read_manifest", "resized_width", "serialize", "shown", "write",
 ]  # fmt: skip
 
 
@@ -65,26 +66,6 @@ def parse(value: bytes) -> Record:
     return Record(images[0], text, ids[0].decode("utf-8", "replace") if ids else "")
 
 
-def read_manifest(path: str | Path) -> dict[str, Any]:
-    """records.json of a records folder. FileNotFoundError names the record sets that do exist nearby."""
-    folder = Path(path)
-    file = folder / MANIFEST
-    if not file.is_file():
-        near = folder if folder.is_dir() else folder.parent
-        found = sorted(str(p.parent) for p in near.glob(f"*/{MANIFEST}")) if near.is_dir() else []
-        hint = f"record sets in {near}: {', '.join(found)}" if found else f"there are none in {near}"
-        raise FileNotFoundError(f"No record set at {folder} (no {MANIFEST}); {hint}; make one with tools.make_records.")
-    try:
-        manifest = json.loads(file.read_text("utf-8"))
-        version = manifest["schema_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is damaged ({error}); make the record set again.") from error
-    if version != SCHEMA_VERSION:
-        rule = f"this program reads {SCHEMA_VERSION}"
-        raise ValueError(f"{file} has schema version {version}, {rule}; make the record set again.")
-    return manifest
-
-
 class RecordSet:
     """One split of one records folder. Threads may share it; pickled, it carries names only and opens its files
     again."""
@@ -97,12 +78,9 @@ class RecordSet:
             raise ValueError(f"{self.path} has no split '{split}'; it has: {known}.")
         self.entry = self.manifest["splits"][split]
         self.starts = np.concatenate([[0], np.cumsum(self.entry["shard_counts"])]).astype(np.int64)
-        for shard in self.entry["shards"]:
-            if not (self.path / shard).is_file():
-                raise _missing(self.path / shard)
+        check_shards(self.path, self.entry)
         self._open()
-        if not len(self) == len(self.index["width_px"]) == int(self.starts[-1]):
-            raise ValueError(f"{self.path / self.entry['index']} does not fit {MANIFEST}; make the record set again.")
+        _ = self.index  # read now, so that what is wrong with it is said now
 
     def _open(self) -> None:
         self._readers: list[Any] = [None] * len(self.entry["shards"])
@@ -121,11 +99,7 @@ class RecordSet:
     @functools.cached_property
     def index(self) -> dict[str, np.ndarray]:
         """width_px u16[n], height_px u16[n], label_chars i32[n]."""
-        file = self.path / self.entry["index"]
-        if not file.is_file():
-            raise _missing(file)
-        with np.load(file, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in ("width_px", "height_px", "label_chars")}
+        return read_index(self.path / self.entry["index"], len(self))
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -152,13 +126,13 @@ class RecordSet:
         shard = int(np.searchsorted(self.starts, index, side="right")) - 1
         return f"{self.path / self.entry['shards'][shard]}#{int(index) - int(self.starts[shard])}"
 
-    def read_raw(self, indices: Sequence[int]) -> list[bytes | None]:
-        """tf.Example bytes of each index, one read for each shard; None where the shard is damaged there."""
+    def read_raw(self, indices: Sequence[int]) -> list[bytes | BadRecord]:
+        """tf.Example bytes of each index, one read for each shard; the reason where the shard is damaged there."""
         wanted = np.asarray(indices, np.int64).reshape(-1)
         if wanted.size and not (0 <= wanted.min() and wanted.max() < len(self)):
             raise IndexError(f"Record index outside [0, {len(self)}) of {self.path}@{self.split}.")
         shards = np.searchsorted(self.starts, wanted, side="right") - 1
-        values: list[bytes | None] = [None] * len(wanted)
+        values: list[bytes | BadRecord] = [_DAMAGED] * len(wanted)
         for shard in np.unique(shards):
             places = np.flatnonzero(shards == shard)
             rows = (wanted[places] - self.starts[shard]).tolist()
@@ -166,27 +140,41 @@ class RecordSet:
                 values[place] = value
         return values
 
-    def _read_shard(self, shard: int, rows: list[int]) -> list[bytes | None]:
-        try:
-            reader = self._reader(shard)
-        except (RuntimeError, ValueError, OSError):
-            return [None] * len(rows)
+    def _read_shard(self, shard: int, rows: list[int]) -> list[bytes | BadRecord]:
+        reader = self._reader(shard)
+        if isinstance(reader, BadRecord):
+            return [reader] * len(rows)
         try:
             return reader.read(rows)
         except (RuntimeError, ValueError, IndexError):  # one damaged record spoils the whole call: find out which
             return [_read_one(reader, row) for row in rows]
 
     def _reader(self, shard: int) -> Any:
+        """The open shard, or a BadRecord where it is no ArrayRecord or not the one that the manifest counts."""
         with self._lock:
             if self._readers[shard] is None:
-                from array_record.python.array_record_module import ArrayRecordReader
-
-                file = str(self.path / self.entry["shards"][shard])
-                # No read-ahead and no reader threads: both only pay for sequential reading.
-                self._readers[shard] = ArrayRecordReader(
-                    file, options="readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=32768
-                )
+                self._readers[shard] = self._open_shard(self.path / self.entry["shards"][shard], shard)
             return self._readers[shard]
+
+    def _open_shard(self, file: Path, shard: int) -> Any:
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        if not file.is_file():  # opening a pipe would wait for ever
+            return BadRecord("the shard has vanished")
+        try:
+            # No read-ahead and no reader threads: both only pay for sequential reading.
+            reader = ArrayRecordReader(
+                str(file), options="readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=32768
+            )
+            count, options = reader.num_records(), reader.writer_options_string()
+        except (RuntimeError, ValueError, OSError):
+            return BadRecord("the shard is damaged or cut short")
+        expected = self.entry["shard_counts"][shard]
+        if count != expected:
+            return BadRecord(f"the shard holds {count} records where {MANIFEST} counts {expected}")
+        if "uncompressed" not in options:  # else a record of a few bytes could unpack to gigabytes
+            return BadRecord(f"the shard is compressed ({shown(options, 80)}); make_records writes none that is")
+        return reader
 
     def read(self, indices: Sequence[int]) -> list[Record]:
         """The records in the order asked for, read as one batch. A damaged one never raises: it comes with `error`
@@ -199,22 +187,19 @@ class RecordSet:
         return self.read([index])[0]
 
 
-def _missing(file: Path) -> FileNotFoundError:
-    return FileNotFoundError(f"{file} is missing, though {MANIFEST} names it; make the record set again.")
+_DAMAGED = BadRecord("the shard is damaged here")
 
 
-def _read_one(reader: Any, row: int) -> bytes | None:
+def _read_one(reader: Any, row: int) -> bytes | BadRecord:
     try:
         return reader.read([row])[0]
     except (RuntimeError, ValueError, IndexError):
-        return None
+        return _DAMAGED
 
 
-def _parse_or_error(value: bytes | None) -> Record:
-    if value is None:
-        return Record(b"", None, "", "the shard is damaged here")
+def _parse_or_error(value: bytes | BadRecord) -> Record:
     try:
-        return parse(value)
+        return parse(value) if isinstance(value, bytes) else Record(b"", None, "", str(value))
     except BadRecord as error:
         return Record(b"", None, "", str(error))
 

@@ -9,6 +9,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+
+# All that Pillow is asked to read. It knows forty more formats, one of which (PostScript) it hands to an interpreter.
+FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
+
+MAX_SCANS = 16  # of a JPEG with as many pixels as are allowed (a usual progressive one has 10); smaller ones may have more
+MAX_METADATA_BYTES = 16 << 20  # of a PNG or JPEG, beside 16 bytes a pixel
+MAX_PARTS = 1 << 16  # chunks of a PNG, segments before the first scan of a JPEG
+
 
 class BadRecord(Exception):
     """A record that cannot be used; the message is the reason."""
@@ -27,33 +36,65 @@ def header_size(data: bytes) -> tuple[int, int]:
 
     PNG and JPEG are parsed here (2 us); Pillow, seven times slower, serves every other format.
     """
-    if data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) >= 24:
+    if data.startswith(PNG) and len(data) >= 24:
         return struct.unpack(">II", data[16:24])
-    if data.startswith(b"\xff\xd8"):
+    if data.startswith(JPEG):
         return _jpeg_size(data)
+    return open_image(data).size
+
+
+def open_image(data: bytes) -> Image.Image:
+    """Pillow's image of these bytes, its header read and no pixel. Raises BadRecord where it is none of FORMATS."""
     try:
         # Pillow warns of odd metadata, and warns and then raises on sizes it thinks dangerous; the limit that counts is
-        # ours, in `transforms.decode`.
+        # the caller's.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(data)) as image:
-                return image.size
+            return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise BadRecord(f"too large: {error}") from error
-    except (OSError, ValueError, SyntaxError, struct.error) as error:
+    except Exception as error:  # whatever a parser makes of arbitrary bytes: OSError, SyntaxError ...
         raise BadRecord(f"not an image: {len(data)} bytes starting {data[:8]!r}") from error
 
 
+def check_effort(data: bytes, max_pixels: int) -> None:
+    """Raises BadRecord for a PNG or JPEG of modest size that would take minutes to decode.
+
+    A JPEG may bring any number of scans of a few bytes, each of which walks the whole picture; both may bring millions of
+    empty parts, and data without end that a decoder unpacks and drops.
+    """
+    if not data.startswith((JPEG, PNG)):
+        return
+    width, height = header_size(data)
+    if len(data) > 16 * width * height + MAX_METADATA_BYTES:
+        raise BadRecord(f"too slow: {len(data)} bytes for {width} x {height} px")
+    if data.startswith(JPEG):
+        scans = data.count(b"\xff\xda")  # FF stands in coded pixels only before 00, so all others are markers (or metadata)
+        if scans * width * height > MAX_SCANS * max_pixels:
+            raise BadRecord(f"too slow: a JPEG of {scans} scans of {width} x {height} px")
+    else:
+        at, parts = len(PNG), 0
+        while at + 8 <= len(data):
+            at, parts = at + 12 + int.from_bytes(data[at : at + 4], "big"), parts + 1
+            if parts > MAX_PARTS:
+                raise BadRecord(f"too slow: a PNG of more than {MAX_PARTS} chunks")
+
+
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Walks the marker segments up to the frame header (ITU T.81, B.1.1.3 and B.2.2)."""
-    at = 2
+    """Walks the marker segments up to the frame header (ITU T.81, B.1.1.3 and B.2.2) and on to the first scan."""
+    at, parts, size = 2, 0, None
     while at + 9 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:                       # fill byte before a marker
+        marker, parts = data[at + 1], parts + 1
+        if parts > MAX_PARTS:
+            raise BadRecord(f"too slow: a JPEG of more than {MAX_PARTS} segments")
+        if marker == 0xDA:
+            break
+        if marker == 0xFF:  # fill byte before a marker
             at += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack(">HH", data[at + 5:at + 9])
-            return width, height
-        else:
-            at += 2 + struct.unpack(">H", data[at + 2:at + 4])[0]
-    raise BadRecord(f"truncated: the JPEG of {len(data)} bytes ends before its size is told")
+            continue
+        if size is None and 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            size = struct.unpack(">HH", data[at + 5 : at + 9])[::-1]
+        at += 2 + struct.unpack(">H", data[at + 2 : at + 4])[0]
+    if size is None:
+        raise BadRecord(f"truncated: the JPEG of {len(data)} bytes ends before its size is told")
+    return size

@@ -1,47 +1,95 @@
-"""What the host does to one line image: decode, resize to a height, cut or pad to a width. numpy and OpenCV only.
+"""What the host does to one line image: decode, resize to a height, cut or pad to a width. numpy, OpenCV, Pillow.
 
 Everything else (geometry, colour, masks) is batched code on the device. Importing this module sets OpenCV to one thread
 for the process: a text line is far too small to share between threads, and the reading threads or worker processes
 already fill the cores.
 """
 
+import warnings
+
 import cv2
 import numpy as np
+from PIL import Image
 
-from dig_jax.data.sizes import BadRecord, header_size, resized_width
+from dig_jax.data.sizes import JPEG, PNG, BadRecord, check_effort, header_size, open_image, resized_width
 
 cv2.setNumThreads(1)
 
 PAPER = 255                 # the grey level that stands for "nothing written here"
 MAX_PIXELS = 1 << 24        # 16 Mpx: 100 times a long line at 300 dpi
+MAX_FOREIGN_BYTES = 4 << 20  # of an image that is neither JPEG nor PNG: Pillow parses those in Python, byte by byte at worst
 
 
 def decode(data: bytes, channels: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Encoded image -> u8[h, w, channels], channels 1 (grey) or 3 (RGB).
 
     The size is read from the header before any pixel is, so that a small file that unpacks to gigabytes costs nothing.
-    Raises BadRecord for an empty string, something that is no image, more than max_pixels pixels, or a truncated file.
-    Not found: bytes changed in the middle of a JPEG, which has no checksum and decodes to a damaged picture.
+    OpenCV decodes JPEG and PNG, which make_records writes; Pillow decodes the rest of sizes.FORMATS, because OpenCV might
+    take another size for such a file than the one that was checked. Raises BadRecord for an empty string, something that
+    is no image, more than max_pixels pixels, a truncated file, or one that is made to take minutes. Not found: bytes
+    changed in the middle of a JPEG, which has no checksum and decodes to a damaged picture.
     """
     if channels not in (1, 3):
         raise ValueError(f"data.channels is {channels}; an image has 1 channel (grey) or 3 (RGB)")
     if not data:
         raise BadRecord("empty: the image has no bytes")
+    native = data.startswith((JPEG, PNG))
+    if not native and len(data) > MAX_FOREIGN_BYTES:
+        raise BadRecord(f"too large: {len(data)} bytes that are neither JPEG nor PNG; at most {MAX_FOREIGN_BYTES} are read")
     width, height = header_size(data)
     if width * height > max_pixels:
         raise BadRecord(f"too large: {width} x {height} px is more than data.max_pixels={max_pixels}")
+    check_effort(data, max_pixels)
     # JPEG older than OpenCV 5 comes back half grey when it is cut short. FF D9 cannot stand inside its coded pixels.
-    if data.startswith(b"\xff\xd8") and data.rfind(b"\xff\xd9") < 0:
+    if data.startswith(JPEG) and data.rfind(b"\xff\xd9") < 0:
         raise BadRecord("truncated: the JPEG has no end marker")
+    image = (_by_opencv if native else _by_pillow)(data, channels)
+    if image is None or image.shape[:2] != (height, width):
+        raise BadRecord(f"truncated or damaged: the header says {width} x {height} px, the pixels cannot be decoded")
+    return image
+
+
+def _by_opencv(data: bytes, channels: int) -> np.ndarray | None:
     try:
         # As stored, without the camera's rotation, so that the size is the header's, which the index holds.
         how = (cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
         image = cv2.imdecode(np.frombuffer(data, np.uint8), how)
     except cv2.error:
-        image = None
+        return None
     if image is None:
-        raise BadRecord(f"truncated or damaged: the header says {width} x {height} px, the pixels cannot be decoded")
+        return None
     return image[:, :, None] if channels == 1 else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _by_pillow(data: bytes, channels: int) -> np.ndarray | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = np.asarray(flatten(open_image(data), channels))
+    except Exception:  # whatever a decoder makes of arbitrary bytes
+        return None
+    return image.reshape(*image.shape[:2], channels)
+
+
+def flatten(image: Image.Image, channels: int) -> Image.Image:
+    """Any pixel type of Pillow -> L (channels 1) or RGB (3): transparent parts on white, 16 bits to 8. Reads all pixels."""
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_eight_bits(np.asarray(image)))
+    if "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBA", "RGBa"):
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert(mode)
+
+
+def _eight_bits(values: np.ndarray) -> np.ndarray:
+    """Greys of any number type -> u8; where one is above 255, all are taken for 16 bits (plain clipping would make them
+    white). Row by row, because the float copies of a large picture would be eight times its size."""
+    scale = 257 if np.nanmax(values, initial=0) > 255 else 1
+    out = np.empty(values.shape, np.uint8)
+    for row, line in zip(out, values):
+        row[:] = np.clip(np.nan_to_num(line.astype(np.float64)) / scale + 0.5, 0, 255)
+    return out
 
 
 def resize_to_height(image: np.ndarray, height_px: int) -> np.ndarray:

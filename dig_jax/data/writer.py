@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,10 @@ MANIFEST = "records.json"
 WRITER_OPTIONS = "group_size:1,uncompressed"
 MAX_SIDE_PX = 65535  # the index holds u16
 SHARD_BYTES = 256 << 20
+
+MAX_LABEL_CHARS = 10_000  # a label array is as wide as the longest label, for every line of a batch
+MAX_ASPECT = 500  # times wider than high: ten times a long line; a batch is as wide as its widest line
+BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 Example = tuple[str, bytes, str | None, str]  # split, encoded image, text or None, source id
 
@@ -65,6 +70,24 @@ def encode_image(image: np.ndarray, codec: str = "jpeg", quality: int = 95) -> b
     return data.tobytes()
 
 
+def shown(text: str, limit: int = 300) -> str:
+    """Text from a file as it may stand in a log or on a terminal: what is not printable (control characters, escapes,
+    direction marks, lone surrogates) written as an escape, and what is longer than `limit` cut."""
+    text = text if len(text) <= limit else f"{text[:limit - 20]}... ({len(text)} chars)"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def label_fault(text: str) -> str:
+    """Why a normalised label cannot be one ("" where it can)."""
+    if not text:
+        return "empty label (image kept, unlabelled)"
+    if len(text) > MAX_LABEL_CHARS:
+        return f"label longer than {MAX_LABEL_CHARS} characters (image kept, unlabelled)"
+    if any(unicodedata.category(c) in ("Cc", "Cs") for c in set(text)):
+        return "label with control characters (image kept, unlabelled)"
+    return ""
+
+
 class Report:
     """What a source tells beside its examples: how many to expect, where they come from, and what was left out and
     why."""
@@ -81,7 +104,7 @@ class Report:
         are kept."""
         self.reasons[reason] += 1
         if len(self.first) < 100:
-            self.first.append({"name": name.encode("utf-8", "backslashreplace").decode(), "reason": reason})
+            self.first.append({"name": shown(name), "reason": reason})
 
     def skipped(self) -> dict[str, Any]:
         """{"count", "reasons": {reason: count}, "first": [{"name", "reason"}]}."""
@@ -94,8 +117,8 @@ class _Split:
     def __init__(self, folder: Path, name: str):
         from array_record.python.array_record_module import ArrayRecordWriter
 
-        if not re.fullmatch(r"[\w.-]+", name):
-            raise ValueError(f"The split name '{name}' must be made of letters, digits, '_', '-' and '.' only.")
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise ValueError(f"The split name '{shown(name)}' must be made of letters, digits, '_', '-' and '.' (not first).")
         self.name, self.spool = name, folder / f"spool-{name}"
         self.writer = ArrayRecordWriter(str(self.spool), WRITER_OPTIONS)
         self.sizes: list[tuple[int, int]] = []
@@ -216,6 +239,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
 
 def _spool(folder: Path, examples: Iterable[Example], report: Report) -> list[_Split]:
     splits: dict[str, _Split] = {}
+    directed = 0
     for split, image, text, id in examples:
         try:
             size = header_size(image)
@@ -224,13 +248,20 @@ def _spool(folder: Path, examples: Iterable[Example], report: Report) -> list[_S
         if max(size) > MAX_SIDE_PX:
             report.skip(id, f"wider or higher than {MAX_SIDE_PX} px")
             continue
+        if size[0] > MAX_ASPECT * size[1] > 0:
+            report.skip(id, f"more than {MAX_ASPECT} times as wide as high")
+            continue
         if text is not None:
-            text = normalize(text) or None
-            if text is None:
-                report.skip(id, "empty label (image kept, unlabelled)")
+            text = normalize(text)
+            directed += not BIDI.isdisjoint(text)
+            if fault := label_fault(text):
+                report.skip(id, fault)
+                text = None
         if split not in splits:
             splits[split] = _Split(folder, split)
         splits[split].add(image, text, id, size)
+    if directed:
+        report.notes.append(f"{directed} labels hold marks of writing direction (such as U+202E), which are kept as characters")
     return list(splits.values())
 
 

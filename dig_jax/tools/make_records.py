@@ -21,7 +21,7 @@ from absl import flags
 from tqdm import tqdm
 
 from dig_jax.data import sources
-from dig_jax.data.writer import Example, Report, write
+from dig_jax.data.writer import Example, Report, shown, write
 
 
 def define_flags() -> flags.FlagValues:
@@ -44,6 +44,7 @@ def define_flags() -> flags.FlagValues:
     number("quality", 95, "of the jpegs; 90 is a quarter smaller and decodes faster.", lower_bound=1, upper_bound=100)
     number("workers", None, "processes; 0 = none but this one (default: one a core).", lower_bound=0)
     number("max_pixels", 50_000_000, "folder: larger images are refused.", lower_bound=1)
+    yes("follow_links", False, "folder: take what symbolic links name outside the folder too.")
     number("seed", 0, "lines: the same seed makes the same lines.", lower_bound=0)
     text("splits", "train=4000,validation=400", "lines: how many lines each split gets.")
     number("count", None, "lines: short for --splits=train=COUNT.", lower_bound=1)
@@ -106,7 +107,7 @@ def progress(examples: Iterable[Example], report: Report) -> Iterator[Example]:
 
 def summary(manifest: dict[str, Any], output: str, seconds: float) -> str:
     """Lines for the terminal: notes, what was left out, and at last what was made."""
-    lines = [f"note: {note}" for note in manifest["notes"]]
+    lines = [f"note: {shown(note, 1000)}" for note in manifest["notes"]]
     skipped = manifest["skipped"]
     if skipped["count"]:
         lines.append(f"left out or changed: {skipped['count']} (names in {output}/records.json under 'skipped')")
@@ -135,7 +136,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"'{rest[1]}' is no option; write --name=value.")
         manifest = make(given)
     except (ValueError, OSError, RuntimeError, flags.Error) as error:
-        print(f"make_records: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"make_records: {shown(' '.join(str(error).split()), 1000)}", file=sys.stderr)
         return 1
     print(summary(manifest, given.output, time.perf_counter() - start))
     return 0

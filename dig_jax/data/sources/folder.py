@@ -5,13 +5,17 @@
     splits/NAME.txt   one path a line; without any, all images are the split "train"
     SOURCE.md         its '- Source:', '- Licence:' and '- Attribution:' lines go into the record set
 
-Nothing found in the folder can stop the walk: what is broken is counted and named in the report.
+Nothing found in the folder can stop the walk: what is broken is counted and named in the report. Nothing outside the folder is
+read: paths that are absolute or hold "..", and links that lead out, are named and left (--follow_links takes the links).
 """
 
+import contextlib
 import functools
-import io
 import os
 import re
+import signal
+import stat
+import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -21,12 +25,16 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from dig_jax.data.parallel import ordered_map
-from dig_jax.data.sizes import resized_width
-from dig_jax.data.writer import Example, Report, encode_image
+from dig_jax.data.sizes import BadRecord, check_effort, open_image, resized_width
+from dig_jax.data.transforms import flatten
+from dig_jax.data.writer import Example, Report, encode_image, shown
 
 SUFFIXES = frozenset(
     ".avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .ppm .pnm .tga .tif .tiff .webp".split()
 )
+KINDS = {"too large": "more than {max_pixels} pixels", "too slow": "made to be slow to decode", "not an image": "not an image"}
+MAX_SECONDS = 60  # for one image; only one that is made to be slow comes near
+MAX_LINE_BYTES = 1 << 20  # of a line of labels.tsv or of a list
 
 
 class BadImage(Exception):
@@ -42,18 +50,20 @@ def examples(
     codec: str = "jpeg",
     quality: int = 95,
     max_pixels: int = 50_000_000,
+    follow_links: bool = False,
     workers: int | None = None,
 ) -> Iterator[Example]:
     """Yields (split, image bytes, text or None, path) in the order of the splits' lists (sorted paths without splits).
 
     Images higher than height_px are reduced to it (Pillow LANCZOS, aspect kept; none is enlarged), made grey
     (channels 1) or RGB (3), and stored as JPEG of this quality or PNG. A JPEG that needs no change is stored byte for
-    byte. Refused and reported: more than max_pixels (read from the header), and all that cannot be decoded to the
-    last row. Raises FileNotFoundError where `input` is no folder.
+    byte. Refused and reported: more than max_pixels (read from the header), all that cannot be decoded to the last row,
+    and what leads out of the folder through a link, unless follow_links. Raises FileNotFoundError where `input` is no
+    folder.
     """
     if not input or not Path(input).is_dir():
         raise FileNotFoundError(f"--input is '{input or ''}', but must be a folder with images.")
-    root = Path(input)
+    root = Root(input, follow_links)
     if channels not in (1, 3):
         raise ValueError(f"channels is {channels}, but must be 1 (grey) or 3 (colour).")
     report.about.update(read_source(root))
@@ -61,7 +71,7 @@ def examples(
     jobs = list_images(root, labels, report)
     report.total = len(jobs)
     make = functools.partial(
-        read_image, root=str(root), height_px=height_px, channels=channels, codec=codec, quality=quality,
+        read_image, root=root, height_px=height_px, channels=channels, codec=codec, quality=quality,
         max_pixels=max_pixels,
     )  # fmt: skip
     for (split, path), (image, reason) in zip(jobs, ordered_map(make, [path for _, path in jobs], workers)):
@@ -71,25 +81,51 @@ def examples(
             yield split, image, labels.get(path), path
 
 
-def read_source(root: Path) -> dict[str, str]:
+class Root:
+    """The input folder, and what in it may be opened. links: symbolic links may lead out of it."""
+
+    def __init__(self, path: str | Path, links: bool = False):
+        self.path, self.links = Path(path), links
+        self.real = os.path.realpath(path)
+
+    def reason(self, path: str) -> str:
+        """Why a path relative to the folder may not be opened; "" where it may: a file, inside the folder."""
+        pure = PurePosixPath(path)
+        if "\0" in path:
+            return "path holds a NUL character"
+        if pure.is_absolute() or PureWindowsPath(path).is_absolute() or ".." in pure.parts:
+            return "path leads out of the folder"
+        try:
+            if not stat.S_ISREG(os.stat(self.path / path).st_mode):
+                return "not a file"
+        except OSError:  # missing, a name that is too long, links in a circle
+            return "missing"
+        if not self.links and os.path.commonpath([self.real, os.path.realpath(self.path / path)]) != self.real:
+            return "link leads out of the folder"
+        return ""
+
+
+def read_source(root: Root) -> dict[str, str]:
     """{"source", "licence", "attribution"} as far as SOURCE.md tells them."""
-    file = root / "SOURCE.md"
-    text = file.read_text("utf-8", "replace") if file.is_file() else ""
-    found = {"source": str(root)}
+    found = {"source": str(root.path)}
+    if root.reason("SOURCE.md"):
+        return found
+    with (root.path / "SOURCE.md").open("rb") as file:
+        lines = file.read(1 << 16).decode("utf-8", "replace").splitlines()
     for key, pattern in (("source", "source"), ("licence", "licen[cs]e"), ("attribution", "attribution")):
-        if match := re.search(rf"^\W*{pattern}\W*:\W*?(\S.*)$", text, re.IGNORECASE | re.MULTILINE):
-            found[key] = match[1].strip()
+        matches = (re.match(rf"\W{{0,9}}{pattern}\W{{0,9}}:\W*?(\S.*)$", line[:2000], re.IGNORECASE) for line in lines)
+        if match := next(filter(None, matches), None):
+            found[key] = shown(match[1].strip())
     return found
 
 
-def read_labels(root: Path, report: Report) -> dict[str, str]:
+def read_labels(root: Root, report: Report) -> dict[str, str]:
     """labels.tsv -> {path: text}. A line that cannot be used is reported, and its image stays unlabelled."""
-    file = root / "labels.tsv"
     labels: dict[str, str] = {}
-    if not file.is_file():
+    if root.reason("labels.tsv") == "missing":
         report.notes.append("no labels.tsv: all images are unlabelled")
         return labels
-    for number, line in _lines(file):
+    for number, line in _lines(root, "labels.tsv", report):
         name = f"labels.tsv line {number}"
         path, tab, text = line.partition(b"\t")
         try:
@@ -97,43 +133,42 @@ def read_labels(root: Path, report: Report) -> dict[str, str]:
         except UnicodeDecodeError:
             report.skip(name, "label is not UTF-8 (image kept, unlabelled)")
             continue
-        path, reason = _inside(path)
+        path, reason = _shortest(path), root.reason(path)
         if not tab:
             report.skip(name, "label line without a tab")
+        elif "\t" in text:
+            report.skip(f"{name}: {path}", "label line with more than one tab (image kept, unlabelled)")
         elif reason:
-            report.skip(f"{name}: {path}", reason)
+            report.skip(f"{name}: {path}", "label names a missing image" if reason == "missing" else reason)
         elif path in labels:
             report.skip(f"{name}: {path}", "second label for one image (the first is kept)")
-        elif not (root / path).is_file():
-            report.skip(f"{name}: {path}", "label names a missing image")
         else:
             labels[path] = text
     return labels
 
 
-def list_images(root: Path, labels: dict[str, str], report: Report) -> list[tuple[str, str]]:
+def list_images(root: Root, labels: dict[str, str], report: Report) -> list[tuple[str, str]]:
     """[(split, path)]: what the splits list, or else every image below the folder and every labelled file as
     "train"."""
-    found = dict.fromkeys(_walk(root))
+    found = dict.fromkeys(_walk(root, report))
     found.update(dict.fromkeys(labels))
-    lists = sorted((root / "splits").glob("*.txt"))
+    lists = sorted(p.relative_to(root.path).as_posix() for p in (root.path / "splits").glob("*.txt"))
     if not lists:
         return [("train", path) for path in sorted(found)]
     jobs: list[tuple[str, str]] = []
     splits_of: dict[str, list[str]] = {}
     for file in lists:
-        for number, line in _lines(file):
-            path, reason = _inside(os.fsdecode(line))
-            name = f"splits/{file.name} line {number}: {path}"
+        split = PurePosixPath(file).stem
+        for number, line in _lines(root, file, report):
+            path = _shortest(os.fsdecode(line))
+            name, reason = f"{file} line {number}: {path}", root.reason(path)
             if reason:
-                report.skip(name, reason)
-            elif file.stem in splits_of.get(path, ()):
+                report.skip(name, "split names a missing image" if reason == "missing" else reason)
+            elif split in splits_of.get(path, ()):
                 report.skip(name, "listed twice in one split")
-            elif not (root / path).is_file():
-                report.skip(name, "split names a missing image")
             else:
-                splits_of.setdefault(path, []).append(file.stem)
-                jobs.append((file.stem, path))
+                splits_of.setdefault(path, []).append(split)
+                jobs.append((split, path))
     for path in sorted(found.keys() - splits_of.keys()):
         report.skip(path, "image in no split")
     shared = sorted(path for path, splits in splits_of.items() if len(splits) > 1)
@@ -144,45 +179,97 @@ def list_images(root: Path, labels: dict[str, str], report: Report) -> list[tupl
     return jobs
 
 
-def _lines(file: Path) -> Iterator[tuple[int, bytes]]:
+def _lines(root: Root, path: str, report: Report) -> Iterator[tuple[int, bytes]]:
     """(number from 1, line without its end) of the lines that are not blank, read as bytes: they need not be UTF-8."""
-    for number, line in enumerate(file.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if line.strip():
-            yield number, line.rstrip(b"\r")
+    if reason := root.reason(path):
+        report.skip(path, f"list cannot be read: {reason}")
+        return
+    with (root.path / path).open("rb") as file:
+        head = file.read(3)
+        if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+            report.skip(path, "list is UTF-16, not UTF-8 (none of it is read)")
+            return
+        file.seek(3 if head == b"\xef\xbb\xbf" else 0)
+        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), start=1):
+            if len(line) > MAX_LINE_BYTES:
+                report.skip(f"{path} line {number}", f"line of more than {MAX_LINE_BYTES} bytes (what follows is not read)")
+                return
+            if line.strip():
+                yield number, line.rstrip(b"\r\n")
 
 
-def _inside(path: str) -> tuple[str, str]:
-    """(path in its shortest form, reason against it or "")."""
-    pure = PurePosixPath(path)
-    if "\0" in path:
-        return path, "path holds a NUL character"
-    if pure.is_absolute() or PureWindowsPath(path).is_absolute() or ".." in pure.parts:
-        return path, "path leads out of the folder"
-    return str(pure), ""
+def _shortest(path: str) -> str:
+    return str(PurePosixPath(path))
 
 
-def _walk(root: Path) -> Iterator[str]:
-    """Image files below root by their suffix, hidden ones left out, as paths relative to it."""
-    for folder, folders, files in os.walk(root, followlinks=True):
+def _walk(root: Root, report: Report) -> Iterator[str]:
+    """Image files below root by their suffix, hidden ones left out, as paths relative to it. A linked folder is walked only
+    with root.links and only once, so that links in a circle end."""
+    walked = {root.real}
+    for folder, folders, files in os.walk(root.path, followlinks=root.links):
+        here = Path(folder).relative_to(root.path)
         folders[:] = sorted(f for f in folders if not f.startswith("."))
+        for name in [f for f in folders if (Path(folder) / f).is_symlink()]:
+            real = os.path.realpath(Path(folder) / name)
+            inside = os.path.commonpath([root.real, real]) == root.real  # its files are met where they stand
+            if inside or real in walked:
+                folders.remove(name)
+            elif not root.links:
+                report.skip((here / name).as_posix(), "link leads out of the folder")
+            walked.add(real)
         for file in sorted(files):
             if not file.startswith(".") and os.path.splitext(file)[1].lower() in SUFFIXES:
-                yield Path(folder, file).relative_to(root).as_posix()
+                path = (here / file).as_posix()
+                if reason := root.reason(path):
+                    report.skip(path, "file cannot be read (a broken link)" if reason == "missing" else reason)
+                else:
+                    yield path
 
 
 def read_image(
-    path: str, *, root: str, height_px: int, channels: int, codec: str, quality: int, max_pixels: int
+    path: str, *, root: Root, height_px: int, channels: int, codec: str, quality: int, max_pixels: int
 ) -> tuple[bytes, str]:
     """(encoded image as stored, "") or (b"", kind of reason why not). Never raises for what is in the file."""
+    most = 8 * max_pixels + (64 << 20)  # bytes of the largest pixel type, and of its metadata
     try:
-        data = Path(root, path).read_bytes()
+        with (root.path / path).open("rb") as file:
+            data = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else None
     except OSError as error:
         return b"", f"file cannot be read ({error.strerror})"
+    if data is None or len(data) > most:
+        return b"", f"file of more than {most} bytes"
     try:
-        image, untouched = decode(data, height_px, channels, max_pixels)
+        with _time_limit(MAX_SECONDS):
+            image, untouched = decode(data, height_px, channels, max_pixels)
     except BadImage as error:
         return b"", str(error)
     return (data if untouched and codec == "jpeg" else encode_image(image, codec, quality)), ""
+
+
+class _TooSlow(BaseException):
+    """Not an Exception, so that no handler inside a decoder takes it for damage."""
+
+
+@contextlib.contextmanager
+def _time_limit(seconds: int) -> Iterator[None]:
+    """BadImage where the body takes longer. A parser in Python is stopped; a decoder in C ends first, and what those may take
+    is bounded by max_pixels and `check_effort`. Only in a main thread (each worker process has one), and not on Windows."""
+    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise _TooSlow
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    except _TooSlow:
+        raise BadImage(f"takes longer than {seconds} s to decode") from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def decode(data: bytes, height_px: int, channels: int, max_pixels: int) -> tuple[np.ndarray, bool]:
@@ -192,15 +279,15 @@ def decode(data: bytes, height_px: int, channels: int, max_pixels: int) -> tuple
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, of sizes and odd metadata; the limit that counts is max_pixels
-            with Image.open(io.BytesIO(data)) as image:
+            check_effort(data, max_pixels)
+            with open_image(data) as image:
                 if image.width * image.height > max_pixels:
                     raise BadImage(f"more than {max_pixels} pixels")
-                flat = _flatten(ImageOps.exif_transpose(image), channels)  # both read all pixels
+                flat = flatten(ImageOps.exif_transpose(image), channels)  # both read all pixels
                 untouched = image.format == "JPEG" and image.mode == flat.mode and image.size == flat.size
-    except Image.UnidentifiedImageError as error:
-        raise BadImage("not an image") from error
-    except Image.DecompressionBombError as error:
-        raise BadImage(f"more than {max_pixels} pixels") from error
+    except BadRecord as error:
+        kind = str(error).split(":")[0]
+        raise BadImage(KINDS.get(kind, "truncated or damaged image").format(max_pixels=max_pixels)) from error
     except Exception as error:  # whatever a decoder makes of arbitrary bytes: struct.error, SyntaxError, IndexError ...
         if isinstance(error, BadImage):
             raise
@@ -209,20 +296,6 @@ def decode(data: bytes, height_px: int, channels: int, max_pixels: int) -> tuple
         width = int(resized_width(flat.width, flat.height, height_px))
         return np.asarray(flat.resize((width, height_px), Image.Resampling.LANCZOS)), False
     return np.asarray(flat), untouched and image.getexif().get(0x0112, 1) == 1
-
-
-def _flatten(image: Image.Image, channels: int) -> Image.Image:
-    """Any pixel type -> L or RGB: transparent parts on white, 16 bits to 8."""
-    mode = "L" if channels == 1 else "RGB"
-    if image.mode.startswith("I") or image.mode == "F":
-        values = np.asarray(image).astype(np.float64)
-        if values.max(initial=0) > 255:
-            values = values / 257  # 16-bit greys; plain `convert` would clip them to white
-        image = Image.fromarray(np.clip(np.nan_to_num(values) + 0.5, 0, 255).astype(np.uint8))
-    if "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBA", "RGBa"):
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(mode)
 
 
 cv2.setNumThreads(1)  # the processes fill the cores
