@@ -338,8 +338,10 @@ def sum_hosts(tree: Any, mesh: Mesh | None = None) -> Any:
     return jax.tree.map(lambda stacked: np.sum(stacked, axis=0), multihost_utils.process_allgather(tree))
 
 
-def stop_requested(step: int, local_signal: bool) -> bool:
-    """True when the job must save and leave after `step`. With several hosts all of them say so at the same step."""
+def stop_requested(count: int, local_signal: bool) -> bool:
+    """True when the job must save and leave after the step that is number `count` of this process, from 1 on. With several
+    hosts all of them say so at the same step. Not the step of the run: a signal from before the first call makes JAX agree on
+    1, which a resumed run would never come to."""
     if jax.process_count() == 1:
         return local_signal
-    return multihost_utils.reached_preemption_sync_point(step)
+    return multihost_utils.reached_preemption_sync_point(count)

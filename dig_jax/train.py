@@ -304,7 +304,7 @@ class Loop:
                 self.trace.end(done, state)
                 log.add(done, values, host)
                 last = done == self.total
-                stop = not last and partition.stop_requested(done, self.interrupts.code is not None)
+                stop = not last and partition.stop_requested(done - start, self.interrupts.code is not None)
                 if self._must_pause(done) or stop:
                     log.flush()  # everything up to here is finite and written, before anything is kept
                     self._evaluate_and_save(state, done, force=last or stop)
