@@ -169,13 +169,13 @@ def test_pretraining_runs(arg, lines_set, tmp_path):
 def test_every_method_runs_and_resumes_bit_for_bit(file, lines_set, tmp_path, monkeypatch):
     """Four steps of its cpu preset, the collapse figures, the light probe, pictures where the method draws any; then steps 3
     and 4 again from the checkpoint of step 2: same state, same records, same figures of training."""
-    seen, made, make = spy_on_data(monkeypatch), [], train.make_train_step
+    seen, made, make = spy_on_data(monkeypatch), [], train.jit_train_step
 
     def make_once(*args):  # one compilation for both runs
         made.append(made[0] if made else make(*args))
         return made[-1]
 
-    monkeypatch.setattr(train, "make_train_step", make_once)
+    monkeypatch.setattr(train, "jit_train_step", make_once)
     arg, whole, parts = f"preset=cpu,records={lines_set}", tmp_path / "whole", tmp_path / "parts"
     changes = {"total.steps": 4, "checkpoint.every_steps": 2, "checkpoint.keep_last": 2}
     first, values = run_quick(file, arg, whole, **changes)
