@@ -26,6 +26,7 @@ def test_cases_depend_on_seed_and_number_only(tmp_path):
         assert made[0] == made[1]
 
 
+@pytest.mark.slow
 def test_a_hundred_cases_end_as_they_must(tmp_path):
     """In this process: a crash here would be a crash of the test run, so nothing is hidden."""
     results = [fuzz_records.run_case(11, number, 512.0) for number in range(100)]

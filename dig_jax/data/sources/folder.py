@@ -57,9 +57,9 @@ def examples(
 
     Images higher than height_px are reduced to it (Pillow LANCZOS, aspect kept; none is enlarged), made grey
     (channels 1) or RGB (3), and stored as JPEG of this quality or PNG. A JPEG that needs no change is stored byte for
-    byte. Refused and reported: more than max_pixels (read from the header; JPEG 2000: a quarter), all that cannot be
-    decoded to the last row, and what leads out of the folder through a link, unless follow_links. Raises FileNotFoundError where `input` is no
-    folder.
+    byte. Refused and reported: more than max_pixels (by the header; JPEG 2000: a quarter), all that cannot be
+    decoded to the last row, and what leads out of the folder through a link, unless follow_links. Raises
+    FileNotFoundError where `input` is no folder.
     """
     if not input or not Path(input).is_dir():
         raise FileNotFoundError(f"--input is '{input or ''}', but must be a folder with images.")
