@@ -39,6 +39,8 @@ def decode(data: bytes, channels: int, max_pixels: int = MAX_PIXELS) -> np.ndarr
     width, height = header_size(data)
     if width * height > max_pixels:
         raise BadRecord(f"too large: {width} x {height} px is more than data.max_pixels={max_pixels}")
+    if not native and 4 * width * height > max_pixels and open_image(data).format == "JPEG2000":  # OpenJPEG: 20+ bytes a pixel
+        raise BadRecord(f"too large: a JPEG 2000 of {width} x {height} px, more than a quarter of data.max_pixels={max_pixels}")
     check_effort(data, max_pixels)
     # JPEG older than OpenCV 5 comes back half grey when it is cut short. FF D9 cannot stand inside its coded pixels.
     if data.startswith(JPEG) and data.rfind(b"\xff\xd9") < 0:

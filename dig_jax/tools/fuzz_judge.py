@@ -139,7 +139,7 @@ def _judge_folder(root: Path, scratch: Path) -> list[str]:
             raise Broken("a picture from outside the folder is in the record set")
     if any(CANARY.encode() in file.read_bytes() for file in output.iterdir()):
         raise Broken("text from outside the folder is in the record set")
-    images = list((root / "images").glob("?.png")) if (root / "images").is_dir() else []
+    images = [file for file in (root / "images").glob("?.png") if not file.is_dir()] if (root / "images").is_dir() else []
     if read + manifest["skipped"]["count"] < len(images):
         raise Broken("an image is neither a record nor named as left out")
     return sorted(f"counted: {_kind(reason)}" for reason in manifest["skipped"]["reasons"])

@@ -1,6 +1,6 @@
 """Thousands of hostile images, messages, shards, manifests and folders through the real input path, in worker processes.
 
-    python -m dig_jax.tools.fuzz_records --cases=10000 --seed=0            # about 7 minutes on two cores
+    python -m dig_jax.tools.fuzz_records --cases=10000 --seed=0            # 10 minutes of processor time
     python -m dig_jax.tools.fuzz_records --seed=0 --only=1234              # one case again, with what was done to it
 
 Each case must end in one of three ways: everything read; what cannot be used counted and named, and the sound records beside

@@ -1,4 +1,4 @@
-"""The fuzzer: a few hundred cases find nothing, and what it must find is found, a dying and a hanging decoder included."""
+"""The fuzzer: a hundred cases find nothing, and what it must find is found, a dying and a hanging decoder included."""
 
 import json
 import os
@@ -26,13 +26,14 @@ def test_cases_depend_on_seed_and_number_only(tmp_path):
         assert made[0] == made[1]
 
 
-def test_two_hundred_cases_end_as_they_must(tmp_path):
+@pytest.mark.slow
+def test_a_hundred_cases_end_as_they_must(tmp_path):
     """In this process: a crash here would be a crash of the test run, so nothing is hidden."""
-    results = [fuzz_records.run_case(11, number, 512.0) for number in range(200)]
+    results = [fuzz_records.run_case(11, number, 512.0) for number in range(100)]
     failed = [result for result in results if "failure" in result]
     assert not failed, failed[0]
     counts = fuzz_records.summarise(results, 11, None)
-    assert counts["fine"] + counts["counted_bad"] + counts["refused"] == 200 and counts["counted_bad"] > 50
+    assert counts["fine"] + counts["counted_bad"] + counts["refused"] == 100 and counts["counted_bad"] > 30
     assert set(counts["kinds"]) == set(fuzz_cases.KINDS)
 
 
