@@ -31,8 +31,8 @@ def test_one_case_and_the_clock(tmp_path):
     done = run("--tiny", OUT=str(tmp_path), BUDGET_S="3000", CASE_S="3000")
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
-    assert figures["case"] == "tiny" and figures["lines_per_s"] > 0
+    assert figures["case"] == "nano-8,objective=gen+depth=1" and figures["lines_per_s"] > 0
     assert json.loads((tmp_path / "bench_gpu.jsonl").read_text()) == figures
-    assert json.loads(run("--tiny", BUDGET_S="5").stdout) == {"case": "tiny", "failed": "no time left"}
+    assert json.loads(run("--tiny", BUDGET_S="5").stdout) == {"case": "nano-8,objective=gen+depth=1", "failed": "no time left"}
     slow = json.loads(run("--tiny", CASE_S="1").stdout)
-    assert slow["case"] == "tiny" and slow["failed"].startswith("exit code 124")
+    assert slow["case"] == "nano-8,objective=gen+depth=1" and slow["failed"].startswith("exit code 124")
