@@ -87,7 +87,7 @@ def work(connection: Any, seed: int, max_mb: float, stderr: str) -> None:
 
     import cv2
 
-    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+    os.dup2(os.open(stderr, os.O_WRONLY | os.O_TRUNC), 2)
     faulthandler.enable()
     warnings.simplefilter("ignore")
     logging.set_verbosity(logging.ERROR)
@@ -111,7 +111,8 @@ class Worker:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        self.stderr = tempfile.mktemp(prefix="fuzz-stderr-")
+        handle, self.stderr = tempfile.mkstemp(prefix="fuzz-stderr-")  # made here: a worker may die before it opens it
+        os.close(handle)
         self.process = context.Process(target=self.target, args=(theirs, *self.options, self.stderr), daemon=True)
         self.process.start()
         theirs.close()
