@@ -89,10 +89,7 @@ def agree(found, wanted, rtol=2e-5):
 
 
 SOME = (("data", 8),), (("data", 2), ("fsdp", 2), ("tensor", 2))
-MORE = (
-    (("data", 2),), (("data", 4),), (("data", 1), ("fsdp", 8)), (("data", 4), ("tensor", 2)), (("data", 1), ("tensor", 4)),
-    (("fsdp", 4), ("tensor", 2)),
-)  # fmt: skip
+MORE = (("data", 2),), (("data", 1), ("fsdp", 4)), (("data", 1), ("fsdp", 8)), (("data", 4), ("tensor", 2))
 
 
 def name_of(sizes):
