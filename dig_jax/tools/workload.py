@@ -65,7 +65,7 @@ class Workload:
 
 def open_workload(cfg: dict[str, Any], **encoder: Any) -> Workload:
     """The workload of an expanded config, with options of its encoder overridden. ValueError for what contradicts itself."""
-    cfg = {**cfg, "method": dict(cfg["method"])}
+    cfg = {**cfg, "method": dict(cfg["method"]), "data": {**cfg["data"], "train": cfg["data"].get("train") or "none is read"}}
     build.inherit(cfg)
     if encoder and cfg["method"].get("encoder"):
         known = cfg["method"]["encoder"]
