@@ -95,10 +95,12 @@ def inherit(cfg: dict[str, Any]) -> None:
     So sizes and records are stated once, where they were chosen. `like` takes the config only, `init_from` the weights
     too. What that run leaves to its method's default is left to it here. Raises ValueError where a value is missing.
     """
-    from dig_jax import checkpoint  # Orbax: programs that build from a config alone run without it
-
     source = cfg.get("init_from") or cfg.get("like")
-    theirs = checkpoint.read_config(source) if source and cfg.get("inherit") else {}
+    theirs = {}
+    if source and cfg.get("inherit"):
+        from dig_jax import checkpoint  # needs Orbax, and who builds from a config alone does not
+
+        theirs = checkpoint.read_config(source)
     for key in cfg.get("inherit", ()):
         *folders, name = key.split(".")
         mine, other = cfg, theirs

@@ -25,6 +25,7 @@ CHARSET = Charset(string.digits + string.ascii_letters + string.punctuation)
 LINE_PX = 1024  # width of a recogniser's lines where its config leaves the buckets to the records
 PX_A_CHARACTER = 16
 TOTAL_STEPS = 1000  # only the schedules depend on it, and no time on them
+SCHEDULE = {"warmup_steps": 0, "min_lr": 0.0}  # right for any number of steps and batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Workload:
 
 def open_workload(cfg: dict[str, Any], **encoder: Any) -> Workload:
     """The workload of an expanded config, with options of its encoder overridden. ValueError for what contradicts itself."""
-    cfg = {**cfg, "method": dict(cfg["method"])}
+    cfg = {**cfg, "method": dict(cfg["method"]), "data": {**cfg["data"], "train": cfg["data"].get("train") or "none is read"}}
     build.inherit(cfg)
     if encoder and cfg["method"].get("encoder"):
         known = cfg["method"]["encoder"]
@@ -77,7 +78,7 @@ def open_workload(cfg: dict[str, Any], **encoder: Any) -> Workload:
     views = lambda batch: method.augment(prng.stream(0, "augment", 0), batch)  # noqa: E731
     params = jax.eval_shape(lambda batch: method.init(prng.stream(0, "init"), views(batch))["params"], raw)
     optimizer = build.call(
-        optim.create, "config.optim", {**cfg["optim"], "warmup_steps": 0}, params=params, total_steps=TOTAL_STEPS,
+        optim.create, "config.optim", {**cfg["optim"], **SCHEDULE}, params=params, total_steps=TOTAL_STEPS,
         batch_size=cfg["batch_size"],
     )  # fmt: skip
     return Workload(cfg, method, optimizer, raw, make_train_step(method, optimizer, TOTAL_STEPS, cfg["seed"]))
