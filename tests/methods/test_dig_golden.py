@@ -132,7 +132,7 @@ def step():
     def one_step(params, teacher):
         teacher = method.update_teacher(teacher, params, jnp.float32(0))  # progress 0: m is the start value
         state = types.SimpleNamespace(teacher=teacher, mutable={})
-        (loss, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(params, state, batch, jax.random.key(0))
+        (loss, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(params, state, batch, jax.random.key(0), 0.0)
         features = method.network.apply({"params": params}, batch, method=dig.Network.encode_views)[:, 0]
         return loss, aux.metrics, grads, teacher, features
 

@@ -96,7 +96,7 @@ def test_frozen_encoder_has_no_drop_path_and_a_trained_one_has():
         made = start(method)
         batch = method.augment(jax.random.key(1), make_batch())
         loss = jax.jit(method.loss)
-        losses = {float(loss(made.params, made, batch, jax.random.key(i))[0]) for i in range(4)}
+        losses = {float(loss(made.params, made, batch, jax.random.key(i), 0.0)[0]) for i in range(4)}
         assert (len(losses) == 1) == frozen
 
 
@@ -118,7 +118,7 @@ def test_padding_and_invalid_rows_do_not_touch_the_loss():
     other["label"] = other["label"].at[-1].set(2)
     key = jax.random.key(0)
     loss = jax.jit(method.loss)
-    one, two = (loss(made.params, made, method.augment(key, b), key)[0] for b in (batch, other))
+    one, two = (loss(made.params, made, method.augment(key, b), key, 0.0)[0] for b in (batch, other))
     np.testing.assert_array_equal(one, two)
 
 
@@ -151,7 +151,7 @@ def test_standardised_features_do_not_depend_on_the_scale_of_the_encoder():
     batch = method.augment(jax.random.key(1), make_batch())
     loss = jax.jit(method.loss)
     losses = [
-        loss(params, made.replace(mutable=scale), batch, jax.random.key(0))[0]
+        loss(params, made.replace(mutable=scale), batch, jax.random.key(0), 0.0)[0]
         for params, scale in ((made.params, made.mutable), (stretched, mutable))
     ]
     np.testing.assert_allclose(*losses, rtol=1e-4)
@@ -173,14 +173,14 @@ def test_infeasible_lines_are_counted_and_left_out_of_the_loss():
     wide["label_length"] = jnp.array([5, 1, 1, 1, 1, 5], jnp.int32)
     wide["width"] = jnp.array([24, 24, 24, 24, 24, 24], jnp.int32)  # 6 frames
     score = jax.jit(method.loss)
-    loss, aux = score(made.params, made, wide, jax.random.key(0))
+    loss, aux = score(made.params, made, wide, jax.random.key(0), 0.0)
     np.testing.assert_allclose(aux.metrics["infeasible_frac"], 1 / 5)  # the sixth is not valid
     without = wide | {"valid": jnp.array([False, True, True, True, True, False])}
-    same, aux = score(made.params, made, without, jax.random.key(0))
+    same, aux = score(made.params, made, without, jax.random.key(0), 0.0)
     np.testing.assert_allclose(loss, same, rtol=1e-6)
     assert float(aux.metrics["infeasible_frac"]) == 0 and float(loss) < 100
     nothing = wide | {"valid": jnp.zeros(6, bool)}
-    assert float(score(made.params, made, nothing, jax.random.key(0))[0]) == 0
+    assert float(score(made.params, made, nothing, jax.random.key(0), 0.0)[0]) == 0
 
 
 def test_predict_reads_every_head_and_says_how_many_frames_are_real():
