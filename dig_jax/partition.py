@@ -274,6 +274,8 @@ def gather(tree: Any, shardings: Any) -> Any:
     def along(sharding: NamedSharding) -> NamedSharding:
         return NamedSharding(sharding.mesh, P(*(None if axis == "fsdp" else axis for axis in sharding.spec)))
 
+    if jax.tree.leaves(shardings)[0].mesh.shape["fsdp"] == 1:
+        return tree
     return jax.lax.with_sharding_constraint(tree, jax.tree.map(along, shardings))
 
 
