@@ -19,7 +19,6 @@ from typing import Any
 
 from dig_jax import partition
 from dig_jax.methods import base
-from dig_jax.progress import report
 from dig_jax.text import Charset
 
 # May change when a run is resumed: none of them changes a number of what is still to come, but how far it goes.
@@ -192,6 +191,8 @@ def claim(workdir: str) -> Iterator[None]:
                 raise ValueError(
                     f"--workdir={workdir} is in use by {holder}: wait for that run, stop it, or name another folder"
                 ) from error
+            from dig_jax.progress import report  # and with it Orbax, see inherit
+
             report(f"{path} cannot be locked ({_words(error)}), so see to it that no second run uses {workdir}")
         else:
             try:

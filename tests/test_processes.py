@@ -33,7 +33,7 @@ from tests import toy
 sys.modules["dig_jax.methods.toy"] = types.SimpleNamespace(Method=toy.Toy)
 from dig_jax import main, partition, progress
 if "STOP" in os.environ:
-    partition.stop_requested = lambda step, local: step == int(os.environ["STOP"])
+    partition.stop_requested = lambda count, local: count == int(os.environ["STOP"])
 seen = open(os.environ["SEEN"], "a")
 add = progress.Log.add
 def spy(self, step, values, host):
@@ -126,7 +126,7 @@ def run_here(monkeypatch, config, workdir, stop=None):
         )
         if stop is None:
             return train.run(config, str(workdir)), seen
-        patch.setattr(train.partition, "stop_requested", lambda step, local: step == stop)
+        patch.setattr(train.partition, "stop_requested", lambda count, local: count == stop)
         with pytest.raises(SystemExit):
             train.run(config, str(workdir))
         return None, seen
@@ -150,13 +150,13 @@ def test_a_run_goes_on_with_other_meshes_and_process_counts(lines, tmp_path, mon
     _, seen = run_here(monkeypatch, make_config(lines, 8, **{"mesh.data": 1, "mesh.fsdp": -1}), run, stop=2)
     assert seen == {step: order[step] for step in (1, 2)}
     # total is not what the schedule may see change
-    with Job(tmp_path, lines, 8, 2, 2, "--config.mesh.fsdp=2", STOP="4") as job:
+    with Job(tmp_path, lines, 8, 2, 2, "--config.mesh.fsdp=2", STOP="2") as job:
         assert job.wait() == [143, 143], job.said(0) + job.said(1)
         two = job.read()
     assert {step: sum(parts, []) for step, parts in two.items()} == {step: order[step] for step in (3, 4)}
     assert all(len(part) == 4 for parts in two.values() for part in parts)  # its own rows and no others
     assert "2 hosts" in job.said(0) and job.said(1).count("\n") <= 2  # one log, one progress line
-    with Job(tmp_path, lines, 8, 4, 1, "--config.mesh.tensor=2", STOP="6") as job:
+    with Job(tmp_path, lines, 8, 4, 1, "--config.mesh.tensor=2", STOP="2") as job:
         assert job.wait() == [143] * 4, job.said(0)
         four = job.read()
     for step, parts in four.items():
