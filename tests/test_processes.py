@@ -103,6 +103,13 @@ class Job:
             assert time.monotonic() < end and self.processes[0].poll() is None, self.said(0)
             time.sleep(0.05)
 
+    def until_said(self, words, seconds=240):
+        """Waits until process 0 has said so."""
+        end = time.monotonic() + seconds
+        while words not in self.said(0):
+            assert time.monotonic() < end and self.processes[0].poll() is None, self.said(0)
+            time.sleep(0.01)
+
     def read(self):
         """{step: [record numbers of each process]}."""
         steps: dict[int, list] = {}
@@ -177,6 +184,11 @@ def test_sigterm_to_one_saves_on_all_at_the_same_step_and_a_dead_host_ends_the_o
         last = [len(log.read_text().splitlines()) for log in job.logs]
     (step,) = checkpoint.steps(str(tmp_path / "run"))
     assert last == [step, step] and f"saved step {step}" in job.said(0) and "error" not in job.said(0)
+    with Job(tmp_path, lines, 1000000, 2, 1, **times) as job:  # before the first step of a resumed run
+        job.until_said(f"starting at {step}")
+        job.processes[1].send_signal(signal.SIGTERM)
+        assert job.wait() == [143, 143], job.said(0) + job.said(1)
+    (step,) = checkpoint.steps(str(tmp_path / "run"))
     for dead in (1, 0):
         with Job(tmp_path, lines, 1000000, 2, 1, **times) as job:
             job.until(3)
