@@ -4,7 +4,6 @@ Programs that are not here (sbatch, gcloud, kubectl, ...) are stood in for by on
 by a list. What SLURM, Google Cloud and Kubernetes do with the calls is not tested.
 """
 
-import functools
 import json
 import os
 import pathlib
@@ -83,8 +82,11 @@ class Place:
     def start(self, script, *flags, **env):
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         # Where the tests run in the background of a shell, SIGINT is ignored, and no trap of a script could undo that.
-        listen = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-        return subprocess.Popen([LAUNCH / script, *flags], env=self.env | env, cwd=self.folder, preexec_fn=listen, **pipes)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            return subprocess.Popen([LAUNCH / script, *flags], env=self.env | env, cwd=self.folder, **pipes)
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def run(self, script, *flags, **env):
         process = self.start(script, *flags, **env)
