@@ -168,9 +168,15 @@ def claim(workdir: str) -> Iterator[None]:
 
     The lead process holds the lock for all processes of its job. It dies with its process, however that ends, and is a
     POSIX record lock, which worker processes do not inherit. Over NFS it needs a lock service (NFSv4, or lockd); where a
-    file system has no locks, a line says so and nothing is held. Object stores ("://") are not locked. Raises ValueError.
+    file system has no locks, a line says so and nothing is held. Raises ValueError, also for the address of an object
+    store: such a store has neither locks nor files that grow line by line.
     """
-    if not partition.is_lead() or "://" in workdir:
+    if "://" in workdir:
+        raise ValueError(
+            f"--workdir={workdir} is the address of an object store: name a folder of a file system, such as NFS, Filestore or "
+            f"the bucket mounted"
+        )
+    if not partition.is_lead():
         yield
         return
     if os.path.exists(workdir) and not os.path.isdir(workdir):

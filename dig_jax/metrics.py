@@ -93,6 +93,12 @@ class Writer:
         with _told(self._board.folder):
             self._board.write(int(step), numbers)
 
+    def sync(self) -> None:
+        """Wait until the lines are on the disk, for a checkpoint that promises to go on after them."""
+        if self.active:
+            with _told(self._path):
+                os.fsync(self._file.fileno())
+
     def close(self) -> None:
         if self.active:
             self._file.close()

@@ -326,6 +326,7 @@ class Loop:
         if best and self.evals and done == self.total and best not in results:
             report(f"config.checkpoint.best_metric is {best!r}, which no evaluation gives, so no best step is kept")
         if force or self.checkpoints.due(done, results):
+            self.writer.sync()
             self.checkpoints.save(done, state, results, self.meta | {"log": self.log.carry()})
 
     def evaluate(self, state: states.TrainState, done: int) -> dict[str, float]:
