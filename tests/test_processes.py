@@ -203,6 +203,55 @@ def test_sigterm_to_one_saves_on_all_at_the_same_step_and_a_dead_host_ends_the_o
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
+def test_local_sh_starts_a_real_pair_again_after_a_preemption_and_a_killed_worker(lines, tmp_path, monkeypatch):
+    """The launcher, two processes, the real command: one is asked to stop, later one is killed; figures and state of an
+    undisturbed run."""
+    (tmp_path / "config.py").write_text(
+        "from tests import toy\ndef get_config():\n"
+        f"    return toy.make_config({lines!r}, 200, **{{'checkpoint.every_steps': 10}})\n"
+    )
+    python = tmp_path / "python"  # called as python -m dig_jax.main FLAGS
+    python.write_text(
+        f"#!/bin/sh\nshift 2\necho $$ >> {tmp_path}/pids-$DIG_PROCESS_INDEX\n"
+        f'SEEN={tmp_path}/seen-$DIG_PROCESS_INDEX exec {sys.executable} -c "$SCRIPT" "$@"\n'
+    )
+    python.chmod(0o755)
+    slow = "import time\n" + SCRIPT.replace("    seen.flush()", "    seen.flush(); time.sleep(0.05)")
+    own = {"PYTHON": str(python), "SCRIPT": slow, "DEVICES": "1", "QUICK_S": "0", "DIG_HOST_TIMEOUT_S": "10"}
+    flags = [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
+    command = [ROOT / "launch/local.sh", "--processes=2", *flags]
+    with open(tmp_path / "said", "w") as said:
+        launcher = subprocess.Popen(
+            command, env={**os.environ, "PYTHONPATH": str(ROOT), **own}, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=said
+        )
+
+    def until(attempt, step):
+        """Waits until this attempt has come to this step; the processes' numbers."""
+        pids, seen = tmp_path / "pids-1", tmp_path / "seen-1"
+        end = time.monotonic() + 120
+        while True:
+            assert time.monotonic() < end and launcher.poll() is None, (tmp_path / "said").read_text()
+            began = len(pids.read_text().splitlines()) == attempt if pids.exists() else False
+            steps = [json.loads(line)[0] for line in seen.read_text().splitlines()] if seen.exists() else []
+            if began and steps and steps[-1] >= step:
+                return [int((tmp_path / f"pids-{i}").read_text().split()[-1]) for i in range(2)]
+            time.sleep(0.05)
+
+    try:
+        os.kill(until(1, 5)[1], signal.SIGTERM)
+        os.kill(until(2, 40)[0], signal.SIGKILL)
+        assert launcher.wait(240) == 0, (tmp_path / "said").read_text()
+    finally:
+        launcher.kill()
+    told = (tmp_path / "said").read_text()
+    assert "local.sh: exit code 143" in told and "local.sh: exit code 137" in told
+    whole, _ = run_here(monkeypatch, make_config(lines, 200, **{"checkpoint.every_steps": 10}), tmp_path / "whole")
+    np.testing.assert_allclose(figures(tmp_path / "run"), figures(tmp_path / "whole"), rtol=1e-4, atol=1e-6)
+    last = checkpoint.load_subtree(str(tmp_path / "run"), "params", toy_params())
+    for a, b in zip(jax.tree.leaves(last), jax.tree.leaves(whole.params), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
 def test_a_host_that_never_comes_ends_the_others(lines, tmp_path):
     times = {"DIG_START_TIMEOUT_S": "3", "DIG_PROCESS_COUNT": "2"}
     with Job(tmp_path, lines, 4, 1, 1, **times) as job:

@@ -16,7 +16,7 @@ import pytest
 from dig_jax import checkpoint, main, prng, train
 from dig_jax.data import pipeline, records
 from dig_jax.methods import base
-from dig_jax.step import make_train_step
+from dig_jax.step import jit_train_step, make_train_step
 from tests import toy
 from tests.toy import Evaluator, Toy, make_config, rows_of, same, write_lines
 
@@ -41,6 +41,28 @@ def spy_on_data(monkeypatch):
         pipeline.ErrorBudget, "add", lambda self, host: (seen.append(host["index"].tolist()), original(self, host))
     )
     return seen
+
+
+@pytest.mark.parametrize("mesh", [{"mesh.data": 1}, {"mesh.data": -1}, {"mesh.data": 2, "mesh.fsdp": 4}])
+def test_a_step_writes_over_the_state_it_was_given(mesh, lines, tmp_path, monkeypatch):
+    """Donated whole, on any mesh: a leaf that XLA cannot use again would cost its memory twice."""
+    kept = []
+
+    def spy(*given):
+        step = jit_train_step(*given)
+
+        def call(state, batch):
+            new = step(state, batch)
+            if isinstance(state.step, jax.Array) and not isinstance(state.step, jax.core.Tracer):
+                leaves = jax.tree_util.tree_leaves_with_path(state)
+                kept.append([jax.tree_util.keystr(path) for path, leaf in leaves if not leaf.is_deleted()])
+            return new
+
+        return call
+
+    monkeypatch.setattr(train, "jit_train_step", spy)
+    train.run(make_config(lines, 3, **mesh), str(tmp_path / "run"))
+    assert kept == [[], [], []]
 
 
 def test_resume_is_bit_exact(lines, tmp_path, monkeypatch):
