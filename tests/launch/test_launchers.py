@@ -356,6 +356,7 @@ def test_gke_pods_find_each_other_and_start_again_together(place):
     assert saved["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [143]}
     assert taken["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
     assert saved["action"] == taken["action"] == "FailJob"
+    assert len((LAUNCH / "gke.yaml").read_text().splitlines()) <= 40
     (rule,) = jobset["spec"]["failurePolicy"]["rules"]
     assert rule == {"action": "RestartJobSetAndIgnoreMaxRestarts", "onJobFailureReasons": ["PodFailurePolicy"]}
 
