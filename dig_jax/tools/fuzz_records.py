@@ -30,9 +30,9 @@ import numpy as np
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from dig_jax.tools.fuzz_cases import KINDS
-from dig_jax.tools.fuzz_images import samples
-from dig_jax.tools.fuzz_judge import judge
+from dig_jax.tools.fuzz.cases import KINDS
+from dig_jax.tools.fuzz.images import samples
+from dig_jax.tools.fuzz.judge import judge
 
 
 def build(seed: int, number: int, scratch: Path) -> tuple[str, str, bytes | Path]:

@@ -19,7 +19,7 @@ from dig_jax.data.sizes import BadRecord
 from dig_jax.data.sources import folder as source
 from dig_jax.data.writer import Report
 from dig_jax.text import Charset
-from dig_jax.tools import fuzz_images
+from dig_jax.tools.fuzz import images as hostile
 
 
 def png(width=20, height=10):
@@ -257,19 +257,19 @@ def test_the_limit_of_pixels_is_checked_before_decoding_in_every_format(kind, mo
 
 
 def test_a_jpeg_of_a_thousand_scans_is_not_decoded():
-    slow = fuzz_images.scans(1000, 4000, 4000)
+    slow = hostile.scans(1000, 4000, 4000)
     assert len(slow) < 100_000
     for decode in (lambda: transforms.decode(slow, 1), lambda: source.decode(slow, 48, 1, 1 << 24)):
         with pytest.raises((BadRecord, source.BadImage), match="slow"):
             decode()
-    assert transforms.decode(fuzz_images.scans(100, 64, 64), 1).shape == (64, 64, 1)      # a small picture may have many
+    assert transforms.decode(hostile.scans(100, 64, 64), 1).shape == (64, 64, 1)      # a small picture may have many
 
 
 def test_parts_without_end_are_refused():
-    jpeg = fuzz_images.encode(fuzz_images.picture(), "JPEG")
+    jpeg = hostile.encode(hostile.picture(), "JPEG")
     many = jpeg[:2] + b"\xff\xfe\x00\x02" * 100_000 + jpeg[2:]
-    chunks = fuzz_images.png(9, 9, fuzz_images.zeros(90), fuzz_images.chunk(b"tEXt", b"a\0") * 100_000)
-    padded = fuzz_images.png(9, 9, fuzz_images.zeros(90), fuzz_images.chunk(b"tEXt", bytes(17 << 20)))
+    chunks = hostile.png(9, 9, hostile.zeros(90), hostile.chunk(b"tEXt", b"a\0") * 100_000)
+    padded = hostile.png(9, 9, hostile.zeros(90), hostile.chunk(b"tEXt", bytes(17 << 20)))
     for data in (many, jpeg[:2] + b"\xff" * 100_000 + jpeg[2:], chunks, padded):
         start = time.process_time()
         with pytest.raises(BadRecord, match="too slow"):
@@ -315,7 +315,7 @@ def test_odd_numbers_become_grey():
 SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 ANY = st.one_of(
     st.binary(max_size=300),
-    st.builds(lambda seed: fuzz_images.image(np.random.default_rng([9, seed]), Path("."))[1][: 1 << 20], st.integers(0, 2**31)),
+    st.builds(lambda seed: hostile.image(np.random.default_rng([9, seed]), Path("."))[1][: 1 << 20], st.integers(0, 2**31)),
 )
 
 

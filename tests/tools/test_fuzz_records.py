@@ -10,7 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from dig_jax.tools import fuzz_cases, fuzz_judge, fuzz_records
+from dig_jax.tools import fuzz_records
+from dig_jax.tools.fuzz import cases, judge
 
 
 def test_cases_depend_on_seed_and_number_only(tmp_path):
@@ -34,7 +35,7 @@ def test_a_hundred_cases_end_as_they_must(tmp_path):
     assert not failed, failed[0]
     counts = fuzz_records.summarise(results, 11, None)
     assert counts["fine"] + counts["counted_bad"] + counts["refused"] == 100 and counts["counted_bad"] > 30
-    assert set(counts["kinds"]) == set(fuzz_cases.KINDS)
+    assert set(counts["kinds"]) == set(cases.KINDS)
 
 
 @pytest.mark.slow
@@ -88,5 +89,5 @@ def test_an_exception_and_a_spike_of_memory_are_failures_with_a_way_to_repeat_th
 
 @pytest.mark.parametrize("text", ["", "two\nlines", "\x1b[2J", "x" * 2000, "Traceback (most recent call last)"])
 def test_what_is_no_sentence_is_a_failure(text):
-    with pytest.raises(fuzz_judge.Broken):
-        fuzz_judge.sentence(ValueError(text))
+    with pytest.raises(judge.Broken):
+        judge.sentence(ValueError(text))

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from dig_jax.data import writer
-from dig_jax.tools.fuzz_folders import LABELS, folder
-from dig_jax.tools.fuzz_images import Rng, corrupt, encode, image, picture, samples
+from dig_jax.tools.fuzz.folders import LABELS, folder
+from dig_jax.tools.fuzz.images import Rng, corrupt, encode, image, picture, samples
 
 STRANGE = (
     None, -1, 0, 1, 3, 10**12, 2**63, 2**200, 1e308, float("nan"), True, "", "x", "../outside/train.array_record", "a\0b",

@@ -4,8 +4,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from dig_jax.tools import fuzz_images
-from dig_jax.tools.fuzz_images import Rng, encode, picture
+from dig_jax.tools.fuzz import images
+from dig_jax.tools.fuzz.images import Rng, encode, picture
 
 CANARY = "CANARY"  # stands in files outside the folder: must never get into a record set
 CANARY_SIZE = (77, 33)  # so does a picture of this size
@@ -131,7 +131,7 @@ def _names(rng: Rng, root: Path) -> None:
 
 def _images(rng: Rng, root: Path) -> None:
     for name in rng.choice(IMAGES, 2, replace=False):
-        (root / name).write_bytes(fuzz_images.image(rng, root)[1])
+        (root / name).write_bytes(images.image(rng, root)[1])
 
 
 def _source(rng: Rng, root: Path) -> None:

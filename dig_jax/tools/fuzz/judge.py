@@ -13,9 +13,9 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from dig_jax.data import pipeline, records, writer
 from dig_jax.text import Charset
 from dig_jax.tools import make_records
-from dig_jax.tools.fuzz_cases import COUNT
-from dig_jax.tools.fuzz_folders import CANARY, CANARY_SIZE
-from dig_jax.tools.fuzz_images import encode, picture
+from dig_jax.tools.fuzz.cases import COUNT
+from dig_jax.tools.fuzz.folders import CANARY, CANARY_SIZE
+from dig_jax.tools.fuzz.images import encode, picture
 
 
 class Broken(Exception):
