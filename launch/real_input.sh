@@ -28,6 +28,7 @@ judge() { # start set protocol
   [ "$set" = copiste_hw_fr ] && steps=1200 # random weights leave the plateau of CTC late on these
   case $protocol in
     finetune_10) config=$fine.py:labels=0.1,batch=8,steps=$steps every=$((steps / 4)) ;;
+    finetune_10_3e-3) config=$fine.py:labels=0.1,batch=8,steps=$steps,lr=3e-3 every=$((steps / 4)) ;; # the lower one counts
     finetune_100) config=$fine.py:labels=100,batch=8,steps=$steps every=$((steps / 4)) ;;
     linear_10) config=probe.py:labels=0.1,rates=1e-2+3e-2+1e-1,batch=32,steps=1000 every=100 ;;
     linear_all) config=probe.py:rates=1e-2+3e-2+1e-1,batch=64,steps=800 every=80 ;;
@@ -46,7 +47,7 @@ case ${1:-} in
       "$python" -m dig_jax.tools.bench_step --config="$(recipe "$start")" --config.data.train="$both" \
         >"$runs/bench/$start.json"; done ;;
   judge) for protocol in "${@:4}"; do judge "$2" "$3" "$protocol"; done
-    [ $# -gt 3 ] || for protocol in finetune_10 finetune_100 linear_10 bilstm_10 linear_all; do judge "$2" "$3" "$protocol"; done ;;
+    [ $# -gt 3 ] || for protocol in finetune_10 finetune_10_3e-3 finetune_100 linear_10 bilstm_10 linear_all; do judge "$2" "$3" "$protocol"; done ;;
   table) "$python" -m dig_jax.tools.results "$runs" --readme=README.md ;;
   *) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
