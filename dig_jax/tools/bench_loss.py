@@ -5,7 +5,7 @@
 
 Prints a table and, last, one JSON object. Memory is the compiler's own figure for the temporary buffers of one
 value_and_grad for both sides of the pair; time is the median of such calls, the two forms in turn. nt_xent of M instances
-compares 2M rows.
+compares 2M rows. A form that would need more than --memory_gb is compiled but not run.
 """
 
 import functools
@@ -23,12 +23,13 @@ LOSSES = {"info_nce": losses.info_nce, "nt_xent": losses.nt_xent}
 TEMPERATURE = 0.2
 
 
-def measure(loss, instances, chunk, dim, seconds):
-    """[{"instances", "plain": figures, "chunked": figures}], figures {"temporary_mb"} and, unless `seconds` is None, {"ms"}."""
-    return [{"instances": count, **_measure_one(loss, count, chunk, dim, seconds)} for count in instances]
+def measure(loss, instances, chunk, dim, seconds, memory_gb=8.0):
+    """[{"instances", "plain": figures, "chunked": figures}], figures {"temporary_mb"} and, unless `seconds` is None or the
+    form needs more than `memory_gb`, {"ms"}."""
+    return [{"instances": count, **_measure_one(loss, count, chunk, dim, seconds, memory_gb)} for count in instances]
 
 
-def _measure_one(loss, count, chunk, dim, seconds):
+def _measure_one(loss, count, chunk, dim, seconds, memory_gb):
     shape = jax.ShapeDtypeStruct((count, dim), jnp.float32)
     figures, calls = {}, {}
     for name, keys_a_step in {"plain": None, "chunked": chunk}.items():
@@ -37,8 +38,9 @@ def _measure_one(loss, count, chunk, dim, seconds):
         figures[name] = {"temporary_mb": calls[name].memory_analysis().temp_size_in_bytes / 2**20}
     if seconds is not None:
         pair = jax.random.normal(jax.random.key(0), (2, count, dim))
-        ready = {name: functools.partial(call, *pair) for name, call in calls.items()}
-        for name, timing in bench_step.timed(ready, seconds).items():
+        fits = {name for name in calls if figures[name]["temporary_mb"] <= 1024 * memory_gb}
+        ready = {name: functools.partial(call, *pair) for name, call in calls.items() if name in fits}
+        for name, timing in bench_step.timed(ready, seconds).items() if ready else ():
             figures[name]["ms"] = 1e3 * timing.median
     return figures
 
@@ -68,7 +70,7 @@ def main(argv):
         instances = _counts(FLAGS.instances)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
-    sizes = measure(FLAGS.loss, instances, FLAGS.chunk, FLAGS.dim, FLAGS.seconds if FLAGS.time else None)
+    sizes = measure(FLAGS.loss, instances, FLAGS.chunk, FLAGS.dim, FLAGS.seconds if FLAGS.time else None, FLAGS.memory_gb)
     print(table(sizes))
     about = {"loss": FLAGS.loss, "device": jax.devices()[0].device_kind, "dim": FLAGS.dim, "chunk": FLAGS.chunk}
     rounded = json.loads(json.dumps({**about, "sizes": sizes}), parse_float=lambda digits: round(float(digits), 3))
@@ -82,5 +84,6 @@ if __name__ == "__main__":  # flags are global: defined here, so that programs c
     flags.DEFINE_enum("loss", "info_nce", list(LOSSES), "Which loss.")
     flags.DEFINE_boolean("time", True, "Run what was compiled; false: memory figures only, of any size.")
     flags.DEFINE_float("seconds", 5.0, "How long to time each size, at least three calls of each form.", lower_bound=0.0)
+    flags.DEFINE_float("memory_gb", 8.0, "Forms that need more are not timed.", lower_bound=0.0)
     logging.set_verbosity(logging.WARNING)
     app.run(main)

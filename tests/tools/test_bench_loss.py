@@ -22,6 +22,15 @@ def test_measures_both_forms_of_every_size(loss):
     assert len(lines) == 3 and lines[2].split()[0] == "2048" and ("-" in lines[2]) == (loss == "nt_xent")
 
 
+def test_what_needs_too_much_memory_is_not_run():
+    gb = 8 / 1024  # the plain form of 2,048 instances needs twice that
+    (size,) = bench_loss.measure("info_nce", [2048], chunk=32, dim=8, seconds=0.0, memory_gb=gb)
+    assert size["chunked"]["temporary_mb"] < 8 < size["plain"]["temporary_mb"]
+    assert "ms" in size["chunked"] and "ms" not in size["plain"]
+    (size,) = bench_loss.measure("info_nce", [2048], chunk=32, dim=8, seconds=0.0, memory_gb=0.0)
+    assert "ms" not in size["chunked"] and "ms" not in size["plain"]
+
+
 @pytest.mark.slow
 def test_command_line():
     command = [sys.executable, "-m", "dig_jax.tools.bench_loss"]
