@@ -13,7 +13,9 @@ import numpy as np
 
 from dig_jax import checkpoint, metrics, partition
 
-LAG = 2  # steps in flight while an earlier one is fetched, so that logging never empties the device's queue
+# Steps in flight: enough that logging never empties the device's queue, and no more, because each of them holds its batch in
+# the device's memory, and all have to end before a run that is asked to stop can save.
+LAG = 2
 
 
 class Stopped(RuntimeError):
@@ -37,7 +39,7 @@ class Log:
 
     carry: what `carry` gave when the checkpoint was saved that the run goes on from.
 
-    Metrics stay on the device until LAG steps later. `flush` fetches what is left, and every fetched step is checked: a
+    The loop is never more than LAG steps ahead of the device. Metrics are fetched at the log steps; `flush` fetches what is left, and every fetched step is checked: a
     loss or gradient that is not finite raises Stopped with the step, the records and the last good checkpoint.
     """
 
@@ -68,8 +70,10 @@ class Log:
         if step == self.start + 1:
             jax.block_until_ready(values)
             self.resume()  # compilation is no part of the speed
-        elif (step - LAG) % self.every == 0:
-            self._drain(step - LAG)
+        elif len(self.queue) > LAG:
+            jax.block_until_ready(self.queue[-1 - LAG][1])
+            if (step - LAG) % self.every == 0:
+                self._drain(step - LAG)
         if self.tty and time.perf_counter() - self.drawn > 0.5:
             self.drawn = time.perf_counter()
             sys.stderr.write(f"\r\x1b[K{step}/{self.total}{self.line}")
