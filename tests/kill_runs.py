@@ -135,6 +135,9 @@ def watch(workdir: str, pipe: int) -> None:
             time.sleep(LINGER_S)
             return len(line) // 2 + self.file.write(line[len(line) // 2 :])
 
+        def fileno(self) -> int:
+            return self.file.fileno()
+
         def close(self) -> None:
             self.file.close()
 
