@@ -5,7 +5,7 @@
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | a 1 M-parameter network, 128 px crops, 4 windows | not run yet |
+| cpu | a 1 M-parameter network, 128 px crops, 4 windows | contrast 0.16, top-1 0.998, README |
 | lines | 32 px high lines on an accelerator, random 256 px crops, 8 windows | not run yet |
 | words | the paper's: words squeezed to 32x100, CNN + BiLSTM, 5 windows, batch 256, 300,000 steps | not run yet |
 

@@ -4,6 +4,7 @@
 |---|---|---|
 | collapse/std | mean over channels of the spread of l2-normalised tokens, times sqrt(D): 1 = spread over the whole sphere, 0 = all tokens equal | Chen & He 2021 (SimSiam, arXiv 2011.10566), section 4.1 |
 | collapse/position_share | share of the tokens' variance that their place in the crop explains, whatever the crop shows: adjusted R^2 of the mean token of each place; near 1 = the encoder has learnt where, not what, and window contrast is solved by position codes | Kelley 1935 (epsilon squared) |
+| collapse/neighbour_share | mean squared distance of neighbouring frames over that of any two frames of the batch: 1 = a frame says no more of the next than of a stranger, 0 = all frames of a line alike, and a reader cannot tell where one letter ends | von Neumann's ratio (1941), halved |
 | collapse/effective_rank | exp of the entropy of the normalised singular values of the centred tokens: between 1 and D | Roy & Vetterli 2007, "The effective rank", definition 1 |
 
 All are taken over the tokens of real pixels only, of one batch of crops that is the same at every evaluation.
@@ -54,6 +55,16 @@ def position_share(tokens: np.ndarray, place: np.ndarray) -> float:
     return float(1 - within / total) if total > 0 else 0.0
 
 
+def neighbour_share(frames: np.ndarray, length: np.ndarray) -> float:
+    """f[B, S, D] frames of lines with lengths i[B] -> mean squared distance of neighbours / that of any two frames (twice
+    the variance). 0.0 where all frames are equal or no line has two."""
+    frames = np.asarray(frames, np.float64)
+    real = np.arange(frames.shape[1])[None] < np.asarray(length)[:, None]
+    pairs = np.square(np.diff(frames, axis=1)).sum(-1)[real[:, 1:]]
+    total = np.square(frames[real] - frames[real].mean(axis=0)).sum(-1).mean()
+    return float(pairs.mean() / (2 * total)) if total > 0 and len(pairs) else 0.0
+
+
 class Evaluator:
     """spec: records to look at (default: the training records). lines: size of the fixed batch of crops, on all
     devices.
@@ -78,12 +89,14 @@ class Evaluator:
         del step
         encoded, valid = self.encode(state.params, self.batch)
         tokens = np.asarray(encoded["tokens"], np.float32)  # (B, N, D)
+        length = np.where(np.asarray(valid), encoded["frame_length"], 0)
         # Reading order: the tokens of a line's real columns are its first ones, N / S of them a column.
-        real = np.asarray(encoded["frame_length"]) * (tokens.shape[1] // encoded["frames"].shape[1])
-        shown = (np.arange(tokens.shape[1])[None] < real[:, None]) & np.asarray(valid)[:, None]
+        real = length * (tokens.shape[1] // encoded["frames"].shape[1])
+        shown = np.arange(tokens.shape[1])[None] < real[:, None]
         chosen, place = tokens[shown], np.nonzero(shown)[1]
         return {
             "collapse/std": spread(chosen),
             "collapse/effective_rank": effective_rank(chosen),
             "collapse/position_share": position_share(chosen, place),
+            "collapse/neighbour_share": neighbour_share(encoded["frames"], length),
         }

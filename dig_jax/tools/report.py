@@ -57,6 +57,7 @@ CURVES = (
     ("Spread of the features (0 = collapse)", ("collapse/*std",)),
     ("Effective rank of the features", ("collapse/*effective_rank",)),
     ("Share of the features' variance that position explains", ("collapse/*position_share",)),
+    ("How far neighbouring frames differ, any two being 1", ("collapse/*neighbour_share",)),
     ("Share of lines with too few frames for CTC", ("train/infeasible_frac",)),
     ("Momentum of the teacher", ("train/teacher_momentum",)),
     ("Gradient norm", ("train/grad_norm",)),

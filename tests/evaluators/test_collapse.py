@@ -57,6 +57,19 @@ def test_position_share_is_the_adjusted_r_squared_of_a_regression_on_places():
     np.testing.assert_allclose(collapse.position_share(tokens, place), 1 - share * 199 / 195)
 
 
+def test_neighbour_share_against_all_pairs():
+    """By loops over every pair; noise has no neighbours, lines of one frame repeated are all neighbour."""
+    rng = np.random.default_rng(2)
+    frames, length = rng.normal(size=(5, 7, 3)).cumsum(axis=1), np.array([7, 4, 1, 0, 6])
+    rows = [frames[b, s] for b in range(5) for s in range(length[b])]
+    far = np.mean([np.sum((x - y) ** 2) for x in rows for y in rows])  # of any two, each with itself too
+    near = np.mean([np.sum((frames[b, s + 1] - frames[b, s]) ** 2) for b in range(5) for s in range(length[b] - 1)])
+    np.testing.assert_allclose(collapse.neighbour_share(frames, length), near / far)
+    assert collapse.neighbour_share(rng.normal(size=(50, 30, 4)), np.full(50, 30)) == pytest.approx(1, abs=0.05)
+    assert collapse.neighbour_share(np.repeat(frames[:, :1], 7, axis=1), np.full(5, 7)) == 0
+    assert collapse.neighbour_share(np.ones((2, 3, 4)), np.full(2, 3)) == 0 == collapse.neighbour_share(frames, np.ones(5))
+
+
 def test_position_share_between_codes_alone_and_content_alone():
     place = np.arange(400) % 8
     codes = np.random.default_rng(3).standard_normal((8, 16))[place]
@@ -83,9 +96,10 @@ def test_figures_over_the_real_tokens_of_readable_lines(tmp_path):
     data = DATA | {"train": str(folder), "width_px": 32}
     made = collapse.Evaluator(method=Encoder(), mesh=partition.make_mesh(8), workdir=tmp_path, data=data, lines=16)
     one, two = (made.run(types.SimpleNamespace(params=scale), 0) for scale in (1.0, 5.0))
-    assert one.keys() == {"collapse/std", "collapse/effective_rank", "collapse/position_share"}
+    names = ("std", "effective_rank", "position_share", "neighbour_share")
+    assert one.keys() == {f"collapse/{name}" for name in names}
     for name in one:
         np.testing.assert_allclose(one[name], two[name], rtol=1e-4)  # a scale is no spread
     assert 0.5 < one["collapse/std"] < 1.2 and 5 < one["collapse/effective_rank"] < 6
     flat = made.run(types.SimpleNamespace(params=0.0), 0)
-    assert flat == {"collapse/std": 0, "collapse/effective_rank": 1, "collapse/position_share": 0}
+    assert flat == {f"collapse/{name}": float(name == "effective_rank") for name in names}
