@@ -39,8 +39,9 @@ class Log:
 
     carry: what `carry` gave when the checkpoint was saved that the run goes on from.
 
-    The loop is never more than LAG steps ahead of the device. Metrics are fetched at the log steps; `flush` fetches what is left, and every fetched step is checked: a
-    loss or gradient that is not finite raises Stopped with the step, the records and the last good checkpoint.
+    The loop is never more than LAG steps ahead of the device. Metrics are fetched at the log steps; `flush` fetches what is
+    left. Every fetched step is checked: a loss or gradient that is not finite raises Stopped with the step, the records and
+    the last good checkpoint.
     """
 
     def __init__(
