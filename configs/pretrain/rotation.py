@@ -5,7 +5,7 @@
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | 0 or 180 degrees, a 1 M-parameter network, 128 px crops | not run yet |
+| cpu | 0 or 180 degrees, a 1 M-parameter network, 128 px crops | accuracy 0.992, README |
 | lines | the same for an accelerator, random 256 px crops | not run yet |
 | words | as "Fewer Labels" (arXiv 2103.04400): four angles of words squeezed to 32x100, a CNN, 200,000 steps | not run here |
 
