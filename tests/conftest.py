@@ -16,3 +16,19 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.fixture
+def toys(monkeypatch):
+    """Configs may name the method and the evaluator "toy"."""
+    from tests import toy  # late: not before the switches above
+
+    toy.install(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def lines(tmp_path_factory):
+    """Records that the toy method trains on."""
+    from tests import toy
+
+    return toy.write_lines(tmp_path_factory.mktemp("records") / "toy")

@@ -19,16 +19,7 @@ from tests.test_checkpoint import META, abstract_of, make_state, save_all
 from tests.toy import make_config, rows_of, same, write_lines
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(autouse=True)
-def toys(monkeypatch):
-    toy.install(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def lines(tmp_path_factory):
-    return write_lines(tmp_path_factory.mktemp("records") / "toy")
+pytestmark = pytest.mark.usefixtures("toys")
 
 
 @pytest.mark.slow

@@ -20,10 +20,10 @@ import pytest
 from dig_jax import checkpoint, train
 from dig_jax.data import pipeline
 from tests import toy
-from tests.toy import make_config, rows_of, write_lines
+from tests.toy import make_config, rows_of
 
 ROOT = Path(__file__).parents[1]
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("toys")]
 
 SCRIPT = """
 import json, os, sys, types, jax
@@ -43,16 +43,6 @@ def spy(self, step, values, host):
 progress.Log.add = spy
 main.cli()
 """
-
-
-@pytest.fixture(autouse=True)
-def toys(monkeypatch):
-    toy.install(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def lines(tmp_path_factory):
-    return write_lines(tmp_path_factory.mktemp("records") / "toy")
 
 
 class Job:

@@ -9,18 +9,9 @@ from ml_collections.config_dict import placeholder
 
 from configs import common
 from dig_jax import checkpoint, train
-from tests import toy
 from tests.toy import make_config, rows_of, same, write_lines
 
-
-@pytest.fixture(autouse=True)
-def toys(monkeypatch):
-    toy.install(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def lines(tmp_path_factory):
-    return write_lines(tmp_path_factory.mktemp("records") / "toy")
+pytestmark = pytest.mark.usefixtures("toys")
 
 
 def test_init_from_takes_the_encoder_and_the_teacher_follows(lines, tmp_path):

@@ -17,20 +17,10 @@ from dig_jax import checkpoint, main, prng, train
 from dig_jax.data import pipeline, records
 from dig_jax.methods import base
 from dig_jax.step import jit_train_step, make_train_step
-from tests import toy
 from tests.toy import Evaluator, Toy, make_config, rows_of, same, write_lines
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(autouse=True)
-def toys(monkeypatch):
-    toy.install(monkeypatch)
-
-
-@pytest.fixture(scope="module")
-def lines(tmp_path_factory):
-    return write_lines(tmp_path_factory.mktemp("records") / "toy")
+pytestmark = pytest.mark.usefixtures("toys")
 
 
 def spy_on_data(monkeypatch):
