@@ -71,7 +71,7 @@ class Checkpoints:
         policies = [keep.LatestN(keep_last)]
         if self._metric and keep_best > 0:
             policies.append(keep.BestN(n=keep_best, get_metric_fn=self._score, keep_checkpoints_without_metrics=False))
-        self.folder = os.path.join(os.path.abspath(workdir), FOLDER) if "://" not in workdir else f"{workdir}/{FOLDER}"
+        self.folder = os.path.join(os.path.abspath(workdir), FOLDER)
         self._checkpointer = ocp.training.Checkpointer(
             self.folder,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # `due` decides, not Orbax
@@ -118,7 +118,7 @@ class Checkpoints:
         """In a thread of its own: wait for the commit, then seal it."""
         try:
             response.result()
-            if jax.process_index() == 0 and "://" not in self.folder:
+            if jax.process_index() == 0:
                 seal.write(self.path(step))
         except BaseException as error:  # raised where the trainer looks: due, save, wait
             self._failure = step, error
