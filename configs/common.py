@@ -238,6 +238,60 @@ def reader(decoder: str, head: str, hidden: int = 256) -> dict[str, Any]:
     return {**READERS[head], "hidden": hidden} if "hidden" in READERS[head] else READERS[head]
 
 
+def recognition(args: ConfigDict, **values: Any) -> ConfigDict:
+    """base() of a recogniser that reads whole labelled lines: `args` of recognize/*.py, the encoder and the pictures of the
+    run in init_from or like, an evaluation and a checkpoint every tenth of the steps, the lowest validation CER kept."""
+    tenth = max(args.steps // 10, 1)
+    config = base(
+        seed=args.seed,
+        batch_size=args.batch,
+        inherit=("method.encoder", "data.train", "data.height_px", "data.channels", "data.squeeze_px"),
+        evals={"recognition": {"every_steps": tenth, "batch_size": 64, "datasets": placeholder(object)}},
+        **values,
+    )
+    config.total.steps = args.steps
+    config.data = lines(args.records or placeholder(str), placeholder(int), placeholder(int))
+    config.data.subset = label_subset(args.labels)
+    config.data.subset_seed = args.seed  # another seed is another choice of lines, too
+    config.checkpoint.update(best_metric="eval/cer", every_steps=tenth)
+    return config
+
+
+# Arguments of fine_tuning, which recognize/finetune.py and scratch.py share.
+FINE_TUNING = {
+    "decoder": "ctc", "head": "linear", "records": "", "labels": "", "lr": 1e-3, "encoder_lr": 1.0, "steps": 1000,
+    "batch": 32, "seed": 0, "quick": False,
+}  # fmt: skip
+
+
+def fine_tuning(args: ConfigDict, **values: Any) -> ConfigDict:
+    """recognition() with encoder and reader trained together, the same whether they begin at a pre-training or not."""
+    return recognition(
+        args,
+        calibrate_batches=100,
+        method={
+            "name": "recognize",
+            "encoder": placeholder(object),
+            "heads": {"ctc": reader(args.decoder, args.head)},
+            "frames": "concat",
+            "frozen": False,
+            "standardize": True,  # with the features of step 0: without it a pre-trained start hardly learns
+            "drop_path": 0.0,
+            "recipe": placeholder(object),  # augmentation: "lines_light"; none in the published figures
+            "max_shift_px": 4.0,  # of the augmentation
+        },
+        optim=adamw(
+            lr=args.lr,
+            weight_decay=0.05,
+            warmup_steps=args.steps // 10,
+            b2=0.98,
+            clip_norm=1.0,
+            rules=encoder_rate(args.encoder_lr),
+        ),
+        **values,
+    )
+
+
 def label_subset(labels: str) -> float | int | None:
     """ "" -> None (all labels), "0.1" -> a tenth of them, "340" -> so many lines. ValueError for anything else: "1" could
     mean one line and is a share to the records, so it has to be "1.0"."""

@@ -26,11 +26,9 @@ def get_config(arg=None):
     )  # fmt: skip
     head = common.reader(args.decoder, args.head, args.hidden)
     rates = {rate_name(text): float(text) for text in (args.rates or RATES[args.head]).split("+")}
-    config = common.base(
-        seed=args.seed,
-        batch_size=args.batch,
+    config = common.recognition(
+        args,
         like=args.like,
-        inherit=("method.encoder", "data.train", "data.height_px", "data.channels", "data.squeeze_px"),
         calibrate_batches=1000,  # at most one epoch
         method={
             "name": "recognize",
@@ -48,14 +46,7 @@ def get_config(arg=None):
                 *((f"^heads/{name}/", {"lr_scale": rate / max(rates.values())}) for name, rate in rates.items()),
             ),
         ),
-        evals={"recognition": {"every_steps": max(args.steps // 10, 1), "batch_size": 64, "datasets": placeholder(object)}},
     )
-    config.total.steps = args.steps
-    config.data = common.lines(args.records or placeholder(str), placeholder(int), placeholder(int))
-    config.data.subset = common.label_subset(args.labels)
-    config.data.subset_seed = args.seed  # another seed is another choice of lines, too
-    config.checkpoint.best_metric = "eval/cer"
-    config.checkpoint.every_steps = max(args.steps // 10, 1)
     if args.size:
         config.method.encoder = common.network(args.size, tuple(int(side) for side in args.patch.split("x")))
         config.data.update(height_px=32, channels=1)
