@@ -2,6 +2,7 @@
 
     python -m dig_jax.main --config=configs/pretrain/seqclr.py:preset=cpu,records=records/lines --workdir=DIR
     ... seqclr.py:preset=cpu,records=PATH,projection=none|mlp|bilstm --config.method.window_px=4    one instance a frame
+    ... seqclr.py:preset=cpu --config.method.displace_px=64 --config.data.width_px=192    views of 128 px, up to 2 windows apart
 
 | preset | what it is | expected |
 |---|---|---|
@@ -32,5 +33,6 @@ PRESETS = {"cpu": CPU, "lines": LINES, "words": WORDS}
 
 
 def get_config(arg=None):
-    method = {"name": "seqclr", "temperature": 0.1, "recipe": "seqclr_2", "max_shift_px": 2.0, "loss_chunk": placeholder(int)}
+    method = {"name": "seqclr", "temperature": 0.1, "recipe": "seqclr_2", "max_shift_px": 2.0}
+    method |= {"displace_px": 0, "loss_chunk": placeholder(int)}
     return common.pretrain(arg, PRESETS, method, projection="mlp")

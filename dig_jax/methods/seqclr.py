@@ -24,7 +24,8 @@ frame (ours).
 
 Departures for lines: windows have a width and not a count, so a longer line has more of them, and a last window that the
 line only partly fills is the mean of what is filled. `max_shift_px` (2 px, a tenth of a window) bounds the way of any pixel
-sideways, since windows are matched by place. Padding and rows that are not valid enter nothing.
+sideways, since windows are matched by place. `displace_px` (0: none, as in the paper) lets the two views begin whole windows
+apart, so that a window's place in its view no longer tells its partner. Padding and rows that are not valid enter nothing.
 
 Watch   contrast starts near ln(2 instances - 1); top1. A network can match windows by their position code alone (found for
         frames of lines, ICDAR 2024): column_offset_max > 0 starts the codes of each view elsewhere, and if top1 nears 1
@@ -90,7 +91,8 @@ class Method(base.Method):
     encoder: see `encoders.create`. channels: C of the images. window_px: the mapping, see above; a multiple of the
     patch width. projection: one of PROJECTIONS, of projector_width hidden units (a direction) and projector_dim outputs.
     recipe: of both views, a name or a recipe of `views`; max_shift_px None = unbounded. column_offset_max:
-    `siamese.column_offsets`. loss_chunk: keys at a time in the loss, None = all (`losses.nt_xent`). Raises ValueError.
+    `siamese.column_offsets`. displace_px: `siamese.stretches`. loss_chunk: keys at a time in the loss, None = all
+    (`losses.nt_xent`). Raises ValueError.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Method(base.Method):
         recipe: views.Recipe = "seqclr_2",
         max_shift_px: float | None = 2.0,
         column_offset_max: int = 0,
+        displace_px: int = 0,
         loss_chunk: int | None = None,
     ):
         if projection not in PROJECTIONS:
@@ -113,7 +116,12 @@ class Method(base.Method):
         self.encoder = encoders.create(encoder)
         self.temperature, self.loss_chunk = temperature, loss_chunk
         self.augment = siamese.two_views(
-            channels=channels, recipes=(recipe, recipe), max_shift_px=max_shift_px, column_offset_max=column_offset_max
+            channels=channels,
+            recipes=(recipe, recipe),
+            max_shift_px=max_shift_px,
+            column_offset_max=column_offset_max,
+            displace_px=displace_px,
+            window_px=window_px,
         )
         projector = Projector(projection, projector_width, projector_dim, self.encoder.dtype)
         self.network = Network(encoder=self.encoder, projector=projector, window_px=window_px)

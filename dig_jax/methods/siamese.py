@@ -25,30 +25,64 @@ def pair(
     recipes: Sequence[views.Recipe],
     max_shift_px: float | None,
     column_offset_max: int = 0,
+    displace_px: int = 0,
+    window_px: int = 1,
 ) -> base.Batch:
     """Raw batch -> {"view1", "view2" f32[B,H,W,C] in [-1, 1], "width", "valid"} and, when asked for, "column_offset".
 
     recipes: of view1 and view2; None leaves the line as it is. max_shift_px: bound on the sideways way of every pixel, None
-    = unbounded. column_offset_max: see `column_offsets`.
+    = unbounded. column_offset_max: see `column_offsets`. displace_px: see `stretches`, by windows.
     """
     *view_keys, offset_key = jax.random.split(key, 3)
-    out = {"width": batch["width"], "valid": batch["valid"]}
-    for name, recipe, view_key in zip(("view1", "view2"), recipes, view_keys, strict=True):
-        out[name] = view(view_key, batch, recipe, max_shift_px)
+    seen, out = (batch, batch), {}
+    if displace_px:
+        seen, out = stretches(jax.random.fold_in(key, 3), batch, displace_px, window_px)
+    out |= {"width": seen[0]["width"], "valid": batch["valid"]}
+    for name, raw, recipe, view_key in zip(("view1", "view2"), seen, recipes, view_keys, strict=True):
+        out[name] = view(view_key, raw, recipe, max_shift_px)
     return out | column_offsets(offset_key, len(batch["width"]), 2, column_offset_max)
 
 
+def stretches(key, batch: base.Batch, displace_px: int, window_px: int) -> tuple[tuple[base.Batch, base.Batch], base.Batch]:
+    """Two stretches of each line, W - displace_px wide, that begin up to displace_px apart: their raw batches, and {"first"
+    i32[B,2]}, the window of the line with which each begins.
+
+    So no window has the same neighbours and the same place in both, and `instances` pairs those that show the same of the
+    line. A line that fits a stretch is shown whole, twice.
+    """
+    seen = batch["image"].shape[2] - displace_px
+    windows = jnp.clip(batch["width"] - seen, 0, displace_px) // window_px
+    first = jax.random.randint(key, (len(windows), 2), 0, windows[:, None] + 1)
+    cut = jax.vmap(lambda line, window: jax.lax.dynamic_slice_in_dim(line, window * window_px, seen, axis=1))
+    narrow = {**batch, "width": jnp.minimum(batch["width"], seen)}
+    one, two = ({**narrow, "image": cut(batch["image"], first[:, v])} for v in (0, 1))
+    return (one, two), {"first": first}
+
+
 def two_views(
-    *, channels: int, recipes: Sequence[Any], max_shift_px: float | None, column_offset_max: int
+    *,
+    channels: int,
+    recipes: Sequence[Any],
+    max_shift_px: float | None,
+    column_offset_max: int,
+    displace_px: int = 0,
+    window_px: int | None = None,
 ) -> Callable[[jax.Array, base.Batch], base.Batch]:
     """`Method.augment` of methods that compare two views: `pair` with all but the data settled, (key, raw batch) -> augmented
     batch. ValueError for values out of range, here, and for images of another number of channels, there."""
     recipes = tuple(views.recipe(recipe) for recipe in recipes)
     base.check_column_offset(column_offset_max)
+    if displace_px and (window_px is None or displace_px < 0 or displace_px % window_px):
+        raise ValueError(
+            f"displace_px is {displace_px} with windows of {window_px or 'any'} px; set config.method.displace_px to 0 or to "
+            "whole windows, config.method.window_px"
+        )
 
     def augment(key, batch):
         base.check_channels(batch["image"], channels)
-        return pair(key, batch, recipes, max_shift_px, column_offset_max)
+        if displace_px >= batch["image"].shape[2]:
+            raise ValueError(f"displace_px is {displace_px}, so lines must be wider: set config.data.width_px to more")
+        return pair(key, batch, recipes, max_shift_px, column_offset_max, displace_px, window_px)
 
     return augment
 
@@ -103,7 +137,8 @@ def instances(tokens: jax.Array, batch: base.Batch, patch: Sequence[int], window
 
     Means over windows of full height and `window_px` width (`heads.pool_windows`): None makes one instance of a whole line
     (all-to-instance), the width of a patch one of every column (frame-to-instance). Neither padding nor rows that are not
-    valid count.
+    valid count, nor, of views that begin at different windows ("first", see `stretches`), what only one of them shows: those
+    of the second view are moved to the places of the first.
     """
     views_count = tokens.shape[1]
     shape = batch["view1"].shape
@@ -112,7 +147,19 @@ def instances(tokens: jax.Array, batch: base.Batch, patch: Sequence[int], window
     pooled, real = heads.pool_windows(flat, width, vit.grid(shape, patch), patch, window_px or shape[2])
     real = real & valid[:, None]
     back = lambda x: x.reshape(-1, views_count, *x.shape[1:])  # noqa: E731
-    return back(pooled), back(real)
+    pooled, real = back(pooled), back(real)
+    return _aligned(pooled, real, batch["first"]) if "first" in batch else (pooled, real)
+
+
+def _aligned(x, real, first):
+    """Instances f32[B,2,S,D], real bool[B,2,S] of views that begin at windows i32[B,2] -> the same, where the second view's
+    S are those of the first; real where both views have them."""
+    place = jnp.arange(x.shape[2])[None] + (first[:, 0] - first[:, 1])[:, None]  # in view 2, of what is s in view 1
+    shown = (place >= 0) & (place < x.shape[2])
+    place = jnp.where(shown, place, 0)
+    moved = jnp.take_along_axis(x[:, 1], place[..., None], axis=1)
+    both = real[:, 0] & shown & jnp.take_along_axis(real[:, 1], place, axis=1)
+    return jnp.stack([x[:, 0], moved], axis=1), jnp.stack([both, both], axis=1)
 
 
 class Network(nn.Module):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dig_jax.methods import seqclr
+from dig_jax.methods import seqclr, siamese
 from tests.methods import pairs
 from tests.models.test_heads import slow_lstm
 
@@ -101,6 +101,26 @@ def test_loss_starts_where_chance_puts_it():
     pairs.prove_chance(lambda z: method.loss(z, NO_STATE, {}, None, 0.0), (32, 2, 5), math.log(2 * 160 - 1))
 
 
+def test_displaced_views_are_paired_by_what_they_show():
+    """The grey of a pixel is its column, so each window's mean tells its place in the line; every pair must agree."""
+    method = make(displace_px=16, recipe=())
+    columns = jnp.broadcast_to(jnp.arange(pairs.WIDTH, dtype=jnp.uint8)[:, None], (64, pairs.HEIGHT, pairs.WIDTH, 1))
+    width = jnp.full(64, pairs.WIDTH).at[:3].set(jnp.array([30, 32, 40]))
+    batch = method.augment(jax.random.key(0), {"image": columns, "width": width, "valid": jnp.ones(64, bool).at[9].set(False)})
+    assert batch["view1"].shape == (64, pairs.HEIGHT, 32, 1) and np.asarray(batch["width"]).tolist() == [30, *[32] * 63]
+    assert not batch["first"][:3].any() and {tuple(row) for row in batch["first"].tolist()} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    means = lambda view: view.reshape(64, 2, 8, 4, 8).mean((2, 4)).swapaxes(1, 2).reshape(64, 8, 1)  # noqa: E731
+    patches = jnp.stack([means(batch["view1"]), means(batch["view2"])], axis=1)
+    z, real = siamese.instances(patches, batch, pairs.PATCH, 16)
+    together = np.asarray(batch["first"][:, 0] == batch["first"][:, 1]) & (np.arange(64) != 9)
+    apart = np.asarray(batch["first"][:, 0] != batch["first"][:, 1]) & (np.arange(64) != 9)
+    np.testing.assert_array_equal(np.asarray(real[:, 0]).sum(1), 2 * together + apart)
+    np.testing.assert_array_equal(real[:, 0], real[:, 1])
+    same = np.asarray(z[:, 0] - z[:, 1])[..., 0][np.asarray(real[:, 0])]
+    np.testing.assert_allclose(same, 0, atol=1e-6)
+    assert np.abs(np.asarray(patches[:, 0] - patches[:, 1])[apart]).min() > 0.1  # else nothing had moved
+
+
 def test_augment_encode_and_sentences():
     pairs.prove_augment(make)
     pairs.prove_encode(make)
@@ -108,6 +128,8 @@ def test_augment_encode_and_sentences():
         make,
         [
             ({"recipe": "paper"}, "recipe is 'paper'.*method.recipe.*seqclr_2"),
+            ({"displace_px": 24}, "displace_px is 24 with windows of 16 px.*method.displace_px"),
+            ({"displace_px": 48}, "displace_px is 48, so lines must be wider.*data.width_px"),
             ({"projection": "lstm"}, "projection is 'lstm'.*method.projection.*none, mlp, bilstm"),
         ],
     )
