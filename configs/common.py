@@ -30,7 +30,10 @@ CNN_SIZES = {
 }
 
 # Heads of the methods at `quick`: any key of config.method with one of these names.
-TOY = {"projector_width": 64, "projector_dim": 32, "pix_projector_width": 64, "decoder_width": 48, "predictor_width": 48}
+TOY = {
+    "projector_width": 64, "projector_dim": 32, "pix_projector_width": 64, "decoder_width": 48, "predictor_width": 48,
+    "tile_width": 32,
+}  # fmt: skip
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:

@@ -19,11 +19,11 @@ from configs import common
 LINES = {
     **common.LINES,
     "method": {"windows": 5, "permutations": 20, "window_px": 40, "gap_px": 8, "jitter_px": 8, "recipe": "lines_light",
-               "projector_width": 1024, "column_offset_max": common.COLUMN_OFFSET_MAX},
+               "tile_width": 512, "projector_width": 1024, "column_offset_max": common.COLUMN_OFFSET_MAX},
 }  # fmt: skip
 CPU = {
     **common.CPU, "width_px": 192,
-    "method": {**LINES["method"], "windows": 4, "permutations": 12, "projector_width": 256},
+    "method": {**LINES["method"], "windows": 4, "permutations": 12, "tile_width": 256, "projector_width": 256},
 }  # fmt: skip
 PRESETS = {"cpu": CPU, "lines": LINES}
 

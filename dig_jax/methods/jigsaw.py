@@ -6,7 +6,7 @@ Paper   Noroozi and Favaro, "Unsupervised Learning of Visual Representations by 
     what                                                            where
     tiles at a random place of their cells                          pretext.Layout, pretext.cutter
     permutation set of large Hamming distance (algorithm 1)          permutations
-    context-free network: every tile by itself, features joined      pretext.Classifier
+    context-free network: every tile by itself, features joined      pretext.Classifier, tile = fc6, hidden = fc7
     cross-entropy over the index of the permutation                  pretext.cross_entropy
 
 Certain from the paper: tiles are encoded one by one and meet only behind the network, so that it cannot match edges; tiles of
@@ -25,8 +25,9 @@ Departures, for lines of text
 - The encoder never sees more than window_px at once; it is the recogniser that teaches it long lines.
 
 Watch   accuracy: chance is 1 / permutations. used: well below 1 the lines are too short, take fewer or narrower windows.
-        With gap_px = 0 strokes continue from window to window and accuracy rises without any reading; blank windows
-        (between words) look alike, so 1.0 is out of reach.
+        With gap_px = 0 strokes continue from window to window, which can be answered without any reading; blank windows
+        (between words) look alike, so 1.0 is out of reach. On real lines a small network stays at chance for long
+        (docs/results.md).
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Method(base.Method):
 
     encoder: see `encoders.create`. channels: C of the images. windows: how many, 2..9; permutations: K of them;
     window_px, gap_px, jitter_px: `pretext.Layout`. recipe: augmentation of every window by itself, a name or a recipe of
-    `views`, or None. projector_width: of the layer that joins the windows, 4096 in the paper. Raises ValueError.
+    `views`, or None. tile_width: of the layer that reads each window (`pretext.Classifier`), as in the paper 512;
+    projector_width: of the layer that joins the windows, 4096 in the paper. Raises ValueError.
     """
 
     couples_lines = False
@@ -68,6 +70,7 @@ class Method(base.Method):
         gap_px: int = 11,
         jitter_px: int = 11,
         recipe: views.Recipe = None,
+        tile_width: int = 512,
         projector_width: int = 4096,
         column_offset_max: int = 0,
     ):
@@ -83,7 +86,9 @@ class Method(base.Method):
         layout = pretext.Layout(windows, window_px, gap_px, jitter_px)
         how = {"channels": channels, "recipe": recipe, "column_offset_max": column_offset_max}
         self.cut = pretext.cutter(layout=layout, patch_px=self.encoder.patch[1], **how)
-        self.network = pretext.Classifier(encoder=self.encoder, views=windows, classes=permutations, hidden=projector_width)
+        self.network = pretext.Classifier(
+            encoder=self.encoder, views=windows, classes=permutations, hidden=projector_width, tile=tile_width
+        )
 
     def augment(self, key, batch):
         """view1 .. viewW: the windows in shuffled order; answer i32[B,1], the index of the permutation: window

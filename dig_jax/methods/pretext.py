@@ -103,15 +103,18 @@ def cutter(
 
 
 class Classifier(nn.Module):
-    """Encoder on every view by itself, mean over its real tokens, and a classifier on the views of a question side by side.
+    """Encoder on every view by itself, one vector of each, and a classifier on the views of a question side by side.
 
-    hidden: width of a layer with ReLU before the last one; 0 = linear.
+    tile: width of a layer with ReLU that makes the vector of all tokens in their order, for windows, which hold no padding;
+    0: the mean over the real tokens, which forgets where in the view they lie. hidden: width of a layer with ReLU before the
+    last one; 0 = linear.
     """
 
     encoder: nn.Module  # of `models.encoders`
     views: int
     classes: int
     hidden: int
+    tile: int = 0
 
     @nn.compact
     def __call__(self, batch, deterministic=True):
@@ -122,9 +125,13 @@ class Classifier(nn.Module):
         if "column_offset" in batch:
             rows["column_offset"] = batch["column_offset"].reshape(-1, 1)
         tokens = siamese.encode(self.encoder, rows, None, deterministic)
-        pooled, _ = siamese.instances(tokens, rows, self.encoder.patch, None)  # (B * V, 1, 1, D)
-        x = pooled.reshape(*batch["answer"].shape, -1)  # (B, Q, V / Q * D)
         how = {"dtype": self.encoder.dtype, "kernel_init": layers.uniform_fan_in()}
+        if self.tile:
+            flat = tokens.reshape(len(tokens), -1)
+            x = jax.nn.relu(layers.Dense(self.tile, **how, name="tile")(flat))
+        else:
+            x, _ = siamese.instances(tokens, rows, self.encoder.patch, None)  # (B * V, 1, 1, D)
+        x = x.reshape(*batch["answer"].shape, -1)  # (B, Q, V / Q * D)
         if self.hidden:
             x = jax.nn.relu(layers.Dense(self.hidden, **how, name="fuse")(x))
         return layers.Dense(self.classes, **how, name="choose")(x)

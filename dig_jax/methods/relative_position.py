@@ -4,7 +4,7 @@ Paper   Doersch et al., "Unsupervised Visual Representation Learning by Context 
 
     what                                                            where
     patch and neighbour, with a gap and jitter                      pretext.Layout, pretext.cutter
-    both through one network, each by itself, then joined           pretext.Classifier
+    both through one network, each by itself, then joined           pretext.Classifier, tile = fc6, hidden = fc7
     cross-entropy over the neighbour's place                        pretext.cross_entropy
 
 Certain from the paper: one of the eight neighbours of a 3 x 3 arrangement of 96 px patches, a gap of about half a patch (48 px)
@@ -21,7 +21,8 @@ Departures, for lines of text
 - The encoder never sees more than window_px at once; it is the recogniser that teaches it long lines.
 
 Watch   accuracy: chance is 1 / (2 reach). used: well below 1 the lines are too short, take a smaller reach or window_px.
-        With gap_px = 0 strokes continue and accuracy rises without any reading.
+        With gap_px = 0 strokes continue, which can be answered without any reading. On real lines a small network stays
+        at chance for long, even so (docs/results.md).
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ class Method(base.Method):
 
     encoder: see `encoders.create`. channels: C of the images. reach: how many cells away the neighbour may lie.
     window_px, gap_px, jitter_px: `pretext.Layout`. recipe: augmentation of every window by itself, a name or a recipe of
-    `views`, or None. projector_width: of the layer that joins both windows, 4096 in the paper. Raises ValueError.
+    `views`, or None. tile_width: of the layer that reads each window (`pretext.Classifier`).
+    projector_width: of the layer that joins both windows, 4096 in the paper. Raises ValueError.
     """
 
     couples_lines = False
@@ -57,6 +59,7 @@ class Method(base.Method):
         gap_px: int = 16,
         jitter_px: int = 4,
         recipe: views.Recipe = None,
+        tile_width: int = 512,
         projector_width: int = 4096,
         column_offset_max: int = 0,
     ):
@@ -66,7 +69,9 @@ class Method(base.Method):
         layout = pretext.Layout(2 * reach + 1, window_px, gap_px, jitter_px)
         how = {"channels": channels, "recipe": recipe, "column_offset_max": column_offset_max}
         self.cut = pretext.cutter(layout=layout, patch_px=self.encoder.patch[1], **how)
-        self.network = pretext.Classifier(encoder=self.encoder, views=2, classes=2 * reach, hidden=projector_width)
+        self.network = pretext.Classifier(
+            encoder=self.encoder, views=2, classes=2 * reach, hidden=projector_width, tile=tile_width
+        )
 
     def augment(self, key, batch):
         """view1: the window in the middle; view2: its neighbour; answer i32[B,1]: 0 = reach cells to the left, .., 2 * reach

@@ -8,6 +8,7 @@ import importlib
 import math
 import types
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,13 +16,13 @@ import optax
 import pytest
 
 from dig_jax.methods import pretext
-from dig_jax.models import crnn
+from dig_jax.models import crnn, vit
 from tests.methods import checks
 from tests.methods.checks import same
 
 HEIGHT, WIDTH, PATCH = 16, 64, (8, 4)
 ENCODER = {"patch": PATCH, "width": 32, "depth": 1, "heads": 2, "dtype": "float32"}
-WINDOWS = {"window_px": 16, "gap_px": 4, "jitter_px": 4, "projector_width": 32}  # 60 px for three
+WINDOWS = {"window_px": 16, "gap_px": 4, "jitter_px": 4, "tile_width": 24, "projector_width": 32}  # 60 px for three
 CHOICES = {"rotation": 4, "jigsaw": 6, "relative_position": 2}  # method: number of answers
 METHODS = {
     "rotation": {"classes": 4, "square_cells": True},
@@ -106,6 +107,28 @@ def test_cross_entropy_equals_the_slow_loop_and_reads_valid_lines_only():
     assert (grad[~valid] == 0).all() and np.isfinite(grad).all() and (np.abs(grad[valid]).max(axis=(1, 2)) > 0).all()
     (loss, accuracy), grad = value(jnp.asarray(junk), jnp.asarray(answer), jnp.zeros(5, bool))
     assert loss == 0 and accuracy == 0 and (grad == 0).all()
+
+
+@pytest.mark.parametrize("tile", [0, 8])
+def test_only_a_tile_layer_knows_where_in_a_window_something_lies(tile):
+    """The mean of tokens is the same in any order; the layer of the papers' networks reads them from left to right."""
+
+    class Tokens(nn.Module):
+        patch: tuple = PATCH
+        dtype: str = "float32"
+
+        def __call__(self, image, width, *_, **__):
+            return vit.patchify(image, PATCH)
+
+    network = pretext.Classifier(encoder=Tokens(), views=2, classes=3, hidden=0, tile=tile)
+    rng = np.random.default_rng(0)
+    one, two = rng.normal(size=(2, 4, 8, 16, 1)).astype(np.float32)
+    rows = {"width": jnp.full(4, 16), "valid": jnp.ones(4, bool), "answer": jnp.zeros((4, 1), jnp.int32)}
+    batch = {"view1": jnp.asarray(one), "view2": jnp.asarray(two), **rows}
+    turned = {**batch, "view2": jnp.asarray(np.concatenate([two[:, :, 8:], two[:, :, :8]], axis=2))}
+    logits, params = network.init_with_output(jax.random.key(0), batch)
+    change = np.abs(network.apply(params, turned) - logits).max(axis=(1, 2))
+    assert (change > 1e-2).all() if tile else (change < 1e-5).all()
 
 
 def test_paint_is_the_mean_square_over_real_pixels_of_valid_lines():
