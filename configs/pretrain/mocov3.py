@@ -5,7 +5,7 @@
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | a 1 M-parameter network, 128 px crops | not run yet |
+| cpu | a 1 M-parameter network, 128 px crops | contrast 0.62, top-1 0.995, README |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 | words | the official ViT-S recipe on words squeezed to 32x128, its 300 epochs of ImageNet counted in steps | not run yet |
 

@@ -5,7 +5,7 @@
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | a 1 M-parameter network, 128 px crops | not run yet |
+| cpu | a 1 M-parameter network, 128 px crops | pixel 0.363, contrast 1.82, top-1 0.85, README |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 | words | the authors' S: 32x128 words, batch 1152, 20 epochs of Union14M-U (10 M images) | not run here |
 
