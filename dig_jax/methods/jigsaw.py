@@ -53,8 +53,8 @@ class Method(base.Method):
 
     encoder: see `encoders.create`. channels: C of the images. windows: how many, 2..9; permutations: K of them;
     window_px, gap_px, jitter_px: `pretext.Layout`. recipe: augmentation of every window by itself, a name or a recipe of
-    `views`, or None. tile_width: of the layer that reads each window (`pretext.Classifier`).
-    projector_width: of the layer that joins the windows, 4096 in the paper. Raises ValueError.
+    `views`, or None. tile_width: of the layer that reads each window (`pretext.Classifier`). projector_width: of the layer
+    that joins the windows, 4096 in the paper. Raises ValueError.
     """
 
     couples_lines = False

@@ -43,8 +43,8 @@ class Method(base.Method):
 
     encoder: see `encoders.create`. channels: C of the images. reach: how many cells away the neighbour may lie.
     window_px, gap_px, jitter_px: `pretext.Layout`. recipe: augmentation of every window by itself, a name or a recipe of
-    `views`, or None. tile_width: of the layer that reads each window (`pretext.Classifier`).
-    projector_width: of the layer that joins both windows, 4096 in the paper. Raises ValueError.
+    `views`, or None. tile_width: of the layer that reads each window (`pretext.Classifier`). projector_width: of the layer
+    that joins both windows, 4096 in the paper. Raises ValueError.
     """
 
     couples_lines = False
