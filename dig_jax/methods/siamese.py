@@ -19,36 +19,12 @@ from dig_jax.methods import base
 from dig_jax.models import heads, vit
 
 
-def pair(
-    key: jax.Array,
-    batch: base.Batch,
-    recipes: Sequence[views.Recipe],
-    max_shift_px: float | None,
-    column_offset_max: int = 0,
-    displace_px: int = 0,
-    window_px: int = 1,
-) -> base.Batch:
-    """Raw batch -> {"view1", "view2" f32[B,H,W,C] in [-1, 1], "width", "valid"} and, when asked for, "column_offset".
-
-    recipes: of view1 and view2; None leaves the line as it is. max_shift_px: bound on the sideways way of every pixel, None
-    = unbounded. column_offset_max: see `column_offsets`. displace_px: see `stretches`, by windows.
-    """
-    *view_keys, offset_key = jax.random.split(key, 3)
-    seen, out = (batch, batch), {}
-    if displace_px:
-        seen, out = stretches(jax.random.fold_in(key, 3), batch, displace_px, window_px)
-    out |= {"width": seen[0]["width"], "valid": batch["valid"]}
-    for name, raw, recipe, view_key in zip(("view1", "view2"), seen, recipes, view_keys, strict=True):
-        out[name] = view(view_key, raw, recipe, max_shift_px)
-    return out | column_offsets(offset_key, len(batch["width"]), 2, column_offset_max)
-
-
 def stretches(key, batch: base.Batch, displace_px: int, window_px: int) -> tuple[tuple[base.Batch, base.Batch], base.Batch]:
     """Two stretches of each line, W - displace_px wide, that begin up to displace_px apart: their raw batches, and {"first"
     i32[B,2]}, the window of the line with which each begins.
 
-    So no window has the same neighbours and the same place in both, and `instances` pairs those that show the same of the
-    line. A line that fits a stretch is shown whole, twice.
+    Where they begin apart, what both show lies at another place in each; `instances` finds the pairs. A line that fits a
+    stretch is shown whole, twice.
     """
     seen = batch["image"].shape[2] - displace_px
     windows = jnp.clip(batch["width"] - seen, 0, displace_px) // window_px
@@ -68,8 +44,13 @@ def two_views(
     displace_px: int = 0,
     window_px: int | None = None,
 ) -> Callable[[jax.Array, base.Batch], base.Batch]:
-    """`Method.augment` of methods that compare two views: `pair` with all but the data settled, (key, raw batch) -> augmented
-    batch. ValueError for values out of range, here, and for images of another number of channels, there."""
+    """`Method.augment` of methods that compare two views, with all but the data settled: (key, raw batch) -> {"view1", "view2"
+    f32[B,H,W,C] in [-1, 1], "width", "valid"} and, when asked for, "column_offset" and "first".
+
+    recipes: of view1 and view2; None leaves the line as it is. max_shift_px: bound on the sideways way of every pixel, None
+    = unbounded. column_offset_max: see `column_offsets`. displace_px: see `stretches`, whole windows of window_px. ValueError
+    for values out of range, here, and for images that do not suit them, there.
+    """
     recipes = tuple(views.recipe(recipe) for recipe in recipes)
     base.check_column_offset(column_offset_max)
     if displace_px and (window_px is None or displace_px < 0 or displace_px % window_px):
@@ -82,7 +63,14 @@ def two_views(
         base.check_channels(batch["image"], channels)
         if displace_px >= batch["image"].shape[2]:
             raise ValueError(f"displace_px is {displace_px}, so lines must be wider: set config.data.width_px to more")
-        return pair(key, batch, recipes, max_shift_px, column_offset_max, displace_px, window_px)
+        *view_keys, offset_key = jax.random.split(key, 3)
+        seen, out = (batch, batch), {}
+        if displace_px:
+            seen, out = stretches(jax.random.fold_in(key, 3), batch, displace_px, window_px)
+        out |= {"width": seen[0]["width"], "valid": batch["valid"]}
+        for name, raw, recipe, view_key in zip(("view1", "view2"), seen, recipes, view_keys, strict=True):
+            out[name] = view(view_key, raw, recipe, max_shift_px)
+        return out | column_offsets(offset_key, len(batch["width"]), 2, column_offset_max)
 
     return augment
 
