@@ -3,6 +3,8 @@
 #   launch/real_input.sh records                       records/ from ../shared/data
 #   launch/real_input.sh pretrain START                training images of both sets, no label: dig, its halves dis and gen, or
 #                                                      a file of configs/pretrain such as mae; one core: gen 38 minutes, dig 79
+#   SEED=1 launch/real_input.sh pretrain START         another seed: judge with SEED=1 then starts from it
+#   STEPS=24000 RUNS=runs/longer launch/real_input.sh pretrain START   another length, in a folder (and table) of its own
 #   launch/real_input.sh judge START SET [PROTOCOL..]  START also random (of gen's shape); SET archiscribe or copiste_hw_fr
 #   SEED=1 launch/real_input.sh judge dig archiscribe finetune_100    another seed, another choice of lines
 #   launch/real_input.sh bench START..                 time and memory of a step, for the table; wants a quiet machine
@@ -21,8 +23,9 @@ recipe() { # start -> its pre-training config
 }
 
 judge() { # start set protocol
-  local start=$1 set=$2 protocol=$3 from like=() config every
-  from=(--config.init_from="$runs/pretrain/$start")
+  local start=$1 set=$2 protocol=$3 like=() config every
+  local source=$runs/pretrain/$start; [ -d "$source-$seed" ] && source+=-$seed
+  local from=(--config.init_from="$source")
   if [ "$start" = random ]; then from=() like=(",like=$runs/pretrain/gen"); fi
   local fine=finetune steps=800; [ "$start" = random ] && fine=scratch
   [ "$set" = copiste_hw_fr ] && steps=1200 # random weights leave the plateau of CTC late on these
@@ -42,12 +45,13 @@ judge() { # start set protocol
 case ${1:-} in
   records) for set in archiscribe copiste_hw_fr; do
       "$python" -m dig_jax.tools.make_records --source=folder --input="../shared/data/$set" --output="$records/$set"; done ;;
-  pretrain) main --config="$(recipe "$2")" --workdir="$runs/pretrain/$2" --config.data.train="$both" ;;
+  pretrain) folder=$runs/pretrain/$2; [ "$seed" = 0 ] || folder+=-$seed
+    main --config="$(recipe "$2")${STEPS:+,steps=$STEPS},seed=$seed" --workdir="$folder" --config.data.train="$both" ;;
   bench) mkdir -p "$runs/bench"; for start in "${@:2}"; do
       "$python" -m dig_jax.tools.bench_step --config="$(recipe "$start")" --config.data.train="$both" \
         >"$runs/bench/$start.json"; done ;;
   judge) for protocol in "${@:4}"; do judge "$2" "$3" "$protocol"; done
     [ $# -gt 3 ] || for protocol in finetune_10 finetune_10_3e-3 finetune_100 linear_10 bilstm_10 linear_all; do judge "$2" "$3" "$protocol"; done ;;
   table) "$python" -m dig_jax.tools.results "$runs" --readme=README.md ;;
-  *) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  *) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac
