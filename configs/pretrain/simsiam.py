@@ -4,13 +4,15 @@
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | a 1 M-parameter network, 128 px crops | not run yet |
+| cpu | a 1 M-parameter network, 128 px crops | 1,100 steps: cosine 0.87, q_std 0.088, effective rank 32 |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 | words | the paper's heads, batch and augmentation, without crops and flips, on words squeezed to 32x128 | not run yet |
 
 words departs in the optimiser (AdamW at our rate for SGD at 0.05 per 256 rows with weight decay 1e-4) and the length, and no
 result on text is published. A rule of words (FIXED) keeps the predictor at the peak rate, as the authors do; all
-else follows the schedule. recipe=mocov2 is the augmentation of words. method.max_shift_px bounds the way of text sideways.
+else follows the schedule. cpu has a quarter of the other methods' rate and a predictor ten times as fast (AHEAD): at their
+rate the features keep 4 of 128 dimensions, which q_std, read behind a batch norm, does not show (docs/results.md).
+recipe=mocov2 is the augmentation of words. method.max_shift_px bounds the way of text sideways.
 """
 
 from ml_collections.config_dict import placeholder
@@ -18,13 +20,14 @@ from ml_collections.config_dict import placeholder
 from configs import common
 
 FIXED = (("^predictor/", {"schedule": "constant"}), ("", {}))
+AHEAD = (("^predictor/", {"schedule": "constant", "lr_scale": 10.0}), ("", {}))
 LINES = {
     **common.LINES,
     "method": {"column_offset_max": common.COLUMN_OFFSET_MAX, "projector_width": 2048, "projector_dim": 2048,
                "predictor_width": 512},
 }  # fmt: skip
 CPU = {
-    **common.CPU,
+    **common.CPU, "lr": 1e-3, "optim": {**common.LINES["optim"], "rules": AHEAD},
     "method": {**LINES["method"], "projector_width": 256, "projector_dim": 128, "predictor_width": 32},
 }
 WORDS = {

@@ -20,7 +20,9 @@ any pixel sideways. `window_px` may cut lines into windows, matched by place. Pa
 mean, norm or gradient. We know of no published result on text.
 
 Watch   q_std, the paper's own test: spread of the unit z, healthy about 1 / sqrt(projector_dim), 0 when collapsed. cosine,
-        which is -L, starts near 0 and rises; near 1 within some tens of steps, with q_std falling, it is collapse.
+        which is -L, starts near 0 and rises; near 1 within some tens of steps, with q_std falling, it is collapse. z comes
+        out of a batch norm: q_std stays healthy while the features under it shrink to a few directions, so read
+        `collapse/effective_rank`, too.
 """
 
 from __future__ import annotations
