@@ -5,7 +5,7 @@
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | 1 or 2 windows to the left or right, a 1 M-parameter network, 256 px crops | 1,000 steps: at chance, docs/results.md |
+| cpu | 1 or 2 windows to the left or right, a 1 M-parameter network, 256 px crops | at chance, docs/results.md |
 | lines | the same for an accelerator | not run yet |
 
 Lines narrower than the 2 reach + 1 windows do not count (train/used), here 240 px. Only two windows of a line are encoded, so a
