@@ -4,7 +4,8 @@
 #   launch/real_input.sh pretrain START                training images of both sets, no label: dig, its halves dis and gen, or
 #                                                      a file of configs/pretrain such as mae; one core: gen 38 minutes, dig 79
 #   SEED=1 launch/real_input.sh pretrain START         another seed: judge with SEED=1 then starts from it
-#   STEPS=24000 RUNS=runs/longer launch/real_input.sh pretrain START   another length, in a folder (and table) of its own
+#   STEPS=24000 RUNS=runs/longer launch/real_input.sh pretrain START   another length, in a folder of its own; its table:
+#                                                      python -m dig_jax.tools.results runs/longer
 #   launch/real_input.sh judge START SET [PROTOCOL..]  START also random (of gen's shape); SET archiscribe or copiste_hw_fr
 #   SEED=1 launch/real_input.sh judge dig archiscribe finetune_100    another seed, another choice of lines
 #   launch/real_input.sh bench START..                 time and memory of a step, for the table; wants a quiet machine
@@ -53,5 +54,5 @@ case ${1:-} in
   judge) for protocol in "${@:4}"; do judge "$2" "$3" "$protocol"; done
     [ $# -gt 3 ] || for protocol in finetune_10 finetune_10_3e-3 finetune_100 linear_10 bilstm_10 linear_all; do judge "$2" "$3" "$protocol"; done ;;
   table) "$python" -m dig_jax.tools.results "$runs" --readme=README.md ;;
-  *) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  *) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

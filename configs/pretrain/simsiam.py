@@ -29,7 +29,7 @@ LINES = {
 CPU = {
     **common.CPU, "lr": 1e-3, "optim": {**common.LINES["optim"], "rules": AHEAD},
     "method": {**LINES["method"], "projector_width": 256, "projector_dim": 128, "predictor_width": 32},
-}
+}  # fmt: skip
 WORDS = {
     **common.LINES, "patch": (4, 4), "width_px": 128, "squeeze_px": 128, "channels": 3, "batch": 512,
     "optim": {**common.LINES["optim"], "rules": FIXED},
