@@ -5,7 +5,7 @@
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | 4 windows in 12 of 24 orders, a 1 M-parameter network, 192 px crops | at chance for 1,000 steps, docs/results.md |
+| cpu | 4 windows in 12 of 24 orders, a 1 M-parameter network, 192 px crops | at chance, docs/results.md |
 | lines | 5 windows in 20 of 120 orders for an accelerator, 256 px crops | not run yet |
 
 Any two of these orders differ in three places or more; more orders than 12 and 22 do not.
