@@ -3,9 +3,11 @@ the whole.
 
 Microbatch j of k holds the rows j, j + k, j + 2k, ... of the batch, so each device cuts its own rows, no row changes its
 device, and the parts are the same on every mesh. The batch is augmented as a whole: k changes no draw of it. What is summed up
-are the parts' losses, metrics and gradients, weighted by their valid rows. For a loss that is a mean over lines this is that
-of the whole batch, to rounding; drop path draws anew in each part. For a loss in which lines meet each other, through
-contrast or batch norm, it would be another one, with the negatives and statistics of a part: `check` refuses it.
+are the parts' losses, metrics and gradients, weighted by what a part's loss is a mean over: its hidden pixels, the lines that
+fit their frames, or its valid lines (`base.Aux.weight`). So loss and gradients are those of the whole batch, to rounding; drop
+path draws anew in each part, and a metric that is a mean over something else is weighted all the same. A loss in which lines
+meet each other, through contrast or batch norm, would become another one, with the negatives and statistics of a part, and
+so would a sum of means over different things (SimAN): `check` refuses them.
 """
 
 from __future__ import annotations
@@ -26,11 +28,11 @@ def parts(cfg: dict[str, Any]) -> int:
 
 def check(count: int, method: base.Method) -> None:
     """ValueError where the method's loss over parts is not that over the batch."""
-    if count > 1 and method.couples_lines:
+    if count > 1 and not method.parts_add_up:
         raise ValueError(
-            f"config.accumulate is {count}, but in this method the lines of a batch meet each other (contrast or batch norm), "
-            "and in parts each would only meet its own part, which is the loss of a smaller batch: leave it at 1 and save "
-            "memory with config.method.encoder.remat and .scan, or by more devices"
+            f"config.accumulate is {count}, but the loss of this method over a batch (contrast, batch norm or several means) "
+            "is not made up of those over its parts: leave it at 1 and save memory with config.method.encoder.remat and "
+            ".scan, or by more devices"
         )
 
 
@@ -40,22 +42,25 @@ def loss_and_gradients(
     """(loss f32[], Aux, gradients like state.params) of an augmented batch, in `count` parts. `mutable` goes from part to
     part."""
     if count == 1:
-        return _whole(method, state, views, key, progress)
+        loss, aux, grads = _whole(method, state, views, key, progress)
+        return loss, aux._replace(weight=None), grads
     cut = microbatches(views, count)
-    weights = jnp.sum(cut["valid"], axis=1, dtype=jnp.float32)  # (count,)
-    weights = weights / jnp.maximum(jnp.sum(weights), 1.0)
 
     def add(carry: Any, part: Any) -> tuple[Any, None]:
-        mutable, sums = carry
-        number, weight, views = part
+        mutable, total, sums = carry
+        number, views = part
         held = state.replace(mutable=mutable)
         loss, aux, grads = _whole(method, held, views, jax.random.fold_in(key, number), progress)
-        return (aux.mutable, jax.tree.map(lambda s, x: s + weight * x, sums, (loss, aux.metrics, grads))), None
+        weight = (jnp.sum(views["valid"]) if aux.weight is None else aux.weight).astype(jnp.float32)
+        sums = jax.tree.map(lambda s, x: s + weight * x, sums, (loss, aux.metrics, grads))
+        return (aux.mutable, total + weight, sums), None
 
     first = jax.tree.map(lambda x: x[0], cut)
     loss, aux, grads = jax.eval_shape(lambda: _whole(method, state, first, key, progress))
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (loss, aux.metrics, grads))
-    (mutable, (loss, metrics, grads)), _ = jax.lax.scan(add, (state.mutable, zeros), (jnp.arange(count), weights, cut))
+    start = state.mutable, jnp.float32(0), zeros
+    (mutable, total, sums), _ = jax.lax.scan(add, start, (jnp.arange(count), cut))
+    loss, metrics, grads = jax.tree.map(lambda x: x / jnp.maximum(total, 1), sums)
     return loss, base.Aux(metrics, mutable), grads
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dig_jax import accumulate, build, checkpoint, metrics, optim, partition, prng
+from dig_jax import accumulate, build, checkpoint, metrics, optim, partition, prng, provenance
 from dig_jax import state as states
 from dig_jax.data import pipeline, records
 from dig_jax.feature_cache import FeatureCache
@@ -112,6 +112,8 @@ def _run(config: Any, workdir: str) -> states.TrainState:
         if start >= total > 0:
             report(f"{workdir} has finished {start} steps already: raise config.total to train on")
             return state
+        if partition.is_lead():
+            provenance.note(workdir, start)
         writer = metrics.Writer(workdir, resume_step=start, active=partition.is_lead())
         stack.callback(writer.close)
         stack.callback(trace.close)

@@ -32,11 +32,13 @@ judge() { # start set protocol
   [ "$set" = copiste_hw_fr ] && steps=1200 # random weights leave the plateau of CTC late on these
   case $protocol in
     finetune_10) config=$fine.py:labels=0.1,batch=8,steps=$steps every=$((steps / 4)) ;;
-    finetune_10_3e-3) config=$fine.py:labels=0.1,batch=8,steps=$steps,lr=3e-3 every=$((steps / 4)) ;; # the lower one counts
+    finetune_10_*) config=$fine.py:labels=0.1,batch=8,steps=$steps,lr=${protocol##*_} every=$((steps / 4)) ;;
     finetune_100) config=$fine.py:labels=100,batch=8,steps=$steps every=$((steps / 4)) ;;
+    linear_10_*) config=probe.py:labels=0.1,rates=${protocol##*_},batch=32,steps=1000 every=100 ;; # further rates: lowest counts
     linear_10) config=probe.py:labels=0.1,rates=1e-2+3e-2+1e-1,batch=32,steps=1000 every=100 ;;
     linear_all) config=probe.py:rates=1e-2+3e-2+1e-1,batch=64,steps=800 every=80 ;;
-    bilstm_10) config=probe.py:labels=0.1,head=bilstm,hidden=128,rates=1e-3+4e-3,batch=32,steps=500 every=50 ;;
+    bilstm_10_*) config=probe.py:labels=0.1,head=bilstm,hidden=128,rates=${protocol##*_},batch=32,steps=500 every=50 ;;
+    bilstm_10) config=probe.py:labels=0.1,head=bilstm,hidden=128,rates=4e-3+8e-3+1.6e-2,batch=32,steps=500 every=50 ;;
   esac
   echo "== $start $set $protocol seed $seed"
   main --config="configs/recognize/$config,seed=$seed${like[*]-}" "${from[@]}" --config.data.train="$records/$set" \

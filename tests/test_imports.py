@@ -23,6 +23,7 @@ ALLOWED = {
     "optim": {"prng", "state"},
     "checkpoint": {"prng", "state", "seal"},
     "seal": set(),
+    "provenance": set(),
     "partition": {"prng", "state"},
     "step": {"accumulate", "prng", "state", "optim", "partition", "methods"},
     "build": {"checkpoint", "partition", "methods", "text", "progress"},

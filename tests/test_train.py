@@ -362,7 +362,7 @@ def test_bad_records_are_counted_and_stop_the_run_past_their_share(tmp_path):
         ({"mesh.fsdp": 3}, r"config.mesh is data=-1, fsdp=3.* does not divide 8 devices"),
         ({"mesh": {"dta": 8}}, r"config.mesh has no axis 'dta'"),
         ({"accumulate": 0}, r"config.accumulate is 0"),
-        ({"accumulate": 2, "batch_size": 16}, r"config.accumulate is 2.*contrast or batch norm"),
+        ({"accumulate": 2, "batch_size": 16}, r"config.accumulate is 2.*contrast, batch norm"),
         ({"accumulate": 3}, r"batch size 8 does not divide over 8 devices in 3 parts .*multiple of 24"),
         ({"profile": "20-10"}, r"config.profile is '20-10'"),
         ({"evals": {"toy": {"ofset": 1}}}, r"config.evals.toy has the key 'ofset'.*'offset'"),

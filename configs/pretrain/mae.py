@@ -6,10 +6,9 @@
 |---|---|---|
 | cpu | a 1 M-parameter network, 128 px crops, half of them in pairs of columns removed | pixel loss 0.436, README |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
-| words_union14m | MAERec-S as published: 32x128 words, 20 epochs of Union14M-U, batch 1024 | not run here |
+| words_union14m | MAERec-S as published: words squeezed to 32x128, 20 epochs of Union14M-U, batch 1024 | not run here |
 
 cpu and lines have a narrower and shallower decoder than the official one, which costs more than an encoder of size S.
-words_union14m: recognisers on top of it refuse words wider than 128 px, where its position code ends.
 """
 
 from configs import common
@@ -26,8 +25,8 @@ CPU = {
                "decoder_heads": 4},
 }  # fmt: skip
 WORDS = {
-    **common.LINES, "patch": (4, 4), "width_px": 128, "channels": 3, "batch": 1024, "epochs": 20.0, "steps": 0,
-    "position": "square_2d", "lr": 1.5e-4, "min_lr": 0.0, "warmup_steps": 19531,
+    **common.LINES, "patch": (4, 4), "width_px": 128, "squeeze_px": 128, "channels": 3, "batch": 1024, "epochs": 20.0,
+    "steps": 0, "position": "square_2d", "lr": 1.5e-4, "min_lr": 0.0, "warmup_steps": 19531,
     # The official optimiser decays the two tokens, too: they are 3-D there.
     "optim": {"b2": 0.95, "rules": (("(cls|mask)_token$", {"weight_decay": 0.05}), ("", {}))},
     "method": {"mask_ratio": 0.75, "decoder_width": 512, "decoder_depth": 8, "decoder_heads": 16, "cls": True,

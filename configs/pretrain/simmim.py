@@ -6,7 +6,7 @@
 |---|---|---|
 | cpu | a 1 M-parameter network, 128 px crops, hidden pairs of columns | pixel loss 0.384, README |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
-| words_simmim | the authors' recipe for photographs (target, 2 x 2 patches, 800 epochs) on 32x128 words | not run here |
+| words_simmim | the authors' recipe for photographs (target, 2 x 2 patches, 800 epochs), words as 32x128 px | not run here |
 
 cpu and lines ask for normalised pixels, which is what made short runs of DiG's reconstruction useful on lines. Of the
 authors' recipe, words_simmim has a cosine in place of the step at epoch 700 and no crops, flips and layer scale.
@@ -21,9 +21,9 @@ LINES = {
 }  # fmt: skip
 CPU = {**common.CPU, "method": {**LINES["method"], "mask_unit_px": (32, 8)}}
 WORDS = {
-    **common.LINES, "size": "base768", "patch": (4, 4), "width_px": 128, "channels": 3, "batch": 2048, "epochs": 800.0,
-    "steps": 0, "lr": 5e-5, "min_lr": 0.0, "warmup_steps": 6250, "encoder": {"drop_path": 0.1}, "optim": {"clip_norm": 5.0},
-    "method": {"mask_unit_px": (8, 8), "target": "input"},
+    **common.LINES, "size": "base768", "patch": (4, 4), "width_px": 128, "squeeze_px": 128, "channels": 3, "batch": 2048,
+    "epochs": 800.0, "steps": 0, "lr": 5e-5, "min_lr": 0.0, "warmup_steps": 6250, "encoder": {"drop_path": 0.1},
+    "optim": {"clip_norm": 5.0}, "method": {"mask_unit_px": (8, 8), "target": "input"},
 }  # fmt: skip
 PRESETS = {"cpu": CPU, "lines": LINES, "words_simmim": WORDS}
 

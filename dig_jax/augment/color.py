@@ -11,6 +11,8 @@ k-means of colours (posterize); medians of 3 x 3 and averages of at most 5 x 5 p
 import jax
 import jax.numpy as jnp
 
+from dig_jax.augment import geometry
+
 TAPS = 5  # imgaug's kernel size for every sigma below 2.1 px; it cuts the bell at 2 px
 MAX_SIGMA_PX = 2.1
 
@@ -53,7 +55,7 @@ def jitter_brightness(image, width, *, factor):
 
 def jitter_contrast(image, width, *, factor):
     """Away from (factor > 1) or towards the mean brightness of the line's real pixels."""
-    real = (jnp.arange(image.shape[3])[None, :] < width[:, None]).astype(image.dtype)
+    real = geometry.inside(width, image.shape[3]).astype(image.dtype)
     total = jnp.sum(jnp.sum(luma(image), axis=(1, 2)) * real, axis=1)
     mean = total / (image.shape[2] * width.astype(image.dtype))
     return _blend(_each(mean), image, factor)
@@ -129,7 +131,7 @@ def posterize(image, width, *, levels):
 def equalize(image, width):
     """Histogram equalisation of the brightness of the line's real pixels; colours move with it."""
     grey = luma(image)
-    real = jnp.arange(image.shape[3])[None, None, None] < width[:, None, None, None]
+    real = geometry.inside(width, image.shape[3])[:, None, None]
     bins = jnp.clip(jnp.round(grey * 255.0), 0, 255).astype(jnp.int32)
     flat = jnp.where(real, bins, 256).reshape(len(image), -1)  # padding has a bin of its own
     below = jnp.cumsum(jax.vmap(lambda row: jnp.bincount(row, length=257))(flat)[:, :256], axis=1)

@@ -22,6 +22,11 @@ import jax.numpy as jnp
 GRID = 4  # imgaug's PiecewiseAffine moves 4 x 4 points
 
 
+def inside(width, canvas_px):
+    """bool[B,W]: which columns of a canvas belong to the real line of width i32[B]; the others are padding."""
+    return jnp.arange(canvas_px)[None] < width[:, None]
+
+
 def identity(batch):
     """f32[B,3,3]: the map that moves nothing."""
     return jnp.broadcast_to(jnp.eye(3, dtype=jnp.float32), (batch, 3, 3))

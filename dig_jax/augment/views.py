@@ -72,7 +72,10 @@ def stages(recipe):
 
 
 def still(recipe):
-    """A recipe without the operators that move pixels."""
+    """A recipe without the operators that move pixels; None stays None."""
+
+    if recipe is None:
+        return None
 
     def stays(stage):
         operators = tuple(entry for entry in stage["operators"] if entry[0] not in MOVING)
@@ -287,9 +290,10 @@ def augment(key, image, width, recipe, max_shift_px=None):
         image = image.astype(jnp.float32) / 255.0
     image = jnp.transpose(image, (0, 3, 1, 2))  # planes inside, see color.py
     original = image
+    later = jax.random.fold_in(key, 2**32 - 1)  # beyond the number of any line: `draw` folds those in
     for i, stage in enumerate(stages(recipe)):
-        image = _pass(jax.random.fold_in(key, i) if i else key, image, width, stage, max_shift_px)
-    real = jnp.arange(image.shape[3])[None, None, None, :] < width[:, None, None, None]
+        image = _pass(jax.random.fold_in(later, i) if i else key, image, width, stage, max_shift_px)
+    real = geometry.inside(width, image.shape[3])[:, None, None]
     return jnp.transpose(jnp.where(real, image, original), (0, 2, 3, 1))
 
 

@@ -43,6 +43,9 @@ class Rows(NamedTuple):
     epoch: float
 
 
+CROPS = ("height_px", "width_px", "channels", "squeeze_px", "max_pixels")  # keys of config.data that say what a crop is
+
+
 def pretrain(
     mixture: Mixture, *, batch_size: int, height_px: int, width_px: int, channels: int, seed: int,
     squeeze_px: int | None = None, process_index: int = 0, process_count: int = 1, max_pixels: int = transforms.MAX_PIXELS,

@@ -77,7 +77,7 @@ class Evaluator:
             batch_size=lines + -lines % mesh.size,
             seed=seed,
             **partition.part(mesh).of_data(),
-            **{name: data[name] for name in ("height_px", "width_px", "channels", "max_pixels") if name in data},
+            **{name: data[name] for name in pipeline.CROPS if name in data},
         )
         self.batch = partition.to_global(crops[0][0], mesh)
         everywhere = NamedSharding(mesh, PartitionSpec())  # every host needs all tokens

@@ -60,7 +60,7 @@ class Evaluator:
             batch_size=lines + -lines % mesh.size,  # every device needs as many rows
             seed=seed,
             **partition.part(mesh).of_data(),
-            **{name: data[name] for name in ("height_px", "width_px", "channels", "max_pixels") if name in data},
+            **{name: data[name] for name in pipeline.CROPS if name in data},
         )
         self.batch = partition.to_global(crops[0][0], mesh)
         self.seed = seed

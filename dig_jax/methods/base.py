@@ -24,10 +24,12 @@ Batch = dict[str, jax.Array]
 
 
 class Aux(NamedTuple):
-    """What `loss` returns beside the loss: `metrics` {name: f32[]} (global means) and the next `mutable` tree."""
+    """What `loss` returns beside the loss: `metrics` {name: f32[]} (global means), the next `mutable` tree, and, where it is
+    not the number of valid lines, how many things the loss is a mean over (`Method.parts_add_up`): f32 or i32[]."""
 
     metrics: dict[str, jax.Array]
     mutable: Any
+    weight: jax.Array | None = None
 
 
 class Method:
@@ -40,9 +42,9 @@ class Method:
     # class read in place of batch["image"]. The trainer then runs it once a record and not once a step.
     frozen_features: Callable[[Params, Batch], Batch] | None = None
 
-    # Whether lines of a batch meet each other in the loss, through contrast or batch norm. Where they do not, the loss is a
-    # mean over lines, and config.accumulate may cut the batch into parts.
-    couples_lines: bool = True
+    # Whether the loss of a batch is the mean of the losses of its parts, each weighted by Aux.weight: a mean over lines, or
+    # over pixels, in which no line meets another through contrast or batch norm. Then config.accumulate may cut the batch.
+    parts_add_up: bool = False
 
     def init(self, key: jax.Array, batch: Batch) -> dict[str, Any]:
         """{"params": f32 tree, the encoder under params["encoder"]; "mutable": tree or {}} from an augmented batch.

@@ -36,6 +36,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dig_jax.augment import geometry
 from dig_jax.methods import base, pretext, siamese
 from dig_jax.models import encoders, vit
 
@@ -49,7 +50,7 @@ class Method(base.Method):
     ValueError.
     """
 
-    couples_lines = False
+    parts_add_up = True
 
     def __init__(
         self,
@@ -85,7 +86,7 @@ class Method(base.Method):
         said = self.network.apply({"params": params}, views)
         colour = vit.unpatchify(said, self.patch, vit.grid(views["view1"].shape, self.patch))
         original = base.normalise(batch["image"])
-        real = (jnp.arange(original.shape[2])[None] < views["width"][:, None])[:, None, :, None]
+        real = geometry.inside(views["width"], original.shape[2])[:, None, :, None]
         output = jnp.where(real, join_colour(views["view1"][..., :1], colour), original)
         shown = {"masked": views["view1"], "output": output, "original": original}
         return jax.tree.map(lambda x: jnp.clip(x * 0.5 + 0.5, 0.0, 1.0), shown)

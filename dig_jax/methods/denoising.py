@@ -46,7 +46,7 @@ class Method(base.Method):
     `pixels.pixel_target`. decoder_width: of the pixel decoder. Raises ValueError.
     """
 
-    couples_lines = False
+    parts_add_up = True
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ Paper   Yang et al., "Reading and Writing: Discriminative and Generative Modelin
     masked original + augmented original, one encoder pass          Network.encode_views
     pool to W windows, project: z                                   Network.instances
     q1, q2 = predictor(z) of student, k1, k2 = z of teacher         Method._contrast
-    L_con = ctr(q1, k2) + ctr(q2, k1), ctr = 2T InfoNCE             Method._contrast, losses.info_nce
+    L_con = ctr(q1, k2) + ctr(q2, k1), ctr = 2T InfoNCE             siamese.among_keys, losses.info_nce
     L_mim = mean over masked patches of (decoder(tokens) - x)^2     pixels.masked_loss, losses.masked_mse
     L = 1.0 L_mim + 0.1 L_con                                       Method.loss
     xi <- m xi + (1 - m) theta before the keys, m: 0.99 -> 1        base.Taught, base.cosine_momentum
@@ -26,7 +26,8 @@ code computes one and drops it).
 Departures, for lines of text (at 128 px width, full lines and default values each of them is the identity)
 - Windows are `window_px` wide, not W of them, so their count grows with the line; 32 px make 4 windows of 128 px.
 - Masks never lie on padding. Padding enters no attention, window, batch norm or loss; neither do rows not valid.
-- Augmentation moves text sideways by at most `max_shift_px`, else windows of equal index would show different letters.
+- Augmentation moves text sideways by at most `max_shift_px`, else windows of equal index would show different letters: 2 px
+  in the presets for lines, between the views too, since only the second one moves; None is the official recipe's freedom.
 - Optional: runs of `mask_span` neighbouring columns instead of single patches; targets normalised per patch and channel
   (target="normalized"); a random first column of the position code, up to `column_offset_max`, so that narrow crops
   train the positions that long lines use (drawn for each view alone: a shared one would give the pair away).
@@ -121,7 +122,8 @@ class Method(base.Taught):
     images. recipe: augmentation of the second view: a name or a recipe of `views`; max_shift_px None =
     unbounded. target_floor: normalised targets are divided by sqrt(variance + floor^2), in grey of [0, 1]; the official
     1e-6 blows the grain of blank paper up to full size. Head sizes default to the official ones, which outweigh a small
-    encoder. Raises ValueError for values out of range.
+    encoder. loss_chunk: keys at a time in the contrast, None = all (`losses.info_nce`). Raises ValueError for values out of
+    range.
     """
 
     def __init__(
@@ -146,6 +148,7 @@ class Method(base.Taught):
         projector_dim: int = 256,
         pix_projector_width: int = 512,
         decoder_width: int = 192,
+        loss_chunk: int | None = None,
     ):
         if objective not in TAUGHT:
             raise ValueError(f"objective is {objective!r}; set config.method.objective to one of {', '.join(TAUGHT)}")
@@ -155,11 +158,11 @@ class Method(base.Taught):
         self.encoder = encoders.create(encoder)
         self.patch, self.channels = tuple(encoder["patch"]), channels
         self.contrasts, self.reconstructs = objective != "gen", objective != "dis"
-        self.couples_lines = self.contrasts
+        self.parts_add_up = not self.contrasts
         self.mask_ratio, self.mask_span = mask_ratio, mask_span
         self.target, self.target_floor = target, target_floor
         self.taught, self.momentum = TAUGHT[objective], momentum
-        self.ctr = functools.partial(losses.info_nce, temperature=temperature)
+        self.ctr = functools.partial(losses.info_nce, temperature=temperature, chunk=loss_chunk)
         self.weight_pixel, self.weight_contrast = weight_pixel, weight_contrast
         self.recipe = views.recipe(recipe)
         self.max_shift_px, self.column_offset_max = max_shift_px, column_offset_max
@@ -194,8 +197,7 @@ class Method(base.Taught):
     # loss
 
     def loss(self, params, state, batch, key, progress):
-        """weight_pixel * L_mim + weight_contrast * L_con. Metrics: pixel; contrast, top1 (share of windows that find
-        their own key, mean of both directions), q_std (spread of unit queries, mean over channels)."""
+        """weight_pixel * L_mim + weight_contrast * L_con. Metrics: pixel; contrast, top1, q_std: `siamese.among_keys`."""
         tokens = self._apply(params, Network.encode_views, batch, deterministic=False, rngs={"drop_path": key})
         total, metrics = jnp.zeros(()), {}
         if self.reconstructs:
@@ -205,7 +207,8 @@ class Method(base.Taught):
         if self.contrasts:
             metrics |= self._contrast(params, state.teacher, tokens, batch)
             total += self.weight_contrast * metrics["contrast"]
-        return total, base.Aux(metrics, state.mutable)
+        weight = jnp.sum(pixels.asked(batch, self.patch)) if self.parts_add_up else None
+        return total, base.Aux(metrics, state.mutable, weight)
 
     def _contrast(self, params, teacher, tokens, batch):
         """L_con and its figures, from the student's tokens; the teacher encodes the same two views itself."""
@@ -213,8 +216,7 @@ class Method(base.Taught):
         q = self._apply(params, Network.predict, z, real)
         teacher = jax.lax.stop_gradient(teacher)
         k, _ = self._apply(teacher, Network.instances, self._apply(teacher, Network.encode_views, batch), batch)
-        contrast, top1 = siamese.crosswise(self.ctr, q, k, real)
-        return {"contrast": contrast, "top1": top1 / 2, "q_std": losses.unit_std(q, real)}
+        return siamese.among_keys(self.ctr, q, k, real)
 
     # reconstruct
 

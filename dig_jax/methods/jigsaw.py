@@ -5,7 +5,7 @@ Paper   Noroozi and Favaro, "Unsupervised Learning of Visual Representations by 
 
     what                                                            where
     tiles at a random place of their cells                          pretext.Layout, pretext.cutter
-    permutation set of large Hamming distance (algorithm 1)          permutations
+    permutation set of large Hamming distance (algorithm 1)          choose_permutations
     context-free network: every tile by itself, features joined      pretext.Classifier, tile = fc6, hidden = fc7
     cross-entropy over the index of the permutation                  pretext.cross_entropy
 
@@ -18,7 +18,7 @@ Departures, for lines of text
 - Only lines whose real part has room for the row count (`used`), so padding says nothing.
 - The paper standardises every tile, against tone as a cue; here every window gets an augmentation of its own (`recipe`),
   so that the encoder goes on seeing the range of values that it will see later.
-- Algorithm 1 starts at random and adds what is farthest on the average. `permutations` starts at the identity and adds
+- Algorithm 1 starts at random and adds what is farthest on the average. `choose_permutations` starts at the identity and adds
   what is farthest from its nearest neighbour first and on the average second: the same set on every machine.
 - Position codes are those of the window's own columns, plus an offset drawn for each window alone (column_offset_max):
   they know nothing of the place it came from.
@@ -57,7 +57,7 @@ class Method(base.Method):
     that joins the windows, 4096 in the paper. Raises ValueError.
     """
 
-    couples_lines = False
+    parts_add_up = True
 
     def __init__(
         self,

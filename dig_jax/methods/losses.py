@@ -1,4 +1,4 @@
-"""Losses that two or more methods share. Everything here is float32 and knows nothing of networks.
+"""The loss library, for the methods here and for those who compose their own. All is float32 and knows nothing of networks.
 
     info_nce         2T * cross-entropy of cosine similarities        MoCo v3 (arXiv 2104.02057) algorithm 1, `ctr`; DiG
     nt_xent          cross-entropy among all rows of both views       SimCLR (2002.05709) eq. 1; SeqCLR (2012.10873)

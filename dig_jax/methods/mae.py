@@ -54,12 +54,11 @@ from dig_jax.models import encoders, vit
 from dig_jax.models.layers import Dense, LayerNorm, along_last
 
 TOKEN_INIT = nn.initializers.normal(0.02)
-SHARED = ("position", "flat_columns", "dtype", "gelu", "attention")  # what the decoder takes over from the encoder
 
 
 class Decoder(nn.Module):
     """Pixels of every patch from the encoded visible ones. values: of a patch, ph * pw * C. prefix: tokens before those
-    of the line. The rest as in `vit.Vit`."""
+    of the line. form: `vit.Vit.form`. The rest as in `vit.Vit`."""
 
     values: int
     width: int
@@ -68,15 +67,14 @@ class Decoder(nn.Module):
     prefix: int
     position: str
     flat_columns: int
-    dtype: str
-    gelu: str
-    attention: str
+    form: Mapping[str, Any]
 
     @nn.compact
     def __call__(self, tokens, seen, real, grid, column_offset=None):
         """tokens f32[B,prefix+K,D], those of the line in reading order; seen, real bool[B,N]: the patches that the encoder
         read, and those that are no padding -> f32[B,N,P]."""
-        x = Dense(self.width, dtype=self.dtype, name="embed")(tokens)
+        dtype = self.form["dtype"]
+        x = Dense(self.width, dtype=dtype, name="embed")(tokens)
         front, x = x[:, : self.prefix], x[:, self.prefix :]
         mask_token = self.param("mask_token", TOKEN_INIT, (self.width,), jnp.float32)
         place = jnp.maximum(jnp.cumsum(seen, axis=1) - 1, 0)  # of a seen patch among the seen ones
@@ -89,11 +87,9 @@ class Decoder(nn.Module):
             depth=self.depth,
             heads=self.heads,
             hidden=4 * self.width,
-            dtype=self.dtype,
-            gelu=self.gelu,
-            attention=self.attention,
+            **self.form,
         )
-        return Dense(self.values, dtype=self.dtype, name="pixels")(LayerNorm(name="norm")(x)[:, self.prefix :])
+        return Dense(self.values, dtype=dtype, name="pixels")(LayerNorm(name="norm")(x)[:, self.prefix :])
 
 
 class Network(nn.Module):
@@ -141,7 +137,7 @@ class Method(pixels.Rebuild):
     `siamese.column_offsets`. Raises ValueError for values out of range.
     """
 
-    couples_lines = False
+    parts_add_up = True
 
     def __init__(
         self,
@@ -172,6 +168,8 @@ class Method(pixels.Rebuild):
             depth=decoder_depth,
             heads=decoder_heads,
             prefix=int(cls),
-            **{name: getattr(self.encoder, name) for name in SHARED},
+            position=self.encoder.position,
+            flat_columns=self.encoder.flat_columns,
+            form=self.encoder.form,
         )
         self.network = Network(encoder=self.encoder, decoder=decoder, hide=hide)

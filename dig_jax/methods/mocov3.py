@@ -7,7 +7,7 @@ Paper   Chen, Xie, He, "An Empirical Study of Training Self-Supervised Vision Tr
     f_q: encoder, projector, predictor: q1, q2                    siamese.Network
     f_k: moving average of encoder and projector: k1, k2          base.Taught, Method.loss
     ctr(q, k) = 2T * cross-entropy(q k^T / T, own key)            losses.info_nce
-    L = ctr(q1, k2) + ctr(q2, k1)                                 siamese.crosswise
+    L = ctr(q1, k2) + ctr(q2, k1)                                 siamese.among_keys
     f_k <- m f_k + (1 - m) f_q before the keys, m: 0.99 -> 1      base.Taught, base.cosine_momentum
     random patch embedding, never trained (section 4)             Method._student
 
@@ -92,13 +92,12 @@ class Method(base.Taught):
         )
 
     def loss(self, params, state, batch, key, progress):
-        """L. Metrics: contrast (L itself), top1 (share of queries that find their own key, mean of both directions), q_std."""
+        """L. Metrics: contrast (L itself), top1, q_std: `siamese.among_keys`."""
         student, teacher = self._student(params), jax.lax.stop_gradient(state.teacher)
         q, _, real = self.network.apply({"params": student}, batch, deterministic=False, rngs={"drop_path": key})
         k, _ = self.network.apply({"params": teacher}, batch, method="project")
-        contrast, top1 = siamese.crosswise(self.ctr, q, k, real)
-        metrics = {"contrast": contrast, "top1": top1 / 2, "q_std": losses.unit_std(q, real)}
-        return contrast, base.Aux(metrics, state.mutable)
+        metrics = siamese.among_keys(self.ctr, q, k, real)
+        return metrics["contrast"], base.Aux(metrics, state.mutable)
 
     def _student(self, params):
         """`params`, their patch embedding out of the gradient's reach where it is frozen."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from dig_jax.augment import geometry
 from dig_jax.methods import base, losses, siamese
 from dig_jax.models import vit
 
@@ -38,9 +39,7 @@ def pixel_target(image, width, patch, kind, floor):
     channel; "normalized_joint": of each patch, all channels together (MAE). floor: deviation = sqrt(variance + floor^2).
     real bool[B,N,P] is False for pixels right of `width`.
     """
-    grey = vit.patchify(image * 0.5 + 0.5, patch)
-    inside = jnp.arange(image.shape[2])[None] < width[:, None]  # (B, W)
-    real = vit.patchify(jnp.broadcast_to(inside[:, None, :, None], image.shape), patch)
+    grey, real = vit.patchify(image * 0.5 + 0.5, patch), real_values(image, width, patch)
     if kind in ("pixel", "input"):
         mean, deviation = (jnp.float32(x) for x in ((0, 1) if kind == "pixel" else (0.5, 0.5)))
         return (grey - mean) / deviation, mean, deviation, real
@@ -55,14 +54,25 @@ def pixel_target(image, width, patch, kind, floor):
     return (grey - mean) / deviation, mean, deviation, real
 
 
+def real_values(image, width, patch):
+    """bool[B,N,P] as `vit.patchify` orders the values of images [B,H,W,C]: False right of `width`."""
+    inside = geometry.inside(width, image.shape[2])[:, None, :, None]
+    return vit.patchify(jnp.broadcast_to(inside, image.shape), patch)
+
+
+def asked(batch, patch):
+    """bool[B,N,P]: the values that a masked method is asked for, real pixels of hidden patches of valid rows."""
+    hidden = batch["mask"] & batch["valid"][:, None]
+    return real_values(batch["view1"], batch["width"], patch) & hidden[..., None]
+
+
 def masked_loss(prediction, batch, patch, kind, floor, error=losses.masked_mse):
     """`error` (masked_mse, masked_l1) of a decoder over the hidden patches of view1: real pixels of valid rows only.
 
     prediction f32[B,N,P] in the units of the target. batch: view1 f32[B,H,W,C] in [-1, 1], width, valid, mask bool[B,N].
     """
-    target, _, _, real = pixel_target(batch["view1"], batch["width"], patch, kind, floor)
-    hidden = (batch["mask"] & batch["valid"][:, None])[..., None]
-    return error(prediction, target, real & hidden)
+    target = pixel_target(batch["view1"], batch["width"], patch, kind, floor)[0]
+    return error(prediction, target, asked(batch, patch))
 
 
 def pictures(prediction, batch, patch, kind, floor) -> dict[str, jax.Array]:
@@ -108,7 +118,7 @@ class Rebuild(base.Method):
         """`masked_loss`, also the metric pixel."""
         prediction = self.network.apply({"params": params}, batch, deterministic=False, rngs={"drop_path": key})
         loss = masked_loss(prediction, batch, *self.target_args, error=self.error)
-        return loss, base.Aux({"pixel": loss}, state.mutable)
+        return loss, base.Aux({"pixel": loss}, state.mutable, jnp.sum(asked(batch, self.patch)))
 
     def reconstruct(self, params, batch, key):
         """`pictures` of a raw batch."""

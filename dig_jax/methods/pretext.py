@@ -185,4 +185,4 @@ def paint(network: Painter, params, state, batch, key, *, untaught, patch, kind,
     real = real & batch["valid"][:, None, None]
     untaught = (vit.patchify(untaught * 0.5 + 0.5, patch) - mean) / deviation
     loss, without = (losses.masked_mse(x, target, real) for x in (prediction, untaught))
-    return loss, base.Aux({"pixel": loss, "untaught": without}, state.mutable)
+    return loss, base.Aux({"pixel": loss, "untaught": without}, state.mutable, jnp.sum(real))

@@ -57,7 +57,7 @@ class Method(base.Method):
     `max_shift_px`; None = none. Raises ValueError for what contradicts itself.
     """
 
-    couples_lines = False
+    parts_add_up = True
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class Method(base.Method):
         means = jnp.where(fits[None], losses, 0.0).sum(axis=1) / jnp.maximum(fits.sum(), 1)  # (K,)
         metrics = {f"loss_{name}": mean for name, mean in zip(self.names, means)} if len(self.names) > 1 else {}
         metrics["infeasible_frac"] = (valid & ~fits).sum() / jnp.maximum(valid.sum(), 1)
-        return means.sum(), base.Aux(metrics, state.mutable)
+        return means.sum(), base.Aux(metrics, state.mutable, fits.sum())
 
     def calibrate(self, params, mutable, batches):
         """Mean and standard deviation of every channel over the real frames of `batches` (raw, global; read once).

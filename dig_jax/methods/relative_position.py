@@ -47,7 +47,7 @@ class Method(base.Method):
     that joins both windows, 4096 in the paper. Raises ValueError.
     """
 
-    couples_lines = False
+    parts_add_up = True
 
     def __init__(
         self,

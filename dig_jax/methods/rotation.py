@@ -48,7 +48,7 @@ class Method(base.Method):
     B lines cost classes * B rows. square_cells: how quarter turns fit in, see the module. Raises ValueError.
     """
 
-    couples_lines = False
+    parts_add_up = True
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ def half_turn(image, width):
     x = jnp.arange(image.shape[2])[None]
     source = jnp.where(x < width[:, None], width[:, None] - 1 - x, x)
     turned = jnp.take_along_axis(image[:, ::-1], source[:, None, :, None], axis=2)
-    return jnp.where((x < width[:, None])[:, None, :, None], turned, image)
+    return jnp.where(geometry.inside(width, image.shape[2])[:, None, :, None], turned, image)
 
 
 def quarter_turn(image, width, square_cells):
@@ -103,4 +103,4 @@ def quarter_turn(image, width, square_cells):
     source_x = jnp.clip(source_x, cell * cell_px, (cell + 1.0) * cell_px - 1.0)  # no cell borrows from its neighbour
     source_y = jnp.clip(source_y, 0.0, height - 1.0)
     turned = geometry.resample(jnp.transpose(image, (0, 3, 1, 2)), source_x, source_y)
-    return jnp.where((x < wide)[..., None], jnp.transpose(turned, (0, 2, 3, 1)), image)
+    return jnp.where(geometry.inside(width, canvas_px)[:, None, :, None], jnp.transpose(turned, (0, 2, 3, 1)), image)

@@ -34,6 +34,7 @@ Watch   contrast starts near ln(2 instances - 1); top1. A network can match wind
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -114,7 +115,7 @@ class Method(base.Method):
         if projection not in PROJECTIONS:
             raise ValueError(f"projection is {projection!r}; set config.method.projection to one of {', '.join(PROJECTIONS)}")
         self.encoder = encoders.create(encoder)
-        self.temperature, self.loss_chunk = temperature, loss_chunk
+        self.ctr = functools.partial(losses.nt_xent, temperature=temperature, chunk=loss_chunk)
         self.augment = siamese.two_views(
             channels=channels,
             recipes=(recipe, recipe),
@@ -127,8 +128,7 @@ class Method(base.Method):
         self.network = Network(encoder=self.encoder, projector=projector, window_px=window_px)
 
     def loss(self, params, state, batch, key, progress):
-        """L. Metrics: contrast (L itself), top1 (share of instances whose nearest is their partner), q_std (spread of z)."""
+        """L. Metrics: contrast (L itself), top1, q_std: `siamese.among_all`."""
         z, real = self.network.apply({"params": params}, batch, deterministic=False, rngs={"drop_path": key})
-        one, two = siamese.rows(z, 0), siamese.rows(z, 1)
-        contrast, top1 = losses.nt_xent(one, two, self.temperature, siamese.rows(real, 0), self.loss_chunk)
-        return contrast, base.Aux({"contrast": contrast, "top1": top1, "q_std": losses.unit_std(z, real)}, state.mutable)
+        metrics = siamese.among_all(self.ctr, z, real)
+        return metrics["contrast"], base.Aux(metrics, state.mutable)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from dig_jax.augment import views
-from dig_jax.methods import base
+from dig_jax.methods import base, losses
 from dig_jax.models import heads, vit
 
 
@@ -198,3 +198,17 @@ def crosswise(loss: Callable[..., Any], ours: jax.Array, theirs: jax.Array, real
     one = loss(rows(ours, 0), rows(theirs, 1), valid=rows(real, 0))
     two = loss(rows(ours, 1), rows(theirs, 0), valid=rows(real, 1))
     return jax.tree.map(operator.add, one, two)
+
+
+def among_keys(ctr: Callable[..., Any], q: jax.Array, k: jax.Array, real: jax.Array) -> dict[str, jax.Array]:
+    """The figures of ctr(q1, k2) + ctr(q2, k1), f32[] each: contrast (that sum), top1 (share of queries that find their own
+    key, mean of both directions), q_std (spread of unit queries, mean over channels). ctr: `losses.info_nce`."""
+    contrast, top1 = crosswise(ctr, q, k, real)
+    return {"contrast": contrast, "top1": top1 / 2, "q_std": losses.unit_std(q, real)}
+
+
+def among_all(ctr: Callable[..., Any], z: jax.Array, real: jax.Array) -> dict[str, jax.Array]:
+    """The figures of instances that look for their partner among those of both views, f32[] each: contrast, top1 (share of
+    instances whose nearest is their partner), q_std (spread of z). ctr: `losses.nt_xent`."""
+    contrast, top1 = ctr(rows(z, 0), rows(z, 1), valid=rows(real, 0))
+    return {"contrast": contrast, "top1": top1, "q_std": losses.unit_std(z, real)}

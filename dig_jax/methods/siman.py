@@ -45,26 +45,26 @@ from dig_jax.models import encoders, vit
 from dig_jax.models.layers import Dense, LayerNorm
 
 EPSILON = 1e-5  # of every variance
-SHARED = ("dtype", "gelu", "attention")  # what decoder and adversary take over from the encoder
 
 
 class Painter(nn.Module):
-    """Tokens or patches f32[R,N,K] of lines with lengths i32[R] -> f32[R,N,features], by a shallow transformer."""
+    """Tokens or patches f32[R,N,K] of lines with lengths i32[R] -> f32[R,N,features], by a shallow transformer.
+
+    form: `vit.Vit.form`.
+    """
 
     features: int
     width: int
     depth: int
     heads: int
-    dtype: str
-    gelu: str
-    attention: str
+    form: Mapping[str, Any]
 
     @nn.compact
     def __call__(self, x, lengths, grid):
-        x = Dense(self.width, dtype=self.dtype, name="embed")(x) + vit.position_codes("sincos_2d", grid, self.width)
-        more = {"hidden": 4 * self.width, **{name: getattr(self, name) for name in SHARED}}
-        x = vit.blocks(x, lengths, depth=self.depth, heads=self.heads, **more)
-        return Dense(self.features, dtype=self.dtype, name="out")(LayerNorm(name="norm")(x))
+        dtype = self.form["dtype"]
+        x = Dense(self.width, dtype=dtype, name="embed")(x) + vit.position_codes("sincos_2d", grid, self.width)
+        x = vit.blocks(x, lengths, depth=self.depth, heads=self.heads, hidden=4 * self.width, **self.form)
+        return Dense(self.features, dtype=dtype, name="out")(LayerNorm(name="norm")(x))
 
 
 class Network(nn.Module):
@@ -100,7 +100,8 @@ def similarity_aware_normalisation(content, guide, real, guide_real, grid):
     query, key = instance_norm(content, real), instance_norm(guide, guide_real)
     logits = jnp.einsum("rnd,rmd->rnm", query, key, precision="highest") / math.sqrt(content.shape[-1])
     weights = jax.nn.softmax(jnp.where(guide_real[:, None], logits, -1e30), axis=-1)
-    mean, deviation = (jnp.einsum("rnm,rmd->rnd", weights, x) for x in local_statistics(guide, guide_real, grid))
+    statistics = local_statistics(guide, guide_real, grid)
+    mean, deviation = (jnp.einsum("rnm,rmd->rnd", weights, x, precision="highest") for x in statistics)
     return deviation * query + mean
 
 
@@ -157,8 +158,7 @@ class Method(base.Method):
         self.patch, self.weight_adversary = tuple(encoder["patch"]), weight_adversary
         self.recipe = views.recipe(recipe)
         self.column_offset_max = column_offset_max
-        own = {name: getattr(self.encoder, name) for name in SHARED}
-        own |= {"width": decoder_width, "depth": decoder_depth, "heads": decoder_heads}
+        own = {"width": decoder_width, "depth": decoder_depth, "heads": decoder_heads, "form": self.encoder.form}
         decoder = Painter(features=math.prod(self.patch) * channels, **own)
         self.network = Network(encoder=self.encoder, decoder=decoder, adversary=Painter(features=1, **own))
 

@@ -25,6 +25,7 @@ Watch   contrast starts some nats above 2 ln(2 rows - 1), because the cosines of
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,7 +59,7 @@ class Method(base.Method):
         if projector_layers < 1:
             raise ValueError(f"projector_layers is {projector_layers}; set config.method.projector_layers to 1 or more")
         self.encoder = encoders.create(encoder)
-        self.temperature, self.loss_chunk = temperature, loss_chunk
+        self.ctr = functools.partial(losses.nt_xent, temperature=temperature, chunk=loss_chunk)
         self.augment = siamese.two_views(
             channels=channels, recipes=(recipe, recipe), max_shift_px=max_shift_px, column_offset_max=column_offset_max
         )
@@ -67,10 +68,9 @@ class Method(base.Method):
         self.network = siamese.Network(encoder=self.encoder, projector=projector)
 
     def loss(self, params, state, batch, key, progress):
-        """L. Metrics: contrast (L itself), top1 (share of views whose nearest is their partner), q_std (spread of z)."""
+        """L. Metrics: contrast (L itself), top1, q_std: `siamese.among_all`."""
         z, _, real = self.network.apply({"params": params}, batch, deterministic=False, rngs={"drop_path": key})
-        one, two = siamese.rows(z, 0), siamese.rows(z, 1)
-        mean, top1 = losses.nt_xent(one, two, self.temperature, siamese.rows(real, 0), self.loss_chunk)
+        metrics = siamese.among_all(self.ctr, z, real)
         # The mean over all views is half the sum of the means of view 1 and of view 2, which have as many rows.
-        metrics = {"contrast": 2.0 * mean, "top1": top1, "q_std": losses.unit_std(z, real)}
+        metrics["contrast"] = 2.0 * metrics["contrast"]
         return metrics["contrast"], base.Aux(metrics, state.mutable)

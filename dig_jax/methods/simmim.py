@@ -61,7 +61,7 @@ class Method(pixels.Rebuild):
     `siamese.column_offsets`. Raises ValueError for values out of range.
     """
 
-    couples_lines = False
+    parts_add_up = True
 
     def __init__(
         self,

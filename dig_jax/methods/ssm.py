@@ -6,11 +6,11 @@ Paper   Gao et al., "Self-Supervised Pre-training with Symmetric Superimposition
     what                                                                where
     g: flip left-right (1), top-bottom (2) or half a turn (3)           Method.augment, geometry.flip
     X = 0.5 (I + g(I)), what the student sees; nothing is masked        Method.augment
-    z = encoder(X); decoder(z, 0) is I, decoder(z, g) is g(I)           Network.encode, Network.decode
+    z = encoder(X); decoder(z, 0) is I, decoder(z, g) is g(I)           Network.features, Network.paint
     L_pix = mean (pixels of decoder(z, 0) - I)^2 + (... (z, g) - g(I))^2  Method._pixel, pixels.masked_loss
     teacher: X' = 0.5 (A(I) + A(g(I))), one affine map A for both       Method.augment, geometry.random_affine
     L_feat = ctr(q_0, k_0) + ctr(q_g, k_g) over windows of decoder features, ctr = 2T InfoNCE
-                                                                        Method._contrast, losses.info_nce
+                                                                        siamese.among_keys, losses.info_nce
     L = L_pix + w L_feat, w = 0 for the first half, then up to 0.25     Method.loss, Method._weight
     xi <- m xi + (1 - m) theta, m: 0.995 -> 1                           base.Taught
 
@@ -24,12 +24,14 @@ Published bugs that are mended here
 - Before each affine map their generator is seeded with the line's place in the batch: line i of every batch gets the same
   map, in the whole training, and the worker's other random numbers repeat. Here I and g(I) share one draw, of this step.
 - `loss` is used before it is set, so that the released code cannot run. Here L starts from L_pix.
+- Settings that nothing reads (`neg_weight`, `clip_grad`, `beta2`). Here a key that nothing reads is an error.
 - The blocks of the teacher's decoder move twice a step, momentum m^2; its direction table starts from other random numbers than
   the student's. Here every part moves once, and starts as a copy.
 
 Departures, for lines of text (at 128 px width and default values the first three are the identity)
 - Mirrored is the real part of a line; padding stays where it is, and enters no attention, window, batch norm or loss.
-- Windows are `window_px` wide, not 4 of them. Their pixels move sideways by at most `max_shift_px`, None = unbounded.
+- Windows are `window_px` wide, not 4 of them. Their pixels move sideways by at most `max_shift_px`, None = unbounded: 4 px in
+  the presets for lines, between student and teacher too, since only the teacher's picture moves.
 - Optional: normalised targets; a random first column of the encoder's position code, up to `column_offset_max`.
 - Batch norm takes its statistics over all devices (theirs over one).
 
@@ -40,6 +42,7 @@ the features move. q_std: healthy about 1/sqrt(projector_dim).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -63,7 +66,7 @@ class Decoder(nn.Module):
     depth: int
     heads: int
     patch: tuple[int, int]
-    form: Mapping[str, Any]  # dtype, gelu and attention of the encoder
+    form: Mapping[str, Any]  # `vit.Vit.form`
 
     @nn.compact
     def __call__(self, tokens, direction, width_px, grid):
@@ -93,7 +96,7 @@ class Network(nn.Module):
     def setup(self):
         self.encoder = encoders.create_vit(self.encoder_args)
         self.patch = tuple(self.encoder_args["patch"])
-        form = {name: getattr(self.encoder, name) for name in ("dtype", "gelu", "attention")}
+        form = self.encoder.form
         self.decoder = Decoder(self.decoder_width, self.decoder_depth, self.decoder_heads, self.patch, form)
         self.painter = layers.Dense(self.values, dtype=form["dtype"])
         hidden, out = self.projector_width, self.projector_dim
@@ -136,7 +139,8 @@ class Method(base.Taught):
     encoder: keyword arguments of `vit.Vit`. channels: C of the images. affine: {amount: (lowest, highest)} of the teacher's
     map, see `geometry.AFFINE`; None: the authors', mended. grayscale_p: share of the teacher's lines that lose their colour.
     contrast_from: share of training before the contrast counts; weight_contrast: what its weight has risen to at the end.
-    target, target_floor: see `pixels.pixel_target`. Raises ValueError for values out of range.
+    target, target_floor: see `pixels.pixel_target`. loss_chunk: keys at a time in the contrast, None = all. Raises ValueError
+    for values out of range.
     """
 
     taught = ("encoder", "decoder", "projector")
@@ -162,24 +166,22 @@ class Method(base.Taught):
         decoder_heads: int = 8,
         projector_width: int = 4096,
         projector_dim: int = 256,
+        loss_chunk: int | None = None,
     ):
         pixels.check_target(target)
         base.check_fractions(momentum=momentum)
         if not 0 <= contrast_from < 1:
             raise ValueError(f"contrast_from is {contrast_from}; it must lie in [0, 1): set config.method.contrast_from")
         base.check_column_offset(column_offset_max)
-        if decoder_width % decoder_heads or decoder_width % 4:
-            raise ValueError(
-                f"decoder_width is {decoder_width}; it must divide by 4 and by the {decoder_heads} heads: set "
-                "config.method.decoder_width or decoder_heads"
-            )
+        base.check_decoder(decoder_width, decoder_heads)
         self.affine = AFFINE if affine is None else affine
         geometry.check_affine(self.affine)
         self.encoder = encoders.create_vit(encoder)
         self.patch, self.channels = tuple(encoder["patch"]), channels
         self.target, self.target_floor = target, target_floor
         self.max_shift_px, self.grayscale_p, self.column_offset_max = max_shift_px, grayscale_p, column_offset_max
-        self.temperature, self.momentum = temperature, momentum
+        self.ctr = functools.partial(losses.info_nce, temperature=temperature, chunk=loss_chunk)
+        self.momentum = momentum
         self.weight_contrast, self.contrast_from = weight_contrast, contrast_from
         self.network = Network(
             encoder_args=encoder,
@@ -207,7 +209,7 @@ class Method(base.Taught):
         moved = geometry.limit_shift(*geometry.apply_matrix(affine, *start), width, self.max_shift_px)
 
         planes = jnp.moveaxis(base.normalise(image), 3, 1) * 0.5 + 0.5
-        real = jnp.arange(image.shape[2])[None, None, None] < width[:, None, None, None]
+        real = geometry.inside(width, image.shape[2])[:, None, None]
 
         def seen(places):
             """The line as it is and mirrored, each seen at these places; padding stays."""
@@ -230,8 +232,7 @@ class Method(base.Taught):
     # loss
 
     def loss(self, params, state, batch, key, progress):
-        """L_pix + w * L_feat. Metrics: pixel (sum of both directions); contrast, top1 (share of windows that find their own
-        key, mean of both directions), q_std (spread of unit queries, mean over channels)."""
+        """L_pix + w * L_feat. Metrics: pixel (sum of both directions); contrast, top1, q_std: `siamese.among_keys`."""
         teacher = jax.lax.stop_gradient(state.teacher)
         features = self._apply(params, Network.features, batch, "mixed", deterministic=False, rngs={"drop_path": key})
         pixel = self._pixel(params, features, batch)
@@ -250,11 +251,7 @@ class Method(base.Taught):
         z, real = self._apply(params, Network.project, features, batch)
         q = self._apply(params, Network.predict, z, real)
         k, _ = self._apply(teacher, Network.project, self._apply(teacher, Network.features, batch, "moved"), batch)
-        rows = siamese.rows
-        (one, top_one), (two, top_two) = (
-            losses.info_nce(rows(q, v), rows(k, v), self.temperature, rows(real, v)) for v in range(2)
-        )
-        return {"contrast": one + two, "top1": (top_one + top_two) / 2, "q_std": losses.unit_std(q, real)}
+        return siamese.among_keys(self.ctr, q, k[:, ::-1], real)  # across views, so that direction 0 meets direction 0
 
     def _weight(self, progress):
         """w: 0 until contrast_from, then evenly up to weight_contrast."""

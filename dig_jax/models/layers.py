@@ -93,7 +93,8 @@ def dot_f32acc(lhs, rhs, dimension_numbers, dtype=jnp.bfloat16, out=jnp.float32)
 
     Operands of any float type; returns float32, or with dtype=bfloat16 what `out` says (rounded once, after the sum). With
     dtype=bfloat16 all three products of a training step are bfloat16 x bfloat16 -> float32, and the gradient of a float32
-    weight is never rounded; with float32 it is the plain product.
+    weight is never rounded; with float32 it is the plain product, whatever an accelerator would make of it by default (bfloat16
+    on a TPU, TF32 on a GPU).
     """
     (lc, rc), (lb, rb) = dimension_numbers
     if jnp.dtype(dtype) == jnp.bfloat16:
@@ -103,7 +104,8 @@ def dot_f32acc(lhs, rhs, dimension_numbers, dtype=jnp.bfloat16, out=jnp.float32)
         # with several (docs/performance.md). Its bfloat16 products are the other way round.
         flat = dot_f32acc(lhs.reshape(-1, lhs.shape[-1]), rhs, (((1,), rc), ((), ())), dtype)
         return flat.reshape(*lhs.shape[:-1], *flat.shape[1:])
-    return lax.dot_general(lhs.astype(dtype), rhs.astype(dtype), dimension_numbers, preferred_element_type=jnp.float32)
+    lhs, rhs = lhs.astype(dtype), rhs.astype(dtype)
+    return lax.dot_general(lhs, rhs, dimension_numbers, precision="highest", preferred_element_type=jnp.float32)
 
 
 class Dense(nn.Module):

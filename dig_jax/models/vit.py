@@ -295,6 +295,11 @@ class Vit(nn.Module):
     gelu: str = "exact"
     attention: str = "auto"
 
+    @property
+    def form(self) -> dict[str, str]:
+        """What the transformer of a method takes over from its encoder: arguments of `blocks`."""
+        return {"dtype": self.dtype, "gelu": self.gelu, "attention": self.attention}
+
     @nn.compact
     def __call__(self, image, width, mask=None, column_offset=None, deterministic: bool = True, keep=None, prefix=None):
         self._check()

@@ -137,7 +137,7 @@ def make(cfg, sizes, device, check=False):
         checked["time_over_plan"] = checked["ms_step"] / sum(figures["ms"].values())
         checked["memory_over_plan"] = checked["bytes"] / total
         figures["checked"] = checked
-    figures["try"] = advice(figures, cfg, accumulates=not work.method.couples_lines)
+    figures["try"] = advice(figures, cfg, accumulates=work.method.parts_add_up)
     return figures
 
 

@@ -7,7 +7,9 @@ chosen on that same validation set; no test split is touched). Several runs of o
 one sweep for every row) or its seeds (mean and half the range); runs that differ in anything else, such as the length or the
 recipe of their pre-training, are refused: keep them in folders of their own. A cell holds one figure a data set. How long a
 start was pre-trained stands in its log; what a step of it costs is read from RUNS_DIR/bench/START.json, the last line of
-`bench_step`. With --readme the table replaces what stands between the two marker lines of that file, so no figure is typed.
+`bench_step`: time, and the memory of its arguments (parameters, teacher, moments, batch) and temporary buffers. Commits and
+machines are those that the runs noted down (`provenance`). With --readme the table replaces what stands between the two marker
+lines of that file, so no figure is typed.
 """
 
 import collections
@@ -86,6 +88,14 @@ def _marked(by_start, start) -> str:
     return f"**{text}**" if start in means and means[start] == min(means.values()) else text
 
 
+def origins(many) -> str:
+    """One sentence: how many runs, and runs that they started from, were trained with which commit on which machine."""
+    sources = {run.config["init_from"] for run in many if run.config.get("init_from")}
+    sources = [runs.load(path) for path in sources if runs.read_config(pathlib.Path(path))]
+    count = collections.Counter(run.origin or "not recorded" for run in [*many, *sources])
+    return "Commit and machine of the runs: " + "; ".join(f"{origin} ({n} runs)" for origin, n in sorted(count.items())) + "."
+
+
 def costs(many, folder: pathlib.Path) -> dict:
     """{start: {column: text}}: crops seen in pre-training, by the log of the run started from, and the cost of a step by
     `folder`/bench/START.json."""
@@ -97,7 +107,7 @@ def costs(many, folder: pathlib.Path) -> dict:
     for path in sorted((folder / "bench").glob("*.json")):
         bench = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
         result[path.stem]["ms a step"] = f"{bench['ms_a_step']:.0f}"
-        result[path.stem]["memory"] = f"{bench['temporary_mb']:.0f} MB"
+        result[path.stem]["memory"] = f"{bench['arguments_mb'] + bench['temporary_mb']:.0f} MB"
     return result
 
 
@@ -120,7 +130,7 @@ def main(argv):
         print(f"left out: {run.path} stands at step {run.last_step} of {run.config['total']['steps']}", file=sys.stderr)
     many = [run for run in many if run.finished]
     try:
-        table = markdown(cells(many), costs(many, pathlib.Path(argv[1])))
+        table = f"{markdown(cells(many), costs(many, pathlib.Path(argv[1])))}\n\n{origins(many)}"
     except ValueError as error:
         raise SystemExit(str(error)) from None
     print(table)

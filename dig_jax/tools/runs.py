@@ -8,7 +8,7 @@ import json
 import pathlib
 from collections.abc import Mapping
 
-from dig_jax import metrics
+from dig_jax import metrics, provenance
 
 METRIC = "cer"
 
@@ -24,6 +24,17 @@ class Run:
     @property
     def name(self) -> str:
         return self.path.name
+
+    @property
+    def origin(self) -> str | None:
+        """Commits, devices and machine of its starts, in one phrase; None where they were not recorded."""
+        path = self.path / provenance.NAME
+        starts = metrics.read_jsonl(path) if path.exists() else []
+        if not starts:
+            return None
+        commits = dict.fromkeys(start["commit"] or "no checkout" for start in starts)
+        places = dict.fromkeys(f"{start['devices']} ({start['machine']}), JAX {start['jax']}" for start in starts)
+        return f"{', '.join(commits)} on {', '.join(places)}"
 
     @property
     def is_recogniser(self) -> bool:

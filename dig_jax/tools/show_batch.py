@@ -2,8 +2,9 @@
 
     python -m dig_jax.tools.show_batch --config=configs/pretrain/dig.py --config.data.train=RECORDS [--output=batch.png]
 
-One row of panels a line: the batch as it leaves the input pipeline, then each array that the method's `augment` makes of it
-(hidden patches dark, padding tinted). For recognisers the text that the label encodes stands below the line.
+One row of panels a line: the batch as it leaves the input pipeline, then each picture that the method's `augment` makes of it
+(hidden patches dark, padding tinted), inputs and targets alike. For recognisers the text that the label encodes stands below
+the line.
 """
 
 import cv2
@@ -44,16 +45,17 @@ def caption(text, width_px, height_px=26):
 
 
 def panels(batch, views, patch, i):
-    """[(name, picture)] of line i: the batch's image, then its views. A method that makes several rows of a line (rotation) or
-    cuts windows from it (jigsaw) shows each of them as it is."""
+    """[(name, picture)] of line i: the batch's image, then every f32[.., H, W, 1 or 3] that was made of it. A method that makes
+    several rows of a line (rotation) or cuts windows from it (jigsaw) shows each of them as it is."""
     shown = [("image", as_picture(batch["image"][i], int(batch["width"][i])))]
-    for name in (name for name in views if name.startswith("view")):
+    pictures = [name for name, x in views.items() if x.ndim == 4 and x.shape[-1] in (1, 3) and x.dtype != np.uint8]
+    for name in pictures:
         each = len(views[name]) // len(batch["image"])
         for row in range(i * each, (i + 1) * each):
             view = np.asarray(views[name][row])
             whole = view.shape[1] == batch["image"].shape[2]
             picture = as_picture(view, int(batch["width"][i]) if whole else view.shape[1])
-            masked = name == "view1" and "mask" in views
+            masked = name == "view1" and "mask" in views and not np.all(views["mask"])  # all: painted, but seen (SSM)
             if masked:
                 picture = with_mask(picture, np.asarray(views["mask"][row]), patch)
             shown.append((name + (" (masked)" if masked else ""), picture))

@@ -243,6 +243,16 @@ def test_padding_and_bound_hold_through_all_stages(key, name):
     assert changed.mean() > 0.6
 
 
+def test_no_stage_draws_with_the_key_of_a_line(monkeypatch):
+    """`draw` gives line i of a stage the stage's key with i folded in; later stages must not have one of these keys."""
+    given = []
+    monkeypatch.setattr(views, "_pass", lambda key, image, *_: (given.append(jax.random.key_data(key).tolist()), image)[1])
+    key, blur = jax.random.key(3), views.only("blur", sigma=(0.5, 1.5))
+    views.augment(key, jnp.zeros((1, 8, 8, 1)), jnp.array([8]), (blur,) * 3)
+    lines = {tuple(data) for data in jax.random.key_data(jax.random.split(key, 1000)).tolist()}
+    assert len(given) == len({tuple(data) for data in given}) == 3 and not lines & {tuple(data) for data in given}
+
+
 def test_stages_come_in_turn_each_with_its_chance(key):
     """Invert half of the lines, then darken all: 1 - image, or not, times 0.5; the draws of a stage are those of its key."""
     image, width = lines(64)

@@ -101,5 +101,10 @@ def test_figures_over_the_real_tokens_of_readable_lines(tmp_path):
     for name in one:
         np.testing.assert_allclose(one[name], two[name], rtol=1e-4)  # a scale is no spread
     assert 0.5 < one["collapse/std"] < 1.2 and 5 < one["collapse/effective_rank"] < 6
+    squeezed = collapse.Evaluator(
+        method=Encoder(), mesh=partition.make_mesh(8), workdir=tmp_path, data=data | {"squeeze_px": 32}, lines=16
+    )
+    widths = lambda made: np.unique(made.batch["width"][made.batch["valid"]]).tolist()  # noqa: E731
+    assert widths(made) == [24, 32] and widths(squeezed) == [32]
     flat = made.run(types.SimpleNamespace(params=0.0), 0)
     assert flat == {f"collapse/{name}": float(name == "effective_rank") for name in names}

@@ -185,6 +185,14 @@ def prove_encode(make):
         assert shapes["tokens"].shape == (4, rows * columns, width) and shapes["frames"].shape == (4, columns, rows * width)
 
 
+def prove_a_cnn_learns(make):
+    """A step on a CNN + BiLSTM: finite, padding in no gradient of the heads' loss, and every array of the encoder learns."""
+    case = Case(make(encoder=CNN))
+    prove_padding_does_not_matter(case)
+    for path, grad in jax.tree_util.tree_leaves_with_path(case.out["grads"]["params"]["encoder"]):
+        assert np.isfinite(grad).all() and np.any(grad), jax.tree_util.keystr(path)
+
+
 class Proofs:
     """What holds for every method without a teacher, as tests of a module that has a fixture `case`."""
 

@@ -394,6 +394,11 @@ def test_wrong_values_are_refused_in_a_sentence(changes, words):
         make(**changes).augment(jax.random.key(0), lines())
 
 
+def test_without_a_recipe_the_views_are_the_line_itself():
+    made = jax.jit(make(recipe=None, affine_p=0.0).augment)(jax.random.key(0), lines())
+    np.testing.assert_allclose(made["view1"], made["view2"], atol=1e-6)
+
+
 # ---- learning ----
 
 

@@ -393,3 +393,13 @@ def test_sixteen_lines_can_be_learnt_by_heart():
     assert last["pixel"] < first["pixel"] / 20
     assert last["contrast"] < 0.55 * first["contrast"] and last["top1"] > 0.7
     assert last["q_std"] > 0.3 / math.sqrt(64)  # no collapse
+
+
+def test_keys_may_be_compared_in_chunks():
+    """config.method.loss_chunk reaches the loss, which is the same to rounding."""
+    q, k = jax.random.normal(jax.random.key(0), (2, 9, 5))
+    whole, parts = (make(loss_chunk=chunk).ctr(q, k) for chunk in (None, 4))
+    np.testing.assert_allclose(parts, whole, rtol=1e-6)
+    params, state, batch = start(make(), lines())
+    with pytest.raises(ValueError, match="chunk is 0"):
+        jax.eval_shape(lambda p: make(loss_chunk=0).loss(p, state, batch, jax.random.key(0), 0.0), params)

@@ -238,3 +238,16 @@ def test_augmentation_is_off_by_default_and_moves_pixels_when_on(recipe):
     moved = jax.jit(make(recipe=recipe).augment)(jax.random.key(0), batch)["image"]
     assert moved.shape == plain.shape and -1 <= float(moved.min()) < -0.1 and 0.1 < float(moved.max()) <= 1
     assert float(jnp.abs(moved - plain).max()) > 0.1
+
+
+def test_a_cnn_is_fine_tuned_as_well():
+    """Every array of a CNN + BiLSTM learns from the labels, and its frames come with their lengths."""
+    cnn = {"kind": "crnn", "height_px": 16, "stem": 8, "stages": (8, 8, 8, 8), "blocks": (1, 1, 1, 1), "width": 8, "layers": 1}
+    method = make(encoder=cnn, frozen=False)
+    made = start(method)
+    for path, grad in jax.tree_util.tree_leaves_with_path(gradients(method, made)):
+        assert np.isfinite(grad).all() and np.any(grad), jax.tree_util.keystr(path)
+    batch = make_batch()
+    encoded = jax.jit(method.encode)(made.params, batch)
+    assert encoded["frames"].shape == (6, 12, 8)
+    np.testing.assert_array_equal(encoded["frame_length"], -(-batch["width"] // 4))

@@ -124,6 +124,7 @@ def test_displaced_views_are_paired_by_what_they_show():
 def test_augment_encode_and_sentences():
     pairs.prove_augment(make)
     pairs.prove_encode(make)
+    pairs.prove_a_cnn_learns(make)
     pairs.prove_sentences(
         make,
         [

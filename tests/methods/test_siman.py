@@ -7,8 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs.pretrain import siman as config
+from dig_jax import optim
 from dig_jax.augment import views
 from dig_jax.methods import siman
+from dig_jax.models import vit
+from tests.methods import checks
 
 PATCH = (8, 8)
 ENCODER = {"patch": PATCH, "width": 32, "depth": 1, "heads": 2, "dtype": "float32"}
@@ -107,6 +111,49 @@ def test_each_side_learns_from_its_own_terms_only(started):
     assert size(adversary["decoder"]) == size(adversary["encoder"]) == 0 and size(adversary["adversary"]) > 0
     np.testing.assert_allclose(size(grads["adversary"]), size(adversary["adversary"]), rtol=1e-5)
     assert aux.metrics["used"] == 0.5
+
+
+def test_loss_is_made_of_three_means_by_slow_loops(started):
+    """pixel + lambda fooled + adversary, over real pixels and over patches with any, of lines with two halves."""
+    method, params, batch, _, evaluate = started
+    (loss, aux), _ = evaluate(params, batch)
+    painted = jax.jit(lambda p: method.network.apply({"params": p}, batch, method="paint"))(params)
+    judge = jax.jit(lambda p, patches: method.network.apply({"params": p}, patches, batch, method="judge"))
+    grid = (4, 4)
+    picture = np.asarray(vit.unpatchify(painted, PATCH, grid), np.float64)
+    original, width = np.asarray(batch["original"], np.float64), np.asarray(batch["width"])
+    pixel, shown = [], picture.copy()
+    clean = original.copy()
+    for row in range(len(width)):
+        shown[row, :, width[row] :] = clean[row, :, width[row] :] = vit.PAPER
+        if batch["valid"][row]:
+            pixel.extend(np.square(picture - original)[row, :, : width[row]].ravel())
+    of_painted, of_real = (np.asarray(judge(params, vit.patchify(jnp.asarray(x, jnp.float32), PATCH))) for x in (shown, clean))
+    fooled, adversary = [], []
+    for row in np.flatnonzero(batch["valid"]):
+        for patch in range(grid[0] * -(-width[row] // PATCH[1])):
+            fooled.append((of_painted[row, patch] - 1) ** 2)
+            adversary.append((of_real[row, patch] - 1) ** 2 + of_painted[row, patch] ** 2)
+    for name, values in (("pixel", pixel), ("fooled", fooled), ("adversary", adversary)):
+        np.testing.assert_allclose(aux.metrics[name], np.mean(values), rtol=2e-5, err_msg=name)
+    np.testing.assert_allclose(loss, np.mean(pixel) + 0.01 * np.mean(fooled) + np.mean(adversary), rtol=2e-5)
+    other = make(weight_adversary=3.0)
+    state = types.SimpleNamespace(mutable={})
+    loss, _ = jax.jit(lambda p: other.loss(p, state, batch, jax.random.key(2), 0.0))(params)
+    np.testing.assert_allclose(loss, np.mean(pixel) + 3 * np.mean(fooled) + np.mean(adversary), rtol=2e-5)
+
+
+def test_one_device_and_eight_agree(started):
+    _, params, batch, _, evaluate = started
+    checks.same(evaluate(*checks.on_eight_devices(params, batch)), evaluate(params, batch))
+
+
+def test_the_adversary_has_a_rate_of_its_own(started):
+    """By the rule of the config: half that of encoder and decoder."""
+    _, params, *_ = started
+    treated = optim.treat(params, 0.05, config.get_config("preset=cpu").optim.rules, None)
+    scale = {path: treatment.lr_scale for path, treatment in optim.paths(treated).items()}
+    assert {path.startswith("adversary/"): value for path, value in scale.items()} == {True: 0.5, False: 1.0}
 
 
 def test_style_comes_from_the_guide(started):

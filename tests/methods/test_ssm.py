@@ -270,7 +270,7 @@ def test_encode_reads_the_line_as_it_is_and_pictures_show_both():
         ({"momentum": 1.5}, r"momentum is 1\.5.*\[0, 1\].*method.momentum"),
         ({"contrast_from": 1.0}, r"contrast_from is 1\.0.*method.contrast_from"),
         ({"affine": {"skew": (0, 1)}}, "'skew'.*method.affine.*shear_x"),
-        ({"decoder_heads": 3}, "decoder_width is 16.*3 heads.*method.decoder_width"),
+        ({"decoder_heads": 3}, "decoder_width of 16.*3 heads.*method.decoder_width"),
         ({"column_offset_max": -1}, "column_offset_max is -1.*0 or more"),
         ({"channels": 3}, "images have 1 channels.*method.channels"),
     ],
@@ -278,3 +278,10 @@ def test_encode_reads_the_line_as_it_is_and_pictures_show_both():
 def test_wrong_values_are_refused_in_a_sentence(changes, words):
     with pytest.raises(ValueError, match=words):
         make(**changes).augment(jax.random.key(0), lines())
+
+
+def test_keys_may_be_compared_in_chunks():
+    params, teacher, batch, *_ = prepared()
+    state = types.SimpleNamespace(teacher=teacher, mutable={})
+    with pytest.raises(ValueError, match="chunk is 0"):
+        jax.eval_shape(lambda p: make(loss_chunk=0).loss(p, state, batch, jax.random.key(0), 0.0), params)

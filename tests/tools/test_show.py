@@ -80,6 +80,14 @@ def test_show_augment_draws_a_row_for_each_operator_and_recipe(tmp_path, capsys,
     assert "There is no image in" in capsys.readouterr().err
 
 
+def test_every_picture_that_a_method_makes_is_shown():
+    """As SSM's: all patches are painted, so none is dark, and the pictures that the networks read have other names."""
+    batch = {"image": np.full((1, 32, 64, 1), 200, np.uint8), "width": np.array([64], np.int32)}
+    views = {name: np.zeros((1, 32, 64, 1), np.float32) for name in ("mixed", "moved", "view1", "view2")}
+    views |= {"image": batch["image"], "colours": np.zeros((1, 32, 64, 2), np.float32), "mask": np.ones((1, 16), bool)}
+    assert [name for name, _ in show_batch.panels(batch, views, (32, 4), 0)] == ["image", "mixed", "moved", "view1", "view2"]
+
+
 def test_windows_and_several_rows_of_a_line_are_shown_beside_it():
     """Two lines of 64 px; a method that makes two rows of each (view1) and cuts a window of 16 px (view2)."""
     batch = {"image": np.full((2, 32, 64, 1), 200, np.uint8), "width": np.array([64, 40], np.int32)}
