@@ -162,6 +162,12 @@ def adamw(lr: float, weight_decay: float, warmup_steps: int = 0, **more: Any) ->
     }  # fmt: skip
 
 
+def sgd(lr: float, weight_decay: float, warmup_steps: int = 0, **more: Any) -> dict[str, Any]:
+    """The same for SGD with momentum, as papers from before AdamW have it: decay of everything by rules=(("", {...}),)."""
+    kept = {k: v for k, v in adamw(lr, weight_decay, warmup_steps).items() if k not in ("b1", "b2", "eps", "weight_decay_end")}
+    return {**kept, "name": "sgd", "momentum": 0.9, **more}
+
+
 def encoder_rate(scale: float) -> tuple:
     """optim.rules under which the encoder's rate is `scale` times that of the rest; none at 1."""
     return () if scale == 1.0 else (("^encoder/", {"lr_scale": scale}), ("", {}))
@@ -207,9 +213,10 @@ def pretrain(arg: str | None, presets: dict[str, dict[str, Any]], method: dict[s
     config.method.channels = config.data.get_ref("channels")
     steps, epochs = (args.steps, args.epochs) if args.steps or args.epochs else (preset["steps"], preset["epochs"])
     config.total = {"steps": steps or placeholder(int), "epochs": placeholder(float) if steps else epochs}
-    config.optim = adamw(
-        args.lr or preset["lr"], preset["weight_decay"], preset["warmup_steps"], lr_per=256, min_lr=preset["min_lr"],
-        **preset["optim"],
+    optimizer = {"adamw": adamw, "sgd": sgd}[preset["optim"].get("name", "adamw")]
+    config.optim = optimizer(
+        args.lr or preset["lr"], preset["weight_decay"], preset["warmup_steps"],
+        **{"lr_per": 256, "min_lr": preset["min_lr"], **preset["optim"]},
     )  # fmt: skip
     config.evals = {"collapse": {"every_steps": 500}, "reconstruction": {"every_steps": 1000}}
     if args.probe != "none" and (args.probe or not args.preset.startswith("words")):

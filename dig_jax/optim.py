@@ -3,6 +3,8 @@
 Update of a parameter p with rate lr(step), its own scale s and its own weight decay w (Loshchilov & Hutter 2019):
     p <- p - s * lr * (m_hat / (sqrt(v_hat) + eps) + w * p)
 so the scale multiplies the decayed rate and with it the decay, as in PyTorch's parameter groups (methods.md 15.1, 10).
+Or, for papers from before it, SGD with momentum, the decay in the gradient (Sutskever et al. 2013 as PyTorch has it):
+    v <- momentum * v + g + w * p,   p <- p - s * lr * v
 A rule may give its parameters another shape of schedule (SimSiam's predictor), and w may grow with the step (DINO, CCD).
 """
 
@@ -65,6 +67,9 @@ def create(
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
+    momentum: float = 0.9,
+    drops: Sequence[float] = (),
+    drop: float = 0.1,
     weight_decay: float = 0.0,
     weight_decay_end: float | None = None,
     clip_norm: float | None = None,
@@ -74,32 +79,40 @@ def create(
 ) -> Optimizer:
     """The optimiser of a run.
 
-    params: parameter tree or its shapes. lr: peak rate; with lr_per=256 it is the rate for 256 rows and the peak is
-    lr * batch_size / 256 (min_lr is absolute, as in DiG). clip_norm: of the global gradient norm of what trains;
-    clip_norm_each: instead of the norm of every array (of every block of a stacked one), as DINO and CCD do.
+    params: parameter tree or its shapes. name: "adamw" (reads b1, b2, eps) or "sgd" (reads momentum). lr: peak rate; with
+    lr_per=256 it is the rate for 256 rows and the peak is lr * batch_size / 256 (min_lr is absolute, as in DiG). clip_norm: of
+    the global gradient norm of what trains; clip_norm_each: instead of the norm of every array (of every block of a stacked
+    one), as DINO and CCD do.
     rules: ordered (regex, {lr_scale | freeze | weight_decay | schedule}); the first regex found (re.search) in a parameter's
     path,
     such as "encoder/block_0/mlp/kernel", decides. Where rules are given they must cover every parameter and each must
     decide something, so a renamed layer cannot slip out of its rule. layer_decay: see `layer_scales`.
     Weight decay falls on weights of two or more dimensions only, unless a rule states it; with weight_decay_end it goes
-    from weight_decay to that along half a cosine, and what a rule states changes by the same factor. Raises ValueError.
+    from weight_decay to that along half a cosine, and what a rule states changes by the same factor. schedule, min_lr, drops,
+    drop: see `make_schedule`. Raises ValueError.
     """
-    if name != "adamw":
-        raise ValueError(f"config.optim.name is {name!r}: the only optimiser so far is 'adamw'")
+    if name not in ("adamw", "sgd"):
+        raise ValueError(f"config.optim.name is {name!r}: set it to 'adamw' or 'sgd'")
+    if name == "sgd" and weight_decay_end is not None:
+        raise ValueError("config.optim.weight_decay_end is for name='adamw': set it to None, or change the optimiser")
     peak = lr * batch_size / lr_per if lr_per else lr
     if clip_norm and clip_norm_each:
         raise ValueError("config.optim has both clip_norm and clip_norm_each: set one of them to None")
     treatments = treat(params, weight_decay, rules, layer_decay)
     kinds = {schedule, *(t.schedule for t in jax.tree.leaves(treatments) if t.schedule)}
-    rates = {kind: make_schedule(peak, total_steps, warmup_steps, min_lr, kind) for kind in kinds}
+    rates = {kind: make_schedule(peak, total_steps, warmup_steps, min_lr, kind, drops, drop) for kind in kinds}
     rate, growth = rates[schedule], decay_growth(weight_decay, weight_decay_end, total_steps)
     trainable = jax.tree.map(lambda t: not t.freeze, treatments)
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    direction, after = optax.scale_by_adam(b1=b1, b2=b2, eps=eps), treatments
+    if name == "sgd":
+        direction = optax.chain(_decay(treatments), optax.trace(decay=momentum))
+        after = jax.tree.map(lambda t: dataclasses.replace(t, weight_decay=0.0), treatments)
     trained = optax.chain(
         _clip_each(clip_norm_each, params) if clip_norm_each else clip,
-        optax.scale_by_adam(b1=b1, b2=b2, eps=eps),
+        direction,
         optax.identity(),  # where weight decay once stood: checkpoints keep their shape
-        _step(treatments, rates, schedule, growth),
+        _step(after, rates, schedule, growth),
     )
     labels = jax.tree.map(lambda train: "train" if train else "freeze", trainable)
     tx = optax.partition({"train": trained, "freeze": optax.set_to_zero()}, labels)
@@ -107,12 +120,21 @@ def create(
 
 
 def make_schedule(
-    peak: float, total_steps: int, warmup_steps: int, min_lr: float, kind: str
+    peak: float,
+    total_steps: int,
+    warmup_steps: int,
+    min_lr: float,
+    kind: str,
+    drops: Sequence[float] = (),
+    drop: float = 0.1,
 ) -> Callable[[Any], jax.Array]:
     """lr(step) for step 0..total_steps-1: 0 to peak in `warmup_steps` steps, both ends included (step warmup_steps - 1
-    has the peak), then from the peak along half a cosine towards min_lr (never quite reached), or constant."""
-    if kind not in ("cosine", "constant"):
-        raise ValueError(f"config.optim.schedule is {kind!r}: set it to 'cosine' or 'constant'")
+    has the peak), then from the peak along half a cosine towards min_lr (never quite reached), or constant, or in "steps":
+    times `drop` at each of `drops`, fractions of total_steps."""
+    if kind not in ("cosine", "constant", "steps"):
+        raise ValueError(f"config.optim.schedule is {kind!r}: set it to 'cosine', 'constant' or 'steps'")
+    if kind == "steps" and not (drops and all(0 < at < 1 for at in drops)):
+        raise ValueError(f"config.optim.drops is {tuple(drops)}: give the fractions of the run, in (0, 1), where lr falls")
     if total_steps and warmup_steps >= total_steps:
         raise ValueError(
             f"config.optim.warmup_steps is {warmup_steps} but the run has {total_steps} steps: lower it or train longer"
@@ -125,6 +147,8 @@ def make_schedule(
         rising = peak * step / max(warmup_steps - 1, 1)
         done = jnp.clip((step - warmup_steps) / max(total_steps - warmup_steps, 1), 0.0, 1.0)
         falling = min_lr + 0.5 * (peak - min_lr) * (1 + jnp.cos(math.pi * done)) if kind == "cosine" else peak
+        if kind == "steps":
+            falling = peak * drop ** sum((step >= round(at * total_steps)).astype(jnp.float32) for at in drops)
         return jnp.where(step < warmup_steps, rising, falling)
 
     return rate
@@ -217,6 +241,17 @@ def layer_scales(named: Mapping[str, Any], decay: float) -> dict[str, Any]:
         else:
             scales[path] = 1.0
     return scales
+
+
+def _decay(treatments: Any) -> optax.GradientTransformation:
+    """g -> g + weight_decay * p with each leaf's own number."""
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        masked = lambda x: isinstance(x, optax.MaskedNode)  # noqa: E731
+        add = lambda u, p, t: u if masked(u) or not t.weight_decay else u + t.weight_decay * p  # noqa: E731
+        return jax.tree.map(add, updates, params, treatments, is_leaf=masked), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def _step(treatments: Any, rates: Mapping[str, Any], usual: str, growth: Any) -> optax.GradientTransformation:

@@ -53,6 +53,28 @@ def test_against_adamw_by_hand():
     assert optimizer.trainable == {"encoder": {"block_0": {"kernel": True, "bias": True}}, "head": {"kernel": False}}
 
 
+def test_against_sgd_by_hand():
+    """PyTorch's: the decay is part of the gradient, and the momentum keeps old rates out; the rate falls in steps."""
+    params, grads = tree(), [tree(seed) for seed in range(1, 9)]
+    optimizer = optim.create(
+        params=params, total_steps=8, batch_size=512, name="sgd", lr=0.05, lr_per=256, schedule="steps", drops=(0.25, 0.75),
+        drop=0.2, weight_decay=0.3, momentum=0.8, rules=(("bias", {"weight_decay": 0.1, "lr_scale": 0.5}), ("", {})),
+    )  # fmt: skip
+    state, new = optimizer.tx.init(params), params
+    for g in grads:
+        updates, state = optimizer.tx.update(g, state, new)
+        new = optax.apply_updates(new, updates)
+    rates = [0.1, 0.1, 0.02, 0.02, 0.02, 0.02, 0.004, 0.004]
+    np.testing.assert_allclose([optimizer.schedule(step) for step in range(8)], rates, rtol=1e-6)
+    block = lambda t, name: np.asarray(t["encoder"]["block_0"][name], np.float64)  # noqa: E731
+    for name, decay, scale in (("kernel", 0.3, 1.0), ("bias", 0.1, 0.5)):
+        p, v = block(params, name), 0.0
+        for g, rate in zip(grads, rates, strict=True):
+            v = 0.8 * v + block(g, name) + decay * p
+            p = p - scale * rate * v
+        np.testing.assert_allclose(block(new, name), p, rtol=2e-5, atol=1e-6)
+
+
 def test_schedule_points():
     """DiG (methods.md 1.8): linspace(0, base, warmup) with its end included, then cosine to an absolute minimum."""
     rate = optim.make_schedule(6e-4, 50_000, 5_000, 1e-5, "cosine")

@@ -9,8 +9,8 @@
 | words | v1 as "Fewer Labels" (arXiv 2103.04400) ran it: words squeezed to 32x100, CNN + BiLSTM, 200,000 steps | not run yet |
 
 method.queue must be a multiple of the batch (times its windows where method.window_px is set); one that is longer than an
-epoch holds a line's own older keys. words departs in the optimiser (AdamW at our rate for SGD at 0.03 with two steps) and the
-augmentations (MoCo v2's, without crops and flips). method.max_shift_px bounds the way of text sideways.
+epoch holds a line's own older keys. words departs in the augmentations (MoCo v2's, without crops and flips).
+method.max_shift_px bounds the way of text sideways.
 """
 
 from ml_collections.config_dict import placeholder
@@ -26,7 +26,9 @@ LINES = {
 }  # fmt: skip
 CPU = {**common.CPU, "method": {**LINES["method"], "queue": 2048, "projector_width": 256}}
 WORDS = {
-    **common.LINES, "size": "crnn", "width_px": 100, "squeeze_px": 100, "steps": 200000, "weight_decay": 1e-4,
+    **common.LINES, "size": "crnn", "width_px": 100, "squeeze_px": 100, "steps": 200000, "lr": 0.03, "warmup_steps": 0,
+    "weight_decay": 1e-4, "min_lr": 0.0,
+    "optim": {"name": "sgd", "schedule": "steps", "drops": (0.6, 0.8), "rules": (("", {"weight_decay": 1e-4}),)},
     "method": {**V1, "queue": 65536, "recipe": "mocov2", "column_offset_max": 0},
 }  # fmt: skip
 PRESETS = {"cpu": CPU, "lines": LINES, "words": WORDS}

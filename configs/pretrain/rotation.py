@@ -9,10 +9,11 @@
 | lines | the same for an accelerator, random 256 px crops | not run yet |
 | words | as "Fewer Labels" (arXiv 2103.04400): four angles of words squeezed to 32x100, a CNN, 200,000 steps | not run here |
 
-words departs in the optimiser (AdamW at our rate on a cosine for SGD at 0.1 with weight decay 5e-4, a fifth of the rate at
-30, 60 and 80 %) and trains the BiLSTM behind the CNN too, which the source adds later. A step costs method.classes rows a
-line. quick: two steps of a toy.
+words trains the BiLSTM behind the CNN too, which the source adds later. A step costs method.classes rows a line. quick: two
+steps of a toy.
 """
+
+from ml_collections.config_dict import placeholder
 
 from configs import common
 
@@ -22,8 +23,11 @@ LINES = {
 }
 CPU = {**common.CPU, "method": LINES["method"]}
 WORDS = {
-    **common.LINES, "size": "crnn", "width_px": 100, "squeeze_px": 100, "batch": 128, "steps": 200000,
-    "optim": {"clip_norm": 5.0}, "method": {"classes": 4, "square_cells": False, "column_offset_max": 0},
+    **common.LINES, "size": "crnn", "width_px": 100, "squeeze_px": 100, "batch": 128, "steps": 200000, "lr": 0.1,
+    "warmup_steps": 0, "weight_decay": 5e-4, "min_lr": 0.0,
+    "optim": {"name": "sgd", "lr_per": placeholder(int), "schedule": "steps", "drops": (0.3, 0.6, 0.8), "drop": 0.2,
+              "clip_norm": 5.0, "rules": (("", {"weight_decay": 5e-4}),)},
+    "method": {"classes": 4, "square_cells": False, "column_offset_max": 0},
 }  # fmt: skip
 PRESETS = {"cpu": CPU, "lines": LINES, "words": WORDS}
 

@@ -9,7 +9,7 @@
 | words_simmim | the authors' recipe for photographs (target, 2 x 2 patches, 800 epochs), words as 32x128 px | not run here |
 
 cpu and lines ask for normalised pixels, which is what made short runs of DiG's reconstruction useful on lines. Of the
-authors' recipe, words_simmim has a cosine in place of the step at epoch 700 and no crops, flips and layer scale.
+authors' recipe, words_simmim has no crops, flips and layer scale.
 """
 
 from configs import common
@@ -23,7 +23,8 @@ CPU = {**common.CPU, "method": {**LINES["method"], "mask_unit_px": (32, 8)}}
 WORDS = {
     **common.LINES, "size": "base768", "patch": (4, 4), "width_px": 128, "squeeze_px": 128, "channels": 3, "batch": 2048,
     "epochs": 800.0, "steps": 0, "lr": 5e-5, "min_lr": 0.0, "warmup_steps": 6250, "encoder": {"drop_path": 0.1},
-    "optim": {"clip_norm": 5.0}, "method": {"mask_unit_px": (8, 8), "target": "input"},
+    "optim": {"clip_norm": 5.0, "schedule": "steps", "drops": (0.875,), "drop": 0.1},
+    "method": {"mask_unit_px": (8, 8), "target": "input"},
 }  # fmt: skip
 PRESETS = {"cpu": CPU, "lines": LINES, "words_simmim": WORDS}
 

@@ -64,7 +64,8 @@ SEQCLR_2 = _stage(
     ("perspective", {"scale": (0.01, 0.02)}),
     some_of=(1, 7),
 )
-# 1, which that code ships: strong colours and grain, no geometry at all. Strengths of emboss are ours.
+# 1, which that code ships: strong colours and grain, no geometry at all. Strengths of emboss are ours; "sharpen or a blur" is
+# one of the five alike here, sharpening in half of the cases there.
 SEQCLR_1 = (
     _stage(("invert", {}), p=0.5),
     _stage(

@@ -148,10 +148,10 @@ def test_a_row_a_start_and_the_lowest_figure_of_a_column_is_bold(workdir):
 def test_costs_come_from_the_log_of_the_pretraining_and_from_bench_step(workdir, tmp_path):
     pretrained = workdir("p", [{"step": 9000, "train/loss": 1.0}], objective="gen", total={"steps": 12000})
     (tmp_path / "bench").mkdir()
-    line = json.dumps({"ms_a_step": 105.4, "temporary_mb": 240.2})
+    line = json.dumps({"ms_a_step": 105.4, "temporary_mb": 240.2, "arguments_mb": 12.6})
     (tmp_path / "bench" / "gen.json").write_text(f"105 ms a step\n{line}\n")
     many = [runs.load(workdir("a", evaluations(0.3), init_from=pretrained))]
-    assert results.costs(many, tmp_path) == {"gen": {"crops": "72 k", "ms a step": "105", "memory": "240 MB"}}
+    assert results.costs(many, tmp_path) == {"gen": {"crops": "72 k", "ms a step": "105", "memory": "253 MB"}}
 
 
 def test_a_run_is_finished_when_its_log_reaches_the_last_step(workdir):
