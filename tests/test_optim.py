@@ -163,11 +163,11 @@ def test_first_matching_rule_decides():
         ({"rules": ((".*", {"frozen": True}),)}, r"'frozen'"),
         ({"warmup_steps": 10}, r"warmup_steps is 10 but the run has 10"),
         ({"min_lr": 1.0}, r"min_lr is 1, above"),
-        ({"schedule": "cosin"}, r"'cosine' or 'constant'"),
+        ({"schedule": "cosin"}, r"'constant' or 'steps'"),
         ({"name": "adam"}, r"'adamw'"),
         ({"clip_norm": 1.0, "clip_norm_each": 1.0}, "both clip_norm and clip_norm_each"),
         ({"weight_decay_end": 0.4}, "weight_decay_end is 0.4 and weight_decay 0"),
-        ({"rules": ((".*", {"schedule": "flat"}),)}, r"'cosine' or 'constant'"),
+        ({"rules": ((".*", {"schedule": "flat"}),)}, r"'constant' or 'steps'"),
     ],
 )
 def test_mistakes_become_sentences(options, sentence):

@@ -11,7 +11,7 @@ from dig_jax.tools import results, runs
 def test_starts_are_added_one_by_one_and_named_in_one_phrase(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps({"method": {"name": "dig"}, "total": {"steps": 1}}))
     (tmp_path / "metrics.jsonl").touch()
-    assert runs.load(tmp_path).origin is None
+    assert runs.load(tmp_path).origin is None and results.origins([runs.load(tmp_path)]) == ""
     for step, commit in ((0, "1234567"), (5, "1234567"), (9, None)):
         monkeypatch.setattr(provenance, "commit", lambda commit=commit: commit)
         provenance.note(str(tmp_path), step)

@@ -89,10 +89,13 @@ def _marked(by_start, start) -> str:
 
 
 def origins(many) -> str:
-    """One sentence: how many runs, and runs that they started from, were trained with which commit on which machine."""
+    """One sentence: how many runs, and runs that they started from, were trained with which commit on which machine; "" where
+    none of them noted it down."""
     sources = {run.config["init_from"] for run in many if run.config.get("init_from")}
     sources = [runs.load(path) for path in sources if runs.read_config(pathlib.Path(path))]
     count = collections.Counter(run.origin or "not recorded" for run in [*many, *sources])
+    if set(count) == {"not recorded"}:
+        return ""
     return "Commit and machine of the runs: " + "; ".join(f"{origin} ({n} runs)" for origin, n in sorted(count.items())) + "."
 
 
@@ -130,7 +133,7 @@ def main(argv):
         print(f"left out: {run.path} stands at step {run.last_step} of {run.config['total']['steps']}", file=sys.stderr)
     many = [run for run in many if run.finished]
     try:
-        table = f"{markdown(cells(many), costs(many, pathlib.Path(argv[1])))}\n\n{origins(many)}"
+        table = f"{markdown(cells(many), costs(many, pathlib.Path(argv[1])))}\n\n{origins(many)}".rstrip()
     except ValueError as error:
         raise SystemExit(str(error)) from None
     print(table)
