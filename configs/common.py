@@ -93,7 +93,7 @@ def base(**values: Any) -> ConfigDict:
             # Devices along each axis; -1: the rest of them. Rows are split over data and fsdp, parameters over fsdp and tensor.
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             "sharding": (),  # rules before those of dig_jax/partition.py: ((regex of a path, axes of its last dimensions), ..)
-            # Parts of a batch, one after the other, for losses that are means over lines (dig_jax/accumulate.py).
+            # Parts of a batch, one after the other, for losses that are means over lines or pixels (dig_jax/accumulate.py).
             "accumulate": placeholder(int),  # None: 1, the whole batch at once
             "profile": "",  # "10-20": a profiler trace of these steps in WORKDIR/profile
             "compile_cache": "",  # folder; JAX_COMPILATION_CACHE_DIR does the same
@@ -158,7 +158,7 @@ def adamw(lr: float, weight_decay: float, warmup_steps: int = 0, **more: Any) ->
         "name": "adamw", "lr": lr, "lr_per": placeholder(int), "min_lr": 0.0, "warmup_steps": warmup_steps,
         "schedule": "cosine", "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": weight_decay,
         "weight_decay_end": placeholder(float), "clip_norm": placeholder(float), "clip_norm_each": placeholder(float),
-        "layer_decay": placeholder(float), "rules": (), **more,
+        "layer_decay": placeholder(float), "rules": (), "drops": placeholder(tuple), "drop": placeholder(float), **more,
     }  # fmt: skip
 
 

@@ -68,8 +68,8 @@ def create(
     b2: float = 0.999,
     eps: float = 1e-8,
     momentum: float = 0.9,
-    drops: Sequence[float] = (),
-    drop: float = 0.1,
+    drops: Sequence[float] | None = None,
+    drop: float | None = None,
     weight_decay: float = 0.0,
     weight_decay_end: float | None = None,
     clip_norm: float | None = None,
@@ -95,12 +95,15 @@ def create(
         raise ValueError(f"config.optim.name is {name!r}: set it to 'adamw' or 'sgd'")
     if name == "sgd" and weight_decay_end is not None:
         raise ValueError("config.optim.weight_decay_end is for name='adamw': set it to None, or change the optimiser")
+    if drops and schedule != "steps":
+        raise ValueError(f"config.optim.drops is {tuple(drops)} and schedule {schedule!r}: set config.optim.schedule='steps'")
+    fall = {"drops": drops or (), "drop": 0.1 if drop is None else drop}
     peak = lr * batch_size / lr_per if lr_per else lr
     if clip_norm and clip_norm_each:
         raise ValueError("config.optim has both clip_norm and clip_norm_each: set one of them to None")
     treatments = treat(params, weight_decay, rules, layer_decay)
     kinds = {schedule, *(t.schedule for t in jax.tree.leaves(treatments) if t.schedule)}
-    rates = {kind: make_schedule(peak, total_steps, warmup_steps, min_lr, kind, drops, drop) for kind in kinds}
+    rates = {kind: make_schedule(peak, total_steps, warmup_steps, min_lr, kind, **fall) for kind in kinds}
     rate, growth = rates[schedule], decay_growth(weight_decay, weight_decay_end, total_steps)
     trainable = jax.tree.map(lambda t: not t.freeze, treatments)
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
@@ -130,7 +133,7 @@ def make_schedule(
 ) -> Callable[[Any], jax.Array]:
     """lr(step) for step 0..total_steps-1: 0 to peak in `warmup_steps` steps, both ends included (step warmup_steps - 1
     has the peak), then from the peak along half a cosine towards min_lr (never quite reached), or constant, or in "steps":
-    times `drop` at each of `drops`, fractions of total_steps."""
+    times `drop` at each of `drops`, fractions of total_steps, but not below min_lr."""
     if kind not in ("cosine", "constant", "steps"):
         raise ValueError(f"config.optim.schedule is {kind!r}: set it to 'cosine', 'constant' or 'steps'")
     if kind == "steps" and not (drops and all(0 < at < 1 for at in drops)):
@@ -148,7 +151,8 @@ def make_schedule(
         done = jnp.clip((step - warmup_steps) / max(total_steps - warmup_steps, 1), 0.0, 1.0)
         falling = min_lr + 0.5 * (peak - min_lr) * (1 + jnp.cos(math.pi * done)) if kind == "cosine" else peak
         if kind == "steps":
-            falling = peak * drop ** sum((step >= round(at * total_steps)).astype(jnp.float32) for at in drops)
+            passed = sum((step >= round(at * total_steps)).astype(jnp.float32) for at in drops)
+            falling = jnp.maximum(peak * drop**passed, min_lr)
         return jnp.where(step < warmup_steps, rising, falling)
 
     return rate

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import pathlib
 import platform
 import subprocess
@@ -13,21 +14,27 @@ import jax
 NAME = "starts.jsonl"
 
 
-def note(workdir: str, step: int) -> None:
-    """Adds a start at `step` to WORKDIR/starts.jsonl: time, commit, devices, machine and versions. For one process of a job."""
+def note(workdir: str, step: int, commit: str | None) -> None:
+    """Adds a start at `step` to WORKDIR/starts.jsonl: time, commit, devices, machine and versions. For one process of a job.
+
+    The file is replaced as a whole, and a last line that a killed process left unfinished goes.
+    """
     device = jax.devices()[0]
     line = {
         "step": step,
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": commit(),
+        "commit": commit,
         "devices": f"{jax.device_count()} x {device.device_kind}",
         "processes": jax.process_count(),
         "machine": processor(),
         "jax": jax.__version__,
         "python": platform.python_version(),
     }
-    with open(pathlib.Path(workdir) / NAME, "a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    path = pathlib.Path(workdir) / NAME
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    new = path.with_suffix(".tmp")
+    new.write_text(before[: before.rfind("\n") + 1] + json.dumps(line) + "\n", encoding="utf-8")
+    os.replace(new, path)
 
 
 def commit() -> str | None:

@@ -68,6 +68,7 @@ def run(config: Any, workdir: str) -> states.TrainState:
 
 def _run(config: Any, workdir: str) -> states.TrainState:
     config.lock()
+    commit = provenance.commit()  # now: the code is loaded, and the checkout may change while this compiles
     cfg = build.absolute(config.to_dict())
     if cfg.get("compile_cache"):
         jax.config.update("jax_compilation_cache_dir", cfg["compile_cache"])
@@ -113,7 +114,7 @@ def _run(config: Any, workdir: str) -> states.TrainState:
             report(f"{workdir} has finished {start} steps already: raise config.total to train on")
             return state
         if partition.is_lead():
-            provenance.note(workdir, start)
+            provenance.note(workdir, start, commit)
         writer = metrics.Writer(workdir, resume_step=start, active=partition.is_lead())
         stack.callback(writer.close)
         stack.callback(trace.close)

@@ -6,7 +6,9 @@
 #   SEED=1 launch/real_input.sh pretrain START         another seed: judge with SEED=1 then starts from it
 #   STEPS=24000 RUNS=runs/longer launch/real_input.sh pretrain START   another length, in a folder of its own; its table:
 #                                                      python -m dig_jax.tools.results runs/longer
-#   launch/real_input.sh judge START SET [PROTOCOL..]  START also random (of gen's shape); SET archiscribe or copiste_hw_fr
+#   launch/real_input.sh judge START SET [PROTOCOL..]  START also random (of gen's shape); SET archiscribe or copiste_hw_fr;
+#                                                      PROTOCOL: finetune_10, finetune_100, linear_10, linear_all, bilstm_10, or
+#                                                      one of 10 % at other rates, finetune_10_3e-3, bilstm_10_8e-3+1.6e-2
 #   SEED=1 launch/real_input.sh judge dig archiscribe finetune_100    another seed, another choice of lines
 #   launch/real_input.sh bench START..                 time and memory of a step, for the table; wants a quiet machine
 #   launch/real_input.sh table                         writes the table into README.md
@@ -32,13 +34,13 @@ judge() { # start set protocol
   [ "$set" = copiste_hw_fr ] && steps=1200 # random weights leave the plateau of CTC late on these
   case $protocol in
     finetune_10) config=$fine.py:labels=0.1,batch=8,steps=$steps every=$((steps / 4)) ;;
-    finetune_10_*) config=$fine.py:labels=0.1,batch=8,steps=$steps,lr=${protocol##*_} every=$((steps / 4)) ;;
+    finetune_10_*) config=$fine.py:labels=0.1,batch=8,steps=$steps,lr=${protocol##*_} every=$((steps / 4)) ;; # lowest counts
     finetune_100) config=$fine.py:labels=100,batch=8,steps=$steps every=$((steps / 4)) ;;
-    linear_10_*) config=probe.py:labels=0.1,rates=${protocol##*_},batch=32,steps=1000 every=100 ;; # further rates: lowest counts
+    linear_10_*) config=probe.py:labels=0.1,rates=${protocol##*_},batch=32,steps=1000 every=100 ;;
     linear_10) config=probe.py:labels=0.1,rates=1e-2+3e-2+1e-1,batch=32,steps=1000 every=100 ;;
     linear_all) config=probe.py:rates=1e-2+3e-2+1e-1,batch=64,steps=800 every=80 ;;
     bilstm_10_*) config=probe.py:labels=0.1,head=bilstm,hidden=128,rates=${protocol##*_},batch=32,steps=500 every=50 ;;
-    bilstm_10) config=probe.py:labels=0.1,head=bilstm,hidden=128,rates=4e-3+8e-3+1.6e-2,batch=32,steps=500 every=50 ;;
+    bilstm_10) config=probe.py:labels=0.1,head=bilstm,hidden=128,rates=1e-3+4e-3,batch=32,steps=500 every=50 ;;
   esac
   echo "== $start $set $protocol seed $seed"
   main --config="configs/recognize/$config,seed=$seed${like[*]-}" "${from[@]}" --config.data.train="$records/$set" \
@@ -56,5 +58,5 @@ case ${1:-} in
   judge) for protocol in "${@:4}"; do judge "$2" "$3" "$protocol"; done
     [ $# -gt 3 ] || for protocol in finetune_10 finetune_10_3e-3 finetune_100 linear_10 bilstm_10 linear_all; do judge "$2" "$3" "$protocol"; done ;;
   table) "$python" -m dig_jax.tools.results "$runs" --readme=README.md ;;
-  *) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 2 ;;
+  *) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

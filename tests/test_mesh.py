@@ -138,7 +138,7 @@ def test_parts_of_a_batch_are_the_batch(method, parts, sizes):
     pixels = (cut["width"] * cut["valid"]).sum(1) / cut["valid"].sum(1)
     assert pixels.max() > 1.2 * pixels.min() or parts == 2
     (loss, metrics, grads), (whole, wanted, whole_grads) = made.on(sizes, parts)[0], made.on()[0]
-    metrics.pop("infeasible_frac", None), wanted.pop("infeasible_frac", None)  # a mean over other lines
+    metrics, wanted = ({k: v for k, v in x.items() if k != "infeasible_frac"} for x in (metrics, wanted))  # of other lines
     agree((loss, metrics, grads), (whole, wanted, whole_grads))
 
 
@@ -182,7 +182,8 @@ def test_every_preset_has_a_loss_and_rules_that_cover_its_state(file, arg):
 
     def create(batch):
         views = method.augment(KEY, batch)
-        tx = optim.create(params=jax.eval_shape(method.init, KEY, views)["params"], total_steps=9, batch_size=8, lr=1e-3).tx
+        shapes = jax.eval_shape(method.init, KEY, views)["params"]
+        tx = build.call(optim.create, "config.optim", cfg["optim"], params=shapes, total_steps=10**6, batch_size=8).tx
         made = states.create(method, tx, views, KEY)
         return made, method.loss(made.params, made, views, KEY, 0.5)
 
@@ -192,6 +193,6 @@ def test_every_preset_has_a_loss_and_rules_that_cover_its_state(file, arg):
     mesh = partition.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
     total, here = map(float, re.search(r"state (\S+) MiB, (\S+) MiB a device", partition.describe(state, mesh)).groups())
     queue = 4 * sum(leaf.size for leaf in jax.tree.leaves(state.mutable)) / 2**20
-    assert here - queue < 0.35 * (total - queue)
+    assert here - queue < 0.35 * (total - queue) + 0.05  # both are printed to a tenth of a MiB
     names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.params)]
     assert not method.parts_add_up or not [name for name in names if re.search(r"\['norm_\d", name)]

@@ -54,11 +54,18 @@ def test_against_adamw_by_hand():
 
 
 def test_against_sgd_by_hand():
-    """PyTorch's: the decay is part of the gradient, and the momentum keeps old rates out; the rate falls in steps."""
-    params, grads = tree(), [tree(seed) for seed in range(1, 9)]
+    """PyTorch's: clipped, then the decay as part of the gradient, then the momentum, which keeps old rates out; the rate falls
+    in steps; a stacked array has a rate for each block; what is frozen stands still."""
+
+    def stacked(seed):
+        blocks = [tree(seed + number)["head"]["kernel"] for number in (50, 70)]
+        return {"encoder": {"blocks": {"kernel": jnp.stack(blocks)}}, "head": tree(seed)["head"]}
+
+    params, grads = stacked(0), [stacked(seed) for seed in range(1, 9)]
+    rules = (("head", {"freeze": True}), ("", {"weight_decay": 0.2}))
     optimizer = optim.create(
         params=params, total_steps=8, batch_size=512, name="sgd", lr=0.05, lr_per=256, schedule="steps", drops=(0.25, 0.75),
-        drop=0.2, weight_decay=0.3, momentum=0.8, rules=(("bias", {"weight_decay": 0.1, "lr_scale": 0.5}), ("", {})),
+        drop=0.2, momentum=0.8, clip_norm=1.5, layer_decay=0.5, rules=rules,
     )  # fmt: skip
     state, new = optimizer.tx.init(params), params
     for g in grads:
@@ -66,13 +73,14 @@ def test_against_sgd_by_hand():
         new = optax.apply_updates(new, updates)
     rates = [0.1, 0.1, 0.02, 0.02, 0.02, 0.02, 0.004, 0.004]
     np.testing.assert_allclose([optimizer.schedule(step) for step in range(8)], rates, rtol=1e-6)
-    block = lambda t, name: np.asarray(t["encoder"]["block_0"][name], np.float64)  # noqa: E731
-    for name, decay, scale in (("kernel", 0.3, 1.0), ("bias", 0.1, 0.5)):
-        p, v = block(params, name), 0.0
-        for g, rate in zip(grads, rates, strict=True):
-            v = 0.8 * v + block(g, name) + decay * p
-            p = p - scale * rate * v
-        np.testing.assert_allclose(block(new, name), p, rtol=2e-5, atol=1e-6)
+    p, v = np.asarray(params["encoder"]["blocks"]["kernel"], np.float64), 0.0
+    for step, rate in enumerate(rates):
+        g = np.asarray(grads[step]["encoder"]["blocks"]["kernel"], np.float64)
+        g = g * min(1.0, 1.5 / np.linalg.norm(g))  # of what trains
+        v = 0.8 * v + g + 0.2 * p
+        p = p - np.array([0.25, 0.5]).reshape(2, 1, 1) * rate * v
+    np.testing.assert_allclose(new["encoder"]["blocks"]["kernel"], p, rtol=2e-5, atol=1e-6)
+    assert np.array_equal(new["head"]["kernel"], params["head"]["kernel"])
 
 
 def test_schedule_points():

@@ -8,18 +8,19 @@ from dig_jax import metrics, provenance
 from dig_jax.tools import results, runs
 
 
-def test_starts_are_added_one_by_one_and_named_in_one_phrase(tmp_path, monkeypatch):
+def test_starts_are_added_one_by_one_and_named_in_one_phrase(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"method": {"name": "dig"}, "total": {"steps": 1}}))
     (tmp_path / "metrics.jsonl").touch()
     assert runs.load(tmp_path).origin is None and results.origins([runs.load(tmp_path)]) == ""
     for step, commit in ((0, "1234567"), (5, "1234567"), (9, None)):
-        monkeypatch.setattr(provenance, "commit", lambda commit=commit: commit)
-        provenance.note(str(tmp_path), step)
+        provenance.note(str(tmp_path), step, commit)
+        with open(tmp_path / provenance.NAME, "a") as file:
+            file.write('{"step": 7, "comm')  # killed half way
     assert [row["step"] for row in metrics.read_jsonl(tmp_path / provenance.NAME)] == [0, 5, 9]
     origin = runs.load(tmp_path).origin
     assert re.fullmatch(r"1234567, no checkout on 8 x cpu \(.+\), JAX [\d.]+", origin)
     text = results.origins([runs.load(tmp_path)])
-    assert text == f"Commit and machine of the runs: {origin} (1 runs)."
+    assert text == f"Commit and machine of the runs: {origin} (1 run)."
 
 
 def test_commit_of_a_checkout_and_of_an_installed_copy(tmp_path, monkeypatch):

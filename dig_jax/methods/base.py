@@ -146,11 +146,11 @@ def check_fractions(**values: float) -> None:
 
 
 def check_decoder(width: int, heads: int) -> None:
-    """ValueError for a transformer whose decoder_width its decoder_heads cannot share."""
-    if width % heads:
+    """ValueError for a transformer whose decoder_width its decoder_heads cannot share, or its 2-D position codes."""
+    if width % heads or width % 4:
         raise ValueError(
-            f"a decoder_width of {width} does not divide into {heads} heads: set config.method.decoder_width to a multiple "
-            "of config.method.decoder_heads"
+            f"a decoder_width of {width} does not divide by 4 and into {heads} heads: set config.method.decoder_width to a "
+            "multiple of both"
         )
 
 

@@ -96,7 +96,8 @@ def origins(many) -> str:
     count = collections.Counter(run.origin or "not recorded" for run in [*many, *sources])
     if set(count) == {"not recorded"}:
         return ""
-    return "Commit and machine of the runs: " + "; ".join(f"{origin} ({n} runs)" for origin, n in sorted(count.items())) + "."
+    many = (f"{origin} ({n} run{'s' * (n > 1)})" for origin, n in sorted(count.items()))
+    return f"Commit and machine of the runs: {'; '.join(many)}."
 
 
 def costs(many, folder: pathlib.Path) -> dict:

@@ -352,7 +352,7 @@ def test_pictures_change_removed_patches_only():
     [
         ({"mask_ratio": 1.0}, r"mask_ratio is 1\.0.*method.mask_ratio"),
         ({"mask_span": 0}, "not 0: change method.mask_span"),
-        ({"decoder_heads": 3}, "decoder_width of 16.*3 heads.*method.decoder_heads"),
+        ({"decoder_heads": 3}, "decoder_width of 16.*by 4 and into 3 heads.*method.decoder_width"),
         ({"target": "raw"}, "target is 'raw'.*method.target.*normalized_joint"),
         ({"column_offset_max": -1}, "column_offset_max is -1.*0 or more"),
         ({"channels": 3}, "images have 1 channels.*method.channels"),

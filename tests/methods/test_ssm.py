@@ -271,6 +271,7 @@ def test_encode_reads_the_line_as_it_is_and_pictures_show_both():
         ({"contrast_from": 1.0}, r"contrast_from is 1\.0.*method.contrast_from"),
         ({"affine": {"skew": (0, 1)}}, "'skew'.*method.affine.*shear_x"),
         ({"decoder_heads": 3}, "decoder_width of 16.*3 heads.*method.decoder_width"),
+        ({"decoder_width": 6}, "decoder_width of 6 does not divide by 4.*method.decoder_width"),
         ({"column_offset_max": -1}, "column_offset_max is -1.*0 or more"),
         ({"channels": 3}, "images have 1 channels.*method.channels"),
     ],
