@@ -8,7 +8,7 @@
 #                                                      python -m dig_jax.tools.results runs/longer
 #   launch/real_input.sh judge START SET [PROTOCOL..]  START also random (of gen's shape); SET archiscribe or copiste_hw_fr;
 #                                                      PROTOCOL: finetune_10, finetune_100, linear_10, linear_all, bilstm_10, or
-#                                                      one of 10 % at other rates, finetune_10_3e-3, bilstm_10_8e-3+1.6e-2
+#                                                      other rates with 10 %, such as bilstm_10_8e-3+1.6e-2: the lowest counts
 #   SEED=1 launch/real_input.sh judge dig archiscribe finetune_100    another seed, another choice of lines
 #   launch/real_input.sh bench START..                 time and memory of a step, for the table; wants a quiet machine
 #   launch/real_input.sh table                         writes the table into README.md
@@ -32,15 +32,13 @@ judge() { # start set protocol
   if [ "$start" = random ]; then from=() like=(",like=$runs/pretrain/gen"); fi
   local fine=finetune steps=800; [ "$start" = random ] && fine=scratch
   [ "$set" = copiste_hw_fr ] && steps=1200 # random weights leave the plateau of CTC late on these
+  local rates=${protocol##*_10}; rates=${rates#_} # of finetune_10_3e-3: 3e-3; of finetune_10: none
   case $protocol in
-    finetune_10) config=$fine.py:labels=0.1,batch=8,steps=$steps every=$((steps / 4)) ;;
-    finetune_10_*) config=$fine.py:labels=0.1,batch=8,steps=$steps,lr=${protocol##*_} every=$((steps / 4)) ;; # lowest counts
     finetune_100) config=$fine.py:labels=100,batch=8,steps=$steps every=$((steps / 4)) ;;
-    linear_10_*) config=probe.py:labels=0.1,rates=${protocol##*_},batch=32,steps=1000 every=100 ;;
-    linear_10) config=probe.py:labels=0.1,rates=1e-2+3e-2+1e-1,batch=32,steps=1000 every=100 ;;
+    finetune_10*) config=$fine.py:labels=0.1,batch=8,steps=$steps${rates:+,lr=$rates} every=$((steps / 4)) ;;
+    linear_10*) config=probe.py:labels=0.1,rates=${rates:-1e-2+3e-2+1e-1},batch=32,steps=1000 every=100 ;;
     linear_all) config=probe.py:rates=1e-2+3e-2+1e-1,batch=64,steps=800 every=80 ;;
-    bilstm_10_*) config=probe.py:labels=0.1,head=bilstm,hidden=128,rates=${protocol##*_},batch=32,steps=500 every=50 ;;
-    bilstm_10) config=probe.py:labels=0.1,head=bilstm,hidden=128,rates=1e-3+4e-3,batch=32,steps=500 every=50 ;;
+    bilstm_10*) config=probe.py:labels=0.1,head=bilstm,hidden=128,rates=${rates:-1e-3+4e-3},batch=32,steps=500 every=50 ;;
   esac
   echo "== $start $set $protocol seed $seed"
   main --config="configs/recognize/$config,seed=$seed${like[*]-}" "${from[@]}" --config.data.train="$records/$set" \
