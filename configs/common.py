@@ -154,18 +154,21 @@ def vit(size: str, patch: tuple[int, int], **more: Any) -> dict[str, Any]:
 
 def adamw(lr: float, weight_decay: float, warmup_steps: int = 0, **more: Any) -> dict[str, Any]:
     """Keyword arguments of optim.create, all that the command line may set. lr_per=256: lr is meant for 256 lines."""
-    return {
-        "name": "adamw", "lr": lr, "lr_per": placeholder(int), "min_lr": 0.0, "warmup_steps": warmup_steps,
-        "schedule": "cosine", "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay": weight_decay,
-        "weight_decay_end": placeholder(float), "clip_norm": placeholder(float), "clip_norm_each": placeholder(float),
-        "layer_decay": placeholder(float), "rules": (), "drops": placeholder(tuple), "drop": placeholder(float), **more,
-    }  # fmt: skip
+    own = {"name": "adamw", "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay_end": placeholder(float)}
+    return {**_optimizer(lr, weight_decay, warmup_steps), **own, **more}
 
 
 def sgd(lr: float, weight_decay: float, warmup_steps: int = 0, **more: Any) -> dict[str, Any]:
-    """The same for SGD with momentum, as papers from before AdamW have it: decay of everything by rules=(("", {...}),)."""
-    kept = {k: v for k, v in adamw(lr, weight_decay, warmup_steps).items() if k not in ("b1", "b2", "eps", "weight_decay_end")}
-    return {**kept, "name": "sgd", "momentum": 0.9, **more}
+    """The same for SGD with momentum, as papers from before AdamW have it."""
+    return {**_optimizer(lr, weight_decay, warmup_steps), "name": "sgd", "momentum": 0.9, **more}
+
+
+def _optimizer(lr: float, weight_decay: float, warmup_steps: int) -> dict[str, Any]:
+    return {
+        "lr": lr, "lr_per": placeholder(int), "min_lr": 0.0, "warmup_steps": warmup_steps, "schedule": "cosine",
+        "drops": placeholder(tuple), "drop": placeholder(float), "weight_decay": weight_decay, "clip_norm": placeholder(float),
+        "clip_norm_each": placeholder(float), "layer_decay": placeholder(float), "rules": (),
+    }  # fmt: skip
 
 
 def encoder_rate(scale: float) -> tuple:

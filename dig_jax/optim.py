@@ -97,13 +97,12 @@ def create(
         raise ValueError("config.optim.weight_decay_end is for name='adamw': set it to None, or change the optimiser")
     if drops and schedule != "steps":
         raise ValueError(f"config.optim.drops is {tuple(drops)} and schedule {schedule!r}: set config.optim.schedule='steps'")
-    fall = {"drops": drops or (), "drop": 0.1 if drop is None else drop}
     peak = lr * batch_size / lr_per if lr_per else lr
     if clip_norm and clip_norm_each:
         raise ValueError("config.optim has both clip_norm and clip_norm_each: set one of them to None")
     treatments = treat(params, weight_decay, rules, layer_decay)
     kinds = {schedule, *(t.schedule for t in jax.tree.leaves(treatments) if t.schedule)}
-    rates = {kind: make_schedule(peak, total_steps, warmup_steps, min_lr, kind, **fall) for kind in kinds}
+    rates = {kind: make_schedule(peak, total_steps, warmup_steps, min_lr, kind, drops, drop) for kind in kinds}
     rate, growth = rates[schedule], decay_growth(weight_decay, weight_decay_end, total_steps)
     trainable = jax.tree.map(lambda t: not t.freeze, treatments)
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
@@ -128,16 +127,16 @@ def make_schedule(
     warmup_steps: int,
     min_lr: float,
     kind: str,
-    drops: Sequence[float] = (),
-    drop: float = 0.1,
+    drops: Sequence[float] | None = None,
+    drop: float | None = None,
 ) -> Callable[[Any], jax.Array]:
     """lr(step) for step 0..total_steps-1: 0 to peak in `warmup_steps` steps, both ends included (step warmup_steps - 1
     has the peak), then from the peak along half a cosine towards min_lr (never quite reached), or constant, or in "steps":
-    times `drop` at each of `drops`, fractions of total_steps, but not below min_lr."""
+    times `drop` (None: 0.1) at each of `drops`, fractions of total_steps, but not below min_lr."""
     if kind not in ("cosine", "constant", "steps"):
         raise ValueError(f"config.optim.schedule is {kind!r}: set it to 'cosine', 'constant' or 'steps'")
     if kind == "steps" and not (drops and all(0 < at < 1 for at in drops)):
-        raise ValueError(f"config.optim.drops is {tuple(drops)}: give the fractions of the run, in (0, 1), where lr falls")
+        raise ValueError(f"config.optim.drops is {tuple(drops or ())}: give fractions of the run, in (0, 1), at which lr falls")
     if total_steps and warmup_steps >= total_steps:
         raise ValueError(
             f"config.optim.warmup_steps is {warmup_steps} but the run has {total_steps} steps: lower it or train longer"
@@ -152,7 +151,7 @@ def make_schedule(
         falling = min_lr + 0.5 * (peak - min_lr) * (1 + jnp.cos(math.pi * done)) if kind == "cosine" else peak
         if kind == "steps":
             passed = sum((step >= round(at * total_steps)).astype(jnp.float32) for at in drops)
-            falling = jnp.maximum(peak * drop**passed, min_lr)
+            falling = jnp.maximum(peak * (0.1 if drop is None else drop) ** passed, min_lr)
         return jnp.where(step < warmup_steps, rising, falling)
 
     return rate
@@ -247,13 +246,17 @@ def layer_scales(named: Mapping[str, Any], decay: float) -> dict[str, Any]:
     return scales
 
 
+def _masked(x: Any) -> bool:
+    """Whether this is what optax.partition puts in the place of a frozen leaf."""
+    return isinstance(x, optax.MaskedNode)
+
+
 def _decay(treatments: Any) -> optax.GradientTransformation:
     """g -> g + weight_decay * p with each leaf's own number."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        masked = lambda x: isinstance(x, optax.MaskedNode)  # noqa: E731
-        add = lambda u, p, t: u if masked(u) or not t.weight_decay else u + t.weight_decay * p  # noqa: E731
-        return jax.tree.map(add, updates, params, treatments, is_leaf=masked), state
+        add = lambda u, p, t: u if _masked(u) or not t.weight_decay else u + t.weight_decay * p  # noqa: E731
+        return jax.tree.map(add, updates, params, treatments, is_leaf=_masked), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
@@ -262,18 +265,17 @@ def _step(treatments: Any, rates: Mapping[str, Any], usual: str, growth: Any) ->
     """u -> -rate * lr_scale * (u + weight_decay * p) with each leaf's own numbers. The state is the count of steps."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        masked = lambda x: isinstance(x, optax.MaskedNode)  # noqa: E731  what partition puts where a leaf is frozen
         now = {kind: -rate(state.count) for kind, rate in rates.items()}
         grown = growth(state.count) if growth else 1.0
 
         def one(u: Any, p: Any, t: Treatment) -> Any:
-            if masked(u):
+            if _masked(u):
                 return u
             u = u + t.weight_decay * grown * p if t.weight_decay else u
             u = u * jnp.broadcast_to(t.lr_scale, u.shape) if not _is_one(t.lr_scale) else u
             return now[t.schedule or usual] * u
 
-        updates = jax.tree.map(one, updates, params, treatments, is_leaf=masked)
+        updates = jax.tree.map(one, updates, params, treatments, is_leaf=_masked)
         return updates, optax.ScaleByScheduleState(count=optax.safe_increment(state.count))
 
     return optax.GradientTransformation(lambda params: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update)
@@ -284,15 +286,14 @@ def _clip_each(most: float, params: Any) -> optax.GradientTransformation:
     stacked = jax.tree.unflatten(jax.tree.structure(params), [name.startswith("encoder/blocks/") for name in paths(params)])
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        masked = lambda x: isinstance(x, optax.MaskedNode)  # noqa: E731
 
         def one(u: Any, blocks: bool) -> Any:
-            if masked(u):
+            if _masked(u):
                 return u
             norm = jnp.sqrt(jnp.sum(jnp.square(u), axis=tuple(range(1, u.ndim)) if blocks else None, keepdims=True))
             return u * jnp.minimum(1.0, most / (norm + 1e-6)).reshape(norm.shape)
 
-        return jax.tree.map(one, updates, stacked, is_leaf=masked), state
+        return jax.tree.map(one, updates, stacked, is_leaf=_masked), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 

@@ -96,8 +96,8 @@ def origins(many) -> str:
     count = collections.Counter(run.origin or "not recorded" for run in [*many, *sources])
     if set(count) == {"not recorded"}:
         return ""
-    many = (f"{origin} ({n} run{'s' * (n > 1)})" for origin, n in sorted(count.items()))
-    return f"Commit and machine of the runs: {'; '.join(many)}."
+    phrases = (f"{origin} ({n} run{'s' * (n > 1)})" for origin, n in sorted(count.items()))
+    return f"Commit and machine of the runs: {'; '.join(phrases)}."
 
 
 def costs(many, folder: pathlib.Path) -> dict:
