@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from dig_jax import accumulate, build, optim, partition
 from dig_jax import state as states
-from dig_jax.methods import base, denoising, dig, recognize, seqclr
+from dig_jax.methods import base, denoising, dig, recognize, seqclr, simmim
 from dig_jax.text import Charset
 from tests import test_configs
 from tests.methods import pairs
@@ -74,8 +74,10 @@ def case(name):
         return Case(dig.Method(encoder=ENCODER, channels=1, recipe=pairs.BLUR, window_px=16, **widths), masked)
     if name == "seqclr":
         return Case(seqclr.Method(encoder=ENCODER, channels=1, recipe=pairs.BLUR, window_px=16), plain)
-    if name == "gen":
+    if name in ("gen", "simmim"):
         one = {key: x for key, x in masked.items() if key != "view2"} | {"column_offset": masked["column_offset"][:, :1]}
+        if name == "simmim":
+            return Case(simmim.Method(encoder=ENCODER, channels=1), one)
         return Case(dig.Method(encoder=ENCODER, channels=1, objective="gen", decoder_width=48), one)
     if name == "denoising":
         one = {key: plain[key] for key in ("view1", "width", "valid")} | {"target": plain["view2"]}
@@ -129,7 +131,11 @@ def test_loss_and_gradients_do_not_depend_on_the_mesh(method, sizes):
 
 @pytest.mark.parametrize(
     "method, parts, sizes",
-    [("recognize", 2, (("data", 1),)), ("recognize", 4, SOME[1]), ("gen", 4, (("data", 1),)), ("denoising", 4, (("data", 1),))],
+    [
+        ("recognize", 2, (("data", 1),)),
+        ("recognize", 4, SOME[1]),
+        *((name, 4, (("data", 1),)) for name in ("gen", "simmim", "denoising")),
+    ],
 )
 def test_parts_of_a_batch_are_the_batch(method, parts, sizes):
     """Of lines that fit their frames, of hidden and of real pixels, the parts hold different numbers."""
