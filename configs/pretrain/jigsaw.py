@@ -19,7 +19,7 @@ from configs import common
 LINES = {
     **common.LINES,
     "method": {"windows": 5, "permutations": 20, "window_px": 40, "gap_px": 8, "jitter_px": 8, "recipe": "lines_light",
-               "tile_width": 512, "projector_width": 1024, "column_offset_max": common.COLUMN_OFFSET_MAX},
+               "tile_width": 512, "projector_width": 1024, "context_free": True, "column_offset_max": common.COLUMN_OFFSET_MAX},
 }  # fmt: skip
 CPU = {
     **common.CPU, "width_px": 192,

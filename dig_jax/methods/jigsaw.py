@@ -72,6 +72,7 @@ class Method(base.Method):
         recipe: views.Recipe = None,
         tile_width: int = 512,
         projector_width: int = 4096,
+        context_free: bool = True,
         column_offset_max: int = 0,
     ):
         if not 2 <= windows <= MOST_WINDOWS:
@@ -87,7 +88,7 @@ class Method(base.Method):
         how = {"channels": channels, "recipe": recipe, "column_offset_max": column_offset_max}
         self.cut = pretext.cutter(layout=layout, patch_px=self.encoder.patch[1], **how)
         self.network = pretext.Classifier(
-            encoder=self.encoder, views=windows, classes=permutations, hidden=projector_width, tile=tile_width
+            encoder=self.encoder, views=windows, classes=permutations, hidden=projector_width, tile=tile_width, context_free=context_free
         )
 
     def augment(self, key, batch):

@@ -103,8 +103,10 @@ def cutter(
 
 
 class Classifier(nn.Module):
-    """Encoder on every view by itself, one vector of each, and a classifier on the views of a question side by side.
+    """Encoder on the views, one vector of each, and a classifier on the vectors of a question side by side.
 
+    context_free: the encoder sees every view by itself, so that views meet in the classifier alone; else all views of a line,
+    windows without padding, lie side by side in one image, and what shows at the edge of one can be compared with the others.
     tile: width of a layer with ReLU that makes the vector of all tokens in their order, for windows, which hold no padding;
     0: the mean over the real tokens, which forgets where in the view they lie. hidden: width of a layer with ReLU before the
     last one; 0 = linear.
@@ -115,19 +117,25 @@ class Classifier(nn.Module):
     classes: int
     hidden: int
     tile: int = 0
+    context_free: bool = True
 
     @nn.compact
     def __call__(self, batch, deterministic=True):
         """-> logits f32[B,Q,K]."""
         views = [batch[f"view{i + 1}"] for i in range(self.views)]
-        rows = {name: jnp.repeat(batch[name], self.views) for name in ("width", "valid")}
-        rows["view1"] = siamese.interleave(views)
-        if "column_offset" in batch:
-            rows["column_offset"] = batch["column_offset"].reshape(-1, 1)
+        if self.context_free:
+            rows = {name: jnp.repeat(batch[name], self.views) for name in ("width", "valid")}
+            rows["view1"] = siamese.interleave(views)
+            if "column_offset" in batch:
+                rows["column_offset"] = batch["column_offset"].reshape(-1, 1)
+        else:
+            rows = {"view1": jnp.concatenate(views, axis=2), "width": batch["width"] * self.views}
+            if "column_offset" in batch:
+                rows["column_offset"] = batch["column_offset"][:, :1]
         tokens = siamese.encode(self.encoder, rows, None, deterministic)
         how = {"dtype": self.encoder.dtype, "kernel_init": layers.uniform_fan_in()}
         if self.tile:
-            flat = tokens.reshape(len(tokens), -1)
+            flat = tokens.reshape(self.views * len(batch["width"]), -1)  # columns in their order, so windows as well
             x = jax.nn.relu(layers.Dense(self.tile, **how, name="tile")(flat))
         else:
             x, _ = siamese.instances(tokens, rows, self.encoder.patch, None)  # (B * V, 1, 1, D)

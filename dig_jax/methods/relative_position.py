@@ -61,6 +61,7 @@ class Method(base.Method):
         recipe: views.Recipe = None,
         tile_width: int = 512,
         projector_width: int = 4096,
+        context_free: bool = True,
         column_offset_max: int = 0,
     ):
         if reach < 1:
@@ -70,7 +71,7 @@ class Method(base.Method):
         how = {"channels": channels, "recipe": recipe, "column_offset_max": column_offset_max}
         self.cut = pretext.cutter(layout=layout, patch_px=self.encoder.patch[1], **how)
         self.network = pretext.Classifier(
-            encoder=self.encoder, views=2, classes=2 * reach, hidden=projector_width, tile=tile_width
+            encoder=self.encoder, views=2, classes=2 * reach, hidden=projector_width, tile=tile_width, context_free=context_free
         )
 
     def augment(self, key, batch):

@@ -1,6 +1,6 @@
 """Writes the table of results from work folders: one row a start, one column a protocol with its labels.
 
-    python -m dig_jax.tools.results RUNS_DIR [--readme=README.md]
+    python -m dig_jax.tools.results RUNS_DIR [--readme=README.md [--keep]]
 
 Every work folder below RUNS_DIR that holds a recogniser is one figure: the lowest validation CER along its run (that is,
 chosen on that same validation set; no test split is touched). Several runs of one cell are its rates (the lowest is taken:
@@ -9,12 +9,14 @@ recipe of their pre-training, are refused: keep them in folders of their own. A 
 start was pre-trained stands in its log; what a step of it costs is read from RUNS_DIR/bench/START.json, the last line of
 `bench_step`: time, and the memory of its arguments (parameters, teacher, moments, batch) and temporary buffers. Commits and
 machines are those that the runs noted down (`provenance`). With --readme the table replaces what stands between the two marker
-lines of that file, so no figure is typed.
+lines of that file, so no figure is typed; with --keep the rows there of starts that have no run in RUNS_DIR (their machine is
+gone, say) stay, with the sentence about their commits.
 """
 
 import collections
 import json
 import pathlib
+import re
 import statistics
 import sys
 
@@ -23,8 +25,10 @@ from absl import app, flags
 from dig_jax.tools import runs
 
 _README = flags.DEFINE_string("readme", None, "File whose marked section the table replaces (default: only print).")
+_KEEP = flags.DEFINE_bool("keep", False, "Keep the rows of that section whose start has no run in RUNS_DIR.")
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+ORIGINS = "Commit and machine of the runs"
 # Rows in the order of the README's methods; a start that is not here follows at the end.
 STARTS = (
     "random", "dig", "dis", "gen", "seqclr", "simclr", "moco", "mocov3", "simsiam", "simmim", "mae", "ccd", "ssm", "siman",
@@ -62,30 +66,55 @@ def figure(seeds) -> str:
     return f"{statistics.mean(values):.1f} ± {(max(values) - min(values)) / 2:.1f} ({len(values)})"
 
 
-def markdown(table, costs=None) -> str:
+def markdown(table, costs=None, kept="") -> str:
     """The table as Markdown: a row a start, a column a (protocol, labels), in it one figure a data set, the lowest of a
-    column in bold. costs: {start: {column: text}} of further columns, put in front."""
+    column in bold. costs: {start: {column: text}} of further columns, put in front. kept: an earlier text of this function;
+    its rows of starts that are not in `table` stay. Raises ValueError where it has other columns or data sets."""
     costs = costs or {}
     found = {start for by_start in table.values() for start in by_start}
-    starts = [start for start in STARTS if start in found] + sorted(found - set(STARTS))
     datasets = sorted({dataset for *_, dataset in table})
     columns = sorted({(protocol, labels) for protocol, labels, _ in table})
-    extra = list(dict.fromkeys(name for start in starts for name in costs.get(start, {})))
+    extra = list(dict.fromkeys(name for start in costs if start in found for name in costs[start]))
     header = ["start", *extra, *(f"{protocol}, {labels}" for protocol, labels in columns)]
-    rows = [header, ["---"] * len(header)]
-    for start in starts:
-        cells_of = [[table.get((*column, dataset), {}) for dataset in datasets] for column in columns]
-        texts = [" / ".join(_marked(cell, start) for cell in cells) for cells in cells_of]
-        rows.append([start, *(costs.get(start, {}).get(name, "") for name in extra), *texts])
+    rows = {}
+    for start in found:
+        cells_of = [[table.get((*column, dataset), {}).get(start, {}) for dataset in datasets] for column in columns]
+        texts = [" / ".join(map(figure, cells)) for cells in cells_of]
+        rows[start] = [start, *(costs.get(start, {}).get(name, "") for name in extra), *texts]
     figures = f"Figures of a cell: {' / '.join(datasets)}.\n\n" if len(datasets) > 1 else ""
-    return figures + "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    if kept:
+        before, old_header, old_rows = _read(kept)
+        if (before, old_header) != (figures, header):
+            raise ValueError(
+                f"rows of {before.strip() or 'one data set'} and columns {', '.join(old_header)} cannot be kept beside "
+                f"{figures.strip() or 'one data set'} and {', '.join(header)}: leave out --keep, or run what is missing"
+            )
+        rows = old_rows | rows
+    ordered = [rows[start] for start in _in_order(rows)]
+    marked = [_bold(column) if i > len(extra) else column for i, column in enumerate(zip(*ordered, strict=True))]
+    lines = [header, ["---"] * len(header), *zip(*marked, strict=True)]
+    return figures + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _marked(by_start, start) -> str:
-    """The figure of `start` in a cell {start: {seed: cer}}, in bold where no mean is lower."""
-    means = {name: statistics.mean(seeds.values()) for name, seeds in by_start.items()}
-    text = figure(by_start.get(start, {}))
-    return f"**{text}**" if start in means and means[start] == min(means.values()) else text
+def _in_order(starts) -> list[str]:
+    return [start for start in STARTS if start in starts] + sorted(set(starts) - set(STARTS))
+
+
+def _read(text: str) -> tuple[str, list[str], dict[str, list[str]]]:
+    """What `markdown` wrote: what stands before the table, its header, and {start: row} without bold."""
+    before, table = text.split("| start ", 1)
+    lines = ("| start " + table.split("\n\n", 1)[0]).replace("**", "").splitlines()
+    header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
+    return before, header, {row[0]: row for row in rows}
+
+
+def _bold(column) -> list[str]:
+    """Cells of a column with the lowest figure of each data set in bold, as far as they tell figures apart."""
+    by_dataset = []
+    for texts in zip(*(cell.split(" / ") for cell in column), strict=True):
+        best = min((text.split()[0] for text in texts if text != "-"), key=float, default=None)
+        by_dataset.append([f"**{text}**" if text.split()[0] == best else text for text in texts])
+    return [" / ".join(texts) for texts in zip(*by_dataset, strict=True)]
 
 
 def origins(many) -> str:
@@ -97,7 +126,17 @@ def origins(many) -> str:
     if set(count) == {"not recorded"}:
         return ""
     phrases = (f"{origin} ({n} run{'s' * (n > 1)})" for origin, n in sorted(count.items()))
-    return f"Commit and machine of the runs: {'; '.join(phrases)}."
+    return f"{ORIGINS} of {', '.join(_in_order({run.start for run in many}))}: {'; '.join(phrases)}."
+
+
+def kept_origins(kept: str, found) -> list[str]:
+    """The sentences of `origins` in an earlier text, without the starts that are in `found`, as their rows are not kept."""
+    sentences = []
+    for sentence in re.findall(rf"^{ORIGINS}.*$", kept, re.MULTILINE):
+        before, runs_of = sentence.split(": ", 1)
+        starts = [start for start in before.removeprefix(f"{ORIGINS} of ").split(", ") if start not in found]
+        sentences += [f"{ORIGINS} of {', '.join(starts)}: {runs_of}"] if starts else []
+    return sentences
 
 
 def costs(many, folder: pathlib.Path) -> dict:
@@ -115,12 +154,12 @@ def costs(many, folder: pathlib.Path) -> dict:
     return result
 
 
-def put_between_markers(text: str, table: str) -> str:
-    """`text` with the section between the markers replaced. Raises ValueError where a marker is missing."""
-    if BEGIN not in text or END not in text:
+def between_markers(text: str) -> tuple[str, str, str]:
+    """What stands before, between and after the marker lines. Raises ValueError where a marker is missing."""
+    if BEGIN not in text or END not in text.split(BEGIN, 1)[1]:
         raise ValueError(f"no section to replace: the file needs a line {BEGIN} and, below it, a line {END}")
     head, rest = text.split(BEGIN, 1)
-    return f"{head}{BEGIN}\n{table}\n{END}{rest.split(END, 1)[1]}"
+    return head, *rest.split(END, 1)
 
 
 def main(argv):
@@ -133,17 +172,20 @@ def main(argv):
     for run in (run for run in many if not run.finished):
         print(f"left out: {run.path} stands at step {run.last_step} of {run.config['total']['steps']}", file=sys.stderr)
     many = [run for run in many if run.finished]
+    readme = pathlib.Path(_README.value) if _README.value else None
     try:
-        table = f"{markdown(cells(many), costs(many, pathlib.Path(argv[1])))}\n\n{origins(many)}".rstrip()
+        head, old, rest = between_markers(readme.read_text(encoding="utf-8")) if readme else ("", "", "")
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"{readme}: {error}") from None
+    try:
+        kept = old.strip() if _KEEP.value else ""
+        table = markdown(cells(many), costs(many, pathlib.Path(argv[1])), kept)
     except ValueError as error:
         raise SystemExit(str(error)) from None
+    table = "\n\n".join(filter(None, [table, origins(many), *kept_origins(kept, {run.start for run in many})]))
     print(table)
-    if _README.value:
-        path = pathlib.Path(_README.value)
-        try:
-            path.write_text(put_between_markers(path.read_text(encoding="utf-8"), table), encoding="utf-8")
-        except ValueError as error:
-            raise SystemExit(f"{path}: {error}") from None
+    if readme:
+        readme.write_text(f"{head}{BEGIN}\n{table}\n{END}{rest}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import re
 import cv2
 import numpy as np
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
 from dig_jax.tools import report, results, runs
 
@@ -31,7 +33,7 @@ def workdir(tmp_path):
             **more,
         }
         path = tmp_path / name
-        path.mkdir()
+        path.mkdir(parents=True)
         (path / "config.json").write_text(json.dumps(config))
         (path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         return path
@@ -159,11 +161,44 @@ def test_a_run_is_finished_when_its_log_reaches_the_last_step(workdir):
     assert not runs.load(workdir("b", evaluations(0.5), total={"steps": 20})).finished
 
 
-def test_table_replaces_only_what_stands_between_the_markers():
-    text = f"before\n{results.BEGIN}\nold\n{results.END}\nafter"
-    assert results.put_between_markers(text, "new") == f"before\n{results.BEGIN}\nnew\n{results.END}\nafter"
-    with pytest.raises(ValueError, match="needs a line"):
-        results.put_between_markers("no markers", "new")
+def table_in(path, folder, *options):
+    """What stands between the markers after the tool has run."""
+    with flagsaver.flagsaver():
+        flags.FLAGS(["results", f"--readme={path}", *options])
+        results.main(["results", str(folder)])
+    head, table, rest = results.between_markers(path.read_text())
+    assert (head, rest) == ("before\n", "\nafter\n")  # and nothing else is touched
+    return table.strip().splitlines()
+
+
+def test_rows_whose_logs_are_gone_are_kept_on_demand(workdir, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n")
+    for start, cers in {"gen": (0.2, 0.4), "dig": (0.3, 0.3)}.items():
+        source = workdir(f"there/{start}", [{"step": 8, "train/loss": 1.0}], objective=start)
+        for dataset, cer in zip(("one", "two"), cers, strict=True):
+            workdir(f"there/{start}_{dataset}", evaluations(cer, dataset=dataset), init_from=source)
+    both = table_in(readme, tmp_path / "there")
+    assert both[4:6] == ["| dig | 0 k | 30.0 / **30.0** |", "| gen | 0 k | **20.0** / 40.0 |"]
+    source = workdir("here/gen", [{"step": 8, "train/loss": 1.0}], objective="gen")
+    for dataset in ("one", "two"):
+        workdir(f"here/gen_{dataset}", evaluations(0.1, dataset=dataset), init_from=source)
+    kept = table_in(readme, tmp_path / "here", "--keep")
+    assert kept[:4] == both[:4] and kept[4:6] == ["| dig | 0 k | 30.0 / 30.0 |", "| gen | 0 k | **10.0** / **10.0** |"]
+    assert table_in(readme, tmp_path / "here", "--keep") == kept  # again: nothing is said twice
+    assert not any("| dig |" in line for line in table_in(readme, tmp_path / "here"))
+    with pytest.raises(SystemExit, match="cannot be kept beside"):
+        workdir("here/alone", evaluations(0.1, dataset="three"), init_from=source)
+        table_in(readme, tmp_path / "here", "--keep")
+    readme.write_text("no markers")
+    with pytest.raises(SystemExit, match=f"{readme}.*needs a line"):
+        table_in(readme, tmp_path / "here")
+
+
+def test_commits_of_kept_rows_stay_without_those_that_are_replaced():
+    old = "| start |\n\nCommit and machine of the runs of dig, gen: abc on 1 x cpu (4 runs)."
+    assert results.kept_origins(old, {"gen"}) == ["Commit and machine of the runs of dig: abc on 1 x cpu (4 runs)."]
+    assert results.kept_origins(old, {"gen", "dig"}) == []
 
 
 def test_page_is_self_contained_and_escapes_what_was_read(workdir):
