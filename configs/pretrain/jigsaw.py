@@ -25,7 +25,11 @@ CPU = {
     **common.CPU, "width_px": 192,
     "method": {**LINES["method"], "windows": 4, "permutations": 12, "tile_width": 256, "projector_width": 256},
 }  # fmt: skip
-PRESETS = {"cpu": CPU, "lines": LINES}
+SEAMS = {
+    **CPU, "size": "crnn_micro", "width_px": 128,
+    "method": {**CPU["method"], "context_free": False, "window_px": 32, "gap_px": 0, "jitter_px": 0},
+}  # fmt: skip
+PRESETS = {"cpu": CPU, "seams": SEAMS, "lines": LINES}
 
 
 def get_config(arg=None):

@@ -23,11 +23,13 @@ Departures, for lines of text
 - Position codes are those of the window's own columns, plus an offset drawn for each window alone (column_offset_max):
   they know nothing of the place it came from.
 - The encoder never sees more than window_px at once; it is the recogniser that teaches it long lines.
+- context_free=false leaves the paper: the shuffled windows lie side by side in one image that the encoder sees whole, as in
+  Jigsaw-ViT (Chen et al., arXiv 2207.11971; ours keeps position codes, which tell only places after shuffling), and the line
+  is augmented before it is cut. With gap_px = 0 the seams say which windows belong together.
 
 Watch   accuracy: chance is 1 / permutations. used: well below 1 the lines are too short, take fewer or narrower windows.
         With gap_px = 0 strokes continue from window to window, which can be answered without any reading; blank windows
-        (between words) look alike, so 1.0 is out of reach. On real lines a small network stays at chance for long
-        (docs/results.md).
+        (between words) look alike, so 1.0 is out of reach. What is learnt of real lines: docs/results.md.
 """
 
 from __future__ import annotations
@@ -53,8 +55,8 @@ class Method(base.Method):
 
     encoder: see `encoders.create`. channels: C of the images. windows: how many, 2..9; permutations: K of them;
     window_px, gap_px, jitter_px: `pretext.Layout`. recipe: augmentation of every window by itself, a name or a recipe of
-    `views`, or None. tile_width: of the layer that reads each window (`pretext.Classifier`). projector_width: of the layer
-    that joins the windows, 4096 in the paper. Raises ValueError.
+    `views`, or None. tile_width: of the layer that reads each window, context_free: see `pretext.Classifier`.
+    projector_width: of the layer that joins the windows, 4096 in the paper. Raises ValueError.
     """
 
     parts_add_up = True
@@ -85,11 +87,12 @@ class Method(base.Method):
         self.encoder = encoders.create(encoder)
         self.permutations = choose_permutations(windows, permutations)
         layout = pretext.Layout(windows, window_px, gap_px, jitter_px)
-        how = {"channels": channels, "recipe": recipe, "column_offset_max": column_offset_max}
+        how = {"channels": channels, "recipe": recipe, "column_offset_max": column_offset_max, "context_free": context_free}
         self.cut = pretext.cutter(layout=layout, patch_px=self.encoder.patch[1], **how)
         self.network = pretext.Classifier(
-            encoder=self.encoder, views=windows, classes=permutations, hidden=projector_width, tile=tile_width, context_free=context_free
-        )
+            encoder=self.encoder, views=windows, classes=permutations, hidden=projector_width, tile=tile_width,
+            context_free=context_free,
+        )  # fmt: skip
 
     def augment(self, key, batch):
         """view1 .. viewW: the windows in shuffled order; answer i32[B,1], the index of the permutation: window

@@ -54,17 +54,20 @@ class Layout(NamedTuple):
             )
 
 
-def cut(key, batch: base.Batch, cells: jax.Array, layout: Layout, recipe: Any, column_offset_max: int) -> base.Batch:
+def cut(
+    key, batch: base.Batch, cells: jax.Array, layout: Layout, recipe: Any, column_offset_max: int, context_free: bool = True
+) -> base.Batch:
     """Raw batch -> {"view1" .. "viewV", "width", "valid"} and, when asked for, "column_offset": windows as lines of their own.
 
-    cells i32[B,V]: the cell that each view shows. recipe: augmentation of every window by itself, or None. The row lies
-    anywhere within the real line; a line that is narrower than the row is not valid, so no window holds padding and nothing
-    about `cells` can be read from where padding lies. ValueError where not even a full image has room for the row.
+    cells i32[B,V]: the cell that each view shows. recipe: augmentation, or None: of every window by itself if context_free,
+    which parts their tone, else of the whole line before it is cut, so that strokes go on from window to window. The row
+    lies anywhere within the real line; a line that is narrower than the row is not valid, so no window holds padding and
+    nothing about `cells` can be read from where padding lies. ValueError where not even a full image has room for the row.
     """
-    image, (rows, count), window_px = batch["image"], cells.shape, layout.window_px
-    if layout.span_px > image.shape[2]:
+    (rows, count), window_px = cells.shape, layout.window_px
+    if layout.span_px > (canvas_px := batch["image"].shape[2]):
         raise ValueError(
-            f"images are {image.shape[2]} px wide and {layout.cells} windows of {window_px} px take {layout.span_px} px: "
+            f"images are {canvas_px} px wide and {layout.cells} windows of {window_px} px take {layout.span_px} px: "
             "widen config.data.width_px, or set a smaller config.method.window_px or gap_px"
         )
     left_key, jitter_key, view_key, offset_key = jax.random.split(key, 4)
@@ -73,18 +76,20 @@ def cut(key, batch: base.Batch, cells: jax.Array, layout: Layout, recipe: Any, c
     pushed = jax.random.randint(jitter_key, cells.shape, 0, layout.jitter_px + 1)
     start = left[:, None] + cells * (window_px + layout.gap_px) + pushed  # (B, V)
     columns = (start[..., None] + jnp.arange(window_px)[None, None]).reshape(rows, 1, -1, 1)
+    image = batch["image"] if context_free else siamese.view(view_key, batch, recipe, None)
     windows = jnp.take_along_axis(image, columns, axis=2, mode="clip")  # (B, H, V * w, C); lines too narrow do not count
     windows = jnp.moveaxis(windows.reshape(rows, image.shape[1], count, window_px, -1), 2, 1)
-    lines = {"image": windows.reshape(-1, *windows.shape[2:]), "width": jnp.full(rows * count, window_px, jnp.int32)}
-    shown = siamese.view(view_key, lines, recipe, None).reshape(windows.shape)
-    out = {f"view{i + 1}": shown[:, i] for i in range(count)}
+    if context_free:
+        lines = {"image": windows.reshape(-1, *windows.shape[2:]), "width": jnp.full(rows * count, window_px, jnp.int32)}
+        windows = siamese.view(view_key, lines, recipe, None).reshape(windows.shape)
+    out = {f"view{i + 1}": windows[:, i] for i in range(count)}
     out["width"] = jnp.full(rows, window_px, jnp.int32)
     out["valid"] = batch["valid"] & (batch["width"] >= layout.span_px)
     return out | siamese.column_offsets(offset_key, rows, count, column_offset_max)
 
 
 def cutter(
-    *, channels: int, layout: Layout, patch_px: int, recipe: Any, column_offset_max: int
+    *, channels: int, layout: Layout, patch_px: int, recipe: Any, column_offset_max: int, context_free: bool = True
 ) -> Callable[[jax.Array, base.Batch, jax.Array], base.Batch]:
     """`cut` with all but the data settled: (key, raw batch, cells) -> augmented batch without an answer. ValueError for values
     out of range, here, and for images of another number of channels, there."""
@@ -94,7 +99,7 @@ def cutter(
 
     def augment(key, batch, cells):
         base.check_channels(batch["image"], channels)
-        return cut(key, batch, cells, layout, recipe, column_offset_max)
+        return cut(key, batch, cells, layout, recipe, column_offset_max, context_free)
 
     return augment
 
@@ -105,8 +110,8 @@ def cutter(
 class Classifier(nn.Module):
     """Encoder on the views, one vector of each, and a classifier on the vectors of a question side by side.
 
-    context_free: the encoder sees every view by itself, so that views meet in the classifier alone; else all views of a line,
-    windows without padding, lie side by side in one image, and what shows at the edge of one can be compared with the others.
+    context_free: the encoder sees every view by itself, and views meet in the classifier alone; else the views of a line,
+    windows without padding, lie side by side in one image, and what shows at the edge of one can be compared with the next.
     tile: width of a layer with ReLU that makes the vector of all tokens in their order, for windows, which hold no padding;
     0: the mean over the real tokens, which forgets where in the view they lie. hidden: width of a layer with ReLU before the
     last one; 0 = linear.

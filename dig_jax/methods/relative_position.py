@@ -19,10 +19,12 @@ Departures, for lines of text
   of its own (`recipe`), which also parts their tone.
 - Position codes are those of the window's own columns, plus an offset drawn for each window alone (column_offset_max).
 - The encoder never sees more than window_px at once; it is the recogniser that teaches it long lines.
+- context_free=false leaves the paper: both windows lie side by side in one image that the encoder sees whole, and the line is
+  augmented before it is cut. With gap_px = 0 and reach = 1 the question is whether strokes go on across the seam.
 
 Watch   accuracy: chance is 1 / (2 reach). used: well below 1 the lines are too short, take a smaller reach or window_px.
-        With gap_px = 0 strokes continue, which can be answered without any reading. On real lines a small network stays
-        at chance for long, even so (docs/results.md).
+        With gap_px = 0 strokes continue, which can be answered without any reading. What is learnt of real lines:
+        docs/results.md.
 """
 
 from __future__ import annotations
@@ -43,8 +45,8 @@ class Method(base.Method):
 
     encoder: see `encoders.create`. channels: C of the images. reach: how many cells away the neighbour may lie.
     window_px, gap_px, jitter_px: `pretext.Layout`. recipe: augmentation of every window by itself, a name or a recipe of
-    `views`, or None. tile_width: of the layer that reads each window (`pretext.Classifier`). projector_width: of the layer
-    that joins both windows, 4096 in the paper. Raises ValueError.
+    `views`, or None. tile_width: of the layer that reads each window, context_free: see `pretext.Classifier`.
+    projector_width: of the layer that joins both windows, 4096 in the paper. Raises ValueError.
     """
 
     parts_add_up = True
@@ -68,11 +70,12 @@ class Method(base.Method):
             raise ValueError(f"reach is {reach}; set config.method.reach to 1 or more cells")
         self.encoder, self.reach = encoders.create(encoder), reach
         layout = pretext.Layout(2 * reach + 1, window_px, gap_px, jitter_px)
-        how = {"channels": channels, "recipe": recipe, "column_offset_max": column_offset_max}
+        how = {"channels": channels, "recipe": recipe, "column_offset_max": column_offset_max, "context_free": context_free}
         self.cut = pretext.cutter(layout=layout, patch_px=self.encoder.patch[1], **how)
         self.network = pretext.Classifier(
-            encoder=self.encoder, views=2, classes=2 * reach, hidden=projector_width, tile=tile_width, context_free=context_free
-        )
+            encoder=self.encoder, views=2, classes=2 * reach, hidden=projector_width, tile=tile_width,
+            context_free=context_free,
+        )  # fmt: skip
 
     def augment(self, key, batch):
         """view1: the window in the middle; view2: its neighbour; answer i32[B,1]: 0 = reach cells to the left, .., 2 * reach
