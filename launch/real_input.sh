@@ -11,7 +11,7 @@
 #                                                      other rates with 10 %, such as bilstm_10_8e-3+1.6e-2: the lowest counts
 #   SEED=1 launch/real_input.sh judge dig archiscribe finetune_100    another seed, another choice of lines
 #   launch/real_input.sh bench START..                 time and memory of a step, for the table; wants a quiet machine
-#   launch/real_input.sh table                         writes the table into README.md
+#   launch/real_input.sh table                         writes the table into README.md; rows of earlier machines stay
 # One process a core is faster than one process on all cores: put `taskset -c N` in front. RECORDS and RUNS name other folders.
 set -euo pipefail
 keep=glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184
@@ -55,6 +55,6 @@ case ${1:-} in
         >"$runs/bench/$start.json"; done ;;
   judge) for protocol in "${@:4}"; do judge "$2" "$3" "$protocol"; done
     [ $# -gt 3 ] || for protocol in finetune_10 finetune_10_3e-3 finetune_100 linear_10 bilstm_10 linear_all; do judge "$2" "$3" "$protocol"; done ;;
-  table) "$python" -m dig_jax.tools.results "$runs" --readme=README.md ;;
+  table) "$python" -m dig_jax.tools.results "$runs" --figures=docs/figures.jsonl --readme=README.md --keep ;;
   *) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

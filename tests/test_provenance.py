@@ -8,10 +8,15 @@ from dig_jax import metrics, provenance
 from dig_jax.tools import results, runs
 
 
+def record(origin):
+    figures = [["fine-tuned, linear CTC", "10 %", "val", 0.1, origin]]
+    return {"start": "dig", "seed": 0, "crops": 64, "pretrained": None, "figures": figures}
+
+
 def test_starts_are_added_one_by_one_and_named_in_one_phrase(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"method": {"name": "dig"}, "total": {"steps": 1}}))
     (tmp_path / "metrics.jsonl").touch()
-    assert runs.load(tmp_path).origin is None and results.origins([runs.load(tmp_path)]) == ""
+    assert runs.load(tmp_path).origin is None and results.origins([record(None)]) == ""
     for step, commit in ((0, "1234567"), (5, "1234567"), (9, None)):
         provenance.note(str(tmp_path), step, commit)
         with open(tmp_path / provenance.NAME, "a") as file:
@@ -19,8 +24,8 @@ def test_starts_are_added_one_by_one_and_named_in_one_phrase(tmp_path):
     assert [row["step"] for row in metrics.read_jsonl(tmp_path / provenance.NAME)] == [0, 5, 9]
     origin = runs.load(tmp_path).origin
     assert re.fullmatch(r"1234567, no checkout on 8 x cpu \(.+\), JAX [\d.]+", origin)
-    text = results.origins([runs.load(tmp_path)])
-    assert text == f"Commit and machine of the runs: {origin} (1 run)."
+    text = results.origins([record(origin)])
+    assert text == f"Commit and machine of the runs of dig: {origin} (1 figure); not recorded (1 pre-training)."
 
 
 def test_commit_of_a_checkout_and_of_an_installed_copy(tmp_path, monkeypatch):

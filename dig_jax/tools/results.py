@@ -1,6 +1,6 @@
 """Writes the table of results from work folders: one row a start, one column a protocol with its labels.
 
-    python -m dig_jax.tools.results RUNS_DIR [--readme=README.md [--keep]]
+    python -m dig_jax.tools.results RUNS_DIR [--figures=FILE.jsonl] [--readme=README.md [--keep]]
 
 Every work folder below RUNS_DIR that holds a recogniser is one figure: the lowest validation CER along its run (that is,
 chosen on that same validation set; no test split is touched). Several runs of one cell are its rates (the lowest is taken:
@@ -9,8 +9,11 @@ recipe of their pre-training, are refused: keep them in folders of their own. A 
 start was pre-trained stands in its log; what a step of it costs is read from RUNS_DIR/bench/START.json, the last line of
 `bench_step`: time, and the memory of its arguments (parameters, teacher, moments, batch) and temporary buffers. Commits and
 machines are those that the runs noted down (`provenance`). With --readme the table replaces what stands between the two marker
-lines of that file, so no figure is typed; with --keep the rows there of starts that have no run in RUNS_DIR (their machine is
-gone, say) stay, with the sentence about their commits.
+lines of that file, so no figure is typed.
+
+Work folders are lost with their machine. --figures names a file, to be committed, of one line a start and seed: what is
+found in RUNS_DIR is written there, and what it holds of other seeds and protocols counts as well. For a table older than its
+file, --keep leaves the rows of starts that are found in neither as they stand, with the sentence about their commits.
 """
 
 import collections
@@ -25,7 +28,8 @@ from absl import app, flags
 from dig_jax.tools import runs
 
 _README = flags.DEFINE_string("readme", None, "File whose marked section the table replaces (default: only print).")
-_KEEP = flags.DEFINE_bool("keep", False, "Keep the rows of that section whose start has no run in RUNS_DIR.")
+_FIGURES = flags.DEFINE_string("figures", None, "File that keeps the figures of every start and seed: read, and written.")
+_KEEP = flags.DEFINE_bool("keep", False, "Keep the rows of the marked section whose start has no figure otherwise.")
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 ORIGINS = "Commit and machine of the runs"
@@ -53,6 +57,44 @@ def cells(many) -> dict:
             seeds = table[run.protocol, run.labels, dataset][run.start]
             seed = run.config["seed"]
             seeds[seed] = min(cer, seeds.get(seed, cer))
+    return table
+
+
+def by_seed(many) -> list[dict]:
+    """One record a start and seed: {"start", "seed", "crops": seen in pre-training, or None, "pretrained": its commit and
+    machine, or None, "figures": [[protocol, labels, dataset, lowest CER, commit and machine], ..]}. What is not in the logs is
+    None. Raises ValueError as `cells` does."""
+    records, origin = {}, {}
+    for run in (many := list(many)):
+        key = run.start, run.config["seed"]
+        record = records.setdefault(key, {"start": key[0], "seed": key[1], "crops": None, "pretrained": None, "figures": []})
+        if (path := run.config.get("init_from")) and runs.read_config(pathlib.Path(path)):
+            source = runs.load(path)
+            record |= {"crops": source.last_step * source.config["batch_size"], "pretrained": source.origin}
+        origin |= {(run.protocol, run.labels, dataset, *key): run.origin for dataset in run.datasets()}
+    for cell, by_start in cells(many).items():
+        for start, seeds in by_start.items():
+            for seed, cer in seeds.items():
+                records[start, seed]["figures"].append([*cell, cer, origin[*cell, start, seed]])
+    return list(records.values())
+
+
+def merged(records, earlier) -> list[dict]:
+    """`records` and what `earlier` ones hold beyond them: other starts and seeds, other cells of the same."""
+    result = {(record["start"], record["seed"]): record for record in earlier}
+    for record in records:
+        old = result.get((record["start"], record["seed"]), {"figures": []})
+        figures = {tuple(line[:3]): line for line in [*old["figures"], *record["figures"]]}
+        result[record["start"], record["seed"]] = record | {"figures": [figures[cell] for cell in sorted(figures)]}
+    return [result[key] for key in sorted(result)]
+
+
+def by_cell(records) -> dict:
+    """The table of `cells` from records."""
+    table = collections.defaultdict(lambda: collections.defaultdict(dict))
+    for record in records:
+        for *cell, cer, _ in record["figures"]:
+            table[tuple(cell)][record["start"]][record["seed"]] = cer
     return table
 
 
@@ -117,16 +159,20 @@ def _bold(column) -> list[str]:
     return [" / ".join(texts) for texts in zip(*by_dataset, strict=True)]
 
 
-def origins(many) -> str:
-    """One sentence: how many runs, and runs that they started from, were trained with which commit on which machine; "" where
-    none of them noted it down."""
-    sources = {run.config["init_from"] for run in many if run.config.get("init_from")}
-    sources = [runs.load(path) for path in sources if runs.read_config(pathlib.Path(path))]
-    count = collections.Counter(run.origin or "not recorded" for run in [*many, *sources])
-    if set(count) == {"not recorded"}:
+def origins(records) -> str:
+    """One sentence: with which commit on which machine the figures, and the encoders they are of, were trained; "" where
+    none of the runs noted it down."""
+    count = collections.defaultdict(collections.Counter)
+    for record in records:
+        for *_, origin in record["figures"]:
+            count[origin or "not recorded"]["figure"] += 1
+        if record["crops"] is not None:
+            count[record["pretrained"] or "not recorded"]["pre-training"] += 1
+    if set(count) <= {"not recorded"}:
         return ""
-    phrases = (f"{origin} ({n} run{'s' * (n > 1)})" for origin, n in sorted(count.items()))
-    return f"{ORIGINS} of {', '.join(_in_order({run.start for run in many}))}: {'; '.join(phrases)}."
+    counted = {origin: ", ".join(f"{n} {kind}{'s' * (n > 1)}" for kind, n in kinds.items()) for origin, kinds in count.items()}
+    phrases = (f"{origin} ({kinds})" for origin, kinds in sorted(counted.items()))
+    return f"{ORIGINS} of {', '.join(_in_order({record['start'] for record in records}))}: {'; '.join(phrases)}."
 
 
 def kept_origins(kept: str, found) -> list[str]:
@@ -139,19 +185,25 @@ def kept_origins(kept: str, found) -> list[str]:
     return sentences
 
 
-def costs(many, folder: pathlib.Path) -> dict:
-    """{start: {column: text}}: crops seen in pre-training, by the log of the run started from, and the cost of a step by
-    `folder`/bench/START.json."""
+def costs(records, folder: pathlib.Path) -> dict:
+    """{start: {column: text}}: crops seen in pre-training, and the cost of a step by `folder`/bench/START.json."""
     result = collections.defaultdict(dict)
-    for start, path in {run.start: run.config["init_from"] for run in many if run.config.get("init_from")}.items():
-        if runs.read_config(pathlib.Path(path)):
-            source = runs.load(path)
-            result[start]["crops"] = f"{source.last_step * source.config['batch_size'] / 1000:.0f} k"
+    for record in records:
+        if record["crops"] is not None:
+            result[record["start"]]["crops"] = f"{record['crops'] / 1000:.0f} k"
     for path in sorted((folder / "bench").glob("*.json")):
         bench = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
         result[path.stem]["ms a step"] = f"{bench['ms_a_step']:.0f}"
         result[path.stem]["memory"] = f"{bench['arguments_mb'] + bench['temporary_mb']:.0f} MB"
     return result
+
+
+def _read_figures(path) -> list[dict]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        return [json.loads(line) for line in lines]
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} holds a line that is no JSON ({error}): mend it, or name another file") from None
 
 
 def between_markers(text: str) -> tuple[str, str, str]:
@@ -177,13 +229,18 @@ def main(argv):
         head, old, rest = between_markers(readme.read_text(encoding="utf-8")) if readme else ("", "", "")
     except (OSError, ValueError) as error:
         raise SystemExit(f"{readme}: {error}") from None
+    stored = pathlib.Path(_FIGURES.value) if _FIGURES.value else None
     try:
+        records = merged(by_seed(many), _read_figures(stored) if stored and stored.exists() else [])
         kept = old.strip() if _KEEP.value else ""
-        table = markdown(cells(many), costs(many, pathlib.Path(argv[1])), kept)
+        table = markdown(by_cell(records), costs(records, pathlib.Path(argv[1])), kept)
     except ValueError as error:
         raise SystemExit(str(error)) from None
-    table = "\n\n".join(filter(None, [table, origins(many), *kept_origins(kept, {run.start for run in many})]))
+    found = {record["start"] for record in records}
+    table = "\n\n".join(filter(None, [table, origins(records), *kept_origins(kept, found)]))
     print(table)
+    if stored:
+        stored.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
     if readme:
         readme.write_text(f"{head}{BEGIN}\n{table}\n{END}{rest}", encoding="utf-8")
 

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 
 import cv2
 import numpy as np
@@ -153,7 +154,7 @@ def test_costs_come_from_the_log_of_the_pretraining_and_from_bench_step(workdir,
     line = json.dumps({"ms_a_step": 105.4, "temporary_mb": 240.2, "arguments_mb": 12.6})
     (tmp_path / "bench" / "gen.json").write_text(f"105 ms a step\n{line}\n")
     many = [runs.load(workdir("a", evaluations(0.3), init_from=pretrained))]
-    assert results.costs(many, tmp_path) == {"gen": {"crops": "72 k", "ms a step": "105", "memory": "253 MB"}}
+    assert results.costs(results.by_seed(many), tmp_path) == {"gen": {"crops": "72 k", "ms a step": "105", "memory": "253 MB"}}
 
 
 def test_a_run_is_finished_when_its_log_reaches_the_last_step(workdir):
@@ -193,6 +194,34 @@ def test_rows_whose_logs_are_gone_are_kept_on_demand(workdir, tmp_path):
     readme.write_text("no markers")
     with pytest.raises(SystemExit, match=f"{readme}.*needs a line"):
         table_in(readme, tmp_path / "here")
+
+
+def test_figures_outlive_their_work_folders(workdir, tmp_path):
+    readme, file = tmp_path / "README.md", tmp_path / "figures.jsonl"
+    readme.write_text(f"before\n{results.BEGIN}\nold\n{results.END}\nafter\n")
+    source = workdir("one/pretrain/gen", [{"step": 1000, "train/loss": 1.0}], objective="gen")
+    workdir("one/a", evaluations(0.3), init_from=source)
+    workdir("one/b", evaluations(0.2), init_from=source, optim=optim(3e-3))
+    workdir("one/c", evaluations(0.6), init_from=source, frozen=True)
+    assert "| gen | 8 k | **20.0** | **60.0** |" in table_in(readme, tmp_path / "one", f"--figures={file}")
+    shutil.rmtree(tmp_path / "one")
+    source = workdir("two/pretrain/gen", [{"step": 1000, "train/loss": 1.0}], objective="gen", seed=1)
+    workdir("two/a", evaluations(0.4), init_from=source, seed=1)  # another seed
+    workdir("two/c", evaluations(0.5), frozen=True)  # another start
+    for _ in range(2):  # a second time changes nothing
+        both = table_in(readme, tmp_path / "two", f"--figures={file}")
+        assert both[2:4] == ["| random |  | - | **50.0** |", "| gen | 8 k | **30.0 ± 10.0 (2)** | 60.0 |"]
+    workdir("two/d", evaluations(0.1), init_from=source, frozen=True, seed=1)
+    shutil.rmtree(tmp_path / "two" / "a")
+    table = table_in(readme, tmp_path / "two", f"--figures={file}")
+    assert "| gen | 8 k | **30.0 ± 10.0 (2)** | **35.0 ± 25.0 (2)** |" in table
+    assert [(row["start"], row["seed"], len(row["figures"])) for row in map(json.loads, file.read_text().splitlines())] == [
+        ("gen", 0, 2), ("gen", 1, 2), ("random", 0, 1)
+    ]  # fmt: skip
+    assert str(tmp_path) not in file.read_text()  # nor any other path of this machine
+    file.write_text("{broken\n")
+    with pytest.raises(SystemExit, match=f"{file} holds a line that is no JSON"):
+        table_in(readme, tmp_path / "two", f"--figures={file}")
 
 
 def test_commits_of_kept_rows_stay_without_those_that_are_replaced():
