@@ -64,18 +64,21 @@ def by_seed(many) -> list[dict]:
     """One record a start and seed: {"start", "seed", "crops": seen in pre-training, or None, "pretrained": its commit and
     machine, or None, "figures": [[protocol, labels, dataset, lowest CER, commit and machine], ..]}. What is not in the logs is
     None. Raises ValueError as `cells` does."""
-    records, origin = {}, {}
+    records, best = {}, {}
     for run in (many := list(many)):
         key = run.start, run.config["seed"]
         record = records.setdefault(key, {"start": key[0], "seed": key[1], "crops": None, "pretrained": None, "figures": []})
         if (path := run.config.get("init_from")) and runs.read_config(pathlib.Path(path)):
             source = runs.load(path)
             record |= {"crops": source.last_step * source.config["batch_size"], "pretrained": source.origin}
-        origin |= {(run.protocol, run.labels, dataset, *key): run.origin for dataset in run.datasets()}
+        for dataset in run.datasets():
+            cell, cer = (run.protocol, run.labels, dataset, *key), run.best(f"eval/{dataset}/{runs.METRIC}")
+            if cell not in best or cer < best[cell][0]:
+                best[cell] = cer, run.origin
     for cell, by_start in cells(many).items():
         for start, seeds in by_start.items():
             for seed, cer in seeds.items():
-                records[start, seed]["figures"].append([*cell, cer, origin[*cell, start, seed]])
+                records[start, seed]["figures"].append([*cell, cer, best[*cell, start, seed][1]])
     return list(records.values())
 
 
@@ -83,9 +86,10 @@ def merged(records, earlier) -> list[dict]:
     """`records` and what `earlier` ones hold beyond them: other starts and seeds, other cells of the same."""
     result = {(record["start"], record["seed"]): record for record in earlier}
     for record in records:
-        old = result.get((record["start"], record["seed"]), {"figures": []})
+        old = result.get((record["start"], record["seed"]), record)
         figures = {tuple(line[:3]): line for line in [*old["figures"], *record["figures"]]}
-        result[record["start"], record["seed"]] = record | {"figures": [figures[cell] for cell in sorted(figures)]}
+        known = {name: value for name, value in record.items() if value is not None}
+        result[record["start"], record["seed"]] = old | known | {"figures": [figures[cell] for cell in sorted(figures)]}
     return [result[key] for key in sorted(result)]
 
 
@@ -124,7 +128,7 @@ def markdown(table, costs=None, kept="") -> str:
         texts = [" / ".join(map(figure, cells)) for cells in cells_of]
         rows[start] = [start, *(costs.get(start, {}).get(name, "") for name in extra), *texts]
     figures = f"Figures of a cell: {' / '.join(datasets)}.\n\n" if len(datasets) > 1 else ""
-    if kept:
+    if "| start " in kept:
         before, old_header, old_rows = _read(kept)
         if (before, old_header) != (figures, header):
             raise ValueError(

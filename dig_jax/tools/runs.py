@@ -166,4 +166,5 @@ def load(workdir) -> Run:
     config = read_config(path)
     if config is None:
         raise FileNotFoundError(f"{path} has no config.json: name a work folder that dig_jax.main has trained in")
-    return Run(path.resolve(), config, metrics.read_jsonl(path / "metrics.jsonl"))
+    log = path / "metrics.jsonl"  # not there before the first logged step
+    return Run(path.resolve(), config, metrics.read_jsonl(log) if log.exists() else [])

@@ -157,9 +157,11 @@ def test_costs_come_from_the_log_of_the_pretraining_and_from_bench_step(workdir,
     assert results.costs(results.by_seed(many), tmp_path) == {"gen": {"crops": "72 k", "ms a step": "105", "memory": "253 MB"}}
 
 
-def test_a_run_is_finished_when_its_log_reaches_the_last_step(workdir):
+def test_a_run_is_finished_when_its_log_reaches_the_last_step(workdir, tmp_path):
     assert runs.load(workdir("a", evaluations(0.5), total={"steps": 10})).finished
     assert not runs.load(workdir("b", evaluations(0.5), total={"steps": 20})).finished
+    (workdir("c", []) / "metrics.jsonl").unlink()  # just begun
+    assert not runs.load(tmp_path / "c").finished and runs.load(tmp_path / "c").datasets() == []
 
 
 def table_in(path, folder, *options):
@@ -179,7 +181,7 @@ def test_rows_whose_logs_are_gone_are_kept_on_demand(workdir, tmp_path):
         source = workdir(f"there/{start}", [{"step": 8, "train/loss": 1.0}], objective=start)
         for dataset, cer in zip(("one", "two"), cers, strict=True):
             workdir(f"there/{start}_{dataset}", evaluations(cer, dataset=dataset), init_from=source)
-    both = table_in(readme, tmp_path / "there")
+    both = table_in(readme, tmp_path / "there", "--keep")  # there is nothing to keep yet
     assert both[4:6] == ["| dig | 0 k | 30.0 / **30.0** |", "| gen | 0 k | **20.0** / 40.0 |"]
     source = workdir("here/gen", [{"step": 8, "train/loss": 1.0}], objective="gen")
     for dataset in ("one", "two"):
@@ -213,10 +215,12 @@ def test_figures_outlive_their_work_folders(workdir, tmp_path):
         assert both[2:4] == ["| random |  | - | **50.0** |", "| gen | 8 k | **30.0 ± 10.0 (2)** | 60.0 |"]
     workdir("two/d", evaluations(0.1), init_from=source, frozen=True, seed=1)
     shutil.rmtree(tmp_path / "two" / "a")
+    shutil.rmtree(source)  # the table goes on knowing how long it was
     table = table_in(readme, tmp_path / "two", f"--figures={file}")
     assert "| gen | 8 k | **30.0 ± 10.0 (2)** | **35.0 ± 25.0 (2)** |" in table
-    assert [(row["start"], row["seed"], len(row["figures"])) for row in map(json.loads, file.read_text().splitlines())] == [
-        ("gen", 0, 2), ("gen", 1, 2), ("random", 0, 1)
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    assert [(record["start"], record["seed"], record["crops"], len(record["figures"])) for record in records] == [
+        ("gen", 0, 8000, 2), ("gen", 1, 8000, 2), ("random", 0, None, 1)
     ]  # fmt: skip
     assert str(tmp_path) not in file.read_text()  # nor any other path of this machine
     file.write_text("{broken\n")
