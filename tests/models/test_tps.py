@@ -100,7 +100,8 @@ def test_rectified_lines_know_nothing_of_padding(network):
     junk = np.where((np.arange(48) >= width[:, None])[:, None, :, None], 0.7, image).astype(np.float32)
     np.testing.assert_allclose(straight(params, junk, width), tokens, atol=1e-6)
     wider = np.pad(image, ((0, 0), (0, 0), (0, 16), (0, 0)), constant_values=0.3)
-    np.testing.assert_allclose(np.asarray(straight(params, wider, width))[:, :12], tokens, atol=5e-5)
+    # Rounding alone: products of other sizes are summed in another order (up to 7.2e-5 on an AMD CPU, below 5e-5 on an Intel).
+    np.testing.assert_allclose(np.asarray(straight(params, wider, width))[:, :12], tokens, atol=2e-4)
 
 
 def test_gradients_reach_the_localisation(network):
