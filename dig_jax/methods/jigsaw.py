@@ -23,9 +23,10 @@ Departures, for lines of text
 - Position codes are those of the window's own columns, plus an offset drawn for each window alone (column_offset_max):
   they know nothing of the place it came from.
 - The encoder never sees more than window_px at once; it is the recogniser that teaches it long lines.
-- context_free=false leaves the paper: the shuffled windows lie side by side in one image that the encoder sees whole, as in
-  Jigsaw-ViT (Chen et al., arXiv 2207.11971; ours keeps position codes, which tell only places after shuffling), and the line
-  is augmented before it is cut. With gap_px = 0 the seams say which windows belong together.
+- context_free=false leaves the paper: the shuffled windows lie side by side in one image that the encoder sees whole, and the
+  line is augmented before it is cut. With gap_px = 0 the seams say which windows belong together. Jigsaw-ViT (Chen et al.,
+  arXiv 2207.11971; its abstract alone was read) also shows a ViT all the pieces at once, without position codes and with some
+  hidden; ours keeps the codes, which tell places after shuffling only, and hides nothing.
 
 Watch   accuracy: chance is 1 / permutations. used: well below 1 the lines are too short, take fewer or narrower windows.
         With gap_px = 0 strokes continue from window to window, which can be answered without any reading; blank windows
