@@ -99,7 +99,7 @@ def test_rectified_lines_know_nothing_of_padding(network):
     tokens = np.asarray(straight(params, image, width))
     junk = np.where((np.arange(48) >= width[:, None])[:, None, :, None], 0.7, image).astype(np.float32)
     np.testing.assert_allclose(straight(params, junk, width), tokens, atol=1e-6)
-    # On a wider canvas the localisation is rounded otherwise; in noise a place off by 1e-5 px shows, in smooth strokes it does not.
+    # A wider canvas rounds the localisation otherwise: a place off by 1e-5 px shows in noise, not in smooth strokes.
     smooth = ndimage.uniform_filter(image, (0, 5, 5, 0))
     wider = np.pad(smooth, ((0, 0), (0, 0), (0, 16), (0, 0)), constant_values=0.3)
     tokens = straight(params, smooth, width)

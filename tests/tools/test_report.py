@@ -73,7 +73,7 @@ def test_start_protocol_and_labels_are_read_from_the_configs(workdir):
 def test_seeds_are_averaged_and_rates_of_one_seed_are_a_sweep(workdir):
     many = [
         runs.load(workdir(f"s{i}", evaluations(cer), seed=seed))
-        for i, (cer, seed) in enumerate([(0.30, 0), (0.20, 0), (0.40, 1)])
+        for i, (cer, seed) in enumerate([(0.30, 0), (0.20, 0), (0.25, 0), (0.40, 1)])
     ]
     table = results.cells(many)
     assert table["fine-tuned, linear CTC", "100 %", "val"]["random"] == {0: 0.20, 1: 0.40}
@@ -226,6 +226,19 @@ def test_figures_outlive_their_work_folders(workdir, tmp_path):
     file.write_text("{broken\n")
     with pytest.raises(SystemExit, match=f"{file} holds a line that is no JSON"):
         table_in(readme, tmp_path / "two", f"--figures={file}")
+
+
+def test_a_figure_names_the_commit_of_the_rate_it_is_of_and_replaces_the_one_of_an_earlier_machine(workdir):
+    source = workdir("p", [], objective="gen")
+    for name, cer, lr in (("a", 0.3, 1e-3), ("b", 0.2, 2e-3), ("c", 0.25, 3e-3)):
+        start = {"step": 0, "commit": name, "devices": "1 x cpu", "machine": "CPU", "jax": "1"}
+        path = workdir(name, evaluations(cer), init_from=source, optim=optim(lr))
+        (path / "starts.jsonl").write_text(json.dumps(start) + "\n")
+    cell, other = (["fine-tuned, linear CTC", labels, "val"] for labels in ("100 %", "10 %"))
+    records = results.by_seed(runs.load(source.parent / name) for name in "abc")
+    assert records[0]["figures"] == [[*cell, 0.2, runs.load(source.parent / "b").origin]]
+    earlier = [{"start": "gen", "seed": 0, "crops": 8, "pretrained": "z", "figures": [[*cell, 0.1, "z"], [*other, 0.1, "z"]]}]
+    assert results.merged(records, earlier)[0]["figures"] == [[*other, 0.1, "z"], *records[0]["figures"]]
 
 
 def test_commits_of_kept_rows_stay_without_those_that_are_replaced():
