@@ -40,45 +40,30 @@ STARTS = (
 )  # fmt: skip
 
 
-def cells(many) -> dict:
-    """{(protocol, labels, dataset): {start: {seed: lowest CER over that seed's runs}}}. Raises ValueError where two runs of
-    a cell differ in more than seed and learning rate."""
-    table = collections.defaultdict(lambda: collections.defaultdict(dict))
-    first = {}
-    for run in many:
-        for dataset in run.datasets():
-            other = first.setdefault((run.protocol, run.labels, dataset, run.start), run)
-            if keys := runs.differences(other, run):
-                raise ValueError(
-                    f"{other.path} and {run.path} are both {run.protocol}, {run.labels}, from {run.start}, but differ in "
-                    f"{', '.join(keys)}: move one of them out of this folder, or train it again with the same values"
-                )
-            cer = run.best(f"eval/{dataset}/{runs.METRIC}")
-            seeds = table[run.protocol, run.labels, dataset][run.start]
-            seed = run.config["seed"]
-            seeds[seed] = min(cer, seeds.get(seed, cer))
-    return table
-
-
 def by_seed(many) -> list[dict]:
     """One record a start and seed: {"start", "seed", "crops": seen in pre-training, or None, "pretrained": its commit and
     machine, or None, "figures": [[protocol, labels, dataset, lowest CER, commit and machine], ..]}. What is not in the logs is
-    None. Raises ValueError as `cells` does."""
-    records, best = {}, {}
-    for run in (many := list(many)):
+    None. Raises ValueError where two runs of a cell differ in more than seed and learning rate."""
+    records, first, lowest = {}, {}, {}
+    for run in many:
         key = run.start, run.config["seed"]
         record = records.setdefault(key, {"start": key[0], "seed": key[1], "crops": None, "pretrained": None, "figures": []})
         if (path := run.config.get("init_from")) and runs.read_config(pathlib.Path(path)):
             source = runs.load(path)
             record |= {"crops": source.last_step * source.config["batch_size"], "pretrained": source.origin}
         for dataset in run.datasets():
-            cell, cer = (run.protocol, run.labels, dataset, *key), run.best(f"eval/{dataset}/{runs.METRIC}")
-            if cell not in best or cer < best[cell][0]:
-                best[cell] = cer, run.origin
-    for cell, by_start in cells(many).items():
-        for start, seeds in by_start.items():
-            for seed, cer in seeds.items():
-                records[start, seed]["figures"].append([*cell, cer, best[*cell, start, seed][1]])
+            cell = run.protocol, run.labels, dataset
+            other = first.setdefault((*cell, run.start), run)
+            if keys := runs.differences(other, run):
+                raise ValueError(
+                    f"{other.path} and {run.path} are both {run.protocol}, {run.labels}, from {run.start}, but differ in "
+                    f"{', '.join(keys)}: move one of them out of this folder, or train it again with the same values"
+                )
+            cer = run.best(f"eval/{dataset}/{runs.METRIC}")
+            if (*key, *cell) not in lowest or cer < lowest[*key, *cell][0]:
+                lowest[*key, *cell] = cer, run.origin
+    for (start, seed, *cell), figure_and_origin in lowest.items():
+        records[start, seed]["figures"].append([*cell, *figure_and_origin])
     return list(records.values())
 
 
@@ -93,8 +78,8 @@ def merged(records, earlier) -> list[dict]:
     return [result[key] for key in sorted(result)]
 
 
-def by_cell(records) -> dict:
-    """The table of `cells` from records."""
+def cells(records) -> dict:
+    """{(protocol, labels, dataset): {start: {seed: lowest CER}}} from records."""
     table = collections.defaultdict(lambda: collections.defaultdict(dict))
     for record in records:
         for *cell, cer, _ in record["figures"]:
@@ -237,7 +222,7 @@ def main(argv):
     try:
         records = merged(by_seed(many), _read_figures(stored) if stored and stored.exists() else [])
         kept = old.strip() if _KEEP.value else ""
-        table = markdown(by_cell(records), costs(records, pathlib.Path(argv[1])), kept)
+        table = markdown(cells(records), costs(records, pathlib.Path(argv[1])), kept)
     except ValueError as error:
         raise SystemExit(str(error)) from None
     found = {record["start"] for record in records}

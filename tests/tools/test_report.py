@@ -75,7 +75,7 @@ def test_seeds_are_averaged_and_rates_of_one_seed_are_a_sweep(workdir):
         runs.load(workdir(f"s{i}", evaluations(cer), seed=seed))
         for i, (cer, seed) in enumerate([(0.30, 0), (0.20, 0), (0.25, 0), (0.40, 1)])
     ]
-    table = results.cells(many)
+    table = results.cells(results.by_seed(many))
     assert table["fine-tuned, linear CTC", "100 %", "val"]["random"] == {0: 0.20, 1: 0.40}
     assert "30.0 ± 10.0 (2)" in results.markdown(table)
 
@@ -93,7 +93,7 @@ def test_rates_seeds_and_what_changes_no_number_may_differ_in_a_cell(workdir):
         workdir("b", evaluations(0.2), init_from=two, optim=optim(2e-3), log={"every_steps": 2}, seed=1),
         workdir("c", evaluations(0.2), init_from=two, optim=slow, seed=2),
     ]
-    table = results.cells(map(runs.load, many))
+    table = results.cells(results.by_seed(map(runs.load, many)))
     assert table["fine-tuned, linear CTC", "100 %", "val"]["dig"] == {0: 0.3, 1: 0.2, 2: 0.2}
 
 
@@ -111,17 +111,17 @@ def test_runs_that_differ_in_anything_else_are_not_merged(workdir, mine, other, 
     source = workdir("p", [], objective="dig")
     many = [workdir(name, evaluations(0.3), init_from=source, **more) for name, more in (("a", mine), ("b", other))]
     with pytest.raises(ValueError, match=rf"{many[0]} and {many[1]} .*{key}"):
-        results.cells(map(runs.load, many))
+        results.cells(results.by_seed(map(runs.load, many)))
 
 
 def test_two_pretrainings_are_not_one_start(workdir):
     sources = [workdir(f"p{n}", [], objective="dig", total={"steps": n}) for n in (10, 20)]
     many = [workdir(f"a{i}", evaluations(0.3), init_from=source) for i, source in enumerate(sources)]
     with pytest.raises(ValueError, match=r"init_from\.total\.steps"):
-        results.cells(map(runs.load, many))
+        results.cells(results.by_seed(map(runs.load, many)))
     gone = [workdir(f"g{i}", evaluations(0.3), init_from=f"/gone/{i}/dig") for i in range(2)]
     with pytest.raises(ValueError, match=r"differ in init_from"):
-        results.cells(map(runs.load, gone))
+        results.cells(results.by_seed(map(runs.load, gone)))
 
 
 def test_every_watched_metric_has_a_curve(workdir):
@@ -138,7 +138,7 @@ def test_a_row_a_start_and_the_lowest_figure_of_a_column_is_bold(workdir):
         runs.load(workdir("c", evaluations(0.5, dataset="other"))),
     ]
     costs = {"dig": {"crops": "1 k"}}
-    assert results.markdown(results.cells(many), costs).splitlines() == [
+    assert results.markdown(results.cells(results.by_seed(many)), costs).splitlines() == [
         "Figures of a cell: other / val.",
         "",
         "| start | crops | fine-tuned, linear CTC, 100 % |",
