@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The table of docs/results.md, stage by stage: pre-training methods, judged on real lines. Finished work is not done again.
 #   launch/real_input.sh records                       records/ from ../shared/data
-#   launch/real_input.sh pretrain START                training images of both sets, no label: dig, its halves dis and gen, or
-#                                                      a file of configs/pretrain such as mae; one core: gen 38 minutes, dig 79
+#   launch/real_input.sh pretrain START [FLAG..]       training images of both sets, no label: dig, its halves dis and gen, or a
+#                                                      file of configs/pretrain; one core: gen 38 minutes; FLAG: of dig_jax.main
 #   SEED=1 launch/real_input.sh pretrain START         another seed: judge with SEED=1 then starts from it
 #   STEPS=24000 RUNS=runs/longer launch/real_input.sh pretrain START   another length, in a folder of its own; its table:
 #                                                      python -m dig_jax.tools.results runs/longer
@@ -49,7 +49,7 @@ case ${1:-} in
   records) for set in archiscribe copiste_hw_fr; do
       "$python" -m dig_jax.tools.make_records --source=folder --input="../shared/data/$set" --output="$records/$set"; done ;;
   pretrain) folder=$runs/pretrain/$2; [ "$seed" = 0 ] || folder+=-$seed
-    main --config="$(recipe "$2")${STEPS:+,steps=$STEPS},seed=$seed" --workdir="$folder" --config.data.train="$both" ;;
+    main --config="$(recipe "$2")${STEPS:+,steps=$STEPS},seed=$seed" --workdir="$folder" --config.data.train="$both" "${@:3}" ;;
   bench) mkdir -p "$runs/bench"; for start in "${@:2}"; do
       "$python" -m dig_jax.tools.bench_step --config="$(recipe "$start")" --config.data.train="$both" \
         >"$runs/bench/$start.json"; done ;;
