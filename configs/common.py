@@ -92,8 +92,8 @@ def base(**values: Any) -> ConfigDict:
             "log": {"every_steps": 50},
             # Devices along each axis; -1: the rest of them. Rows are split over data and fsdp, parameters over fsdp and tensor.
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
-            "sharding": (),  # rules before those of dig_jax/partition.py: ((regex of a path, axes of its last dimensions), ..)
-            # Parts of a batch, one after the other, for losses that are means over lines or pixels (dig_jax/accumulate.py).
+            "sharding": (),  # rules before those of dig_jax/sharding.py: ((regex of a path, axes of its last dimensions), ..)
+            # Parts of a batch, one after the other, for losses that are means over lines or pixels (dig_jax/train/accumulate.py).
             "accumulate": placeholder(int),  # None: 1, the whole batch at once
             "profile": "",  # "10-20": a profiler trace of these steps in WORKDIR/profile
             "compile_cache": "",  # folder; JAX_COMPILATION_CACHE_DIR does the same

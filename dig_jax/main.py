@@ -10,7 +10,9 @@ import sys
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dig_jax import interrupts, partition, train
+from dig_jax import hosts
+from dig_jax.train import run as train
+from dig_jax.train import signals as interrupts
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "config file, such as configs/pretrain/dig.py:size=S,quick")
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of this run: config, metrics, checkpoints, report")
@@ -28,7 +30,7 @@ def main(argv: list[str]) -> int:
         lambda line: line.levelno >= logging.converter.STANDARD_WARNING or "dig_jax" in line.pathname
     )
     try:
-        partition.initialize()
+        hosts.initialize()
         train.run(_CONFIG.value, _WORKDIR.value)
     except (ValueError, OSError, train.Stopped) as error:  # OSError: a file that is not there, a full disk
         if _TRACEBACK.value:

@@ -23,7 +23,7 @@ log=$(mktemp) && trap 'rm -f "$log" "$log.err"' EXIT
 for name in "${cases[@]}"; do
   IFS=+ read -r -a options <<< "$name"
   size=${options[0]%-*} batch=${options[0]#*-} flags=""
-  command=("$python" -m dig_jax.tools.bench_step --split=false --seconds=4
+  command=("$python" -m dig_jax.tools.perf.bench_step --split=false --seconds=4
     "--config=configs/pretrain/dig.py:preset=words,probe=none,dtype=bfloat16,size=$size,batch=$batch")
   for option in "${options[@]:1}"; do
     case $option in --*) flags+=" $option" ;; *) command+=("--config.method.encoder.$option") ;; esac

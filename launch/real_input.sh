@@ -51,7 +51,7 @@ case ${1:-} in
   pretrain) folder=$runs/pretrain/$2; [ "$seed" = 0 ] || folder+=-$seed
     main --config="$(recipe "$2")${STEPS:+,steps=$STEPS},seed=$seed" --workdir="$folder" --config.data.train="$both" "${@:3}" ;;
   bench) mkdir -p "$runs/bench"; for start in "${@:2}"; do
-      "$python" -m dig_jax.tools.bench_step --config="$(recipe "$start")" --config.data.train="$both" \
+      "$python" -m dig_jax.tools.perf.bench_step --config="$(recipe "$start")" --config.data.train="$both" \
         >"$runs/bench/$start.json"; done ;;
   judge) for protocol in "${@:4}"; do judge "$2" "$3" "$protocol"; done
     [ $# -gt 3 ] || for protocol in finetune_10 finetune_10_3e-3 finetune_100 linear_10 bilstm_10 linear_all; do judge "$2" "$3" "$protocol"; done ;;

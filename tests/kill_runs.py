@@ -29,7 +29,8 @@ import types
 import jax
 import numpy as np
 
-from dig_jax import metrics, train
+from dig_jax.train import run as train
+from dig_jax.workdir import metrics
 from tests import toy
 
 STEPS, PATIENCE_S, KILLS_A_RUN = 10, 300.0, 8

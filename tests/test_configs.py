@@ -21,11 +21,13 @@ import pytest
 from PIL import Image
 
 from configs import common
-from dig_jax import checkpoint, metrics, provenance, train
 from dig_jax.data import records, writer
 from dig_jax.data.sources import lines
 from dig_jax.methods import recognize
-from tests.test_train import spy_on_data
+from dig_jax.train import run as train
+from dig_jax.workdir import checkpoint, metrics
+from dig_jax.workdir import starts as provenance
+from tests.train.test_run import spy_on_data
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden_configs"

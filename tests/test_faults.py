@@ -13,10 +13,14 @@ from pathlib import Path
 import jax
 import pytest
 
-from dig_jax import build, checkpoint, main, metrics, partition, seal, train
+from dig_jax import config as build
+from dig_jax import hosts, main
+from dig_jax.train import run as train
+from dig_jax.workdir import checkpoint, folder, metrics
+from dig_jax.workdir import checksums as seal
 from tests import toy
-from tests.test_checkpoint import META, abstract_of, make_state, save_all
 from tests.toy import make_config, rows_of, same, write_lines
+from tests.workdir.test_checkpoint import META, abstract_of, make_state, save_all
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.usefixtures("toys")
@@ -76,7 +80,7 @@ def test_a_second_ctrl_c_ends_at_once(lines, tmp_path, monkeypatch, capsys):
 
     for name in ("_CONFIG", "_WORKDIR"):
         monkeypatch.setattr(main, name, type("Flag", (), {"value": None}))
-    monkeypatch.setattr(main.partition, "initialize", stopped)
+    monkeypatch.setattr(main.hosts, "initialize", stopped)
     assert main.main(["main"]) == 130 and "goes on from the last checkpoint" in capsys.readouterr().err
 
 
@@ -84,7 +88,7 @@ def test_log_lines_that_straddle_a_restart_are_whole(lines, tmp_path, monkeypatc
     """Means over steps 1-3 and 4-6 are the same where the run was cut after step 2."""
     train.run(make_config(lines, 6, **{"log.every_steps": 3}), str(tmp_path / "whole"))
     with monkeypatch.context() as patch:
-        patch.setattr(partition, "stop_requested", lambda step, local: step == 2)
+        patch.setattr(hosts, "stop_requested", lambda step, local: step == 2)
         with pytest.raises(SystemExit):
             train.run(make_config(lines, 6, **{"log.every_steps": 3}), str(tmp_path / "parts"))
     train.run(make_config(lines, 6, **{"log.every_steps": 3}), str(tmp_path / "parts"))
@@ -112,17 +116,17 @@ time.sleep(600)
 
 
 def test_a_second_run_is_refused_until_the_first_is_dead(lines, tmp_path):
-    command = [sys.executable, "-c", HOLD, str(tmp_path / build.LOCK)]
+    command = [sys.executable, "-c", HOLD, str(tmp_path / folder.LOCK)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(ValueError, match="is in use by process 1 on elsewhere since noon: wait for that run"):
             train.run(make_config(lines, 1), str(tmp_path))
-        assert os.listdir(tmp_path) == [build.LOCK]
+        assert os.listdir(tmp_path) == [folder.LOCK]
         other.send_signal(signal.SIGKILL)
         other.wait()
-    with build.claim(str(tmp_path)):
+    with folder.claim(str(tmp_path)):
         assert subprocess.run(command).returncode == 9
-        assert str(os.getpid()) in (tmp_path / build.LOCK).read_text()
+        assert str(os.getpid()) in (tmp_path / folder.LOCK).read_text()
     assert int(train.run(make_config(lines, 1), str(tmp_path)).step) == 1
 
 
@@ -131,7 +135,7 @@ def test_where_nothing_can_be_locked_a_line_says_so(tmp_path, monkeypatch, capsy
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(build.fcntl, "lockf", no_locks)
-    with build.claim(str(tmp_path)):
+    with folder.claim(str(tmp_path)):
         assert "see to it that no second run uses" in capsys.readouterr().err
 
 

@@ -14,10 +14,13 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from dig_jax import accumulate, build, optim, partition
-from dig_jax import state as states
-from dig_jax.methods import base, denoising, dig, recognize, seqclr, simmim
+from dig_jax import config as build
+from dig_jax import sharding
+from dig_jax.methods import denoising, dig, recognize, seqclr, simmim
+from dig_jax.methods.shared import base
 from dig_jax.text import Charset
+from dig_jax.train import accumulate, optim
+from dig_jax.train import state as states
 from tests import test_configs
 from tests.methods import pairs
 
@@ -39,12 +42,12 @@ class Case:
     @functools.cache  # noqa: B019  a handful of cases, for the length of the module
     def on(self, sizes=(("data", 1),), parts=1):
         """(loss, metrics, gradients as they lie there), and the program as text."""
-        mesh = partition.make_mesh(dict(sizes))
-        shardings = partition.state_sharding(self.state, mesh)
-        rows, everywhere = partition.batch_sharding(mesh), partition.everywhere(mesh)
+        mesh = sharding.make_mesh(dict(sizes))
+        shardings = sharding.state_sharding(self.state, mesh)
+        rows, everywhere = sharding.batch_sharding(mesh), sharding.everywhere(mesh)
 
         def loss_and_gradients(state, views):
-            params, teacher = partition.gather((state.params, state.teacher), (shardings.params, shardings.teacher))
+            params, teacher = sharding.gather((state.params, state.teacher), (shardings.params, shardings.teacher))
             whole = state.replace(params=params, teacher=teacher)
             return accumulate.loss_and_gradients(self.method, whole, views, KEY, 0.0, parts)
 
@@ -154,8 +157,8 @@ def test_parts_keep_the_rows_of_a_line_together_and_on_their_device():
     cut = accumulate.microbatches({"valid": jnp.arange(16), "halves": halves}, 4)
     assert cut["valid"].tolist() == [[0, 4, 8, 12], [1, 5, 9, 13], [2, 6, 10, 14], [3, 7, 11, 15]]
     assert cut["halves"][1].tolist() == [2, 3, 10, 11, 18, 19, 26, 27]
-    mesh = partition.make_mesh({"data": 2, "fsdp": 2})
-    rows = partition.batch_sharding(mesh)
+    mesh = sharding.make_mesh({"data": 2, "fsdp": 2})
+    rows = sharding.batch_sharding(mesh)
     parts = jax.sharding.NamedSharding(mesh, P(None, ("data", "fsdp")))
     compiled = jax.jit(functools.partial(accumulate.microbatches, count=4), in_shardings=rows, out_shardings=parts)
     text = compiled.lower({"valid": jnp.arange(16), "halves": halves}).compile().as_text()
@@ -197,8 +200,8 @@ def test_every_preset_has_a_loss_and_rules_that_cover_its_state(file, arg):
     state, (loss, aux) = jax.eval_shape(create, raw)
     assert loss.shape == () and all(figure.shape == () for figure in aux.metrics.values())
     assert jax.tree.structure(aux.mutable) == jax.tree.structure(state.mutable)
-    mesh = partition.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
-    pairs_of = list(zip(jax.tree.leaves(state), jax.tree.leaves(partition.state_sharding(state, mesh)), strict=True))
+    mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    pairs_of = list(zip(jax.tree.leaves(state), jax.tree.leaves(sharding.state_sharding(state, mesh)), strict=True))
     total = sum(leaf.size for leaf, _ in pairs_of)
     here = sum(math.prod(cut.shard_shape(leaf.shape)) for leaf, cut in pairs_of)
     queue = sum(leaf.size for leaf in jax.tree.leaves(state.mutable))  # lies whole on every device

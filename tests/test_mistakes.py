@@ -12,7 +12,8 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from dig_jax import checkpoint, main
+from dig_jax import main
+from dig_jax.workdir import checkpoint
 from tests import toy
 
 COMPILED = []  # names of the programs that JAX has lowered or compiled
@@ -71,7 +72,7 @@ def run(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(main, "_WORKDIR", flags.DEFINE_string("workdir", None, "", flag_values=values))
     monkeypatch.setattr(main, "_TRACEBACK", flags.DEFINE_bool("traceback", False, "", flag_values=values))
     flags.mark_flags_as_required(["config", "workdir"], flag_values=values)
-    monkeypatch.setattr(main.partition, "initialize", lambda: None)
+    monkeypatch.setattr(main.hosts, "initialize", lambda: None)
     jax.clear_caches()
     COMPILED.clear()
     capsys.readouterr()

@@ -17,8 +17,9 @@ import jax
 import numpy as np
 import pytest
 
-from dig_jax import checkpoint, train
 from dig_jax.data import pipeline
+from dig_jax.train import run as train
+from dig_jax.workdir import checkpoint
 from tests import toy
 from tests.toy import make_config, rows_of
 
@@ -31,9 +32,10 @@ jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", int(os.environ["DEVICES"]))
 from tests import toy
 sys.modules["dig_jax.methods.toy"] = types.SimpleNamespace(Method=toy.Toy)
-from dig_jax import main, partition, progress
+from dig_jax import main, hosts
+from dig_jax.train import progress
 if "STOP" in os.environ:
-    partition.stop_requested = lambda count, local: count == int(os.environ["STOP"])
+    hosts.stop_requested = lambda count, local: count == int(os.environ["STOP"])
 seen = open(os.environ["SEEN"], "a")
 add = progress.Log.add
 def spy(self, step, values, host):
@@ -123,7 +125,7 @@ def run_here(monkeypatch, config, workdir, stop=None):
         )
         if stop is None:
             return train.run(config, str(workdir)), seen
-        patch.setattr(train.partition, "stop_requested", lambda count, local: count == stop)
+        patch.setattr(train.sharding, "stop_requested", lambda count, local: count == stop)
         with pytest.raises(SystemExit):
             train.run(config, str(workdir))
         return None, seen

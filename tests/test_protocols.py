@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import common
-from dig_jax import optim
+from dig_jax.train import optim
 
 
 def build(name, arg=None):

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import common
-from dig_jax import metrics
 from dig_jax.data import writer
-from dig_jax.methods import base
+from dig_jax.methods.shared import base
+from dig_jax.workdir import metrics
 
 
 class Toy(base.Method):

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dig_jax import partition
+from dig_jax import sharding
 from dig_jax.data import pipeline, records
 
 
@@ -76,10 +76,10 @@ class Evaluator:
             records.open_sets(spec or data["train"]),
             batch_size=lines + -lines % mesh.size,
             seed=seed,
-            **partition.part(mesh).of_data(),
+            **sharding.part(mesh).of_data(),
             **{name: data[name] for name in pipeline.CROPS if name in data},
         )
-        self.batch = partition.to_global(crops[0][0], mesh)
+        self.batch = sharding.to_global(crops[0][0], mesh)
         everywhere = NamedSharding(mesh, PartitionSpec())  # every host needs all tokens
         # `valid` goes through the same program, so that nothing is compiled here.
         both = lambda params, batch: (method.encode(params, batch), batch["valid"])  # noqa: E731

@@ -25,7 +25,7 @@ from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
 from rapidfuzz.distance import Levenshtein
 
-from dig_jax import partition
+from dig_jax import sharding
 from dig_jax.data import pipeline, records
 from dig_jax.text import Charset, normalize
 
@@ -116,7 +116,7 @@ class Evaluator:
 
     def place(self, batch):
         """The same host batch on every host -> a global batch of which every device encodes its rows."""
-        rows = partition.batch_sharding(self.mesh)
+        rows = sharding.batch_sharding(self.mesh)
         return {
             name: jax.make_array_from_callback(array.shape, rows, lambda index, array=array: array[index])
             for name, array in batch.items()

@@ -40,10 +40,10 @@ from absl import logging
 from jax.sharding import Mesh
 from rapidfuzz.distance import Levenshtein
 
-from dig_jax import partition
+from dig_jax import hosts, sharding
 from dig_jax.data import pipeline, records
-from dig_jax.feature_cache import FeatureCache
 from dig_jax.text import Charset, alphanumeric, normalize
+from dig_jax.train.feature_cache import FeatureCache
 
 
 @dataclasses.dataclass
@@ -114,7 +114,7 @@ class Evaluator:
         self.charset: Charset = method.charset
         self.mesh = mesh
         self.folder = pathlib.Path(workdir) / "pictures"
-        self.predict = jax.jit(method.predict, out_shardings=partition.batch_sharding(mesh))
+        self.predict = jax.jit(method.predict, out_shardings=sharding.batch_sharding(mesh))
         self.pictures = pictures
         self.named: set[str] = set()  # errors already logged
         self.workers = data.get("workers", "auto")
@@ -165,7 +165,7 @@ class Evaluator:
         with pipeline.iterate(self.sets[name][0], 0, workers=self.workers) as batches:
             for batch, host in batches:
                 told = self.features[name](state.params, batch, host) if name in self.features else batch
-                predicted = self.predict(state.params, state.mutable, partition.to_global(told, self.mesh))
+                predicted = self.predict(state.params, state.mutable, sharding.to_global(told, self.mesh))
                 if waiting is not None:
                     yield self.as_text(*waiting)
                 waiting = batch, host, predicted
@@ -208,7 +208,7 @@ class Evaluator:
             "unread": counts.unread,
             "unlabelled": counts.unlabelled,
         }
-        if partition.is_lead():
+        if hosts.is_lead():
             save_samples(self.folder, name, step, best, sorted(samples, key=lambda sample: sample[0])[: self.pictures])
         return {key: float(value) for key, value in figures.items()}
 
@@ -238,7 +238,7 @@ def open_set(spec: str, batch_size: int, data: Mapping, mesh: Mesh):
     dataset = pipeline.evaluation(  # no charset: texts stay on the host, and unlabelled records are met and counted
         mixture,
         batch_size=batch_size,
-        **partition.part(mesh).of_data(),
+        **sharding.part(mesh).of_data(),
         **{name: data[name] for name in ("height_px", "channels", "max_pixels", "squeeze_px") if name in data},
     )
     return dataset, len(mixture)
@@ -255,7 +255,7 @@ def local_rows(array: jax.Array) -> np.ndarray:
 def over_hosts(scores: dict[str, Score], counts: Counts, mesh: Mesh) -> tuple[dict[str, Score], Counts]:
     """Sums of all hosts, the same on each of them."""
     by_head = {head: dataclasses.asdict(score) for head, score in scores.items()}
-    sums = partition.sum_hosts({"counts": dataclasses.asdict(counts), "scores": by_head}, mesh)
+    sums = hosts.sum_hosts({"counts": dataclasses.asdict(counts), "scores": by_head}, sharding.part(mesh).counts)
     return {head: Score(**score) for head, score in sums["scores"].items()}, Counts(**sums["counts"])
 
 

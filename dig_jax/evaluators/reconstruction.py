@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dig_jax import partition
+from dig_jax import hosts, sharding
 from dig_jax.data import pipeline, records
 
 ROWS = ("masked", "output", "original")
@@ -59,10 +59,10 @@ class Evaluator:
             records.open_sets(spec or data["train"]),
             batch_size=lines + -lines % mesh.size,  # every device needs as many rows
             seed=seed,
-            **partition.part(mesh).of_data(),
+            **sharding.part(mesh).of_data(),
             **{name: data[name] for name in pipeline.CROPS if name in data},
         )
-        self.batch = partition.to_global(crops[0][0], mesh)
+        self.batch = sharding.to_global(crops[0][0], mesh)
         self.seed = seed
         self.reconstruct = jax.jit(method.reconstruct, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
@@ -73,7 +73,7 @@ class Evaluator:
             name: np.asarray(image)[: self.lines]
             for name, image in self.reconstruct(state.params, self.batch, jax.random.key(self.seed)).items()
         }
-        if pictures and partition.is_lead():  # a method may find, when asked, that it draws nothing
+        if pictures and hosts.is_lead():  # a method may find, when asked, that it draws nothing
             columns = 2 if pictures["original"].shape[2] <= 256 else 1
             write_png(self.folder / f"reconstruction-{int(step):08d}.png", sheet(pictures, columns))
         return {}

@@ -56,8 +56,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dig_jax import losses
 from dig_jax.augment import color, geometry, views
-from dig_jax.methods import base, losses, siamese
+from dig_jax.methods.shared import base, siamese
 from dig_jax.models import encoders, heads, vit
 
 KMEANS_STEPS = 10

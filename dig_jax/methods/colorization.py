@@ -37,7 +37,7 @@ import jax
 import jax.numpy as jnp
 
 from dig_jax.augment import geometry
-from dig_jax.methods import base, pretext, siamese
+from dig_jax.methods.shared import base, pretext, siamese
 from dig_jax.models import encoders, vit
 
 RED, GREEN, BLUE = 0.299, 0.587, 0.114  # shares of Y in ITU-R 601, as in augment.color.luma

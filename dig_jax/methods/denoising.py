@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 
 from dig_jax.augment import color
-from dig_jax.methods import base, pixels, pretext, siamese
+from dig_jax.methods.shared import base, pixels, pretext, siamese
 from dig_jax.models import encoders, vit
 
 

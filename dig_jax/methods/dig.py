@@ -48,8 +48,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dig_jax import losses
 from dig_jax.augment import masks, views
-from dig_jax.methods import base, losses, pixels, siamese
+from dig_jax.methods.shared import base, pixels, siamese
 from dig_jax.models import encoders, heads, vit
 
 # The objectives, and what the teacher mirrors in each; the predictor belongs to queries only.

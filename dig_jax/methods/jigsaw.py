@@ -45,7 +45,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dig_jax.augment import views
-from dig_jax.methods import base, pretext
+from dig_jax.methods.shared import base, pretext
 from dig_jax.models import encoders
 
 MOST_WINDOWS = 9  # 9! = 362,880 permutations are looked through; 10! would take a minute

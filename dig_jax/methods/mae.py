@@ -48,8 +48,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
+from dig_jax import losses
 from dig_jax.augment import masks
-from dig_jax.methods import base, losses, pixels
+from dig_jax.methods.shared import base, pixels
 from dig_jax.models import encoders, vit
 from dig_jax.models.layers import Dense, LayerNorm, along_last
 

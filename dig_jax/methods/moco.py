@@ -39,8 +39,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dig_jax import losses
 from dig_jax.augment import views
-from dig_jax.methods import base, losses, siamese
+from dig_jax.methods.shared import base, siamese
 from dig_jax.models import encoders, heads
 
 HEADS = ("linear", "mlp")

@@ -38,7 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dig_jax.augment import views
-from dig_jax.methods import base
+from dig_jax.methods.shared import base
 from dig_jax.models import encoders, vit
 from dig_jax.models.decoders import ctc
 from dig_jax.models.layers import LayerNorm

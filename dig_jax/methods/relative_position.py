@@ -36,7 +36,7 @@ import jax
 import jax.numpy as jnp
 
 from dig_jax.augment import views
-from dig_jax.methods import base, pretext
+from dig_jax.methods.shared import base, pretext
 from dig_jax.models import encoders
 
 

@@ -37,7 +37,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from dig_jax.augment import geometry
-from dig_jax.methods import base, pretext, siamese
+from dig_jax.methods.shared import base, pretext, siamese
 from dig_jax.models import encoders
 
 

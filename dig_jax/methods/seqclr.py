@@ -40,8 +40,9 @@ from typing import Any
 
 import flax.linen as nn
 
+from dig_jax import losses
 from dig_jax.augment import views
-from dig_jax.methods import base, losses, siamese
+from dig_jax.methods.shared import base, siamese
 from dig_jax.models import encoders, heads, vit
 from dig_jax.models.layers import Dense
 

@@ -39,8 +39,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dig_jax import losses
 from dig_jax.augment import views
-from dig_jax.methods import base, losses, pixels, siamese
+from dig_jax.methods.shared import base, pixels, siamese
 from dig_jax.models import encoders, vit
 from dig_jax.models.layers import Dense, LayerNorm
 

@@ -29,8 +29,9 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from dig_jax import losses
 from dig_jax.augment import views
-from dig_jax.methods import base, losses, siamese
+from dig_jax.methods.shared import base, siamese
 from dig_jax.models import encoders, heads
 
 

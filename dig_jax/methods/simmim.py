@@ -34,8 +34,9 @@ from typing import Any
 
 import flax.linen as nn
 
+from dig_jax import losses
 from dig_jax.augment import masks
-from dig_jax.methods import losses, pixels, siamese
+from dig_jax.methods.shared import pixels, siamese
 from dig_jax.models import encoders, heads, layers, vit
 
 

@@ -32,8 +32,9 @@ from typing import Any
 
 import jax
 
+from dig_jax import losses
 from dig_jax.augment import views
-from dig_jax.methods import base, losses, siamese
+from dig_jax.methods.shared import base, siamese
 from dig_jax.models import encoders, heads
 
 

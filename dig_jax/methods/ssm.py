@@ -51,8 +51,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dig_jax import losses
 from dig_jax.augment import color, geometry
-from dig_jax.methods import base, losses, pixels, siamese
+from dig_jax.methods.shared import base, pixels, siamese
 from dig_jax.models import encoders, heads, layers, vit
 
 DIRECTIONS = 4  # as it is, flipped left-right, flipped top-bottom, turned by 180 degrees

@@ -15,7 +15,7 @@ import pathlib
 import matplotlib
 from absl import app, flags
 
-from dig_jax.tools import runs
+from dig_jax.workdir import read as runs
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend has to be chosen first

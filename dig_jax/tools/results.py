@@ -25,7 +25,7 @@ import sys
 
 from absl import app, flags
 
-from dig_jax.tools import runs
+from dig_jax.workdir import read as runs
 
 _README = flags.DEFINE_string("readme", None, "File whose marked section the table replaces (default: only print).")
 _FIGURES = flags.DEFINE_string("figures", None, "File that keeps the figures of every start and seed: read, and written.")

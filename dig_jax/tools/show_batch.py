@@ -13,7 +13,9 @@ import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
-from dig_jax import build, prng, train
+from dig_jax import config as build
+from dig_jax import prng
+from dig_jax.train import run as train
 
 FLAGS = flags.FLAGS
 SCALE, GAP_PX, MASKED, PADDING = 2, 10, (60, 60, 200), (225, 235, 245)  # BGR

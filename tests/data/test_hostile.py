@@ -19,7 +19,7 @@ from dig_jax.data.sizes import BadRecord
 from dig_jax.data.sources import folder as source
 from dig_jax.data.writer import Report
 from dig_jax.text import Charset
-from dig_jax.tools.fuzz import images as hostile
+from tests.fuzz import images as hostile
 
 
 def png(width=20, height=10):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dig_jax.data import writer
-from dig_jax.methods import base
+from dig_jax.methods.shared import base
 from dig_jax.text import Charset
 
 CHARSET = Charset(" 5NTeilnostu.?")

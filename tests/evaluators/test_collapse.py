@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dig_jax import partition
+from dig_jax import sharding
 from dig_jax.evaluators import collapse
 from tests.evaluators.lines import DATA, write
 
@@ -94,7 +94,7 @@ class Encoder:
 def test_figures_over_the_real_tokens_of_readable_lines(tmp_path):
     folder = write(tmp_path / "words", [("tin", "tin"), (None, None), ("solo", "solo")] * 4, split="train")
     data = DATA | {"train": str(folder), "width_px": 32}
-    made = collapse.Evaluator(method=Encoder(), mesh=partition.make_mesh(8), workdir=tmp_path, data=data, lines=16)
+    made = collapse.Evaluator(method=Encoder(), mesh=sharding.make_mesh(8), workdir=tmp_path, data=data, lines=16)
     one, two = (made.run(types.SimpleNamespace(params=scale), 0) for scale in (1.0, 5.0))
     names = ("std", "effective_rank", "position_share", "neighbour_share")
     assert one.keys() == {f"collapse/{name}" for name in names}
@@ -102,7 +102,7 @@ def test_figures_over_the_real_tokens_of_readable_lines(tmp_path):
         np.testing.assert_allclose(one[name], two[name], rtol=1e-4)  # a scale is no spread
     assert 0.5 < one["collapse/std"] < 1.2 and 5 < one["collapse/effective_rank"] < 6
     squeezed = collapse.Evaluator(
-        method=Encoder(), mesh=partition.make_mesh(8), workdir=tmp_path, data=data | {"squeeze_px": 32}, lines=16
+        method=Encoder(), mesh=sharding.make_mesh(8), workdir=tmp_path, data=data | {"squeeze_px": 32}, lines=16
     )
     widths = lambda made: np.unique(made.batch["width"][made.batch["valid"]]).tolist()  # noqa: E731
     assert widths(made) == [24, 32] and widths(squeezed) == [32]

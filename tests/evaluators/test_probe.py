@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dig_jax import partition
+from dig_jax import sharding
 from dig_jax.data import writer
 from dig_jax.evaluators import probe
 from dig_jax.evaluators.probe import Lines
@@ -35,7 +35,7 @@ def records(tmp_path, validation=WORDS, broken=()):
 
 
 def make(data, devices=8, **options):
-    mesh = partition.make_mesh(devices)
+    mesh = sharding.make_mesh(devices)
     return probe.Evaluator(method=Encoder(), mesh=mesh, workdir=None, data=data, **OPTIONS | options)
 
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dig_jax import partition
+from dig_jax import sharding
 from dig_jax.evaluators import recognition
 from dig_jax.evaluators.recognition import Score
 from tests.evaluators.lines import CHARSET, DATA, Reader, write
@@ -29,7 +29,7 @@ def distance(a, b):
 
 def evaluate(folder, heads=None, devices=8, batch_size=8, step=3, **options):
     evaluator = recognition.Evaluator(
-        method=Reader(heads), mesh=partition.make_mesh(devices), workdir=folder.parent,
+        method=Reader(heads), mesh=sharding.make_mesh(devices), workdir=folder.parent,
         data=DATA | {"train": str(folder)}, batch_size=batch_size, **options,
     )  # fmt: skip
     return evaluator.run(STATE, step)

@@ -5,7 +5,7 @@ import types
 import cv2
 import numpy as np
 
-from dig_jax import partition
+from dig_jax import sharding
 from dig_jax.evaluators import reconstruction
 from tests.evaluators.lines import DATA, write
 
@@ -21,7 +21,7 @@ class Painter:
 def make(tmp_path, method, **options):
     folder = write(tmp_path / "words", [("tin", "tin"), ("solo", "solo")], split="train")
     data = DATA | {"train": str(folder), "width_px": 32}
-    mesh = partition.make_mesh(8)
+    mesh = sharding.make_mesh(8)
     return reconstruction.Evaluator(method=method, mesh=mesh, workdir=tmp_path, data=data, **options)
 
 

@@ -14,7 +14,8 @@ import pytest
 from scipy import ndimage
 
 from dig_jax.augment import geometry, views
-from dig_jax.methods import base, ccd
+from dig_jax.methods import ccd
+from dig_jax.methods.shared import base
 from tests.methods import checks
 from tests.methods.checks import same
 

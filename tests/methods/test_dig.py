@@ -16,7 +16,8 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dig_jax.augment import views
-from dig_jax.methods import base, dig, pixels
+from dig_jax.methods import dig
+from dig_jax.methods.shared import base, pixels
 from dig_jax.models import vit
 from tests.methods.checks import same
 

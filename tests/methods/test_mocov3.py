@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from configs.pretrain import mocov3 as config
-from dig_jax import optim
 from dig_jax.methods import mocov3
+from dig_jax.train import optim
 from tests.methods import pairs
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import optax
 import pytest
 
-from dig_jax.methods import pretext
+from dig_jax.methods.shared import pretext
 from dig_jax.models import crnn, vit
 from tests.methods import checks
 from tests.methods.checks import same

@@ -6,11 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-from dig_jax import optim, state
 from dig_jax.augment import recipes
 from dig_jax.methods import recognize
-from dig_jax.step import make_train_step
 from dig_jax.text import Charset
+from dig_jax.train import optim, state
+from dig_jax.train.step import make_train_step
 
 CHARSET = Charset("abcd")
 ENCODER = {"patch": (8, 4), "width": 16, "depth": 1, "heads": 2, "dtype": "float32"}

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dig_jax.methods import seqclr, siamese
+from dig_jax.methods import seqclr
+from dig_jax.methods.shared import siamese
 from tests.methods import pairs
 from tests.models.test_heads import slow_lstm
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from configs.pretrain import siman as config
-from dig_jax import optim
 from dig_jax.augment import views
 from dig_jax.methods import siman
 from dig_jax.models import vit
+from dig_jax.train import optim
 from tests.methods import checks
 
 PATCH = (8, 8)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from dig_jax.augment import geometry
-from dig_jax.methods import base, ssm
+from dig_jax.methods import ssm
+from dig_jax.methods.shared import base
 from dig_jax.models import vit
 from tests.methods import checks
 from tests.methods.checks import same

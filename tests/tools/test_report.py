@@ -11,7 +11,8 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from dig_jax.tools import report, results, runs
+from dig_jax.tools import report, results
+from dig_jax.workdir import read as runs
 
 
 @pytest.fixture

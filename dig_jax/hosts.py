@@ -1,0 +1,135 @@
+"""The hosts of a job: how they begin, agree and end, and who of them speaks."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+_all_is_well: Callable[[], Any] = lambda: None  # noqa: E731  tells the shell of `initialize`
+
+
+
+ALONE = (
+    "error: this host ended without a word of its own: it was killed, or another host of the job died, hung or never came, and "
+    "JAX then ends all of them (see the lines above and the logs of the others); run the same command on all hosts again to go "
+    "on from the last checkpoint"
+)
+
+
+
+def initialize() -> None:
+    """Join the other hosts of this job, if there are any. Call once, before anything touches a device.
+
+    Finds TPU pods, SLURM, Open MPI and Kubernetes by itself. Anywhere else set JAX_COORDINATOR_ADDRESS (host:port),
+    DIG_PROCESS_COUNT and DIG_PROCESS_INDEX. A lone process stays alone, without opening a port.
+
+    A host that does not come within DIG_START_TIMEOUT_S (300), or that is dead or silent for DIG_HOST_TIMEOUT_S (100), ends
+    the others. JAX does that by aborting the process from a thread of its own, with pages of text, and lets nobody speak last:
+    so a shell, which waits for this process to end, says the sentence ALONE unless it was told that all is well.
+    """
+    timeouts = {"initialization_timeout": _seconds("DIG_START_TIMEOUT_S", 300)}
+    timeouts["heartbeat_timeout_seconds"] = _seconds("DIG_HOST_TIMEOUT_S", 100)
+    given: tuple[Any, ...] = ()
+    if "DIG_PROCESS_COUNT" in os.environ:
+        try:
+            count, index = int(os.environ["DIG_PROCESS_COUNT"]), int(os.environ["DIG_PROCESS_INDEX"])
+            given = (os.environ["JAX_COORDINATOR_ADDRESS"], count, index)
+        except (KeyError, ValueError) as error:
+            raise ValueError(
+                f"DIG_PROCESS_COUNT is set, so DIG_PROCESS_INDEX (0..count-1) and JAX_COORDINATOR_ADDRESS (host:port "
+                f"of process 0) must be set too; this one is missing or wrong: {error}"
+            ) from error
+    # It reads a line from this process, and gets none where this process is gone.
+    shell = ["/bin/sh", "-c", 'read -r line || echo "$0" >&2', ALONE]
+    waiting = subprocess.Popen(shell, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+
+    def all_is_well() -> None:
+        if waiting.poll() is None:
+            waiting.communicate(b"all is well\n")
+
+    global _all_is_well
+    _all_is_well = all_is_well
+    atexit.register(all_is_well)  # before JAX registers its goodbye, so after it
+    try:
+        jax.distributed.initialize(*given, **timeouts)
+    except ValueError:  # JAX's word for "no cluster found here"
+        all_is_well()
+        if given:
+            raise
+
+
+
+def leave() -> None:
+    """After an error: at exit, do not wait for the other hosts, as JAX would for minutes. They end when they miss this one."""
+    if jax.distributed.is_initialized():
+        # Last in, first out: the words have been said by then, and JAX's own goodbye is not reached.
+        atexit.register(os._exit, 1)
+        atexit.register(sys.stdout.flush)
+        atexit.register(_all_is_well)
+
+
+
+def lost_host(error: BaseException) -> bool:
+    """Whether this error of a collective or a barrier says that another host is gone."""
+    words = r"Gloo|NCCL|[Cc]oordination ?[Ss]ervice|[Bb]arrier|Connection (closed|reset) by peer|heartbeat"
+    return jax.distributed.is_initialized() and re.search(words, str(error)) is not None
+
+
+
+def _seconds(name: str, default: int) -> int:
+    text = os.environ.get(name, str(default))
+    if not text.isdigit() or not int(text):
+        raise ValueError(f"{name} is {text!r}: set it to a whole number of seconds")
+    return int(text)
+
+
+
+def is_lead() -> bool:
+    """True on the one process that prints and writes files."""
+    return jax.process_index() == 0
+
+
+
+def barrier(name: str) -> None:
+    """Wait until every host has arrived at the barrier of this name."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+
+def sum_hosts(tree: Any, counts: bool = True) -> Any:
+    """Sum of a tree of Python numbers or numpy arrays over all hosts; the same result everywhere.
+
+    counts: False on a host whose rows another host counts, see `sharding.Part`.
+    """
+    if jax.process_count() == 1:
+        return tree
+    if not counts:
+        tree = jax.tree.map(np.zeros_like, tree)
+    return jax.tree.map(lambda stacked: np.sum(stacked, axis=0), multihost_utils.process_allgather(tree))
+
+
+
+def stop_requested(count: int, local_signal: bool) -> bool:
+    """True when the job must save and leave after the step that is number `count` of this process, from 1 on. With several
+    hosts all of them say so at the same step. Not the step of the run: a signal from before the first call makes JAX agree on
+    1, which a resumed run would never come to."""
+    if jax.process_count() == 1:
+        return local_signal
+    return multihost_utils.reached_preemption_sync_point(count)
+
+
+
+def report(text: str) -> None:
+    """A line for the user, on the lead process."""
+    if is_lead():
+        print(("\r\x1b[K" if sys.stderr.isatty() else "") + text, file=sys.stderr, flush=True)

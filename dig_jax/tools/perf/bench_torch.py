@@ -1,0 +1,268 @@
+"""One training step of a masked ViT, ours against the same network in PyTorch: same weights, same batch, same threads.
+
+    python -m dig_jax.tools.perf.bench_torch [--config=configs/pretrain/dig.py:preset=cpu,objective=gen] [--seconds=30]
+    taskset -c 0 python -m dig_jax.tools.perf.bench_torch          # one thread each
+
+Needs the extra "torch" (benchmark only). The network is DiG's reconstruction half: encoder and pixel decoder, loss on hidden
+patches, backward pass, clipping, AdamW. Both read one augmented batch, so augmentation is not part of it. PyTorch is given its
+best: no attention mask (all lines are full), its fused attention kernel, its fused AdamW; float32, not compiled. Ours is the
+trainer's step as it is, once in float32 and once in the dtype that the config states.
+
+First the losses of `STEPS` steps of both are compared, which is the proof that it is the same network; then the steps take
+turns. The last line is JSON: medians and spreads (distance of the quartiles over the median) by the clock and in CPU time of
+this process. The latter is what to compare where other programs want the same cores.
+"""
+
+import json
+import os
+import statistics
+import time
+
+import jax
+import numpy as np
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from dig_jax import sharding
+from dig_jax.tools.perf import bench_step, workload
+from dig_jax.train.step import make_train_step
+
+try:
+    import torch
+    from torch.nn import functional
+except ImportError:
+    torch = None
+
+FLAGS = flags.FLAGS
+STEPS = 3
+AGREE = 1e-4  # relative difference of two losses in float32
+
+
+class Block:
+    """Pre-norm block on weights named as ours."""
+
+    def __init__(self, weights, heads, gelu):
+        self.weights, self.heads, self.gelu = weights, heads, gelu
+
+    def __call__(self, x):
+        w = self.weights
+        rows, tokens, width = x.shape
+        qkv = _norm(x, w, "norm1") @ w["attn/qkv/kernel"]
+        query, key, value = qkv.split(width, -1)
+        query, value = query + w["attn/q_bias"], value + w["attn/v_bias"]
+        heads = (y.view(rows, tokens, self.heads, -1).transpose(1, 2) for y in (query, key, value))
+        mixed = functional.scaled_dot_product_attention(*heads).transpose(1, 2).reshape(rows, tokens, width)
+        x = x + _dense(mixed, w, "attn/proj")
+        hidden = functional.gelu(_dense(_norm(x, w, "norm2"), w, "mlp/fc1"), approximate=self.gelu)
+        return x + _dense(hidden, w, "mlp/fc2")
+
+
+def _dense(x, weights, name):
+    bias = weights.get(f"{name}/bias")
+    # Kernels stand as [in, out]; addmm reads them so at no cost.
+    flat = x.reshape(-1, x.shape[-1])
+    kernel = weights[f"{name}/kernel"]
+    out = flat @ kernel if bias is None else torch.addmm(bias, flat, kernel)
+    return out.view(*x.shape[:-1], -1)
+
+
+def _norm(x, weights, name):
+    return functional.layer_norm(x, x.shape[-1:], weights[f"{name}/scale"], weights[f"{name}/bias"], 1e-6)
+
+
+class Reference:
+    """The same step in PyTorch. weights: {path: f32 array}, copied. cfg: the expanded config of dig.py, objective "gen".
+    rates: learning rate of each step."""
+
+    def __init__(self, weights, cfg, rates):
+        encoder, options = cfg["method"]["encoder"], cfg["optim"]
+        self.weights = {name: torch.tensor(np.asarray(value), requires_grad=True) for name, value in weights.items()}
+        self.patch, self.width, self.depth = encoder["patch"], encoder["width"], encoder["depth"]
+        self.floor = cfg["method"]["target_floor"]
+        gelu = "tanh" if encoder["gelu"] == "tanh" else "none"
+        self.gelu = gelu
+        self.blocks = [
+            Block(_below(self.weights, f"encoder/block_{i}/"), encoder["heads"], gelu) for i in range(self.depth)
+        ]
+        decayed = [w for name, w in self.weights.items() if w.ndim >= 2]
+        plain = [w for name, w in self.weights.items() if w.ndim < 2]
+        groups = [{"params": decayed, "weight_decay": options["weight_decay"]}, {"params": plain, "weight_decay": 0.0}]
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=1.0, betas=(options["b1"], options["b2"]), eps=options["eps"], fused=True
+        )
+        self.rates, self.clip_norm, self.done = rates, options["clip_norm"], 0
+
+    def step(self, batch):
+        """One update on {"view1" [B,H,W,1], "mask" [B,N], "column_offset" [B,1]}; the loss before it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rates[min(self.done, len(self.rates) - 1)]
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(batch)
+        loss.backward()
+        if self.clip_norm:
+            torch.nn.utils.clip_grad_norm_(self.weights.values(), self.clip_norm)
+        self.optimizer.step()
+        self.done += 1
+        return loss.detach()
+
+    def loss(self, batch):
+        pixels = self.patchify(batch["view1"])
+        x = _dense(pixels, self.weights, "encoder/patch_embed")
+        x = torch.where(batch["mask"][..., None], self.weights["encoder/mask_token"], x)
+        x = x + self.codes(batch.get("column_offset"), batch["view1"].shape)
+        for block in self.blocks:
+            x = block(x)
+        x = _norm(x, self.weights, "encoder/norm")
+        x = functional.linear(x, self.weights["pix_decoder/dense_0/kernel"].T)
+        x = functional.linear(x, self.weights["pix_decoder/dense_1/kernel"].T)
+        x = functional.gelu(_norm(x, self.weights, "pix_decoder/norm"), approximate=self.gelu)
+        grey = pixels * 0.5 + 0.5
+        variance, mean = torch.var_mean(grey, -1, keepdim=True)
+        target = (grey - mean) / torch.sqrt(variance + self.floor**2)
+        error = _dense(x, self.weights, "pix_decoder/dense_2") - target
+        hidden = batch["mask"][..., None].float()
+        return (error.square() * hidden).sum() / (hidden.sum() * error.shape[-1])
+
+    def patchify(self, image):
+        """[B,H,W,1] -> [B,N,values], tokens column by column."""
+        height, width = self.patch
+        rows, high, wide, _ = image.shape
+        x = image.view(rows, high // height, height, wide // width, width)
+        return x.permute(0, 3, 1, 2, 4).reshape(rows, -1, height * width)
+
+    def codes(self, offset, shape):
+        """2-D sine and cosine codes, [B or 1, N, D]."""
+        high, wide = shape[1] // self.patch[0], shape[2] // self.patch[1]
+        quarter = self.width // 4
+        frequency = torch.tensor(10000.0 ** (-np.arange(quarter) / quarter), dtype=torch.float32)
+        column = torch.arange(wide, dtype=torch.float32)[None, :, None]
+        column = column if offset is None else column + offset.float()[:, :, None]
+        column, row = torch.broadcast_tensors(column, torch.arange(high, dtype=torch.float32)[None, None])
+        across, down = column[..., None] * frequency, row[..., None] * frequency
+        codes = torch.cat([across.sin(), across.cos(), down.sin(), down.cos()], -1)
+        return codes.reshape(codes.shape[0], high * wide, self.width)
+
+
+def _below(weights, prefix):
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+
+
+def check(cfg):
+    """ValueError for a config whose network is not the one written here."""
+    method, encoder = cfg["method"], cfg["method"].get("encoder") or {}
+    wanted = {
+        "method.name": (method["name"], "dig"),
+        "method.objective": (method.get("objective"), "gen"),
+        "method.target": (method.get("target"), "normalized"),
+        "method.channels": (method.get("channels"), 1),
+        "method.encoder.position": (encoder.get("position"), "sincos_2d"),
+        "method.encoder.scan": (encoder.get("scan"), False),
+        "method.encoder.drop_path": (encoder.get("drop_path"), 0.0),
+        "optim.rules": (tuple(cfg["optim"]["rules"]), ()),
+    }
+    for key, (value, only) in wanted.items():
+        if value != only:
+            raise ValueError(f"config.{key} is {value!r} and the PyTorch network here has {only!r}: set it so")
+
+
+def flat(tree):
+    """{"encoder/block_0/...": leaf}."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {"/".join(str(getattr(key, "key", key)) for key in path): leaf for path, leaf in leaves}
+
+
+def ours(cfg, dtype):
+    """(step on an augmented batch, state, augmented batch, learning rates) of the trainer in one dtype."""
+    work = workload.open_workload(cfg, dtype=dtype)
+    raw = sharding.to_global(workload.fill(work.raw), sharding.make_mesh(1))
+    state, views = jax.jit(work.create)(raw), jax.jit(work.augment)(raw)
+    method = work.method
+    method.augment = lambda key, batch: batch  # what the step reads is augmented already
+    step = make_train_step(method, work.optimizer, workload.TOTAL_STEPS, cfg["seed"])
+    return jax.jit(step, donate_argnums=0).lower(state, views).compile(), state, views, work.optimizer.schedule
+
+
+def measure(cfg, seconds):
+    """The figures as a dict (see the module). ValueError where the two networks do not agree."""
+    check(cfg)
+    threads = len(os.sched_getaffinity(0))
+    torch.set_num_threads(threads)
+    dtypes = dict.fromkeys(("float32", cfg["method"]["encoder"]["dtype"]))
+    dtypes.pop("auto", None)  # float32 on a CPU
+    boxes, reference = {}, None
+    for dtype in dtypes:
+        step, state, views, schedule = ours(cfg, dtype)
+        if reference is None:
+            rates = jax.jit(schedule)(np.arange(workload.TOTAL_STEPS)).tolist()
+            reference = Reference(flat(state.params), cfg, rates)
+            batch = {name: torch.tensor(np.asarray(value)) for name, value in views.items()}
+        boxes[dtype] = [step, state, views]
+
+    def turn(box):
+        box[1], figures = box[0](box[1], box[2])
+        return figures["loss"]
+
+    losses = {dtype: [float(turn(box)) for _ in range(STEPS)] for dtype, box in boxes.items()}
+    losses["torch"] = [float(reference.step(batch)) for _ in range(STEPS)]
+    if not np.allclose(losses["float32"], losses["torch"], rtol=AGREE):
+        raise ValueError(f"the networks differ, nothing to compare: losses {losses['float32']} and {losses['torch']}")
+    calls = {"torch": lambda: reference.step(batch)}
+    calls |= {f"jax_{dtype}": lambda box=box: jax.block_until_ready(turn(box)) for dtype, box in boxes.items()}
+    wall, cpu = alternate(calls, seconds)
+    base = {"wall": statistics.median(wall["torch"]), "cpu": statistics.median(cpu["torch"])}
+    result = {
+        "threads": threads, "load": round(os.getloadavg()[0], 1), "batch_size": cfg["batch_size"],
+        "versions": {"jax": jax.__version__, "torch": torch.__version__}, "losses": losses, "repetitions": len(wall["torch"]),
+    }  # fmt: skip
+    for name in calls:
+        times = {"wall": wall[name], "cpu": cpu[name]}
+        result[name] = {f"ms_{clock}": 1e3 * statistics.median(t) for clock, t in times.items()}
+        result[name] |= {f"spread_{clock}": bench_step.spread(t) for clock, t in times.items()}
+        result[name] |= {f"speed_{clock}": base[clock] / statistics.median(t) for clock, t in times.items()}
+    return result
+
+
+def alternate(calls, seconds):
+    """({name: seconds by the clock}, {name: seconds of CPU time}) of calls in turns, at least five of each."""
+    wall, cpu = {name: [] for name in calls}, {name: [] for name in calls}
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(wall["torch"]) < 5:
+        for name, call in calls.items():
+            start, used = time.perf_counter(), time.process_time()
+            call()
+            wall[name].append(time.perf_counter() - start)
+            cpu[name].append(time.process_time() - used)
+    return wall, cpu
+
+
+def report(result):
+    lines = [f"{result['threads']} thread(s), load {result['load']}; first losses {result['losses']}"]
+    for name in ("torch", *(key for key in result if key.startswith("jax_"))):
+        row = result[name]
+        lines.append(
+            f"{name:14} {row['ms_wall']:9.1f} ms by the clock ({row['spread_wall']:.0%}), {row['ms_cpu']:9.1f} ms of CPU time "
+            f"({row['spread_cpu']:.0%}); {row['speed_wall']:.2f} and {row['speed_cpu']:.2f} times the speed of PyTorch float32"
+        )
+    return "\n".join(lines)
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    if torch is None:
+        raise SystemExit("error: bench_torch compares with PyTorch, which is not installed: pip install 'dig_jax[torch]'")
+    try:
+        result = measure(FLAGS.config.to_dict(), FLAGS.seconds)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
+    print(report(result))
+    print(json.dumps(bench_step.rounded(result)))
+
+
+if __name__ == "__main__":
+    config_flags.DEFINE_config_file(
+        "config", "configs/pretrain/dig.py:preset=cpu,objective=gen", "Config of dig.py, objective=gen, grey lines."
+    )
+    flags.DEFINE_float("seconds", 30.0, "How long to time; compilation not counted.", lower_bound=0.0)
+    logging.set_verbosity(logging.WARNING)
+    app.run(main)

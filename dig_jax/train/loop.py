@@ -1,0 +1,104 @@
+"""The loop of a run: steps, with their logging, evaluations and saves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from dig_jax import hosts, sharding
+from dig_jax.data import pipeline
+from dig_jax.hosts import report
+from dig_jax.train import state as states
+from dig_jax.train.progress import Log, Stopped
+from dig_jax.train.signals import TERMINATED, Interrupts
+
+HEADLINES = ("/cer", "/word_accuracy", "/std", "/effective_rank")  # of the evaluations, for the terminal; all are logged
+
+
+
+class Loop:
+    """Steps from state.step to total, with its logging, evaluations and saves."""
+
+    def __init__(self, cfg, step, data, mesh, total, checkpoints, writer, evals, meta, trace):
+        self.cfg, self.step, self.data, self.mesh, self.total = cfg, step, data, mesh, total
+        self.checkpoints, self.writer, self.evals, self.meta = checkpoints, writer, evals, meta
+        self.part, self.trace = sharding.part(mesh), trace
+        self.budget = pipeline.ErrorBudget(cfg["data"].get("max_bad_share", 0.01), mixture=data.mixture)
+        self.interrupts = Interrupts(active=jax.process_count() == 1)
+
+    def run(self, state: states.TrainState, carry: dict[str, Any] | None = None) -> states.TrainState:
+        start = int(state.step)
+        if start >= self.total:  # evaluate only
+            self.evaluate(state, start)
+            return state
+        log = self.log = Log(
+            start=start,
+            total=self.total,
+            batch_size=self.cfg["batch_size"],
+            every_steps=self.cfg.get("log", {}).get("every_steps", 50),
+            mixture=self.data.mixture,
+            writer=self.writer,
+            checkpoints=self.checkpoints,
+            carry=carry,
+        )
+        with (
+            self.interrupts,
+            pipeline.iterate(self.data.dataset, start, self.cfg["data"].get("workers", "auto")) as batches,
+        ):
+            for done in range(start + 1, self.total + 1):
+                batch, host = next(batches)
+                if not self.part.counts:  # another host reads the same rows and counts them
+                    host = host | {"errors": []}
+                self._count_errors(host)
+                self.trace.begin(done, state)
+                with jax.profiler.StepTraceAnnotation("train", step_num=done):
+                    state, values = self.step(state, self.data.place(state.params, batch, host, self.mesh))
+                self.trace.end(done, state)
+                log.add(done, values, host)
+                last = done == self.total
+                stop = not last and hosts.stop_requested(done - start, self.interrupts.code is not None)
+                if self._must_pause(done) or stop:
+                    log.flush()  # everything up to here is finite and written, before anything is kept
+                    self._evaluate_and_save(state, done, force=last or stop)
+                    log.resume()
+                if stop:
+                    self.checkpoints.wait()
+                    report(f"asked to stop: saved step {done}; run the same command again to go on")
+                    raise SystemExit(self.interrupts.code or TERMINATED)
+        self.checkpoints.wait()
+        return state
+
+    def _must_pause(self, done: int) -> bool:
+        evaluate = any(every and done % every == 0 for _, every, _ in self.evals)
+        return done == self.total or evaluate or self.checkpoints.due(done, {})
+
+    def _evaluate_and_save(self, state: states.TrainState, done: int, force: bool) -> None:
+        results = self.evaluate(state, done)
+        best = self.cfg.get("checkpoint", {}).get("best_metric")
+        if best and self.evals and done == self.total and best not in results:
+            report(f"config.checkpoint.best_metric is {best!r}, which no evaluation gives, so no best step is kept")
+        if force or self.checkpoints.due(done, results):
+            self.writer.sync()
+            self.checkpoints.save(done, state, results, self.meta | {"log": self.log.carry()})
+
+    def evaluate(self, state: states.TrainState, done: int) -> dict[str, float]:
+        """Run what is due at this step (everything at the end), write and return its metrics."""
+        results: dict[str, float] = {}
+        shardings = sharding.state_sharding(state, self.mesh, self.cfg.get("sharding", ()))
+        state = state.replace(params=sharding.gather(state.params, shardings.params))
+        for _, every, evaluator in self.evals:
+            if done == self.total or (every and done % every == 0):
+                results.update(evaluator.run(state, done))
+        self.writer.write(done, results)
+        shown = {name: value for name, value in results.items() if name.endswith(HEADLINES)}
+        if shown:
+            report(f"step {done}: " + ", ".join(f"{name} {value:.4g}" for name, value in shown.items()))
+        return results
+
+    def _count_errors(self, host: dict[str, Any]) -> None:
+        try:
+            self.budget.add(host)
+        except pipeline.TooManyBadRecords as error:
+            raise Stopped(str(error)) from error
+

@@ -1,0 +1,359 @@
+"""Checkpoints: state, config and metrics of a step in one Orbax save under WORKDIR/checkpoints/<step>.
+
+Saves are asynchronous (the state may be donated right after `save` returns); a killed process leaves the last committed
+step intact. The last `keep_last` and the best `keep_best` steps stay on disk. Orbax v1 stores the metrics beside the
+state, so "best" survives a restart; a step without the metric counts as worst instead of being kept for ever.
+
+A committed step is sealed: <step>/seal.json lists the size and CRC-32 of its files, because what lies in an array file is
+not covered by any checksum of Orbax, and a file that is cut off makes it talk of other things. A step that does not fit
+its seal is refused by name; falling back to an older one by itself would hide that work was lost.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import threading
+from typing import Any
+
+import jax
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from dig_jax.workdir import checksums as seal
+
+FOLDER = "checkpoints"
+LAYOUT = 1  # of a checkpoint and its meta; a program refuses the layouts of later ones
+
+
+class Damaged(ValueError):
+    """A checkpoint on disk is not what was written; the message is one sentence for the user."""
+
+
+class SaveFailed(OSError):
+    """A checkpoint could not be written; the message is one sentence for the user."""
+
+
+class Checkpoints:
+    """The checkpoints of one work folder, for the run that writes them. Every host makes the same calls.
+
+    every_steps: save when the step is a multiple (0: only when the caller forces it). best_metric: name of an
+    evaluation metric ("" or None: no best), best_mode "min" or "max".
+    """
+
+    def __init__(
+        self,
+        workdir: str,
+        *,
+        keep_last: int = 1,
+        keep_best: int = 1,
+        best_metric: str | None = None,
+        best_mode: str = "min",
+        every_steps: int = 1000,
+    ) -> None:
+        if best_mode not in ("min", "max"):
+            raise ValueError(f"config.checkpoint.best_mode is {best_mode!r}: set it to 'min' or 'max'")
+        if keep_last < 1:
+            raise ValueError(
+                f"config.checkpoint.keep_last is {keep_last}: set it to 1 or more, or nothing can be resumed"
+            )
+        if every_steps < 0:
+            raise ValueError(f"config.checkpoint.every_steps is {every_steps}: set it to 0 (only at the end) or more")
+        self._metric, self._sign = best_metric or "", (1.0 if best_mode == "max" else -1.0)
+        self._every, self._workdir = every_steps, workdir
+        self._sealing: threading.Thread | None = None
+        self._failure: tuple[int, BaseException] | None = None
+        if found := steps(workdir):  # before Orbax looks at it, which would say less, in more lines
+            _check_files(workdir, found[-1], contents=jax.process_index() == 0)
+        keep = ocp.training.preservation_policies
+        policies = [keep.LatestN(keep_last)]
+        if self._metric and keep_best > 0:
+            policies.append(keep.BestN(n=keep_best, get_metric_fn=self._score, keep_checkpoints_without_metrics=False))
+        self.folder = os.path.join(os.path.abspath(workdir), FOLDER)
+        self._checkpointer = ocp.training.Checkpointer(
+            self.folder,
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # `due` decides, not Orbax
+            preservation_policy=keep.AnyPreservationPolicy(policies),
+            cleanup_tmp_directories=True,
+        )
+
+    def _score(self, metrics: dict[str, float] | None) -> float:
+        return _score(metrics, self._metric, self._sign)
+
+    def due(self, step: int, metrics: dict[str, float]) -> bool:
+        """True when this step is to be saved: the interval says so, or it is the best one so far.
+
+        Raises SaveFailed where the save that was running has failed, so that no step is computed in vain.
+        """
+        self._raise_failure()
+        on_interval = self._every > 0 and step % self._every == 0
+        score = self._score(metrics)
+        best = max((self._score(c.metrics) for c in self._checkpointer.checkpoints), default=-math.inf)
+        return on_interval or (bool(self._metric) and score > best)
+
+    def save(self, step: int, state: Any, metrics: dict[str, float], meta: dict[str, Any]) -> bool:
+        """Start saving; False where this step is on disk already. Waits for an earlier save that is still running.
+
+        metrics: evaluation results at exactly this step (non-finite ones are left out). meta: JSON (config, charset).
+        """
+        self.wait()
+        if any(step == c.step for c in self._checkpointer.checkpoints):
+            return False
+        finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+        try:
+            response = self._checkpointer.save_checkpointables_async(
+                step, {"state": state}, force=True, metrics=finite or None, custom_metadata=meta
+            )
+        except Exception as error:
+            self._failure = step, error
+            self._raise_failure()
+        if response is not None:
+            self._sealing = threading.Thread(target=self._finish, args=(step, response), name=f"seal {step}")
+            self._sealing.start()
+        return response is not None
+
+    def _finish(self, step: int, response: Any) -> None:
+        """In a thread of its own: wait for the commit, then seal it."""
+        try:
+            response.result()
+            if jax.process_index() == 0:
+                seal.write(self.path(step))
+        except BaseException as error:  # raised where the trainer looks: due, save, wait
+            self._failure = step, error
+
+    def _raise_failure(self) -> None:
+        if self._failure is None:
+            return
+        step, error = self._failure
+        good = steps(self._workdir)
+        left = f"the last good checkpoint is {self.path(good[-1])}" if good else "none was saved before it"
+        raise SaveFailed(
+            f"step {step} could not be saved in {self.folder} ({_reason(error)}); {left}: mend that, then run the same "
+            f"command again to go on from {'there' if good else 'the start'}"
+        ) from error
+
+    def restore(self, abstract_state: Any) -> Any:
+        """The latest state, placed by the shardings of `abstract_state` (any mesh), or None where there is none.
+
+        Raises ValueError where it is the state of another model, Damaged where it cannot be read.
+        """
+        step = self.latest_step()
+        if step is None:
+            return None
+        path = epath.Path(self.path(step))
+        _check_tree(abstract_state, _shapes_of(self._workdir, step), f"the checkpoint {path}", "use another --workdir")
+        try:
+            return self._checkpointer.load_checkpointables(step, {"state": abstract_state})["state"]
+        except Exception as error:
+            raise _damaged(self._workdir, step, _reason(error)) from error
+
+    def latest_step(self) -> int | None:
+        """Of the committed ones."""
+        return max(steps(self._workdir), default=None)
+
+    def best_step(self) -> int | None:
+        """The step with the best metric; None where no checkpoint has it."""
+        return _best(self._checkpointer.checkpoints, self._metric, self._sign)
+
+    def path(self, step: int) -> str:
+        return os.path.join(self.folder, str(step))
+
+    def wait(self) -> None:
+        """Until the running save is on disk, and sealed; SaveFailed where it is not."""
+        if self._sealing is not None:
+            self._sealing.join()
+            self._sealing = None
+        self._raise_failure()
+
+    def close(self) -> None:
+        """As `wait`, and let go of the folder. What failed and was raised before is not raised again."""
+        told = self._failure is not None
+        try:
+            if not told:
+                self.wait()
+        finally:
+            try:
+                self._checkpointer.close()
+            except Exception:
+                if self._failure is None:
+                    raise
+
+
+def _score(metrics: dict[str, float] | None, name: str, sign: float) -> float:
+    """Larger is better; -inf where the metric is missing or not finite."""
+    value = (metrics or {}).get(name)
+    return sign * value if value is not None and math.isfinite(value) else -math.inf
+
+
+def _best(checkpoints: Any, name: str, sign: float) -> int | None:
+    scored = [(_score(c.metrics, name, sign), c.step) for c in checkpoints]
+    score, step = max(scored, default=(-math.inf, None))
+    return step if score > -math.inf else None
+
+
+def steps(workdir: str) -> list[int]:
+    """Committed steps of a work folder, ascending, broken ones too; [] where there are none. Reads only."""
+    folder = epath.Path(workdir) / FOLDER
+    if not folder.is_dir():
+        return []
+    # A commit is a rename, so a folder named by a number is committed. In object stores, which cannot rename, a marker says so.
+    remote = "://" in str(workdir)
+    named = (p for p in folder.iterdir() if p.name.isdigit())
+    return sorted(int(p.name) for p in named if (ocp.is_orbax_checkpoint(p) if remote else p.is_dir()))
+
+
+def choose_step(workdir: str, which: str = "last") -> int:
+    """The "last" or the "best" step of another run (by its own best_metric; where it has none, the last). Reads only.
+
+    Raises FileNotFoundError where there is no checkpoint, ValueError for another word.
+    """
+    if which not in ("last", "best"):
+        raise ValueError(f"config.init_checkpoint is {which!r}: set it to 'last' or 'best'")
+    found = steps(workdir)
+    if not found:
+        raise FileNotFoundError(f"{workdir} holds no checkpoint: name the work folder of a run that saved one")
+    rule = read_config(workdir).get("checkpoint", {}) if which == "best" else {}
+    if not rule.get("best_metric"):
+        return found[-1]
+    folder = (epath.Path(workdir) / FOLDER).resolve()
+    with ocp.training.Checkpointer(folder, cleanup_tmp_directories=False) as reader:  # that run may be saving just now
+        best = _best(reader.checkpoints, rule["best_metric"], 1.0 if rule.get("best_mode") == "max" else -1.0)
+    return found[-1] if best is None else best
+
+
+def _step_folder(workdir: str, step: int) -> epath.Path:
+    return (epath.Path(workdir) / FOLDER / str(step)).resolve()
+
+
+def read_meta(workdir: str) -> dict[str, Any]:
+    """What `save` stored as meta with the latest checkpoint ({"config": ..., "charset": ...})."""
+    step = choose_step(workdir)
+    _check_files(workdir, step, contents=False)
+    meta = dict(ocp.checkpointables_metadata(_step_folder(workdir, step)).custom_metadata or {})
+    if "config" not in meta:
+        raise _damaged(workdir, step, "its _CHECKPOINT_METADATA is missing or cut off")
+    if meta.get("layout", 1) > LAYOUT:
+        raise ValueError(
+            f"{workdir} has checkpoints of layout {meta['layout']} and this program reads up to {LAYOUT}: use the newer "
+            f"dig_jax that wrote them, or another folder"
+        )
+    return meta
+
+
+def read_config(workdir: str) -> dict[str, Any]:
+    """The expanded config of a run: from its latest checkpoint, or from config.json where it has saved none yet."""
+    if steps(workdir):
+        return read_meta(workdir)["config"]
+    path = epath.Path(workdir) / "config.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{workdir} holds neither a checkpoint nor config.json: it is no work folder of a run")
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON ({error}), and {workdir} has no checkpoint: name another work folder") from error
+
+
+def has_subtree(workdir: str, path: str) -> bool:
+    """Whether the latest checkpoint's state has anything under `path`."""
+    return any(name.startswith(path + "/") for name in _shapes_of(workdir, choose_step(workdir)))
+
+
+def load_subtree(workdir: str, path: str, abstract: Any, step: int | None = None) -> Any:
+    """A part of a checkpoint's state (None: the last), for instance path "params/encoder", with the shapes and shardings
+    of `abstract`. Raises FileNotFoundError without a checkpoint, ValueError naming the leaves that differ."""
+    step = choose_step(workdir) if step is None else step
+    checkpoint = _step_folder(workdir, step)
+    _check_files(workdir, step)
+    shapes = _shapes_of(workdir, step)
+    saved = {name[len(path) + 1 :]: shape for name, shape in shapes.items() if name.startswith(path + "/")}
+    if not saved:
+        raise ValueError(f"{checkpoint} has no {path!r}: set config.init_parts to a part that it has")
+    _check_tree(
+        abstract, saved, f"{path} of {workdir}", "give the model the sizes of that run, or another config.init_from"
+    )
+    tree = abstract
+    for name in reversed(path.split("/")):
+        tree = {name: tree}
+    partial = ocp.Context()
+    partial.pytree.loading.partial_load = True
+    try:
+        with partial:
+            loaded = ocp.load(checkpoint, tree, checkpointable_name="state")
+    except Exception as error:
+        raise _damaged(workdir, step, _reason(error)) from error
+    for name in path.split("/"):
+        loaded = loaded[name]
+    return loaded
+
+
+def _shapes_of(workdir: str, step: int) -> dict[str, tuple[int, ...]]:
+    """{path of a leaf: its shape} of a checkpoint's state."""
+    try:
+        tree = ocp.metadata(_step_folder(workdir, step), "state").metadata
+        leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    except Exception as error:
+        raise _damaged(workdir, step, _reason(error)) from error
+    shapes = {_name(path): tuple(leaf.shape) for path, leaf in leaves if hasattr(leaf, "shape")}
+    if not shapes:  # Orbax takes a folder whose files it cannot read for one of another kind
+        raise _damaged(workdir, step, "its files do not describe any array")
+    return shapes
+
+
+def _check_files(workdir: str, step: int, contents: bool = True) -> None:
+    """Raises Damaged where the files of a step are not those that were written."""
+    folder = str(_step_folder(workdir, step))
+    fault = None if "://" in folder else seal.fault(folder, contents)
+    if fault is None and not os.path.isdir(os.path.join(folder, "state")) and "://" not in folder:
+        fault = "its folder state is missing"
+    if fault:
+        raise _damaged(workdir, step, fault)
+
+
+def _damaged(workdir: str, step: int, why: str) -> Damaged:
+    """The sentence: what is broken, which other step is whole, how to go on."""
+    folder = _step_folder(workdir, step)
+    others = [s for s in steps(workdir) if s != step and (folder.parent / str(s) / seal.NAME).exists()]
+    whole = [s for s in others if not seal.fault(str(folder.parent / str(s)))]
+    go_on = (
+        f"step {whole[-1]} is whole: to go on from it, move the broken one out of the way (mv {folder} "
+        f"{folder.parent.parent}/broken-{step}) and run the same command again"
+        if whole
+        else "there is no other whole one: bring it back from a copy, or start again in another --workdir"
+    )
+    return Damaged(f"the checkpoint {folder} is broken ({why}); nothing was changed; {go_on}")
+
+
+DISK = "No space left on device|Disk quota exceeded|Read-only file system|File too large|Input/output error|Permission denied"
+
+
+def _reason(error: BaseException) -> str:
+    """A few words about what went wrong inside Orbax, whose own are a page long."""
+    link: BaseException | None = error
+    while link is not None:
+        if found := re.search(DISK, str(link)):
+            return found[0].lower()
+        link = link.__cause__ or link.__context__
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    """Path of a leaf, the same for dataclasses, named tuples and dicts (Orbax stores the first two as dicts)."""
+    return "/".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path)
+
+
+def _check_tree(abstract: Any, saved: dict[str, tuple[int, ...]], what: str, mend: str) -> None:
+    """ValueError with one sentence that names the leaves in which the two trees differ."""
+    wanted = {_name(p): tuple(leaf.shape) for p, leaf in jax.tree_util.tree_flatten_with_path(abstract)[0]}
+    differ = [
+        f"{n} is {saved[n]} there and {wanted[n]} here"
+        for n in sorted(wanted.keys() & saved.keys())
+        if wanted[n] != saved[n]
+    ]
+    differ += [f"{n} is missing there" for n in sorted(wanted.keys() - saved.keys())]
+    differ += [f"{n} is only there" for n in sorted(saved.keys() - wanted.keys())]
+    if differ:
+        more = f", and {len(differ) - 4} more" if len(differ) > 4 else ""
+        raise ValueError(f"{what} does not fit this model ({'; '.join(differ[:4])}{more}): {mend}")

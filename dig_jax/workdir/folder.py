@@ -1,0 +1,124 @@
+"""The work folder of a run: held against a second run, and the files that describe the run."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from dig_jax import hosts
+from dig_jax.config import FREE_KEYS, absolute, flat
+from dig_jax.text import Charset
+
+LOCK = ".lock"
+
+
+
+@contextlib.contextmanager
+def claim(workdir: str) -> Iterator[None]:
+    """The work folder, made, found writable, and held against a second run for as long as the context lasts.
+
+    The lead process holds the lock for all processes of its job. It dies with its process, however that ends, and is a
+    POSIX record lock, which worker processes do not inherit. Over NFS it needs a lock service (NFSv4, or lockd); where a
+    file system has no locks, a line says so and nothing is held. Raises ValueError, also for the address of an object
+    store: such a store has neither locks nor files that grow line by line.
+    """
+    if "://" in workdir:
+        raise ValueError(
+            f"--workdir={workdir} is the address of an object store: name a folder of a file system, such as NFS, Filestore or "
+            f"the bucket mounted"
+        )
+    if not hosts.is_lead():
+        yield
+        return
+    if os.path.exists(workdir) and not os.path.isdir(workdir):
+        raise ValueError(f"--workdir={workdir} is a file: name a folder, new or of this run")
+    path = os.path.join(workdir, LOCK)
+    with contextlib.ExitStack() as stack:
+        try:
+            os.makedirs(workdir, exist_ok=True)
+            file = stack.enter_context(open(path, "a+", encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(f"--workdir={workdir} cannot be written ({_words(error)}): name another folder") from error
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                file.seek(0)
+                holder = file.read(200).strip() or "another process"
+                raise ValueError(
+                    f"--workdir={workdir} is in use by {holder}: wait for that run, stop it, or name another folder"
+                ) from error
+            hosts.report(f"{path} cannot be locked ({_words(error)}), so see to it that no second run uses {workdir}")
+        else:
+            try:
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+                file.flush()
+            except OSError as error:
+                raise ValueError(f"--workdir={workdir} cannot be written ({_words(error)}): make room there") from error
+        yield
+
+
+
+def _words(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+
+def describe(cfg: dict[str, Any], mixture: Any, charset: Charset | None) -> dict[str, Any]:
+    """What every checkpoint of a run says about it, JSON: the expanded config, the characters, the records it reads."""
+    from dig_jax.workdir import checkpoint  # Orbax, see inherit
+
+    return {
+        "layout": checkpoint.LAYOUT,
+        "config": json.loads(json.dumps(cfg)),
+        "charset": charset.to_json() if charset else None,
+        "records": {f"{part.path}@{part.split}": part.fingerprint for part in mixture.sets},
+    }
+
+
+
+def describe_run(workdir: str, meta: dict[str, Any]) -> None:
+    """WORKDIR/config.json and, for recognisers, charset.json; each whole or as it was."""
+    if hosts.is_lead():
+        os.makedirs(workdir, exist_ok=True)
+        texts = {"config.json": json.dumps(meta["config"], indent=2, sort_keys=True), "charset.json": meta["charset"]}
+        for name, text in texts.items():
+            path = os.path.join(workdir, name)
+            if text:
+                with open(path + ".tmp", "w", encoding="utf-8") as file:
+                    file.write(text)
+                os.replace(path + ".tmp", path)
+    hosts.barrier("config written")
+
+
+
+def check_same(saved: dict[str, Any], meta: dict[str, Any], workdir: str) -> None:
+    """ValueError where the run in `workdir` was started with another config, other records or other characters."""
+    old, new = flat(absolute(saved["config"])), flat(meta["config"])
+    differ = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+    differ = [k for k in differ if not any(k == free or k.startswith(free + ".") for free in FREE_KEYS)]
+    if differ:
+        shown = "; ".join(f"{k} was {old.get(k)!r} and is {new.get(k)!r}" for k in differ[:5])
+        more = f"; and {len(differ) - 5} more" if len(differ) > 5 else ""
+        raise ValueError(
+            f"{workdir} holds a run with another config ({shown}{more}): use another --workdir or the old values"
+        )
+    changed = [name for name, old in saved.get("records", {}).items() if meta["records"].get(name, old) != old]
+    if changed:
+        raise ValueError(
+            f"the records {', '.join(changed)} have changed since the run in {workdir} began, so its record numbers would "
+            f"stand for other lines: bring the old ones back, or use another --workdir"
+        )
+    if saved.get("charset") != meta["charset"]:
+        raise ValueError(
+            f"{workdir} holds a run with another charset, so its training labels changed: use another --workdir"
+        )
+

@@ -1,0 +1,176 @@
+"""plan: what a program holds, does and sends, against what is placed, against closed formulas and in all of XLA's notations."""
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from configs.pretrain import dig
+from dig_jax import sharding
+from dig_jax.tools.perf import hlo, plan, workload
+from dig_jax.tools.perf.devices import DEVICES
+
+ROOT = pathlib.Path(__file__).parents[3]
+DEPTH, WIDTH, ROWS = 6, 64, 32
+
+
+def scanned(w, x):
+    """A step on DEPTH stacked matrices."""
+
+    def loss(w):
+        return jnp.sum(jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, w)[0] ** 2)
+
+    return w - jax.grad(loss)(w)
+
+
+def compiled(spec, **sizes):
+    mesh = sharding.make_mesh(sizes, jax.devices()[: math.prod(sizes.values())])
+    w = jax.ShapeDtypeStruct((DEPTH, WIDTH, WIDTH), jnp.float32, sharding=NamedSharding(mesh, spec))
+    x = jax.ShapeDtypeStruct((ROWS, WIDTH), jnp.float32, sharding=sharding.batch_sharding(mesh))
+    return hlo.summarize(jax.jit(scanned, out_shardings=w.sharding).lower(w, x).compile().as_text())
+
+
+def test_loops_count_their_turns():
+    """Three products a matrix, half the rows each: XLA's own cost analysis counts one turn of the two loops."""
+    summary = compiled(P(), data=2)
+    assert summary.flops == 3 * DEPTH * 2 * (ROWS // 2) * WIDTH**2 and summary.loops_of_unknown_length == 0
+    # Every turn reads a matrix forwards, reads it and writes its gradient backwards.
+    assert 3 * DEPTH * WIDTH**2 * 4 < summary.traffic < 30 * DEPTH * WIDTH**2 * 4
+
+
+def test_collectives_of_data_and_fsdp():
+    """Copied matrices: their gradients are summed, whether in the loop or after it. Matrices cut in two: gathered forwards and
+    backwards, and the gradient is summed and scattered."""
+    bytes_ = DEPTH * WIDTH**2 * 4
+    copied = hlo.by_kind(compiled(P(), data=4).collectives)
+    assert set(copied) == {"all-reduce"} and copied["all-reduce"][1] == pytest.approx(2 * 3 / 4 * bytes_, rel=0.01)
+    cut = hlo.by_kind(compiled(P(None, "fsdp"), fsdp=2).collectives)
+    assert cut["all-gather"] == (2 * DEPTH, pytest.approx(2 * bytes_ / 2))
+    assert cut["reduce-scatter"] == (DEPTH, pytest.approx(bytes_ / 2))
+
+
+GROUPS = {
+    "replica_groups={{0,1},{2,3}}, x": [(0, 1), (2, 3)],
+    "replica_groups=[2,4]<=[8], x": [(0, 1, 2, 3), (4, 5, 6, 7)],
+    "replica_groups=[4,2]<=[2,4]T(1,0), x": [(0, 4), (1, 5), (2, 6), (3, 7)],
+    "replica_groups=mesh['a'=1,'b'=2,'c'=4], device_ids=([4,2]T(1,0)) {'c'}, x": [(0, 2, 4, 6), (1, 3, 5, 7)],
+    "replica_groups=mesh['a'=2,'b'=4] {'a'}, x": [(0, 4), (1, 5), (2, 6), (3, 7)],
+}
+
+
+@pytest.mark.parametrize("text", GROUPS)
+def test_groups_in_each_notation(text):
+    assert hlo._groups(text) == GROUPS[text]
+
+
+TEXT = """HloModule hand_written, is_scheduled=true
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[] add(%a, %b)
+}
+
+%slicing (p: f32[100,8], i: s32[]) -> f32[1,8] {
+  %p = f32[100,8]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  ROOT %cut = f32[1,8]{1,0} dynamic-slice(%p, %i, %zero), dynamic_slice_sizes={1,8}
+}
+
+ENTRY %main (x: f32[100,8], i: s32[]) -> (f32[1,8], f32[8,8]) {
+  %x = f32[100,8]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %cut = f32[1,8]{1,0} fusion(%x, %i), kind=kLoop, calls=%slicing
+  %half = bf16[100,8]{1,0} convert(%x)
+  %dot = f32[8,8]{1,0} dot(%half, %half), lhs_contracting_dims={0}, rhs_contracting_dims={0}
+  %start = (f32[8,8]{1,0}, f32[8,8]{1,0}) all-reduce-start(%dot), replica_groups=[2,4]<=[8], to_apply=%add
+  %done = f32[8,8]{1,0} all-reduce-done(%start)
+  %sent = f32[8,8]{1,0} collective-permute(%done), source_target_pairs={{0,1},{1,0}}
+  ROOT %both = (f32[1,8]{1,0}, f32[8,8]{1,0}) tuple(%cut, %sent)
+}
+"""
+
+
+def test_a_program_by_hand():
+    summary = hlo.summarize(TEXT)
+    assert summary.flops == 2 * 8 * 8 * 100
+    kinds = {c.kind: c for c in summary.collectives}
+    assert kinds["all-reduce"].bytes == 256 and kinds["all-reduce"].sent == 2 * 3 / 4 * 256
+    assert kinds["collective-permute"].sent == 256 and kinds["collective-permute"].group == (0, 1)
+    slices, convert, dot = 2 * 32 + 4, 3200 + 1600, 2 * 1600 + 256
+    assert summary.traffic == slices + convert + dot + 3 * 256 + 2 * 256
+    with pytest.raises(ValueError, match="no HLO module"):
+        hlo.summarize("nothing")
+
+
+def quick(**changes):
+    config = dig.get_config("preset=cpu,objective=dis,quick")
+    config.update_from_flattened_dict({"data.width_px": 64, "method.encoder.depth": 1, **changes})
+    return config.to_dict()
+
+
+@pytest.mark.slow
+def test_bytes_of_a_device_are_those_that_are_placed():
+    cfg, sizes = quick(), {"data": 2, "fsdp": 2}
+    figures = plan.make(cfg, sizes, DEVICES["v5e"])
+    work = workload.open_workload(cfg)
+    mesh = sharding.make_mesh(sizes, jax.devices()[:4])
+    raw = sharding.to_global(workload.fill(work.raw), mesh)
+    state = jax.jit(work.create, out_shardings=sharding.state_sharding(work.abstract(), mesh))(raw)
+    first = mesh.devices.flat[0]
+    placed = lambda tree: sum(  # noqa: E731
+        shard.data.nbytes for leaf in jax.tree.leaves(tree) for shard in leaf.addressable_shards if shard.device == first
+    )
+    for part, tree in (("params", state.params), ("teacher", state.teacher), ("opt_state", state.opt_state), ("batch", raw)):
+        assert figures["bytes"][part] == placed(tree) > 0, part
+    assert figures["bytes"]["params"] < sum(leaf.nbytes for leaf in jax.tree.leaves(state.params)) * 0.75
+    assert figures["fits"] and figures["try"] == [] and figures["dtype"] == "bfloat16" and figures["devices"] == 4
+    assert json.loads(json.dumps(figures)) == figures
+    # Every device works on its rows alone: a quarter of all, and little more.
+    assert 1 <= 4 * figures["gflop_a_device"] / figures["gflop_analytical"] < 1.3
+    assert figures["collectives"]["all-gather"]["bytes"] > 0
+    shown = plan.report(figures, "v5e")
+    assert "fits" in shown and "DOES NOT" not in shown and figures["binds"] + " (binds)" in shown
+
+    small = dataclasses.replace(DEVICES["v5e"], memory_gb=figures["bytes"]["total"] * 0.9e-9)
+    refused = figures | {"fits": False, "memory_bytes": small.memory_gb * 1e9}
+    refused["try"] = plan.advice(refused, cfg)
+    shown = plan.report(refused, "v5e")
+    assert "DOES NOT FIT" in shown and "does not fit: " in shown and "remat=True" in shown and "--config.batch_size=" in shown
+
+
+def test_a_slow_link_binds_where_a_group_leaves_its_node():
+    inside, across = (hlo.Collective("all-reduce", 10**9, group, 1) for group in ((0, 1, 2, 3), (0, 8)))
+    summary = hlo.Summary(flops=989e12, traffic=4.8e12, collectives=(inside, across), loops_of_unknown_length=0)
+    seconds = plan.roofline(summary, DEVICES["h200"])
+    assert seconds == {"compute": 1.0, "memory": 1.0, "network": pytest.approx(1.5 / 450 + 1 / 50)}
+
+
+def test_meshes_on_the_command_line():
+    assert plan.parse_mesh("data=64,fsdp=4") == {"data": 64, "fsdp": 4} and plan.parse_mesh("") == {"data": 1}
+    for text in ("data", "data=-1", "data=2,data=2", "data=x"):
+        with pytest.raises(ValueError, match=f"--mesh={text}: write each axis once"):
+            plan.parse_mesh(text)
+
+
+@pytest.mark.slow
+def test_command_line():
+    command = [sys.executable, "-m", "dig_jax.tools.perf.plan", "--config=configs/pretrain/dig.py:preset=cpu,objective=gen,quick"]
+    command += ["--config.method.encoder.depth=1", "--mesh=data=2,tensor=2", "--device=h200"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert figures["mesh"] == {"data": 2, "fsdp": 1, "tensor": 2} and figures["device_name"] == "h200" and figures["fits"]
+    done = subprocess.run([*command, "--mesh=data=3"], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and "error: batch size 8 does not divide over 3 devices" in done.stderr
