@@ -24,9 +24,27 @@ SIZES = {
 
 # CNN + BiLSTM (models/crnn.py), of a height of 32 px; crnn is TRBA's, crnn_micro is for CPUs.
 CNN_SIZES = {
-    "crnn": {"stem": 64, "stages": (128, 256, 512, 512), "blocks": (1, 2, 5, 3), "width": 256, "layers": 2},
-    "crnn_micro": {"stem": 16, "stages": (32, 64, 96, 128), "blocks": (1, 1, 1, 1), "width": 128, "layers": 1},
-    "crnn_nano": {"stem": 8, "stages": (8, 16, 16, 16), "blocks": (1, 1, 1, 1), "width": 32, "layers": 1},
+    "crnn": {
+        "stem": 64,
+        "stages": (128, 256, 512, 512),
+        "blocks": (1, 2, 5, 3),
+        "width": 256,
+        "layers": 2,
+    },
+    "crnn_micro": {
+        "stem": 16,
+        "stages": (32, 64, 96, 128),
+        "blocks": (1, 1, 1, 1),
+        "width": 128,
+        "layers": 1,
+    },
+    "crnn_nano": {
+        "stem": 8,
+        "stages": (8, 16, 16, 16),
+        "blocks": (1, 1, 1, 1),
+        "width": 32,
+        "layers": 1,
+    },
 }
 
 # Heads of the methods at `quick`: any key of config.method with one of these names.
@@ -49,7 +67,9 @@ def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
         if name not in defaults:
             near = difflib.get_close_matches(name, defaults, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise ValueError(f"this config has no argument {name!r}: {hint}It has {sorted(defaults)}")
+            raise ValueError(
+                f"this config has no argument {name!r}: {hint}It has {sorted(defaults)}"
+            )
         result[name] = _typed(name, text if given else "True", defaults[name])
     return ConfigDict(result)
 
@@ -74,9 +94,14 @@ def base(**values: Any) -> ConfigDict:
         {
             "seed": 0,
             "batch_size": 256,  # over all devices
-            "total": {"steps": placeholder(int), "epochs": placeholder(float)},  # one of the two; steps wins
+            "total": {
+                "steps": placeholder(int),
+                "epochs": placeholder(float),
+            },  # one of the two; steps wins
             "init_from": "",  # a work folder whose parts are taken over before step 0
-            "init_parts": ("params/encoder",),  # "teacher/encoder->params/encoder": a part under another name
+            "init_parts": (
+                "params/encoder",
+            ),  # "teacher/encoder->params/encoder": a part under another name
             "init_checkpoint": "last",  # or "best", by that run's own best_metric
             "like": "",  # a work folder of which only the config serves, see inherit
             "inherit": (),  # keys such as "method.encoder": None there = the value of init_from's or like's config
@@ -103,7 +128,9 @@ def base(**values: Any) -> ConfigDict:
     return config
 
 
-def crops(train: str, height_px: int = 32, width_px: int = 128, channels: int = 1, **more: Any) -> dict[str, Any]:
+def crops(
+    train: str, height_px: int = 32, width_px: int = 128, channels: int = 1, **more: Any
+) -> dict[str, Any]:
     """Pre-training data: random windows of unlabelled lines. train: "PATH[@SPLIT][*WEIGHT],PATH2..."."""
     return {
         **_data("crops", train, height_px, channels),
@@ -112,9 +139,15 @@ def crops(train: str, height_px: int = 32, width_px: int = 128, channels: int = 
     }
 
 
-def lines(train: str, height_px: int = 32, channels: int = 1, buckets_px: Any = "auto", **more: Any) -> dict[str, Any]:
+def lines(
+    train: str, height_px: int = 32, channels: int = 1, buckets_px: Any = "auto", **more: Any
+) -> dict[str, Any]:
     """Recognition data: whole labelled lines in width buckets."""
-    own = {"buckets_px": buckets_px, "multiple_px": 32, "max_label_length": placeholder(int)}  # None: the longest label
+    own = {
+        "buckets_px": buckets_px,
+        "multiple_px": 32,
+        "max_label_length": placeholder(int),
+    }  # None: the longest label
     return {**_data("lines", train, height_px, channels), **own, **more}
 
 
@@ -124,7 +157,9 @@ def _data(kind: str, train: str, height_px: int, channels: int) -> dict[str, Any
         "train": train,
         "height_px": height_px,
         "channels": channels,
-        "squeeze_px": placeholder(int),  # width to which whole images are squeezed, as scene text does; None: never
+        "squeeze_px": placeholder(
+            int
+        ),  # width to which whole images are squeezed, as scene text does; None: never
         "subset": placeholder(object),  # None: all; 0.1: a tenth; 340: so many records
         "subset_seed": 0,
         "subset_order": "random",
@@ -138,14 +173,23 @@ def network(size: str, patch: tuple[int, int], **more: Any) -> dict[str, Any]:
     """Keyword arguments of models.encoders.create: a ViT of one of SIZES, or a CNN of CNN_SIZES, whose patch is its own and
     which takes none of the options in `more`. fiducials of a CNN: points of a rectification in front, 0 = none, 20 in TRBA."""
     if size in CNN_SIZES:
-        return {"kind": "crnn", "height_px": 32, "patch": (32, 4), **CNN_SIZES[size], "fiducials": 0, "dtype": "auto"}
+        return {
+            "kind": "crnn",
+            "height_px": 32,
+            "patch": (32, 4),
+            **CNN_SIZES[size],
+            "fiducials": 0,
+            "dtype": "auto",
+        }
     return vit(size, patch, **more)
 
 
 def vit(size: str, patch: tuple[int, int], **more: Any) -> dict[str, Any]:
     """Keyword arguments of models.vit.Vit for one of SIZES; `more` overrides or adds."""
     if size not in SIZES:
-        raise ValueError(f"there is no encoder size {size!r}: choose one of {sorted(SIZES)} or {sorted(CNN_SIZES)}")
+        raise ValueError(
+            f"there is no encoder size {size!r}: choose one of {sorted(SIZES)} or {sorted(CNN_SIZES)}"
+        )
     return {
         "patch": tuple(patch), **SIZES[size], "mlp_ratio": 4.0, "drop_path": 0.0, "dtype": "auto", "gelu": "exact",
         "attention": "auto", "remat": False, "scan": False, **more,
@@ -154,7 +198,13 @@ def vit(size: str, patch: tuple[int, int], **more: Any) -> dict[str, Any]:
 
 def adamw(lr: float, weight_decay: float, warmup_steps: int = 0, **more: Any) -> dict[str, Any]:
     """Keyword arguments of optim.create, all that the command line may set. lr_per=256: lr is meant for 256 lines."""
-    own = {"name": "adamw", "b1": 0.9, "b2": 0.999, "eps": 1e-8, "weight_decay_end": placeholder(float)}
+    own = {
+        "name": "adamw",
+        "b1": 0.9,
+        "b2": 0.999,
+        "eps": 1e-8,
+        "weight_decay_end": placeholder(float),
+    }
     return {**_optimizer(lr, weight_decay, warmup_steps), **own, **more}
 
 
@@ -190,7 +240,9 @@ CPU = {
 COLUMN_OFFSET_MAX = 384
 
 
-def pretrain(arg: str | None, presets: dict[str, dict[str, Any]], method: dict[str, Any], **own: Any) -> ConfigDict:
+def pretrain(
+    arg: str | None, presets: dict[str, dict[str, Any]], method: dict[str, Any], **own: Any
+) -> ConfigDict:
     """The config of a pre-training from the part after the colon of --config=pretrain/METHOD.py:ARG.
 
     presets: {name: LINES or CPU, or one like them}; the first is the default. method: its name and what all presets share.
@@ -204,18 +256,34 @@ def pretrain(arg: str | None, presets: dict[str, dict[str, Any]], method: dict[s
         raise ValueError(f"preset={args.preset}: choose one of {', '.join(presets)}")
     preset = presets[args.preset]
     patch = tuple(int(side) for side in args.patch.split("x")) if args.patch else preset["patch"]
-    encoder = network(args.size or preset["size"], patch, position=preset["position"], **preset["encoder"])
+    encoder = network(
+        args.size or preset["size"], patch, position=preset["position"], **preset["encoder"]
+    )
     if args.dtype:
         encoder["dtype"] = args.dtype
-    method = {**method, **{name: args[name] for name in own}, "encoder": encoder, **preset["method"]}
+    method = {
+        **method,
+        **{name: args[name] for name in own},
+        "encoder": encoder,
+        **preset["method"],
+    }
     if args.recipe:
         method |= _recipe(args.recipe, method)
     config = base(seed=args.seed, batch_size=args.batch or preset["batch"], method=method)
-    config.data = crops(args.records or placeholder(str), 32, preset["width_px"], preset["channels"])
+    config.data = crops(
+        args.records or placeholder(str), 32, preset["width_px"], preset["channels"]
+    )
     config.data.squeeze_px = preset.get("squeeze_px")
     config.method.channels = config.data.get_ref("channels")
-    steps, epochs = (args.steps, args.epochs) if args.steps or args.epochs else (preset["steps"], preset["epochs"])
-    config.total = {"steps": steps or placeholder(int), "epochs": placeholder(float) if steps else epochs}
+    steps, epochs = (
+        (args.steps, args.epochs)
+        if args.steps or args.epochs
+        else (preset["steps"], preset["epochs"])
+    )
+    config.total = {
+        "steps": steps or placeholder(int),
+        "epochs": placeholder(float) if steps else epochs,
+    }
     optimizer = {"adamw": adamw, "sgd": sgd}[preset["optim"].get("name", "adamw")]
     config.optim = optimizer(
         args.lr or preset["lr"], preset["weight_decay"], preset["warmup_steps"],
@@ -236,7 +304,10 @@ def _recipe(names: str, method: dict[str, Any]) -> dict[str, Any]:
     if key == "recipe" and len(each) == 1:
         return {key: names}
     if key == "recipe" or len(each) > 2:
-        raise ValueError(f"recipe={names}: {method['name']} takes one name" + (", or two as A+B" if key == "recipes" else ""))
+        raise ValueError(
+            f"recipe={names}: {method['name']} takes one name"
+            + (", or two as A+B" if key == "recipes" else "")
+        )
     return {key: (each[0], each[-1])}
 
 
@@ -247,7 +318,9 @@ READERS = {"linear": {"kind": "linear"}, "bilstm": {"kind": "bilstm", "hidden": 
 def reader(decoder: str, head: str, hidden: int = 256) -> dict[str, Any]:
     """Keyword arguments of a recogniser's head, a BiLSTM `hidden` wide; ValueError for a decoder or head that there is not."""
     if decoder != "ctc" or head not in READERS:
-        raise ValueError(f"decoder={decoder},head={head}: give decoder=ctc and one of head={', '.join(READERS)}")
+        raise ValueError(
+            f"decoder={decoder},head={head}: give decoder=ctc and one of head={', '.join(READERS)}"
+        )
     return {**READERS[head], "hidden": hidden} if "hidden" in READERS[head] else READERS[head]
 
 
@@ -258,8 +331,16 @@ def recognition(args: ConfigDict, **values: Any) -> ConfigDict:
     config = base(
         seed=args.seed,
         batch_size=args.batch,
-        inherit=("method.encoder", "data.train", "data.height_px", "data.channels", "data.squeeze_px"),
-        evals={"recognition": {"every_steps": tenth, "batch_size": 64, "datasets": placeholder(object)}},
+        inherit=(
+            "method.encoder",
+            "data.train",
+            "data.height_px",
+            "data.channels",
+            "data.squeeze_px",
+        ),
+        evals={
+            "recognition": {"every_steps": tenth, "batch_size": 64, "datasets": placeholder(object)}
+        },
         **values,
     )
     config.total.steps = args.steps
@@ -290,7 +371,9 @@ def fine_tuning(args: ConfigDict, **values: Any) -> ConfigDict:
             "frozen": False,
             "standardize": True,  # with the features of step 0: without it a pre-trained start hardly learns
             "drop_path": 0.0,
-            "recipe": placeholder(object),  # augmentation: "lines_light"; none in the published figures
+            "recipe": placeholder(
+                object
+            ),  # augmentation: "lines_light"; none in the published figures
             "max_shift_px": 4.0,  # of the augmentation
         },
         optim=adamw(
@@ -315,7 +398,9 @@ def label_subset(labels: str) -> float | int | None:
     except ValueError:
         subset = -1
     if subset <= 0 or (subset > 1) != isinstance(subset, int):
-        raise ValueError(f"labels={labels}: give a share such as 0.1 (1.0 = all) or a whole number of lines above 1")
+        raise ValueError(
+            f"labels={labels}: give a share such as 0.1 (1.0 = all) or a whole number of lines above 1"
+        )
     return subset
 
 

@@ -36,12 +36,19 @@ def call(function: Callable[..., Any], where: str, options: dict[str, Any], **gi
             raise ValueError(
                 f"{where} has the key {name!r}, which {_title(function)} does not take: {hint}It takes {known}"
             )
-    absent = [n for n in known if n not in options and parameters[n].default is inspect.Parameter.empty]
     absent = [
-        n for n in absent if parameters[n].kind not in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+        n for n in known if n not in options and parameters[n].default is inspect.Parameter.empty
+    ]
+    absent = [
+        n
+        for n in absent
+        if parameters[n].kind
+        not in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
     ]
     if absent:
-        raise ValueError(f"{where} lacks {absent}, which {_title(function)} needs: add it to the config")
+        raise ValueError(
+            f"{where} lacks {absent}, which {_title(function)} needs: add it to the config"
+        )
     return function(**given, **options)
 
 
@@ -58,25 +65,38 @@ def load_module(package: str, name: str, where: str) -> Any:
         if error.name != path:
             raise  # the module exists, something that it imports does not
         folder = os.path.join(os.path.dirname(__file__), package)
-        names = sorted(f[:-3] for f in os.listdir(folder) if f.endswith(".py") and f != "__init__.py")
-        raise ValueError(f"{where} is {name!r}, but there is no {path}: choose one of {names}") from error
+        names = sorted(
+            f[:-3] for f in os.listdir(folder) if f.endswith(".py") and f != "__init__.py"
+        )
+        raise ValueError(
+            f"{where} is {name!r}, but there is no {path}: choose one of {names}"
+        ) from error
 
 
 def method(cfg: dict[str, Any], charset: Charset | None) -> base.Method:
     options = dict(cfg["method"])
     name = options.pop("name")
     given = {"charset": charset} if charset is not None else {}
-    return call(load_module("methods", name, "config.method.name").Method, "config.method", options, **given)
+    return call(
+        load_module("methods", name, "config.method.name").Method, "config.method", options, **given
+    )
 
 
 def evaluator(
-    name: str, options: dict[str, Any], method: base.Method, mesh: Any, workdir: str, cfg: dict[str, Any]
+    name: str,
+    options: dict[str, Any],
+    method: base.Method,
+    mesh: Any,
+    workdir: str,
+    cfg: dict[str, Any],
 ) -> tuple[str, int, Any]:
     """(name, every_steps, evaluator). Options: every_steps (0 or absent: only at the end), evaluator (module, if it is
     not the name: two of one kind), the rest are the evaluator's own."""
     options = dict(options)
     every = options.pop("every_steps", 0) or 0
-    module = load_module("evaluators", options.pop("evaluator", None) or name, f"the name of config.evals.{name}")
+    module = load_module(
+        "evaluators", options.pop("evaluator", None) or name, f"the name of config.evals.{name}"
+    )
     given = {"method": method, "mesh": mesh, "workdir": workdir, "data": cfg["data"]}
     return name, every, call(module.Evaluator, f"config.evals.{name}", options, **given)
 
@@ -90,7 +110,9 @@ def inherit(cfg: dict[str, Any]) -> None:
     source = cfg.get("init_from") or cfg.get("like")
     theirs = {}
     if source and cfg.get("inherit"):
-        from dig_jax.workdir import checkpoint  # needs Orbax, and who builds from a config alone does not
+        from dig_jax.workdir import (
+            checkpoint,
+        )  # needs Orbax, and who builds from a config alone does not
 
         theirs = checkpoint.read_config(source)
     for key in cfg.get("inherit", ()):
@@ -140,29 +162,27 @@ def check(cfg: dict[str, Any]) -> None:
                 raise ValueError(f"config.{key} is {value}: set it to {span}")
     data = cfg["data"]
     if not data.get("train"):
-        raise ValueError("config.data.train is not set: name records, as in --config.data.train=records/lines")
+        raise ValueError(
+            "config.data.train is not set: name records, as in --config.data.train=records/lines"
+        )
     if data.get("channels") not in (None, 1, 3):
-        raise ValueError(f"config.data.channels is {data['channels']}: set it to 1 (grey) or 3 (colour)")
+        raise ValueError(
+            f"config.data.channels is {data['channels']}: set it to 1 (grey) or 3 (colour)"
+        )
     if (workers := str(data.get("workers", "auto"))) != "auto" and not workers.isdecimal():
-        raise ValueError(f"config.data.workers is {workers}: set it to 'auto', 0 (a thread) or a number of processes")
+        raise ValueError(
+            f"config.data.workers is {workers}: set it to 'auto', 0 (a thread) or a number of processes"
+        )
 
 
 def absolute(cfg: dict[str, Any]) -> dict[str, Any]:
     """The same config with whole paths to other runs: what config.json says must hold from any folder."""
-    paths = {key: os.path.abspath(cfg[key]) for key in ("init_from", "like") if cfg.get(key) and "://" not in cfg[key]}
+    paths = {
+        key: os.path.abspath(cfg[key])
+        for key in ("init_from", "like")
+        if cfg.get(key) and "://" not in cfg[key]
+    }
     return cfg | paths
-
-
-
-
-
-
-
-
-
-
-
-
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:

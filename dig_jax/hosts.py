@@ -17,13 +17,11 @@ from jax.experimental import multihost_utils
 _all_is_well: Callable[[], Any] = lambda: None  # noqa: E731  tells the shell of `initialize`
 
 
-
 ALONE = (
     "error: this host ended without a word of its own: it was killed, or another host of the job died, hung or never came, and "
     "JAX then ends all of them (see the lines above and the logs of the others); run the same command on all hosts again to go "
     "on from the last checkpoint"
 )
-
 
 
 def initialize() -> None:
@@ -41,7 +39,10 @@ def initialize() -> None:
     given: tuple[Any, ...] = ()
     if "DIG_PROCESS_COUNT" in os.environ:
         try:
-            count, index = int(os.environ["DIG_PROCESS_COUNT"]), int(os.environ["DIG_PROCESS_INDEX"])
+            count, index = (
+                int(os.environ["DIG_PROCESS_COUNT"]),
+                int(os.environ["DIG_PROCESS_INDEX"]),
+            )
             given = (os.environ["JAX_COORDINATOR_ADDRESS"], count, index)
         except (KeyError, ValueError) as error:
             raise ValueError(
@@ -50,7 +51,9 @@ def initialize() -> None:
             ) from error
     # It reads a line from this process, and gets none where this process is gone.
     shell = ["/bin/sh", "-c", 'read -r line || echo "$0" >&2', ALONE]
-    waiting = subprocess.Popen(shell, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True)
+    waiting = subprocess.Popen(
+        shell, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+    )
 
     def all_is_well() -> None:
         if waiting.poll() is None:
@@ -67,7 +70,6 @@ def initialize() -> None:
             raise
 
 
-
 def leave() -> None:
     """After an error: at exit, do not wait for the other hosts, as JAX would for minutes. They end when they miss this one."""
     if jax.distributed.is_initialized():
@@ -77,12 +79,10 @@ def leave() -> None:
         atexit.register(_all_is_well)
 
 
-
 def lost_host(error: BaseException) -> bool:
     """Whether this error of a collective or a barrier says that another host is gone."""
     words = r"Gloo|NCCL|[Cc]oordination ?[Ss]ervice|[Bb]arrier|Connection (closed|reset) by peer|heartbeat"
     return jax.distributed.is_initialized() and re.search(words, str(error)) is not None
-
 
 
 def _seconds(name: str, default: int) -> int:
@@ -92,18 +92,15 @@ def _seconds(name: str, default: int) -> int:
     return int(text)
 
 
-
 def is_lead() -> bool:
     """True on the one process that prints and writes files."""
     return jax.process_index() == 0
-
 
 
 def barrier(name: str) -> None:
     """Wait until every host has arrived at the barrier of this name."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
-
 
 
 def sum_hosts(tree: Any, counts: bool = True) -> Any:
@@ -115,8 +112,9 @@ def sum_hosts(tree: Any, counts: bool = True) -> Any:
         return tree
     if not counts:
         tree = jax.tree.map(np.zeros_like, tree)
-    return jax.tree.map(lambda stacked: np.sum(stacked, axis=0), multihost_utils.process_allgather(tree))
-
+    return jax.tree.map(
+        lambda stacked: np.sum(stacked, axis=0), multihost_utils.process_allgather(tree)
+    )
 
 
 def stop_requested(count: int, local_signal: bool) -> bool:
@@ -126,7 +124,6 @@ def stop_requested(count: int, local_signal: bool) -> bool:
     if jax.process_count() == 1:
         return local_signal
     return multihost_utils.reached_preemption_sync_point(count)
-
 
 
 def report(text: str) -> None:

@@ -26,7 +26,9 @@ import jax
 import jax.numpy as jnp
 
 _TINY = 1e-12
-_NEVER = -1e30  # the logit of what may not be chosen; finite, because rows of nothing else would give inf - inf
+_NEVER = (
+    -1e30
+)  # the logit of what may not be chosen; finite, because rows of nothing else would give inf - inf
 
 
 def unit(x: jax.Array) -> jax.Array:
@@ -39,7 +41,11 @@ def unit(x: jax.Array) -> jax.Array:
 
 
 def info_nce(
-    q: jax.Array, k: jax.Array, temperature: float, valid: jax.Array | None = None, chunk: int | None = None
+    q: jax.Array,
+    k: jax.Array,
+    temperature: float,
+    valid: jax.Array | None = None,
+    chunk: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Contrast of queries against keys: the positive of row i is row i, every other row of `k` is a negative.
 
@@ -56,7 +62,11 @@ def info_nce(
 
 
 def nt_xent(
-    z1: jax.Array, z2: jax.Array, temperature: float, valid: jax.Array | None = None, chunk: int | None = None
+    z1: jax.Array,
+    z2: jax.Array,
+    temperature: float,
+    valid: jax.Array | None = None,
+    chunk: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
     """Normalised-temperature cross-entropy: each row of each view must find its partner among all rows but itself.
 
@@ -107,7 +117,9 @@ def _cross_entropy(rows, keys, real, chunk=None, shift=0):
     key i are one vector and are not compared.
     """
     if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk is {chunk}; set method.loss_chunk to at least 1 key a step, or None for all at once")
+        raise ValueError(
+            f"chunk is {chunk}; set method.loss_chunk to at least 1 key a step, or None for all at once"
+        )
     index = jnp.arange(len(keys))
     skip = index if shift else jnp.full_like(index, -1)
     if chunk is None or chunk >= len(keys):
@@ -122,7 +134,9 @@ def _totals(rows, keys, index, real, skip):
     """Of each row among `keys`, all but number `skip` and what is not real: log sum exp of the products, the largest of
     them, and the number of that key. keys f32[N, K] have the numbers index i32[N]; skip i32[M], -1 for none.
     """
-    logits = jnp.where(real[None, :] & (index[None, :] != skip[:, None]), _products(rows, keys), _NEVER)  # (M, N)
+    logits = jnp.where(
+        real[None, :] & (index[None, :] != skip[:, None]), _products(rows, keys), _NEVER
+    )  # (M, N)
     return jax.nn.logsumexp(logits, axis=1), logits.max(axis=1), index[jnp.argmax(logits, axis=1)]
 
 
@@ -156,7 +170,9 @@ def _chunked_backward(chunk, saved, cotangents):
 
     def step(grad_rows, part):
         part_keys, *rest = part
-        part_total, pull = jax.vjp(lambda rows, keys: _totals(rows, keys, *rest, skip)[0], rows, part_keys)
+        part_total, pull = jax.vjp(
+            lambda rows, keys: _totals(rows, keys, *rest, skip)[0], rows, part_keys
+        )
         from_part, grad_keys = pull(cotangents[0] * jnp.exp(part_total - total))
         return grad_rows + from_part, grad_keys
 
@@ -205,11 +221,17 @@ def distillation(
     _require_positive("student temperature", student_temperature, "0.1 in DINO")
     _require_positive("teacher temperature", teacher_temperature, "0.04 in DINO")
     (student, teacher), valid = _real_rows(valid, student, teacher)
-    wanted = jax.nn.softmax((teacher - jnp.broadcast_to(center, teacher.shape)) / teacher_temperature)
-    return -_mean(jnp.sum(wanted * jax.nn.log_softmax(student / student_temperature), axis=1), valid)
+    wanted = jax.nn.softmax(
+        (teacher - jnp.broadcast_to(center, teacher.shape)) / teacher_temperature
+    )
+    return -_mean(
+        jnp.sum(wanted * jax.nn.log_softmax(student / student_temperature), axis=1), valid
+    )
 
 
-def contrastive(x1: jax.Array, x2: jax.Array, same: jax.Array, margin: float, valid: jax.Array | None = None) -> jax.Array:
+def contrastive(
+    x1: jax.Array, x2: jax.Array, same: jax.Array, margin: float, valid: jax.Array | None = None
+) -> jax.Array:
     """mean_i D_i^2 / 2 where same[i], else max(0, margin - D_i)^2 / 2, with the Euclidean D_i = |x1_i - x2_i|. f32[].
 
     x1, x2 f32[M, K], not made unit; same bool[M]. At D = 0 the direction that would part two rows is not defined, so
@@ -223,7 +245,11 @@ def contrastive(x1: jax.Array, x2: jax.Array, same: jax.Array, margin: float, va
 
 
 def triplet(
-    anchor: jax.Array, positive: jax.Array, negative: jax.Array, margin: float, valid: jax.Array | None = None
+    anchor: jax.Array,
+    positive: jax.Array,
+    negative: jax.Array,
+    margin: float,
+    valid: jax.Array | None = None,
 ) -> jax.Array:
     """mean_i max(0, |a_i - p_i|^2 - |a_i - n_i|^2 + margin), f32[]: squared Euclidean distances of unit vectors, in [0, 4].
 

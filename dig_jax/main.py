@@ -14,31 +14,47 @@ from dig_jax import hosts
 from dig_jax.train import run as train
 from dig_jax.train import signals as interrupts
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "config file, such as configs/pretrain/dig.py:size=S,quick")
-_WORKDIR = flags.DEFINE_string("workdir", None, "folder of this run: config, metrics, checkpoints, report")
-_TRACEBACK = flags.DEFINE_bool("traceback", False, "show where an error came from, not only its sentence")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "config file, such as configs/pretrain/dig.py:size=S,quick"
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "folder of this run: config, metrics, checkpoints, report"
+)
+_TRACEBACK = flags.DEFINE_bool(
+    "traceback", False, "show where an error came from, not only its sentence"
+)
 
 
 def main(argv: list[str]) -> int:
     if len(argv) > 1:
         print(
-            f"unexpected argument {argv[1]!r}: give --config=FILE.py --workdir=DIR --config.key=value", file=sys.stderr
+            f"unexpected argument {argv[1]!r}: give --config=FILE.py --workdir=DIR --config.key=value",
+            file=sys.stderr,
         )
         return 1
     # Orbax and JAX tell a page of details at every save; what they warn of still comes through.
     logging.get_absl_handler().addFilter(
-        lambda line: line.levelno >= logging.converter.STANDARD_WARNING or "dig_jax" in line.pathname
+        lambda line: (
+            line.levelno >= logging.converter.STANDARD_WARNING or "dig_jax" in line.pathname
+        )
     )
     try:
         hosts.initialize()
         train.run(_CONFIG.value, _WORKDIR.value)
-    except (ValueError, OSError, train.Stopped) as error:  # OSError: a file that is not there, a full disk
+    except (
+        ValueError,
+        OSError,
+        train.Stopped,
+    ) as error:  # OSError: a file that is not there, a full disk
         if _TRACEBACK.value:
             raise
         print(f"error: {sentence(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("stopped without saving: the same command goes on from the last checkpoint", file=sys.stderr)
+        print(
+            "stopped without saving: the same command goes on from the last checkpoint",
+            file=sys.stderr,
+        )
         return interrupts.INTERRUPTED
     return 0
 
@@ -57,14 +73,19 @@ def parse(argv: list[str]) -> list[str]:
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         if "--traceback" in argv:
             raise
-        while error.args and isinstance(error.args[0], Exception):  # ml_collections wraps one in another
+        while error.args and isinstance(
+            error.args[0], Exception
+        ):  # ml_collections wraps one in another
             error = error.args[0]
         words = str(error.args[0] if error.args else error)
         if isinstance(error, KeyError) and " " not in words:  # only the name that is not there
             words = f"the config has no key {words.strip(chr(39))!r}"
         if "Traceback" in words:  # a config file that raised: its own words are the last line
             words = words.strip().splitlines()[-1].split("Error: ", 1)[-1]
-        print(f"error: the command line is wrong (--help explains it): {' '.join(words.split())}", file=sys.stderr)
+        print(
+            f"error: the command line is wrong (--help explains it): {' '.join(words.split())}",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 

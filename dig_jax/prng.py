@@ -17,7 +17,9 @@ def stream(seed: int, name: str, step: int | jax.Array = 0) -> jax.Array:
     The name is hashed with SHA-256, since Python's hash() differs between processes.
     """
     if not 0 <= seed < 2**32:
-        raise ValueError(f"seed is {seed}; it must lie in [0, 2**32): set config.seed to such a number")
+        raise ValueError(
+            f"seed is {seed}; it must lie in [0, 2**32): set config.seed to such a number"
+        )
     name_bits = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
     key = jax.random.fold_in(jax.random.key(seed), jnp.uint32(name_bits))
     return jax.random.fold_in(key, step)

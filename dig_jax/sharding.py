@@ -38,30 +38,27 @@ ROWS = ("data", "fsdp")  # the axes over which a batch is split
 # or the sides of a convolution, stay whole. "fsdp" must divide its dimension; "fsdp?" cuts where it does, and where it does
 # not the dimension stays whole, which `describe` reports. () = every device holds all of it. Scalars need no rule.
 RULES = (
-    (r"/(bias|scale|[qv]_bias|mask_token|cls_token)$", ()),  # vectors: too small to be worth a gather
+    (
+        r"/(bias|scale|[qv]_bias|mask_token|cls_token)$",
+        (),
+    ),  # vectors: too small to be worth a gather
     (r"^mutable/(queue|center|scale/(mean|std))$", ()),  # written or read as a whole at every step
     (r"/(attn/qkv|mlp/fc1)/kernel$", ("fsdp", "tensor")),
     (r"/(attn/proj|mlp/fc2)/kernel$", ("tensor", "fsdp")),
-    (r"/(kernel|prototypes|recurrent_\d+|directions)$", ("fsdp?", "tensor?")),  # the rest: heads, embeddings, CNN, LSTM
+    (
+        r"/(kernel|prototypes|recurrent_\d+|directions)$",
+        ("fsdp?", "tensor?"),
+    ),  # the rest: heads, embeddings, CNN, LSTM
 )
 Rules = Sequence[tuple[str, Sequence[str | None]]]
-
-
-
-
-
-
-
-
-
-
-
 
 
 # ---- mesh
 
 
-def make_mesh(sizes: Mapping[str, int] | int | None = None, devices: Sequence[Any] | None = None) -> Mesh:
+def make_mesh(
+    sizes: Mapping[str, int] | int | None = None, devices: Sequence[Any] | None = None
+) -> Mesh:
     """The mesh of config.mesh: {"data": 4, "fsdp": 2, "tensor": 1}, axis types Auto. An absent axis has 1 device; -1, the
     default of "data", takes what the others leave over; an int is the size of "data". devices: default all of the job.
 
@@ -75,16 +72,26 @@ def make_mesh(sizes: Mapping[str, int] | int | None = None, devices: Sequence[An
         if name not in AXES:
             raise ValueError(f"config.mesh has no axis {name!r}: its axes are {', '.join(AXES)}")
         if isinstance(size, bool) or not isinstance(size, int) or (size < 1 and size != -1):
-            raise ValueError(f"config.mesh.{name} is {size!r}: set it to a number of devices, or to -1 for the rest of them")
+            raise ValueError(
+                f"config.mesh.{name} is {size!r}: set it to a number of devices, or to -1 for the rest of them"
+            )
     shape = {"data": -1, "fsdp": 1, "tensor": 1} | given
     said = ", ".join(f"{name}={size}" for name, size in shape.items())
     rest = [name for name, size in shape.items() if size == -1]
     if len(rest) > 1:
-        raise ValueError(f"config.mesh is {said}, with more than one -1: say how many devices all axes but one have")
+        raise ValueError(
+            f"config.mesh is {said}, with more than one -1: say how many devices all axes but one have"
+        )
     fixed = math.prod(size for size in shape.values() if size != -1)
     if fixed > len(devices) or (rest and len(devices) % fixed):
-        what = f"does not divide {len(devices)} devices" if fixed <= len(devices) else f"but there are {len(devices)} devices"
-        raise ValueError(f"config.mesh is {said}, which takes {fixed} devices, {what}: set its axes to divisors of them")
+        what = (
+            f"does not divide {len(devices)} devices"
+            if fixed <= len(devices)
+            else f"but there are {len(devices)} devices"
+        )
+        raise ValueError(
+            f"config.mesh is {said}, which takes {fixed} devices, {what}: set its axes to divisors of them"
+        )
     if rest:
         shape[rest[0]] = len(devices) // fixed
     count = math.prod(shape.values())
@@ -115,13 +122,17 @@ class Part:
 
 def part(mesh: Mesh) -> Part:
     """The part of this host. Raises ValueError where hosts would share some of their rows only."""
-    blocks = mesh.devices.reshape(-1, mesh.shape["tensor"])  # (parts of the batch, devices that hold the same rows)
+    blocks = mesh.devices.reshape(
+        -1, mesh.shape["tensor"]
+    )  # (parts of the batch, devices that hold the same rows)
     rows: dict[int, set[int]] = {}
     for number, block in enumerate(blocks):
         for device in block:
             rows.setdefault(device.process_index, set()).add(number)
     runs = sorted({tuple(sorted(numbers)) for numbers in rows.values()})
-    if [number for run in runs for number in run] != list(range(len(blocks))) or len({len(run) for run in runs}) > 1:
+    if [number for run in runs for number in run] != list(range(len(blocks))) or len(
+        {len(run) for run in runs}
+    ) > 1:
         raise ValueError(
             f"config.mesh.tensor={mesh.shape['tensor']} cuts across hosts of {mesh.size // len(rows)} devices unevenly: set it "
             "to a divisor or a multiple of the devices of a host"
@@ -130,7 +141,11 @@ def part(mesh: Mesh) -> Part:
     if mine not in rows:  # a mesh of other machines, which is compiled for and never run
         return Part(0, 1, True)
     run = tuple(sorted(rows[mine]))
-    return Part(runs.index(run), len(runs), mine == min(p for p, numbers in rows.items() if tuple(sorted(numbers)) == run))
+    return Part(
+        runs.index(run),
+        len(runs),
+        mine == min(p for p, numbers in rows.items() if tuple(sorted(numbers)) == run),
+    )
 
 
 # ---- shardings
@@ -139,7 +154,9 @@ def part(mesh: Mesh) -> Part:
 def state_sharding(state: Any, mesh: Mesh, rules: Rules = ()) -> Any:
     """The sharding of every leaf of a state (arrays or shapes), by `rules` (config.sharding) and then RULES. ValueError
     names the path of a leaf that no rule covers or whose dimension its axis does not divide."""
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: NamedSharding(mesh, _spec(path, leaf, mesh, rules)[0]), state)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: NamedSharding(mesh, _spec(path, leaf, mesh, rules)[0]), state
+    )
 
 
 def describe(state: Any, mesh: Mesh, rules: Rules = ()) -> str:
@@ -155,11 +172,15 @@ def describe(state: Any, mesh: Mesh, rules: Rules = ()) -> str:
         total += size
         here += size // math.prod(mesh.shape[axis] for axis in spec if axis)
         for axis, dimension in uneven:
-            whole.setdefault(f"{axis}={mesh.shape[axis]}", []).append(f"{_name(path)} ({dimension})")
+            whole.setdefault(f"{axis}={mesh.shape[axis]}", []).append(
+                f"{_name(path)} ({dimension})"
+            )
     lines = [f"mesh {shape}: {mesh.size} devices, {hosts} host{'s' if hosts > 1 else ''}"]
     lines[0] += f"; state {total / 2**20:.1f} MiB, {here / 2**20:.1f} MiB a device"
     for axis, names in whole.items():
-        lines.append(f"{len(names)} arrays have a dimension that {axis} does not divide and stay whole there: {names[0]}, ...")
+        lines.append(
+            f"{len(names)} arrays have a dimension that {axis} does not divide and stay whole there: {names[0]}, ..."
+        )
     return "\n".join(lines)
 
 
@@ -183,7 +204,9 @@ def _spec(path: Any, leaf: Any, mesh: Mesh, rules: Rules) -> tuple[P, list[tuple
     for dimension, wanted in zip(leaf.shape[leaf.ndim - len(axes) :], axes):
         axis = wanted.rstrip("?") if wanted else None
         if axis and axis not in mesh.shape:
-            raise ValueError(f"the rule of {name} names the axis {axis!r}: the mesh has {', '.join(mesh.shape)}")
+            raise ValueError(
+                f"the rule of {name} names the axis {axis!r}: the mesh has {', '.join(mesh.shape)}"
+            )
         if axis and dimension % mesh.shape[axis]:
             if not wanted.endswith("?"):
                 raise ValueError(
@@ -205,7 +228,9 @@ def gather(tree: Any, shardings: Any) -> Any:
     """The tree put together along "fsdp", inside of jit or outside; `shardings` are those that it has at rest."""
 
     def along(sharding: NamedSharding) -> NamedSharding:
-        return NamedSharding(sharding.mesh, P(*(None if axis == "fsdp" else axis for axis in sharding.spec)))
+        return NamedSharding(
+            sharding.mesh, P(*(None if axis == "fsdp" else axis for axis in sharding.spec))
+        )
 
     if jax.tree.leaves(shardings)[0].mesh.shape["fsdp"] == 1:
         return tree
@@ -225,7 +250,9 @@ def everywhere(mesh: Mesh) -> NamedSharding:
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
     """Raises ValueError where the global batch does not divide over the devices that split it, in `accumulate` parts."""
     if accumulate < 1:
-        raise ValueError(f"config.accumulate is {accumulate}: set it to the number of parts of a batch, 1 or more")
+        raise ValueError(
+            f"config.accumulate is {accumulate}: set it to the number of parts of a batch, 1 or more"
+        )
     split = math.prod(mesh.shape[axis] for axis in ROWS)
     unit = split * accumulate
     if batch_size < 1 or batch_size % unit:
@@ -244,16 +271,8 @@ def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     check_batch_size(len(next(iter(batch.values()))) * count, mesh)
 
     def place(rows: np.ndarray) -> jax.Array:
-        return jax.make_array_from_process_local_data(sharding, rows, (len(rows) * count, *rows.shape[1:]))
+        return jax.make_array_from_process_local_data(
+            sharding, rows, (len(rows) * count, *rows.shape[1:])
+        )
 
     return {name: place(np.asarray(rows)) for name, rows in batch.items()}
-
-
-
-
-
-
-
-
-
-

@@ -43,11 +43,15 @@ class Charset:
 
     def __post_init__(self):
         if not self.chars:
-            raise ValueError("A character set needs at least one character; got none (are there labels at all?).")
+            raise ValueError(
+                "A character set needs at least one character; got none (are there labels at all?)."
+            )
         ids = {char: i for i, char in enumerate(self.chars, start=1)}
         if len(ids) != len(self.chars):
             twice = sorted({char for char in self.chars if self.chars.count(char) > 1})
-            raise ValueError(f"A character set holds each character once; found more than once: {twice}.")
+            raise ValueError(
+                f"A character set holds each character once; found more than once: {twice}."
+            )
         object.__setattr__(self, "_ids", ids)
 
     @classmethod
@@ -81,7 +85,9 @@ class Charset:
         for value in ids:
             index = int(value)
             if not 0 <= index < self.size:
-                raise ValueError(f"Id {index} is outside this character set of {self.size} classes (0 is the blank).")
+                raise ValueError(
+                    f"Id {index} is outside this character set of {self.size} classes (0 is the blank)."
+                )
             if index != BLANK:
                 chars.append(self.chars[index - 1])
         return "".join(chars)
@@ -106,5 +112,7 @@ class Charset:
         try:
             chars = json.loads(value)["chars"]
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            raise ValueError(f"Not a character set: no JSON object with 'chars' in {value[:60]!r}.") from error
+            raise ValueError(
+                f"Not a character set: no JSON object with 'chars' in {value[:60]!r}."
+            ) from error
         return cls(chars)

@@ -101,7 +101,10 @@ def watch(workdir: str, pipe: int) -> None:
     """Report what is done to the files of the work folder, and linger."""
 
     def hook(event: str, args: tuple) -> None:
-        if event not in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree") or not args:
+        if (
+            event not in ("open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree")
+            or not args
+        ):
             return
         path = os.fspath(args[0]) if isinstance(args[0], (str, os.PathLike)) else ""
         path = path if isinstance(path, str) else path.decode()
@@ -114,7 +117,11 @@ def watch(workdir: str, pipe: int) -> None:
             told = "folder for a save"
         elif event == "os.rename" and os.path.basename(str(args[1])).isdigit():
             told = "commit"
-        elif event in ("os.remove", "os.rmdir", "shutil.rmtree") and "/checkpoints/" in path and "-tmp" not in path:
+        elif (
+            event in ("os.remove", "os.rmdir", "shutil.rmtree")
+            and "/checkpoints/" in path
+            and "-tmp" not in path
+        ):
             told = "deletion"
         if told:
             tell(pipe, told)
@@ -154,7 +161,13 @@ def attempt(phase: str | None, draw: random.Random, **given: str) -> tuple[int, 
         child(pipe=pipe, **given)
     os.close(pipe)
     mark, most = PHASES[phase] if phase else ("", 0.0)
-    skip, deadline, kill_at, digest, rest = draw.choice((0, 0, 1, 2)), time.monotonic() + PATIENCE_S, None, None, b""
+    skip, deadline, kill_at, digest, rest = (
+        draw.choice((0, 0, 1, 2)),
+        time.monotonic() + PATIENCE_S,
+        None,
+        None,
+        b"",
+    )
     while True:
         wait = (kill_at or deadline) - time.monotonic()
         ready = wait > 0 and select.select([reader], [], [], wait)[0]
@@ -176,29 +189,43 @@ def attempt(phase: str | None, draw: random.Random, **given: str) -> tuple[int, 
     os.close(reader)
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if kill_at is None and status == -signal.SIGKILL:
-        raise RuntimeError(f"the run did not come to an end in {PATIENCE_S:g} s: see {given['log']}")
+        raise RuntimeError(
+            f"the run did not come to an end in {PATIENCE_S:g} s: see {given['log']}"
+        )
     return status, digest
 
 
 def story(workdir: str) -> list[dict]:
     rows = metrics.read_jsonl(os.path.join(workdir, "metrics.jsonl"))
-    return [{name: value for name, value in row.items() if name != "train/lines_per_s"} for row in rows]
+    return [
+        {name: value for name, value in row.items() if name != "train/lines_per_s"} for row in rows
+    ]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--seconds", type=float, default=3600.0, help="finish the run under way after this time")
+    parser.add_argument(
+        "--seconds", type=float, default=3600.0, help="finish the run under way after this time"
+    )
     options = parser.parse_args()
     draw, began = random.Random(options.seed), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         records = toy.write_lines(os.path.join(folder, "records"))
         given = {"records": records, "cache": os.path.join(folder, "cache")}
-        reference = {**given, "workdir": os.path.join(folder, "left-alone"), "log": os.path.join(folder, "left-alone.log")}
-        first, whole = (attempt(None, draw, **reference) for _ in range(2))  # the second time it is read from the disk
+        reference = {
+            **given,
+            "workdir": os.path.join(folder, "left-alone"),
+            "log": os.path.join(folder, "left-alone.log"),
+        }
+        first, whole = (
+            attempt(None, draw, **reference) for _ in range(2)
+        )  # the second time it is read from the disk
         if first != whole or first[0] != 0:
-            raise RuntimeError(f"the undisturbed run failed:\n{open(reference['log']).read()[-2000:]}")
+            raise RuntimeError(
+                f"the undisturbed run failed:\n{open(reference['log']).read()[-2000:]}"
+            )
         told, hits, runs, different = story(reference["workdir"]), collections.Counter(), 0, []
         while hits.total() < options.kills and time.monotonic() - began < options.seconds:
             workdir, kills = os.path.join(folder, f"run{runs}"), 0
@@ -213,7 +240,9 @@ def main() -> int:
                 elif status == 0:
                     break
                 else:
-                    different.append(f"run {runs}: exit code {status}: {open(mine['log']).read()[-1500:]}")
+                    different.append(
+                        f"run {runs}: exit code {status}: {open(mine['log']).read()[-1500:]}"
+                    )
                     break
             runs += 1
             if status == 0:
@@ -222,7 +251,11 @@ def main() -> int:
                     different.append(f"run {runs - 1}: another state after {kills} kills")
                 if story(workdir) != told:
                     different.append(f"run {runs - 1}: another metrics.jsonl after {kills} kills")
-            print(f"{hits.total()} kills, {runs} runs, {len(different)} differ", file=sys.stderr, flush=True)
+            print(
+                f"{hits.total()} kills, {runs} runs, {len(different)} differ",
+                file=sys.stderr,
+                flush=True,
+            )
         for line in different:
             print(line, file=sys.stderr)
     result = {"kills": hits.total(), "runs": runs, "different": len(different), "steps": STEPS}

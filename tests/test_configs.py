@@ -31,9 +31,16 @@ from tests.train.test_run import spy_on_data
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).parent / "golden_configs"
-FILES = sorted(str(path.relative_to(ROOT / "configs").with_suffix("")) for path in (ROOT / "configs").glob("*/[!_]*.py"))
+FILES = sorted(
+    str(path.relative_to(ROOT / "configs").with_suffix(""))
+    for path in (ROOT / "configs").glob("*/[!_]*.py")
+)
 
-METHODS = {path: importlib.import_module(f"configs.{path.replace('/', '.')}") for path in FILES if path.startswith("pretrain")}
+METHODS = {
+    path: importlib.import_module(f"configs.{path.replace('/', '.')}")
+    for path in FILES
+    if path.startswith("pretrain")
+}
 
 # Every file with the arguments that choose another experiment; a preset added to PRESETS comes in by itself.
 CASES = [
@@ -62,7 +69,11 @@ def expanded(config):
 def different_at_quick():
     """Arguments of pretrain/dig without those whose quick run is another's (words_paper: other epochs), nor "preset=cpu",
     which the fixture `pretrained` runs."""
-    texts = {expanded(build(file, f"{arg},quick")): arg for file, arg in reversed(CASES) if file == "pretrain/dig"}
+    texts = {
+        expanded(build(file, f"{arg},quick")): arg
+        for file, arg in reversed(CASES)
+        if file == "pretrain/dig"
+    }
     return sorted(set(texts.values()) - {"preset=cpu"})
 
 
@@ -77,9 +88,14 @@ def test_expanded_text_equals_the_golden_file(file, arg):
         path.write_text(text, encoding="utf-8")
     old = path.read_text(encoding="utf-8") if path.exists() else ""
     if text != old:
-        change = "".join(difflib.unified_diff(old.splitlines(True), text.splitlines(True), "golden", "now", n=1))
+        change = "".join(
+            difflib.unified_diff(old.splitlines(True), text.splitlines(True), "golden", "now", n=1)
+        )
         command = "DIG_WRITE_GOLDEN=1 python -m pytest tests/test_configs.py -k golden"
-        pytest.fail(f"{file}.py:{arg} is not what {path.name} says. If that is meant: {command}\n{change}", pytrace=False)
+        pytest.fail(
+            f"{file}.py:{arg} is not what {path.name} says. If that is meant: {command}\n{change}",
+            pytrace=False,
+        )
 
 
 def test_every_config_has_a_golden_file_and_no_other_is_left():
@@ -109,7 +125,13 @@ def fast_compilation():
 def lines_set(tmp_path_factory):
     """A few rendered lines with labels."""
     folder = tmp_path_factory.mktemp("records") / "lines"
-    options = {"splits": "train=16,validation=8", "fonts": "bundled", "max_words": 1, "height_px": 32, "workers": 0}
+    options = {
+        "splits": "train=16,validation=8",
+        "fonts": "bundled",
+        "max_words": 1,
+        "height_px": 32,
+        "workers": 0,
+    }
     records.write(folder, lines.examples(report=writer.Report(), **options))
     return str(folder)
 
@@ -118,7 +140,9 @@ def run_quick(file, arg, workdir, **changes):
     """The last state, and {metric: last value} of the run."""
     config = build(file, f"{arg},quick")
     config.update_from_flattened_dict({"mesh.data": 1, **changes})
-    if config.data.kind == "crops" and "gap_px" not in config.method:  # rows of windows with gaps need all of their width
+    if (
+        config.data.kind == "crops" and "gap_px" not in config.method
+    ):  # rows of windows with gaps need all of their width
         config.data.width_px = 64
         config.data.squeeze_px = config.data.squeeze_px and 64
     for head in config.method.get("heads") or {}:
@@ -164,7 +188,9 @@ def test_the_cpu_preset_runs(pretrained):
 
 @pytest.mark.parametrize("arg", different_at_quick())
 def test_pretraining_runs(arg, lines_set, tmp_path):
-    check_pretraining(arg, tmp_path, *run_quick("pretrain/dig", f"{arg},records={lines_set}", tmp_path))
+    check_pretraining(
+        arg, tmp_path, *run_quick("pretrain/dig", f"{arg},records={lines_set}", tmp_path)
+    )
 
 
 @pytest.mark.parametrize("file", METHODS)
@@ -181,7 +207,11 @@ def test_every_method_runs_and_resumes_bit_for_bit(file, lines_set, tmp_path, mo
     arg, whole, parts = f"preset=cpu,records={lines_set}", tmp_path / "whole", tmp_path / "parts"
     changes = {"total.steps": 4, "checkpoint.every_steps": 2, "checkpoint.keep_last": 2}
     first, values = run_quick(file, arg, whole, **changes)
-    assert int(first.step) == 4 and "encoder" in first.params and checkpoint.steps(str(whole)) == [2, 4]
+    assert (
+        int(first.step) == 4
+        and "encoder" in first.params
+        and checkpoint.steps(str(whole)) == [2, 4]
+    )
     assert {"train/loss", "train/grad_norm", "collapse/std", "probe/lines/cer"} <= values.keys()
     assert all(math.isfinite(value) for value in values.values())
 
@@ -190,11 +220,16 @@ def test_every_method_runs_and_resumes_bit_for_bit(file, lines_set, tmp_path, mo
     before = seen[:]
     again, _ = run_quick(file, arg, parts, **changes, evals={})
     assert int(again.step) == 4 and len(made) == 2
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(again), strict=True):
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(again), strict=True
+    ):
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
     assert len(before) == 4 and seen[4:] == before[2:]
     assert [row["step"] for row in metrics.read_jsonl(str(parts / provenance.NAME))] == [0, 2]
-    rows = [[training_figures(row) for row in metrics.read_jsonl(str(run / "metrics.jsonl"))] for run in (whole, parts)]
+    rows = [
+        [training_figures(row) for row in metrics.read_jsonl(str(run / "metrics.jsonl"))]
+        for run in (whole, parts)
+    ]
     assert [row for row in rows[0] if row] == [row for row in rows[1] if row] and len(rows[0]) >= 4
 
     # At step 0 the schedules stand where they start.
@@ -205,7 +240,11 @@ def test_every_method_runs_and_resumes_bit_for_bit(file, lines_set, tmp_path, mo
 
 
 def training_figures(row):
-    return {name: value for name, value in row.items() if name.startswith("train/") and name != "train/lines_per_s"}
+    return {
+        name: value
+        for name, value in row.items()
+        if name.startswith("train/") and name != "train/lines_per_s"
+    }
 
 
 def check_recogniser(workdir, state, values, steps=2):
@@ -247,9 +286,13 @@ def test_features_that_are_kept_change_no_figure(pretrained, tmp_path, monkeypat
 
 def test_finetune_runs(finetuned, pretrained):
     check_recogniser(*finetuned)
-    theirs, ours = (checkpoint.read_config(str(workdir)) for workdir in (pretrained[0], finetuned[0]))
+    theirs, ours = (
+        checkpoint.read_config(str(workdir)) for workdir in (pretrained[0], finetuned[0])
+    )
     same = {name for name in theirs["method"]["encoder"] if name != "final_norm"}
-    assert all(theirs["method"]["encoder"][name] == ours["method"]["encoder"][name] for name in same)
+    assert all(
+        theirs["method"]["encoder"][name] == ours["method"]["encoder"][name] for name in same
+    )
     assert theirs["data"]["train"] == ours["data"]["train"]
 
 
@@ -271,7 +314,9 @@ def test_evaluate_repeats_the_figure_of_the_run_it_is_given(finetuned, tmp_path)
 
 
 def test_arguments_take_the_type_of_their_default():
-    args = common.parse_arg(" size=B , lr=1e-3,steps=5,quick,", size="S", lr=0.0, steps=0, quick=False, dtype="auto")
+    args = common.parse_arg(
+        " size=B , lr=1e-3,steps=5,quick,", size="S", lr=0.0, steps=0, quick=False, dtype="auto"
+    )
     assert args.to_dict() == {"size": "B", "lr": 1e-3, "steps": 5, "quick": True, "dtype": "auto"}
     assert common.parse_arg(None, quick=True).quick is True
     assert common.parse_arg("quick=False", quick=True).quick is False
@@ -324,9 +369,16 @@ def test_every_contrast_states_how_far_text_may_go_sideways():
     silent = {name for name, presets in bound.items() if "not stated" in presets.values()}
     assert silent == {"ccd", "jigsaw", "relative_position"}
     bound = {name: presets for name, presets in bound.items() if name not in silent}
-    free = {(name, preset) for name, presets in bound.items() for preset, px in presets.items() if px is None}
+    free = {
+        (name, preset)
+        for name, presets in bound.items()
+        for preset, px in presets.items()
+        if px is None
+    }
     assert free == {("dig", "words"), ("dig", "words_paper"), ("ssm", "words")}
-    assert all(0 < px <= 8 for presets in bound.values() for px in presets.values() if px is not None)
+    assert all(
+        0 < px <= 8 for presets in bound.values() for px in presets.values() if px is not None
+    )
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -340,5 +392,7 @@ def test_readers_and_label_subsets(file):
     for arg in ("head=lstm", "decoder=attention"):
         with pytest.raises(ValueError, match=r"give decoder=ctc and one of head=linear, bilstm"):
             build(f"recognize/{file}", arg)
-    subsets = [build(f"recognize/{file}", arg).data.subset for arg in ("labels=0.1", "labels=340", None)]
+    subsets = [
+        build(f"recognize/{file}", arg).data.subset for arg in ("labels=0.1", "labels=340", None)
+    ]
     assert subsets == [0.1, 340, None] and [type(subset) for subset in subsets[:2]] == [float, int]

@@ -31,7 +31,9 @@ def test_runs_that_are_killed_end_like_one_that_is_left_alone():
     """Five kill -9, in processes of their own; `python -m tests.kill_runs --kills=100` is the whole of it."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.kill_runs", "--kills=5", "--seed=1"]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=600)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=600
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["kills"] == 5 and result["different"] == 0
@@ -63,14 +65,18 @@ def test_a_signal_saves_and_leaves(lines, tmp_path, monkeypatch, numbers, code):
     config = make_config(lines, 5, evals={"toy": {"every_steps": 2}})
     with pytest.raises(SystemExit) as stopped:
         train.run(config, str(tmp_path))
-    assert stopped.value.code == code and checkpoint.steps(str(tmp_path)) == [3]  # the step after the evaluation
+    assert stopped.value.code == code and checkpoint.steps(str(tmp_path)) == [
+        3
+    ]  # the step after the evaluation
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     assert int(train.run(config, str(tmp_path)).step) == 5
 
 
 def test_a_second_ctrl_c_ends_at_once(lines, tmp_path, monkeypatch, capsys):
     interrupt_at(monkeypatch, 2, signal.SIGINT, signal.SIGINT)
-    config = make_config(lines, 5, **{"evals": {"toy": {"every_steps": 2}}, "checkpoint.every_steps": 1})
+    config = make_config(
+        lines, 5, **{"evals": {"toy": {"every_steps": 2}}, "checkpoint.every_steps": 1}
+    )
     with pytest.raises(KeyboardInterrupt):
         train.run(config, str(tmp_path))
     assert checkpoint.steps(str(tmp_path)) == [1]
@@ -81,7 +87,9 @@ def test_a_second_ctrl_c_ends_at_once(lines, tmp_path, monkeypatch, capsys):
     for name in ("_CONFIG", "_WORKDIR"):
         monkeypatch.setattr(main, name, type("Flag", (), {"value": None}))
     monkeypatch.setattr(main.hosts, "initialize", stopped)
-    assert main.main(["main"]) == 130 and "goes on from the last checkpoint" in capsys.readouterr().err
+    assert (
+        main.main(["main"]) == 130 and "goes on from the last checkpoint" in capsys.readouterr().err
+    )
 
 
 def test_log_lines_that_straddle_a_restart_are_whole(lines, tmp_path, monkeypatch):
@@ -93,7 +101,10 @@ def test_log_lines_that_straddle_a_restart_are_whole(lines, tmp_path, monkeypatc
             train.run(make_config(lines, 6, **{"log.every_steps": 3}), str(tmp_path / "parts"))
     train.run(make_config(lines, 6, **{"log.every_steps": 3}), str(tmp_path / "parts"))
     whole, parts = (
-        [{k: v for k, v in row.items() if k != "train/lines_per_s"} for row in rows_of(tmp_path / name)]
+        [
+            {k: v for k, v in row.items() if k != "train/lines_per_s"}
+            for row in rows_of(tmp_path / name)
+        ]
         for name in ("whole", "parts")
     )
     assert whole == parts and [row["step"] for row in whole] == [3, 6]
@@ -119,7 +130,9 @@ def test_a_second_run_is_refused_until_the_first_is_dead(lines, tmp_path):
     command = [sys.executable, "-c", HOLD, str(tmp_path / folder.LOCK)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(ValueError, match="is in use by process 1 on elsewhere since noon: wait for that run"):
+        with pytest.raises(
+            ValueError, match="is in use by process 1 on elsewhere since noon: wait for that run"
+        ):
             train.run(make_config(lines, 1), str(tmp_path))
         assert os.listdir(tmp_path) == [folder.LOCK]
         other.send_signal(signal.SIGKILL)
@@ -148,7 +161,9 @@ def two_steps(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     assert save_all(folder, {1: 0.5, 2: 0.6}, keep_last=2)[0] == [1, 2]
     step = folder / "checkpoints" / "2"
-    files = sorted(str(p.relative_to(step)) for p in step.rglob("*") if p.is_file() and p.name != seal.NAME)
+    files = sorted(
+        str(p.relative_to(step)) for p in step.rglob("*") if p.is_file() and p.name != seal.NAME
+    )
     assert len(files) == 12 and (step / seal.NAME).exists()
     return folder, files
 
@@ -184,7 +199,9 @@ def test_every_broken_file_is_named_and_the_older_step_goes_on(two_steps, tmp_pa
     command = re.search(r"\((mv .*?)\)", sentence)[1].split()
     subprocess.run(command, check=True)  # as it says
     checkpoints = checkpoint.Checkpoints(str(workdir), keep_last=2)
-    assert checkpoints.latest_step() == 1 and same(checkpoints.restore(abstract_of(make_state(0))), make_state(1))
+    assert checkpoints.latest_step() == 1 and same(
+        checkpoints.restore(abstract_of(make_state(0))), make_state(1)
+    )
     checkpoints.close()
 
 
@@ -192,7 +209,9 @@ def test_the_only_step_broken(two_steps, tmp_path):
     shutil.copytree(two_steps[0], tmp_path / "a")
     shutil.rmtree(tmp_path / "a" / "checkpoints" / "1")
     (tmp_path / "a" / "checkpoints" / "2" / seal.NAME).write_text("{")
-    with pytest.raises(checkpoint.Damaged, match=r"\(seal.json cannot be read\).*no other whole one"):
+    with pytest.raises(
+        checkpoint.Damaged, match=r"\(seal.json cannot be read\).*no other whole one"
+    ):
         checkpoint.Checkpoints(str(tmp_path / "a"))
 
 
@@ -218,7 +237,9 @@ def test_a_later_layout_is_refused(tmp_path):
     checkpoints = checkpoint.Checkpoints(str(tmp_path))
     checkpoints.save(1, make_state(1), {}, META | {"layout": 99})
     checkpoints.close()
-    with pytest.raises(ValueError, match=rf"layout 99 and this program reads up to {checkpoint.LAYOUT}"):
+    with pytest.raises(
+        ValueError, match=rf"layout 99 and this program reads up to {checkpoint.LAYOUT}"
+    ):
         checkpoint.read_meta(str(tmp_path))
 
 
@@ -232,14 +253,24 @@ def test_a_save_that_fails_stops_the_run_and_leaves_the_last_one(lines, tmp_path
 
     class Full:
         def result(self):
-            raise ValueError("a page of tensorstore's words") from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            raise ValueError("a page of tensorstore's words") from OSError(
+                errno.ENOSPC, os.strerror(errno.ENOSPC)
+            )
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.ocp.training.Checkpointer, "save_checkpointables_async", lambda *_, **__: Full())
+        patch.setattr(
+            checkpoint.ocp.training.Checkpointer,
+            "save_checkpointables_async",
+            lambda *_, **__: Full(),
+        )
         with pytest.raises(checkpoint.SaveFailed) as failed:
             train.run(make_config(lines, 9, **config), str(tmp_path))
     sentence = str(failed.value)
-    assert "step 4 could not be saved" in sentence and "(no space left on device)" in sentence and "\n" not in sentence
+    assert (
+        "step 4 could not be saved" in sentence
+        and "(no space left on device)" in sentence
+        and "\n" not in sentence
+    )
     assert f"the last good checkpoint is {tmp_path}/checkpoints/2" in sentence
     assert int(train.run(make_config(lines, 9, **config), str(tmp_path)).step) == 9
 
@@ -247,7 +278,10 @@ def test_a_save_that_fails_stops_the_run_and_leaves_the_last_one(lines, tmp_path
 def test_a_full_disk_under_the_log(tmp_path, monkeypatch):
     monkeypatch.setattr(metrics, "_open", lambda path: open("/dev/full", "ab", buffering=0))
     writer = metrics.Writer(str(tmp_path))
-    with pytest.raises(OSError, match=r"metrics.jsonl cannot be written \(no space left on device\): mend that and run"):
+    with pytest.raises(
+        OSError,
+        match=r"metrics.jsonl cannot be written \(no space left on device\): mend that and run",
+    ):
         writer.write(1, {"a": 1.0})
     writer.close()
 
@@ -264,12 +298,21 @@ def test_a_disk_that_is_really_full_and_one_that_is_read_only(lines, tmp_path):
         config = {"method": {"name": "toy", "width": 256}, "checkpoint.every_steps": 1}
         state = train.run(make_config(lines, 1, **config), str(disk / "run"))
         (disk / "ballast").write_bytes(b"x" * max(0, shutil.disk_usage(disk).free - 60_000))
-        with pytest.raises(checkpoint.SaveFailed, match=r"step 2 could not .*no space left.*good checkpoint is \S+/1:"):
+        with pytest.raises(
+            checkpoint.SaveFailed,
+            match=r"step 2 could not .*no space left.*good checkpoint is \S+/1:",
+        ):
             train.run(make_config(lines, 4, **config), str(disk / "run"))
         (disk / "ballast").unlink()
-        assert same(checkpoint.load_subtree(str(disk / "run"), "params", abstract_of(state.params)), state.params)
+        assert same(
+            checkpoint.load_subtree(str(disk / "run"), "params", abstract_of(state.params)),
+            state.params,
+        )
         subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
-        with pytest.raises(ValueError, match=r"run cannot be written \(read-only file system\): name another folder"):
+        with pytest.raises(
+            ValueError,
+            match=r"run cannot be written \(read-only file system\): name another folder",
+        ):
             train.run(make_config(lines, 4, **config), str(disk / "run"))
         subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
         assert int(train.run(make_config(lines, 2, **config), str(disk / "run")).step) == 2
@@ -307,10 +350,15 @@ def test_a_longer_total_says_that_the_schedule_moves(lines, tmp_path, capsys):
     assert "config.total" not in capsys.readouterr().err
     train.run(make_config(lines, 4), str(tmp_path))
     said = capsys.readouterr().err
-    assert "config.total was 2 steps and is 4: from step 2 on every schedule" in said and "learning rate 0.005 here" in said
+    assert (
+        "config.total was 2 steps and is 4: from step 2 on every schedule" in said
+        and "learning rate 0.005 here" in said
+    )
 
 
-@pytest.mark.parametrize("line", ['{"step": 3, "train', '{"step": 3', "\x00\x00\x00", '{"step": 2, "a": 1}'])
+@pytest.mark.parametrize(
+    "line", ['{"step": 3, "train', '{"step": 3', "\x00\x00\x00", '{"step": 2, "a": 1}']
+)
 def test_a_torn_last_line_of_the_log_is_dropped_or_finished(lines, tmp_path, line):
     train.run(make_config(lines, 2), str(tmp_path))
     before = rows_of(tmp_path)
@@ -318,11 +366,17 @@ def test_a_torn_last_line_of_the_log_is_dropped_or_finished(lines, tmp_path, lin
         file.write(line)
     train.run(make_config(lines, 3), str(tmp_path))
     rows = rows_of(tmp_path)
-    assert rows[:2] == before and rows[-1]["step"] == 3 and len(rows) == (4 if line.endswith("}") else 3)
+    assert (
+        rows[:2] == before
+        and rows[-1]["step"] == 3
+        and len(rows) == (4 if line.endswith("}") else 3)
+    )
 
 
 def test_a_line_without_a_step_is_named(tmp_path):
     for line in ("[1]", '{"a": 1}', '{"step": "x"}'):
         (tmp_path / "metrics.jsonl").write_text(f'{line}\n{{"step": 2}}\n')
-        with pytest.raises(ValueError, match="line 1 is no JSON object with a step: remove that line"):
+        with pytest.raises(
+            ValueError, match="line 1 is no JSON object with a step: remove that line"
+        ):
             metrics.Writer(str(tmp_path))

@@ -53,17 +53,25 @@ def layer(path: Path) -> str:
 def test_layers(path):
     used = ours(path)
     if layer(path) in ALLOWED:
-        assert used <= ALLOWED[layer(path)], f"{layer(path)} must not import {used - ALLOWED[layer(path)]}"
+        assert used <= ALLOWED[layer(path)], (
+            f"{layer(path)} must not import {used - ALLOWED[layer(path)]}"
+        )
     if layer(path) == "methods":
         inside = {n.split(".")[2] for n in imported(path) if n.startswith("dig_jax.methods.")}
         assert inside <= {"shared"}, "one method must not import another"
     assert "main" not in used, "nobody imports main"
     assert not [n for n in imported(path) if n.split(".")[0] == "configs"], "nobody imports configs"
-    if layer(path) not in ("main", "train", "tools"):  # tools are programs: some take --config themselves
+    if layer(path) not in (
+        "main",
+        "train",
+        "tools",
+    ):  # tools are programs: some take --config themselves
         assert not [n for n in imported(path) if n.startswith("ml_collections")]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT))
+)
 def test_configs_import_only_their_presets(path):
     names = imported(path)
     assert not [n for n in names if n.split(".")[0] in ("dig_jax", "jax", "flax", "optax")]
@@ -77,7 +85,9 @@ def test_one_method_and_one_evaluator_a_file():
     for folder, name in (("methods", "Method"), ("evaluators", "Evaluator")):
         for path in (PACKAGE / folder).glob("*.py"):
             if path.stem != "__init__":
-                classes = [n.name for n in ast.parse(path.read_text()).body if isinstance(n, ast.ClassDef)]
+                classes = [
+                    n.name for n in ast.parse(path.read_text()).body if isinstance(n, ast.ClassDef)
+                ]
                 assert classes.count(name) == 1, path
 
 

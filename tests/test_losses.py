@@ -29,7 +29,13 @@ def log_chance(scores, chosen):
 def slow_info_nce(x, real, temperature=0.2):
     """2T * mean_i -log( exp(q_i.k_i / T) / sum_j exp(q_i.k_j / T) ), unit vectors."""
     q, k = x
-    return 2 * temperature * np.mean([log_chance({j: cosine(q[i], k[j]) / temperature for j in real}, i) for i in real])
+    return (
+        2
+        * temperature
+        * np.mean(
+            [log_chance({j: cosine(q[i], k[j]) / temperature for j in real}, i) for i in real]
+        )
+    )
 
 
 def slow_nt_xent(x, real, temperature=0.1):
@@ -38,7 +44,9 @@ def slow_nt_xent(x, real, temperature=0.1):
     for view in (0, 1):
         for i in real:
             others = [(v, j) for v in (0, 1) for j in real if (v, j) != (view, i)]
-            scores = {other: cosine(x[view][i], x[other[0]][other[1]]) / temperature for other in others}
+            scores = {
+                other: cosine(x[view][i], x[other[0]][other[1]]) / temperature for other in others
+            }
             terms.append(log_chance(scores, (1 - view, i)))
     return np.mean(terms)
 
@@ -46,14 +54,21 @@ def slow_nt_xent(x, real, temperature=0.1):
 def slow_queue_nce(x, real, temperature=0.2):
     """mean_i -log( exp(q.k+ / T) / (exp(q.k+ / T) + sum over the queue) ), unit vectors."""
     q, k = x
-    candidates = lambda i: dict(enumerate([cosine(q[i], key) / temperature for key in [k[i], *QUEUE]]))  # noqa: E731
+    candidates = lambda i: dict(
+        enumerate([cosine(q[i], key) / temperature for key in [k[i], *QUEUE]])
+    )  # noqa: E731
     return np.mean([log_chance(candidates(i), 0) for i in real])
 
 
 def slow_n_pair(x, real):
     """mean_i log(1 + sum_{j != i} exp(a_i.p_j - a_i.p_i))."""
     a, p = x
-    return np.mean([math.log(1 + sum(math.exp(a[i] @ p[j] - a[i] @ p[i]) for j in real if j != i)) for i in real])
+    return np.mean(
+        [
+            math.log(1 + sum(math.exp(a[i] @ p[j] - a[i] @ p[i]) for j in real if j != i))
+            for i in real
+        ]
+    )
 
 
 def slow_negative_cosine(x, real):
@@ -94,10 +109,22 @@ def slow_triplet(x, real, margin=0.2):
 
 CASES = {  # name: (ours as a function of the rows and valid, the slow loop, how many arrays of rows)
     "info_nce": (lambda q, k, valid: losses.info_nce(q, k, 0.2, valid)[0], slow_info_nce, 2),
-    "info_nce chunked": (lambda q, k, valid: losses.info_nce(q, k, 0.2, valid, chunk=5)[0], slow_info_nce, 2),
+    "info_nce chunked": (
+        lambda q, k, valid: losses.info_nce(q, k, 0.2, valid, chunk=5)[0],
+        slow_info_nce,
+        2,
+    ),
     "nt_xent": (lambda q, k, valid: losses.nt_xent(q, k, 0.1, valid)[0], slow_nt_xent, 2),
-    "nt_xent chunked": (lambda q, k, valid: losses.nt_xent(q, k, 0.1, valid, chunk=5)[0], slow_nt_xent, 2),
-    "queue_nce": (lambda q, k, valid: losses.queue_nce(q, k, jnp.asarray(QUEUE), 0.2, valid)[0], slow_queue_nce, 2),
+    "nt_xent chunked": (
+        lambda q, k, valid: losses.nt_xent(q, k, 0.1, valid, chunk=5)[0],
+        slow_nt_xent,
+        2,
+    ),
+    "queue_nce": (
+        lambda q, k, valid: losses.queue_nce(q, k, jnp.asarray(QUEUE), 0.2, valid)[0],
+        slow_queue_nce,
+        2,
+    ),
     "n_pair": (losses.n_pair, slow_n_pair, 2),
     "negative_cosine": (losses.negative_cosine, slow_negative_cosine, 2),
     "distillation": (
@@ -105,7 +132,11 @@ CASES = {  # name: (ours as a function of the rows and valid, the slow loop, how
         slow_distillation,
         2,
     ),
-    "contrastive": (lambda a, b, valid: losses.contrastive(a, b, jnp.asarray(SAME), 3.0, valid), slow_contrastive, 2),
+    "contrastive": (
+        lambda a, b, valid: losses.contrastive(a, b, jnp.asarray(SAME), 3.0, valid),
+        slow_contrastive,
+        2,
+    ),
     "triplet": (lambda a, p, n, valid: losses.triplet(a, p, n, 0.2, valid), slow_triplet, 3),
 }
 
@@ -131,7 +162,9 @@ def test_value_and_gradient_equal_the_slow_loop_and_no_other_row_takes_part(name
             way = np.zeros_like(direction)
             way[argument] = 1e-6 * direction[argument]
             slope = (slow(exact + way, real) - slow(exact - way, real)) / 2e-6
-            np.testing.assert_allclose(np.sum(grads[argument] * direction[argument]), slope, rtol=1e-4, atol=1e-6)
+            np.testing.assert_allclose(
+                np.sum(grads[argument] * direction[argument]), slope, rtol=1e-4, atol=1e-6
+            )
     value, grads = step(jnp.asarray(x), jnp.zeros(ROWS, bool))
     assert value == 0 and (grads == 0).all()
 
@@ -149,7 +182,9 @@ def test_without_valid_every_row_is_real_and_its_length_does_not_matter(name):
 def test_vectors_of_no_length_and_equal_vectors_have_zero_gradients():
     zero, eye = jnp.zeros((4, 4)), jnp.eye(4)
     assert (jax.grad(lambda p: losses.negative_cosine(p, eye))(zero) == 0).all()
-    value, grad = jax.value_and_grad(lambda x: losses.contrastive(x, eye, jnp.zeros(4, bool), 0.5))(eye)
+    value, grad = jax.value_and_grad(lambda x: losses.contrastive(x, eye, jnp.zeros(4, bool), 0.5))(
+        eye
+    )
     assert (grad == 0).all() and value == 0.5**2 / 2
 
 
@@ -167,11 +202,19 @@ def test_distillation_starts_at_ln_k():
     outputs = 65536
     teacher = jnp.asarray(np.random.default_rng(4).normal(size=(3, outputs)), jnp.float32)
     student = 1e-4 * teacher[:, ::-1]
-    step = jax.jit(lambda temperature: losses.distillation(student, teacher, jnp.zeros(outputs), 0.1, temperature))
+    step = jax.jit(
+        lambda temperature: losses.distillation(
+            student, teacher, jnp.zeros(outputs), 0.1, temperature
+        )
+    )
     np.testing.assert_allclose(step(0.04), math.log(outputs), rtol=1e-3)
     assert round(float(step(0.04)), 2) == 11.09
-    centred = losses.distillation(teacher, teacher + 5.0, jnp.full((1, outputs), 5.0), 1.0, 1.0)  # [1, K] will do as well
-    np.testing.assert_allclose(centred, losses.distillation(teacher, teacher, jnp.zeros(outputs), 1.0, 1.0), rtol=1e-5)
+    centred = losses.distillation(
+        teacher, teacher + 5.0, jnp.full((1, outputs), 5.0), 1.0, 1.0
+    )  # [1, K] will do as well
+    np.testing.assert_allclose(
+        centred, losses.distillation(teacher, teacher, jnp.zeros(outputs), 1.0, 1.0), rtol=1e-5
+    )
 
 
 def test_triplet_and_contrastive_rest_when_the_margin_is_kept():
@@ -187,13 +230,25 @@ def test_triplet_and_contrastive_rest_when_the_margin_is_kept():
     "call, words",
     [
         (lambda x: losses.info_nce(x, x, 0), r"temperature is 0.*above 0.*method\.temperature"),
-        (lambda x: losses.nt_xent(x, x, -1.0), r"temperature is -1.0.*above 0.*method\.temperature"),
+        (
+            lambda x: losses.nt_xent(x, x, -1.0),
+            r"temperature is -1.0.*above 0.*method\.temperature",
+        ),
         (lambda x: losses.queue_nce(x, x, x, 0), r"temperature is 0.*above 0.*method\.temperature"),
-        (lambda x: losses.distillation(x, x, x[0], 0.0, 0.1), r"student temperature is 0.0.*above 0"),
-        (lambda x: losses.distillation(x, x, x[0], 0.1, 0.0), r"teacher temperature is 0.0.*above 0"),
+        (
+            lambda x: losses.distillation(x, x, x[0], 0.0, 0.1),
+            r"student temperature is 0.0.*above 0",
+        ),
+        (
+            lambda x: losses.distillation(x, x, x[0], 0.1, 0.0),
+            r"teacher temperature is 0.0.*above 0",
+        ),
         (lambda x: losses.triplet(x, x, x, 0), r"margin is 0.*method\.margin"),
         (lambda x: losses.contrastive(x, x, x[0] > 0, 0), r"margin is 0.*method\.margin"),
-        (lambda x: losses.info_nce(x, x, 0.2, chunk=0), r"chunk is 0; .*method\.loss_chunk to at least 1"),
+        (
+            lambda x: losses.info_nce(x, x, 0.2, chunk=0),
+            r"chunk is 0; .*method\.loss_chunk to at least 1",
+        ),
     ],
 )
 def test_mistakes_are_named(call, words):
@@ -204,7 +259,9 @@ def test_mistakes_are_named(call, words):
 # ---- values under a mask ----
 
 
-@pytest.mark.parametrize("loss, error", [(losses.masked_mse, lambda d: d**2), (losses.masked_l1, abs)])
+@pytest.mark.parametrize(
+    "loss, error", [(losses.masked_mse, lambda d: d**2), (losses.masked_l1, abs)]
+)
 def test_masked_means_equal_the_slow_loop_and_never_read_the_rest(loss, error):
     rng = np.random.default_rng(3)
     prediction, target = rng.normal(size=(2, 3, 4, 5)).astype(np.float32)

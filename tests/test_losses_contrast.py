@@ -107,7 +107,9 @@ def test_chunked_memory_grows_with_the_batch_not_with_its_square(name):
 def test_chunked_gradient_of_one_side_only():
     """As the methods use it: the keys are stopped."""
     x = pair(20, 8)
-    step = jax.jit(jax.grad(lambda q: losses.info_nce(q, jax.lax.stop_gradient(x[1]), 0.2, chunk=6)[0]))
+    step = jax.jit(
+        jax.grad(lambda q: losses.info_nce(q, jax.lax.stop_gradient(x[1]), 0.2, chunk=6)[0])
+    )
     close(step(x[0]), both_sides("info_nce", 0.2)(x, None)[1][0], 2e-6)
 
 
@@ -118,7 +120,9 @@ def test_eight_devices_give_what_one_gives(name):
     mesh = sharding.make_mesh(8)
     spread = jax.device_put(x, jax.NamedSharding(mesh, jax.P(None, "data")))
     for chunk in (None, 12):
-        on_eight = both_sides(name, 0.2, chunk)(spread, jax.device_put(valid, sharding.batch_sharding(mesh)))
+        on_eight = both_sides(name, 0.2, chunk)(
+            spread, jax.device_put(valid, sharding.batch_sharding(mesh))
+        )
         (loss_spread, top1_spread), grad_spread = on_eight
         assert len(grad_spread.sharding.device_set) == 8
         np.testing.assert_allclose(loss_spread, loss, rtol=2e-6)
@@ -148,7 +152,9 @@ def test_losses_of_unrelated_rows_start_where_chance_puts_them():
     np.testing.assert_allclose(loss, math.log(1 + 448), rtol=0.02)
     assert top1 < 0.1
     np.testing.assert_allclose(jax.jit(losses.n_pair)(0.05 * q, 0.05 * k), math.log(512), rtol=0.02)
-    z1, z2 = jnp.asarray(rng.normal(size=(2, 304 * 5, 64)), jnp.float32)  # SeqCLR: 304 lines of 5 windows, 8.02
+    z1, z2 = jnp.asarray(
+        rng.normal(size=(2, 304 * 5, 64)), jnp.float32
+    )  # SeqCLR: 304 lines of 5 windows, 8.02
     loss, top1 = jax.jit(lambda z1, z2: losses.nt_xent(z1, z2, 1.0, chunk=1000))(z1, z2)
     np.testing.assert_allclose(loss, math.log(2 * 304 * 5 - 1), rtol=0.002)
     assert top1 < 0.01
@@ -168,13 +174,19 @@ def test_top1_counts_the_rows_whose_own_partner_is_nearest():
     both = unit.reshape(-1, 4)
     rows = [*real, *(30 + real)]
     others = {i: [j for j in rows if j != i] for i in rows}
-    partner = [others[i][np.argmax([both[i] @ both[j] for j in others[i]])] == (i + 30) % 60 for i in rows]
-    nearer = [unit[0, i] @ unit[1, i] > (unit[0, i] @ unit[1, :20].T).max() for i in real if i >= 20]
+    partner = [
+        others[i][np.argmax([both[i] @ both[j] for j in others[i]])] == (i + 30) % 60 for i in rows
+    ]
+    nearer = [
+        unit[0, i] @ unit[1, i] > (unit[0, i] @ unit[1, :20].T).max() for i in real if i >= 20
+    ]
     assert 0 < np.mean(partner) < 1 and 0 < np.mean(nearer) < 1
     x, valid = jnp.asarray(x), jnp.asarray(valid)
     for chunk in (None, 7):
         np.testing.assert_allclose(jitted("info_nce", chunk)(x, valid)[1], expected, rtol=1e-6)
-        np.testing.assert_allclose(jitted("nt_xent", chunk)(x, valid)[1], np.mean(partner), rtol=1e-6)
+        np.testing.assert_allclose(
+            jitted("nt_xent", chunk)(x, valid)[1], np.mean(partner), rtol=1e-6
+        )
     top1 = queue_nce(x[0], x[1], x[1, :20], 0.2, valid & (jnp.arange(30) >= 20))[1]
     np.testing.assert_allclose(top1, np.mean(nearer), rtol=1e-6)
 

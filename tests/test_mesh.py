@@ -36,7 +36,9 @@ class Case:
         self.method, self.views = method, views
         made = jax.jit(method.init)(jax.random.key(1), views)
         teacher = method.init_teacher(made["params"])
-        teacher = jax.tree.map(lambda p: p + 0.05 * jnp.cos(jnp.arange(p.size).reshape(p.shape)), teacher)
+        teacher = jax.tree.map(
+            lambda p: p + 0.05 * jnp.cos(jnp.arange(p.size).reshape(p.shape)), teacher
+        )
         self.state = states.TrainState(jnp.int32(0), made["params"], teacher, (), made["mutable"])
 
     @functools.cache  # noqa: B019  a handful of cases, for the length of the module
@@ -47,7 +49,9 @@ class Case:
         rows, everywhere = sharding.batch_sharding(mesh), sharding.everywhere(mesh)
 
         def loss_and_gradients(state, views):
-            params, teacher = sharding.gather((state.params, state.teacher), (shardings.params, shardings.teacher))
+            params, teacher = sharding.gather(
+                (state.params, state.teacher), (shardings.params, shardings.teacher)
+            )
             whole = state.replace(params=params, teacher=teacher)
             return accumulate.loss_and_gradients(self.method, whole, views, KEY, 0.0, parts)
 
@@ -73,12 +77,24 @@ def views():
 def case(name):
     plain, masked = views()
     if name == "dig":
-        widths = {"projector_width": 64, "projector_dim": 32, "pix_projector_width": 32, "decoder_width": 48}
-        return Case(dig.Method(encoder=ENCODER, channels=1, recipe=pairs.BLUR, window_px=16, **widths), masked)
+        widths = {
+            "projector_width": 64,
+            "projector_dim": 32,
+            "pix_projector_width": 32,
+            "decoder_width": 48,
+        }
+        return Case(
+            dig.Method(encoder=ENCODER, channels=1, recipe=pairs.BLUR, window_px=16, **widths),
+            masked,
+        )
     if name == "seqclr":
-        return Case(seqclr.Method(encoder=ENCODER, channels=1, recipe=pairs.BLUR, window_px=16), plain)
+        return Case(
+            seqclr.Method(encoder=ENCODER, channels=1, recipe=pairs.BLUR, window_px=16), plain
+        )
     if name in ("gen", "simmim"):
-        one = {key: x for key, x in masked.items() if key != "view2"} | {"column_offset": masked["column_offset"][:, :1]}
+        one = {key: x for key, x in masked.items() if key != "view2"} | {
+            "column_offset": masked["column_offset"][:, :1]
+        }
         if name == "simmim":
             return Case(simmim.Method(encoder=ENCODER, channels=1), one)
         return Case(dig.Method(encoder=ENCODER, channels=1, objective="gen", decoder_width=48), one)
@@ -88,21 +104,37 @@ def case(name):
     heads = {"ctc": {"kind": "linear"}}
     lines = {name: plain[name] for name in ("width", "valid")} | {"image": plain["view1"]}
     # Some labels are longer than their line has frames.
-    label = np.resize(np.array([[1, 2, 0, 0], [3, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]], np.int32), (ROWS, 4))
-    lines |= {"label": jnp.asarray(label), "label_length": jnp.asarray((label > 0).sum(1).astype(np.int32))}
-    return Case(recognize.Method(charset=Charset.from_texts(["abc"]), encoder=ENCODER, heads=heads), lines)
+    label = np.resize(
+        np.array([[1, 2, 0, 0], [3, 0, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]], np.int32), (ROWS, 4)
+    )
+    lines |= {
+        "label": jnp.asarray(label),
+        "label_length": jnp.asarray((label > 0).sum(1).astype(np.int32)),
+    }
+    return Case(
+        recognize.Method(charset=Charset.from_texts(["abc"]), encoder=ENCODER, heads=heads), lines
+    )
 
 
 def agree(found, wanted, rtol=2e-5):
     """Every array equal to rtol of its largest number (or of 1e-3: what only rounding leaves of a zero)."""
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True):
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True
+    ):
         a, b = np.asarray(a), np.asarray(b)
         scale = max(float(np.abs(b).max()), 1e-3)
-        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * scale, err_msg=jax.tree_util.keystr(path))
+        np.testing.assert_allclose(
+            a, b, rtol=0, atol=rtol * scale, err_msg=jax.tree_util.keystr(path)
+        )
 
 
 SOME = (("data", 8),), (("data", 2), ("fsdp", 2), ("tensor", 2))
-MORE = (("data", 2),), (("data", 1), ("fsdp", 4)), (("data", 1), ("fsdp", 8)), (("data", 4), ("tensor", 2))
+MORE = (
+    (("data", 2),),
+    (("data", 1), ("fsdp", 4)),
+    (("data", 1), ("fsdp", 8)),
+    (("data", 4), ("tensor", 2)),
+)
 
 
 def name_of(sizes):
@@ -122,9 +154,15 @@ def name_of(sizes):
 def test_loss_and_gradients_do_not_depend_on_the_mesh(method, sizes):
     found, text = case(method).on(sizes)
     agree(found, case(method).on()[0])
-    kernel = found[2]["encoder"]["blocks"]["mlp"]["fc1"]["kernel"]  # (2, 32, 128): cut over fsdp and tensor
+    kernel = found[2]["encoder"]["blocks"]["mlp"]["fc1"][
+        "kernel"
+    ]  # (2, 32, 128): cut over fsdp and tensor
     shape = {"fsdp": 1, "tensor": 1} | dict(sizes)
-    assert kernel.addressable_shards[0].data.shape == (2, 32 // shape["fsdp"], 128 // shape["tensor"])
+    assert kernel.addressable_shards[0].data.shape == (
+        2,
+        32 // shape["fsdp"],
+        128 // shape["tensor"],
+    )
     # Parameters travel, never the activations of all rows, here of the encoder: 16 lines, two views, 12 tokens.
     assert not re.findall(r"f32\[(?:32|16,2),12,\d+\]\S* all-gather", text)
 
@@ -148,7 +186,9 @@ def test_parts_of_a_batch_are_the_batch(method, parts, sizes):
     pixels = (cut["width"] * cut["valid"]).sum(1) / cut["valid"].sum(1)
     assert pixels.max() > 1.2 * pixels.min() or parts == 2
     (loss, metrics, grads), (whole, wanted, whole_grads) = made.on(sizes, parts)[0], made.on()[0]
-    metrics, wanted = ({k: v for k, v in x.items() if k != "infeasible_frac"} for x in (metrics, wanted))  # of other lines
+    metrics, wanted = (
+        {k: v for k, v in x.items() if k != "infeasible_frac"} for x in (metrics, wanted)
+    )  # of other lines
     agree((loss, metrics, grads), (whole, wanted, whole_grads))
 
 
@@ -160,7 +200,9 @@ def test_parts_keep_the_rows_of_a_line_together_and_on_their_device():
     mesh = sharding.make_mesh({"data": 2, "fsdp": 2})
     rows = sharding.batch_sharding(mesh)
     parts = jax.sharding.NamedSharding(mesh, P(None, ("data", "fsdp")))
-    compiled = jax.jit(functools.partial(accumulate.microbatches, count=4), in_shardings=rows, out_shardings=parts)
+    compiled = jax.jit(
+        functools.partial(accumulate.microbatches, count=4), in_shardings=rows, out_shardings=parts
+    )
     text = compiled.lower({"valid": jnp.arange(16), "halves": halves}).compile().as_text()
     assert not re.findall(r"all-to-all|all-gather|collective-permute|all-reduce", text)
     with pytest.raises(ValueError, match=r"do not divide into 3 parts: set config.accumulate"):
@@ -176,7 +218,9 @@ def test_lines_that_meet_each_other_are_not_cut():
 
 # ---- every config
 
-CASES = [(file, arg) for file, arg in test_configs.CASES if file.startswith("pretrain/")] + [("recognize/scratch", "")]
+CASES = [(file, arg) for file, arg in test_configs.CASES if file.startswith("pretrain/")] + [
+    ("recognize/scratch", "")
+]
 
 
 @pytest.mark.parametrize("file, arg", CASES)
@@ -187,13 +231,24 @@ def test_every_preset_has_a_loss_and_rules_that_cover_its_state(file, arg):
     charset = Charset.from_texts(["abc"]) if file.startswith("recognize") else None
     method = build.method(cfg, charset)
     shape = (8, cfg["data"]["height_px"], cfg["data"].get("width_px", 64), cfg["data"]["channels"])
-    raw = {"image": jnp.zeros(shape, jnp.uint8), "width": jnp.full(8, shape[2]), "valid": jnp.ones(8, bool)}
+    raw = {
+        "image": jnp.zeros(shape, jnp.uint8),
+        "width": jnp.full(8, shape[2]),
+        "valid": jnp.ones(8, bool),
+    }
     raw |= {"label": jnp.ones((8, 3), jnp.int32), "label_length": jnp.full(8, 3)} if charset else {}
 
     def create(batch):
         views = method.augment(KEY, batch)
         shapes = jax.eval_shape(method.init, KEY, views)["params"]
-        tx = build.call(optim.create, "config.optim", cfg["optim"], params=shapes, total_steps=10**6, batch_size=8).tx
+        tx = build.call(
+            optim.create,
+            "config.optim",
+            cfg["optim"],
+            params=shapes,
+            total_steps=10**6,
+            batch_size=8,
+        ).tx
         made = states.create(method, tx, views, KEY)
         return made, method.loss(made.params, made, views, KEY, 0.5)
 
@@ -201,10 +256,18 @@ def test_every_preset_has_a_loss_and_rules_that_cover_its_state(file, arg):
     assert loss.shape == () and all(figure.shape == () for figure in aux.metrics.values())
     assert jax.tree.structure(aux.mutable) == jax.tree.structure(state.mutable)
     mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
-    pairs_of = list(zip(jax.tree.leaves(state), jax.tree.leaves(sharding.state_sharding(state, mesh)), strict=True))
+    pairs_of = list(
+        zip(
+            jax.tree.leaves(state),
+            jax.tree.leaves(sharding.state_sharding(state, mesh)),
+            strict=True,
+        )
+    )
     total = sum(leaf.size for leaf, _ in pairs_of)
     here = sum(math.prod(cut.shard_shape(leaf.shape)) for leaf, cut in pairs_of)
     queue = sum(leaf.size for leaf in jax.tree.leaves(state.mutable))  # lies whole on every device
     assert here - queue < 0.35 * (total - queue)
-    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.params)]
+    names = [
+        jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.params)
+    ]
     assert not method.parts_add_up or not [name for name in names if re.search(r"\['norm_\d", name)]

@@ -20,7 +20,10 @@ COMPILED = []  # names of the programs that JAX has lowered or compiled
 
 
 def listen(event, seconds, **_):
-    if event in ("/jax/core/compile/jaxpr_to_mlir_module_duration", "/jax/core/compile/backend_compile_duration"):
+    if event in (
+        "/jax/core/compile/jaxpr_to_mlir_module_duration",
+        "/jax/core/compile/backend_compile_duration",
+    ):
         COMPILED.append(event)
 
 
@@ -39,10 +42,15 @@ def folder(tmp_path_factory):
     with contextlib.ExitStack() as stack:
         image = toy.writer.encode_image(jax.numpy.full((8, 24, 1), 9, "uint8").__array__(), "png")
         for name, text in (("bare", None), ("other", "cab")):
-            toy.writer.write(root / name, iter([("train", image, text, f"{name}{i}") for i in range(9)]))
+            toy.writer.write(
+                root / name, iter([("train", image, text, f"{name}{i}") for i in range(9)])
+            )
         checkpoints = checkpoint.Checkpoints(str(root / "old"))
         stack.callback(checkpoints.close)
-        meta = {"config": {"method": {}, "data": {}, "checkpoint": {}}, "charset": '{"chars": "ab"}'}
+        meta = {
+            "config": {"method": {}, "data": {}, "checkpoint": {}},
+            "charset": '{"chars": "ab"}',
+        }
         checkpoints.save(1, {"params": {"encoder": {"kernel": jax.numpy.ones((8, 5))}}}, {}, meta)
     (root / "file").write_text("not a folder")
     (root / "toy.py").write_text(
@@ -68,9 +76,15 @@ def run(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", argv)
     monkeypatch.setattr(flags, "FLAGS", values)
     monkeypatch.setattr(config_flags.config_flags, "FLAGS", values)
-    monkeypatch.setattr(main, "_CONFIG", config_flags.DEFINE_config_file("config", flag_values=values))
-    monkeypatch.setattr(main, "_WORKDIR", flags.DEFINE_string("workdir", None, "", flag_values=values))
-    monkeypatch.setattr(main, "_TRACEBACK", flags.DEFINE_bool("traceback", False, "", flag_values=values))
+    monkeypatch.setattr(
+        main, "_CONFIG", config_flags.DEFINE_config_file("config", flag_values=values)
+    )
+    monkeypatch.setattr(
+        main, "_WORKDIR", flags.DEFINE_string("workdir", None, "", flag_values=values)
+    )
+    monkeypatch.setattr(
+        main, "_TRACEBACK", flags.DEFINE_bool("traceback", False, "", flag_values=values)
+    )
     flags.mark_flags_as_required(["config", "workdir"], flag_values=values)
     monkeypatch.setattr(main.hosts, "initialize", lambda: None)
     jax.clear_caches()
@@ -83,7 +97,10 @@ def run(monkeypatch, capsys, *arguments):
     return code, capsys.readouterr().err, len(COMPILED)
 
 
-TOY, SIMMIM = "--config={root}/toy.py", "--config=configs/pretrain/simmim.py:preset=cpu,size=nano,probe=none,batch=8,steps=2"
+TOY, SIMMIM = (
+    "--config={root}/toy.py",
+    "--config=configs/pretrain/simmim.py:preset=cpu,size=nano,probe=none,batch=8,steps=2",
+)
 REAL = SIMMIM + ",records={root}/records"
 WHOLE = "--config.init_parts=('params',)"
 READER = "--config=configs/recognize/probe.py:decoder=ctc"
@@ -163,7 +180,9 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize("arguments, words", MISTAKES, ids=[" ".join(a)[-60:] for a, _ in MISTAKES])
-def test_a_mistake_is_one_sentence_before_any_compilation(arguments, words, folder, tmp_path, monkeypatch, capsys):
+def test_a_mistake_is_one_sentence_before_any_compilation(
+    arguments, words, folder, tmp_path, monkeypatch, capsys
+):
     toy.install(monkeypatch)
     arguments = [argument.replace("{root}", str(folder)) for argument in arguments]
     if arguments and not any(argument.startswith("--workdir") for argument in arguments):
@@ -173,11 +192,16 @@ def test_a_mistake_is_one_sentence_before_any_compilation(arguments, words, fold
     last = said.strip().splitlines()[-1]
     assert re.search(words, last), said
     assert compiled == 0, f"{compiled} compilations before: {last}"
-    assert not (tmp_path / "run" / "metrics.jsonl").exists() and checkpoint.steps(str(tmp_path / "run")) == []
+    assert (
+        not (tmp_path / "run" / "metrics.jsonl").exists()
+        and checkpoint.steps(str(tmp_path / "run")) == []
+    )
 
 
 def test_the_listener_hears_a_run_without_mistakes(folder, tmp_path, monkeypatch, capsys):
     toy.install(monkeypatch)
-    code, said, compiled = run(monkeypatch, capsys, f"--config={folder}/toy.py", f"--workdir={tmp_path}")
+    code, said, compiled = run(
+        monkeypatch, capsys, f"--config={folder}/toy.py", f"--workdir={tmp_path}"
+    )
     assert code == 0 and compiled > 0, said
     assert checkpoint.steps(str(tmp_path)) == [2]

@@ -23,12 +23,24 @@ def bits(*args):
 
 def test_same_in_another_process():
     """Python's hash() of a string would differ there."""
-    result = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True
+    )
     assert result.stdout.strip() == str(bits(7, "augment", 3))
 
 
 def test_every_argument_matters():
-    keys = [bits(*a) for a in ((0, "a", 0), (1, "a", 0), (0, "b", 0), (0, "a", 1), (2**32 - 1, "a", 0), (0, "", 0))]
+    keys = [
+        bits(*a)
+        for a in (
+            (0, "a", 0),
+            (1, "a", 0),
+            (0, "b", 0),
+            (0, "a", 1),
+            (2**32 - 1, "a", 0),
+            (0, "", 0),
+        )
+    ]
     assert len({tuple(k) for k in keys}) == len(keys)
 
 

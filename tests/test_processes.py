@@ -57,8 +57,19 @@ class Job:
         with socket.socket() as free:
             free.bind(("localhost", 0))
             address = f"localhost:{free.getsockname()[1]}"
-        command = [sys.executable, "-c", SCRIPT, f"--config={folder / 'config.py'}:{steps}", f"--workdir={folder / 'run'}"]
-        shared = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_COORDINATOR_ADDRESS": address, "DEVICES": str(devices)}
+        command = [
+            sys.executable,
+            "-c",
+            SCRIPT,
+            f"--config={folder / 'config.py'}:{steps}",
+            f"--workdir={folder / 'run'}",
+        ]
+        shared = {
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "JAX_COORDINATOR_ADDRESS": address,
+            "DEVICES": str(devices),
+        }
         shared |= {"DIG_PROCESS_COUNT": str(count), **environment}
         self.logs = [folder / f"seen-{time.monotonic_ns()}-{i}.jsonl" for i in range(count)]
         self.words = [folder / f"said-{time.monotonic_ns()}-{i}.txt" for i in range(count)]
@@ -121,7 +132,10 @@ def run_here(monkeypatch, config, workdir, stop=None):
         patch.setattr(
             pipeline.ErrorBudget,
             "add",
-            lambda self, host: (seen.update({start + len(seen) + 1: host["index"].tolist()}), add(self, host)),
+            lambda self, host: (
+                seen.update({start + len(seen) + 1: host["index"].tolist()}),
+                add(self, host),
+            ),
         )
         if stop is None:
             return train.run(config, str(workdir)), seen
@@ -137,7 +151,14 @@ def close(first, second):
 
 
 def figures(workdir):
-    names = ("step", "train/loss", "train/grad_norm", "train/features", "train/lr", "train/bad_records")
+    names = (
+        "step",
+        "train/loss",
+        "train/grad_norm",
+        "train/features",
+        "train/lr",
+        "train/bad_records",
+    )
     return [[row[name] for name in names] for row in rows_of(workdir)]
 
 
@@ -146,14 +167,20 @@ def test_a_run_goes_on_with_other_meshes_and_process_counts(lines, tmp_path, mon
     by pairs, 2 on one device: records, figures and state of an undisturbed run."""
     whole, order = run_here(monkeypatch, make_config(lines, 8), tmp_path / "whole")
     run = tmp_path / "run"
-    _, seen = run_here(monkeypatch, make_config(lines, 8, **{"mesh.data": 1, "mesh.fsdp": -1}), run, stop=2)
+    _, seen = run_here(
+        monkeypatch, make_config(lines, 8, **{"mesh.data": 1, "mesh.fsdp": -1}), run, stop=2
+    )
     assert seen == {step: order[step] for step in (1, 2)}
     # total is not what the schedule may see change
     with Job(tmp_path, lines, 8, 2, 2, "--config.mesh.fsdp=2", STOP="2") as job:
         assert job.wait() == [143, 143], job.said(0) + job.said(1)
         two = job.read()
-    assert {step: sum(parts, []) for step, parts in two.items()} == {step: order[step] for step in (3, 4)}
-    assert all(len(part) == 4 for parts in two.values() for part in parts)  # its own rows and no others
+    assert {step: sum(parts, []) for step, parts in two.items()} == {
+        step: order[step] for step in (3, 4)
+    }
+    assert all(
+        len(part) == 4 for parts in two.values() for part in parts
+    )  # its own rows and no others
     assert "2 hosts" in job.said(0) and job.said(1).count("\n") <= 2  # one log, one progress line
     with Job(tmp_path, lines, 8, 4, 1, "--config.mesh.tensor=2", STOP="2") as job:
         assert job.wait() == [143] * 4, job.said(0)
@@ -167,7 +194,9 @@ def test_a_run_goes_on_with_other_meshes_and_process_counts(lines, tmp_path, mon
     close(last, whole)
 
 
-def test_sigterm_to_one_saves_on_all_at_the_same_step_and_a_dead_host_ends_the_other(lines, tmp_path):
+def test_sigterm_to_one_saves_on_all_at_the_same_step_and_a_dead_host_ends_the_other(
+    lines, tmp_path
+):
     times = {"DIG_HOST_TIMEOUT_S": "10"}
     with Job(tmp_path, lines, 1000000, 2, 1, **times) as job:
         job.until(5)
@@ -175,8 +204,12 @@ def test_sigterm_to_one_saves_on_all_at_the_same_step_and_a_dead_host_ends_the_o
         assert job.wait() == [143, 143], job.said(0) + job.said(1)
         last = [len(log.read_text().splitlines()) for log in job.logs]
     (step,) = checkpoint.steps(str(tmp_path / "run"))
-    assert last == [step, step] and f"saved step {step}" in job.said(0) and "error" not in job.said(0)
-    with Job(tmp_path, lines, 1000000, 2, 1, **times) as job:  # before the first step of a resumed run
+    assert (
+        last == [step, step] and f"saved step {step}" in job.said(0) and "error" not in job.said(0)
+    )
+    with Job(
+        tmp_path, lines, 1000000, 2, 1, **times
+    ) as job:  # before the first step of a resumed run
         job.until_said(f"starting at {step}")
         job.processes[1].send_signal(signal.SIGTERM)
         assert job.wait() == [143, 143], job.said(0) + job.said(1)
@@ -195,7 +228,9 @@ def test_sigterm_to_one_saves_on_all_at_the_same_step_and_a_dead_host_ends_the_o
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
 
 
-def test_local_sh_starts_a_real_pair_again_after_a_preemption_and_a_killed_worker(lines, tmp_path, monkeypatch):
+def test_local_sh_starts_a_real_pair_again_after_a_preemption_and_a_killed_worker(
+    lines, tmp_path, monkeypatch
+):
     """The launcher, two processes, the real command: one is asked to stop, later one is killed; figures and state of an
     undisturbed run."""
     (tmp_path / "config.py").write_text(
@@ -208,13 +243,25 @@ def test_local_sh_starts_a_real_pair_again_after_a_preemption_and_a_killed_worke
         f'SEEN={tmp_path}/seen-$DIG_PROCESS_INDEX exec {sys.executable} -c "$SCRIPT" "$@"\n'
     )
     python.chmod(0o755)
-    slow = "import time\n" + SCRIPT.replace("    seen.flush()", "    seen.flush(); time.sleep(0.05)")
-    own = {"PYTHON": str(python), "SCRIPT": slow, "DEVICES": "1", "QUICK_S": "0", "DIG_HOST_TIMEOUT_S": "10"}
+    slow = "import time\n" + SCRIPT.replace(
+        "    seen.flush()", "    seen.flush(); time.sleep(0.05)"
+    )
+    own = {
+        "PYTHON": str(python),
+        "SCRIPT": slow,
+        "DEVICES": "1",
+        "QUICK_S": "0",
+        "DIG_HOST_TIMEOUT_S": "10",
+    }
     flags = [f"--config={tmp_path / 'config.py'}", f"--workdir={tmp_path / 'run'}"]
     command = [ROOT / "launch/local.sh", "--processes=2", *flags]
     with open(tmp_path / "said", "w") as said:
         launcher = subprocess.Popen(
-            command, env={**os.environ, "PYTHONPATH": str(ROOT), **own}, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=said
+            command,
+            env={**os.environ, "PYTHONPATH": str(ROOT), **own},
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=said,
         )
 
     def until(attempt, step):
@@ -222,9 +269,15 @@ def test_local_sh_starts_a_real_pair_again_after_a_preemption_and_a_killed_worke
         pids, seen = tmp_path / "pids-1", tmp_path / "seen-1"
         end = time.monotonic() + 120
         while True:
-            assert time.monotonic() < end and launcher.poll() is None, (tmp_path / "said").read_text()
+            assert time.monotonic() < end and launcher.poll() is None, (
+                tmp_path / "said"
+            ).read_text()
             began = len(pids.read_text().splitlines()) == attempt if pids.exists() else False
-            steps = [json.loads(line)[0] for line in seen.read_text().splitlines()] if seen.exists() else []
+            steps = (
+                [json.loads(line)[0] for line in seen.read_text().splitlines()]
+                if seen.exists()
+                else []
+            )
             if began and steps and steps[-1] >= step:
                 return [int((tmp_path / f"pids-{i}").read_text().split()[-1]) for i in range(2)]
             time.sleep(0.05)
@@ -237,8 +290,12 @@ def test_local_sh_starts_a_real_pair_again_after_a_preemption_and_a_killed_worke
         launcher.kill()
     told = (tmp_path / "said").read_text()
     assert "local.sh: exit code 143" in told and "local.sh: exit code 137" in told
-    whole, _ = run_here(monkeypatch, make_config(lines, 200, **{"checkpoint.every_steps": 10}), tmp_path / "whole")
-    np.testing.assert_allclose(figures(tmp_path / "run"), figures(tmp_path / "whole"), rtol=1e-4, atol=1e-6)
+    whole, _ = run_here(
+        monkeypatch, make_config(lines, 200, **{"checkpoint.every_steps": 10}), tmp_path / "whole"
+    )
+    np.testing.assert_allclose(
+        figures(tmp_path / "run"), figures(tmp_path / "whole"), rtol=1e-4, atol=1e-6
+    )
     last = checkpoint.load_subtree(str(tmp_path / "run"), "params", toy_params())
     for a, b in zip(jax.tree.leaves(last), jax.tree.leaves(whole.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
@@ -256,7 +313,10 @@ def end_of(job, index):
     time.sleep(0.5)  # the shell that speaks last
     sentences = re.findall(r"^error: .*$", job.said(index), re.M)
     assert 1 <= len(sentences) <= 2
-    assert all("another host" in said and "run the same command on all hosts again" in said for said in sentences)
+    assert all(
+        "another host" in said and "run the same command on all hosts again" in said
+        for said in sentences
+    )
     assert "Traceback" not in job.said(index)
 
 

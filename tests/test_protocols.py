@@ -42,14 +42,19 @@ def test_start_of_fine_tuning():
 
 
 def test_checkpoint_to_evaluate():
-    assert [build("evaluate", arg).init_checkpoint for arg in (None, "checkpoint=last")] == ["best", "last"]
+    assert [build("evaluate", arg).init_checkpoint for arg in (None, "checkpoint=last")] == [
+        "best",
+        "last",
+    ]
     assert build("finetune").init_checkpoint == "last"
     with pytest.raises(ValueError, match="checkpoint=first: give best or last"):
         build("evaluate", "checkpoint=first")
 
 
 def test_another_seed_is_another_choice_of_lines_everywhere():
-    assert [build(name, "seed=3").data.subset_seed for name in ("probe", "finetune", "scratch")] == [3] * 3
+    assert [
+        build(name, "seed=3").data.subset_seed for name in ("probe", "finetune", "scratch")
+    ] == [3] * 3
 
 
 @pytest.mark.parametrize("text", ["1", "1e2", "10%", "0", "-3", "some"])
@@ -60,13 +65,19 @@ def test_numbers_of_labels_that_say_nothing_clear(text):
 
 def test_labels_as_a_share_or_a_number():
     values = [common.label_subset(text) for text in ("", "0.1", "1.0", "100")]
-    assert values == [None, 0.1, 1.0, 100] and isinstance(values[2], float) and isinstance(values[3], int)
+    assert (
+        values == [None, 0.1, 1.0, 100]
+        and isinstance(values[2], float)
+        and isinstance(values[3], int)
+    )
 
 
 def test_everything_that_shapes_encoder_and_data_is_in_the_locked_config():
     from configs.pretrain import dig
 
     config = dig.get_config("preset=cpu").lock()
-    config.update_from_flattened_dict({"method.encoder.drop_path": 0.1, "data.max_pixels": 10, "optim.rules": ()})
+    config.update_from_flattened_dict(
+        {"method.encoder.drop_path": 0.1, "data.max_pixels": 10, "optim.rules": ()}
+    )
     assert {"attention", "mlp_ratio"} <= set(config.method.encoder)
     assert {"max_label_length", "multiple_px", "max_pixels"} <= set(build("finetune").lock().data)

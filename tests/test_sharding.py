@@ -15,7 +15,11 @@ from dig_jax import hosts, sharding
 def test_mesh_axes_are_auto():
     """With Explicit axes the global contrast below raises a ShardingTypeError."""
     mesh = sharding.make_mesh()
-    assert set(mesh.axis_types) == {AxisType.Auto} and dict(mesh.shape) == {"data": 8, "fsdp": 1, "tensor": 1}
+    assert set(mesh.axis_types) == {AxisType.Auto} and dict(mesh.shape) == {
+        "data": 8,
+        "fsdp": 1,
+        "tensor": 1,
+    }
     z = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
     split = sharding.to_global({"z": z}, mesh)["z"]
     np.testing.assert_allclose(jax.jit(lambda z: z @ z.T)(split), z @ z.T, rtol=1e-5, atol=1e-6)
@@ -34,14 +38,22 @@ def test_mesh_axes_are_auto():
 def test_mesh_of_named_axes(sizes, shape):
     mesh = sharding.make_mesh(sizes)
     assert mesh.devices.shape == shape and mesh.axis_names == ("data", "fsdp", "tensor")
-    assert mesh.devices.flatten().tolist() == jax.devices()[: mesh.size]  # in their own order, data outermost
+    assert (
+        mesh.devices.flatten().tolist() == jax.devices()[: mesh.size]
+    )  # in their own order, data outermost
 
 
 @pytest.mark.parametrize(
     "sizes, sentence",
     [
-        ({"data": 9}, r"config.mesh is data=9, fsdp=1, tensor=1, which takes 9 devices, but there are 8 devices"),
-        ({"fsdp": 3}, r"data=-1, fsdp=3, tensor=1, which takes 3 devices, does not divide 8 devices"),
+        (
+            {"data": 9},
+            r"config.mesh is data=9, fsdp=1, tensor=1, which takes 9 devices, but there are 8 devices",
+        ),
+        (
+            {"fsdp": 3},
+            r"data=-1, fsdp=3, tensor=1, which takes 3 devices, does not divide 8 devices",
+        ),
         ({"data": -1, "tensor": -1}, r"more than one -1"),
         ({"fsdp": 0}, r"config.mesh.fsdp is 0: set it to a number of devices"),
         ({"fsdp": -2}, r"config.mesh.fsdp is -2"),
@@ -72,7 +84,9 @@ class Device:
 )
 def test_every_host_reads_a_run_of_the_batch(monkeypatch, hosts, sizes, parts):
     devices = [Device(i, i // (8 // hosts)) for i in range(8)]
-    mesh = types.SimpleNamespace(devices=np.array(devices).reshape(sharding.make_mesh(sizes).devices.shape))
+    mesh = types.SimpleNamespace(
+        devices=np.array(devices).reshape(sharding.make_mesh(sizes).devices.shape)
+    )
     mesh.shape, mesh.size = sharding.make_mesh(sizes).shape, 8
     found = []
     for host in range(hosts):
@@ -86,7 +100,9 @@ def test_every_host_reads_a_run_of_the_batch(monkeypatch, hosts, sizes, parts):
 def test_hosts_that_share_some_rows_are_refused():
     devices = np.array([Device(i, i // 3) for i in range(6)]).reshape(3, 1, 2)
     mesh = types.SimpleNamespace(devices=devices, shape={"data": 3, "fsdp": 1, "tensor": 2}, size=6)
-    with pytest.raises(ValueError, match="config.mesh.tensor=2 cuts across hosts of 3 devices unevenly"):
+    with pytest.raises(
+        ValueError, match="config.mesh.tensor=2 cuts across hosts of 3 devices unevenly"
+    ):
         sharding.part(mesh)
 
 
@@ -96,7 +112,9 @@ def test_rows_are_split_in_order():
     shards = sorted(whole.addressable_shards, key=lambda s: s.index[0].start)
     assert [s.data.shape for s in shards] == [(2, 2)] * 8
     assert np.array_equal(np.concatenate([s.data for s in shards]), rows)
-    mixed = sharding.to_global({"rows": rows}, sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2}))["rows"]
+    mixed = sharding.to_global(
+        {"rows": rows}, sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    )["rows"]
     assert [s.index[0].start for s in mixed.addressable_shards] == [0, 0, 4, 4, 8, 8, 12, 12]
 
 
@@ -105,8 +123,12 @@ def test_rows_that_do_not_divide():
         sharding.to_global({"rows": np.zeros((12, 2))}, sharding.make_mesh())
     with pytest.raises(ValueError, match="for instance 8"):
         sharding.check_batch_size(3, sharding.make_mesh())
-    sharding.check_batch_size(12, sharding.make_mesh({"fsdp": 2, "tensor": 2}))  # rows are split over four
-    with pytest.raises(ValueError, match=r"12 does not divide over 4 devices in 2 parts .*multiple of 8"):
+    sharding.check_batch_size(
+        12, sharding.make_mesh({"fsdp": 2, "tensor": 2})
+    )  # rows are split over four
+    with pytest.raises(
+        ValueError, match=r"12 does not divide over 4 devices in 2 parts .*multiple of 8"
+    ):
         sharding.check_batch_size(12, sharding.make_mesh({"fsdp": 2, "tensor": 2}), accumulate=2)
 
 
@@ -131,12 +153,20 @@ def test_rules_cut_the_last_dimensions():
     mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
     made = sharding.state_sharding(BLOCK, mesh)
     mlp = made["params"]["encoder"]["blocks"]["mlp"]
-    assert mlp["fc1"]["kernel"].spec == P(None, "fsdp", "tensor") and mlp["fc2"]["kernel"].spec == P(None, "tensor", "fsdp")
+    assert mlp["fc1"]["kernel"].spec == P(None, "fsdp", "tensor") and mlp["fc2"][
+        "kernel"
+    ].spec == P(None, "tensor", "fsdp")
     assert mlp["fc1"]["bias"].is_fully_replicated and made["step"].is_fully_replicated
     assert made["params"]["heads"]["classify"]["kernel"].spec == P("fsdp", None)  # 97 classes
     said = sharding.describe(BLOCK, mesh)
-    assert "1 arrays have a dimension that tensor=2 does not divide" in said and "params/heads/classify/kernel (97)" in said
-    whole, here = (4 * (3 * 32 + 97 + 1 + n) for n in (2 * 3 * 8 * 32 + 8 * 97, 2 * 3 * 8 * 32 // 4 + 8 * 97 // 2))
+    assert (
+        "1 arrays have a dimension that tensor=2 does not divide" in said
+        and "params/heads/classify/kernel (97)" in said
+    )
+    whole, here = (
+        4 * (3 * 32 + 97 + 1 + n)
+        for n in (2 * 3 * 8 * 32 + 8 * 97, 2 * 3 * 8 * 32 // 4 + 8 * 97 // 2)
+    )
     assert f"state {whole / 2**20:.1f} MiB, {here / 2**20:.1f} MiB a device" in said
     alone = sharding.state_sharding(BLOCK, sharding.make_mesh(4))
     assert all(s.is_fully_replicated and len(s.device_set) == 4 for s in jax.tree.leaves(alone))
@@ -145,14 +175,22 @@ def test_rules_cut_the_last_dimensions():
 def test_what_rules_refuse():
     mesh = sharding.make_mesh({"fsdp": 4, "tensor": 2})
     odd = {"mutable": shapes_of(table=(8, 8)), "params": shapes_of(bias=(3,))}
-    with pytest.raises(ValueError, match=r"no rule says how mutable/table \(8, 8\).*config.sharding"):
+    with pytest.raises(
+        ValueError, match=r"no rule says how mutable/table \(8, 8\).*config.sharding"
+    ):
         sharding.state_sharding(odd, mesh)
     cut = sharding.state_sharding(odd, mesh, ((r"^mutable/table$", (None, "fsdp")),))
     assert cut["mutable"]["table"].spec == P(None, "fsdp")
     narrow = {"encoder": {"attn": {"qkv": shapes_of(kernel=(6, 18))}}}
-    with pytest.raises(ValueError, match=r"encoder/attn/qkv/kernel \(6, 18\) cannot be cut: 6 does not divide.*fsdp=4"):
+    with pytest.raises(
+        ValueError,
+        match=r"encoder/attn/qkv/kernel \(6, 18\) cannot be cut: 6 does not divide.*fsdp=4",
+    ):
         sharding.state_sharding(narrow, mesh)
-    for axes, words in ((("rows",), "names the axis 'rows'"), (("fsdp", None, None), "names 3 dimensions")):
+    for axes, words in (
+        (("rows",), "names the axis 'rows'"),
+        (("fsdp", None, None), "names 3 dimensions"),
+    ):
         with pytest.raises(ValueError, match=words):
             sharding.state_sharding(odd, mesh, ((r"^mutable/", axes),))
 
@@ -182,5 +220,7 @@ def test_half_set_environment_is_a_sentence(monkeypatch):
 
 def test_a_timeout_that_is_no_number_is_a_sentence(monkeypatch):
     monkeypatch.setenv("DIG_HOST_TIMEOUT_S", "soon")
-    with pytest.raises(ValueError, match="DIG_HOST_TIMEOUT_S is 'soon': set it to a whole number of seconds"):
+    with pytest.raises(
+        ValueError, match="DIG_HOST_TIMEOUT_S is 'soon': set it to a whole number of seconds"
+    ):
         hosts.initialize()

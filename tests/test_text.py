@@ -24,14 +24,24 @@ def test_normalize_is_idempotent_and_nfc(text):
 
 
 @pytest.mark.parametrize(
-    ("a", "b"), [("It's", "ITS"), ("No. 5", "no5"), ("?", ""), ("é", ""), ("Straße", "strae"), ("a\u0301b", "b")]
+    ("a", "b"),
+    [
+        ("It's", "ITS"),
+        ("No. 5", "no5"),
+        ("?", ""),
+        ("é", ""),
+        ("Straße", "strae"),
+        ("a\u0301b", "b"),
+    ],
 )
 def test_alphanumeric_vectors(a, b):
     assert alphanumeric(a) == alphanumeric(b)
 
 
 def test_alphanumeric_keeps_only_ascii():
-    assert alphanumeric("ÀÉx٣Ω-K9") == "xk9"  # Greek and Arabic digits are alphanumeric to Unicode, not here
+    assert (
+        alphanumeric("ÀÉx٣Ω-K9") == "xk9"
+    )  # Greek and Arabic digits are alphanumeric to Unicode, not here
 
 
 def test_charset_is_independent_of_order_and_spelling():
@@ -91,8 +101,14 @@ def slow_collapse(ids, length):
 def test_ctc_collapse_vectors():
     charset = Charset("abc")
     assert charset.ctc_collapse(np.array([1, 1, 0, 1, 2, 2, 0, 0, 3]), 9) == [1, 1, 2, 3]
-    assert charset.ctc_collapse(np.array([1, 1, 0, 1, 2, 2, 0, 0, 3]), 3) == [1]  # frames past the length are padding
-    assert charset.ctc_collapse(np.zeros(4, np.int32), 4) == charset.ctc_collapse(np.array([1]), 0) == []
+    assert charset.ctc_collapse(np.array([1, 1, 0, 1, 2, 2, 0, 0, 3]), 3) == [
+        1
+    ]  # frames past the length are padding
+    assert (
+        charset.ctc_collapse(np.zeros(4, np.int32), 4)
+        == charset.ctc_collapse(np.array([1]), 0)
+        == []
+    )
 
 
 def test_ctc_collapse_against_the_loop():

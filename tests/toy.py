@@ -23,7 +23,10 @@ class Toy(base.Method):
     def init(self, key, batch):
         first, second = jax.random.split(key)
         params = {
-            "encoder": {"kernel": jax.random.normal(first, (8, self.width)), "bias": jnp.zeros(self.width)},
+            "encoder": {
+                "kernel": jax.random.normal(first, (8, self.width)),
+                "bias": jnp.zeros(self.width),
+            },
             "head": {"kernel": jax.random.normal(second, (self.width, 8))},
         }
         return {"params": params, "mutable": {"seen": jnp.zeros(())}}
@@ -33,9 +36,13 @@ class Toy(base.Method):
         return batch | {"x": x + 0.1 * jax.random.normal(key, x.shape)}
 
     def loss(self, params, state, batch, key, progress):
-        features = jnp.tanh(batch["x"] @ params["encoder"]["kernel"] + params["encoder"]["bias"][None])
+        features = jnp.tanh(
+            batch["x"] @ params["encoder"]["kernel"] + params["encoder"]["bias"][None]
+        )
         target = jnp.tanh(batch["x"] @ state.teacher["kernel"] + jax.random.normal(key, ()))
-        loss = jnp.mean((features @ params["head"]["kernel"] - batch["x"]) ** 2) + jnp.mean((features - target) ** 2)
+        loss = jnp.mean((features @ params["head"]["kernel"] - batch["x"]) ** 2) + jnp.mean(
+            (features - target) ** 2
+        )
         loss = jnp.where(state.step == self.nan_at, jnp.nan, loss)
         return loss, base.Aux({"features": features.mean()}, {"seen": state.mutable["seen"] + 1})
 
@@ -43,10 +50,14 @@ class Toy(base.Method):
         return params["encoder"]
 
     def update_teacher(self, teacher, params, progress):
-        return jax.tree.map(lambda t, p: progress * t + (1 - progress) * p, teacher, params["encoder"])
+        return jax.tree.map(
+            lambda t, p: progress * t + (1 - progress) * p, teacher, params["encoder"]
+        )
 
     def calibrate(self, params, mutable, batches):
-        rows = sum(int(batch["valid"].sum()) for batch in batches)  # the batches may come one by one
+        rows = sum(
+            int(batch["valid"].sum()) for batch in batches
+        )  # the batches may come one by one
         return {"seen": mutable["seen"] + 100.0 * rows}
 
 
@@ -64,7 +75,9 @@ class Evaluator:
 def install(monkeypatch):
     """Method and evaluator "toy" can be named in a config."""
     monkeypatch.setitem(sys.modules, "dig_jax.methods.toy", types.SimpleNamespace(Method=Toy))
-    monkeypatch.setitem(sys.modules, "dig_jax.evaluators.toy", types.SimpleNamespace(Evaluator=Evaluator))
+    monkeypatch.setitem(
+        sys.modules, "dig_jax.evaluators.toy", types.SimpleNamespace(Evaluator=Evaluator)
+    )
     Evaluator.calls = []
 
 

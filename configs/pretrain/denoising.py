@@ -22,7 +22,13 @@ LINES = {
 CPU = {**common.CPU, "method": {**LINES["method"], "decoder_width": 128}}
 MASKING = {
     **LINES,
-    "method": {**LINES["method"], "drop": 0.25, "noise_sigma": 0.0, "blur_sigma_px": 0.0, "target": "pixel"},
+    "method": {
+        **LINES["method"],
+        "drop": 0.25,
+        "noise_sigma": 0.0,
+        "blur_sigma_px": 0.0,
+        "target": "pixel",
+    },
 }
 PRESETS = {"cpu": CPU, "lines": LINES, "masking": MASKING}
 

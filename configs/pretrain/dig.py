@@ -50,11 +50,23 @@ DEMO = {
     **CPU, "steps": 900, "lr": 2e-3,
     "method": {**CPU["method"], "weight_contrast": 0.1, "window_px": 16, "max_shift_px": 4.0},
 }  # fmt: skip
-PRESETS = {"words": WORDS, "words_paper": {**WORDS, "epochs": 3.0}, "lines": LINES, "cpu": CPU, "demo": DEMO}
+PRESETS = {
+    "words": WORDS,
+    "words_paper": {**WORDS, "epochs": 3.0},
+    "lines": LINES,
+    "cpu": CPU,
+    "demo": DEMO,
+}
 
 
 def get_config(arg=None):
     # Official heads, sizes and weights unless a preset says otherwise; weight_pixel is 1 in all of them.
-    method = {"name": "dig", "window_px": 32, "temperature": 0.2, "momentum": 0.99, "weight_pixel": 1.0}
+    method = {
+        "name": "dig",
+        "window_px": 32,
+        "temperature": 0.2,
+        "momentum": 0.99,
+        "weight_pixel": 1.0,
+    }
     method |= {"loss_chunk": placeholder(int)}
     return common.pretrain(arg, PRESETS, method, objective="dig")

@@ -26,7 +26,12 @@ LINES = {
 }  # fmt: skip
 CPU = {
     **common.CPU,
-    "method": {**LINES["method"], "projector_width": 256, "projector_dim": 128, "predictor_width": 256},
+    "method": {
+        **LINES["method"],
+        "projector_width": 256,
+        "projector_dim": 128,
+        "predictor_width": 256,
+    },
 }
 WORDS = {  # 1,281,167 images in batches of 4096, 300 epochs of which 40 warm up; 12 heads where other S have 6
     **common.LINES, "patch": (4, 4), "width_px": 128, "squeeze_px": 128, "channels": 3, "batch": 4096, "steps": 93600,

@@ -21,7 +21,11 @@ LINES = {
     "method": {"reach": 2, "window_px": 40, "gap_px": 8, "jitter_px": 8, "recipe": "lines_light", "tile_width": 512,
                "projector_width": 1024, "context_free": True, "column_offset_max": common.COLUMN_OFFSET_MAX},
 }  # fmt: skip
-CPU = {**common.CPU, "width_px": LINES["width_px"], "method": {**LINES["method"], "tile_width": 256, "projector_width": 256}}
+CPU = {
+    **common.CPU,
+    "width_px": LINES["width_px"],
+    "method": {**LINES["method"], "tile_width": 256, "projector_width": 256},
+}
 SEAMS = {
     **CPU, "size": "crnn_micro", "width_px": 192,
     "method": {**CPU["method"], "context_free": False, "reach": 1, "window_px": 64, "gap_px": 0, "jitter_px": 0},

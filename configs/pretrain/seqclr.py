@@ -22,7 +22,12 @@ from configs import common
 
 LINES = {
     **common.LINES,
-    "method": {"window_px": 32, "projector_width": 512, "projector_dim": 256, "column_offset_max": common.COLUMN_OFFSET_MAX},
+    "method": {
+        "window_px": 32,
+        "projector_width": 512,
+        "projector_dim": 256,
+        "column_offset_max": common.COLUMN_OFFSET_MAX,
+    },
 }
 CPU = {**common.CPU, "method": {**LINES["method"], "projector_width": 256, "projector_dim": 128}}
 WORDS = {

@@ -18,7 +18,10 @@ from ml_collections.config_dict import placeholder
 
 from configs import common
 
-LINES = {**common.LINES, "method": {"projector_dim": 128, "column_offset_max": common.COLUMN_OFFSET_MAX}}
+LINES = {
+    **common.LINES,
+    "method": {"projector_dim": 128, "column_offset_max": common.COLUMN_OFFSET_MAX},
+}
 CPU = {**common.CPU, "method": {**LINES["method"], "projector_width": 256}}
 PRESETS = {"cpu": CPU, "lines": LINES}
 

@@ -40,5 +40,10 @@ PRESETS = {"cpu": CPU, "lines": LINES, "words": WORDS}
 
 
 def get_config(arg=None):
-    method = {"name": "simsiam", "window_px": placeholder(int), "recipe": "lines_light", "max_shift_px": 8.0}
+    method = {
+        "name": "simsiam",
+        "window_px": placeholder(int),
+        "recipe": "lines_light",
+        "max_shift_px": 8.0,
+    }
     return common.pretrain(arg, PRESETS, method)

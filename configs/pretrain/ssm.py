@@ -40,6 +40,13 @@ PRESETS = {"cpu": CPU, "lines": LINES, "words": WORDS}
 
 def get_config(arg=None):
     # Official values unless a preset says otherwise.
-    method = {"name": "ssm", "window_px": 32, "temperature": 0.2, "momentum": 0.995, "contrast_from": 0.5, "grayscale_p": 0.2}
+    method = {
+        "name": "ssm",
+        "window_px": 32,
+        "temperature": 0.2,
+        "momentum": 0.995,
+        "contrast_from": 0.5,
+        "grayscale_p": 0.2,
+    }
     method |= {"loss_chunk": placeholder(int)}
     return common.pretrain(arg, PRESETS, method)

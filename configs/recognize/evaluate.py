@@ -25,10 +25,22 @@ def get_config(arg=None):
         batch_size=args.batch,
         init_parts=("params", "mutable"),
         init_checkpoint=args.checkpoint,
-        inherit=(*(f"method.{name}" for name in METHOD), "data.train", "data.height_px", "data.channels", "data.squeeze_px"),
+        inherit=(
+            *(f"method.{name}" for name in METHOD),
+            "data.train",
+            "data.height_px",
+            "data.channels",
+            "data.squeeze_px",
+        ),
         method={"name": "recognize", **{name: placeholder(object) for name in METHOD}},
         optim=common.adamw(lr=0.0, weight_decay=0.0),
-        evals={"recognition": {"batch_size": args.batch, "datasets": args.records or placeholder(object), "pictures": 24}},
+        evals={
+            "recognition": {
+                "batch_size": args.batch,
+                "datasets": args.records or placeholder(object),
+                "pictures": 24,
+            }
+        },
     )
     config.total.steps = 0
     config.data = common.lines(placeholder(str), placeholder(int), placeholder(int))

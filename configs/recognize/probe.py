@@ -43,12 +43,17 @@ def get_config(arg=None):
             weight_decay=0.0,
             rules=(
                 ("^(encoder|norm)/", {"freeze": True}),
-                *((f"^heads/{name}/", {"lr_scale": rate / max(rates.values())}) for name, rate in rates.items()),
+                *(
+                    (f"^heads/{name}/", {"lr_scale": rate / max(rates.values())})
+                    for name, rate in rates.items()
+                ),
             ),
         ),
     )
     if args.size:
-        config.method.encoder = common.network(args.size, tuple(int(side) for side in args.patch.split("x")))
+        config.method.encoder = common.network(
+            args.size, tuple(int(side) for side in args.patch.split("x"))
+        )
         config.data.update(height_px=32, channels=1)
     return common.quick(config) if args.quick else config
 

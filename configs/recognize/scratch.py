@@ -11,9 +11,13 @@ from configs import common
 
 
 def get_config(arg=None):
-    args = common.parse_arg(arg, **common.FINE_TUNING, like="", size="micro", patch="8x4", height=32, channels=1)
+    args = common.parse_arg(
+        arg, **common.FINE_TUNING, like="", size="micro", patch="8x4", height=32, channels=1
+    )
     config = common.fine_tuning(args, like=args.like)
     if not args.like:
-        config.method.encoder = common.network(args.size, tuple(int(side) for side in args.patch.split("x")))
+        config.method.encoder = common.network(
+            args.size, tuple(int(side) for side in args.patch.split("x"))
+        )
         config.data.update(height_px=args.height, channels=args.channels)
     return common.quick(config) if args.quick else config

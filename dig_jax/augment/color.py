@@ -74,7 +74,11 @@ def jitter_hue(image, width, *, turn):
     value = jnp.maximum(jnp.maximum(r, g), b)
     chroma = value - jnp.minimum(jnp.minimum(r, g), b)
     safe = jnp.where(chroma > 0, chroma, 1.0)
-    sixth = jnp.where(value == r, (g - b) / safe, jnp.where(value == g, 2.0 + (b - r) / safe, 4.0 + (r - g) / safe))
+    sixth = jnp.where(
+        value == r,
+        (g - b) / safe,
+        jnp.where(value == g, 2.0 + (b - r) / safe, 4.0 + (r - g) / safe),
+    )
     sixth = sixth + 6.0 * turn[:, None, None]
 
     def channel(start):
@@ -150,7 +154,10 @@ def median(image, width):
     # Each round sends the lowest of what is left to the front; after five rounds the median stands there.
     for start in range(5):
         for i in range(8, start, -1):
-            near[i - 1], near[i] = jnp.minimum(near[i - 1], near[i]), jnp.maximum(near[i - 1], near[i])
+            near[i - 1], near[i] = (
+                jnp.minimum(near[i - 1], near[i]),
+                jnp.maximum(near[i - 1], near[i]),
+            )
     return near[4]
 
 
@@ -161,9 +168,15 @@ def rescale(image, width, *, factor):
     padded = jnp.pad(extend(image, width), ((0, 0), (0, 0), (0, up), (0, across)), mode="edge")
     octave, out = jnp.log2(factor), 0.0
     for i, side in enumerate((1, 2, 4)):
-        blocks = padded.reshape(*image.shape[:2], (height + up) // side, side, (canvas_px + across) // side, side)
-        coarse = jnp.broadcast_to(jnp.mean(blocks, axis=(3, 5), keepdims=True), blocks.shape).reshape(padded.shape)
-        out += coarse[:, :, :height, :canvas_px] * _each(jnp.maximum(1.0 - jnp.abs(octave - i), 0.0))
+        blocks = padded.reshape(
+            *image.shape[:2], (height + up) // side, side, (canvas_px + across) // side, side
+        )
+        coarse = jnp.broadcast_to(
+            jnp.mean(blocks, axis=(3, 5), keepdims=True), blocks.shape
+        ).reshape(padded.shape)
+        out += coarse[:, :, :height, :canvas_px] * _each(
+            jnp.maximum(1.0 - jnp.abs(octave - i), 0.0)
+        )
     return out
 
 
@@ -187,7 +200,14 @@ TONES = {
     "jitter_hue": jitter_hue,
 }
 # Idle on grey images.
-COLOURLESS = ("grayscale", "channel_shuffle", "hue_saturation", "temperature", "jitter_saturation", "jitter_hue")
+COLOURLESS = (
+    "grayscale",
+    "channel_shuffle",
+    "hue_saturation",
+    "temperature",
+    "jitter_saturation",
+    "jitter_hue",
+)
 
 
 def blur(*, sigma):
@@ -223,7 +243,11 @@ def motion(*, degrees):
     place = jnp.arange(TAPS, dtype=jnp.float32) - TAPS // 2
     angle = jnp.deg2rad(degrees)[:, None]
     hat = lambda at: jnp.maximum(1.0 - jnp.abs(at[:, :, None] - place[None, None]), 0.0)  # noqa: E731  (B, step, tap)
-    kernel = jnp.sum(hat(place[None] * jnp.sin(angle))[:, :, :, None] * hat(place[None] * jnp.cos(angle))[:, :, None], axis=1)
+    kernel = jnp.sum(
+        hat(place[None] * jnp.sin(angle))[:, :, :, None]
+        * hat(place[None] * jnp.cos(angle))[:, :, None],
+        axis=1,
+    )
     return kernel / jnp.sum(kernel, axis=(1, 2), keepdims=True)
 
 
@@ -233,7 +257,9 @@ def emboss(*, alpha, strength):
     slope = jnp.array([[-1, -1, 0], [-1, 0, 1], [0, 1, 1]], jnp.float32)
     identity = jnp.zeros((3, 3)).at[1, 1].set(1.0)
     share = alpha[:, None, None]
-    kernel = (1.0 - share) * identity[None] + share * (light[None] + strength[:, None, None] * slope[None])
+    kernel = (1.0 - share) * identity[None] + share * (
+        light[None] + strength[:, None, None] * slope[None]
+    )
     return jnp.pad(kernel, ((0, 0), (1, 1), (1, 1)))
 
 
@@ -251,7 +277,9 @@ def convolve(image, width, down, across, keep):
     """keep * image + the separable filter down (f32[B,TAPS]) x across (f32[B,TAPS]), clipped to [0,1]; keep f32[B]."""
     height, canvas_px = image.shape[2:]
     reach = TAPS // 2
-    padded = jnp.pad(extend(image, width), ((0, 0), (0, 0), (reach, reach), (reach, reach)), mode="edge")
+    padded = jnp.pad(
+        extend(image, width), ((0, 0), (0, 0), (reach, reach), (reach, reach)), mode="edge"
+    )
     # Shifted sums, not a convolution: XLA's depthwise convolutions on CPUs are 20 times slower.
     tall = sum(_each(down[:, i]) * padded[:, :, i : i + height] for i in range(TAPS))
     both = sum(_each(across[:, i]) * tall[..., i : i + canvas_px] for i in range(TAPS))
@@ -262,9 +290,13 @@ def correlate(image, width, kernel):
     """The sum of the neighbours, each times its weight in kernel f32[B,TAPS,TAPS], clipped to [0,1]."""
     height, canvas_px = image.shape[2:]
     reach = TAPS // 2
-    padded = jnp.pad(extend(image, width), ((0, 0), (0, 0), (reach, reach), (reach, reach)), mode="edge")
+    padded = jnp.pad(
+        extend(image, width), ((0, 0), (0, 0), (reach, reach), (reach, reach)), mode="edge"
+    )
     places = [(i, j) for i in range(TAPS) for j in range(TAPS)]
-    total = sum(_each(kernel[:, i, j]) * padded[:, :, i : i + height, j : j + canvas_px] for i, j in places)
+    total = sum(
+        _each(kernel[:, i, j]) * padded[:, :, i : i + height, j : j + canvas_px] for i, j in places
+    )
     return jnp.clip(total, 0.0, 1.0)
 
 
@@ -294,7 +326,9 @@ def impulse(image, grain, *, share):
 
 def speckle(image, grain, *, spread):
     """MultiplyElementwise: every value times its own factor, uniform within 1 +- spread."""
-    return jnp.clip(image * (1.0 + _each(spread) * (2.0 * jax.scipy.special.ndtr(grain) - 1.0)), 0.0, 1.0)
+    return jnp.clip(
+        image * (1.0 + _each(spread) * (2.0 * jax.scipy.special.ndtr(grain) - 1.0)), 0.0, 1.0
+    )
 
 
 GRAINS = {"noise": noise, "dropout": dropout, "impulse": impulse, "speckle": speckle}

@@ -41,7 +41,9 @@ def compose(first, second):
 
 
 def _matrix(rows):
-    return jnp.stack([jnp.stack(jnp.broadcast_arrays(*row), axis=-1) for row in rows], axis=-2).astype(jnp.float32)
+    return jnp.stack(
+        [jnp.stack(jnp.broadcast_arrays(*row), axis=-1) for row in rows], axis=-2
+    ).astype(jnp.float32)
 
 
 def _scale_shift(scale_x, shift_x, scale_y, shift_y):
@@ -76,11 +78,13 @@ def rotate(height, width, *, degrees):
     cx, cy = 0.5 * (width - 1.0), jnp.full_like(angle, 0.5 * (height - 1.0))
     zero, one = jnp.zeros_like(angle), jnp.ones_like(angle)
     # The input position of a result pixel is the pixel turned back by the angle.
-    return _matrix([
-        [cos, sin, cx - cos * cx - sin * cy],
-        [-sin, cos, cy + sin * cx - cos * cy],
-        [zero, zero, one],
-    ])
+    return _matrix(
+        [
+            [cos, sin, cx - cos * cx - sin * cy],
+            [-sin, cos, cy + sin * cx - cos * cy],
+            [zero, zero, one],
+        ]
+    )
 
 
 def _centre(height, width):
@@ -98,33 +102,53 @@ def scale(height, width, *, across, down):
 def shear(height, width, *, degrees_x, degrees_y):
     """Slants the content about the centre of the real line: a point dx, dy from it goes to dx + tan(degrees_x) dy,
     dy + tan(degrees_y) dx. f32[B]; the two tangents must not multiply to 1, where the plane becomes a line."""
-    (cx, cy), a, b = _centre(height, width), jnp.tan(jnp.deg2rad(degrees_x)), jnp.tan(jnp.deg2rad(degrees_y))
+    (cx, cy), a, b = (
+        _centre(height, width),
+        jnp.tan(jnp.deg2rad(degrees_x)),
+        jnp.tan(jnp.deg2rad(degrees_y)),
+    )
     det, zero = 1.0 - a * b, jnp.zeros_like(a)
-    return _matrix([
-        [1.0 / det, -a / det, cx - (cx - a * cy) / det],
-        [-b / det, 1.0 / det, cy - (cy - b * cx) / det],
-        [zero, zero, 1.0],
-    ])
+    return _matrix(
+        [
+            [1.0 / det, -a / det, cx - (cx - a * cy) / det],
+            [-b / det, 1.0 / det, cy - (cy - b * cx) / det],
+            [zero, zero, 1.0],
+        ]
+    )
 
 
 def flip(height, width, *, across, down):
     """Mirrors the real line left to right where `across` bool[B], top to bottom where `down` bool[B]; both: 180 degrees."""
     x, y = jnp.where(across, -1.0, 1.0), jnp.where(down, -1.0, 1.0)
-    return _scale_shift(x, jnp.where(across, width - 1.0, 0.0), y, jnp.where(down, height - 1.0, 0.0))
+    return _scale_shift(
+        x, jnp.where(across, width - 1.0, 0.0), y, jnp.where(down, height - 1.0, 0.0)
+    )
 
 
 # Amounts of `affine` and the value at which each does nothing. Scales are factors, degrees and shears angles, right and
 # down fractions of the real width and of the height.
-AFFINE = {"scale_x": 1.0, "scale_y": 1.0, "degrees": 0.0, "shear_x": 0.0, "shear_y": 0.0, "right": 0.0, "down": 0.0}
+AFFINE = {
+    "scale_x": 1.0,
+    "scale_y": 1.0,
+    "degrees": 0.0,
+    "shear_x": 0.0,
+    "shear_y": 0.0,
+    "right": 0.0,
+    "down": 0.0,
+}
 
 
 def check_affine(ranges):
     """Raises ValueError unless `ranges` is {a name of AFFINE: (lowest, highest)}."""
     for name, pair in ranges.items():
         if name not in AFFINE:
-            raise ValueError(f"There is no affine amount {name!r}: config.method.affine takes {', '.join(AFFINE)}.")
+            raise ValueError(
+                f"There is no affine amount {name!r}: config.method.affine takes {', '.join(AFFINE)}."
+            )
         if len(pair) != 2 or pair[0] > pair[1]:
-            raise ValueError(f"{name} is {tuple(pair)}: give config.method.affine.{name} as (lowest, highest).")
+            raise ValueError(
+                f"{name} is {tuple(pair)}: give config.method.affine.{name} as (lowest, highest)."
+            )
 
 
 def random_affine(key, height, width, ranges):
@@ -133,8 +157,12 @@ def random_affine(key, height, width, ranges):
     ranges: see `check_affine`; every amount is uniform in its range, and what has none stays as it is. A line's amounts
     depend on the key and on its place in the batch only.
     """
-    low = jnp.array([ranges.get(name, (still,) * 2)[0] for name, still in AFFINE.items()], jnp.float32)
-    high = jnp.array([ranges.get(name, (still,) * 2)[1] for name, still in AFFINE.items()], jnp.float32)
+    low = jnp.array(
+        [ranges.get(name, (still,) * 2)[0] for name, still in AFFINE.items()], jnp.float32
+    )
+    high = jnp.array(
+        [ranges.get(name, (still,) * 2)[1] for name, still in AFFINE.items()], jnp.float32
+    )
     share = jax.random.uniform(key, (width.shape[0], len(AFFINE)))
     drawn = dict(zip(AFFINE, (low[None] + (high - low)[None] * share).T))
     steps = (
@@ -163,11 +191,13 @@ def perspective(height, width, *, corners):
     area = dx1 * dy2 - dx2 * dy1
     g, h = (sx * dy2 - dx2 * sy) / area, (dx1 * sy - sx * dy1) / area
     one = jnp.ones_like(g)
-    unit = _matrix([
-        [x1 - x0 + g * x1, x3 - x0 + h * x3, x0],
-        [y1 - y0 + g * y1, y3 - y0 + h * y3, y0],
-        [g, h, one],
-    ])
+    unit = _matrix(
+        [
+            [x1 - x0 + g * x1, x3 - x0 + h * x3, x0],
+            [y1 - y0 + g * y1, y3 - y0 + h * y3, y0],
+            [g, h, one],
+        ]
+    )
     # Pixel i covers [i, i + 1) of the line, so its centre is at (i + 0.5) / size of the unit square.
     w, tall = width.astype(jnp.float32), jnp.full_like(g, height)
     to_unit = _scale_shift(1.0 / w, 0.5 / w, 1.0 / tall, 0.5 / tall)
@@ -195,7 +225,9 @@ def apply_matrix(matrix, x, y):
     """Positions (x, y), f32[B,H,W] each, sent through f32[B,3,3]."""
     m = matrix[:, :, :, None, None]
     w = m[:, 2, 0] * x + m[:, 2, 1] * y + m[:, 2, 2]
-    return (m[:, 0, 0] * x + m[:, 0, 1] * y + m[:, 0, 2]) / w, (m[:, 1, 0] * x + m[:, 1, 1] * y + m[:, 1, 2]) / w
+    return (m[:, 0, 0] * x + m[:, 0, 1] * y + m[:, 0, 2]) / w, (
+        m[:, 1, 0] * x + m[:, 1, 1] * y + m[:, 1, 2]
+    ) / w
 
 
 def apply_piecewise(x, y, width, offsets):
@@ -268,7 +300,13 @@ def nearest(values, x, y, width, outside):
     batch, height, canvas_px = values.shape
     column, row = (jnp.round(axis).astype(jnp.int32) for axis in (x, y))
     right = width[:, None, None]
-    inside = (column >= 0) & (column < right) & (row >= 0) & (row < height) & (jnp.arange(canvas_px)[None, None] < right)
+    inside = (
+        (column >= 0)
+        & (column < right)
+        & (row >= 0)
+        & (row < height)
+        & (jnp.arange(canvas_px)[None, None] < right)
+    )
     index = jnp.where(inside, row * canvas_px + column, 0).reshape(batch, -1)
     picked = jnp.take_along_axis(values.reshape(batch, -1), index, axis=1).reshape(values.shape)
     return jnp.where(inside, picked, outside)

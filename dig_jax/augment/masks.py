@@ -34,7 +34,9 @@ def most_visible(grid, ratio, span=1):
     """How many tokens `random_mask` leaves visible on a line that fills the grid; no shorter line has more. An int: the
     static size of what an encoder has to read that reads nothing else (MAE)."""
     tokens, each = (grid[0], 1) if span == 1 else (1, grid[0])
-    return max((c * tokens - hidden) * each for c, hidden in enumerate(_hidden_counts(grid, ratio, span)))
+    return max(
+        (c * tokens - hidden) * each for c, hidden in enumerate(_hidden_counts(grid, ratio, span))
+    )
 
 
 def _real_columns(width, patch, columns):
@@ -57,9 +59,13 @@ def random_mask(key, width, grid, patch, ratio, span=1):
     """
     rows, columns = grid
     if not 0 <= ratio <= 1:
-        raise ValueError(f"The share of hidden tokens must be between 0 and 1, not {ratio}: change method.mask_ratio.")
+        raise ValueError(
+            f"The share of hidden tokens must be between 0 and 1, not {ratio}: change method.mask_ratio."
+        )
     if span < 1:
-        raise ValueError(f"Hidden runs must be at least 1 column long, not {span}: change method.mask_span.")
+        raise ValueError(
+            f"Hidden runs must be at least 1 column long, not {span}: change method.mask_span."
+        )
     keys = jax.random.split(key, width.shape[0])
     real = _real_columns(width, patch, columns)
     count = jnp.array(_hidden_counts(grid, ratio, span), jnp.int32)[real[:, 0]]
@@ -89,9 +95,15 @@ def unit_mask(key, width, grid, patch, ratio, unit_px):
     """
     rows, columns = grid
     if not 0 <= ratio <= 1:
-        raise ValueError(f"The share of hidden units must be between 0 and 1, not {ratio}: change method.mask_ratio.")
+        raise ValueError(
+            f"The share of hidden units must be between 0 and 1, not {ratio}: change method.mask_ratio."
+        )
     down, across = unit_px[0] // patch[0], unit_px[1] // patch[1]
-    if (down * patch[0], across * patch[1]) != tuple(unit_px) or min(down, across) < 1 or rows % down:
+    if (
+        (down * patch[0], across * patch[1]) != tuple(unit_px)
+        or min(down, across) < 1
+        or rows % down
+    ):
         raise ValueError(
             f"Hidden units of {tuple(unit_px)} px are not whole patches of {tuple(patch)} px that fill a height of "
             f"{rows * patch[0]} px: change method.mask_unit_px."
@@ -104,5 +116,9 @@ def unit_mask(key, width, grid, patch, ratio, unit_px):
     keys, place = jax.random.split(key, width.shape[0]), jnp.arange(places * lanes)[None, :]
     bits = jax.vmap(lambda k: jax.random.bits(k, (places * lanes,), jnp.uint32))(keys)
     hidden = _hide_lowest(bits, place, place < units, count).reshape(-1, places, 1, lanes, 1)
-    hidden = jnp.broadcast_to(hidden, (len(width), places, across, lanes, down)).reshape(-1, places * across, rows)
-    return (hidden[:, :columns] & (jnp.arange(columns)[None, :] < real)[..., None]).reshape(-1, columns * rows)
+    hidden = jnp.broadcast_to(hidden, (len(width), places, across, lanes, down)).reshape(
+        -1, places * across, rows
+    )
+    return (hidden[:, :columns] & (jnp.arange(columns)[None, :] < real)[..., None]).reshape(
+        -1, columns * rows
+    )

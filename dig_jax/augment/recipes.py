@@ -46,7 +46,13 @@ LINES_LIGHT = {
 
 def _stage(*operators, some_of=None, **more):
     """All of the operators, or some_of them; `more`: p, jitter, grayscale_p."""
-    return {"some_of": some_of or (len(operators),) * 2, "operators": operators, "jitter": None, "grayscale_p": 0.0, **more}
+    return {
+        "some_of": some_of or (len(operators),) * 2,
+        "operators": operators,
+        "jitter": None,
+        "grayscale_p": 0.0,
+        **more,
+    }
 
 
 _CONTRAST, _BLUR = ("contrast", {"alpha": (0.5, 1.0)}), ("blur", {"sigma": (0.5, 1.5)})
@@ -121,11 +127,19 @@ _CROP = _stage(
     ("crop_vertical", {"top": (0.0, 0.2), "bottom": (0.0, 0.2)}),
     ("crop_horizontal", {"left": (0.0, 0.05), "right": (0.0, 0.05)}),
 )
-_SOFT, _SOLARIZE = ("blur", {"sigma": (0.1, 2.0)}), ("solarize", {"threshold": 128 / 255, "invert_above_p": 1.0})
+_SOFT, _SOLARIZE = (
+    ("blur", {"sigma": (0.1, 2.0)}),
+    ("solarize", {"threshold": 128 / 255, "invert_above_p": 1.0}),
+)
 
 
 def _colours(brightness, contrast, saturation, hue):
-    strengths = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
+    strengths = {
+        "brightness": brightness,
+        "contrast": contrast,
+        "saturation": saturation,
+        "hue": hue,
+    }
     return _stage(jitter={"p": 0.8, **strengths}, grayscale_p=0.2)
 
 

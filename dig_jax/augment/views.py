@@ -62,7 +62,9 @@ def recipe(name):
     if not isinstance(name, str):
         return name
     if name not in recipes.RECIPES:
-        raise ValueError(f"recipe is {name!r}; set config.method.recipe to one of {', '.join(recipes.RECIPES)}")
+        raise ValueError(
+            f"recipe is {name!r}; set config.method.recipe to one of {', '.join(recipes.RECIPES)}"
+        )
     return recipes.RECIPES[name]
 
 
@@ -79,7 +81,11 @@ def still(recipe):
 
     def stays(stage):
         operators = tuple(entry for entry in stage["operators"] if entry[0] not in MOVING)
-        return {**stage, "operators": operators, "some_of": tuple(min(n, len(operators)) for n in stage["some_of"])}
+        return {
+            **stage,
+            "operators": operators,
+            "some_of": tuple(min(n, len(operators)) for n in stage["some_of"]),
+        }
 
     return tuple(stays(stage) for stage in stages(recipe))
 
@@ -104,27 +110,39 @@ def check(recipe):
     for stage in stages(recipe):
         _check_stage(stage)
     if sum(any(name in MOVING for name, _ in stage["operators"]) for stage in stages(recipe)) > 1:
-        raise ValueError("Only one stage of an augmentation recipe may move pixels: put its geometric operators together.")
+        raise ValueError(
+            "Only one stage of an augmentation recipe may move pixels: put its geometric operators together."
+        )
 
 
 def _check_stage(recipe):
     known = {"some_of", "operators", "jitter", "grayscale_p", "p"}
     if unknown := set(recipe) - known:
-        raise ValueError(f"An augmentation recipe has the keys {sorted(known)}, not {sorted(unknown)}.")
+        raise ValueError(
+            f"An augmentation recipe has the keys {sorted(known)}, not {sorted(unknown)}."
+        )
     names = [name for name, _ in recipe["operators"]]
     if len(set(names)) < len(names):
         raise ValueError(f"An augmentation recipe names each operator once; this one has {names}.")
     for name, amounts in recipe["operators"]:
         if name not in OPERATORS:
             near = difflib.get_close_matches(name, OPERATORS, 1, 0.0)[0]
-            raise ValueError(f"There is no augmentation operator '{name}' (nearest: '{near}'; all: {list(OPERATORS)}).")
+            raise ValueError(
+                f"There is no augmentation operator '{name}' (nearest: '{near}'; all: {list(OPERATORS)})."
+            )
         if set(amounts) != set(OPERATORS[name]):
-            raise ValueError(f"Operator '{name}' takes the amounts {list(OPERATORS[name])}, not {list(amounts)}.")
+            raise ValueError(
+                f"Operator '{name}' takes the amounts {list(OPERATORS[name])}, not {list(amounts)}."
+            )
         if name == "blur" and max(_range(amounts["sigma"])) > color.MAX_SIGMA_PX:
-            raise ValueError(f"Blur has {color.TAPS} taps, which serve a sigma of up to {color.MAX_SIGMA_PX} px only.")
+            raise ValueError(
+                f"Blur has {color.TAPS} taps, which serve a sigma of up to {color.MAX_SIGMA_PX} px only."
+            )
     low, high = recipe["some_of"]
     if not 0 <= low <= high <= len(names):
-        raise ValueError(f"some_of={(low, high)} must be two rising counts between 0 and the {len(names)} operators.")
+        raise ValueError(
+            f"some_of={(low, high)} must be two rising counts between 0 and the {len(names)} operators."
+        )
     if (jitter := recipe.get("jitter")) and set(jitter) - {"p", *JITTER}:
         raise ValueError(f"Jitter takes {['p', *JITTER]}, not {list(jitter)}.")
 
@@ -241,10 +259,14 @@ def _in_order(image, width, names, slots, amounts, noise_keys):
 
 def _chains(draws, recipe, height, width, names, warp_rank):
     """The homographies before and after the piecewise warp, f32[B,3,3] each, in every line's own order."""
-    matrices = jnp.stack([geometry.MATRICES[n](height, width, **draws.amounts[n]) for n in names], axis=1)
+    matrices = jnp.stack(
+        [geometry.MATRICES[n](height, width, **draws.amounts[n]) for n in names], axis=1
+    )
     slots = _slots(draws.rank, names, recipe["some_of"][1])
     ordered = jnp.take_along_axis(matrices, slots[:, :, None, None], axis=1, mode="clip")
-    ranks = jnp.take_along_axis(jnp.stack([draws.rank[n] for n in names], axis=1), slots, axis=1, mode="clip")
+    ranks = jnp.take_along_axis(
+        jnp.stack([draws.rank[n] for n in names], axis=1), slots, axis=1, mode="clip"
+    )
     nothing = geometry.identity(width.shape[0])
     chains = []
     for belongs in (ranks < warp_rank[:, None], ranks > warp_rank[:, None]):
@@ -267,7 +289,9 @@ def source_map(draws, recipe, shape, width, max_shift_px=None):
         before, after = _chains(draws, recipe, height, width, names, warp_rank)
         x, y = geometry.apply_matrix(after, x, y)
     if "piecewise" in rank:
-        offsets = jnp.where((warp_rank < UNUSED)[:, None, None, None], draws.amounts["piecewise"]["offsets"], 0.0)
+        offsets = jnp.where(
+            (warp_rank < UNUSED)[:, None, None, None], draws.amounts["piecewise"]["offsets"], 0.0
+        )
         x, y = geometry.apply_piecewise(x, y, width, offsets)
     if names:
         x, y = geometry.apply_matrix(before, x, y)
@@ -290,7 +314,9 @@ def augment(key, image, width, recipe, max_shift_px=None):
         image = image.astype(jnp.float32) / 255.0
     image = jnp.transpose(image, (0, 3, 1, 2))  # planes inside, see color.py
     original = image
-    later = jax.random.fold_in(key, 2**32 - 1)  # beyond the number of any line: `draw` folds those in
+    later = jax.random.fold_in(
+        key, 2**32 - 1
+    )  # beyond the number of any line: `draw` folds those in
     for i, stage in enumerate(stages(recipe)):
         image = _pass(jax.random.fold_in(later, i) if i else key, image, width, stage, max_shift_px)
     real = geometry.inside(width, image.shape[3])[:, None, None]
@@ -310,9 +336,13 @@ def _pass(key, image, width, recipe, max_shift_px):
         slots = _slots(draws.rank, names, recipe["some_of"][1])
         image = _in_order(image, width, names, slots, draws.amounts, draws.noise_keys)
     if any(n in MOVING for n in draws.rank):
-        image = geometry.resample(image, *source_map(draws, recipe, image.shape, width, max_shift_px))
+        image = geometry.resample(
+            image, *source_map(draws, recipe, image.shape, width, max_shift_px)
+        )
     if names := photometric(draws.jitter):
-        amounts = {n: {"turn" if n == "jitter_hue" else "factor": draws.jitter[n][1]} for n in names}
+        amounts = {
+            n: {"turn" if n == "jitter_hue" else "factor": draws.jitter[n][1]} for n in names
+        }
         slots = _slots({n: draws.jitter[n][0] for n in names}, names, len(names))
         image = _in_order(image, width, names, slots, amounts, None)
     if channels == 3 and recipe.get("grayscale_p"):

@@ -8,13 +8,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-AUTO_COUNT = 4          # each width costs one compilation; the fifth saves little padding
+AUTO_COUNT = 4  # each width costs one compilation; the fifth saves little padding
 
 
 def random64(seed: int, stream: tuple[int, ...], counter) -> np.ndarray:
     """u64[n] of random bits for the counters i64[n]: SplitMix64 (Steele et al. 2014), keyed by (seed, stream)."""
     key = np.random.SeedSequence([seed, *stream]).generate_state(1, np.uint64)
-    bits = (np.atleast_1d(counter).astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + key
+    bits = (np.atleast_1d(counter).astype(np.uint64) + np.uint64(1)) * np.uint64(
+        0x9E3779B97F4A7C15
+    ) + key
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return bits ^ (bits >> np.uint64(31))
@@ -35,7 +37,9 @@ def permutation(size: int, seed: int, stream: tuple[int, ...]) -> np.ndarray:
     return (np.sort(keys) & ((np.uint64(1) << low) - np.uint64(1))).astype(np.int64)
 
 
-def bounds(widths: np.ndarray, buckets_px: Sequence[int] | int | str = "auto", multiple_px: int = 32) -> np.ndarray:
+def bounds(
+    widths: np.ndarray, buckets_px: Sequence[int] | int | str = "auto", multiple_px: int = 32
+) -> np.ndarray:
     """Bucket widths i64[K] in px, ascending, the last at least as wide as the widest line.
 
     widths: i[n], resized widths in px. buckets_px: the widths themselves, or how many to choose ("auto" = 4): those of
@@ -44,11 +48,15 @@ def bounds(widths: np.ndarray, buckets_px: Sequence[int] | int | str = "auto", m
     if isinstance(buckets_px, str | int):
         count = AUTO_COUNT if buckets_px == "auto" else buckets_px
         if isinstance(count, str) or count < 1:
-            raise ValueError(f"data.buckets_px is {buckets_px}; give 'auto', a number of buckets or a list of widths")
+            raise ValueError(
+                f"data.buckets_px is {buckets_px}; give 'auto', a number of buckets or a list of widths"
+            )
         return _least_padding(np.asarray(widths, np.int64), count, multiple_px)
     chosen = np.unique(np.asarray(list(buckets_px), np.int64))
     if not len(chosen) or chosen[0] < 1:
-        raise ValueError(f"data.buckets_px is {list(buckets_px)}; it must hold at least one width, each at least 1 px")
+        raise ValueError(
+            f"data.buckets_px is {list(buckets_px)}; it must hold at least one width, each at least 1 px"
+        )
     too_wide = int(np.sum(widths > chosen[-1]))
     if too_wide:
         raise ValueError(
@@ -63,7 +71,10 @@ def _least_padding(widths: np.ndarray, count: int, multiple_px: int) -> np.ndarr
     lines = np.bincount(-(-widths // multiple_px))
     edges, lines = np.flatnonzero(lines) * multiple_px, lines[lines > 0]
     total = np.concatenate([[0], np.cumsum(lines)])
-    cost, before = (edges * total[1:]).astype(np.float64), []       # cost[j]: the lines up to edges[j] in one bucket
+    cost, before = (
+        (edges * total[1:]).astype(np.float64),
+        [],
+    )  # cost[j]: the lines up to edges[j] in one bucket
     for _ in range(min(count, len(edges)) - 1):
         # options[i, j]: the best for the lines up to edges[i], and one more bucket edges[j] for those above
         options = cost[:, None] + edges[None, :] * (total[None, 1:] - total[1:, None])
@@ -83,7 +94,9 @@ def shares(weights: Sequence[float], size: int) -> np.ndarray:
     for _ in range(size - int(counts.sum())):
         counts[np.argmax(exact - counts)] += 1
     if counts.sum() != size:
-        raise ValueError(f"{size} draws an epoch cannot give {len(counts)} record sets one each: use fewer sets")
+        raise ValueError(
+            f"{size} draws an epoch cannot give {len(counts)} record sets one each: use fewer sets"
+        )
     return counts
 
 

@@ -27,7 +27,9 @@ class ErrorBudget:
 
     def __init__(self, max_share: float, min_count: int = 10, mixture: Mixture | None = None):
         if not 0 <= max_share <= 1:
-            raise ValueError(f"data.max_bad_share is {max_share}; it is a share of the records, between 0 and 1")
+            raise ValueError(
+                f"data.max_bad_share is {max_share}; it is a share of the records, between 0 and 1"
+            )
         self.max_share, self.min_count = max_share, min_count
         self.names = [f"{s.path}@{s.split}" for s in mixture.sets] if mixture else ["the data"]
         self.offsets = mixture.offsets if mixture else np.array([0, np.iinfo(np.int64).max])

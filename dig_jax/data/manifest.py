@@ -16,7 +16,11 @@ import numpy as np
 from dig_jax.data.writer import MANIFEST, MAX_LABEL_CHARS, SCHEMA_VERSION
 
 MAX_MANIFEST_BYTES = 64 << 20
-INDEX = {"width_px": "u2", "height_px": "u2", "label_chars": "i4"}  # array -> dtype, each of one value a record
+INDEX = {
+    "width_px": "u2",
+    "height_px": "u2",
+    "label_chars": "i4",
+}  # array -> dtype, each of one value a record
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
@@ -27,8 +31,12 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
     if not file.is_file():
         near = folder if folder.is_dir() else folder.parent
         found = sorted(str(p.parent) for p in near.glob(f"*/{MANIFEST}")) if near.is_dir() else []
-        hint = f"record sets in {near}: {', '.join(found)}" if found else f"there are none in {near}"
-        raise FileNotFoundError(f"No record set at {folder} (no {MANIFEST}); {hint}; make one with tools.make_records.")
+        hint = (
+            f"record sets in {near}: {', '.join(found)}" if found else f"there are none in {near}"
+        )
+        raise FileNotFoundError(
+            f"No record set at {folder} (no {MANIFEST}); {hint}; make one with tools.make_records."
+        )
     try:
         if file.stat().st_size > MAX_MANIFEST_BYTES:
             raise ValueError(f"it has more than {MAX_MANIFEST_BYTES} bytes")
@@ -37,10 +45,14 @@ def read_manifest(path: str | Path) -> dict[str, Any]:
         if version == SCHEMA_VERSION:
             _check_splits(manifest)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{file} is damaged ({_told(error)}); make the record set again.") from error
+        raise ValueError(
+            f"{file} is damaged ({_told(error)}); make the record set again."
+        ) from error
     if version != SCHEMA_VERSION:
         rule = f"this program reads {SCHEMA_VERSION}"
-        raise ValueError(f"{file} has schema version {_told(version)}, {rule}; make the record set again.")
+        raise ValueError(
+            f"{file} has schema version {_told(version)}, {rule}; make the record set again."
+        )
     return manifest
 
 
@@ -58,11 +70,15 @@ def _check_splits(manifest: dict[str, Any]) -> None:
         if not isinstance(entry, dict):
             raise ValueError(f"{where} is no object")
         shards, counts = entry["shards"], entry["shard_counts"]
-        if not (isinstance(shards, list) and isinstance(counts, list) and len(shards) == len(counts) > 0):
+        if not (
+            isinstance(shards, list) and isinstance(counts, list) and len(shards) == len(counts) > 0
+        ):
             raise ValueError(f"{where} must have as many 'shard_counts' as 'shards', in two lists")
         for name in [*shards, entry["index"]]:
             if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
-                raise ValueError(f"{where} names the file {name!r}, which is no plain name in this folder")
+                raise ValueError(
+                    f"{where} names the file {name!r}, which is no plain name in this folder"
+                )
         if len(set(shards)) < len(shards):
             raise ValueError(f"{where} names a shard twice")
         for count in [*counts, entry["count"]]:
@@ -79,11 +95,15 @@ def check_shards(folder: Path, entry: dict[str, Any]) -> None:
         if not file.is_file():
             raise missing(file)
         if file.stat().st_size < count:
-            raise ValueError(f"{file} has fewer bytes than the {count} records that {MANIFEST} counts; make the set again.")
+            raise ValueError(
+                f"{file} has fewer bytes than the {count} records that {MANIFEST} counts; make the set again."
+            )
 
 
 def missing(file: Path) -> FileNotFoundError:
-    return FileNotFoundError(f"{file} is missing, though {MANIFEST} names it; make the record set again.")
+    return FileNotFoundError(
+        f"{file} is missing, though {MANIFEST} names it; make the record set again."
+    )
 
 
 def read_index(file: Path, count: int) -> dict[str, np.ndarray]:
@@ -100,15 +120,21 @@ def read_index(file: Path, count: int) -> dict[str, np.ndarray]:
             sizes = {info.filename: info.file_size for info in archive.infolist()}
         for name, kind in INDEX.items():
             if not 0 <= sizes[f"{name}.npy"] - count * np.dtype(kind).itemsize < 1024:
-                raise ValueError(f"{name} has {sizes[f'{name}.npy']} bytes, which are not {count} numbers")
+                raise ValueError(
+                    f"{name} has {sizes[f'{name}.npy']} bytes, which are not {count} numbers"
+                )
         with np.load(file, allow_pickle=False) as arrays:
             index = {name: arrays[name] for name in INDEX}
         for name, kind in INDEX.items():
             if index[name].dtype != kind or index[name].shape != (count,):
-                raise ValueError(f"{name} is {index[name].dtype}{list(index[name].shape)}, not {np.dtype(kind)}[{count}]")
+                raise ValueError(
+                    f"{name} is {index[name].dtype}{list(index[name].shape)}, not {np.dtype(kind)}[{count}]"
+                )
         chars = index["label_chars"]
         if chars.min() < -1 or chars.max() > MAX_LABEL_CHARS:
-            raise ValueError(f"label_chars runs from {chars.min()} to {chars.max()}, not from -1 to {MAX_LABEL_CHARS} at most")
+            raise ValueError(
+                f"label_chars runs from {chars.min()} to {chars.max()}, not from -1 to {MAX_LABEL_CHARS} at most"
+            )
     except Exception as error:  # of zipfile, zlib and numpy, whatever they make of arbitrary bytes
         raise ValueError(f"{wrong} ({_told(error)}).") from error
     return index

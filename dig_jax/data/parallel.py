@@ -15,7 +15,10 @@ def cores() -> int:
 
 
 def ordered_map(
-    function: Callable[[Any], Any], items: Iterable[Any], workers: int | None = None, chunk: int = 32
+    function: Callable[[Any], Any],
+    items: Iterable[Any],
+    workers: int | None = None,
+    chunk: int = 32,
 ) -> Iterator[Any]:
     """Yields function(item) for each item, in order, whatever the number of workers.
 
@@ -32,14 +35,18 @@ def ordered_map(
     chunks = iter(lambda: list(itertools.islice(source, chunk)), [])
     context = multiprocessing.get_context("spawn")
     with futures.ProcessPoolExecutor(workers, context, _install, (function,)) as pool:
-        waiting = collections.deque(pool.submit(_apply, c) for c in itertools.islice(chunks, 4 * workers))
+        waiting = collections.deque(
+            pool.submit(_apply, c) for c in itertools.islice(chunks, 4 * workers)
+        )
         try:
             while waiting:
                 results = waiting.popleft().result()
                 waiting.extend(pool.submit(_apply, c) for c in itertools.islice(chunks, 1))
                 yield from results
         except futures.process.BrokenProcessPool as error:
-            raise RuntimeError("A worker process died, most likely out of memory; try fewer --workers.") from error
+            raise RuntimeError(
+                "A worker process died, most likely out of memory; try fewer --workers."
+            ) from error
         finally:
             for future in waiting:
                 future.cancel()

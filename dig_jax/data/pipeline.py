@@ -30,8 +30,8 @@ from dig_jax.data.records import BadRecord, Mixture, Record, resized_width, show
 from dig_jax.data.writer import MAX_ASPECT
 from dig_jax.text import Charset
 
-ENDLESS = 1 << 48              # steps; Grain wants a length, and slicing needs room above it
-_CROP, _ORDER, _MIX, _STEPS = range(4)      # streams of randomness under one seed
+ENDLESS = 1 << 48  # steps; Grain wants a length, and slicing needs room above it
+_CROP, _ORDER, _MIX, _STEPS = range(4)  # streams of randomness under one seed
 
 
 class Rows(NamedTuple):
@@ -43,12 +43,27 @@ class Rows(NamedTuple):
     epoch: float
 
 
-CROPS = ("height_px", "width_px", "channels", "squeeze_px", "max_pixels")  # keys of config.data that say what a crop is
+CROPS = (
+    "height_px",
+    "width_px",
+    "channels",
+    "squeeze_px",
+    "max_pixels",
+)  # keys of config.data that say what a crop is
 
 
 def pretrain(
-    mixture: Mixture, *, batch_size: int, height_px: int, width_px: int, channels: int, seed: int,
-    squeeze_px: int | None = None, process_index: int = 0, process_count: int = 1, max_pixels: int = transforms.MAX_PIXELS,
+    mixture: Mixture,
+    *,
+    batch_size: int,
+    height_px: int,
+    width_px: int,
+    channels: int,
+    seed: int,
+    squeeze_px: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    max_pixels: int = transforms.MAX_PIXELS,
 ) -> grain.MapDataset:
     """Endless (batch, host) of random windows of width_px, labels unread; item i is step i. batch_size is global.
 
@@ -56,20 +71,46 @@ def pretrain(
     weights every record is drawn once an epoch; with them each set keeps its own epochs.
     """
     if squeeze_px not in (None, width_px):
-        raise ValueError(f"data.squeeze_px is {squeeze_px} and data.width_px is {width_px}: give both the same value")
+        raise ValueError(
+            f"data.squeeze_px is {squeeze_px} and data.width_px is {width_px}: give both the same value"
+        )
     part = _part(batch_size, process_index, process_count)
     rows = functools.partial(
-        _window_rows, _stream(mixture, seed), batch_size=batch_size, part=part, width_px=width_px, seed=seed,
+        _window_rows,
+        _stream(mixture, seed),
+        batch_size=batch_size,
+        part=part,
+        width_px=width_px,
+        seed=seed,
         size=len(mixture),
     )
-    logging.info("pre-training data: %d records, %d steps an epoch", len(mixture), -(-len(mixture) // batch_size))
-    return grain.MapDataset.range(ENDLESS).map(rows).map(_Loader(mixture, height_px, channels, max_pixels, squeeze_px))
+    logging.info(
+        "pre-training data: %d records, %d steps an epoch",
+        len(mixture),
+        -(-len(mixture) // batch_size),
+    )
+    return (
+        grain.MapDataset.range(ENDLESS)
+        .map(rows)
+        .map(_Loader(mixture, height_px, channels, max_pixels, squeeze_px))
+    )
 
 
 def recognition(
-    mixture: Mixture, *, batch_size: int, height_px: int, channels: int, charset: Charset, seed: int,
-    buckets_px: Sequence[int] | int | str = "auto", max_label_length: int | None = None, multiple_px: int = 32,
-    squeeze_px: int | None = None, process_index: int = 0, process_count: int = 1, max_pixels: int = transforms.MAX_PIXELS,
+    mixture: Mixture,
+    *,
+    batch_size: int,
+    height_px: int,
+    channels: int,
+    charset: Charset,
+    seed: int,
+    buckets_px: Sequence[int] | int | str = "auto",
+    max_label_length: int | None = None,
+    multiple_px: int = 32,
+    squeeze_px: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    max_pixels: int = transforms.MAX_PIXELS,
 ) -> grain.MapDataset:
     """Endless (batch, host) of whole labelled lines in width buckets (see buckets.bounds); item i is step i.
 
@@ -79,17 +120,31 @@ def recognition(
     lost. ValueError: no labels, a label longer than L, a line wider than the buckets.
     """
     part = _part(batch_size, process_index, process_count)
-    plan = _EpochPlan(mixture, batch_size, part, height_px, buckets_px, multiple_px, seed, squeeze_px)
+    plan = _EpochPlan(
+        mixture, batch_size, part, height_px, buckets_px, multiple_px, seed, squeeze_px
+    )
     length = _label_length(mixture, max_label_length)
     loader = _Loader(mixture, height_px, channels, max_pixels, squeeze_px, charset, length)
-    logging.info("recognition data: %s", summary(mixture, height_px, buckets_px, multiple_px, squeeze_px))
+    logging.info(
+        "recognition data: %s", summary(mixture, height_px, buckets_px, multiple_px, squeeze_px)
+    )
     return grain.MapDataset.range(ENDLESS).map(plan).map(loader)
 
 
 def evaluation(
-    mixture: Mixture, *, batch_size: int, height_px: int, channels: int, charset: Charset | None = None,
-    buckets_px: Sequence[int] | int | str = "auto", max_label_length: int | None = None, multiple_px: int = 32,
-    squeeze_px: int | None = None, process_index: int = 0, process_count: int = 1, max_pixels: int = transforms.MAX_PIXELS,
+    mixture: Mixture,
+    *,
+    batch_size: int,
+    height_px: int,
+    channels: int,
+    charset: Charset | None = None,
+    buckets_px: Sequence[int] | int | str = "auto",
+    max_label_length: int | None = None,
+    multiple_px: int = 32,
+    squeeze_px: int | None = None,
+    process_index: int = 0,
+    process_count: int = 1,
+    max_pixels: int = transforms.MAX_PIXELS,
 ) -> grain.MapDataset:
     """ceil(n / batch_size) items that hold every labelled record exactly once, whole, narrow buckets first.
 
@@ -113,7 +168,10 @@ def steps_per_epoch(mixture: Mixture, batch_size: int, labelled: bool) -> int:
 
 
 def summary(
-    mixture: Mixture, height_px: int, buckets_px: Sequence[int] | int | str = "auto", multiple_px: int = 32,
+    mixture: Mixture,
+    height_px: int,
+    buckets_px: Sequence[int] | int | str = "auto",
+    multiple_px: int = 32,
     squeeze_px: int | None = None,
 ) -> dict[str, Any]:
     """What recognition will see: records, unlabelled (left out), buckets {width: lines}, padding (share of pixels)."""
@@ -122,13 +180,17 @@ def summary(
     ink = 1.0 if squeeze_px else mixture.widths(height_px)[chosen].sum() / edges[bucket].sum()
     lines = np.bincount(bucket, minlength=len(edges))
     return {
-        "records": len(chosen), "unlabelled": len(mixture) - len(chosen), "padding": round(1 - float(ink), 3),
+        "records": len(chosen),
+        "unlabelled": len(mixture) - len(chosen),
+        "padding": round(1 - float(ink), 3),
         "buckets": {int(edge): int(count) for edge, count in zip(edges, lines)},
     }
 
 
 @contextlib.contextmanager
-def iterate(dataset: grain.MapDataset, start_step: int = 0, workers: int | str = "auto") -> Iterator[Iterator[tuple]]:
+def iterate(
+    dataset: grain.MapDataset, start_step: int = 0, workers: int | str = "auto"
+) -> Iterator[Iterator[tuple]]:
     """Context of an iterator over dataset[start_step:], read ahead by a thread or by `workers` processes.
 
     "auto": half of the cores (at most 16) as processes where there are more than 4, else a thread, because with few
@@ -137,29 +199,36 @@ def iterate(dataset: grain.MapDataset, start_step: int = 0, workers: int | str =
     """
     count = default_workers() if workers == "auto" else int(workers)
     if count < 0:
-        raise ValueError(f"data.workers is {workers}; give 'auto', 0 (threads) or a number of processes")
+        raise ValueError(
+            f"data.workers is {workers}; give 'auto', 0 (threads) or a number of processes"
+        )
     # Two batches ahead: prefetch counts elements, and ours are whole batches.
     reading = grain.ReadOptions(num_threads=1, prefetch_buffer_size=2)
     ahead = dataset[start_step:].to_iter_dataset(reading)
     if count:
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()      # Grain reads an absl flag, which raises in notebooks and tests
-        options = grain.multiprocessing.MultiprocessingOptions(num_workers=count, per_worker_buffer_size=2)
+            flags.FLAGS.mark_as_parsed()  # Grain reads an absl flag, which raises in notebooks and tests
+        options = grain.multiprocessing.MultiprocessingOptions(
+            num_workers=count, per_worker_buffer_size=2
+        )
         ahead = ahead.mp_prefetch(options)
     iterator = iter(ahead)
     batches = _own_memory(iterator) if count else (item for item in iterator)
     try:
         yield batches
     finally:
-        batches.close()                       # the caller may keep `batches`; Grain's iterator must not live on in it
-        iterator.close()                      # else worker processes and shared memory outlive the run
+        batches.close()  # the caller may keep `batches`; Grain's iterator must not live on in it
+        iterator.close()  # else worker processes and shared memory outlive the run
         del iterator
 
 
 def _own_memory(iterator: Iterator[tuple]) -> Iterator[tuple]:
     """Copies what lies in the shared memory of a worker, so that a batch may be kept (0.3 ms a batch)."""
     for batch, host in iterator:
-        yield {name: np.array(value) for name, value in batch.items()}, host | {"index": np.array(host["index"])}
+        yield (
+            {name: np.array(value) for name, value in batch.items()},
+            host | {"index": np.array(host["index"])},
+        )
 
 
 def default_workers() -> int:
@@ -169,6 +238,7 @@ def default_workers() -> int:
 
 
 # ---- record numbers -------------------------------------------------------------------------------------------------
+
 
 def _part(batch_size: int, process_index: int, process_count: int) -> slice:
     """The rows of the global batch that this host loads."""
@@ -185,19 +255,31 @@ def _stream(mixture: Mixture, seed: int) -> grain.MapDataset:
     if not mixture.weighted:
         return grain.MapDataset.range(len(mixture)).seed(seed).shuffle().repeat()
     parts = [
-        grain.MapDataset.range(int(start), int(stop)).seed((seed + number) % 2**32).shuffle().repeat()
+        grain.MapDataset.range(int(start), int(stop))
+        .seed((seed + number) % 2**32)
+        .shuffle()
+        .repeat()
         for number, (start, stop) in enumerate(zip(mixture.offsets[:-1], mixture.offsets[1:]))
     ]
     return grain.MapDataset.mix(parts, weights=mixture.weights)
 
 
 def _window_rows(
-    stream: grain.MapDataset, step: int, *, batch_size: int, part: slice, width_px: int, seed: int, size: int
+    stream: grain.MapDataset,
+    step: int,
+    *,
+    batch_size: int,
+    part: slice,
+    width_px: int,
+    seed: int,
+    size: int,
 ) -> Rows:
     # Only the rows of this host are looked up: the shuffle costs 10 us a record, and a pod's batch has thousands.
     positions = np.arange(step * batch_size + part.start, step * batch_size + part.stop)
     index = np.array([stream[int(position)] for position in positions], np.int64)
-    return Rows(index, width_px, buckets.uniform(seed, (_CROP,), positions), step * batch_size / size)
+    return Rows(
+        index, width_px, buckets.uniform(seed, (_CROP,), positions), step * batch_size / size
+    )
 
 
 def _planned_rows(index: np.ndarray, width_px: np.ndarray, step: int) -> Rows:
@@ -207,17 +289,23 @@ def _planned_rows(index: np.ndarray, width_px: np.ndarray, step: int) -> Rows:
 class _EpochPlan:
     """Step -> Rows for recognition. The plan of an epoch is a few numpy calls (2 s for 10 M records) and is kept."""
 
-    def __init__(self, mixture, batch_size, part, height_px, buckets_px, multiple_px, seed, squeeze_px):
+    def __init__(
+        self, mixture, batch_size, part, height_px, buckets_px, multiple_px, seed, squeeze_px
+    ):
         chosen = _labelled(mixture)
         self.batch_size, self.part, self.seed = batch_size, part, seed
-        self.edges, bucket = _assign(mixture, chosen, height_px, buckets_px, multiple_px, squeeze_px)
+        self.edges, bucket = _assign(
+            mixture, chosen, height_px, buckets_px, multiple_px, squeeze_px
+        )
         cuts = np.searchsorted(chosen, mixture.offsets[1:-1]) if mixture.weighted else []
-        chosen = chosen.astype(np.int32)      # travels to each worker process
+        chosen = chosen.astype(np.int32)  # travels to each worker process
         self.sets, self.buckets = np.split(chosen, cuts), np.split(bucket, cuts)
         self.draws = [len(chosen)]
         if mixture.weighted:
             if not all(len(numbers) for numbers in self.sets):
-                raise ValueError("a set of the weighted mixture has no labelled record: take it out of data.train")
+                raise ValueError(
+                    "a set of the weighted mixture has no labelled record: take it out of data.train"
+                )
             self.draws = buckets.shares(mixture.weights, len(chosen))
         self.steps = -(-len(chosen) // batch_size)
         self.plans: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -226,10 +314,17 @@ class _EpochPlan:
         epoch, row = divmod(step, self.steps)
         plans = self.plans
         if epoch not in plans:
-            plans = {epoch: self._plan(epoch)} | {old: plan for old, plan in plans.items() if abs(epoch - old) == 1}
-            self.plans = plans                # one assignment, so that reading threads never meet half a plan
+            plans = {epoch: self._plan(epoch)} | {
+                old: plan for old, plan in plans.items() if abs(epoch - old) == 1
+            }
+            self.plans = plans  # one assignment, so that reading threads never meet half a plan
         index, of = plans[epoch]
-        return Rows(index[row, self.part].astype(np.int64), int(self.edges[of[row]]), None, step / self.steps)
+        return Rows(
+            index[row, self.part].astype(np.int64),
+            int(self.edges[of[row]]),
+            None,
+            step / self.steps,
+        )
 
     def _plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         drawn = [
@@ -248,8 +343,11 @@ class _EpochPlan:
     def _draw(self, size: int, which: int, start: int, count: int) -> np.ndarray:
         """Draws start .. start + count of the endless, each time newly shuffled, rounds through one set of `size`."""
         first, last = start // size, (start + count - 1) // size
-        rounds = [buckets.permutation(size, self.seed, (_ORDER, which, number)) for number in range(first, last + 1)]
-        return np.concatenate(rounds)[start - first * size:][:count]
+        rounds = [
+            buckets.permutation(size, self.seed, (_ORDER, which, number))
+            for number in range(first, last + 1)
+        ]
+        return np.concatenate(rounds)[start - first * size :][:count]
 
 
 def _labelled(mixture: Mixture) -> np.ndarray:
@@ -263,7 +361,9 @@ def _labelled(mixture: Mixture) -> np.ndarray:
     return chosen
 
 
-def _assign(mixture, chosen, height_px, buckets_px, multiple_px, squeeze_px) -> tuple[np.ndarray, np.ndarray]:
+def _assign(
+    mixture, chosen, height_px, buckets_px, multiple_px, squeeze_px
+) -> tuple[np.ndarray, np.ndarray]:
     """(bucket widths i64[K] in px, bucket number i64[n] of the chosen). ValueError names a line that is too wide."""
     if squeeze_px:
         return np.array([squeeze_px]), np.zeros(len(chosen), np.uint16)
@@ -294,38 +394,65 @@ def _label_length(mixture: Mixture, max_label_length: int | None) -> int:
 
 # ---- pixels and labels ----------------------------------------------------------------------------------------------
 
+
 class _Loader:
     """Rows -> (batch, host): one read for all rows, then decode, resize, crop or pad, encode."""
 
     def __init__(
-        self, mixture: Mixture, height_px: int, channels: int, max_pixels: int, squeeze_px: int | None = None,
-        charset: Charset | None = None, label_length: int = 0,
+        self,
+        mixture: Mixture,
+        height_px: int,
+        channels: int,
+        max_pixels: int,
+        squeeze_px: int | None = None,
+        charset: Charset | None = None,
+        label_length: int = 0,
     ):
         self.mixture, self.charset, self.label_length = mixture, charset, label_length
-        self.height_px, self.channels, self.max_pixels, self.squeeze_px = height_px, channels, max_pixels, squeeze_px
+        self.height_px, self.channels, self.max_pixels, self.squeeze_px = (
+            height_px,
+            channels,
+            max_pixels,
+            squeeze_px,
+        )
 
     def __call__(self, rows: Rows) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         size = len(rows.index)
         batch = {
-            "image": np.full((size, self.height_px, rows.width_px, self.channels), transforms.PAPER, np.uint8),
+            "image": np.full(
+                (size, self.height_px, rows.width_px, self.channels), transforms.PAPER, np.uint8
+            ),
             "width": np.ones(size, np.int32),
             "valid": np.zeros(size, bool),
         }
         if self.charset is not None:
             batch["label"] = np.zeros((size, self.label_length), np.int32)
             batch["label_length"] = np.zeros(size, np.int32)
-        host = {"index": rows.index, "text": [None] * size, "errors": [], "bad": [], "unknown_chars": 0, "epoch": rows.epoch}
+        host = {
+            "index": rows.index,
+            "text": [None] * size,
+            "errors": [],
+            "bad": [],
+            "unknown_chars": 0,
+            "epoch": rows.epoch,
+        }
         real = np.flatnonzero(rows.index >= 0)
         for row, record in zip(real.tolist(), self.mixture.read(rows.index[real])):
             host["text"][row] = record.text
             try:
-                image, width = self._image(record, rows.width_px, None if rows.u is None else rows.u[row])
+                image, width = self._image(
+                    record, rows.width_px, None if rows.u is None else rows.u[row]
+                )
                 if self.charset is not None:
-                    host["unknown_chars"] += self._label(record, batch["label"][row], batch["label_length"], row)
+                    host["unknown_chars"] += self._label(
+                        record, batch["label"][row], batch["label_length"], row
+                    )
             except BadRecord as error:
                 number = int(rows.index[row])
                 host["bad"].append(number)
-                host["errors"].append(f"{self.mixture.where(number)} ({shown(record.id, 200) or 'no id'}): {error}")
+                host["errors"].append(
+                    f"{self.mixture.where(number)} ({shown(record.id, 200) or 'no id'}): {error}"
+                )
                 continue
             batch["image"][row, :, :width] = image[:, :width]
             batch["width"][row], batch["valid"][row] = width, True
@@ -343,7 +470,9 @@ class _Loader:
             height, width = image.shape[:2]
             # Before resizing: a stale index must not make one line unpack to a gigabyte.
             if resized_width(width, height, self.height_px) > width_px:
-                raise BadRecord(f"{width} x {height} px does not fit its bucket of {width_px} px: the index is stale")
+                raise BadRecord(
+                    f"{width} x {height} px does not fit its bucket of {width_px} px: the index is stale"
+                )
             image = transforms.resize_to_height(image, self.height_px)
             return image, image.shape[1]
         except cv2.error as error:
@@ -355,7 +484,9 @@ class _Loader:
             raise BadRecord("the index counts a label, the record has none: the index is stale")
         ids, unknown = self.charset.encode(record.text)
         if len(ids) > len(label):
-            raise BadRecord(f"a label of {len(ids)} characters where the index counts at most {len(label)}")
-        label[:len(ids)] = ids
+            raise BadRecord(
+                f"a label of {len(ids)} characters where the index counts at most {len(label)}"
+            )
+        label[: len(ids)] = ids
         lengths[row] = len(ids)
         return len(unknown)

@@ -25,7 +25,15 @@ import numpy as np
 
 from dig_jax.data.manifest import check_shards, read_index, read_manifest
 from dig_jax.data.sizes import BadRecord, resized_width
-from dig_jax.data.writer import MANIFEST, Report, encode_image, example_class, serialize, shown, write
+from dig_jax.data.writer import (
+    MANIFEST,
+    Report,
+    encode_image,
+    example_class,
+    serialize,
+    shown,
+    write,
+)
 
 __all__ = [
     "BadRecord", "Mixture", "Record", "RecordSet", "Report", "encode_image", "open_sets", "parse", "parse_spec",
@@ -106,7 +114,9 @@ class RecordSet:
         """Changes with the records and not with their place: 16 hex digits over what records.json says of this split (a
         digest of its records, where it was made since there is one), the sizes of lines and labels, and of the shards."""
         known = hashlib.sha256(json.dumps(self.entry, sort_keys=True).encode())
-        known.update(repr([(self.path / shard).stat().st_size for shard in self.entry["shards"]]).encode())
+        known.update(
+            repr([(self.path / shard).stat().st_size for shard in self.entry["shards"]]).encode()
+        )
         for name in sorted(self.index):
             known.update(self.index[name].tobytes())
         return known.hexdigest()[:16]
@@ -119,7 +129,9 @@ class RecordSet:
     def widths(self, height_px: int) -> np.ndarray:
         """i32[n], the width of each line when it is resized to height_px, aspect kept; 1 where its header was
         unreadable."""
-        return resized_width(self.index["width_px"], self.index["height_px"], height_px).astype(np.int32)
+        return resized_width(self.index["width_px"], self.index["height_px"], height_px).astype(
+            np.int32
+        )
 
     def where(self, index: int) -> str:
         """Where a record lies: 'folder/shard.array_record#row'."""
@@ -146,14 +158,20 @@ class RecordSet:
             return [reader] * len(rows)
         try:
             return reader.read(rows)
-        except (RuntimeError, ValueError, IndexError):  # one damaged record spoils the whole call: find out which
+        except (
+            RuntimeError,
+            ValueError,
+            IndexError,
+        ):  # one damaged record spoils the whole call: find out which
             return [_read_one(reader, row) for row in rows]
 
     def _reader(self, shard: int) -> Any:
         """The open shard, or a BadRecord where it is no ArrayRecord or not the one that the manifest counts."""
         with self._lock:
             if self._readers[shard] is None:
-                self._readers[shard] = self._open_shard(self.path / self.entry["shards"][shard], shard)
+                self._readers[shard] = self._open_shard(
+                    self.path / self.entry["shards"][shard], shard
+                )
             return self._readers[shard]
 
     def _open_shard(self, file: Path, shard: int) -> Any:
@@ -164,7 +182,9 @@ class RecordSet:
         try:
             # No read-ahead and no reader threads: both only pay for sequential reading.
             reader = ArrayRecordReader(
-                str(file), options="readahead_buffer_size:0,max_parallelism:0", file_reader_buffer_size=32768
+                str(file),
+                options="readahead_buffer_size:0,max_parallelism:0",
+                file_reader_buffer_size=32768,
             )
             count, options = reader.num_records(), reader.writer_options_string()
         except (RuntimeError, ValueError, OSError):
@@ -173,7 +193,9 @@ class RecordSet:
         if count != expected:
             return BadRecord(f"the shard holds {count} records where {MANIFEST} counts {expected}")
         if "uncompressed" not in options:  # else a record of a few bytes could unpack to gigabytes
-            return BadRecord(f"the shard is compressed ({shown(options, 80)}); make_records writes none that is")
+            return BadRecord(
+                f"the shard is compressed ({shown(options, 80)}); make_records writes none that is"
+            )
         return reader
 
     def read(self, indices: Sequence[int]) -> list[Record]:
@@ -283,14 +305,18 @@ def parse_spec(spec: str) -> list[tuple[str, str, float | None]]:
         match = _PART.fullmatch(part.strip())
         path, split, weight = match["path"], match["split"], match["weight"]
         if not path or split == "":
-            raise ValueError(f"Cannot read '{part}' in the data spec '{spec}'; write PATH[@SPLIT][*WEIGHT],PATH2...")
+            raise ValueError(
+                f"Cannot read '{part}' in the data spec '{spec}'; write PATH[@SPLIT][*WEIGHT],PATH2..."
+            )
         if weight is not None:
             try:
                 value = float(weight)
             except ValueError:
                 value = -1.0
             if not 0 < value < float("inf"):
-                raise ValueError(f"The weight '{weight}' in data spec '{spec}' must be a number above 0, as in *0.5.")
+                raise ValueError(
+                    f"The weight '{weight}' in data spec '{spec}' must be a number above 0, as in *0.5."
+                )
         parts.append((path, split or "train", None if weight is None else value))
     return parts
 
@@ -314,10 +340,14 @@ def open_sets(
     offsets = np.searchsorted(chosen, starts)
     counts = np.diff(offsets)
     weighted = any(weight is not None for _, _, weight in parts)
-    raw = [(1.0 if w is None else w) if weighted else float(n) for (_, _, w), n in zip(parts, counts)]
+    raw = [
+        (1.0 if w is None else w) if weighted else float(n) for (_, _, w), n in zip(parts, counts)
+    ]
     for (path, split, _), count in zip(parts, counts):
         if weighted and count == 0:
-            raise ValueError(f"No record of {path}@{split} is in the subset of {len(chosen)}, but it has a weight.")
+            raise ValueError(
+                f"No record of {path}@{split} is in the subset of {len(chosen)}, but it has a weight."
+            )
     total = sum(raw)
     return Mixture(sets, chosen, offsets, tuple(w / total for w in raw), weighted)
 
@@ -330,15 +360,21 @@ def _choose(sizes: list[int], subset: float | int | None, seed: int, order: str)
     if subset is None:
         return np.arange(total)
     if not subset > 0 or (subset > 1 and subset != int(subset)):
-        raise ValueError(f"subset is {subset}, but must be a fraction in (0, 1], a whole number above 1, or None.")
+        raise ValueError(
+            f"subset is {subset}, but must be a fraction in (0, 1], a whole number above 1, or None."
+        )
     if subset > total and subset > 1:
         raise ValueError(f"subset asks for {int(subset)} records, but there are only {total}.")
     if subset <= 1 and order == "first":
         starts = np.concatenate([[0], np.cumsum(sizes)])
-        chosen = np.concatenate([start + np.arange(int(n * subset)) for start, n in zip(starts, sizes)])
+        chosen = np.concatenate(
+            [start + np.arange(int(n * subset)) for start, n in zip(starts, sizes)]
+        )
     else:
         count = int(subset) if subset > 1 else round(total * subset)
-        picks = np.arange(total) if order == "first" else np.random.default_rng(seed).permutation(total)
+        picks = (
+            np.arange(total) if order == "first" else np.random.default_rng(seed).permutation(total)
+        )
         chosen = np.sort(picks[:count])
     if not len(chosen):
         raise ValueError(f"subset is {subset}, which leaves none of the {total} records; raise it.")

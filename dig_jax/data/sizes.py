@@ -53,7 +53,9 @@ def open_image(data: bytes) -> Image.Image:
             return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise BadRecord(f"too large: {error}") from error
-    except Exception as error:  # whatever a parser makes of arbitrary bytes: OSError, SyntaxError ...
+    except (
+        Exception
+    ) as error:  # whatever a parser makes of arbitrary bytes: OSError, SyntaxError ...
         raise BadRecord(f"not an image: {len(data)} bytes starting {data[:8]!r}") from error
 
 
@@ -69,7 +71,9 @@ def check_effort(data: bytes, max_pixels: int) -> None:
     if len(data) > 16 * width * height + MAX_METADATA_BYTES:
         raise BadRecord(f"too slow: {len(data)} bytes for {width} x {height} px")
     if data.startswith(JPEG):
-        scans = data.count(b"\xff\xda")  # FF stands in coded pixels only before 00, so all others are markers (or metadata)
+        scans = data.count(
+            b"\xff\xda"
+        )  # FF stands in coded pixels only before 00, so all others are markers (or metadata)
         if scans * width * height > MAX_SCANS * max_pixels:
             raise BadRecord(f"too slow: a JPEG of {scans} scans of {width} x {height} px")
     else:

@@ -11,13 +11,23 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from dig_jax.data.sizes import JPEG, PNG, BadRecord, check_effort, header_size, open_image, resized_width
+from dig_jax.data.sizes import (
+    JPEG,
+    PNG,
+    BadRecord,
+    check_effort,
+    header_size,
+    open_image,
+    resized_width,
+)
 
 cv2.setNumThreads(1)
 
-PAPER = 255                 # the grey level that stands for "nothing written here"
-MAX_PIXELS = 1 << 24        # 16 Mpx: 100 times a long line at 300 dpi
-MAX_FOREIGN_BYTES = 4 << 20  # of an image that is neither JPEG nor PNG: Pillow parses those in Python, byte by byte at worst
+PAPER = 255  # the grey level that stands for "nothing written here"
+MAX_PIXELS = 1 << 24  # 16 Mpx: 100 times a long line at 300 dpi
+MAX_FOREIGN_BYTES = (
+    4 << 20
+)  # of an image that is neither JPEG nor PNG: Pillow parses those in Python, byte by byte at worst
 
 
 def decode(data: bytes, channels: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
@@ -35,26 +45,38 @@ def decode(data: bytes, channels: int, max_pixels: int = MAX_PIXELS) -> np.ndarr
         raise BadRecord("empty: the image has no bytes")
     native = data.startswith((JPEG, PNG))
     if not native and len(data) > MAX_FOREIGN_BYTES:
-        raise BadRecord(f"too large: {len(data)} bytes that are neither JPEG nor PNG; at most {MAX_FOREIGN_BYTES} are read")
+        raise BadRecord(
+            f"too large: {len(data)} bytes that are neither JPEG nor PNG; at most {MAX_FOREIGN_BYTES} are read"
+        )
     width, height = header_size(data)
     if width * height > max_pixels:
-        raise BadRecord(f"too large: {width} x {height} px is more than data.max_pixels={max_pixels}")
-    if not native and 4 * width * height > max_pixels and open_image(data).format == "JPEG2000":  # OpenJPEG: 20+ bytes a pixel
-        raise BadRecord(f"too large: a JPEG 2000 of {width} x {height} px, more than a quarter of data.max_pixels={max_pixels}")
+        raise BadRecord(
+            f"too large: {width} x {height} px is more than data.max_pixels={max_pixels}"
+        )
+    if (
+        not native and 4 * width * height > max_pixels and open_image(data).format == "JPEG2000"
+    ):  # OpenJPEG: 20+ bytes a pixel
+        raise BadRecord(
+            f"too large: a JPEG 2000 of {width} x {height} px, more than a quarter of data.max_pixels={max_pixels}"
+        )
     check_effort(data, max_pixels)
     # JPEG older than OpenCV 5 comes back half grey when it is cut short. FF D9 cannot stand inside its coded pixels.
     if data.startswith(JPEG) and data.rfind(b"\xff\xd9") < 0:
         raise BadRecord("truncated: the JPEG has no end marker")
     image = (_by_opencv if native else _by_pillow)(data, channels)
     if image is None or image.shape[:2] != (height, width):
-        raise BadRecord(f"truncated or damaged: the header says {width} x {height} px, the pixels cannot be decoded")
+        raise BadRecord(
+            f"truncated or damaged: the header says {width} x {height} px, the pixels cannot be decoded"
+        )
     return image
 
 
 def _by_opencv(data: bytes, channels: int) -> np.ndarray | None:
     try:
         # As stored, without the camera's rotation, so that the size is the header's, which the index holds.
-        how = (cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
+        how = (
+            cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
+        ) | cv2.IMREAD_IGNORE_ORIENTATION
         image = cv2.imdecode(np.frombuffer(data, np.uint8), how)
     except cv2.error:
         return None
@@ -109,10 +131,12 @@ def crop(image: np.ndarray, width_px: int, u: float) -> tuple[np.ndarray, int]:
     A line narrower than the window is kept whole and padded with paper on the right.
     """
     start = _start(image.shape[1], width_px, u)
-    return _pad(image[:, start:start + width_px], width_px)
+    return _pad(image[:, start : start + width_px], width_px)
 
 
-def crop_to_height(image: np.ndarray, height_px: int, width_px: int, u: float) -> tuple[np.ndarray, int]:
+def crop_to_height(
+    image: np.ndarray, height_px: int, width_px: int, u: float
+) -> tuple[np.ndarray, int]:
     """resize_to_height, then crop, in the cheaper order: only the pixels of the window are resized.
 
     The window starts on a pixel of the stored image (not of the resized one) and its width there is rounded to whole
@@ -123,7 +147,7 @@ def crop_to_height(image: np.ndarray, height_px: int, width_px: int, u: float) -
         return crop(resize_to_height(image, height_px), width_px, u)
     window = min(width, int(resized_width(width_px, height_px, height)))
     start = _start(width, window, u)
-    return _resize(image[:, start:start + window], height_px, width_px), width_px
+    return _resize(image[:, start : start + window], height_px, width_px), width_px
 
 
 def squeeze(image: np.ndarray, height_px: int, width_px: int) -> np.ndarray:
@@ -140,7 +164,7 @@ def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
         return image
     how = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_LINEAR
     out = cv2.resize(image, (width, height), interpolation=how)
-    return out.reshape(height, width, image.shape[2])     # OpenCV drops the axis of a single channel
+    return out.reshape(height, width, image.shape[2])  # OpenCV drops the axis of a single channel
 
 
 def _pad(image: np.ndarray, width_px: int) -> tuple[np.ndarray, int]:

@@ -55,7 +55,9 @@ def draw(rng: Rng, text: str, font: ImageFont.FreeTypeFont, size: int) -> np.nda
     room = 0.22 * size  # what bend() may move
     left, right = (room + size * rng.uniform(0.0, 0.6, 2)).tolist()
     top, bottom = (room + size * rng.uniform(-0.1, 0.3, 2)).tolist()
-    page = Image.new("L", (int(left + x - space + right) + 1, int(top + ascent + descent + bottom) + 1))
+    page = Image.new(
+        "L", (int(left + x - space + right) + 1, int(top + ascent + descent + bottom) + 1)
+    )
     pen = ImageDraw.Draw(page)
     for x, piece in pieces:
         pen.text((left + x, top), piece, font=font, fill=255)
@@ -87,9 +89,15 @@ def wear(looks: Rng, rng: Rng, ink: np.ndarray, size: int) -> np.ndarray:
     chance = looks.random(3)
     if chance[0] < 0.5:
         worn = cv2.GaussianBlur(worn, (0, 0), 0.02 * size + 0.3)
-        worn = np.clip((worn - float(looks.uniform(0.3, 0.6))) * float(looks.uniform(1.5, 4)) + 0.5, 0, 1)
+        worn = np.clip(
+            (worn - float(looks.uniform(0.3, 0.6))) * float(looks.uniform(1.5, 4)) + 0.5, 0, 1
+        )
     if chance[1] < 0.5:
-        worn = worn * (1 - float(looks.uniform(0.1, 0.55)) * patches(rng, ink.shape, size * float(looks.uniform(0.5, 4))))
+        worn = worn * (
+            1
+            - float(looks.uniform(0.1, 0.55))
+            * patches(rng, ink.shape, size * float(looks.uniform(0.5, 4)))
+        )
     if chance[2] < 0.25:
         holes = patches(rng, ink.shape, max(1.5, 0.07 * size))
         worn = worn * np.clip((holes - float(looks.uniform(0.05, 0.25))) * 8, 0.2, 1)

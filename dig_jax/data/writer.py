@@ -26,7 +26,9 @@ MAX_SIDE_PX = 65535  # the index holds u16
 SHARD_BYTES = 256 << 20
 
 MAX_LABEL_CHARS = 10_000  # a label array is as wide as the longest label, for every line of a batch
-MAX_ASPECT = 500  # times wider than high: ten times a long line; a batch is as wide as its widest line
+MAX_ASPECT = (
+    500  # times wider than high: ten times a long line; a batch is as wide as its widest line
+)
 BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 Example = tuple[str, bytes, str | None, str]  # split, encoded image, text or None, source id
@@ -45,7 +47,9 @@ def serialize(image: bytes, text: str | None, id: str) -> bytes:
     example = example_class()()
     feature = example.features.feature
     feature["image"].bytes_list.value.append(image)
-    feature["id"].bytes_list.value.append(id.encode("utf-8", "backslashreplace"))  # file names need not be Unicode
+    feature["id"].bytes_list.value.append(
+        id.encode("utf-8", "backslashreplace")
+    )  # file names need not be Unicode
     if text is not None:
         feature["text"].bytes_list.value.append(text.encode("utf-8"))
     return example.SerializeToString(deterministic=True)
@@ -73,7 +77,7 @@ def encode_image(image: np.ndarray, codec: str = "jpeg", quality: int = 95) -> b
 def shown(text: str, limit: int = 300) -> str:
     """Text from a file as it may stand in a log or on a terminal: what is not printable (control characters, escapes,
     direction marks, lone surrogates) written as an escape, and what is longer than `limit` cut."""
-    text = text if len(text) <= limit else f"{text[:limit - 20]}... ({len(text)} chars)"
+    text = text if len(text) <= limit else f"{text[: limit - 20]}... ({len(text)} chars)"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -108,7 +112,11 @@ class Report:
 
     def skipped(self) -> dict[str, Any]:
         """{"count", "reasons": {reason: count}, "first": [{"name", "reason"}]}."""
-        return {"count": self.reasons.total(), "reasons": dict(sorted(self.reasons.items())), "first": self.first}
+        return {
+            "count": self.reasons.total(),
+            "reasons": dict(sorted(self.reasons.items())),
+            "first": self.first,
+        }
 
 
 class _Split:
@@ -118,7 +126,9 @@ class _Split:
         from array_record.python.array_record_module import ArrayRecordWriter
 
         if not re.fullmatch(r"\w[\w.-]*", name):
-            raise ValueError(f"The split name '{shown(name)}' must be made of letters, digits, '_', '-' and '.' (not first).")
+            raise ValueError(
+                f"The split name '{shown(name)}' must be made of letters, digits, '_', '-' and '.' (not first)."
+            )
         self.name, self.spool = name, folder / f"spool-{name}"
         self.writer = ArrayRecordWriter(str(self.spool), WRITER_OPTIONS)
         self.sizes: list[tuple[int, int]] = []
@@ -151,7 +161,9 @@ class _Split:
         sizes = np.array(self.sizes, np.uint16).reshape(-1, 2)
         labels = np.array(self.label_chars, np.int32)
         index = f"index-{self.name}.npz"
-        np.savez_compressed(folder / index, width_px=sizes[:, 0], height_px=sizes[:, 1], label_chars=labels)
+        np.savez_compressed(
+            folder / index, width_px=sizes[:, 0], height_px=sizes[:, 1], label_chars=labels
+        )
         return {
             "count": count,
             "digest": self.digest.hexdigest(),
@@ -200,7 +212,9 @@ def write(
     report = report or Report()
     _check_output(output, overwrite)
     if shards < 0:
-        raise ValueError(f"shards is {shards}, but must be 0 (as many as the size asks for) or more.")
+        raise ValueError(
+            f"shards is {shards}, but must be 0 (as many as the size asks for) or more."
+        )
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
     folder = output.absolute().parent / f".{output.absolute().name}.unfinished-{os.getpid()}"
     shutil.rmtree(folder, ignore_errors=True)
@@ -208,8 +222,12 @@ def write(
     try:
         splits = _spool(folder, examples, report)
         if not splits:
-            why = "; ".join(f"{count} x {reason}" for reason, count in report.reasons.most_common(5))
-            raise ValueError(f"No record could be made for {output}: {why or 'the source found no line'}.")
+            why = "; ".join(
+                f"{count} x {reason}" for reason, count in report.reasons.most_common(5)
+            )
+            raise ValueError(
+                f"No record could be made for {output}: {why or 'the source found no line'}."
+            )
         manifest = {
             "schema_version": SCHEMA_VERSION,
             "name": name or output.absolute().name,
@@ -221,7 +239,9 @@ def write(
             "notes": report.notes,
             "skipped": report.skipped(),
         }
-        (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        (folder / MANIFEST).write_text(
+            json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", "utf-8"
+        )
         _move_into_place(folder, output, overwrite)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -232,9 +252,13 @@ def _check_output(output: Path, overwrite: bool) -> None:
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     if not (output / MANIFEST).is_file():
-        raise FileExistsError(f"{output} exists and is no records folder; it is left alone, choose another --output.")
+        raise FileExistsError(
+            f"{output} exists and is no records folder; it is left alone, choose another --output."
+        )
     if not overwrite:
-        raise FileExistsError(f"{output} holds a record set already; replace it with --overwrite, or choose another.")
+        raise FileExistsError(
+            f"{output} holds a record set already; replace it with --overwrite, or choose another."
+        )
 
 
 def _spool(folder: Path, examples: Iterable[Example], report: Report) -> list[_Split]:
@@ -261,14 +285,18 @@ def _spool(folder: Path, examples: Iterable[Example], report: Report) -> list[_S
             splits[split] = _Split(folder, split)
         splits[split].add(image, text, id, size)
     if directed:
-        report.notes.append(f"{directed} labels hold marks of writing direction (such as U+202E), which are kept as characters")
+        report.notes.append(
+            f"{directed} labels hold marks of writing direction (such as U+202E), which are kept as characters"
+        )
     return list(splits.values())
 
 
 def _charset(splits: list[_Split]) -> str:
     """Characters of the training labels, or of all labels where no split is called train; '' where nothing is
     labelled."""
-    texts: Iterator[set[str]] = iter([s.chars for s in splits if s.name == "train"] or [s.chars for s in splits])
+    texts: Iterator[set[str]] = iter(
+        [s.chars for s in splits if s.name == "train"] or [s.chars for s in splits]
+    )
     chars = set().union(*texts)
     return Charset("".join(sorted(chars))).chars if chars else ""
 

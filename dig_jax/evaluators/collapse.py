@@ -50,7 +50,9 @@ def position_share(tokens: np.ndarray, place: np.ndarray) -> float:
     places, index, counts = np.unique(place, return_inverse=True, return_counts=True)
     sums = np.zeros((len(places), tokens.shape[1]))
     np.add.at(sums, index, tokens)
-    within = np.square(tokens - (sums / counts[:, None])[index]).sum() / max(len(tokens) - len(places), 1)
+    within = np.square(tokens - (sums / counts[:, None])[index]).sum() / max(
+        len(tokens) - len(places), 1
+    )
     total = np.square(tokens - tokens.mean(axis=0)).sum() / max(len(tokens) - 1, 1)
     return float(1 - within / total) if total > 0 else 0.0
 
@@ -70,7 +72,17 @@ class Evaluator:
     devices.
     """
 
-    def __init__(self, *, method, mesh, workdir, data, spec: str | None = None, lines: int = 128, seed: int = 0):
+    def __init__(
+        self,
+        *,
+        method,
+        mesh,
+        workdir,
+        data,
+        spec: str | None = None,
+        lines: int = 128,
+        seed: int = 0,
+    ):
         del workdir
         crops = pipeline.pretrain(
             records.open_sets(spec or data["train"]),

@@ -72,7 +72,9 @@ class Evaluator:
             train, validation = f"{path}@train", f"{path}@validation"
             if missing := unlabelled(path):
                 if sets:
-                    raise ValueError(f"config.evals.probe.sets is {sets!r}, but {path} has {missing}: leave it out of them")
+                    raise ValueError(
+                        f"config.evals.probe.sets is {sets!r}, but {path} has {missing}: leave it out of them"
+                    )
                 logging.warning(
                     "no light probe on %s: it has %s; to watch one, name labelled records as probe=PATH, or say probe=none",
                     pathlib.Path(path).name, missing,
@@ -80,25 +82,35 @@ class Evaluator:
                 continue
             charset = Charset.from_texts(records.open_sets(train).texts())
             splits = [
-                read_lines(spec, count, seed, charset, encode_batch + -encode_batch % mesh.size, data)
+                read_lines(
+                    spec, count, seed, charset, encode_batch + -encode_batch % mesh.size, data
+                )
                 for spec, count in ((train, train_lines), (validation, eval_lines))
             ]
             self.sets[pathlib.Path(path).name] = (charset, *splits)
 
     def run(self, state, step) -> dict[str, float]:
         del step
-        return {f"probe/{name}/cer": self.cer(state.params, *parts) for name, parts in self.sets.items()}
+        return {
+            f"probe/{name}/cer": self.cer(state.params, *parts) for name, parts in self.sets.items()
+        }
 
     def cer(self, params, charset: Charset, train, validation) -> float:
         """Lowest CER over the rates."""
         train, left_out = feasible(self.features(params, train))
         validation = self.features(params, validation)
         if left_out:
-            logging.log_first_n(logging.INFO, "probe: left out %d lines with too few frames for CTC", 1, left_out)
+            logging.log_first_n(
+                logging.INFO, "probe: left out %d lines with too few frames for CTC", 1, left_out
+            )
         if not train.texts or not validation.texts:
-            raise ValueError("the light probe has nothing to learn or to read: set its `sets` to labelled records")
+            raise ValueError(
+                "the light probe has nothing to learn or to read: set its `sets` to labelled records"
+            )
         mean, std = moments(train)
-        train, validation = (lines._replace(frames=(lines.frames - mean) / std) for lines in (train, validation))
+        train, validation = (
+            lines._replace(frames=(lines.frames - mean) / std) for lines in (train, validation)
+        )
         heads = fit(train, charset.size, self.rates, self.steps, self.batch_size, self.seed)
         best = np.asarray(read(heads, validation.frames))  # (rates, n, S)
         return min(error_rate(charset, ids, validation) for ids in best)
@@ -118,7 +130,9 @@ class Evaluator:
         """The same host batch on every host -> a global batch of which every device encodes its rows."""
         rows = sharding.batch_sharding(self.mesh)
         return {
-            name: jax.make_array_from_callback(array.shape, rows, lambda index, array=array: array[index])
+            name: jax.make_array_from_callback(
+                array.shape, rows, lambda index, array=array: array[index]
+            )
             for name, array in batch.items()
         }
 
@@ -134,7 +148,9 @@ def unlabelled(path: str) -> str:
     return ""
 
 
-def read_lines(spec: str, count: int, seed: int, charset: Charset, batch_size: int, data: Mapping) -> list:
+def read_lines(
+    spec: str, count: int, seed: int, charset: Charset, batch_size: int, data: Mapping
+) -> list:
     """[(batch, numbers of the rows to keep i64[k], their k texts)] of `count` random lines, read whole by every
     host.
     """
@@ -144,13 +160,23 @@ def read_lines(spec: str, count: int, seed: int, charset: Charset, batch_size: i
         records.open_sets(spec, subset=subset, subset_seed=seed),
         batch_size=batch_size,
         charset=charset,
-        **{name: data[name] for name in ("height_px", "channels", "max_pixels", "squeeze_px") if name in data},
+        **{
+            name: data[name]
+            for name in ("height_px", "channels", "max_pixels", "squeeze_px")
+            if name in data
+        },
     )
     lines = []
     with pipeline.iterate(dataset, 0, workers=0) as batches:
         for batch, host in batches:
-            keep = [row for row, text in enumerate(host["text"]) if batch["valid"][row] and text is not None]
-            lines.append((batch, np.asarray(keep, np.int64), [normalize(host["text"][row]) for row in keep]))
+            keep = [
+                row
+                for row, text in enumerate(host["text"])
+                if batch["valid"][row] and text is not None
+            ]
+            lines.append(
+                (batch, np.asarray(keep, np.int64), [normalize(host["text"][row]) for row in keep])
+            )
     return lines
 
 
@@ -158,7 +184,9 @@ def padded(arrays: list[np.ndarray]) -> np.ndarray:
     """Arrays [n_i, s_i, ...] -> one [sum n_i, max s_i, ...], zeros behind the shorter ones."""
     widest = max(array.shape[1] for array in arrays)
     tail = [(0, 0)] * (arrays[0].ndim - 2)
-    return np.concatenate([np.pad(array, [(0, 0), (0, widest - array.shape[1]), *tail]) for array in arrays])
+    return np.concatenate(
+        [np.pad(array, [(0, 0), (0, widest - array.shape[1]), *tail]) for array in arrays]
+    )
 
 
 def feasible(lines: Lines) -> tuple[Lines, int]:
@@ -166,13 +194,17 @@ def feasible(lines: Lines) -> tuple[Lines, int]:
     repeats = ((lines.label[:, 1:] == lines.label[:, :-1]) & (lines.label[:, 1:] > 0)).sum(axis=1)
     fits = lines.length >= (lines.label > 0).sum(axis=1) + repeats
     texts = [text for text, fit in zip(lines.texts, fits) if fit]
-    return Lines(lines.frames[fits], lines.length[fits], lines.label[fits], texts), int((~fits).sum())
+    return Lines(lines.frames[fits], lines.length[fits], lines.label[fits], texts), int(
+        (~fits).sum()
+    )
 
 
 def moments(lines: Lines) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation f32[F] over the real frames."""
     real = lines.frames[np.arange(lines.frames.shape[1])[None] < lines.length[:, None]]
-    return real.mean(axis=0, dtype=np.float64).astype(np.float32), np.maximum(real.std(axis=0), STD_FLOOR)
+    return real.mean(axis=0, dtype=np.float64).astype(np.float32), np.maximum(
+        real.std(axis=0), STD_FLOOR
+    )
 
 
 def fit(lines: Lines, classes: int, rates: Sequence[float], steps: int, batch_size: int, seed: int):
@@ -188,7 +220,9 @@ def fit(lines: Lines, classes: int, rates: Sequence[float], steps: int, batch_si
         "kernel": jnp.zeros((len(rates), lines.frames.shape[-1], classes)),
         "bias": jnp.zeros((len(rates), classes)),
     }
-    return _fit(heads, lines.frames, lines.length, lines.label, order, np.asarray(rates, np.float32))
+    return _fit(
+        heads, lines.frames, lines.length, lines.label, order, np.asarray(rates, np.float32)
+    )
 
 
 @jax.jit
@@ -201,7 +235,9 @@ def _fit(heads, frames, length, label, order, rates):
         behind = (jnp.arange(frames.shape[1])[None] >= length[rows][:, None]).astype(jnp.float32)
         labels = label[rows]
         padding = (labels == 0).astype(jnp.float32)
-        return jax.vmap(lambda logits: optax.ctc_loss(logits, behind, labels, padding).mean())(logits).sum()
+        return jax.vmap(lambda logits: optax.ctc_loss(logits, behind, labels, padding).mean())(
+            logits
+        ).sum()
 
     def update(carry, step_rows):
         heads, memory = carry
@@ -227,6 +263,10 @@ def read(heads, frames):
 
 def error_rate(charset: Charset, ids: np.ndarray, lines: Lines) -> float:
     """Edits between the texts and the readings of ids i32[n,S] / characters of the texts."""
-    readings = [charset.decode(charset.ctc_collapse(row, int(n))) for row, n in zip(ids, lines.length)]
-    edits = sum(Levenshtein.distance(truth, reading) for truth, reading in zip(lines.texts, readings))
+    readings = [
+        charset.decode(charset.ctc_collapse(row, int(n))) for row, n in zip(ids, lines.length)
+    ]
+    edits = sum(
+        Levenshtein.distance(truth, reading) for truth, reading in zip(lines.texts, readings)
+    )
     return edits / max(sum(map(len, lines.texts)), 1)

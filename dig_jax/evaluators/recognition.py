@@ -127,8 +127,13 @@ class Evaluator:
     def run(self, state, step) -> dict[str, float]:
         metrics = {}
         for name in self.sets:
-            metrics |= {f"eval/{name}/{key}": value for key, value in self.score(name, state, int(step)).items()}
-        metrics["eval/cer"] = sum(metrics[f"eval/{name}/cer"] for name in self.sets) / len(self.sets)
+            metrics |= {
+                f"eval/{name}/{key}": value
+                for key, value in self.score(name, state, int(step)).items()
+            }
+        metrics["eval/cer"] = sum(metrics[f"eval/{name}/cer"] for name in self.sets) / len(
+            self.sets
+        )
         return metrics
 
     def score(self, name: str, state, step: int) -> dict[str, float]:
@@ -136,11 +141,17 @@ class Evaluator:
         _, size = self.sets[name]
         scores: dict[str, Score] = {}
         counts, samples = Counts(), []
-        shown = set(np.linspace(0, size - 1, min(size, self.pictures * jax.process_count())).astype(int).tolist())
+        shown = set(
+            np.linspace(0, size - 1, min(size, self.pictures * jax.process_count()))
+            .astype(int)
+            .tolist()
+        )
         for host, image, widths, readings in self.readings(name, state):
             self.log(host["errors"])
             for head in readings:
-                scores.setdefault(head, Score())  # also where this host has only rows that fill the batch
+                scores.setdefault(
+                    head, Score()
+                )  # also where this host has only rows that fill the batch
             for row, index in enumerate(host["index"].tolist()):
                 if index < 0:  # only fills the batch
                     continue
@@ -152,10 +163,14 @@ class Evaluator:
                     samples.append((index, truth, line, image[row, :, : max(widths[row], 1)]))
         scores, counts = over_hosts(scores, counts, self.mesh)
         if counts.rows != size:
-            raise RuntimeError(f"{counts.rows} records of {name} were evaluated but it holds {size}: a pipeline bug")
+            raise RuntimeError(
+                f"{counts.rows} records of {name} were evaluated but it holds {size}: a pipeline bug"
+            )
         return self.report(name, step, scores, counts, samples)
 
-    def readings(self, name, state) -> Iterator[tuple[dict, np.ndarray, np.ndarray, dict[str, list[str]]]]:
+    def readings(
+        self, name, state
+    ) -> Iterator[tuple[dict, np.ndarray, np.ndarray, dict[str, list[str]]]]:
         """(host, images u8[b,H,W,C], width i32[b] with 0 in rows that are not valid, {head: readings}) of this host's
         rows.
 
@@ -164,8 +179,14 @@ class Evaluator:
         waiting = None
         with pipeline.iterate(self.sets[name][0], 0, workers=self.workers) as batches:
             for batch, host in batches:
-                told = self.features[name](state.params, batch, host) if name in self.features else batch
-                predicted = self.predict(state.params, state.mutable, sharding.to_global(told, self.mesh))
+                told = (
+                    self.features[name](state.params, batch, host)
+                    if name in self.features
+                    else batch
+                )
+                predicted = self.predict(
+                    state.params, state.mutable, sharding.to_global(told, self.mesh)
+                )
                 if waiting is not None:
                     yield self.as_text(*waiting)
                 waiting = batch, host, predicted
@@ -176,10 +197,20 @@ class Evaluator:
         texts = {}
         for head, frames in predicted.items():
             rows = zip(local_rows(frames["ids"]), local_rows(frames["length"]))
-            texts[head] = [self.charset.decode(self.charset.ctc_collapse(ids, int(length))) for ids, length in rows]
+            texts[head] = [
+                self.charset.decode(self.charset.ctc_collapse(ids, int(length)))
+                for ids, length in rows
+            ]
         return host, batch["image"], np.where(batch["valid"], batch["width"], 0), texts
 
-    def count(self, counts: Counts, scores: dict[str, Score], truth: str | None, line: dict[str, str], unread: bool) -> None:
+    def count(
+        self,
+        counts: Counts,
+        scores: dict[str, Score],
+        truth: str | None,
+        line: dict[str, str],
+        unread: bool,
+    ) -> None:
         """Adds one record: `line` is its reading by every head."""
         counts.rows += 1
         counts.unread += unread
@@ -195,13 +226,19 @@ class Evaluator:
                 self.named.add(error)
                 logging.warning("evaluation: counted as unread: %s", error)
 
-    def report(self, name: str, step: int, scores: dict[str, Score], counts: Counts, samples: list) -> dict[str, float]:
+    def report(
+        self, name: str, step: int, scores: dict[str, Score], counts: Counts, samples: list
+    ) -> dict[str, float]:
         """The metrics of one data set from its sums, the best head's readings on disk."""
         rates = {head: score.rates() for head, score in scores.items()}
         best = min(rates, key=lambda head: (rates[head]["cer"], head))
         if not scores[best].lines:
-            raise ValueError(f"none of the {counts.rows} records of {name} has a text: evaluate on labelled records")
-        figures = {f"cer@{head}": rate["cer"] for head, rate in rates.items()} if len(rates) > 1 else {}
+            raise ValueError(
+                f"none of the {counts.rows} records of {name} has a text: evaluate on labelled records"
+            )
+        figures = (
+            {f"cer@{head}": rate["cer"] for head, rate in rates.items()} if len(rates) > 1 else {}
+        )
         figures |= rates[best] | {
             "unknown_chars": counts.unknown_chars,
             "lines": scores[best].lines,
@@ -209,7 +246,13 @@ class Evaluator:
             "unlabelled": counts.unlabelled,
         }
         if hosts.is_lead():
-            save_samples(self.folder, name, step, best, sorted(samples, key=lambda sample: sample[0])[: self.pictures])
+            save_samples(
+                self.folder,
+                name,
+                step,
+                best,
+                sorted(samples, key=lambda sample: sample[0])[: self.pictures],
+            )
         return {key: float(value) for key, value in figures.items()}
 
 
@@ -225,7 +268,9 @@ def named_sets(datasets: Mapping[str, str] | str | None, data: Mapping) -> dict[
     for path, split in dict.fromkeys(parts):
         name = pathlib.Path(path).name + ("" if split == "validation" else f"-{split}")
         if name in sets:
-            raise ValueError(f"{sets[name]} and {path}@{split} would both be called {name}: rename a folder")
+            raise ValueError(
+                f"{sets[name]} and {path}@{split} would both be called {name}: rename a folder"
+            )
         sets[name] = f"{path}@{split}"
     return sets
 
@@ -234,12 +279,18 @@ def open_set(spec: str, batch_size: int, data: Mapping, mesh: Mesh):
     """(evaluation data set of this host, number of records). An empty one is a ValueError."""
     mixture = records.open_sets(spec)
     if not len(mixture):
-        raise ValueError(f"{spec} holds no record to evaluate on: name another split, as in PATH@validation")
+        raise ValueError(
+            f"{spec} holds no record to evaluate on: name another split, as in PATH@validation"
+        )
     dataset = pipeline.evaluation(  # no charset: texts stay on the host, and unlabelled records are met and counted
         mixture,
         batch_size=batch_size,
         **sharding.part(mesh).of_data(),
-        **{name: data[name] for name in ("height_px", "channels", "max_pixels", "squeeze_px") if name in data},
+        **{
+            name: data[name]
+            for name in ("height_px", "channels", "max_pixels", "squeeze_px")
+            if name in data
+        },
     )
     return dataset, len(mixture)
 
@@ -252,11 +303,17 @@ def local_rows(array: jax.Array) -> np.ndarray:
     return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
 
 
-def over_hosts(scores: dict[str, Score], counts: Counts, mesh: Mesh) -> tuple[dict[str, Score], Counts]:
+def over_hosts(
+    scores: dict[str, Score], counts: Counts, mesh: Mesh
+) -> tuple[dict[str, Score], Counts]:
     """Sums of all hosts, the same on each of them."""
     by_head = {head: dataclasses.asdict(score) for head, score in scores.items()}
-    sums = hosts.sum_hosts({"counts": dataclasses.asdict(counts), "scores": by_head}, sharding.part(mesh).counts)
-    return {head: Score(**score) for head, score in sums["scores"].items()}, Counts(**sums["counts"])
+    sums = hosts.sum_hosts(
+        {"counts": dataclasses.asdict(counts), "scores": by_head}, sharding.part(mesh).counts
+    )
+    return {head: Score(**score) for head, score in sums["scores"].items()}, Counts(
+        **sums["counts"]
+    )
 
 
 def save_samples(folder: pathlib.Path, name: str, step: int, head: str, samples: list) -> None:
@@ -265,7 +322,9 @@ def save_samples(folder: pathlib.Path, name: str, step: int, head: str, samples:
     for index, truth, line, image in samples:
         ok, png = cv2.imencode(".png", image[..., ::-1] if image.shape[-1] == 3 else image)
         if not ok:
-            raise OSError(f"could not encode the picture of record {index} of {name}, shape {image.shape}")
+            raise OSError(
+                f"could not encode the picture of record {index} of {name}, shape {image.shape}"
+            )
         png = base64.b64encode(png.tobytes()).decode()
         lines.append({"index": index, "truth": truth or "", "reading": line[head], "png": png})
     folder.mkdir(parents=True, exist_ok=True)

@@ -25,9 +25,13 @@ def sheet(pictures: dict[str, np.ndarray], columns: int = 1) -> np.ndarray:
     """
     stacks = []
     for line in zip(*(pictures[name] for name in ROWS)):
-        stack = [np.pad(row, ((0, 1), (0, 0), (0, 0)), constant_values=GAP_GREY / 255) for row in line]
+        stack = [
+            np.pad(row, ((0, 1), (0, 0), (0, 0)), constant_values=GAP_GREY / 255) for row in line
+        ]
         stack = np.concatenate(stack, axis=0)
-        stacks.append(np.pad(stack, ((0, GAP_PX), (0, GAP_PX), (0, 0)), constant_values=GAP_GREY / 255))
+        stacks.append(
+            np.pad(stack, ((0, GAP_PX), (0, GAP_PX), (0, 0)), constant_values=GAP_GREY / 255)
+        )
     stacks += [np.full_like(stacks[0], GAP_GREY / 255)] * (-len(stacks) % columns)
     rows = [np.concatenate(stacks[i : i + columns], axis=1) for i in range(0, len(stacks), columns)]
     return np.rint(np.clip(np.concatenate(rows, axis=0), 0, 1) * 255).astype(np.uint8)
@@ -49,7 +53,9 @@ class Evaluator:
     evaluation.
     """
 
-    def __init__(self, *, method, mesh, workdir, data, spec: str | None = None, lines: int = 8, seed: int = 0):
+    def __init__(
+        self, *, method, mesh, workdir, data, spec: str | None = None, lines: int = 8, seed: int = 0
+    ):
         self.folder = pathlib.Path(workdir) / "pictures"
         self.reconstruct = None
         if not hasattr(method, "reconstruct"):
@@ -64,14 +70,18 @@ class Evaluator:
         )
         self.batch = sharding.to_global(crops[0][0], mesh)
         self.seed = seed
-        self.reconstruct = jax.jit(method.reconstruct, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        self.reconstruct = jax.jit(
+            method.reconstruct, out_shardings=NamedSharding(mesh, PartitionSpec())
+        )
 
     def run(self, state, step) -> dict[str, float]:
         if self.reconstruct is None:
             return {}
         pictures = {
             name: np.asarray(image)[: self.lines]
-            for name, image in self.reconstruct(state.params, self.batch, jax.random.key(self.seed)).items()
+            for name, image in self.reconstruct(
+                state.params, self.batch, jax.random.key(self.seed)
+            ).items()
         }
         if pictures and hosts.is_lead():  # a method may find, when asked, that it draws nothing
             columns = 2 if pictures["original"].shape[2] <= 256 else 1

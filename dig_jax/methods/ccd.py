@@ -76,8 +76,14 @@ def two_means(image, width):
 
     The cluster that most pixels of the real line's border belong to is paper. A blank line has no foreground.
     """
-    grey, real = color.luma(jnp.moveaxis(image, 3, 1))[:, 0], geometry.inside(width, image.shape[2])[:, None]
-    middle = (jnp.min(grey, (1, 2), where=real, initial=1.0) + jnp.max(grey, (1, 2), where=real, initial=0.0)) / 2
+    grey, real = (
+        color.luma(jnp.moveaxis(image, 3, 1))[:, 0],
+        geometry.inside(width, image.shape[2])[:, None],
+    )
+    middle = (
+        jnp.min(grey, (1, 2), where=real, initial=1.0)
+        + jnp.max(grey, (1, 2), where=real, initial=0.0)
+    ) / 2
 
     def mean(chosen):
         total = jnp.sum(grey, (1, 2), where=chosen & real)
@@ -89,7 +95,12 @@ def two_means(image, width):
 
     bright = grey > jax.lax.fori_loop(0, KMEANS_STEPS, lloyd, middle)[:, None, None]
     row, column = jnp.arange(grey.shape[1])[None, :, None], jnp.arange(grey.shape[2])[None, None]
-    edge = (row == 0) | (row == grey.shape[1] - 1) | (column == 0) | (column == width[:, None, None] - 1)
+    edge = (
+        (row == 0)
+        | (row == grey.shape[1] - 1)
+        | (column == 0)
+        | (column == width[:, None, None] - 1)
+    )
     border = edge & real
     bright_paper = 2 * jnp.sum(bright & border, (1, 2)) >= jnp.sum(border, (1, 2))
     return (bright != bright_paper[:, None, None]) & real
@@ -103,7 +114,9 @@ def components(mask):
     """
     height, width = mask.shape[1:]
     nothing = height * width
-    start = jnp.where(mask, (jnp.arange(width)[None] * height + jnp.arange(height)[:, None])[None], nothing)
+    start = jnp.where(
+        mask, (jnp.arange(width)[None] * height + jnp.arange(height)[:, None])[None], nothing
+    )
 
     def lowest(name):
         p = jnp.pad(name, ((0, 0), (1, 1), (1, 1)), constant_values=nothing)
@@ -113,7 +126,9 @@ def components(mask):
 
     def step(state):
         name, _ = state
-        new = functools.reduce(lambda name, _: lowest(name), range(8), name)  # eight a turn: all devices agree on the end
+        new = functools.reduce(
+            lambda name, _: lowest(name), range(8), name
+        )  # eight a turn: all devices agree on the end
         return new, jnp.any(new != name)
 
     return jax.lax.while_loop(lambda state: state[1], step, (start, jnp.bool_(True)))[0]
@@ -125,7 +140,9 @@ def characters(mask, most: int, min_area: int):
     Characters are the components of at least min_area pixels, numbered 0, 1, ... by their left edges; the first `most` count.
     """
     name = components(mask).reshape(len(mask), -1)
-    area = jax.vmap(lambda name: jnp.bincount(name, length=mask[0].size + 1))(name)  # by name; the last is the rest
+    area = jax.vmap(lambda name: jnp.bincount(name, length=mask[0].size + 1))(
+        name
+    )  # by name; the last is the rest
     large = (area >= min_area).at[:, -1].set(False)
     number = jnp.where(large, jnp.minimum(jnp.cumsum(large, axis=1) - 1, most), most)
     return jnp.take_along_axis(number, name, axis=1).reshape(mask.shape)
@@ -133,7 +150,9 @@ def characters(mask, most: int, min_area: int):
 
 def follow(values, matrix, width, outside):
     """Labels of view 1, [B,H,W], as they lie in the view that is view 1 sent through the map f32[B,3,3]."""
-    return geometry.nearest(values, *geometry.apply_matrix(matrix, *geometry.pixel_grid(*values.shape)), width, outside)
+    return geometry.nearest(
+        values, *geometry.apply_matrix(matrix, *geometry.pixel_grid(*values.shape)), width, outside
+    )
 
 
 def shares(character, most: int, patch):
@@ -142,7 +161,9 @@ def shares(character, most: int, patch):
     Proportional to the pixels of the patch that belong to the character, with the sum 1; zeros for one that is not there.
     """
     pixels = vit.patchify(character[..., None], patch)  # (B, N, P)
-    covered = jnp.sum(pixels[:, None] == jnp.arange(most)[None, :, None, None], axis=3)  # (B, most, N)
+    covered = jnp.sum(
+        pixels[:, None] == jnp.arange(most)[None, :, None, None], axis=3
+    )  # (B, most, N)
     total = jnp.sum(covered, axis=2)
     return covered / jnp.maximum(total, 1)[..., None], total > 0
 
@@ -160,8 +181,13 @@ class Network(nn.Module):
     def setup(self):
         self.encoder = encoders.create_vit(self.encoder_args)
         self.patch = tuple(self.encoder_args["patch"])
-        form = {"dtype": self.encoder_args.get("dtype", "auto"), "gelu": self.encoder_args.get("gelu", "exact")}
-        self.projector = heads.Prototypes(self.prototypes, self.projector_width, self.projector_dim, self.learn_length, **form)
+        form = {
+            "dtype": self.encoder_args.get("dtype", "auto"),
+            "gelu": self.encoder_args.get("gelu", "exact"),
+        }
+        self.projector = heads.Prototypes(
+            self.prototypes, self.projector_width, self.projector_dim, self.learn_length, **form
+        )
         self.segmenter = heads.PixelDecoder(2 * math.prod(self.patch), self.decoder_width, **form)
 
     def __call__(self, batch):
@@ -226,23 +252,42 @@ class Method(base.Taught):
         base.check_fractions(kmeans_frac=kmeans_frac, frozen_frac=frozen_frac, affine_p=affine_p)
         base.check_fractions(momentum=momentum, center_momentum=center_momentum)
         base.check_column_offset(column_offset_max)
-        for name, value in {"characters": characters, "min_area_px": min_area_px, "prototypes": prototypes}.items():
+        for name, value in {
+            "characters": characters,
+            "min_area_px": min_area_px,
+            "prototypes": prototypes,
+        }.items():
             if value < 1:
                 raise ValueError(f"{name} is {value}; set config.method.{name} to 1 or more")
         self.affine = AFFINE if affine is None else affine
         geometry.check_affine(self.affine)
         self.encoder = encoders.create_vit(encoder)
-        self.patch, self.channels, self.recipe = tuple(encoder["patch"]), channels, views.still(views.recipe(recipe))
+        self.patch, self.channels, self.recipe = (
+            tuple(encoder["patch"]),
+            channels,
+            views.still(views.recipe(recipe)),
+        )
         self.characters, self.min_area_px, self.affine_p = characters, min_area_px, affine_p
         self.kmeans_frac, self.frozen_frac, self.prototypes = kmeans_frac, frozen_frac, prototypes
-        self.temperatures = {"student_temperature": student_temperature, "teacher_temperature": teacher_temperature}
+        self.temperatures = {
+            "student_temperature": student_temperature,
+            "teacher_temperature": teacher_temperature,
+        }
         self.center_momentum, self.momentum = center_momentum, momentum
-        self.weight_distillation, self.weight_segmentation = weight_distillation, weight_segmentation
+        self.weight_distillation, self.weight_segmentation = (
+            weight_distillation,
+            weight_segmentation,
+        )
         self.column_offset_max = column_offset_max
-        self.network = Network(encoder, prototypes, learn_length, projector_width, projector_dim, decoder_width)
+        self.network = Network(
+            encoder, prototypes, learn_length, projector_width, projector_dim, decoder_width
+        )
 
     def init(self, key, batch):
-        return {"params": self.network.init(key, batch)["params"], "mutable": {"center": jnp.zeros(self.prototypes)}}
+        return {
+            "params": self.network.init(key, batch)["params"],
+            "mutable": {"center": jnp.zeros(self.prototypes)},
+        }
 
     # augment
 
@@ -257,7 +302,9 @@ class Method(base.Taught):
         matrix = jnp.where(moved, matrix, geometry.identity(len(width)))
         plain, view = base.normalise(image), siamese.view(second_key, batch, self.recipe, None)
         places = geometry.apply_matrix(matrix, *geometry.pixel_grid(*image.shape[:3]))
-        planes = geometry.resample(jnp.moveaxis(view, 3, 1), *geometry.limit_shift(*places, width, None))
+        planes = geometry.resample(
+            jnp.moveaxis(view, 3, 1), *geometry.limit_shift(*places, width, None)
+        )
         changed = (moved & geometry.inside(width, image.shape[2])[:, None])[..., None]
         return {
             "view1": siamese.view(first_key, batch, self.recipe, None),
@@ -274,8 +321,12 @@ class Method(base.Taught):
         """weight_distillation * L_dis + weight_segmentation * L_seg. Metrics: distillation; segmentation; characters (of a
         line, shown by both views); t_std (spread of the teacher's centred answers)."""
         teacher, center = jax.lax.stop_gradient((state.teacher, state.mutable["center"]))
-        tokens = self._apply(params, Network.encode_views, batch, deterministic=False, rngs={"drop_path": key})
-        logits = self._apply(params, Network.segment, tokens, vit.grid(batch["view1"].shape, self.patch))
+        tokens = self._apply(
+            params, Network.encode_views, batch, deterministic=False, rngs={"drop_path": key}
+        )
+        logits = self._apply(
+            params, Network.segment, tokens, vit.grid(batch["view1"].shape, self.patch)
+        )
         segmentation = self._segmentation(logits, batch)
 
         learned = logits[:, 0, ..., 1] > logits[:, 0, ..., 0]
@@ -309,16 +360,26 @@ class Method(base.Taught):
 
     def _characters(self, foreground, batch):
         """Weights of the characters of both views f32[B,2,S,N], and which both show, bool[B,2,S] (the same for both)."""
-        real = geometry.inside(batch["width"], foreground.shape[2])[:, None] & batch["valid"][:, None, None]
+        real = (
+            geometry.inside(batch["width"], foreground.shape[2])[:, None]
+            & batch["valid"][:, None, None]
+        )
         first = characters(foreground & real, self.characters, self.min_area_px)
         second = follow(first, batch["matrix"], batch["width"], self.characters)
-        weights, found = zip(*(shares(view, self.characters, self.patch) for view in (first, second)))
+        weights, found = zip(
+            *(shares(view, self.characters, self.patch) for view in (first, second))
+        )
         return jnp.stack(weights, 1), jnp.stack([found[0] & found[1]] * 2, 1)
 
     def _segmentation(self, logits, batch):
         """Mean over the real pixels of both views of -log softmax(logits f32[B,2,H,W,2]) of their k-means class."""
-        real = geometry.inside(batch["width"], batch["view1"].shape[2])[:, None] & batch["valid"][:, None, None]
-        pair = jnp.stack([batch["foreground"], jnp.broadcast_to(real, batch["foreground"].shape)], 1)  # (B, 2, H, W)
+        real = (
+            geometry.inside(batch["width"], batch["view1"].shape[2])[:, None]
+            & batch["valid"][:, None, None]
+        )
+        pair = jnp.stack(
+            [batch["foreground"], jnp.broadcast_to(real, batch["foreground"].shape)], 1
+        )  # (B, 2, H, W)
         moved = jax.vmap(lambda x: follow(x, batch["matrix"], batch["width"], False), 1, 1)(pair)
         wanted, real = jnp.moveaxis(jnp.stack([pair, moved], 1), 2, 0)
         chances = jax.nn.log_softmax(logits)
@@ -337,8 +398,13 @@ class Method(base.Taught):
         foreground that the network gives, "original" view 1 as it is; foreground is white."""
         batch = self.augment(key, batch)
         tokens = self._apply(params, Network.encode_views, batch)
-        logits = self._apply(params, Network.segment, tokens, vit.grid(batch["view1"].shape, self.patch))
+        logits = self._apply(
+            params, Network.segment, tokens, vit.grid(batch["view1"].shape, self.patch)
+        )
         original = batch["view1"] * 0.5 + 0.5
         paint = lambda grey: jnp.broadcast_to(grey[..., None].astype(jnp.float32), original.shape)  # noqa: E731
-        chance = jax.nn.softmax(logits[:, 0])[..., 1] * geometry.inside(batch["width"], original.shape[2])[:, None]
+        chance = (
+            jax.nn.softmax(logits[:, 0])[..., 1]
+            * geometry.inside(batch["width"], original.shape[2])[:, None]
+        )
         return {"masked": paint(batch["foreground"]), "output": paint(chance), "original": original}

@@ -61,18 +61,31 @@ class Method(base.Method):
         column_offset_max: int = 0,
     ):
         if channels != 3:
-            raise ValueError(f"channels is {channels}; only colour images have colours to paint: set config.data.channels to 3")
+            raise ValueError(
+                f"channels is {channels}; only colour images have colours to paint: set config.data.channels to 3"
+            )
         base.check_column_offset(column_offset_max)
-        self.encoder, self.channels, self.patch = encoders.create_vit(encoder), channels, tuple(encoder["patch"])
+        self.encoder, self.channels, self.patch = (
+            encoders.create_vit(encoder),
+            channels,
+            tuple(encoder["patch"]),
+        )
         self.column_offset_max = column_offset_max
         values = math.prod(self.patch) * 2
-        self.network = pretext.Painter(encoder=self.encoder, values=values, decoder_width=decoder_width)
+        self.network = pretext.Painter(
+            encoder=self.encoder, values=values, decoder_width=decoder_width
+        )
 
     def augment(self, key, batch):
         """view1 f32[B,H,W,3]: Y three times; target f32[B,H,W,2]: (Cb, Cr), both in [-1, 1]."""
         base.check_channels(batch["image"], self.channels)
         grey, colour = split_colour(base.normalise(batch["image"]))
-        out = {"view1": jnp.repeat(grey, 3, axis=-1), "target": colour, "width": batch["width"], "valid": batch["valid"]}
+        out = {
+            "view1": jnp.repeat(grey, 3, axis=-1),
+            "target": colour,
+            "width": batch["width"],
+            "valid": batch["valid"],
+        }
         return out | siamese.column_offsets(key, len(grey), 1, self.column_offset_max)
 
     def loss(self, params, state, batch, key, progress):
@@ -96,12 +109,17 @@ def split_colour(image):
     """RGB f32[..., 3] in [-1, 1] -> Y f32[..., 1] and (Cb, Cr) f32[..., 2], all in [-1, 1]."""
     red, green, blue = (image[..., i] for i in range(3))
     grey = RED * red + GREEN * green + BLUE * blue
-    colour = jnp.stack([(blue - grey) / (2.0 * (1.0 - BLUE)), (red - grey) / (2.0 * (1.0 - RED))], axis=-1)
+    colour = jnp.stack(
+        [(blue - grey) / (2.0 * (1.0 - BLUE)), (red - grey) / (2.0 * (1.0 - RED))], axis=-1
+    )
     return grey[..., None], colour
 
 
 def join_colour(grey, colour):
     """The inverse of `split_colour`: f32[..., 3], beyond [-1, 1] where no such colour exists."""
     grey = grey[..., 0]
-    blue, red = grey + 2.0 * (1.0 - BLUE) * colour[..., 0], grey + 2.0 * (1.0 - RED) * colour[..., 1]
+    blue, red = (
+        grey + 2.0 * (1.0 - BLUE) * colour[..., 0],
+        grey + 2.0 * (1.0 - RED) * colour[..., 1],
+    )
     return jnp.stack([red, (grey - RED * red - BLUE * blue) / GREEN, blue], axis=-1)

@@ -64,11 +64,21 @@ class Method(base.Method):
         _check(drop, noise_sigma, blur_sigma_px)
         pixels.check_target(target)
         base.check_column_offset(column_offset_max)
-        self.encoder, self.channels, self.patch = encoders.create_vit(encoder), channels, tuple(encoder["patch"])
-        self.drop, self.recipe, self.column_offset_max = drop, _recipe(noise_sigma, blur_sigma_px), column_offset_max
+        self.encoder, self.channels, self.patch = (
+            encoders.create_vit(encoder),
+            channels,
+            tuple(encoder["patch"]),
+        )
+        self.drop, self.recipe, self.column_offset_max = (
+            drop,
+            _recipe(noise_sigma, blur_sigma_px),
+            column_offset_max,
+        )
         self.target = {"patch": self.patch, "kind": target, "floor": target_floor}
         values = math.prod(self.patch) * channels
-        self.network = pretext.Painter(encoder=self.encoder, values=values, decoder_width=decoder_width)
+        self.network = pretext.Painter(
+            encoder=self.encoder, values=values, decoder_width=decoder_width
+        )
 
     def augment(self, key, batch):
         """view1: the spoilt line; target: the clean one; both f32[B,H,W,C] in [-1, 1]."""
@@ -76,19 +86,30 @@ class Method(base.Method):
         view_key, drop_key, offset_key = jax.random.split(key, 3)
         spoilt = siamese.view(view_key, batch, self.recipe, None)
         lost = jax.random.bernoulli(drop_key, self.drop, (*spoilt.shape[:3], 1))
-        out = {"view1": jnp.where(lost, vit.PAPER, spoilt), "target": base.normalise(batch["image"])}
+        out = {
+            "view1": jnp.where(lost, vit.PAPER, spoilt),
+            "target": base.normalise(batch["image"]),
+        }
         out |= {"width": batch["width"], "valid": batch["valid"]}
         return out | siamese.column_offsets(offset_key, len(spoilt), 1, self.column_offset_max)
 
     def loss(self, params, state, batch, key, progress):
-        return pretext.paint(self.network, params, state, batch, key, untaught=batch["view1"], **self.target)
+        return pretext.paint(
+            self.network, params, state, batch, key, untaught=batch["view1"], **self.target
+        )
 
     def reconstruct(self, params, batch, key):
         """`pixels.pictures` of the whole line; "masked" is the spoilt line."""
         views = self.augment(key, batch)
         prediction = self.network.apply({"params": params}, views)
-        everywhere = {"view1": views["target"], "width": views["width"], "mask": jnp.ones(prediction.shape[:2], bool)}
-        return pixels.pictures(prediction, everywhere, **self.target) | {"masked": views["view1"] * 0.5 + 0.5}
+        everywhere = {
+            "view1": views["target"],
+            "width": views["width"],
+            "mask": jnp.ones(prediction.shape[:2], bool),
+        }
+        return pixels.pictures(prediction, everywhere, **self.target) | {
+            "masked": views["view1"] * 0.5 + 0.5
+        }
 
 
 def _recipe(noise_sigma: float, blur_sigma_px: float) -> dict[str, Any] | None:
@@ -96,15 +117,27 @@ def _recipe(noise_sigma: float, blur_sigma_px: float) -> dict[str, Any] | None:
     strengths = {"noise": noise_sigma, "blur": blur_sigma_px}
     operators = tuple((name, {"sigma": (0.0, most)}) for name, most in strengths.items() if most)
     count = len(operators)
-    return {"some_of": (count, count), "operators": operators, "jitter": None, "grayscale_p": 0.0} if count else None
+    return (
+        {"some_of": (count, count), "operators": operators, "jitter": None, "grayscale_p": 0.0}
+        if count
+        else None
+    )
 
 
 def _check(drop, noise_sigma, blur_sigma_px):
     if not 0 <= drop < 1:
-        raise ValueError(f"drop is {drop}; it must lie in [0, 1): set config.method.drop, a share of the pixels")
+        raise ValueError(
+            f"drop is {drop}; it must lie in [0, 1): set config.method.drop, a share of the pixels"
+        )
     if noise_sigma < 0:
-        raise ValueError(f"noise_sigma is {noise_sigma}; set config.method.noise_sigma to 0 or more, in grey of [0, 1]")
+        raise ValueError(
+            f"noise_sigma is {noise_sigma}; set config.method.noise_sigma to 0 or more, in grey of [0, 1]"
+        )
     if not 0 <= blur_sigma_px <= color.MAX_SIGMA_PX:
-        raise ValueError(f"blur_sigma_px is {blur_sigma_px}; set config.method.blur_sigma_px to 0..{color.MAX_SIGMA_PX} px")
+        raise ValueError(
+            f"blur_sigma_px is {blur_sigma_px}; set config.method.blur_sigma_px to 0..{color.MAX_SIGMA_PX} px"
+        )
     if not (drop or noise_sigma or blur_sigma_px):
-        raise ValueError("nothing is spoilt: set config.method.drop, noise_sigma or blur_sigma_px above 0")
+        raise ValueError(
+            "nothing is spoilt: set config.method.drop, noise_sigma or blur_sigma_px above 0"
+        )

@@ -54,7 +54,11 @@ from dig_jax.methods.shared import base, pixels, siamese
 from dig_jax.models import encoders, heads, vit
 
 # The objectives, and what the teacher mirrors in each; the predictor belongs to queries only.
-TAUGHT = {"dig": ("encoder", "projector", "pix_projector"), "dis": ("encoder", "projector"), "gen": ()}
+TAUGHT = {
+    "dig": ("encoder", "projector", "pix_projector"),
+    "dis": ("encoder", "projector"),
+    "gen": (),
+}
 
 
 class Network(nn.Module):
@@ -102,7 +106,9 @@ class Network(nn.Module):
     def instances(self, tokens, batch):
         """Tokens of two views -> z f32[B,2,S,K] of S windows, and which are real, bool[B,2,S]."""
         if self.objective == "dig":
-            real = vit.token_valid(batch["width"], self.patch, vit.grid(batch["view1"].shape, self.patch))
+            real = vit.token_valid(
+                batch["width"], self.patch, vit.grid(batch["view1"].shape, self.patch)
+            )
             real = real & batch["valid"][:, None]
             tokens = jnp.stack([self.pix_projector(tokens[:, 0], real), tokens[:, 1]], axis=1)
         pooled, real = siamese.instances(tokens, batch, self.patch, self.window_px)
@@ -152,7 +158,9 @@ class Method(base.Taught):
         loss_chunk: int | None = None,
     ):
         if objective not in TAUGHT:
-            raise ValueError(f"objective is {objective!r}; set config.method.objective to one of {', '.join(TAUGHT)}")
+            raise ValueError(
+                f"objective is {objective!r}; set config.method.objective to one of {', '.join(TAUGHT)}"
+            )
         pixels.check(target, mask_ratio, column_offset_max)
         base.check_fractions(momentum=momentum)
         encoder = {"final_norm": objective == "gen", **encoder}
@@ -189,21 +197,29 @@ class Method(base.Taught):
         out = {"view1": image, "width": batch["width"], "valid": batch["valid"]}
         if self.reconstructs:
             grid = vit.grid(image.shape, self.patch)
-            out["mask"] = masks.random_mask(mask_key, batch["width"], grid, self.patch, self.mask_ratio, self.mask_span)
+            out["mask"] = masks.random_mask(
+                mask_key, batch["width"], grid, self.patch, self.mask_ratio, self.mask_span
+            )
         if self.contrasts:
             out["view2"] = siamese.view(view_key, batch, self.recipe, self.max_shift_px)
-        out |= siamese.column_offsets(offset_key, len(image), 1 + self.contrasts, self.column_offset_max)
+        out |= siamese.column_offsets(
+            offset_key, len(image), 1 + self.contrasts, self.column_offset_max
+        )
         return out
 
     # loss
 
     def loss(self, params, state, batch, key, progress):
         """weight_pixel * L_mim + weight_contrast * L_con. Metrics: pixel; contrast, top1, q_std: `siamese.among_keys`."""
-        tokens = self._apply(params, Network.encode_views, batch, deterministic=False, rngs={"drop_path": key})
+        tokens = self._apply(
+            params, Network.encode_views, batch, deterministic=False, rngs={"drop_path": key}
+        )
         total, metrics = jnp.zeros(()), {}
         if self.reconstructs:
             prediction = self._apply(params, Network.decode, tokens)
-            metrics["pixel"] = pixels.masked_loss(prediction, batch, self.patch, self.target, self.target_floor)
+            metrics["pixel"] = pixels.masked_loss(
+                prediction, batch, self.patch, self.target, self.target_floor
+            )
             total += self.weight_pixel * metrics["pixel"]
         if self.contrasts:
             metrics |= self._contrast(params, state.teacher, tokens, batch)
@@ -216,7 +232,9 @@ class Method(base.Taught):
         z, real = self._apply(params, Network.instances, tokens, batch)
         q = self._apply(params, Network.predict, z, real)
         teacher = jax.lax.stop_gradient(teacher)
-        k, _ = self._apply(teacher, Network.instances, self._apply(teacher, Network.encode_views, batch), batch)
+        k, _ = self._apply(
+            teacher, Network.instances, self._apply(teacher, Network.encode_views, batch), batch
+        )
         return siamese.among_keys(self.ctr, q, k, real)
 
     # reconstruct
@@ -229,5 +247,7 @@ class Method(base.Taught):
         batch.pop("view2", None)
         if "column_offset" in batch:
             batch["column_offset"] = batch["column_offset"][:, :1]
-        prediction = self._apply(params, Network.decode, self._apply(params, Network.encode_views, batch))
+        prediction = self._apply(
+            params, Network.decode, self._apply(params, Network.encode_views, batch)
+        )
         return pixels.pictures(prediction, batch, self.patch, self.target, self.target_floor)

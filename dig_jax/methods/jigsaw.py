@@ -79,7 +79,9 @@ class Method(base.Method):
         column_offset_max: int = 0,
     ):
         if not 2 <= windows <= MOST_WINDOWS:
-            raise ValueError(f"windows is {windows}; set config.method.windows to 2..{MOST_WINDOWS}")
+            raise ValueError(
+                f"windows is {windows}; set config.method.windows to 2..{MOST_WINDOWS}"
+            )
         if not 2 <= permutations <= math.factorial(windows):
             raise ValueError(
                 f"permutations is {permutations} and {windows} windows have {math.factorial(windows)}: set "
@@ -88,7 +90,12 @@ class Method(base.Method):
         self.encoder = encoders.create(encoder)
         self.permutations = choose_permutations(windows, permutations)
         layout = pretext.Layout(windows, window_px, gap_px, jitter_px)
-        how = {"channels": channels, "recipe": recipe, "column_offset_max": column_offset_max, "context_free": context_free}
+        how = {
+            "channels": channels,
+            "recipe": recipe,
+            "column_offset_max": column_offset_max,
+            "context_free": context_free,
+        }
         self.cut = pretext.cutter(layout=layout, patch_px=self.encoder.patch[1], **how)
         self.network = pretext.Classifier(
             encoder=self.encoder, views=windows, classes=permutations, hidden=projector_width, tile=tile_width,
@@ -118,5 +125,7 @@ def choose_permutations(length: int, count: int) -> np.ndarray:
     while len(chosen) < count:
         distance = np.sum(every != every[chosen[-1]], axis=1)
         nearest, total = np.minimum(nearest, distance), total + distance
-        chosen.append(int(np.argmax(nearest * (length * count + 1) + total)))  # total <= length * count
+        chosen.append(
+            int(np.argmax(nearest * (length * count + 1) + total))
+        )  # total <= length * count
     return every[chosen].astype(np.int32)

@@ -81,7 +81,9 @@ class Decoder(nn.Module):
         place = jnp.maximum(jnp.cumsum(seen, axis=1) - 1, 0)  # of a seen patch among the seen ones
         x = jnp.take_along_axis(x, place[..., None], axis=1)
         x = jnp.where(seen[..., None], x, along_last(mask_token, x))
-        x = x + vit.position_codes(self.position, grid, self.width, self.flat_columns, column_offset)
+        x = x + vit.position_codes(
+            self.position, grid, self.width, self.flat_columns, column_offset
+        )
         x = vit.blocks(
             jnp.concatenate([front, x], axis=1),
             self.prefix + jnp.sum(real, axis=1),
@@ -90,7 +92,9 @@ class Decoder(nn.Module):
             hidden=4 * self.width,
             **self.form,
         )
-        return Dense(self.values, dtype=dtype, name="pixels")(LayerNorm(name="norm")(x)[:, self.prefix :])
+        return Dense(self.values, dtype=dtype, name="pixels")(
+            LayerNorm(name="norm")(x)[:, self.prefix :]
+        )
 
 
 class Network(nn.Module):
@@ -113,12 +117,19 @@ class Network(nn.Module):
         """The visible patches, encoded: f32[B,prefix+K,D], in reading order, then zeros in empty places."""
         grid, _, seen, offset = self._layout(batch)
         count = seen.shape[1]
-        keep = jnp.sort(jnp.where(seen, jnp.arange(count)[None], count), axis=1)[:, : masks.most_visible(grid, **self.hide)]
+        keep = jnp.sort(jnp.where(seen, jnp.arange(count)[None], count), axis=1)[
+            :, : masks.most_visible(grid, **self.hide)
+        ]
         prefix = None
         if self.decoder.prefix:
             prefix = jnp.broadcast_to(self.cls_token, (len(seen), 1, self.encoder.width))
         return self.encoder(
-            batch["view1"], batch["width"], column_offset=offset, deterministic=deterministic, keep=keep, prefix=prefix
+            batch["view1"],
+            batch["width"],
+            column_offset=offset,
+            deterministic=deterministic,
+            keep=keep,
+            prefix=prefix,
         )
 
     def _layout(self, batch):

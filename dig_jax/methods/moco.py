@@ -73,17 +73,24 @@ class Method(base.Method):
         column_offset_max: int = 0,
     ):
         if head not in HEADS:
-            raise ValueError(f"head is {head!r}; set config.method.head to one of {', '.join(HEADS)}")
+            raise ValueError(
+                f"head is {head!r}; set config.method.head to one of {', '.join(HEADS)}"
+            )
         base.check_fractions(momentum=momentum)
         self.encoder = encoders.create(encoder)
         self.temperature, self.momentum = temperature, momentum
         self.queue_shape = (queue, projector_dim)
         self.augment = siamese.two_views(
-            channels=channels, recipes=(recipe, recipe), max_shift_px=max_shift_px, column_offset_max=column_offset_max
+            channels=channels,
+            recipes=(recipe, recipe),
+            max_shift_px=max_shift_px,
+            column_offset_max=column_offset_max,
         )
         features = (projector_width, projector_dim) if head == "mlp" else (projector_dim,)
         projector = heads.Mlp(features, self.encoder.dtype, hidden_norm=None, last_norm=None)
-        self.network = siamese.Network(encoder=self.encoder, projector=projector, window_px=window_px)
+        self.network = siamese.Network(
+            encoder=self.encoder, projector=projector, window_px=window_px
+        )
 
     def init(self, key, batch):
         """mutable: queue f32[Q,K] of unit rows; place i32[], the row where the next keys go."""
@@ -95,16 +102,23 @@ class Method(base.Method):
                 f"a multiple of {keys}, or another config.batch_size"
             )
         noise = losses.unit(jax.random.normal(jax.random.fold_in(key, 1), self.queue_shape))
-        return {"params": params["params"], "mutable": {"queue": noise, "place": jnp.zeros((), jnp.int32)}}
+        return {
+            "params": params["params"],
+            "mutable": {"queue": noise, "place": jnp.zeros((), jnp.int32)},
+        }
 
     def loss(self, params, state, batch, key, progress):
         """L. Metrics: contrast (L itself), top1 (share of queries nearer to their key than to the queue), q_std."""
         teacher = jax.lax.stop_gradient(state.teacher)
         queries, keys = siamese.single(batch, 0), siamese.single(batch, 1)
-        q, _, real = self.network.apply({"params": params}, queries, deterministic=False, rngs={"drop_path": key})
+        q, _, real = self.network.apply(
+            {"params": params}, queries, deterministic=False, rngs={"drop_path": key}
+        )
         k, _ = self.network.apply({"params": teacher}, keys, method="project")
         q_rows, k_rows, valid = siamese.rows(q, 0), siamese.rows(k, 0), siamese.rows(real, 0)
-        contrast, top1 = losses.queue_nce(q_rows, k_rows, state.mutable["queue"], self.temperature, valid)
+        contrast, top1 = losses.queue_nce(
+            q_rows, k_rows, state.mutable["queue"], self.temperature, valid
+        )
         metrics = {"contrast": contrast, "top1": top1, "q_std": losses.unit_std(q, real)}
         return contrast, base.Aux(metrics, enqueue(state.mutable, k_rows, valid))
 
@@ -115,7 +129,9 @@ class Method(base.Method):
         return base.move_teacher(teacher, params, self.momentum)
 
 
-def enqueue(mutable: dict[str, jax.Array], keys: jax.Array, valid: jax.Array) -> dict[str, jax.Array]:
+def enqueue(
+    mutable: dict[str, jax.Array], keys: jax.Array, valid: jax.Array
+) -> dict[str, jax.Array]:
     """{"queue", "place"} after the keys f32[M,K] took, as unit rows, the place of the M oldest; M divides the queue.
 
     Where a key is not valid bool[M] the old one stays.

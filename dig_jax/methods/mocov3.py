@@ -70,7 +70,9 @@ class Method(base.Taught):
         loss_chunk: int | None = None,
     ):
         if isinstance(recipes, str) or len(recipes) != 2:
-            raise ValueError(f"recipes is {recipes!r}; set config.method.recipes to a pair, of view 1 and of view 2")
+            raise ValueError(
+                f"recipes is {recipes!r}; set config.method.recipes to a pair, of view 1 and of view 2"
+            )
         if freeze_patch_embed and encoder.get("kind", "vit") != "vit":
             raise ValueError(
                 f"freeze_patch_embed is True and an encoder of kind {encoder['kind']!r} has no patch embedding: give this "
@@ -81,7 +83,10 @@ class Method(base.Taught):
         self.momentum, self.freeze_patch_embed = momentum, freeze_patch_embed
         self.ctr = functools.partial(losses.info_nce, temperature=temperature, chunk=loss_chunk)
         self.augment = siamese.two_views(
-            channels=channels, recipes=recipes, max_shift_px=max_shift_px, column_offset_max=column_offset_max
+            channels=channels,
+            recipes=recipes,
+            max_shift_px=max_shift_px,
+            column_offset_max=column_offset_max,
         )
         dtype = self.encoder.dtype
         self.network = siamese.Network(
@@ -95,7 +100,9 @@ class Method(base.Taught):
     def loss(self, params, state, batch, key, progress):
         """L. Metrics: contrast (L itself), top1, q_std: `siamese.among_keys`."""
         student, teacher = self._student(params), jax.lax.stop_gradient(state.teacher)
-        q, _, real = self.network.apply({"params": student}, batch, deterministic=False, rngs={"drop_path": key})
+        q, _, real = self.network.apply(
+            {"params": student}, batch, deterministic=False, rngs={"drop_path": key}
+        )
         k, _ = self.network.apply({"params": teacher}, batch, method="project")
         metrics = siamese.among_keys(self.ctr, q, k, real)
         return metrics["contrast"], base.Aux(metrics, state.mutable)
@@ -105,4 +112,7 @@ class Method(base.Taught):
         if not self.freeze_patch_embed:
             return params
         encoder = params["encoder"]
-        return {**params, "encoder": {**encoder, "patch_embed": jax.lax.stop_gradient(encoder["patch_embed"])}}
+        return {
+            **params,
+            "encoder": {**encoder, "patch_embed": jax.lax.stop_gradient(encoder["patch_embed"])},
+        }

@@ -82,7 +82,9 @@ class Method(base.Method):
         self.names = tuple(sorted(heads))
         self.pool, self.frozen, self.standardize = frames, frozen, standardize
         self.recipe, self.max_shift_px = views.recipe(recipe), max_shift_px
-        if drop_path or (drop_path is not None and "drop_path" in encoder):  # a CNN has none, and needs none for a 0
+        if drop_path or (
+            drop_path is not None and "drop_path" in encoder
+        ):  # a CNN has none, and needs none for a 0
             encoder = {**encoder, "drop_path": drop_path}
         self.encoder = encoders.create(encoder)
         self.norm = None if self.encoder.final_norm else LayerNorm()
@@ -91,14 +93,23 @@ class Method(base.Method):
 
     def init(self, key, batch):
         encoder_key, norm_key, head_key = jax.random.split(key, 3)
-        params = {"encoder": self.encoder.init(encoder_key, batch["image"], batch["width"])["params"]}
+        params = {
+            "encoder": self.encoder.init(encoder_key, batch["image"], batch["width"])["params"]
+        }
         if self.norm:
-            params["norm"] = self.norm.init(norm_key, jnp.zeros((1, 1, self.encoder.width)))["params"]
+            params["norm"] = self.norm.init(norm_key, jnp.zeros((1, 1, self.encoder.width)))[
+                "params"
+            ]
         frames, length = self._frames(params, batch)
         head = self.head.init(head_key, frames, length)["params"]
-        params["heads"] = {name: head for name in self.names}  # the same start, so that only the rate differs
+        params["heads"] = {
+            name: head for name in self.names
+        }  # the same start, so that only the rate differs
         size = frames.shape[-1]
-        scale = {"mean": jnp.zeros(size), "std": jnp.full(size, jnp.nan)}  # a forgotten `calibrate` must not go unseen
+        scale = {
+            "mean": jnp.zeros(size),
+            "std": jnp.full(size, jnp.nan),
+        }  # a forgotten `calibrate` must not go unseen
         return {"params": params, "mutable": {"scale": scale} if self.standardize else {}}
 
     # network
@@ -107,7 +118,9 @@ class Method(base.Method):
         """Normalised images -> tokens f32[B,N,D]. With a key: training mode (drop path)."""
         rngs = None if key is None else {"drop_path": key}
         variables = {"params": params["encoder"]}
-        tokens = self.encoder.apply(variables, batch["image"], batch["width"], deterministic=key is None, rngs=rngs)
+        tokens = self.encoder.apply(
+            variables, batch["image"], batch["width"], deterministic=key is None, rngs=rngs
+        )
         return self.norm.apply({"params": params["norm"]}, tokens) if self.norm else tokens
 
     def _frames(self, params, batch, key=None):
@@ -120,17 +133,27 @@ class Method(base.Method):
         """{"tokens", "frames", "frame_length"} of normalised images."""
         tokens, patch = self._tokens(params, batch, key), self.encoder.patch
         frames = vit.frames(tokens, vit.grid(batch["image"].shape, patch)[0], self.pool)
-        return {"tokens": tokens, "frames": frames, "frame_length": vit.columns(batch["width"], patch[1])}
+        return {
+            "tokens": tokens,
+            "frames": frames,
+            "frame_length": vit.columns(batch["width"], patch[1]),
+        }
 
     def _frozen_features(self, params, batch):
         """Raw batch -> what `_frames` takes in place of the image."""
-        return {name: value for name, value in self.encode(params, batch).items() if name != "tokens"}
+        return {
+            name: value for name, value in self.encode(params, batch).items() if name != "tokens"
+        }
 
     def _logits(self, heads, mutable, frames, length):
         """All heads at once: f32[K,B,S,V], K in the order of `names`."""
         if self.standardize:
-            frames = (frames - mutable["scale"]["mean"][None, None]) / mutable["scale"]["std"][None, None]
-        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(heads[name] for name in self.names))
+            frames = (frames - mutable["scale"]["mean"][None, None]) / mutable["scale"]["std"][
+                None, None
+            ]
+        stacked = jax.tree.map(
+            lambda *leaves: jnp.stack(leaves), *(heads[name] for name in self.names)
+        )
         return jax.vmap(lambda params: self.head.apply({"params": params}, frames, length))(stacked)
 
     # training
@@ -148,11 +171,19 @@ class Method(base.Method):
         if self.frozen:
             frames = jax.lax.stop_gradient(frames)
         logits = self._logits(params["heads"], state.mutable, frames, length)  # (K, B, S, V)
-        score = jax.vmap(lambda logits: ctc.ctc_loss(logits, length, batch["label"], batch["label_length"]))
-        losses, feasible = score(logits)  # (K, B), (K, B): whether a label fits does not depend on the head
+        score = jax.vmap(
+            lambda logits: ctc.ctc_loss(logits, length, batch["label"], batch["label_length"])
+        )
+        losses, feasible = score(
+            logits
+        )  # (K, B), (K, B): whether a label fits does not depend on the head
         valid, fits = batch["valid"], batch["valid"] & feasible[0]
         means = jnp.where(fits[None], losses, 0.0).sum(axis=1) / jnp.maximum(fits.sum(), 1)  # (K,)
-        metrics = {f"loss_{name}": mean for name, mean in zip(self.names, means)} if len(self.names) > 1 else {}
+        metrics = (
+            {f"loss_{name}": mean for name, mean in zip(self.names, means)}
+            if len(self.names) > 1
+            else {}
+        )
         metrics["infeasible_frac"] = (valid & ~fits).sum() / jnp.maximum(valid.sum(), 1)
         return means.sum(), base.Aux(metrics, state.mutable, fits.sum())
 
@@ -167,13 +198,17 @@ class Method(base.Method):
         moments = jax.jit(self._moments)
         count, mean, squares = 0.0, 0.0, 0.0
         for batch in batches:
-            n, batch_mean, batch_squares = (np.asarray(x, np.float64) for x in moments(params, batch))
+            n, batch_mean, batch_squares = (
+                np.asarray(x, np.float64) for x in moments(params, batch)
+            )
             if n:
                 shift = batch_mean - mean
                 squares = squares + batch_squares + shift**2 * (count * n / (count + n))
                 mean, count = mean + shift * (n / (count + n)), count + n
         if not count:
-            raise ValueError("no readable training line to standardise the features with: check config.data.train")
+            raise ValueError(
+                "no readable training line to standardise the features with: check config.data.train"
+            )
         scale = {"mean": mean, "std": np.maximum(np.sqrt(squares / count), STD_FLOOR)}
         place = lambda new, old: jax.device_put(np.asarray(new, np.float32), old.sharding)  # noqa: E731
         return mutable | {"scale": jax.tree.map(place, scale, mutable["scale"])}
@@ -181,7 +216,9 @@ class Method(base.Method):
     def _moments(self, params, batch):
         """Number of real frames f32[], their mean f32[F] and the sum of their squared deviations f32[F]."""
         frames, length = self._frames(params, _normalised(batch))
-        real = (jnp.arange(frames.shape[1])[None] < length[:, None]) & batch["valid"][:, None]  # (B, S)
+        real = (jnp.arange(frames.shape[1])[None] < length[:, None]) & batch["valid"][
+            :, None
+        ]  # (B, S)
         real = real[..., None].astype(jnp.float32)
         count = real.sum()
         mean = (frames * real).sum(axis=(0, 1)) / jnp.maximum(count, 1)
@@ -199,7 +236,10 @@ class Method(base.Method):
         """
         frames, length = self._frames(params, _normalised(batch))
         logits = self._logits(params["heads"], mutable, frames, length)
-        return {name: {"ids": ctc.greedy(logits[i], length), "length": length} for i, name in enumerate(self.names)}
+        return {
+            name: {"ids": ctc.greedy(logits[i], length), "length": length}
+            for i, name in enumerate(self.names)
+        }
 
 
 def _normalised(batch):
@@ -210,11 +250,15 @@ def _normalised(batch):
 def check_heads(heads: Mapping[str, Mapping[str, Any]], frozen: bool) -> None:
     """Raises ValueError where several heads could not be what they would be in runs of their own."""
     if not heads:
-        raise ValueError("config.method.heads is empty: name at least one head, such as {'ctc': {'kind': 'linear'}}")
+        raise ValueError(
+            "config.method.heads is empty: name at least one head, such as {'ctc': {'kind': 'linear'}}"
+        )
     first = dict(next(iter(heads.values())))
     for name, head in heads.items():
         if dict(head) != first:
-            raise ValueError(f"head {name!r} is {dict(head)}, another {first}: give config.method.heads one shape")
+            raise ValueError(
+                f"head {name!r} is {dict(head)}, another {first}: give config.method.heads one shape"
+            )
     if len(heads) > 1 and not frozen:
         raise ValueError(
             f"{len(heads)} heads would all pull at an encoder that trains: set config.method.frozen=True, or keep one"

@@ -70,7 +70,12 @@ class Method(base.Method):
             raise ValueError(f"reach is {reach}; set config.method.reach to 1 or more cells")
         self.encoder, self.reach = encoders.create(encoder), reach
         layout = pretext.Layout(2 * reach + 1, window_px, gap_px, jitter_px)
-        how = {"channels": channels, "recipe": recipe, "column_offset_max": column_offset_max, "context_free": context_free}
+        how = {
+            "channels": channels,
+            "recipe": recipe,
+            "column_offset_max": column_offset_max,
+            "context_free": context_free,
+        }
         self.cut = pretext.cutter(layout=layout, patch_px=self.encoder.patch[1], **how)
         self.network = pretext.Classifier(
             encoder=self.encoder, views=2, classes=2 * reach, hidden=projector_width, tile=tile_width,

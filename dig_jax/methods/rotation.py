@@ -60,20 +60,34 @@ class Method(base.Method):
         column_offset_max: int = 0,
     ):
         if classes not in (2, 4):
-            raise ValueError(f"classes is {classes}; set config.method.classes to 2 (0, 180) or 4 (0, 90, 180, 270)")
+            raise ValueError(
+                f"classes is {classes}; set config.method.classes to 2 (0, 180) or 4 (0, 90, 180, 270)"
+            )
         base.check_column_offset(column_offset_max)
         self.encoder, self.channels = encoders.create(encoder), channels
-        self.classes, self.square_cells, self.column_offset_max = classes, square_cells, column_offset_max
-        self.network = pretext.Classifier(encoder=self.encoder, views=classes, classes=classes, hidden=0)
+        self.classes, self.square_cells, self.column_offset_max = (
+            classes,
+            square_cells,
+            column_offset_max,
+        )
+        self.network = pretext.Classifier(
+            encoder=self.encoder, views=classes, classes=classes, hidden=0
+        )
 
     def augment(self, key, batch):
         """view1 .. view4 (view2): the line turned by 0, 90, 180, 270 (0, 180) degrees; answer i32[B,classes] = 0, 1, .."""
         base.check_channels(batch["image"], self.channels)
         line, width = base.normalise(batch["image"]), batch["width"]
-        upright = [line] if self.classes == 2 else [line, quarter_turn(line, width, self.square_cells)]
+        upright = (
+            [line] if self.classes == 2 else [line, quarter_turn(line, width, self.square_cells)]
+        )
         copies = upright + [half_turn(x, width) for x in upright]
         answer = jnp.broadcast_to(jnp.arange(self.classes)[None], (len(line), self.classes))
-        out = {f"view{i + 1}": x for i, x in enumerate(copies)} | {"width": width, "valid": batch["valid"], "answer": answer}
+        out = {f"view{i + 1}": x for i, x in enumerate(copies)} | {
+            "width": width,
+            "valid": batch["valid"],
+            "answer": answer,
+        }
         return out | siamese.column_offsets(key, len(line), self.classes, self.column_offset_max)
 
     def loss(self, params, state, batch, key, progress):
@@ -100,7 +114,13 @@ def quarter_turn(image, width, square_cells):
     across, down = (x + 0.5) / cell_px - cell, (y + 0.5) / height  # in [0, 1] of the cell
     # What was left is above now, and what was at the bottom is left.
     source_x, source_y = (cell + down) * cell_px - 0.5, (1.0 - across) * height - 0.5
-    source_x = jnp.clip(source_x, cell * cell_px, (cell + 1.0) * cell_px - 1.0)  # no cell borrows from its neighbour
+    source_x = jnp.clip(
+        source_x, cell * cell_px, (cell + 1.0) * cell_px - 1.0
+    )  # no cell borrows from its neighbour
     source_y = jnp.clip(source_y, 0.0, height - 1.0)
     turned = geometry.resample(jnp.transpose(image, (0, 3, 1, 2)), source_x, source_y)
-    return jnp.where(geometry.inside(width, canvas_px)[:, None, :, None], jnp.transpose(turned, (0, 2, 3, 1)), image)
+    return jnp.where(
+        geometry.inside(width, canvas_px)[:, None, :, None],
+        jnp.transpose(turned, (0, 2, 3, 1)),
+        image,
+    )

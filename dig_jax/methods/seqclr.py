@@ -60,7 +60,13 @@ class Projector(nn.Module):
     @nn.compact
     def __call__(self, frames, lengths):
         if self.kind == "mlp":
-            mlp = heads.Mlp((self.hidden, self.features), self.dtype, hidden_norm=None, last_norm=None, name="mlp")
+            mlp = heads.Mlp(
+                (self.hidden, self.features),
+                self.dtype,
+                hidden_norm=None,
+                last_norm=None,
+                name="mlp",
+            )
             return mlp(frames)
         if self.kind == "bilstm":
             frames = heads.BiLstm(self.hidden, dtype=self.dtype, name="lstm")(frames, lengths)
@@ -114,7 +120,9 @@ class Method(base.Method):
         loss_chunk: int | None = None,
     ):
         if projection not in PROJECTIONS:
-            raise ValueError(f"projection is {projection!r}; set config.method.projection to one of {', '.join(PROJECTIONS)}")
+            raise ValueError(
+                f"projection is {projection!r}; set config.method.projection to one of {', '.join(PROJECTIONS)}"
+            )
         self.encoder = encoders.create(encoder)
         self.ctr = functools.partial(losses.nt_xent, temperature=temperature, chunk=loss_chunk)
         self.augment = siamese.two_views(
@@ -130,6 +138,8 @@ class Method(base.Method):
 
     def loss(self, params, state, batch, key, progress):
         """L. Metrics: contrast (L itself), top1, q_std: `siamese.among_all`."""
-        z, real = self.network.apply({"params": params}, batch, deterministic=False, rngs={"drop_path": key})
+        z, real = self.network.apply(
+            {"params": params}, batch, deterministic=False, rngs={"drop_path": key}
+        )
         metrics = siamese.among_all(self.ctr, z, real)
         return metrics["contrast"], base.Aux(metrics, state.mutable)

@@ -63,8 +63,12 @@ class Painter(nn.Module):
     @nn.compact
     def __call__(self, x, lengths, grid):
         dtype = self.form["dtype"]
-        x = Dense(self.width, dtype=dtype, name="embed")(x) + vit.position_codes("sincos_2d", grid, self.width)
-        x = vit.blocks(x, lengths, depth=self.depth, heads=self.heads, hidden=4 * self.width, **self.form)
+        x = Dense(self.width, dtype=dtype, name="embed")(x) + vit.position_codes(
+            "sincos_2d", grid, self.width
+        )
+        x = vit.blocks(
+            x, lengths, depth=self.depth, heads=self.heads, hidden=4 * self.width, **self.form
+        )
         return Dense(self.features, dtype=dtype, name="out")(LayerNorm(name="norm")(x))
 
 
@@ -85,7 +89,9 @@ class Network(nn.Module):
         offset = batch["column_offset"].reshape(-1) if "column_offset" in batch else None
         tokens = self.encoder(image, width, column_offset=offset, deterministic=deterministic)
         content, guide = jnp.moveaxis(tokens.reshape(-1, 2, *tokens.shape[1:]), 1, 0)
-        real, guide_real = (vit.token_valid(batch[name], patch, grid) for name in ("width", "guide_width"))
+        real, guide_real = (
+            vit.token_valid(batch[name], patch, grid) for name in ("width", "guide_width")
+        )
         styled = similarity_aware_normalisation(content, guide, real, guide_real, grid)
         return self.decoder(styled, jnp.sum(real, 1), grid)
 
@@ -99,10 +105,14 @@ class Network(nn.Module):
 def similarity_aware_normalisation(content, guide, real, guide_real, grid):
     """F' f32[R,N,D] of content and guide tokens f32[R,N,D] (real bool[R,N]) in reading order."""
     query, key = instance_norm(content, real), instance_norm(guide, guide_real)
-    logits = jnp.einsum("rnd,rmd->rnm", query, key, precision="highest") / math.sqrt(content.shape[-1])
+    logits = jnp.einsum("rnd,rmd->rnm", query, key, precision="highest") / math.sqrt(
+        content.shape[-1]
+    )
     weights = jax.nn.softmax(jnp.where(guide_real[:, None], logits, -1e30), axis=-1)
     statistics = local_statistics(guide, guide_real, grid)
-    mean, deviation = (jnp.einsum("rnm,rmd->rnd", weights, x, precision="highest") for x in statistics)
+    mean, deviation = (
+        jnp.einsum("rnm,rmd->rnd", weights, x, precision="highest") for x in statistics
+    )
     return deviation * query + mean
 
 
@@ -111,7 +121,9 @@ def instance_norm(x, real):
     weight = real[..., None].astype(jnp.float32)
     count = jnp.maximum(weight.sum(1, keepdims=True), 1)
     x = x - (x * weight).sum(1, keepdims=True) / count
-    return x * jax.lax.rsqrt((jnp.square(x) * weight).sum(1, keepdims=True) / count + EPSILON) * weight
+    return (
+        x * jax.lax.rsqrt((jnp.square(x) * weight).sum(1, keepdims=True) / count + EPSILON) * weight
+    )
 
 
 def local_statistics(x, real, grid):
@@ -152,16 +164,25 @@ class Method(base.Method):
         column_offset_max: int = 0,
     ):
         if weight_adversary < 0:
-            raise ValueError(f"weight_adversary is {weight_adversary}; set config.method.weight_adversary to 0 or more")
+            raise ValueError(
+                f"weight_adversary is {weight_adversary}; set config.method.weight_adversary to 0 or more"
+            )
         base.check_column_offset(column_offset_max)
         base.check_decoder(decoder_width, decoder_heads)
         self.encoder, self.channels = encoders.create_vit(encoder), channels
         self.patch, self.weight_adversary = tuple(encoder["patch"]), weight_adversary
         self.recipe = views.recipe(recipe)
         self.column_offset_max = column_offset_max
-        own = {"width": decoder_width, "depth": decoder_depth, "heads": decoder_heads, "form": self.encoder.form}
+        own = {
+            "width": decoder_width,
+            "depth": decoder_depth,
+            "heads": decoder_heads,
+            "form": self.encoder.form,
+        }
         decoder = Painter(features=math.prod(self.patch) * channels, **own)
-        self.network = Network(encoder=self.encoder, decoder=decoder, adversary=Painter(features=1, **own))
+        self.network = Network(
+            encoder=self.encoder, decoder=decoder, adversary=Painter(features=1, **own)
+        )
 
     # augment
 
@@ -195,18 +216,29 @@ class Method(base.Method):
         """pixel + lambda fooled + adversary. Metrics: these three and used, the share of lines that count."""
         apply = self._apply
         painted = apply(params, "paint", batch, deterministic=False, rngs={"drop_path": key})
-        target, _, _, real = pixels.pixel_target(batch["original"], batch["width"], self.patch, "input", 0.0)
+        target, _, _, real = pixels.pixel_target(
+            batch["original"], batch["width"], self.patch, "input", 0.0
+        )
         real = real & batch["valid"][:, None, None]
         pixel = losses.masked_mse(painted, target, real)
-        target, painted = (jnp.where(real, x, vit.PAPER) for x in (target, painted))  # beyond the line nothing is judged
+        target, painted = (
+            jnp.where(real, x, vit.PAPER) for x in (target, painted)
+        )  # beyond the line nothing is judged
         judged = real.any(-1)
         frozen = jax.lax.stop_gradient(params)
-        fooled = losses.masked_mse(apply(frozen, "judge", painted, batch), jnp.ones(judged.shape), judged)
+        fooled = losses.masked_mse(
+            apply(frozen, "judge", painted, batch), jnp.ones(judged.shape), judged
+        )
         of_painted = apply(params, "judge", jax.lax.stop_gradient(painted), batch)
         of_real = apply(params, "judge", target, batch)
         adversary = losses.masked_mse(of_real, jnp.ones(judged.shape), judged)
         adversary += losses.masked_mse(of_painted, jnp.zeros(judged.shape), judged)
-        metrics = {"pixel": pixel, "fooled": fooled, "adversary": adversary, "used": batch["valid"].mean()}
+        metrics = {
+            "pixel": pixel,
+            "fooled": fooled,
+            "adversary": adversary,
+            "used": batch["valid"].mean(),
+        }
         return pixel + self.weight_adversary * fooled + adversary, base.Aux(metrics, state.mutable)
 
     # reconstruct
@@ -215,10 +247,16 @@ class Method(base.Method):
         """{"masked": the halves as the encoder saw them, "output": as painted, "original"}: f32[B,H,W,C] in [0, 1]."""
         batch = self.augment(key, batch)
         grid = vit.grid(batch["view1"].shape, self.patch)
-        painted = vit.unpatchify(self.network.apply({"params": params}, batch, method="paint"), self.patch, grid)
+        painted = vit.unpatchify(
+            self.network.apply({"params": params}, batch, method="paint"), self.patch, grid
+        )
 
         def whole(halves):
             halves = jnp.clip(halves * 0.5 + 0.5, 0, 1).reshape(-1, 2, *halves.shape[1:])
             return jnp.concatenate([halves[:, 0], halves[:, 1]], axis=2)
 
-        return {"masked": whole(batch["view1"]), "output": whole(painted), "original": whole(batch["original"])}
+        return {
+            "masked": whole(batch["view1"]),
+            "output": whole(painted),
+            "original": whole(batch["original"]),
+        }

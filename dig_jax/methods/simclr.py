@@ -58,11 +58,16 @@ class Method(base.Method):
         loss_chunk: int | None = None,
     ):
         if projector_layers < 1:
-            raise ValueError(f"projector_layers is {projector_layers}; set config.method.projector_layers to 1 or more")
+            raise ValueError(
+                f"projector_layers is {projector_layers}; set config.method.projector_layers to 1 or more"
+            )
         self.encoder = encoders.create(encoder)
         self.ctr = functools.partial(losses.nt_xent, temperature=temperature, chunk=loss_chunk)
         self.augment = siamese.two_views(
-            channels=channels, recipes=(recipe, recipe), max_shift_px=max_shift_px, column_offset_max=column_offset_max
+            channels=channels,
+            recipes=(recipe, recipe),
+            max_shift_px=max_shift_px,
+            column_offset_max=column_offset_max,
         )
         widths = (projector_width or self.encoder.width,) * (projector_layers - 1)
         projector = heads.Mlp((*widths, projector_dim), self.encoder.dtype, last_norm="scale")
@@ -70,7 +75,9 @@ class Method(base.Method):
 
     def loss(self, params, state, batch, key, progress):
         """L. Metrics: contrast (L itself), top1, q_std: `siamese.among_all`."""
-        z, _, real = self.network.apply({"params": params}, batch, deterministic=False, rngs={"drop_path": key})
+        z, _, real = self.network.apply(
+            {"params": params}, batch, deterministic=False, rngs={"drop_path": key}
+        )
         metrics = siamese.among_all(self.ctr, z, real)
         # The mean over all views is half the sum of the means of view 1 and of view 2, which have as many rows.
         metrics["contrast"] = 2.0 * metrics["contrast"]

@@ -50,7 +50,10 @@ class Network(nn.Module):
     def __call__(self, batch, deterministic=True):
         """Augmented batch -> patch vectors f32[B,N,P] in the units of the target, for hidden and visible patches."""
         tokens = siamese.encode(self.encoder, batch, batch["mask"], deterministic)[:, 0]
-        init = {"kernel_init": layers.uniform_fan_in(), "bias_init": heads.bias_fan_in(self.encoder.width)}
+        init = {
+            "kernel_init": layers.uniform_fan_in(),
+            "bias_init": heads.bias_fan_in(self.encoder.width),
+        }
         return layers.Dense(self.values, dtype=self.encoder.dtype, **init, name="head")(tokens)
 
 
@@ -78,7 +81,9 @@ class Method(pixels.Rebuild):
         pixels.check(target, mask_ratio, column_offset_max)
         self.encoder = encoders.create_vit(encoder)
         self.patch, self.channels = tuple(encoder["patch"]), channels
-        self.hide = functools.partial(masks.unit_mask, patch=self.patch, ratio=mask_ratio, unit_px=tuple(mask_unit_px))
+        self.hide = functools.partial(
+            masks.unit_mask, patch=self.patch, ratio=mask_ratio, unit_px=tuple(mask_unit_px)
+        )
         self.target_args, self.error = (self.patch, target, target_floor), losses.masked_l1
         self.column_offset_max = column_offset_max
         self.network = Network(encoder=self.encoder, values=math.prod(self.patch) * channels)

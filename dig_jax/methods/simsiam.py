@@ -62,7 +62,10 @@ class Method(base.Method):
     ):
         self.encoder = encoders.create(encoder)
         self.augment = siamese.two_views(
-            channels=channels, recipes=(recipe, recipe), max_shift_px=max_shift_px, column_offset_max=column_offset_max
+            channels=channels,
+            recipes=(recipe, recipe),
+            max_shift_px=max_shift_px,
+            column_offset_max=column_offset_max,
         )
         dtype = self.encoder.dtype
         self.network = siamese.Network(
@@ -75,6 +78,8 @@ class Method(base.Method):
 
     def loss(self, params, state, batch, key, progress):
         """L. Metrics: cosine (-L, mean cosine of prediction and target), q_std (spread of z)."""
-        p, z, real = self.network.apply({"params": params}, batch, deterministic=False, rngs={"drop_path": key})
+        p, z, real = self.network.apply(
+            {"params": params}, batch, deterministic=False, rngs={"drop_path": key}
+        )
         loss = siamese.crosswise(losses.negative_cosine, p, jax.lax.stop_gradient(z), real) / 2
         return loss, base.Aux({"cosine": -loss, "q_std": losses.unit_std(z, real)}, state.mutable)

@@ -57,7 +57,12 @@ from dig_jax.methods.shared import base, pixels, siamese
 from dig_jax.models import encoders, heads, layers, vit
 
 DIRECTIONS = 4  # as it is, flipped left-right, flipped top-bottom, turned by 180 degrees
-AFFINE = {"degrees": (-10.0, 10.0), "shear_x": (-25.0, 25.0), "shear_y": (-10.0, 10.0), "down": (-0.1, 0.1)}
+AFFINE = {
+    "degrees": (-10.0, 10.0),
+    "shear_x": (-25.0, 25.0),
+    "shear_y": (-10.0, 10.0),
+    "down": (-0.1, 0.1),
+}
 
 
 class Decoder(nn.Module):
@@ -71,13 +76,21 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, tokens, direction, width_px, grid):
-        table = self.param("directions", nn.initializers.normal(1.0), (DIRECTIONS, self.width), jnp.float32)
+        table = self.param(
+            "directions", nn.initializers.normal(1.0), (DIRECTIONS, self.width), jnp.float32
+        )
         x = layers.Dense(self.width, dtype=self.form["dtype"], name="embed")(tokens)
         x = x + jnp.broadcast_to(vit.position_codes("sincos_2d", grid, self.width), x.shape)
         x = jnp.concatenate([math.sqrt(self.width) * table[direction][:, None], x], axis=1)
         real = vit.token_valid(width_px, self.patch, grid)
         x = vit.blocks(
-            x, 1 + real.sum(1), depth=self.depth, heads=self.heads, hidden=4 * self.width, deterministic=True, **self.form
+            x,
+            1 + real.sum(1),
+            depth=self.depth,
+            heads=self.heads,
+            hidden=4 * self.width,
+            deterministic=True,
+            **self.form,
         )
         return jnp.where(real[..., None], layers.LayerNorm(name="norm")(x)[:, 1:], 0.0)
 
@@ -98,7 +111,9 @@ class Network(nn.Module):
         self.encoder = encoders.create_vit(self.encoder_args)
         self.patch = tuple(self.encoder_args["patch"])
         form = self.encoder.form
-        self.decoder = Decoder(self.decoder_width, self.decoder_depth, self.decoder_heads, self.patch, form)
+        self.decoder = Decoder(
+            self.decoder_width, self.decoder_depth, self.decoder_heads, self.patch, form
+        )
         self.painter = layers.Dense(self.values, dtype=form["dtype"])
         hidden, out = self.projector_width, self.projector_dim
         self.projector = heads.Mlp((hidden, hidden, out), form["dtype"])
@@ -114,11 +129,19 @@ class Network(nn.Module):
         """What the decoder makes of batch[name], the student's "mixed" or the teacher's "moved", f32[B,2,N,K]: seen as it
         is and seen in the line's direction."""
         image = batch[name]
-        offset = batch["column_offset"][:, ("mixed", "moved").index(name)] if "column_offset" in batch else None
+        offset = (
+            batch["column_offset"][:, ("mixed", "moved").index(name)]
+            if "column_offset" in batch
+            else None
+        )
         tokens = self.encoder(image, batch["width"], None, offset, deterministic=deterministic)
-        direction = jnp.stack([jnp.zeros_like(batch["direction"]), batch["direction"]], 1).reshape(-1)
+        direction = jnp.stack([jnp.zeros_like(batch["direction"]), batch["direction"]], 1).reshape(
+            -1
+        )
         twice = siamese.interleave([tokens, tokens])
-        x = self.decoder(twice, direction, jnp.repeat(batch["width"], 2), vit.grid(image.shape, self.patch))
+        x = self.decoder(
+            twice, direction, jnp.repeat(batch["width"], 2), vit.grid(image.shape, self.patch)
+        )
         return x.reshape(-1, 2, *x.shape[1:])
 
     def paint(self, features):
@@ -172,7 +195,9 @@ class Method(base.Taught):
         pixels.check_target(target)
         base.check_fractions(momentum=momentum)
         if not 0 <= contrast_from < 1:
-            raise ValueError(f"contrast_from is {contrast_from}; it must lie in [0, 1): set config.method.contrast_from")
+            raise ValueError(
+                f"contrast_from is {contrast_from}; it must lie in [0, 1): set config.method.contrast_from"
+            )
         base.check_column_offset(column_offset_max)
         base.check_decoder(decoder_width, decoder_heads)
         self.affine = AFFINE if affine is None else affine
@@ -180,7 +205,11 @@ class Method(base.Taught):
         self.encoder = encoders.create_vit(encoder)
         self.patch, self.channels = tuple(encoder["patch"]), channels
         self.target, self.target_floor = target, target_floor
-        self.max_shift_px, self.grayscale_p, self.column_offset_max = max_shift_px, grayscale_p, column_offset_max
+        self.max_shift_px, self.grayscale_p, self.column_offset_max = (
+            max_shift_px,
+            grayscale_p,
+            column_offset_max,
+        )
         self.ctr = functools.partial(losses.info_nce, temperature=temperature, chunk=loss_chunk)
         self.momentum = momentum
         self.weight_contrast, self.contrast_from = weight_contrast, contrast_from
@@ -207,7 +236,9 @@ class Method(base.Taught):
         mirror = geometry.flip(image.shape[1], width, across=direction != 2, down=direction != 1)
         affine = geometry.random_affine(map_key, image.shape[1], width, self.affine)
         start = geometry.pixel_grid(*image.shape[:3])
-        moved = geometry.limit_shift(*geometry.apply_matrix(affine, *start), width, self.max_shift_px)
+        moved = geometry.limit_shift(
+            *geometry.apply_matrix(affine, *start), width, self.max_shift_px
+        )
 
         planes = jnp.moveaxis(base.normalise(image), 3, 1) * 0.5 + 0.5
         real = geometry.inside(width, image.shape[2])[:, None, None]
@@ -215,12 +246,20 @@ class Method(base.Taught):
         def seen(places):
             """The line as it is and mirrored, each seen at these places; padding stays."""
             mirrored = geometry.apply_matrix(mirror, *places)
-            return [jnp.where(real, geometry.resample(planes, *_inside(xy, width)), planes) for xy in (places, mirrored)]
+            return [
+                jnp.where(real, geometry.resample(planes, *_inside(xy, width)), planes)
+                for xy in (places, mirrored)
+            ]
 
         first, second = seen(start)
         alpha = jax.random.bernoulli(grey_key, self.grayscale_p, width.shape).astype(jnp.float32)
         theirs = color.grayscale(0.5 * sum(seen(moved)), width, alpha=alpha)
-        pictures = {"view1": first, "view2": second, "mixed": 0.5 * (first + second), "moved": theirs}
+        pictures = {
+            "view1": first,
+            "view2": second,
+            "mixed": 0.5 * (first + second),
+            "moved": theirs,
+        }
         rows, columns = vit.grid(image.shape, self.patch)
         return {
             **{name: jnp.moveaxis(x, 1, 3) * 2.0 - 1.0 for name, x in pictures.items()},
@@ -235,7 +274,9 @@ class Method(base.Taught):
     def loss(self, params, state, batch, key, progress):
         """L_pix + w * L_feat. Metrics: pixel (sum of both directions); contrast, top1, q_std: `siamese.among_keys`."""
         teacher = jax.lax.stop_gradient(state.teacher)
-        features = self._apply(params, Network.features, batch, "mixed", deterministic=False, rngs={"drop_path": key})
+        features = self._apply(
+            params, Network.features, batch, "mixed", deterministic=False, rngs={"drop_path": key}
+        )
         pixel = self._pixel(params, features, batch)
         metrics = self._contrast(params, teacher, features, batch)
         total = pixel + self._weight(progress) * metrics["contrast"]
@@ -245,18 +286,28 @@ class Method(base.Taught):
         painted = self._apply(params, Network.paint, features)
         settings = self.patch, self.target, self.target_floor
         mirrored = {**batch, "view1": batch["view2"]}
-        return pixels.masked_loss(painted[:, 0], batch, *settings) + pixels.masked_loss(painted[:, 1], mirrored, *settings)
+        return pixels.masked_loss(painted[:, 0], batch, *settings) + pixels.masked_loss(
+            painted[:, 1], mirrored, *settings
+        )
 
     def _contrast(self, params, teacher, features, batch):
         """L_feat and its figures, from the student's features; each direction against the teacher's of the same."""
         z, real = self._apply(params, Network.project, features, batch)
         q = self._apply(params, Network.predict, z, real)
-        k, _ = self._apply(teacher, Network.project, self._apply(teacher, Network.features, batch, "moved"), batch)
-        return siamese.among_keys(self.ctr, q, k[:, ::-1], real)  # across views, so that direction 0 meets direction 0
+        k, _ = self._apply(
+            teacher, Network.project, self._apply(teacher, Network.features, batch, "moved"), batch
+        )
+        return siamese.among_keys(
+            self.ctr, q, k[:, ::-1], real
+        )  # across views, so that direction 0 meets direction 0
 
     def _weight(self, progress):
         """w: 0 until contrast_from, then evenly up to weight_contrast."""
-        return self.weight_contrast * jnp.maximum(progress - self.contrast_from, 0.0) / (1.0 - self.contrast_from)
+        return (
+            self.weight_contrast
+            * jnp.maximum(progress - self.contrast_from, 0.0)
+            / (1.0 - self.contrast_from)
+        )
 
     def schedules(self, progress):
         return {
@@ -269,7 +320,9 @@ class Method(base.Taught):
     def reconstruct(self, params, batch, key):
         """`pixels.pictures` of the line as it is; "masked" is the superimposed line."""
         batch = self.augment(key, batch)
-        painted = self._apply(params, Network.paint, self._apply(params, Network.features, batch, "mixed"))
+        painted = self._apply(
+            params, Network.paint, self._apply(params, Network.features, batch, "mixed")
+        )
         pictures = pixels.pictures(painted[:, 0], batch, self.patch, self.target, self.target_floor)
         return {**pictures, "masked": batch["mixed"] * 0.5 + 0.5}
 

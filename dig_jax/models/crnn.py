@@ -26,12 +26,35 @@ from dig_jax.models.layers import Dense, LayerNorm, along_last, compute_dtype
 from dig_jax.models.vit import PAPER, columns, grid
 
 COLUMN_PX = 4
-POOLS = ((2, 2), (2, 2), (2, 1), (2, 1))  # of height and width: behind the stem and the first three stages
+POOLS = (
+    (2, 2),
+    (2, 2),
+    (2, 1),
+    (2, 1),
+)  # of height and width: behind the stem and the first three stages
 # Channels of the stem, then channels and blocks of the four stages; width and layers of the BiLSTM. crnn is TRBA's.
 SIZES = {
-    "crnn": {"stem": 64, "stages": (128, 256, 512, 512), "blocks": (1, 2, 5, 3), "width": 256, "layers": 2},
-    "crnn_micro": {"stem": 16, "stages": (32, 64, 96, 128), "blocks": (1, 1, 1, 1), "width": 128, "layers": 1},
-    "crnn_nano": {"stem": 8, "stages": (8, 16, 16, 16), "blocks": (1, 1, 1, 1), "width": 32, "layers": 1},
+    "crnn": {
+        "stem": 64,
+        "stages": (128, 256, 512, 512),
+        "blocks": (1, 2, 5, 3),
+        "width": 256,
+        "layers": 2,
+    },
+    "crnn_micro": {
+        "stem": 16,
+        "stages": (32, 64, 96, 128),
+        "blocks": (1, 1, 1, 1),
+        "width": 128,
+        "layers": 1,
+    },
+    "crnn_nano": {
+        "stem": 8,
+        "stages": (8, 16, 16, 16),
+        "blocks": (1, 1, 1, 1),
+        "width": 32,
+        "layers": 1,
+    },
 }
 
 
@@ -47,7 +70,9 @@ class LineNorm(nn.Module):
         shape, groups = x.shape, min(self.groups, x.shape[-1])
         x = x.astype(jnp.float32).reshape(*shape[:3], groups, -1)
         weight = real.astype(jnp.float32)[:, None, :, None, None]
-        share = weight / (jnp.maximum(weight.sum((1, 2), keepdims=True), 1.0) * shape[1] * x.shape[-1])
+        share = weight / (
+            jnp.maximum(weight.sum((1, 2), keepdims=True), 1.0) * shape[1] * x.shape[-1]
+        )
         x = x - jnp.sum(x * share, (1, 2, 4), keepdims=True)
         x = x * lax.rsqrt(jnp.sum(jnp.square(x) * share, (1, 2, 4), keepdims=True) + self.epsilon)
         x = x.reshape(shape)
@@ -67,7 +92,11 @@ class Convolution(nn.Module):
     @nn.compact
     def __call__(self, x, real):
         x = jnp.where(real[:, None, :, None], x, 0.0)
-        options = {"use_bias": False, "dtype": compute_dtype(self.dtype), "kernel_init": nn.initializers.kaiming_normal()}
+        options = {
+            "use_bias": False,
+            "dtype": compute_dtype(self.dtype),
+            "kernel_init": nn.initializers.kaiming_normal(),
+        }
         x = nn.Conv(self.features, (self.side, self.side), name="conv", **options)(x)
         return LineNorm(name="norm")(x, real)
 
@@ -106,9 +135,13 @@ class Rectifier(nn.Module):
             x = jax.nn.relu(Convolution(self.stem * 2**i, 3, self.dtype, name=f"conv_{i}")(x, real))
             if pool:
                 x, real = nn.max_pool(x, pool, pool), real[:, :: pool[1]]
-        x = jnp.sum(jnp.mean(x, 1), 1, where=real[..., None]) / jnp.maximum(jnp.sum(real, 1, keepdims=True), 1)
+        x = jnp.sum(jnp.mean(x, 1), 1, where=real[..., None]) / jnp.maximum(
+            jnp.sum(real, 1, keepdims=True), 1
+        )
         x = jax.nn.relu(Dense(4 * self.stem, dtype=self.dtype, name="dense")(x))
-        offsets = Dense(2 * self.fiducials, dtype="float32", kernel_init=nn.initializers.zeros, name="offsets")(x)
+        offsets = Dense(
+            2 * self.fiducials, dtype="float32", kernel_init=nn.initializers.zeros, name="offsets"
+        )(x)
         return tps.warp(image, width, offsets.reshape(-1, self.fiducials, 2))
 
 
@@ -138,14 +171,20 @@ class Crnn(nn.Module):
     def __call__(self, image, width, mask=None, column_offset=None, deterministic: bool = True):
         del column_offset, deterministic
         if mask is not None:
-            raise ValueError("a CNN has no mask tokens: give this method an encoder of kind 'vit', or no mask")
+            raise ValueError(
+                "a CNN has no mask tokens: give this method an encoder of kind 'vit', or no mask"
+            )
         if self.height_px % 16:
-            raise ValueError(f"height_px is {self.height_px}; the CNN halves the height four times: make it a multiple of 16")
+            raise ValueError(
+                f"height_px is {self.height_px}; the CNN halves the height four times: make it a multiple of 16"
+            )
         grid(image.shape, self.patch)
         real = jnp.arange(image.shape[2])[None, :] < width[:, None]
         x = jnp.where(real[:, None, :, None], image, PAPER)
         # As far as the last column of the output reaches: half a column belongs to the line, painted as paper.
-        real = jnp.arange(image.shape[2])[None, :] < (columns(width, COLUMN_PX) * COLUMN_PX)[:, None]
+        real = (
+            jnp.arange(image.shape[2])[None, :] < (columns(width, COLUMN_PX) * COLUMN_PX)[:, None]
+        )
         if self.fiducials:
             x = Rectifier(self.fiducials, self.stem, self.dtype, name="rectifier")(x, width, real)
         x = jax.nn.relu(Convolution(self.stem // 2, 3, self.dtype, name="stem_0")(x, real))

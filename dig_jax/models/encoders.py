@@ -17,12 +17,16 @@ def create(options: Mapping[str, Any]) -> vit.Vit | crnn.Crnn:
     options = dict(options)
     kind = options.pop("kind", "vit")
     if kind not in KINDS:
-        raise ValueError(f"kind is {kind!r}; set config.method.encoder.kind to one of {', '.join(KINDS)}")
+        raise ValueError(
+            f"kind is {kind!r}; set config.method.encoder.kind to one of {', '.join(KINDS)}"
+        )
     # A CNN's follows from its layers; configs state it for those who read the tokens.
     patch = tuple(options.pop("patch")) if kind == "crnn" and "patch" in options else None
     module = KINDS[kind](**options)
     if patch not in (None, module.patch):
-        raise ValueError(f"patch is {patch} and the CNN makes tokens of {module.patch} px: set config.method.encoder.patch so")
+        raise ValueError(
+            f"patch is {patch} and the CNN makes tokens of {module.patch} px: set config.method.encoder.patch so"
+        )
     return module
 
 

@@ -8,7 +8,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dig_jax.models.layers import Dense, LayerNorm, along_last, compute_dtype, dot_f32acc, gelu, uniform_fan_in
+from dig_jax.models.layers import (
+    Dense,
+    LayerNorm,
+    along_last,
+    compute_dtype,
+    dot_f32acc,
+    gelu,
+    uniform_fan_in,
+)
 from dig_jax.models.vit import columns
 
 # Kinds of batch norm behind a dense layer: with scale and bias, with a scale alone, with neither.
@@ -42,9 +50,13 @@ class BatchNorm(nn.Module):
         x = x - jnp.sum(x * share, axes, keepdims=True)
         x = x * lax.rsqrt(jnp.sum(jnp.square(x) * share, axes, keepdims=True) + self.epsilon)
         if self.affine:
-            x = x * along_last(self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32), x)
+            x = x * along_last(
+                self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32), x
+            )
         if self.affine and self.center:
-            x = x + along_last(self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32), x)
+            x = x + along_last(
+                self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32), x
+            )
         return x
 
 
@@ -73,7 +85,9 @@ class Mlp(nn.Module):
         for i, features in enumerate(self.features):
             norm = self.hidden_norm if i < last else self.last_norm
             init = {"kernel_init": uniform_fan_in(), "bias_init": bias_fan_in(x.shape[-1])}
-            x = Dense(features, use_bias=norm is None, dtype=self.dtype, **init, name=f"dense_{i}")(x)
+            x = Dense(features, use_bias=norm is None, dtype=self.dtype, **init, name=f"dense_{i}")(
+                x
+            )
             if norm is not None:
                 x = BatchNorm(**NORMS[norm], name=f"norm_{i}")(x, weight)
             if i < last:
@@ -95,11 +109,17 @@ class PixelDecoder(nn.Module):
     @nn.compact
     def __call__(self, x):
         init = uniform_fan_in()
-        x = Dense(self.hidden, use_bias=False, dtype=self.dtype, kernel_init=init, name="dense_0")(x)
-        x = Dense(self.hidden, use_bias=False, dtype=self.dtype, kernel_init=init, name="dense_1")(x)
+        x = Dense(self.hidden, use_bias=False, dtype=self.dtype, kernel_init=init, name="dense_0")(
+            x
+        )
+        x = Dense(self.hidden, use_bias=False, dtype=self.dtype, kernel_init=init, name="dense_1")(
+            x
+        )
         x = gelu(LayerNorm(name="norm")(x), self.gelu)
         bias_init = bias_fan_in(self.hidden)
-        return Dense(self.features, dtype=self.dtype, kernel_init=init, bias_init=bias_init, name="dense_2")(x)
+        return Dense(
+            self.features, dtype=self.dtype, kernel_init=init, bias_init=bias_init, name="dense_2"
+        )(x)
 
 
 class Prototypes(nn.Module):
@@ -121,12 +141,21 @@ class Prototypes(nn.Module):
     def __call__(self, x):
         init = nn.initializers.truncated_normal(0.02)
         for i in range(2):
-            x = gelu(Dense(self.hidden, dtype=self.dtype, kernel_init=init, name=f"dense_{i}")(x), self.gelu)
+            x = gelu(
+                Dense(self.hidden, dtype=self.dtype, kernel_init=init, name=f"dense_{i}")(x),
+                self.gelu,
+            )
         x = Dense(self.features, dtype=self.dtype, kernel_init=init, name="dense_2")(x)
-        prototypes = self.param("prototypes", nn.initializers.normal(1.0), (self.features, self.count), jnp.float32)
-        product = dot_f32acc(_unit(x, -1), _unit(prototypes, 0), (((x.ndim - 1,), (0,)), ((), ())), jnp.float32)
+        prototypes = self.param(
+            "prototypes", nn.initializers.normal(1.0), (self.features, self.count), jnp.float32
+        )
+        product = dot_f32acc(
+            _unit(x, -1), _unit(prototypes, 0), (((x.ndim - 1,), (0,)), ((), ())), jnp.float32
+        )
         if self.learn_length:
-            product = product * along_last(self.param("scale", nn.initializers.ones, (self.count,), jnp.float32), product)
+            product = product * along_last(
+                self.param("scale", nn.initializers.ones, (self.count,), jnp.float32), product
+            )
         return product
 
 
@@ -151,9 +180,13 @@ def pool_windows(tokens, width, grid: Sequence[int], patch: Sequence[int], windo
     batch, dim = tokens.shape[0], tokens.shape[-1]
     each = window_px // patch[1]
     count = -(-cols // each)
-    real = (jnp.arange(count * each)[None, :] < columns(width, patch[1])[:, None]).reshape(batch, count, each)
+    real = (jnp.arange(count * each)[None, :] < columns(width, patch[1])[:, None]).reshape(
+        batch, count, each
+    )
     x = tokens.astype(jnp.float32).reshape(batch, cols, rows * dim)
-    x = jnp.pad(x, ((0, 0), (0, count * each - cols), (0, 0))).reshape(batch, count, each, rows, dim)
+    x = jnp.pad(x, ((0, 0), (0, count * each - cols), (0, 0))).reshape(
+        batch, count, each, rows, dim
+    )
     total = jnp.sum(jnp.where(real[..., None, None], x, 0.0), (2, 3))
     number = jnp.sum(real, 2)
     return total / (rows * jnp.maximum(number, 1))[..., None], number > 0
@@ -185,7 +218,9 @@ class BiLstm(nn.Module):
         ahead, back = jnp.split(gates, 2, -1)
         gates = jnp.stack([ahead, jnp.take_along_axis(back, flip, 1)])  # (2, B, S, 4 * features)
         orthogonal = nn.initializers.orthogonal()
-        weights = self.param(f"recurrent_{i}", _per_gate(orthogonal), (2, size, 4 * size), jnp.float32)
+        weights = self.param(
+            f"recurrent_{i}", _per_gate(orthogonal), (2, size, 4 * size), jnp.float32
+        )
         dtype = compute_dtype(self.dtype)
 
         def step(carry, gates):
@@ -210,7 +245,9 @@ def _per_gate(init):
     def stacked(key, shape, dtype):
         directions, size, _ = shape
         keys = jax.random.split(key, directions * 4)
-        squares = jax.vmap(lambda k: init(k, (size, size), dtype))(keys).reshape(directions, 4, size, size)
+        squares = jax.vmap(lambda k: init(k, (size, size), dtype))(keys).reshape(
+            directions, 4, size, size
+        )
         return squares.transpose(0, 2, 1, 3).reshape(shape)
 
     return stacked

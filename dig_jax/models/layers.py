@@ -22,7 +22,9 @@ xavier_uniform = nn.initializers.xavier_uniform()
 def compute_dtype(name: str) -> Any:
     """Type of matrix-product operands: "auto" is bfloat16 on GPU and TPU and float32 on CPU."""
     if name not in DTYPES:
-        raise ValueError(f"dtype={name!r} is not known: set config.method.encoder.dtype to one of {', '.join(DTYPES)}")
+        raise ValueError(
+            f"dtype={name!r} is not known: set config.method.encoder.dtype to one of {', '.join(DTYPES)}"
+        )
     if name == "auto":
         name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return jnp.dtype(name.removesuffix("_stored"))
@@ -78,9 +80,13 @@ def _dot_backward(dimension_numbers, out, kept, cotangent):
     # A product leaves (batch, free of its left, free of its right operand); what is free of the other operand here are
     # its contracted dimensions, in rising order. With the cotangent on the side where it stood, the usual products
     # (dense layer, attention) need no transposition, and XLA's CPU backend refuses some transposed bfloat16 products.
-    d_lhs = lax.dot_general(g, rhs, ((g_rhs, rhs_free), (batch, rb)), preferred_element_type=lhs_like.dtype)
+    d_lhs = lax.dot_general(
+        g, rhs, ((g_rhs, rhs_free), (batch, rb)), preferred_element_type=lhs_like.dtype
+    )
     d_lhs = jnp.transpose(d_lhs, np.argsort([*lb, *lhs_free, *(lc[i] for i in np.argsort(rc))]))
-    d_rhs = lax.dot_general(lhs, g, ((lhs_free, g_lhs), (lb, batch)), preferred_element_type=jnp.float32)
+    d_rhs = lax.dot_general(
+        lhs, g, ((lhs_free, g_lhs), (lb, batch)), preferred_element_type=jnp.float32
+    )
     d_rhs = jnp.transpose(d_rhs, np.argsort([*rb, *(rc[i] for i in np.argsort(lc)), *rhs_free]))
     return d_lhs.astype(lhs_like.dtype), d_rhs.astype(rhs_like.dtype)
 
@@ -105,7 +111,9 @@ def dot_f32acc(lhs, rhs, dimension_numbers, dtype=jnp.bfloat16, out=jnp.float32)
         flat = dot_f32acc(lhs.reshape(-1, lhs.shape[-1]), rhs, (((1,), rc), ((), ())), dtype)
         return flat.reshape(*lhs.shape[:-1], *flat.shape[1:])
     lhs, rhs = lhs.astype(dtype), rhs.astype(dtype)
-    return lax.dot_general(lhs, rhs, dimension_numbers, precision="highest", preferred_element_type=jnp.float32)
+    return lax.dot_general(
+        lhs, rhs, dimension_numbers, precision="highest", preferred_element_type=jnp.float32
+    )
 
 
 class Dense(nn.Module):
@@ -122,7 +130,9 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
-        out = dot_f32acc(x, kernel, (((x.ndim - 1,), (0,)), ((), ())), compute_dtype(self.dtype), self.out)
+        out = dot_f32acc(
+            x, kernel, (((x.ndim - 1,), (0,)), ((), ())), compute_dtype(self.dtype), self.out
+        )
         if self.use_bias:
             bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
             out = (out + along_last(bias, out)).astype(self.out)
@@ -189,7 +199,9 @@ def sincos_2d(rows, cols, dim: int):
     Four quarters: sin(col), cos(col), sin(row), cos(row), each with frequencies 10000^(-k/(dim/4)).
     """
     if dim % 4:
-        raise ValueError(f"The width {dim} does not divide by 4, which the sincos_2d position code needs.")
+        raise ValueError(
+            f"The width {dim} does not divide by 4, which the sincos_2d position code needs."
+        )
     col, row = _wave(cols, dim // 4), _wave(rows, dim // 4)
     return jnp.concatenate([jnp.sin(col), jnp.cos(col), jnp.sin(row), jnp.cos(row)], -1)
 

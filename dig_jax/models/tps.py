@@ -24,7 +24,9 @@ def fiducial_points(count: int) -> np.ndarray:
     ValueError for an odd count or fewer than 4.
     """
     if count < 4 or count % 2:
-        raise ValueError(f"fiducials is {count}; set config.method.encoder.fiducials to an even number from 4 on, or to 0")
+        raise ValueError(
+            f"fiducials is {count}; set config.method.encoder.fiducials to an even number from 4 on, or to 0"
+        )
     x = np.linspace(-1.0, 1.0, count // 2)
     return np.concatenate([np.stack([x, np.full_like(x, y)], axis=1) for y in (-1.0, 1.0)])
 
@@ -42,13 +44,18 @@ def coefficients(count: int) -> np.ndarray:
 def displacement(offsets, x, y):
     """The spline through `offsets` f32[B,K,2] at the points, read at x f32[B,W] and y f32[H] in [-1, 1] -> f32[B,H,W,2]."""
     count = offsets.shape[1]
-    weights = jnp.einsum("ck,bkd->bcd", jnp.asarray(coefficients(count), jnp.float32), offsets, precision="highest")
+    weights = jnp.einsum(
+        "ck,bkd->bcd", jnp.asarray(coefficients(count), jnp.float32), offsets, precision="highest"
+    )
     points = jnp.asarray(fiducial_points(count), jnp.float32)
     across = jnp.square(x[:, None, :, None] - points[None, None, None, :, 0])  # (B, 1, W, K)
     square = across + jnp.square(y[None, :, None, None] - points[None, None, None, :, 1])
     bumps = square * jnp.log(jnp.where(square > 0, square, 1.0))
     bent = jnp.einsum("bhwk,bkd->bhwd", bumps, weights[:, 3:], precision="highest")
-    straight = x[:, None, :, None] * weights[:, None, None, 1] + y[None, :, None, None] * weights[:, None, None, 2]
+    straight = (
+        x[:, None, :, None] * weights[:, None, None, 1]
+        + y[None, :, None, None] * weights[:, None, None, 2]
+    )
     return weights[:, None, None, 0] + straight + bent
 
 
@@ -56,9 +63,14 @@ def sample(image, x, y):
     """Bilinear values of image f32[B,H,W,C] at x, y f32[B,H,W] px inside the image; differentiable in all three."""
     batch, height, width, channels = image.shape
     flat = image.reshape(batch, height * width, channels)
-    left, upper = (jnp.clip(jnp.floor(lax.stop_gradient(at)), 0, most) for at, most in ((x, width - 2), (y, height - 2)))
+    left, upper = (
+        jnp.clip(jnp.floor(lax.stop_gradient(at)), 0, most)
+        for at, most in ((x, width - 2), (y, height - 2))
+    )
     index = (upper * width + left).astype(jnp.int32).reshape(batch, -1, 1)
-    corner = lambda step: jnp.take_along_axis(flat, index + step, axis=1, mode="clip").reshape(image.shape)  # noqa: E731
+    corner = lambda step: jnp.take_along_axis(flat, index + step, axis=1, mode="clip").reshape(
+        image.shape
+    )  # noqa: E731
     across, down = (x - left)[..., None], (y - upper)[..., None]
     above, below = (corner(row) * (1.0 - across) + corner(row + 1) * across for row in (0, width))
     return above * (1.0 - down) + below * down
@@ -68,9 +80,14 @@ def warp(image, width, offsets):
     """image f32[B,H,W,C], real pixels i32[B], way of the fiducial points f32[B,K,2] in half lines and half heights -> the real
     part, warped within itself; columns right of it as they were."""
     height, canvas_px = image.shape[1:3]
-    columns, rows = jnp.arange(canvas_px, dtype=jnp.float32)[None], jnp.arange(height, dtype=jnp.float32)
+    columns, rows = (
+        jnp.arange(canvas_px, dtype=jnp.float32)[None],
+        jnp.arange(height, dtype=jnp.float32),
+    )
     wide = width.astype(jnp.float32)[:, None]
-    moved = displacement(offsets, (2.0 * columns + 1.0) / wide - 1.0, (2.0 * rows + 1.0) / height - 1.0)
+    moved = displacement(
+        offsets, (2.0 * columns + 1.0) / wide - 1.0, (2.0 * rows + 1.0) / height - 1.0
+    )
     x = columns[:, None] + moved[..., 0] * (0.5 * wide)[..., None]
     y = rows[None, :, None] + moved[..., 1] * (0.5 * height)
     x, y = jnp.clip(x, 0.0, wide[..., None] - 1.0), jnp.clip(y, 0.0, height - 1.0)

@@ -82,7 +82,9 @@ def unpatchify(patches, patch: Sequence[int], grid: Sequence[int]):
     """Inverse of patchify: [B, N, ph * pw * C] -> [B, H, W, C]."""
     rows, cols = grid
     x = patches.reshape(patches.shape[0], cols, rows, patch[0], patch[1], -1)
-    return x.transpose(0, 2, 3, 1, 4, 5).reshape(patches.shape[0], rows * patch[0], cols * patch[1], -1)
+    return x.transpose(0, 2, 3, 1, 4, 5).reshape(
+        patches.shape[0], rows * patch[0], cols * patch[1], -1
+    )
 
 
 def frames(tokens, rows: int, kind: str = "concat"):
@@ -106,7 +108,9 @@ def position_codes(kind: str, grid: Sequence[int], dim: int, flat_columns: int =
         column = jnp.arange(cols, dtype=jnp.float32)[None, :, None]
         if offset is not None:
             column = column + offset.astype(jnp.float32)[:, None, None]
-        column, row = jnp.broadcast_arrays(column, jnp.arange(rows, dtype=jnp.float32)[None, None, :])
+        column, row = jnp.broadcast_arrays(
+            column, jnp.arange(rows, dtype=jnp.float32)[None, None, :]
+        )
         codes = sincos_2d(row, column, dim)
     elif kind in ("flat_1d", "square_2d"):
         if cols > flat_columns or offset is not None:
@@ -116,9 +120,15 @@ def position_codes(kind: str, grid: Sequence[int], dim: int, flat_columns: int =
                 "imported weights."
             )
         index = flat_columns * np.arange(rows)[None, None, :] + np.arange(cols)[None, :, None]
-        codes = sincos_flat(index, dim) if kind == "flat_1d" else _sincos_square(index, rows * flat_columns, dim)
+        codes = (
+            sincos_flat(index, dim)
+            if kind == "flat_1d"
+            else _sincos_square(index, rows * flat_columns, dim)
+        )
     else:
-        raise ValueError(f"position={kind!r} is not known: write 'sincos_2d', 'flat_1d' or 'square_2d'.")
+        raise ValueError(
+            f"position={kind!r} is not known: write 'sincos_2d', 'flat_1d' or 'square_2d'."
+        )
     return codes.reshape(codes.shape[0], rows * cols, dim)
 
 
@@ -144,9 +154,9 @@ def _attend(query, key, value, lengths, dtype, implementation):
     if implementation == "plain":
         return _attend_plain(query, key, value, lengths, dtype)
     query, key, value = (x.astype(dtype) for x in (query, key, value))
-    return jax.nn.dot_product_attention(query, key, value, key_value_seq_lengths=lengths, implementation=implementation).astype(
-        jnp.float32
-    )
+    return jax.nn.dot_product_attention(
+        query, key, value, key_value_seq_lengths=lengths, implementation=implementation
+    ).astype(jnp.float32)
 
 
 def _attend_plain(query, key, value, lengths, dtype):
@@ -157,7 +167,9 @@ def _attend_plain(query, key, value, lengths, dtype):
     real = jnp.arange(key.shape[1])[None, :] < lengths[:, None]
     logits = jnp.where(real[:, None, None, :], logits, -jnp.inf)
     weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, -1, keepdims=True)))
-    sums = dot_f32acc(weights, value, (((3,), (1,)), ((0, 1), (0, 2))), dtype)  # (B, heads, N, head dim)
+    sums = dot_f32acc(
+        weights, value, (((3,), (1,)), ((0, 1), (0, 2))), dtype
+    )  # (B, heads, N, head dim)
     return (sums / jnp.sum(weights, -1, keepdims=True)).transpose(0, 2, 1, 3)
 
 
@@ -172,10 +184,16 @@ class Attention(nn.Module):
     def __call__(self, x, lengths):
         batch, tokens, width = x.shape
         # One matrix for the three, as in the original: Xavier's bound depends on the 3 * width outputs.
-        qkv = Dense(3 * width, use_bias=False, dtype=self.dtype, out=stored_dtype(self.dtype), name="qkv")(x)
+        qkv = Dense(
+            3 * width, use_bias=False, dtype=self.dtype, out=stored_dtype(self.dtype), name="qkv"
+        )(x)
         query, key, value = jnp.split(qkv, 3, -1)
-        query = query + along_last(self.param("q_bias", nn.initializers.zeros, (width,), jnp.float32), query)
-        value = value + along_last(self.param("v_bias", nn.initializers.zeros, (width,), jnp.float32), value)
+        query = query + along_last(
+            self.param("q_bias", nn.initializers.zeros, (width,), jnp.float32), query
+        )
+        value = value + along_last(
+            self.param("v_bias", nn.initializers.zeros, (width,), jnp.float32), value
+        )
         query, key, value = (y.reshape(batch, tokens, self.heads, -1) for y in (query, key, value))
         out = _attend(query, key, value, lengths, compute_dtype(self.dtype), self.implementation)
         return Dense(width, dtype=self.dtype, name="proj")(out.reshape(batch, tokens, width))
@@ -188,7 +206,10 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        hidden = gelu(Dense(self.hidden, dtype=self.dtype, out=stored_dtype(self.dtype), name="fc1")(x), self.gelu)
+        hidden = gelu(
+            Dense(self.hidden, dtype=self.dtype, out=stored_dtype(self.dtype), name="fc1")(x),
+            self.gelu,
+        )
         return Dense(x.shape[-1], dtype=self.dtype, name="fc2")(hidden)
 
 
@@ -209,7 +230,10 @@ class Block(nn.Module):
 
         attention = Attention(self.heads, self.dtype, self.implementation, name="attn")
         x = add(x, attention(LayerNorm(name="norm1")(x), lengths))
-        x = add(x, FeedForward(self.hidden, self.dtype, self.gelu, name="mlp")(LayerNorm(name="norm2")(x)))
+        x = add(
+            x,
+            FeedForward(self.hidden, self.dtype, self.gelu, name="mlp")(LayerNorm(name="norm2")(x)),
+        )
         return x, None
 
 
@@ -301,18 +325,32 @@ class Vit(nn.Module):
         return {"dtype": self.dtype, "gelu": self.gelu, "attention": self.attention}
 
     @nn.compact
-    def __call__(self, image, width, mask=None, column_offset=None, deterministic: bool = True, keep=None, prefix=None):
+    def __call__(
+        self,
+        image,
+        width,
+        mask=None,
+        column_offset=None,
+        deterministic: bool = True,
+        keep=None,
+        prefix=None,
+    ):
         self._check()
         rows, cols = grid(image.shape, self.patch)
         inside = jnp.arange(image.shape[2])[None, :] < width[:, None]
         x = patchify(jnp.where(inside[:, None, :, None], image, PAPER), self.patch)
         real = token_valid(width, self.patch, (rows, cols))
-        codes = position_codes(self.position, (rows, cols), self.width, self.flat_columns, column_offset)
+        codes = position_codes(
+            self.position, (rows, cols), self.width, self.flat_columns, column_offset
+        )
         codes = jnp.broadcast_to(codes, (*x.shape[:2], self.width))
         if keep is not None:
             real = keep < rows * cols
             # Pixels and codes are chosen, not embedded tokens: neither has a gradient that would have to be scattered.
-            x, codes = (jnp.take_along_axis(y, keep[..., None], 1, mode="fill", fill_value=0) for y in (x, codes))
+            x, codes = (
+                jnp.take_along_axis(y, keep[..., None], 1, mode="fill", fill_value=0)
+                for y in (x, codes)
+            )
         # Xavier's bound for this matrix is the original's uniform(+-sqrt(6 / (ph * pw * C + D))).
         x = Dense(self.width, dtype=self.dtype, kernel_init=xavier_uniform, name="patch_embed")(x)
         # Always a parameter, so that the encoder trees of all methods are the same.

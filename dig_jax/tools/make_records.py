@@ -33,16 +33,39 @@ def define_flags() -> flags.FlagValues:
     )
     yes("help", False, "show this text.", short_name="h")
     text("source", "folder", f"where the lines come from, one of: {', '.join(source_names())}.")
-    text("input", None, "folder: the folder with the images. lines: a UTF-8 text of words (default: our own list).")
+    text(
+        "input",
+        None,
+        "folder: the folder with the images. lines: a UTF-8 text of words (default: our own list).",
+    )
     text("output", None, "the records folder to make.")
     number("shards", 0, "files a split; 0 = one for each 256 MiB.", lower_bound=0)
     text("name", None, "name of the record set (default: the last part of --output).")
     yes("overwrite", False, "replace a records folder that exists.")
-    number("height_px", 48, "higher images are reduced to this height, lower ones stay as they are.", lower_bound=8)
+    number(
+        "height_px",
+        48,
+        "higher images are reduced to this height, lower ones stay as they are.",
+        lower_bound=8,
+    )
     number("channels", 1, "1 = grey, 3 = colour.")
-    flags.DEFINE_enum("codec", "jpeg", ["jpeg", "png"], "jpeg, or png (lossless, larger, slower).", flag_values=own)
-    number("quality", 95, "of the jpegs; 90 is a quarter smaller and decodes faster.", lower_bound=1, upper_bound=100)
-    number("workers", None, "processes; 0 = none but this one (default: one a core).", lower_bound=0)
+    flags.DEFINE_enum(
+        "codec",
+        "jpeg",
+        ["jpeg", "png"],
+        "jpeg, or png (lossless, larger, slower).",
+        flag_values=own,
+    )
+    number(
+        "quality",
+        95,
+        "of the jpegs; 90 is a quarter smaller and decodes faster.",
+        lower_bound=1,
+        upper_bound=100,
+    )
+    number(
+        "workers", None, "processes; 0 = none but this one (default: one a core).", lower_bound=0
+    )
     number("max_pixels", 50_000_000, "folder: larger images are refused.", lower_bound=1)
     yes("follow_links", False, "folder: take what symbolic links name outside the folder too.")
     number("seed", 0, "lines: the same seed makes the same lines.", lower_bound=0)
@@ -50,8 +73,17 @@ def define_flags() -> flags.FlagValues:
     number("count", None, "lines: short for --splits=train=COUNT.", lower_bound=1)
     number("min_words", 1, "lines: fewest words a line.", lower_bound=1)
     number("max_words", 8, "lines: most words a line.", lower_bound=1)
-    number("books", 0, "lines: from so many books of one look each; 0 = every line looks its own way.", lower_bound=0)
-    text("fonts", "auto", "lines: auto (all that are usable), bundled (matplotlib's, alike everywhere), or a folder.")
+    number(
+        "books",
+        0,
+        "lines: from so many books of one look each; 0 = every line looks its own way.",
+        lower_bound=0,
+    )
+    text(
+        "fonts",
+        "auto",
+        "lines: auto (all that are usable), bundled (matplotlib's, alike everywhere), or a folder.",
+    )
     return own
 
 
@@ -73,8 +105,14 @@ def arguments(name: str, examples: Callable[..., Any], given: flags.FlagValues) 
     takes = {name for name in inspect.signature(examples).parameters if name in given}
     for flag in set(given) - takes - general:
         if given[flag].present:
-            raise ValueError(f"--{flag} means nothing to --source={name}, which takes: {', '.join(sorted(takes))}.")
-    return {flag: given[flag].value for flag in takes if given[flag].present or given[flag].value is not None}
+            raise ValueError(
+                f"--{flag} means nothing to --source={name}, which takes: {', '.join(sorted(takes))}."
+            )
+    return {
+        flag: given[flag].value
+        for flag in takes
+        if given[flag].present or given[flag].value is not None
+    }
 
 
 def make(given: flags.FlagValues) -> dict[str, Any]:
@@ -110,11 +148,15 @@ def summary(manifest: dict[str, Any], output: str, seconds: float) -> str:
     lines = [f"note: {shown(note, 1000)}" for note in manifest["notes"]]
     skipped = manifest["skipped"]
     if skipped["count"]:
-        lines.append(f"left out or changed: {skipped['count']} (names in {output}/records.json under 'skipped')")
+        lines.append(
+            f"left out or changed: {skipped['count']} (names in {output}/records.json under 'skipped')"
+        )
         for reason, count in skipped["reasons"].items():
             names = [entry["name"] for entry in skipped["first"] if entry["reason"] == reason]
             lines.append(f"  {count} x {reason}{f', such as {names[0]}' if names else ''}")
-    splits = ", ".join(f"{name} {s['count']} ({s['labelled']} labelled)" for name, s in manifest["splits"].items())
+    splits = ", ".join(
+        f"{name} {s['count']} ({s['labelled']} labelled)" for name, s in manifest["splits"].items()
+    )
     rate = manifest["count"] / max(seconds, 1e-9)
     lines.append(
         f"{output}: {manifest['count']} records: {splits}; {len(manifest['charset'])} characters; "

@@ -53,7 +53,10 @@ CURVES = (
     ("Contrast: share of queries whose positive ranks first", ("train/top1*",)),
     ("Character error rate on validation", ("eval/*/cer", "probe/*/cer")),
     ("Word error rate on validation", ("eval/*/wer",)),
-    ("Spread of the queries (0 = collapse, healthy: 1 / sqrt of their dimension)", ("train/q_std",)),
+    (
+        "Spread of the queries (0 = collapse, healthy: 1 / sqrt of their dimension)",
+        ("train/q_std",),
+    ),
     ("Spread of the features (0 = collapse)", ("collapse/*std",)),
     ("Effective rank of the features", ("collapse/*effective_rank",)),
     ("Share of the features' variance that position explains", ("collapse/*position_share",)),
@@ -68,16 +71,29 @@ CURVES = (
 
 def matching(names, patterns):
     """Names that match one of the patterns, in order of name; `*` stands for any text."""
-    return [name for name in names if any(pathlib.PurePosixPath(name).match(pattern) for pattern in patterns)]
+    return [
+        name
+        for name in names
+        if any(pathlib.PurePosixPath(name).match(pattern) for pattern in patterns)
+    ]
 
 
 def curve(title, patterns, many) -> str:
     """One SVG plot of the named metrics of all runs; an empty string where no run has logged any of them."""
-    lines = [(run, name, *run.series(name)) for run in many for name in matching(run.names(), patterns)]
+    lines = [
+        (run, name, *run.series(name)) for run in many for name in matching(run.names(), patterns)
+    ]
     lines = [line for line in lines if line[2]]
     if not lines:
         return ""
-    with plt.rc_context({"svg.fonttype": "none", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+    with plt.rc_context(
+        {
+            "svg.fonttype": "none",
+            "font.size": 9,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+        }
+    ):
         figure, axes = plt.subplots(figsize=(4.6, 2.9), layout="constrained")
         for run, name, steps, values in lines:
             short = name.split("/", 1)[1]
@@ -117,24 +133,31 @@ def comparison(many) -> list[tuple]:
         if run.is_recogniser:
             for dataset in run.datasets():
                 figures = [run.at_best(dataset, name) for name in ("cer", "wer", "word_accuracy")]
-                rows.append((run.name, run.start, run.protocol, run.labels, dataset, *map(percent, figures)))
+                rows.append(
+                    (run.name, run.start, run.protocol, run.labels, dataset, *map(percent, figures))
+                )
     return rows
 
 
 def as_text(columns, rows) -> str:
     """A plain table for the terminal."""
     widths = [max(len(str(row[i])) for row in [columns, *rows]) for i in range(len(columns))]
-    lines = ["  ".join(str(cell).ljust(width) for cell, width in zip(row, widths)).rstrip() for row in [columns, *rows]]
+    lines = [
+        "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths)).rstrip()
+        for row in [columns, *rows]
+    ]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
 
 def as_html(columns, rows) -> str:
     def cells(tag, row):
         numbers = [
-            str(cell).endswith("%") or name in ("CER", "WER", "word accuracy") for name, cell in zip(columns, row)
+            str(cell).endswith("%") or name in ("CER", "WER", "word accuracy")
+            for name, cell in zip(columns, row)
         ]
         return "".join(
-            f"<{tag}{' class=number' if n else ''}>{html.escape(str(cell))}</{tag}>" for cell, n in zip(row, numbers)
+            f"<{tag}{' class=number' if n else ''}>{html.escape(str(cell))}</{tag}>"
+            for cell, n in zip(row, numbers)
         )
 
     body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
@@ -144,7 +167,11 @@ def as_html(columns, rows) -> str:
 
 def summary(run) -> str:
     """One table of what the run was and where it ended."""
-    method, data, last = run.config["method"], run.config["data"], run.history[-1] if run.history else {}
+    method, data, last = (
+        run.config["method"],
+        run.config["data"],
+        run.history[-1] if run.history else {},
+    )
     facts = [
         ("method", method.get("objective", method["name"])),
         ("training data", data.get("train")),
@@ -160,10 +187,13 @@ def summary(run) -> str:
 
 def reconstructions(run) -> str:
     """The last reconstruction pictures: one a data set."""
-    latest = sorted(run.path.glob("pictures/reconstruction*.png"), key=lambda path: path.stat().st_mtime)[-1:]
+    latest = sorted(
+        run.path.glob("pictures/reconstruction*.png"), key=lambda path: path.stat().st_mtime
+    )[-1:]
     caption = "Masked input, output on the masked patches, original."
     return "".join(
-        f"<figure><img src='{embedded(path)}'><figcaption>{caption}</figcaption></figure>" for path in latest
+        f"<figure><img src='{embedded(path)}'><figcaption>{caption}</figcaption></figure>"
+        for path in latest
     )
 
 

@@ -27,9 +27,15 @@ from absl import app, flags
 
 from dig_jax.workdir import read as runs
 
-_README = flags.DEFINE_string("readme", None, "File whose marked section the table replaces (default: only print).")
-_FIGURES = flags.DEFINE_string("figures", None, "File that keeps the figures of every start and seed: read, and written.")
-_KEEP = flags.DEFINE_bool("keep", False, "Keep the rows of the marked section whose start has no figure otherwise.")
+_README = flags.DEFINE_string(
+    "readme", None, "File whose marked section the table replaces (default: only print)."
+)
+_FIGURES = flags.DEFINE_string(
+    "figures", None, "File that keeps the figures of every start and seed: read, and written."
+)
+_KEEP = flags.DEFINE_bool(
+    "keep", False, "Keep the rows of the marked section whose start has no figure otherwise."
+)
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 ORIGINS = "Commit and machine of the runs"
@@ -47,10 +53,15 @@ def by_seed(many) -> list[dict]:
     records, first, lowest = {}, {}, {}
     for run in many:
         key = run.start, run.config["seed"]
-        record = records.setdefault(key, {"start": key[0], "seed": key[1], "crops": None, "pretrained": None, "figures": []})
+        record = records.setdefault(
+            key, {"start": key[0], "seed": key[1], "crops": None, "pretrained": None, "figures": []}
+        )
         if (path := run.config.get("init_from")) and runs.read_config(pathlib.Path(path)):
             source = runs.load(path)
-            record |= {"crops": source.last_step * source.config["batch_size"], "pretrained": source.origin}
+            record |= {
+                "crops": source.last_step * source.config["batch_size"],
+                "pretrained": source.origin,
+            }
         for dataset in run.datasets():
             cell = run.protocol, run.labels, dataset
             other = first.setdefault((*cell, run.start), run)
@@ -74,7 +85,9 @@ def merged(records, earlier) -> list[dict]:
         old = result.get((record["start"], record["seed"]), record)
         figures = {tuple(line[:3]): line for line in [*old["figures"], *record["figures"]]}
         known = {name: value for name, value in record.items() if value is not None}
-        result[record["start"], record["seed"]] = old | known | {"figures": [figures[cell] for cell in sorted(figures)]}
+        result[record["start"], record["seed"]] = (
+            old | known | {"figures": [figures[cell] for cell in sorted(figures)]}
+        )
     return [result[key] for key in sorted(result)]
 
 
@@ -109,7 +122,10 @@ def markdown(table, costs=None, kept="") -> str:
     header = ["start", *extra, *(f"{protocol}, {labels}" for protocol, labels in columns)]
     rows = {}
     for start in found:
-        cells_of = [[table.get((*column, dataset), {}).get(start, {}) for dataset in datasets] for column in columns]
+        cells_of = [
+            [table.get((*column, dataset), {}).get(start, {}) for dataset in datasets]
+            for column in columns
+        ]
         texts = [" / ".join(map(figure, cells)) for cells in cells_of]
         rows[start] = [start, *(costs.get(start, {}).get(name, "") for name in extra), *texts]
     figures = f"Figures of a cell: {' / '.join(datasets)}.\n\n" if len(datasets) > 1 else ""
@@ -122,7 +138,10 @@ def markdown(table, costs=None, kept="") -> str:
             )
         rows = old_rows | rows
     ordered = [rows[start] for start in _in_order(rows)]
-    marked = [_bold(column) if i > len(extra) else column for i, column in enumerate(zip(*ordered, strict=True))]
+    marked = [
+        _bold(column) if i > len(extra) else column
+        for i, column in enumerate(zip(*ordered, strict=True))
+    ]
     lines = [header, ["---"] * len(header), *zip(*marked, strict=True)]
     return figures + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -159,7 +178,10 @@ def origins(records) -> str:
             count[record["pretrained"] or "not recorded"]["pre-training"] += 1
     if set(count) <= {"not recorded"}:
         return ""
-    counted = {origin: ", ".join(f"{n} {kind}{'s' * (n > 1)}" for kind, n in kinds.items()) for origin, kinds in count.items()}
+    counted = {
+        origin: ", ".join(f"{n} {kind}{'s' * (n > 1)}" for kind, n in kinds.items())
+        for origin, kinds in count.items()
+    }
     phrases = (f"{origin} ({kinds})" for origin, kinds in sorted(counted.items()))
     return f"{ORIGINS} of {', '.join(_in_order({record['start'] for record in records}))}: {'; '.join(phrases)}."
 
@@ -169,7 +191,11 @@ def kept_origins(kept: str, found) -> list[str]:
     sentences = []
     for sentence in re.findall(rf"^{ORIGINS}.*$", kept, re.MULTILINE):
         before, runs_of = sentence.split(": ", 1)
-        starts = [start for start in before.removeprefix(f"{ORIGINS} of ").split(", ") if start not in found]
+        starts = [
+            start
+            for start in before.removeprefix(f"{ORIGINS} of ").split(", ")
+            if start not in found
+        ]
         sentences += [f"{ORIGINS} of {', '.join(starts)}: {runs_of}"] if starts else []
     return sentences
 
@@ -192,13 +218,17 @@ def _read_figures(path) -> list[dict]:
     try:
         return [json.loads(line) for line in lines]
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} holds a line that is no JSON ({error}): mend it, or name another file") from None
+        raise ValueError(
+            f"{path} holds a line that is no JSON ({error}): mend it, or name another file"
+        ) from None
 
 
 def between_markers(text: str) -> tuple[str, str, str]:
     """What stands before, between and after the marker lines. Raises ValueError where a marker is missing."""
     if BEGIN not in text or END not in text.split(BEGIN, 1)[1]:
-        raise ValueError(f"no section to replace: the file needs a line {BEGIN} and, below it, a line {END}")
+        raise ValueError(
+            f"no section to replace: the file needs a line {BEGIN} and, below it, a line {END}"
+        )
     head, rest = text.split(BEGIN, 1)
     return head, *rest.split(END, 1)
 
@@ -207,15 +237,26 @@ def main(argv):
     if len(argv) != 2:
         raise app.UsageError("name the one folder that holds the work folders")
     folders = sorted(path.parent for path in pathlib.Path(argv[1]).glob("**/config.json"))
-    many = [run for run in map(runs.load, folders) if run.is_recogniser and run.trained and run.datasets()]
+    many = [
+        run
+        for run in map(runs.load, folders)
+        if run.is_recogniser and run.trained and run.datasets()
+    ]
     if not many:
-        raise SystemExit(f"no work folder of a recogniser below {argv[1]}: train one first, or name its parent folder")
+        raise SystemExit(
+            f"no work folder of a recogniser below {argv[1]}: train one first, or name its parent folder"
+        )
     for run in (run for run in many if not run.finished):
-        print(f"left out: {run.path} stands at step {run.last_step} of {run.config['total']['steps']}", file=sys.stderr)
+        print(
+            f"left out: {run.path} stands at step {run.last_step} of {run.config['total']['steps']}",
+            file=sys.stderr,
+        )
     many = [run for run in many if run.finished]
     readme = pathlib.Path(_README.value) if _README.value else None
     try:
-        head, old, rest = between_markers(readme.read_text(encoding="utf-8")) if readme else ("", "", "")
+        head, old, rest = (
+            between_markers(readme.read_text(encoding="utf-8")) if readme else ("", "", "")
+        )
     except (OSError, ValueError) as error:
         raise SystemExit(f"{readme}: {error}") from None
     stored = pathlib.Path(_FIGURES.value) if _FIGURES.value else None
@@ -229,7 +270,9 @@ def main(argv):
     table = "\n\n".join(filter(None, [table, origins(records), *kept_origins(kept, found)]))
     print(table)
     if stored:
-        stored.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+        stored.write_text(
+            "".join(json.dumps(record) + "\n" for record in records), encoding="utf-8"
+        )
     if readme:
         readme.write_text(f"{head}{BEGIN}\n{table}\n{END}{rest}", encoding="utf-8")
 

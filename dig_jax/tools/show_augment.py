@@ -26,14 +26,22 @@ def load_lines(folders, count, height_px, width_px, channels, seed):
     for folder in folders:
         paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES)
         if not paths:
-            raise FileNotFoundError(f"There is no image in {folder}: --input takes folders of line images.")
-        for path in (paths[i] for i in rng.choice(len(paths), min(count, len(paths)), replace=False)):
-            picture = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE)
+            raise FileNotFoundError(
+                f"There is no image in {folder}: --input takes folders of line images."
+            )
+        for path in (
+            paths[i] for i in rng.choice(len(paths), min(count, len(paths)), replace=False)
+        ):
+            picture = cv2.imread(
+                str(path), cv2.IMREAD_COLOR_RGB if channels == 3 else cv2.IMREAD_GRAYSCALE
+            )
             if picture is None:
                 raise ValueError(f"{path} cannot be read as an image.")
             scale = height_px / picture.shape[0]
             size = (max(1, round(picture.shape[1] * scale)), height_px)
-            picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+            picture = cv2.resize(
+                picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+            )
             picture = picture.reshape(height_px, -1, channels)[:, :width_px]
             widths.append(picture.shape[1])
             space = ((0, 0), (0, width_px - picture.shape[1]), (0, 0))
@@ -46,11 +54,16 @@ def panels(image, width, seed, max_shift_px, random_rows):
     key = jax.random.key(seed)
     yield "input", jnp.asarray(image, jnp.float32) / 255
     stages = [stage for recipe in recipes.RECIPES.values() for stage in views.stages(recipe)]
-    operators = {name: amounts for stage in reversed(stages) for name, amounts in stage["operators"]}
+    operators = {
+        name: amounts for stage in reversed(stages) for name, amounts in stage["operators"]
+    }
     for name, amounts in operators.items():
         for end in (0, 1):
             # A chance is no amount to show the ends of: 0 and 1 are its two cases.
-            fixed = {a: float(end) if a.endswith("_p") else v[end] if isinstance(v, tuple) else v for a, v in amounts.items()}
+            fixed = {
+                a: float(end) if a.endswith("_p") else v[end] if isinstance(v, tuple) else v
+                for a, v in amounts.items()
+            }
             label = f"{name} " + " ".join(f"{v:.2g}" for v in fixed.values())
             yield label, views.augment(key, image, width, views.only(name, **fixed), max_shift_px)
     jitter = {"some_of": (0, 0), "operators": (), "jitter": dict(recipes.DIG["jitter"], p=1.0)}
@@ -66,35 +79,64 @@ def sheet(rows, width, label_px=150, gap_px=4, padding_px=12):
     for label, view in rows:
         view = np.round(np.asarray(view) * 255).astype(np.uint8)
         view = np.broadcast_to(view, (*view.shape[:3], 3)).copy()
-        view[np.broadcast_to(np.arange(view.shape[2])[None, None, :] >= width[:, None, None], view.shape[:3])] = PADDING
+        view[
+            np.broadcast_to(
+                np.arange(view.shape[2])[None, None, :] >= width[:, None, None], view.shape[:3]
+            )
+        ] = PADDING
         margin = np.full((view.shape[1], label_px, 3), 255, np.uint8)
-        cv2.putText(margin, label, (4, view.shape[1] // 2 + 4), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (0, 0, 0), 1,
-                    cv2.LINE_AA)
+        cv2.putText(
+            margin,
+            label,
+            (4, view.shape[1] // 2 + 4),
+            cv2.FONT_HERSHEY_SIMPLEX,
+            0.36,
+            (0, 0, 0),
+            1,
+            cv2.LINE_AA,
+        )
         gap = np.full((view.shape[1], gap_px, 3), 255, np.uint8)
-        pictures = [np.concatenate([picture[:, :px], gap], axis=1) for picture, px in zip(view, shown)]
+        pictures = [
+            np.concatenate([picture[:, :px], gap], axis=1) for picture, px in zip(view, shown)
+        ]
         lines.append(np.concatenate([margin, *pictures], axis=1))
         lines.append(np.full((gap_px, lines[0].shape[1], 3), 255, np.uint8))
     return np.concatenate(lines, axis=0)
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(prog="python -m dig_jax.tools.show_augment", description=__doc__)
-    parser.add_argument("--input", nargs="+", required=True, help="folders of line images (searched below)")
+    parser = argparse.ArgumentParser(
+        prog="python -m dig_jax.tools.show_augment", description=__doc__
+    )
+    parser.add_argument(
+        "--input", nargs="+", required=True, help="folders of line images (searched below)"
+    )
     parser.add_argument("--output", required=True, help="the PNG to write")
     parser.add_argument("--count", type=int, default=2, help="lines from each folder (default 2)")
     parser.add_argument("--height_px", type=int, default=32)
     parser.add_argument("--width_px", type=int, default=256)
     parser.add_argument("--channels", type=int, choices=(1, 3), default=3)
-    parser.add_argument("--max_shift_px", type=float, default=None, help="bound on horizontal shifts (default: none)")
-    parser.add_argument("--rows", type=int, default=6, help="random views of each recipe (default 6)")
+    parser.add_argument(
+        "--max_shift_px",
+        type=float,
+        default=None,
+        help="bound on horizontal shifts (default: none)",
+    )
+    parser.add_argument(
+        "--rows", type=int, default=6, help="random views of each recipe (default 6)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
     try:
-        image, width = load_lines(args.input, args.count, args.height_px, args.width_px, args.channels, args.seed)
+        image, width = load_lines(
+            args.input, args.count, args.height_px, args.width_px, args.channels, args.seed
+        )
         picture = sheet(panels(image, width, args.seed, args.max_shift_px, args.rows), width)
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)
         if not cv2.imwrite(args.output, picture[..., ::-1]):
-            raise ValueError(f"{args.output} cannot be written: --output takes the name of a .png file.")
+            raise ValueError(
+                f"{args.output} cannot be written: --output takes the name of a .png file."
+            )
     except (ValueError, OSError, cv2.error) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

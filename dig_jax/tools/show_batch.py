@@ -42,7 +42,9 @@ def with_mask(picture, mask, patch):
 def caption(text, width_px, height_px=26):
     """A strip with text; characters that OpenCV's fonts lack come out as '?', which is why it stands beside the image."""
     strip = np.full((height_px, width_px, 3), 255, np.uint8)
-    cv2.putText(strip, text, (4, height_px - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (90, 70, 50), 1, cv2.LINE_AA)
+    cv2.putText(
+        strip, text, (4, height_px - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (90, 70, 50), 1, cv2.LINE_AA
+    )
     return strip
 
 
@@ -50,19 +52,30 @@ def panels(batch, views, patch, i):
     """[(name, picture)] of line i: the batch's image, then every f32[.., H, W, 1 or 3] that was made of it. A method that makes
     several rows of a line (rotation) or cuts windows from it (jigsaw) shows each of them as it is."""
     shown = [("image", as_picture(batch["image"][i], int(batch["width"][i])))]
-    pictures = [name for name, x in views.items() if x.ndim == 4 and x.shape[-1] in (1, 3) and x.dtype != np.uint8]
+    pictures = [
+        name
+        for name, x in views.items()
+        if x.ndim == 4 and x.shape[-1] in (1, 3) and x.dtype != np.uint8
+    ]
     for name in pictures:
         each = len(views[name]) // len(batch["image"])
         for row in range(i * each, (i + 1) * each):
             view = np.asarray(views[name][row])
             whole = view.shape[1] == batch["image"].shape[2]
             picture = as_picture(view, int(batch["width"][i]) if whole else view.shape[1])
-            masked = name == "view1" and "mask" in views and not np.all(views["mask"])  # all: painted, but seen (SSM)
+            masked = (
+                name == "view1" and "mask" in views and not np.all(views["mask"])
+            )  # all: painted, but seen (SSM)
             if masked:
                 picture = with_mask(picture, np.asarray(views["mask"][row]), patch)
             if name == "image" and np.abs(picture.astype(int) - shown[0][1]).max() <= 1:
                 continue  # as it was: a recogniser without a recipe
-            shown.append(("augmented" if name == "image" else name + (" (masked)" if masked else ""), picture))
+            shown.append(
+                (
+                    "augmented" if name == "image" else name + (" (masked)" if masked else ""),
+                    picture,
+                )
+            )
     return shown
 
 
@@ -73,8 +86,13 @@ def sheet(batch, host, views, patch, rows):
         shown = panels(batch, views, patch, i)
         if not lines:
             gap = np.full((26, GAP_PX, 3), 255, np.uint8)
-            lines.append(np.hstack([part for name, p in shown for part in (caption(name, p.shape[1]), gap)]))
-        bordered = [cv2.copyMakeBorder(p, 0, GAP_PX, 0, GAP_PX, cv2.BORDER_CONSTANT, value=(255, 255, 255)) for _, p in shown]
+            lines.append(
+                np.hstack([part for name, p in shown for part in (caption(name, p.shape[1]), gap)])
+            )
+        bordered = [
+            cv2.copyMakeBorder(p, 0, GAP_PX, 0, GAP_PX, cv2.BORDER_CONSTANT, value=(255, 255, 255))
+            for _, p in shown
+        ]
         lines.append(np.hstack(bordered))
         if "label" in batch:
             lines.append(caption(host["text"][i] or "(no label)", lines[0].shape[1]))
@@ -102,8 +120,12 @@ def main(argv):
     )
 
 
-if __name__ == "__main__":  # flags are global: defined here, so that programs can be imported side by side
-    config_flags.DEFINE_config_file("config", None, "Config of a training run; config.data.train must name records.")
+if (
+    __name__ == "__main__"
+):  # flags are global: defined here, so that programs can be imported side by side
+    config_flags.DEFINE_config_file(
+        "config", None, "Config of a training run; config.data.train must name records."
+    )
     flags.DEFINE_string("output", "batch.png", "PNG to write.")
     flags.DEFINE_integer("step", 0, "Which training step to show.", lower_bound=0)
     flags.DEFINE_integer("rows", 12, "How many lines.", lower_bound=1)

@@ -37,7 +37,12 @@ def check(count: int, method: base.Method) -> None:
 
 
 def loss_and_gradients(
-    method: base.Method, state: states.TrainState, views: base.Batch, key: jax.Array, progress: jax.Array, count: int = 1
+    method: base.Method,
+    state: states.TrainState,
+    views: base.Batch,
+    key: jax.Array,
+    progress: jax.Array,
+    count: int = 1,
 ) -> tuple[jax.Array, base.Aux, base.Params]:
     """(loss f32[], Aux, gradients like state.params) of an augmented batch, in `count` parts. `mutable` goes from part to
     part."""
@@ -70,7 +75,9 @@ def microbatches(views: base.Batch, count: int) -> base.Batch:
 
     def cut(leaf: jax.Array) -> jax.Array:
         if len(leaf) % lines or lines % count:
-            raise ValueError(f"rows of shape {leaf.shape} do not divide into {count} parts: set config.accumulate to a divisor")
+            raise ValueError(
+                f"rows of shape {leaf.shape} do not divide into {count} parts: set config.accumulate to a divisor"
+            )
         grouped = leaf.reshape(lines // count, count, len(leaf) // lines, *leaf.shape[1:])
         return jnp.moveaxis(grouped, 1, 0).reshape(count, -1, *leaf.shape[1:])
 
@@ -78,7 +85,11 @@ def microbatches(views: base.Batch, count: int) -> base.Batch:
 
 
 def _whole(
-    method: base.Method, state: states.TrainState, views: base.Batch, key: jax.Array, progress: jax.Array
+    method: base.Method,
+    state: states.TrainState,
+    views: base.Batch,
+    key: jax.Array,
+    progress: jax.Array,
 ) -> tuple[Any, base.Aux, Any]:
     def loss_of(params: base.Params) -> tuple[jax.Array, base.Aux]:
         return method.loss(params, state, views, key, progress)

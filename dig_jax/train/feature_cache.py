@@ -29,13 +29,17 @@ class FeatureCache:
         self.compute = jax.jit(method.frozen_features, out_shardings=sharding.batch_sharding(mesh))
         self.rows: dict[int, dict[str, np.ndarray]] = {}
 
-    def fill(self, params: Any, batches: Iterable[tuple[dict[str, np.ndarray], dict[str, Any]]]) -> None:
+    def fill(
+        self, params: Any, batches: Iterable[tuple[dict[str, np.ndarray], dict[str, Any]]]
+    ) -> None:
         for batch, host in batches:
             if self.room <= 0:
                 return
             self._encode(params, batch, host)
 
-    def __call__(self, params: Any, batch: dict[str, np.ndarray], host: dict[str, Any]) -> dict[str, np.ndarray]:
+    def __call__(
+        self, params: Any, batch: dict[str, np.ndarray], host: dict[str, Any]
+    ) -> dict[str, np.ndarray]:
         """Host batch -> the same with features in the place of "image"; rows that only fill the batch may hold anything."""
         if self.rows.keys() >= set(host["index"].tolist()) - {-1}:
             features = self._recall(params, batch, host)
@@ -43,22 +47,31 @@ class FeatureCache:
             features = self._encode(params, batch, host)
         return {name: value for name, value in batch.items() if name != "image"} | features
 
-    def _encode(self, params: Any, batch: dict[str, np.ndarray], host: dict[str, Any]) -> dict[str, np.ndarray]:
+    def _encode(
+        self, params: Any, batch: dict[str, np.ndarray], host: dict[str, Any]
+    ) -> dict[str, np.ndarray]:
         made = self.compute(params, sharding.to_global(batch, self.mesh))
         features = {name: np.asarray(value) for name, value in made.items()}
         if self.room > 0:
             self.room -= sum(value.nbytes for value in features.values())
             for row, number in enumerate(host["index"].tolist()):
                 if number >= 0:
-                    self.rows.setdefault(number, {name: value[row] for name, value in features.items()})
+                    self.rows.setdefault(
+                        number, {name: value[row] for name, value in features.items()}
+                    )
         return features
 
-    def _recall(self, params: Any, batch: dict[str, np.ndarray], host: dict[str, Any]) -> dict[str, np.ndarray]:
+    def _recall(
+        self, params: Any, batch: dict[str, np.ndarray], host: dict[str, Any]
+    ) -> dict[str, np.ndarray]:
         shapes = self.compute.eval_shape(params, batch)
         features = {name: np.zeros(shape.shape, shape.dtype) for name, shape in shapes.items()}
         for row, number in enumerate(host["index"].tolist()):
             for name, kept in self.rows[number].items() if number >= 0 else ():
                 # The same line in a wider or narrower batch: what is added or cut off is padding.
-                within = tuple(slice(min(a, b)) for a, b in zip(kept.shape, features[name].shape[1:], strict=True))
+                within = tuple(
+                    slice(min(a, b))
+                    for a, b in zip(kept.shape, features[name].shape[1:], strict=True)
+                )
                 features[name][(row, *within)] = kept[within]
         return features

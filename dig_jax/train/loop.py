@@ -13,8 +13,12 @@ from dig_jax.train import state as states
 from dig_jax.train.progress import Log, Stopped
 from dig_jax.train.signals import TERMINATED, Interrupts
 
-HEADLINES = ("/cer", "/word_accuracy", "/std", "/effective_rank")  # of the evaluations, for the terminal; all are logged
-
+HEADLINES = (
+    "/cer",
+    "/word_accuracy",
+    "/std",
+    "/effective_rank",
+)  # of the evaluations, for the terminal; all are logged
 
 
 class Loop:
@@ -24,10 +28,14 @@ class Loop:
         self.cfg, self.step, self.data, self.mesh, self.total = cfg, step, data, mesh, total
         self.checkpoints, self.writer, self.evals, self.meta = checkpoints, writer, evals, meta
         self.part, self.trace = sharding.part(mesh), trace
-        self.budget = pipeline.ErrorBudget(cfg["data"].get("max_bad_share", 0.01), mixture=data.mixture)
+        self.budget = pipeline.ErrorBudget(
+            cfg["data"].get("max_bad_share", 0.01), mixture=data.mixture
+        )
         self.interrupts = Interrupts(active=jax.process_count() == 1)
 
-    def run(self, state: states.TrainState, carry: dict[str, Any] | None = None) -> states.TrainState:
+    def run(
+        self, state: states.TrainState, carry: dict[str, Any] | None = None
+    ) -> states.TrainState:
         start = int(state.step)
         if start >= self.total:  # evaluate only
             self.evaluate(state, start)
@@ -44,7 +52,9 @@ class Loop:
         )
         with (
             self.interrupts,
-            pipeline.iterate(self.data.dataset, start, self.cfg["data"].get("workers", "auto")) as batches,
+            pipeline.iterate(
+                self.data.dataset, start, self.cfg["data"].get("workers", "auto")
+            ) as batches,
         ):
             for done in range(start + 1, self.total + 1):
                 batch, host = next(batches)
@@ -53,11 +63,15 @@ class Loop:
                 self._count_errors(host)
                 self.trace.begin(done, state)
                 with jax.profiler.StepTraceAnnotation("train", step_num=done):
-                    state, values = self.step(state, self.data.place(state.params, batch, host, self.mesh))
+                    state, values = self.step(
+                        state, self.data.place(state.params, batch, host, self.mesh)
+                    )
                 self.trace.end(done, state)
                 log.add(done, values, host)
                 last = done == self.total
-                stop = not last and hosts.stop_requested(done - start, self.interrupts.code is not None)
+                stop = not last and hosts.stop_requested(
+                    done - start, self.interrupts.code is not None
+                )
                 if self._must_pause(done) or stop:
                     log.flush()  # everything up to here is finite and written, before anything is kept
                     self._evaluate_and_save(state, done, force=last or stop)
@@ -77,7 +91,9 @@ class Loop:
         results = self.evaluate(state, done)
         best = self.cfg.get("checkpoint", {}).get("best_metric")
         if best and self.evals and done == self.total and best not in results:
-            report(f"config.checkpoint.best_metric is {best!r}, which no evaluation gives, so no best step is kept")
+            report(
+                f"config.checkpoint.best_metric is {best!r}, which no evaluation gives, so no best step is kept"
+            )
         if force or self.checkpoints.due(done, results):
             self.writer.sync()
             self.checkpoints.save(done, state, results, self.meta | {"log": self.log.carry()})
@@ -93,7 +109,9 @@ class Loop:
         self.writer.write(done, results)
         shown = {name: value for name, value in results.items() if name.endswith(HEADLINES)}
         if shown:
-            report(f"step {done}: " + ", ".join(f"{name} {value:.4g}" for name, value in shown.items()))
+            report(
+                f"step {done}: " + ", ".join(f"{name} {value:.4g}" for name, value in shown.items())
+            )
         return results
 
     def _count_errors(self, host: dict[str, Any]) -> None:
@@ -101,4 +119,3 @@ class Loop:
             self.budget.add(host)
         except pipeline.TooManyBadRecords as error:
             raise Stopped(str(error)) from error
-

@@ -49,7 +49,10 @@ class Optimizer:
     def describe(self) -> str:
         """The derived peak rate, then a line for each way of treating parameters: how many it covers."""
         lines = [f"peak learning rate {self.peak:.4g}"]
-        lines += [f"{arrays:4d} arrays {numbers:12,d} parameters  {what}" for what, arrays, numbers in self._groups]
+        lines += [
+            f"{arrays:4d} arrays {numbers:12,d} parameters  {what}"
+            for what, arrays, numbers in self._groups
+        ]
         return "\n".join(lines)
 
 
@@ -94,15 +97,24 @@ def create(
     if name not in ("adamw", "sgd"):
         raise ValueError(f"config.optim.name is {name!r}: set it to 'adamw' or 'sgd'")
     if name == "sgd" and weight_decay_end is not None:
-        raise ValueError("config.optim.weight_decay_end is for name='adamw': set it to None, or change the optimiser")
+        raise ValueError(
+            "config.optim.weight_decay_end is for name='adamw': set it to None, or change the optimiser"
+        )
     if drops and schedule != "steps":
-        raise ValueError(f"config.optim.drops is {tuple(drops)} and schedule {schedule!r}: set config.optim.schedule='steps'")
+        raise ValueError(
+            f"config.optim.drops is {tuple(drops)} and schedule {schedule!r}: set config.optim.schedule='steps'"
+        )
     peak = lr * batch_size / lr_per if lr_per else lr
     if clip_norm and clip_norm_each:
-        raise ValueError("config.optim has both clip_norm and clip_norm_each: set one of them to None")
+        raise ValueError(
+            "config.optim has both clip_norm and clip_norm_each: set one of them to None"
+        )
     treatments = treat(params, weight_decay, rules, layer_decay)
     kinds = {schedule, *(t.schedule for t in jax.tree.leaves(treatments) if t.schedule)}
-    rates = {kind: make_schedule(peak, total_steps, warmup_steps, min_lr, kind, drops, drop) for kind in kinds}
+    rates = {
+        kind: make_schedule(peak, total_steps, warmup_steps, min_lr, kind, drops, drop)
+        for kind in kinds
+    }
     rate, growth = rates[schedule], decay_growth(weight_decay, weight_decay_end, total_steps)
     trainable = jax.tree.map(lambda t: not t.freeze, treatments)
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
@@ -134,21 +146,31 @@ def make_schedule(
     has the peak), then from the peak along half a cosine towards min_lr (never quite reached), or constant, or in "steps":
     times `drop` (None: 0.1) at each of `drops`, fractions of total_steps, but not below min_lr."""
     if kind not in ("cosine", "constant", "steps"):
-        raise ValueError(f"config.optim.schedule is {kind!r}: set it to 'cosine', 'constant' or 'steps'")
+        raise ValueError(
+            f"config.optim.schedule is {kind!r}: set it to 'cosine', 'constant' or 'steps'"
+        )
     if kind == "steps" and not (drops and all(0 < at < 1 for at in drops)):
-        raise ValueError(f"config.optim.drops is {tuple(drops or ())}: give fractions of the run, in (0, 1), at which lr falls")
+        raise ValueError(
+            f"config.optim.drops is {tuple(drops or ())}: give fractions of the run, in (0, 1), at which lr falls"
+        )
     if total_steps and warmup_steps >= total_steps:
         raise ValueError(
             f"config.optim.warmup_steps is {warmup_steps} but the run has {total_steps} steps: lower it or train longer"
         )
     if kind == "cosine" and min_lr > peak:
-        raise ValueError(f"config.optim.min_lr is {min_lr:g}, above the peak rate {peak:g}: lower min_lr or raise lr")
+        raise ValueError(
+            f"config.optim.min_lr is {min_lr:g}, above the peak rate {peak:g}: lower min_lr or raise lr"
+        )
 
     def rate(step: Any) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
         rising = peak * step / max(warmup_steps - 1, 1)
         done = jnp.clip((step - warmup_steps) / max(total_steps - warmup_steps, 1), 0.0, 1.0)
-        falling = min_lr + 0.5 * (peak - min_lr) * (1 + jnp.cos(math.pi * done)) if kind == "cosine" else peak
+        falling = (
+            min_lr + 0.5 * (peak - min_lr) * (1 + jnp.cos(math.pi * done))
+            if kind == "cosine"
+            else peak
+        )
         if kind == "steps":
             passed = sum((step >= round(at * total_steps)).astype(jnp.float32) for at in drops)
             falling = jnp.maximum(peak * (0.1 if drop is None else drop) ** passed, min_lr)
@@ -157,12 +179,16 @@ def make_schedule(
     return rate
 
 
-def decay_growth(start: float, end: float | None, total_steps: int) -> Callable[[Any], jax.Array] | None:
+def decay_growth(
+    start: float, end: float | None, total_steps: int
+) -> Callable[[Any], jax.Array] | None:
     """step -> the factor on weight decay, from 1 along half a cosine towards end / start; None where it stays."""
     if end is None or end == start:
         return None
     if not start > 0:
-        raise ValueError(f"config.optim.weight_decay_end is {end} and weight_decay {start}: start above 0")
+        raise ValueError(
+            f"config.optim.weight_decay_end is {end} and weight_decay {start}: start above 0"
+        )
 
     def growth(step: Any) -> jax.Array:
         done = jnp.clip(jnp.asarray(step, jnp.float32) / max(total_steps, 1), 0.0, 1.0)
@@ -187,7 +213,9 @@ def treat(params: Any, weight_decay: float, rules: Rules, layer_decay: float | N
         rule = overrides.get(path, {})
         decay = rule.get("weight_decay", weight_decay if _decays(path, leaf) else 0.0)
         scale = scales.get(path, 1.0) * rule.get("lr_scale", 1.0)
-        result.append(Treatment(scale, decay, bool(rule.get("freeze", False)), rule.get("schedule")))
+        result.append(
+            Treatment(scale, decay, bool(rule.get("freeze", False)), rule.get("schedule"))
+        )
     return jax.tree.unflatten(jax.tree.structure(params), result)
 
 
@@ -231,7 +259,9 @@ def layer_scales(named: Mapping[str, Any], decay: float) -> dict[str, Any]:
     stacked = [n for n in named if n.startswith("encoder/blocks/")]
     depth = 1 + max(single.values()) if single else (named[stacked[0]].shape[0] if stacked else 0)
     if not depth:
-        raise ValueError("config.optim.layer_decay is set but params['encoder'] has no blocks: set it to None")
+        raise ValueError(
+            "config.optim.layer_decay is set but params['encoder'] has no blocks: set it to None"
+        )
     scales: dict[str, Any] = {}
     for path, leaf in named.items():
         if path in single:
@@ -261,7 +291,9 @@ def _decay(treatments: Any) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def _step(treatments: Any, rates: Mapping[str, Any], usual: str, growth: Any) -> optax.GradientTransformation:
+def _step(
+    treatments: Any, rates: Mapping[str, Any], usual: str, growth: Any
+) -> optax.GradientTransformation:
     """u -> -rate * lr_scale * (u + weight_decay * p) with each leaf's own numbers. The state is the count of steps."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
@@ -278,19 +310,27 @@ def _step(treatments: Any, rates: Mapping[str, Any], usual: str, growth: Any) ->
         updates = jax.tree.map(one, updates, params, treatments, is_leaf=_masked)
         return updates, optax.ScaleByScheduleState(count=optax.safe_increment(state.count))
 
-    return optax.GradientTransformation(lambda params: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update)
+    return optax.GradientTransformation(
+        lambda params: optax.ScaleByScheduleState(jnp.zeros([], jnp.int32)), update
+    )
 
 
 def _clip_each(most: float, params: Any) -> optax.GradientTransformation:
     """Scales the gradient of every array, and of every block of a stacked one, to a norm of at most `most`."""
-    stacked = jax.tree.unflatten(jax.tree.structure(params), [name.startswith("encoder/blocks/") for name in paths(params)])
+    stacked = jax.tree.unflatten(
+        jax.tree.structure(params), [name.startswith("encoder/blocks/") for name in paths(params)]
+    )
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
 
         def one(u: Any, blocks: bool) -> Any:
             if _masked(u):
                 return u
-            norm = jnp.sqrt(jnp.sum(jnp.square(u), axis=tuple(range(1, u.ndim)) if blocks else None, keepdims=True))
+            norm = jnp.sqrt(
+                jnp.sum(
+                    jnp.square(u), axis=tuple(range(1, u.ndim)) if blocks else None, keepdims=True
+                )
+            )
             return u * jnp.minimum(1.0, most / (norm + 1e-6)).reshape(norm.shape)
 
         return jax.tree.map(one, updates, stacked, is_leaf=_masked), state

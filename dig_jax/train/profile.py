@@ -25,7 +25,9 @@ class Trace:
         found = re.fullmatch(r"(\d+)(?:-(\d+))?", steps or "0")
         self.first, self.last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
         if self.last < self.first or (steps and not self.first):
-            raise ValueError(f"config.profile is {steps!r}: set it to the steps to trace, such as '10-20', or to '' for none")
+            raise ValueError(
+                f"config.profile is {steps!r}: set it to the steps to trace, such as '10-20', or to '' for none"
+            )
         self.folder, self.running = os.path.join(workdir, FOLDER), False
 
     def begin(self, step: int, state: Any) -> None:

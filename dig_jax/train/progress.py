@@ -82,7 +82,11 @@ class Log:
 
     def carry(self) -> dict[str, Any]:
         """What has been added up since the last log step, JSON: with it the next line of a resumed run is the same."""
-        return {"steps": self.steps, "sums": self.sums, "bad_records": int(hosts.sum_hosts(self.bad_records))}
+        return {
+            "steps": self.steps,
+            "sums": self.sums,
+            "bad_records": int(hosts.sum_hosts(self.bad_records)),
+        }
 
     def resume(self) -> None:
         """Start the clock again after an evaluation or a save."""
@@ -103,7 +107,10 @@ class Log:
                 self._stop(step, values, host["index"])
             self.bad_records += len(host["errors"])
             self.last = {name: float(value) for name, value in values.items()}
-            self.steps, self.sums = self.steps + 1, {name: self.sums.get(name, 0.0) + v for name, v in self.last.items()}
+            self.steps, self.sums = (
+                self.steps + 1,
+                {name: self.sums.get(name, 0.0) + v for name, v in self.last.items()},
+            )
             if step > self.start + 1:
                 self.timed_steps, self.seconds = self.timed_steps + 1, self.seconds + each
             if step % self.every == 0 or step == self.total:
@@ -115,7 +122,9 @@ class Log:
         means["train/bad_records"] = float(hosts.sum_hosts(self.bad_records))
         rate, eta = "", ""
         if self.timed_steps:
-            means["train/lines_per_s"] = self.batch_size * self.timed_steps / max(self.seconds, 1e-9)
+            means["train/lines_per_s"] = (
+                self.batch_size * self.timed_steps / max(self.seconds, 1e-9)
+            )
             left = (self.total - step) * self.seconds / self.timed_steps
             rate, eta = f"  {means['train/lines_per_s']:.0f} lines/s", f"  ETA {_duration(left)}"
         self.writer.write(step, means)
@@ -134,9 +143,15 @@ class Log:
         self.checkpoints.wait()
         last = self.checkpoints.latest_step()
         good = (
-            f"the last good checkpoint is {self.checkpoints.path(last)}" if last is not None else "none was saved yet"
+            f"the last good checkpoint is {self.checkpoints.path(last)}"
+            if last is not None
+            else "none was saved yet"
         )
-        way_out = f" and --config.init_from={os.path.dirname(self.checkpoints.folder)}" if last is not None else ""
+        way_out = (
+            f" and --config.init_from={os.path.dirname(self.checkpoints.folder)}"
+            if last is not None
+            else ""
+        )
         raise Stopped(
             f"step {step} has loss {float(values['loss']):g} and gradient norm {float(values['grad_norm']):g}: its "
             f"update was not applied and the run stops; {good}; its records are {shown} "

@@ -48,9 +48,13 @@ class Data:
     once: Callable[[], Any] | None = None
     features: FeatureCache | None = None  # of a frozen encoder
 
-    def place(self, params: base.Params, batch: dict[str, Any], host: dict[str, Any], mesh: Any) -> base.Batch:
+    def place(
+        self, params: base.Params, batch: dict[str, Any], host: dict[str, Any], mesh: Any
+    ) -> base.Batch:
         """Host batch -> global arrays, with the features of a frozen encoder in place of the pixels."""
-        return sharding.to_global(self.features(params, batch, host) if self.features else batch, mesh)
+        return sharding.to_global(
+            self.features(params, batch, host) if self.features else batch, mesh
+        )
 
 
 def run(config: Any, workdir: str) -> states.TrainState:
@@ -73,7 +77,9 @@ def run(config: Any, workdir: str) -> states.TrainState:
 
 def _run(config: Any, workdir: str) -> states.TrainState:
     config.lock()
-    commit = provenance.commit()  # now: the code is loaded, and the checkout may change while this compiles
+    commit = (
+        provenance.commit()
+    )  # now: the code is loaded, and the checkout may change while this compiles
     cfg = build.absolute(config.to_dict())
     if cfg.get("compile_cache"):
         jax.config.update("jax_compilation_cache_dir", cfg["compile_cache"])
@@ -100,7 +106,8 @@ def _run(config: Any, workdir: str) -> states.TrainState:
             folder.check_same(saved, meta, workdir)
         folder.describe_run(workdir, meta)
         evals = [
-            build.evaluator(name, options, method, mesh, workdir, cfg) for name, options in cfg.get("evals", {}).items()
+            build.evaluator(name, options, method, mesh, workdir, cfg)
+            for name, options in cfg.get("evals", {}).items()
         ]
         state, optimizer, step = start_state(cfg, method, data, mesh, total, checkpoints)
         start = int(state.step)
@@ -133,7 +140,11 @@ def open_data(cfg: dict[str, Any], mesh: Any = None) -> Data:
     kind, spec = options.pop("kind"), options.pop("train")
     for name in ("workers", "max_bad_share"):
         options.pop(name, None)
-    chosen = {name: options.pop(name) for name in ("subset", "subset_seed", "subset_order") if name in options}
+    chosen = {
+        name: options.pop(name)
+        for name in ("subset", "subset_seed", "subset_order")
+        if name in options
+    }
     mixture = build.call(records.open_sets, "config.data", chosen, spec=spec)
     host = sharding.part(mesh).of_data() if mesh is not None else {}
     common = {"mixture": mixture, "batch_size": cfg["batch_size"], **host}
@@ -142,11 +153,15 @@ def open_data(cfg: dict[str, Any], mesh: Any = None) -> Data:
         dataset = build.call(pipeline.pretrain, "config.data", options, seed=cfg["seed"], **common)
     elif kind == "lines":
         charset = common["charset"] = charset_of(cfg, mixture)
-        dataset = build.call(pipeline.recognition, "config.data", options, seed=cfg["seed"], **common)
+        dataset = build.call(
+            pipeline.recognition, "config.data", options, seed=cfg["seed"], **common
+        )
         if not mixture.weighted:
             once = functools.partial(pipeline.evaluation, **common, **options)
     else:
-        raise ValueError(f"config.data.kind is {kind!r}: set it to 'crops' (pre-training) or 'lines' (recognition)")
+        raise ValueError(
+            f"config.data.kind is {kind!r}: set it to 'crops' (pre-training) or 'lines' (recognition)"
+        )
     steps = pipeline.steps_per_epoch(mixture, cfg["batch_size"], kind == "lines")
     return Data(mixture, dataset, charset, steps, once)
 
@@ -157,7 +172,9 @@ def charset_of(cfg: dict[str, Any], mixture: records.Mixture) -> Charset:
     text = None
     if cfg.get("init_from") and "params" in cfg.get("init_parts", ()):
         text = checkpoint.read_meta(cfg["init_from"]).get("charset")
-    if text and cfg["total"].get("steps") == 0:  # only evaluated: what it cannot write is counted there
+    if (
+        text and cfg["total"].get("steps") == 0
+    ):  # only evaluated: what it cannot write is counted there
         return Charset.from_json(text)
     ours, theirs = Charset.from_texts(mixture.texts()), Charset.from_json(text) if text else None
     if theirs and (missing := [char for char in ours.chars if char not in theirs.chars]):
@@ -173,7 +190,9 @@ def total_steps(total: dict[str, Any], steps_per_epoch: int) -> int:
     """config.total {"steps": n} or {"epochs": x}; steps wins where both are given (an override on the command line)."""
     steps, epochs = total.get("steps"), total.get("epochs")
     if steps is None and epochs is None:
-        raise ValueError("config.total says neither steps nor epochs: set config.total.steps or config.total.epochs")
+        raise ValueError(
+            "config.total says neither steps nor epochs: set config.total.steps or config.total.epochs"
+        )
     if not all(x is None or 0 <= x < math.inf for x in (steps, epochs)):
         raise ValueError(f"config.total is {total}: it cannot be negative (0 = evaluate only)")
     return int(steps) if steps is not None else math.ceil(epochs * steps_per_epoch)
@@ -183,7 +202,12 @@ def total_steps(total: dict[str, Any], steps_per_epoch: int) -> int:
 
 
 def start_state(
-    cfg: dict[str, Any], method: base.Method, data: Data, mesh: Any, total: int, checkpoints: checkpoint.Checkpoints
+    cfg: dict[str, Any],
+    method: base.Method,
+    data: Data,
+    mesh: Any,
+    total: int,
+    checkpoints: checkpoint.Checkpoints,
 ) -> tuple[states.TrainState, optim.Optimizer, Callable[..., Any]]:
     """The restored state, or a new one after init_from and calibrate; the optimiser that fits it; the jitted step.
 
@@ -201,10 +225,14 @@ def start_state(
 
     abstract = jax.eval_shape(create, raw)
     shardings = sharding.state_sharding(abstract, mesh, cfg.get("sharding", ()))
-    placed = jax.tree.map(lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), abstract, shardings)
+    placed = jax.tree.map(
+        lambda s, h: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=h), abstract, shardings
+    )
     step = jit_train_step(method, optimizer, total, cfg, mesh, abstract)
     if total and not data.features:
-        jax.eval_shape(step, placed, raw)  # what the loss refuses; the first call uses this trace again
+        jax.eval_shape(
+            step, placed, raw
+        )  # what the loss refuses; the first call uses this trace again
     state = checkpoints.restore(placed)
     resumed = state is not None
     if not resumed:
@@ -214,7 +242,11 @@ def start_state(
     if data.features and total > 0:
         with pipeline.iterate(data.once(), 0, cfg["data"].get("workers", "auto")) as batches:
             data.features.fill(state.params, batches)
-    if not resumed and cfg.get("calibrate_batches") and type(method).calibrate is not base.Method.calibrate:
+    if (
+        not resumed
+        and cfg.get("calibrate_batches")
+        and type(method).calibrate is not base.Method.calibrate
+    ):
         params = sharding.gather(state.params, shardings.params)
         mutable = method.calibrate(params, state.mutable, first_batches(cfg, data, mesh, params))
         state = state.replace(mutable=mutable)
@@ -237,13 +269,17 @@ def load_parts(cfg: dict[str, Any], placed: states.TrainState) -> dict[str, Any]
         for name in rest:
             abstract = abstract.get(name) if abstract else None
         if abstract is None:
-            raise ValueError(f"config.init_parts has {entry!r} but this run has no {ours or theirs!r}: name a part of it")
+            raise ValueError(
+                f"config.init_parts has {entry!r} but this run has no {ours or theirs!r}: name a part of it"
+            )
         if jax.tree.leaves(abstract):  # else nothing to take over, such as an empty "mutable"
             loaded[ours or theirs] = checkpoint.load_subtree(workdir, theirs, abstract, step)
     return loaded
 
 
-def graft(state: states.TrainState, loaded: dict[str, Any], method: base.Method) -> states.TrainState:
+def graft(
+    state: states.TrainState, loaded: dict[str, Any], method: base.Method
+) -> states.TrainState:
     """The state with these parts in place of its own; the teacher follows."""
     for path, tree in loaded.items():
         first, *rest = path.split("/")
@@ -265,7 +301,3 @@ def first_batches(cfg: dict[str, Any], data: Data, mesh: Any, params: base.Param
     with pipeline.iterate(dataset, 0, cfg["data"].get("workers", "auto")) as batches:
         for _ in range(count):
             yield data.place(params, *next(batches), mesh)
-
-
-
-

@@ -6,7 +6,10 @@ import signal
 import threading
 from typing import Any
 
-TERMINATED, INTERRUPTED = 128 + signal.SIGTERM, 128 + signal.SIGINT  # 143 and 130, as a shell counts them
+TERMINATED, INTERRUPTED = (
+    128 + signal.SIGTERM,
+    128 + signal.SIGINT,
+)  # 143 and 130, as a shell counts them
 
 
 class Interrupts:
@@ -25,7 +28,10 @@ class Interrupts:
 
     def __enter__(self) -> Interrupts:
         if self._active:
-            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+            self._before = {
+                number: signal.signal(number, self._note)
+                for number in (signal.SIGTERM, signal.SIGINT)
+            }
         return self
 
     def __exit__(self, *_: Any) -> None:

@@ -22,7 +22,9 @@ class TrainState:
     mutable: Any
 
 
-def create(method: Any, tx: optax.GradientTransformation, batch: dict[str, jax.Array], key: jax.Array) -> TrainState:
+def create(
+    method: Any, tx: optax.GradientTransformation, batch: dict[str, jax.Array], key: jax.Array
+) -> TrainState:
     """The state before step 0. Pure, so it may run under eval_shape and under jit with out_shardings.
 
     batch: one *augmented* batch, or its shapes. The teacher starts as a copy of the student.
@@ -31,7 +33,9 @@ def create(method: Any, tx: optax.GradientTransformation, batch: dict[str, jax.A
     params = variables["params"]
     teacher = method.init_teacher(params)
     if teacher is not None:
-        teacher = jax.tree.map(jnp.copy, teacher)  # own buffers: a donated step may not be handed one buffer twice
+        teacher = jax.tree.map(
+            jnp.copy, teacher
+        )  # own buffers: a donated step may not be handed one buffer twice
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

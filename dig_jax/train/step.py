@@ -19,12 +19,19 @@ from dig_jax.train import state as states
 
 
 def make_train_step(
-    method: base.Method, optimizer: optim.Optimizer, total: int, seed: int, parts: int = 1, shardings: Any = None
+    method: base.Method,
+    optimizer: optim.Optimizer,
+    total: int,
+    seed: int,
+    parts: int = 1,
+    shardings: Any = None,
 ) -> Callable[..., Any]:
     """(state, raw batch) -> (state, {name: f32[]}), to be jitted. A step whose loss or gradient is not finite returns
     the state as it was, and "finite" False. parts: config.accumulate, see there. shardings: of the state on its mesh."""
 
-    def step(state: states.TrainState, batch: base.Batch) -> tuple[states.TrainState, dict[str, jax.Array]]:
+    def step(
+        state: states.TrainState, batch: base.Batch
+    ) -> tuple[states.TrainState, dict[str, jax.Array]]:
         progress = state.step / max(total, 1)
         teacher = method.update_teacher(state.teacher, state.params, progress)
         views = method.augment(prng.stream(seed, "augment", state.step), batch)
@@ -37,25 +44,44 @@ def make_train_step(
         if shardings is not None:
             grads = jax.lax.with_sharding_constraint(grads, shardings.params)
         # Constants for what is frozen: XLA then drops that part of the backward pass, and clipping does not see it.
-        grads = jax.tree.map(lambda g, train: g if train else jnp.zeros_like(g), grads, optimizer.trainable)
+        grads = jax.tree.map(
+            lambda g, train: g if train else jnp.zeros_like(g), grads, optimizer.trainable
+        )
         norm = optax.global_norm(grads)
         updates, opt_state = optimizer.tx.update(grads, state.opt_state, state.params)
-        params = jax.tree.map(lambda p, u, train: p + u if train else p, state.params, updates, optimizer.trainable)
+        params = jax.tree.map(
+            lambda p, u, train: p + u if train else p, state.params, updates, optimizer.trainable
+        )
         new = states.TrainState(state.step + 1, params, teacher, opt_state, aux.mutable)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         new = jax.tree.map(lambda n, old: jnp.where(finite, n, old), new, state)
-        figures = {"loss": loss, "grad_norm": norm, "lr": optimizer.schedule(state.step), "finite": finite}
+        figures = {
+            "loss": loss,
+            "grad_norm": norm,
+            "lr": optimizer.schedule(state.step),
+            "finite": finite,
+        }
         return new, {**aux.metrics, **method.schedules(progress), **figures}
 
     return step
 
 
 def jit_train_step(
-    method: base.Method, optimizer: optim.Optimizer, total: int, cfg: dict[str, Any], mesh: Any, state: states.TrainState
+    method: base.Method,
+    optimizer: optim.Optimizer,
+    total: int,
+    cfg: dict[str, Any],
+    mesh: Any,
+    state: states.TrainState,
 ) -> Callable[..., Any]:
     """`make_train_step`, jitted for the mesh, the state (arrays or shapes) donated. Shardings are stated: left to itself, XLA
     lays what a step writes out anew."""
     shardings = sharding.state_sharding(state, mesh, cfg.get("sharding", ()))
     step = make_train_step(method, optimizer, total, cfg["seed"], accumulate.parts(cfg), shardings)
     rows, everywhere = sharding.batch_sharding(mesh), sharding.everywhere(mesh)
-    return jax.jit(step, in_shardings=(shardings, rows), out_shardings=(shardings, everywhere), donate_argnums=0)
+    return jax.jit(
+        step,
+        in_shardings=(shardings, rows),
+        out_shardings=(shardings, everywhere),
+        donate_argnums=0,
+    )

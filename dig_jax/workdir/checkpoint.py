@@ -54,13 +54,17 @@ class Checkpoints:
         every_steps: int = 1000,
     ) -> None:
         if best_mode not in ("min", "max"):
-            raise ValueError(f"config.checkpoint.best_mode is {best_mode!r}: set it to 'min' or 'max'")
+            raise ValueError(
+                f"config.checkpoint.best_mode is {best_mode!r}: set it to 'min' or 'max'"
+            )
         if keep_last < 1:
             raise ValueError(
                 f"config.checkpoint.keep_last is {keep_last}: set it to 1 or more, or nothing can be resumed"
             )
         if every_steps < 0:
-            raise ValueError(f"config.checkpoint.every_steps is {every_steps}: set it to 0 (only at the end) or more")
+            raise ValueError(
+                f"config.checkpoint.every_steps is {every_steps}: set it to 0 (only at the end) or more"
+            )
         self._metric, self._sign = best_metric or "", (1.0 if best_mode == "max" else -1.0)
         self._every, self._workdir = every_steps, workdir
         self._sealing: threading.Thread | None = None
@@ -70,11 +74,17 @@ class Checkpoints:
         keep = ocp.training.preservation_policies
         policies = [keep.LatestN(keep_last)]
         if self._metric and keep_best > 0:
-            policies.append(keep.BestN(n=keep_best, get_metric_fn=self._score, keep_checkpoints_without_metrics=False))
+            policies.append(
+                keep.BestN(
+                    n=keep_best, get_metric_fn=self._score, keep_checkpoints_without_metrics=False
+                )
+            )
         self.folder = os.path.join(os.path.abspath(workdir), FOLDER)
         self._checkpointer = ocp.training.Checkpointer(
             self.folder,
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),  # `due` decides, not Orbax
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(
+                1
+            ),  # `due` decides, not Orbax
             preservation_policy=keep.AnyPreservationPolicy(policies),
             cleanup_tmp_directories=True,
         )
@@ -90,7 +100,9 @@ class Checkpoints:
         self._raise_failure()
         on_interval = self._every > 0 and step % self._every == 0
         score = self._score(metrics)
-        best = max((self._score(c.metrics) for c in self._checkpointer.checkpoints), default=-math.inf)
+        best = max(
+            (self._score(c.metrics) for c in self._checkpointer.checkpoints), default=-math.inf
+        )
         return on_interval or (bool(self._metric) and score > best)
 
     def save(self, step: int, state: Any, metrics: dict[str, float], meta: dict[str, Any]) -> bool:
@@ -110,7 +122,9 @@ class Checkpoints:
             self._failure = step, error
             self._raise_failure()
         if response is not None:
-            self._sealing = threading.Thread(target=self._finish, args=(step, response), name=f"seal {step}")
+            self._sealing = threading.Thread(
+                target=self._finish, args=(step, response), name=f"seal {step}"
+            )
             self._sealing.start()
         return response is not None
 
@@ -128,7 +142,11 @@ class Checkpoints:
             return
         step, error = self._failure
         good = steps(self._workdir)
-        left = f"the last good checkpoint is {self.path(good[-1])}" if good else "none was saved before it"
+        left = (
+            f"the last good checkpoint is {self.path(good[-1])}"
+            if good
+            else "none was saved before it"
+        )
         raise SaveFailed(
             f"step {step} could not be saved in {self.folder} ({_reason(error)}); {left}: mend that, then run the same "
             f"command again to go on from {'there' if good else 'the start'}"
@@ -143,7 +161,12 @@ class Checkpoints:
         if step is None:
             return None
         path = epath.Path(self.path(step))
-        _check_tree(abstract_state, _shapes_of(self._workdir, step), f"the checkpoint {path}", "use another --workdir")
+        _check_tree(
+            abstract_state,
+            _shapes_of(self._workdir, step),
+            f"the checkpoint {path}",
+            "use another --workdir",
+        )
         try:
             return self._checkpointer.load_checkpointables(step, {"state": abstract_state})["state"]
         except Exception as error:
@@ -201,7 +224,9 @@ def steps(workdir: str) -> list[int]:
     # A commit is a rename, so a folder named by a number is committed. In object stores, which cannot rename, a marker says so.
     remote = "://" in str(workdir)
     named = (p for p in folder.iterdir() if p.name.isdigit())
-    return sorted(int(p.name) for p in named if (ocp.is_orbax_checkpoint(p) if remote else p.is_dir()))
+    return sorted(
+        int(p.name) for p in named if (ocp.is_orbax_checkpoint(p) if remote else p.is_dir())
+    )
 
 
 def choose_step(workdir: str, which: str = "last") -> int:
@@ -213,13 +238,19 @@ def choose_step(workdir: str, which: str = "last") -> int:
         raise ValueError(f"config.init_checkpoint is {which!r}: set it to 'last' or 'best'")
     found = steps(workdir)
     if not found:
-        raise FileNotFoundError(f"{workdir} holds no checkpoint: name the work folder of a run that saved one")
+        raise FileNotFoundError(
+            f"{workdir} holds no checkpoint: name the work folder of a run that saved one"
+        )
     rule = read_config(workdir).get("checkpoint", {}) if which == "best" else {}
     if not rule.get("best_metric"):
         return found[-1]
     folder = (epath.Path(workdir) / FOLDER).resolve()
-    with ocp.training.Checkpointer(folder, cleanup_tmp_directories=False) as reader:  # that run may be saving just now
-        best = _best(reader.checkpoints, rule["best_metric"], 1.0 if rule.get("best_mode") == "max" else -1.0)
+    with ocp.training.Checkpointer(
+        folder, cleanup_tmp_directories=False
+    ) as reader:  # that run may be saving just now
+        best = _best(
+            reader.checkpoints, rule["best_metric"], 1.0 if rule.get("best_mode") == "max" else -1.0
+        )
     return found[-1] if best is None else best
 
 
@@ -248,11 +279,15 @@ def read_config(workdir: str) -> dict[str, Any]:
         return read_meta(workdir)["config"]
     path = epath.Path(workdir) / "config.json"
     if not path.exists():
-        raise FileNotFoundError(f"{workdir} holds neither a checkpoint nor config.json: it is no work folder of a run")
+        raise FileNotFoundError(
+            f"{workdir} holds neither a checkpoint nor config.json: it is no work folder of a run"
+        )
     try:
         return json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON ({error}), and {workdir} has no checkpoint: name another work folder") from error
+        raise ValueError(
+            f"{path} is no JSON ({error}), and {workdir} has no checkpoint: name another work folder"
+        ) from error
 
 
 def has_subtree(workdir: str, path: str) -> bool:
@@ -267,11 +302,20 @@ def load_subtree(workdir: str, path: str, abstract: Any, step: int | None = None
     checkpoint = _step_folder(workdir, step)
     _check_files(workdir, step)
     shapes = _shapes_of(workdir, step)
-    saved = {name[len(path) + 1 :]: shape for name, shape in shapes.items() if name.startswith(path + "/")}
+    saved = {
+        name[len(path) + 1 :]: shape
+        for name, shape in shapes.items()
+        if name.startswith(path + "/")
+    }
     if not saved:
-        raise ValueError(f"{checkpoint} has no {path!r}: set config.init_parts to a part that it has")
+        raise ValueError(
+            f"{checkpoint} has no {path!r}: set config.init_parts to a part that it has"
+        )
     _check_tree(
-        abstract, saved, f"{path} of {workdir}", "give the model the sizes of that run, or another config.init_from"
+        abstract,
+        saved,
+        f"{path} of {workdir}",
+        "give the model the sizes of that run, or another config.init_from",
     )
     tree = abstract
     for name in reversed(path.split("/")):
@@ -314,7 +358,9 @@ def _check_files(workdir: str, step: int, contents: bool = True) -> None:
 def _damaged(workdir: str, step: int, why: str) -> Damaged:
     """The sentence: what is broken, which other step is whole, how to go on."""
     folder = _step_folder(workdir, step)
-    others = [s for s in steps(workdir) if s != step and (folder.parent / str(s) / seal.NAME).exists()]
+    others = [
+        s for s in steps(workdir) if s != step and (folder.parent / str(s) / seal.NAME).exists()
+    ]
     whole = [s for s in others if not seal.fault(str(folder.parent / str(s)))]
     go_on = (
         f"step {whole[-1]} is whole: to go on from it, move the broken one out of the way (mv {folder} "
@@ -346,7 +392,9 @@ def _name(path: tuple[Any, ...]) -> str:
 
 def _check_tree(abstract: Any, saved: dict[str, tuple[int, ...]], what: str, mend: str) -> None:
     """ValueError with one sentence that names the leaves in which the two trees differ."""
-    wanted = {_name(p): tuple(leaf.shape) for p, leaf in jax.tree_util.tree_flatten_with_path(abstract)[0]}
+    wanted = {
+        _name(p): tuple(leaf.shape) for p, leaf in jax.tree_util.tree_flatten_with_path(abstract)[0]
+    }
     differ = [
         f"{n} is {saved[n]} there and {wanted[n]} here"
         for n in sorted(wanted.keys() & saved.keys())

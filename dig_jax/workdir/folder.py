@@ -19,7 +19,6 @@ from dig_jax.text import Charset
 LOCK = ".lock"
 
 
-
 @contextlib.contextmanager
 def claim(workdir: str) -> Iterator[None]:
     """The work folder, made, found writable, and held against a second run for as long as the context lasts.
@@ -45,7 +44,9 @@ def claim(workdir: str) -> Iterator[None]:
             os.makedirs(workdir, exist_ok=True)
             file = stack.enter_context(open(path, "a+", encoding="utf-8"))
         except OSError as error:
-            raise ValueError(f"--workdir={workdir} cannot be written ({_words(error)}): name another folder") from error
+            raise ValueError(
+                f"--workdir={workdir} cannot be written ({_words(error)}): name another folder"
+            ) from error
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -55,21 +56,25 @@ def claim(workdir: str) -> Iterator[None]:
                 raise ValueError(
                     f"--workdir={workdir} is in use by {holder}: wait for that run, stop it, or name another folder"
                 ) from error
-            hosts.report(f"{path} cannot be locked ({_words(error)}), so see to it that no second run uses {workdir}")
+            hosts.report(
+                f"{path} cannot be locked ({_words(error)}), so see to it that no second run uses {workdir}"
+            )
         else:
             try:
                 file.truncate(0)
-                file.write(f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n")
+                file.write(
+                    f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
+                )
                 file.flush()
             except OSError as error:
-                raise ValueError(f"--workdir={workdir} cannot be written ({_words(error)}): make room there") from error
+                raise ValueError(
+                    f"--workdir={workdir} cannot be written ({_words(error)}): make room there"
+                ) from error
         yield
-
 
 
 def _words(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
-
 
 
 def describe(cfg: dict[str, Any], mixture: Any, charset: Charset | None) -> dict[str, Any]:
@@ -84,12 +89,14 @@ def describe(cfg: dict[str, Any], mixture: Any, charset: Charset | None) -> dict
     }
 
 
-
 def describe_run(workdir: str, meta: dict[str, Any]) -> None:
     """WORKDIR/config.json and, for recognisers, charset.json; each whole or as it was."""
     if hosts.is_lead():
         os.makedirs(workdir, exist_ok=True)
-        texts = {"config.json": json.dumps(meta["config"], indent=2, sort_keys=True), "charset.json": meta["charset"]}
+        texts = {
+            "config.json": json.dumps(meta["config"], indent=2, sort_keys=True),
+            "charset.json": meta["charset"],
+        }
         for name, text in texts.items():
             path = os.path.join(workdir, name)
             if text:
@@ -99,19 +106,24 @@ def describe_run(workdir: str, meta: dict[str, Any]) -> None:
     hosts.barrier("config written")
 
 
-
 def check_same(saved: dict[str, Any], meta: dict[str, Any], workdir: str) -> None:
     """ValueError where the run in `workdir` was started with another config, other records or other characters."""
     old, new = flat(absolute(saved["config"])), flat(meta["config"])
     differ = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-    differ = [k for k in differ if not any(k == free or k.startswith(free + ".") for free in FREE_KEYS)]
+    differ = [
+        k for k in differ if not any(k == free or k.startswith(free + ".") for free in FREE_KEYS)
+    ]
     if differ:
         shown = "; ".join(f"{k} was {old.get(k)!r} and is {new.get(k)!r}" for k in differ[:5])
         more = f"; and {len(differ) - 5} more" if len(differ) > 5 else ""
         raise ValueError(
             f"{workdir} holds a run with another config ({shown}{more}): use another --workdir or the old values"
         )
-    changed = [name for name, old in saved.get("records", {}).items() if meta["records"].get(name, old) != old]
+    changed = [
+        name
+        for name, old in saved.get("records", {}).items()
+        if meta["records"].get(name, old) != old
+    ]
     if changed:
         raise ValueError(
             f"the records {', '.join(changed)} have changed since the run in {workdir} began, so its record numbers would "
@@ -121,4 +133,3 @@ def check_same(saved: dict[str, Any], meta: dict[str, Any], workdir: str) -> Non
         raise ValueError(
             f"{workdir} holds a run with another charset, so its training labels changed: use another --workdir"
         )
-

@@ -27,9 +27,13 @@ def read_jsonl(path: str) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             if number == len(lines):  # no newline after it: the writer died half way
                 break
-            raise ValueError(f"{path} line {number} is no JSON object ({error}): remove that line") from error
+            raise ValueError(
+                f"{path} line {number} is no JSON object ({error}): remove that line"
+            ) from error
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-            raise ValueError(f"{path} line {number} is no JSON object with a step: remove that line")
+            raise ValueError(
+                f"{path} line {number} is no JSON object with a step: remove that line"
+            )
         rows.append(row)
     return rows
 
@@ -127,7 +131,11 @@ class _Board:
     on a full disk and lets the caller wait for ever.)"""
 
     def __init__(self, folder: str, purge_step: int) -> None:
-        from tensorboardX import event_file_writer, proto, summary  # late: readers of metrics.jsonl need no TensorBoard
+        from tensorboardX import (
+            event_file_writer,
+            proto,
+            summary,
+        )  # late: readers of metrics.jsonl need no TensorBoard
 
         self.folder, self._event, self._scalar = folder, proto.event_pb2.Event, summary.scalar
         self._flushed = time.monotonic()
@@ -136,11 +144,15 @@ class _Board:
             self._writer = event_file_writer.EventsWriter(os.path.join(folder, "events"))
             start = proto.event_pb2.SessionLog(status=proto.event_pb2.SessionLog.START)
             self._writer.write_event(self._event(step=purge_step, file_version="brain.Event:2"))
-            self._writer.write_event(self._event(step=purge_step, session_log=start))  # hides what is now repeated
+            self._writer.write_event(
+                self._event(step=purge_step, session_log=start)
+            )  # hides what is now repeated
 
     def write(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
-            self._writer.write_event(self._event(step=step, wall_time=time.time(), summary=self._scalar(name, value)))
+            self._writer.write_event(
+                self._event(step=step, wall_time=time.time(), summary=self._scalar(name, value))
+            )
         if time.monotonic() - self._flushed > FLUSH_S:
             self._writer.flush()
             self._flushed = time.monotonic()

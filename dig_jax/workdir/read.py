@@ -34,7 +34,9 @@ class Run:
         if not starts:
             return None
         commits = dict.fromkeys(start["commit"] or "no checkout" for start in starts)
-        places = dict.fromkeys(f"{start['devices']} ({start['machine']}), JAX {start['jax']}" for start in starts)
+        places = dict.fromkeys(
+            f"{start['devices']} ({start['machine']}), JAX {start['jax']}" for start in starts
+        )
         return f"{', '.join(commits)} on {', '.join(places)}"
 
     @property
@@ -70,8 +72,12 @@ class Run:
     @property
     def protocol(self) -> str:
         """How the recogniser was trained on top: frozen with which head, or fine-tuned as a whole."""
-        kinds = sorted({head.get("kind", "linear") for head in self.config["method"]["heads"].values()})
-        head = {"linear": "linear CTC", "bilstm": "BiLSTM CTC"}.get("+".join(kinds), "+".join(kinds))
+        kinds = sorted(
+            {head.get("kind", "linear") for head in self.config["method"]["heads"].values()}
+        )
+        head = {"linear": "linear CTC", "bilstm": "BiLSTM CTC"}.get(
+            "+".join(kinds), "+".join(kinds)
+        )
         return f"frozen, {head}" if self.config["method"].get("frozen") else f"fine-tuned, {head}"
 
     @property
@@ -92,7 +98,11 @@ class Run:
 
     def datasets(self) -> list[str]:
         return sorted(
-            {name.split("/")[1] for name in self.names() if name.startswith("eval/") and name.count("/") == 2}
+            {
+                name.split("/")[1]
+                for name in self.names()
+                if name.startswith("eval/") and name.count("/") == 2
+            }
         )
 
     def best(self, name: str) -> float | None:
@@ -104,7 +114,9 @@ class Run:
         """`eval/<dataset>/<name>` at the evaluation with the lowest character error rate."""
         rows = [row for row in self.history if row.get(f"eval/{dataset}/{METRIC}") is not None]
         return (
-            min(rows, key=lambda row: row[f"eval/{dataset}/{METRIC}"]).get(f"eval/{dataset}/{name}") if rows else None
+            min(rows, key=lambda row: row[f"eval/{dataset}/{METRIC}"]).get(f"eval/{dataset}/{name}")
+            if rows
+            else None
         )
 
 
@@ -122,17 +134,29 @@ def settings(config: Mapping) -> dict:
     """
     result = {key: value for key, value in _flat(config).items() if not _is_free(key)}
     if heads := config["method"].get("heads"):
-        result = {key: value for key, value in result.items() if not key.startswith("method.heads.")}
-        result["method.heads"] = sorted({json.dumps(head, sort_keys=True) for head in heads.values()})
+        result = {
+            key: value for key, value in result.items() if not key.startswith("method.heads.")
+        }
+        result["method.heads"] = sorted(
+            {json.dumps(head, sort_keys=True) for head in heads.values()}
+        )
     rules = config.get("optim", {}).get("rules") or ()
-    rules = [(pattern, {k: v for k, v in rule.items() if k != "lr_scale"}) for pattern, rule in rules]
+    rules = [
+        (pattern, {k: v for k, v in rule.items() if k != "lr_scale"}) for pattern, rule in rules
+    ]
     result["optim.rules"] = [(pattern, rule) for pattern, rule in rules if rule]
     if start := config.get("init_from"):
         source = read_config(pathlib.Path(start))
         result["init_from"] = "a run" if source else str(pathlib.Path(start).resolve())
         # Nothing sweeps the rate of a pre-training for a table: there it is a choice like any other.
-        theirs = settings(source) | {"optim.lr": source.get("optim", {}).get("lr")} if source else {}
-        result |= {f"init_from.{key}": value for key, value in theirs.items() if not key.startswith("evals.")}
+        theirs = (
+            settings(source) | {"optim.lr": source.get("optim", {}).get("lr")} if source else {}
+        )
+        result |= {
+            f"init_from.{key}": value
+            for key, value in theirs.items()
+            if not key.startswith("evals.")
+        }
     return result
 
 
@@ -149,7 +173,11 @@ def _is_free(key: str) -> bool:
 def _flat(tree: Mapping, prefix: str = "") -> dict:
     result = {}
     for key, value in tree.items():
-        result |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        result |= (
+            _flat(value, f"{prefix}{key}.")
+            if isinstance(value, Mapping)
+            else {f"{prefix}{key}": value}
+        )
     return result
 
 
@@ -166,6 +194,8 @@ def load(workdir) -> Run:
     path = pathlib.Path(workdir)
     config = read_config(path)
     if config is None:
-        raise FileNotFoundError(f"{path} has no config.json: name a work folder that dig_jax.main has trained in")
+        raise FileNotFoundError(
+            f"{path} has no config.json: name a work folder that dig_jax.main has trained in"
+        )
     log = path / "metrics.jsonl"  # not there before the first logged step
     return Run(path.resolve(), config, metrics.read_jsonl(log) if log.exists() else [])

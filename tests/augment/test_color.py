@@ -25,11 +25,17 @@ def f32(*values):
 
 def tone(name, image, **amounts):
     """One pixel-by-pixel operator on pictures [B,H,W,C] (the module works on planes)."""
-    return np.moveaxis(np.asarray(color.TONES[name](jnp.moveaxis(image, 3, 1), jnp.asarray(WIDTH), **amounts)), 1, 3)
+    return np.moveaxis(
+        np.asarray(color.TONES[name](jnp.moveaxis(image, 3, 1), jnp.asarray(WIDTH), **amounts)),
+        1,
+        3,
+    )
 
 
 def convolve(image, width, kernel):
-    return np.moveaxis(np.asarray(color.convolve(jnp.moveaxis(image, 3, 1), jnp.asarray(width), *kernel)), 1, 3)
+    return np.moveaxis(
+        np.asarray(color.convolve(jnp.moveaxis(image, 3, 1), jnp.asarray(width), *kernel)), 1, 3
+    )
 
 
 NOTHING = {
@@ -47,7 +53,12 @@ NOTHING = {
     "posterize": {"levels": 65536.0},
     "rescale": {"factor": 1.0},
 }
-ALWAYS = {"invert", "channel_shuffle", "equalize", "median"}  # have no amount that leaves an image as it is
+ALWAYS = {
+    "invert",
+    "channel_shuffle",
+    "equalize",
+    "median",
+}  # have no amount that leaves an image as it is
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -60,7 +71,11 @@ def test_amounts_of_nothing_are_identity(channels):
         inside = np.arange(W)[None, None, :, None] < WIDTH[:, None, None, None]
         np.testing.assert_allclose(np.where(inside, same, image), image, atol=atol, err_msg=name)
     average = color.average(size=jnp.ones(B))
-    for kernel in (color.blur(sigma=jnp.zeros(B)), average, color.sharpen(alpha=jnp.zeros(B), lightness=jnp.ones(B))):
+    for kernel in (
+        color.blur(sigma=jnp.zeros(B)),
+        average,
+        color.sharpen(alpha=jnp.zeros(B), lightness=jnp.ones(B)),
+    ):
         np.testing.assert_allclose(convolve(image, np.full(B, W), kernel), image, atol=1e-6)
 
 
@@ -74,8 +89,12 @@ def test_contrast_about_mid_grey():
 def test_solarize_inverts_above_or_below():
     image = picture(1)
     ours = tone("solarize", image, threshold=f32(0.3, 0.3, 0.0), above=f32(1.0, 0.0, 0.0))
-    np.testing.assert_array_equal(ours[0], np.where(image[0] >= np.float32(0.3), 1 - image[0], image[0]))
-    np.testing.assert_array_equal(ours[1], np.where(image[1] < np.float32(0.3), 1 - image[1], image[1]))
+    np.testing.assert_array_equal(
+        ours[0], np.where(image[0] >= np.float32(0.3), 1 - image[0], image[0])
+    )
+    np.testing.assert_array_equal(
+        ours[1], np.where(image[1] < np.float32(0.3), 1 - image[1], image[1])
+    )
     np.testing.assert_array_equal(ours[2], image[2])
 
 
@@ -120,23 +139,31 @@ def test_sharpen_is_the_kernel_of_imgaug():
 def test_filters_never_read_padding():
     image = picture()
     other = np.where(np.arange(W)[None, None, :, None] < WIDTH[:, None, None, None], image, 1.0)
-    for kernel in (color.blur(sigma=f32(1, 1, 1)), color.sharpen(alpha=f32(1, 1, 1), lightness=f32(1, 1, 1))):
+    for kernel in (
+        color.blur(sigma=f32(1, 1, 1)),
+        color.sharpen(alpha=f32(1, 1, 1), lightness=f32(1, 1, 1)),
+    ):
         one, two = (convolve(i, WIDTH, kernel) for i in (image, other))
         for i, w in enumerate(WIDTH):
             np.testing.assert_array_equal(one[i, :, :w], two[i, :, :w])
 
 
-@pytest.mark.parametrize("name, enhancer, factor", [
-    ("jitter_brightness", ImageEnhance.Brightness, 1.35),
-    ("jitter_contrast", ImageEnhance.Contrast, 0.6),
-    ("jitter_saturation", ImageEnhance.Color, 1.2),
-])
+@pytest.mark.parametrize(
+    "name, enhancer, factor",
+    [
+        ("jitter_brightness", ImageEnhance.Brightness, 1.35),
+        ("jitter_contrast", ImageEnhance.Contrast, 0.6),
+        ("jitter_saturation", ImageEnhance.Color, 1.2),
+    ],
+)
 def test_jitter_equals_pillow(name, enhancer, factor):
     image = (picture() * 255).astype(np.uint8)
     ours = tone(name, image / np.float32(255), factor=jnp.full((B,), factor))
     for i, w in enumerate(WIDTH):
         theirs = np.asarray(enhancer(Image.fromarray(image[i, :, :w])).enhance(factor))
-        np.testing.assert_allclose(ours[i, :, :w] * 255, theirs, atol=1.6)  # Pillow rounds brightness and result
+        np.testing.assert_allclose(
+            ours[i, :, :w] * 255, theirs, atol=1.6
+        )  # Pillow rounds brightness and result
 
 
 def test_hue_equals_colorsys():
@@ -145,7 +172,9 @@ def test_hue_equals_colorsys():
     ours = tone("jitter_hue", image, turn=jnp.full((B,), turn))
     for place in [(0, 0, 0), (0, 0, 1), (0, 0, 2), *np.ndindex(2, 3, 4)]:
         h, s, v = colorsys.rgb_to_hsv(*map(float, image[place]))
-        np.testing.assert_allclose(ours[place], colorsys.hsv_to_rgb((h + turn) % 1, s, v), atol=1e-5)
+        np.testing.assert_allclose(
+            ours[place], colorsys.hsv_to_rgb((h + turn) % 1, s, v), atol=1e-5
+        )
 
 
 def test_noise_has_the_standard_deviation_asked_for():
@@ -196,12 +225,18 @@ def test_kernels_equal_opencvs_correlation():
     assert motion[2].argmax() == 12 and motion[2][0, 4] == 0 and abs(motion[2].sum() - 1) < 1e-6
     emboss = np.asarray(color.emboss(alpha=f32(0.0, 1.0, 0.5), strength=f32(1.0, 0.5, 1.5)))
     np.testing.assert_allclose(emboss[0], np.outer(np.eye(5)[2], np.eye(5)[2]), atol=1e-6)
-    np.testing.assert_allclose(emboss[1][1:4, 1:4], [[-1.5, -0.5, 0], [-0.5, 1, 0.5], [0, 0.5, 1.5]], atol=1e-6)
+    np.testing.assert_allclose(
+        emboss[1][1:4, 1:4], [[-1.5, -0.5, 0], [-0.5, 1, 0.5], [0, 0.5, 1.5]], atol=1e-6
+    )
     for kernels in (motion, emboss):
-        ours = np.asarray(color.correlate(jnp.moveaxis(image, 3, 1), jnp.asarray(WIDTH), jnp.asarray(kernels)))[:, 0]
+        ours = np.asarray(
+            color.correlate(jnp.moveaxis(image, 3, 1), jnp.asarray(WIDTH), jnp.asarray(kernels))
+        )[:, 0]
         for row in range(B):
             line = np.ascontiguousarray(real(image, row)[..., 0])
-            expected = np.clip(cv2.filter2D(line, -1, kernels[row], borderType=cv2.BORDER_REPLICATE), 0, 1)
+            expected = np.clip(
+                cv2.filter2D(line, -1, kernels[row], borderType=cv2.BORDER_REPLICATE), 0, 1
+            )
             np.testing.assert_allclose(ours[row, :, : WIDTH[row]], expected, atol=1e-5)
 
 
@@ -211,7 +246,9 @@ def test_simple_tones_equal_their_formulas():
     each = np.array([0.5, 1.0, 2.0])[:, None, None, None]
     np.testing.assert_allclose(tone("invert", image), 1 - image, atol=1e-7)
     np.testing.assert_allclose(tone("gamma", image, exponent=amounts), image**each, atol=1e-5)
-    np.testing.assert_allclose(tone("brightness", image, factor=amounts), np.clip(image * each, 0, 1), atol=1e-6)
+    np.testing.assert_allclose(
+        tone("brightness", image, factor=amounts), np.clip(image * each, 0, 1), atol=1e-6
+    )
     steps = tone("posterize", image, levels=f32(2.0, 3.9, 16.0))
     assert [len(np.unique(np.round(x, 5))) for x in steps] == [2, 3, 16]
     assert np.abs(steps[2] - image[2]).max() <= 0.5 / 15 + 1e-6
@@ -220,7 +257,9 @@ def test_simple_tones_equal_their_formulas():
         np.testing.assert_array_equal(shuffled[row], image[row][..., order])
     white = tone("temperature", np.ones_like(image), kelvin=f32(1900.0, 6600.0, 10000.0))[:, 0, 0]
     # Published values of the fit: candle light is orange, a clear sky blue.
-    np.testing.assert_allclose(white * 255, [[255, 132, 0], [255, 255, 255], [202, 218, 255]], atol=2.5)
+    np.testing.assert_allclose(
+        white * 255, [[255, 132, 0], [255, 255, 255], [202, 218, 255]], atol=2.5
+    )
 
 
 def test_rescale_is_a_mean_of_blocks():
@@ -237,7 +276,9 @@ def test_rescale_is_a_mean_of_blocks():
 def test_grains_hit_their_share_of_pixels():
     image = jnp.full((2, 3, 64, 256), 0.5)
     grain = color.grain(jax.random.split(jax.random.key(0), 2), image.shape[1:])
-    lost = np.asarray(color.dropout(image, grain, share=f32(0.1, 0.2), per_channel=f32(0.0, 1.0))) == 0
+    lost = (
+        np.asarray(color.dropout(image, grain, share=f32(0.1, 0.2), per_channel=f32(0.0, 1.0))) == 0
+    )
     np.testing.assert_allclose(lost.mean(axis=(1, 2, 3)), [0.1, 0.2], atol=0.01)
     assert (lost[0].min(0) == lost[0].max(0)).all()  # all channels of a pixel, or none
     np.testing.assert_allclose(lost[1].all(0).mean(), 0.2**3, atol=0.004)
@@ -245,5 +286,9 @@ def test_grains_hit_their_share_of_pixels():
     for value in (0.0, 1.0):
         np.testing.assert_allclose((salted == value).mean(axis=(1, 2, 3)), [0.05, 0.2], atol=0.01)
     factor = np.asarray(color.speckle(image, grain, spread=f32(0.5, 0.0))) / 0.5
-    assert 0.5 <= factor[0].min() < 0.51 and 1.49 < factor[0].max() <= 1.5 and abs(factor[0].std() - 0.289) < 0.01
+    assert (
+        0.5 <= factor[0].min() < 0.51
+        and 1.49 < factor[0].max() <= 1.5
+        and abs(factor[0].std() - 0.289) < 0.01
+    )
     np.testing.assert_allclose(factor[1], 1.0, atol=1e-6)

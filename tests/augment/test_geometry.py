@@ -40,11 +40,15 @@ def test_amounts_of_nothing_are_identity(width):
     }
     assert set(nothing) == set(geometry.MATRICES)
     for name, amounts in nothing.items():
-        np.testing.assert_allclose(geometry.MATRICES[name](H, w, **amounts)[0], np.eye(3), atol=1e-6, err_msg=name)
+        np.testing.assert_allclose(
+            geometry.MATRICES[name](H, w, **amounts)[0], np.eye(3), atol=1e-6, err_msg=name
+        )
     x, y = geometry.apply_piecewise(*geometry.pixel_grid(1, H, W), w, jnp.zeros((1, 4, 4, 2)))
     np.testing.assert_array_equal(x, geometry.pixel_grid(1, H, W)[0])
     image = smooth()[None, None]
-    np.testing.assert_array_equal(geometry.resample(jnp.asarray(image), *geometry.pixel_grid(1, H, W)), image)
+    np.testing.assert_array_equal(
+        geometry.resample(jnp.asarray(image), *geometry.pixel_grid(1, H, W)), image
+    )
 
 
 def test_rotation_moves_a_dot_to_the_known_place():
@@ -53,26 +57,43 @@ def test_rotation_moves_a_dot_to_the_known_place():
     # Clockwise as seen: a point right of the centre goes down. The map sends the result's place to the source's.
     angle = np.deg2rad(30)
     place = (30 + 20 * np.cos(angle), 15.5 + 20 * np.sin(angle))
-    x, y = geometry.apply_matrix(turned, jnp.full((1, 1, 1), place[0]), jnp.full((1, 1, 1), place[1]))
+    x, y = geometry.apply_matrix(
+        turned, jnp.full((1, 1, 1), place[0]), jnp.full((1, 1, 1), place[1])
+    )
     np.testing.assert_allclose([x.item(), y.item()], [50.0, 15.5], atol=1e-4)
 
 
 def test_rotation_equals_opencv():
     image, width, degrees = smooth(), 80, 7.0
-    ours = warp(geometry.rotate(H, jnp.array([width]), degrees=f32(degrees)), image, width)[:, :width]
+    ours = warp(geometry.rotate(H, jnp.array([width]), degrees=f32(degrees)), image, width)[
+        :, :width
+    ]
     matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (H - 1) / 2), -degrees, 1.0)
-    theirs = cv2.warpAffine(image[:, :width], matrix, (width, H), flags=cv2.INTER_LINEAR,
-                            borderMode=cv2.BORDER_REPLICATE)
+    theirs = cv2.warpAffine(
+        image[:, :width],
+        matrix,
+        (width, H),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
     np.testing.assert_allclose(ours, theirs, atol=0.02)  # OpenCV rounds positions to 1/32 px
 
 
 def test_crops_equal_cut_and_linear_resize():
     image, width = smooth(), 80
-    ours = warp(geometry.crop_vertical(H, jnp.array([width]), top=f32(0.25), bottom=f32(0.125)), image, width)
+    ours = warp(
+        geometry.crop_vertical(H, jnp.array([width]), top=f32(0.25), bottom=f32(0.125)),
+        image,
+        width,
+    )
     theirs = cv2.resize(image[8:28, :width], (width, H), interpolation=cv2.INTER_LINEAR)
     # The first and last rows interpolate across the cut in ours; a cut picture has nothing to interpolate with.
     np.testing.assert_allclose(ours[1:-1, :width], theirs[1:-1], atol=1e-5)
-    ours = warp(geometry.crop_horizontal(H, jnp.array([width]), left=f32(0.1), right=f32(0.05)), image, width)
+    ours = warp(
+        geometry.crop_horizontal(H, jnp.array([width]), left=f32(0.1), right=f32(0.05)),
+        image,
+        width,
+    )
     theirs = cv2.resize(image[:, 8:76], (width, H), interpolation=cv2.INTER_LINEAR)
     np.testing.assert_allclose(ours[:, 1 : width - 1], theirs[:, 1:-1], atol=1e-5)
 
@@ -84,9 +105,13 @@ def test_perspective_sends_the_corners_of_the_line_to_the_quadrilateral():
     square = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32)
     quad = (square + np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]]) * corners) * [width, H]
     # OpenCV's own solution of the same eight equations, on pixel edges; ours acts on pixel centres, half a pixel less.
-    expected = cv2.getPerspectiveTransform((square * [width, H]).astype(np.float32), quad.astype(np.float32))
+    expected = cv2.getPerspectiveTransform(
+        (square * [width, H]).astype(np.float32), quad.astype(np.float32)
+    )
     for place in [(0, 0), (30.0, 7.0), (49.0, 31.0)]:
-        x, y = geometry.apply_matrix(matrix, jnp.full((1, 1, 1), place[0]), jnp.full((1, 1, 1), place[1]))
+        x, y = geometry.apply_matrix(
+            matrix, jnp.full((1, 1, 1), place[0]), jnp.full((1, 1, 1), place[1])
+        )
         there = expected @ [place[0] + 0.5, place[1] + 0.5, 1.0]
         np.testing.assert_allclose([x.item(), y.item()], there[:2] / there[2] - 0.5, atol=1e-3)
 
@@ -102,14 +127,20 @@ def test_piecewise_equals_a_bilinearly_enlarged_grid():
     width, rng = 81, np.random.default_rng(2)
     offsets = rng.normal(0, 0.02, (4, 4, 2)).astype(np.float32)
     offsets[[0, -1]], offsets[:, [0, -1]] = 0.0, 0.0  # so that clipping at the border does nothing
-    x, y = geometry.apply_piecewise(*geometry.pixel_grid(1, H, W), jnp.array([width]), jnp.asarray(offsets)[None])
+    x, y = geometry.apply_piecewise(
+        *geometry.pixel_grid(1, H, W), jnp.array([width]), jnp.asarray(offsets)[None]
+    )
     for row, column in [(0, 0), (5, 13), (16, 40), (31, 80), (20, 66)]:
         u, v = column / (width - 1) * 3, row / (H - 1) * 3
         i, j = min(int(u), 2), min(int(v), 2)
         fu, fv = u - i, v - j
-        moved = ((1 - fv) * ((1 - fu) * offsets[j, i] + fu * offsets[j, i + 1])
-                 + fv * ((1 - fu) * offsets[j + 1, i] + fu * offsets[j + 1, i + 1])) * [width, H]
-        np.testing.assert_allclose([x[0, row, column] - column, y[0, row, column] - row], moved, atol=1e-4)
+        moved = (
+            (1 - fv) * ((1 - fu) * offsets[j, i] + fu * offsets[j, i + 1])
+            + fv * ((1 - fu) * offsets[j + 1, i] + fu * offsets[j + 1, i + 1])
+        ) * [width, H]
+        np.testing.assert_allclose(
+            [x[0, row, column] - column, y[0, row, column] - row], moved, atol=1e-4
+        )
 
 
 def test_piecewise_keeps_its_grid_points_inside_the_line():
@@ -121,7 +152,9 @@ def test_piecewise_keeps_its_grid_points_inside_the_line():
 def test_compose_is_first_operator_then_second():
     image, w = smooth(), jnp.array([W])
     first = geometry.shift(H, w, right_px=f32(4.0), down_px=f32(0.0))
-    second = geometry.rotate(H, w, degrees=f32(90.0))  # not commuting; whole-pixel only for the shift
+    second = geometry.rotate(
+        H, w, degrees=f32(90.0)
+    )  # not commuting; whole-pixel only for the shift
     both = warp(geometry.compose(first, second), image, W)
     stepwise = warp(second, warp(first, image, W), W)
     np.testing.assert_allclose(both[8:24, 40:56], stepwise[8:24, 40:56], atol=1e-4)
@@ -130,15 +163,19 @@ def test_compose_is_first_operator_then_second():
 def test_resample_equals_a_slow_loop():
     rng = np.random.default_rng(3)
     image = rng.random((2, 5, 7, 3)).astype(np.float32)
-    x, y = rng.uniform(0, 6, (2, 5, 7)).astype(np.float32), rng.uniform(0, 4, (2, 5, 7)).astype(np.float32)
+    x, y = (
+        rng.uniform(0, 6, (2, 5, 7)).astype(np.float32),
+        rng.uniform(0, 4, (2, 5, 7)).astype(np.float32),
+    )
     x[0, 0, 0], y[0, 0, 0] = 6.0, 4.0
     ours = geometry.resample(jnp.moveaxis(jnp.asarray(image), 3, 1), jnp.asarray(x), jnp.asarray(y))
     slow = np.zeros_like(image)
     for b, r, c in np.ndindex(2, 5, 7):
         i, j = min(int(x[b, r, c]), 5), min(int(y[b, r, c]), 3)
         fx, fy = x[b, r, c] - i, y[b, r, c] - j
-        slow[b, r, c] = ((1 - fy) * ((1 - fx) * image[b, j, i] + fx * image[b, j, i + 1])
-                         + fy * ((1 - fx) * image[b, j + 1, i] + fx * image[b, j + 1, i + 1]))
+        slow[b, r, c] = (1 - fy) * ((1 - fx) * image[b, j, i] + fx * image[b, j, i + 1]) + fy * (
+            (1 - fx) * image[b, j + 1, i] + fx * image[b, j + 1, i + 1]
+        )
     np.testing.assert_allclose(np.moveaxis(ours, 1, 3), slow, atol=1e-6)
 
 
@@ -146,16 +183,22 @@ def test_resample_equals_a_slow_loop():
 def test_no_pixel_travels_further_than_the_bound(bound):
     """On a picture whose value is its own column, the view tells where each pixel came from."""
     width = jnp.array([W, 70, 33, 1] * 8)
-    ramp = jnp.broadcast_to(jnp.arange(W, dtype=jnp.float32)[None, None, :, None] / W, (32, H, W, 1))
+    ramp = jnp.broadcast_to(
+        jnp.arange(W, dtype=jnp.float32)[None, None, :, None] / W, (32, H, W, 1)
+    )
     recipe = {
         "some_of": (5, 5),
-        "operators": tuple(o for o in recipes.DIG["operators"] if o[0] in (*geometry.MATRICES, "piecewise")),
+        "operators": tuple(
+            o for o in recipes.DIG["operators"] if o[0] in (*geometry.MATRICES, "piecewise")
+        ),
         "jitter": None,
         "grayscale_p": 0.0,
     }
 
     def way(max_shift_px):
-        view = jax.jit(lambda k: views.augment(k, ramp, width, recipe, max_shift_px))(jax.random.key(4))
+        view = jax.jit(lambda k: views.augment(k, ramp, width, recipe, max_shift_px))(
+            jax.random.key(4)
+        )
         return np.asarray(jnp.abs(view - ramp)).max() * W
 
     assert way(bound) <= bound + 1e-3

@@ -19,7 +19,9 @@ def test_dig_hides_179_of_256(key):
     np.testing.assert_array_equal(np.sum(mask, axis=1), 179)
 
 
-@pytest.mark.parametrize("ratio, span", [(0.3, 1), (0.7, 1), (0.7, 2), (0.3, 5), (0.6, 40), (0, 1), (0, 3), (1, 3)])
+@pytest.mark.parametrize(
+    "ratio, span", [(0.3, 1), (0.7, 1), (0.7, 2), (0.3, 5), (0.6, 40), (0, 1), (0, 3), (1, 3)]
+)
 @pytest.mark.parametrize("grid", [(8, 32), (1, 31)])
 def test_counts_of_every_width(key, grid, ratio, span):
     rows, columns = grid
@@ -31,7 +33,9 @@ def test_counts_of_every_width(key, grid, ratio, span):
         assert line.sum() == expected
         assert not line[real * rows :].any()
         if span > 1:
-            assert np.all(line.reshape(columns, rows).min(axis=1) == line.reshape(columns, rows).max(axis=1))
+            assert np.all(
+                line.reshape(columns, rows).min(axis=1) == line.reshape(columns, rows).max(axis=1)
+            )
     visible = -(-width // 4) * rows - mask.sum(axis=1)
     assert visible.max() == visible[-1] == most_visible(grid, ratio, span)
 
@@ -40,7 +44,9 @@ def test_counts_of_every_width(key, grid, ratio, span):
 @pytest.mark.parametrize("width", [50])
 def test_every_real_token_is_hidden_equally_often(span, width):
     lines, rows = 6000, 2
-    mask = np.asarray(random_mask(jax.random.key(1), jnp.full((lines,), width), (rows, 32), PATCH, 0.6, span))
+    mask = np.asarray(
+        random_mask(jax.random.key(1), jnp.full((lines,), width), (rows, 32), PATCH, 0.6, span)
+    )
     real = -(-width // 4)
     share = mask[:, : real * rows].mean(axis=0)
     expected = (int(0.6 * real * rows) / (real * rows)) if span == 1 else int(0.6 * real) / real
@@ -52,7 +58,9 @@ def test_spans_are_runs():
     # 12 hidden columns of 60 in three runs, at most one of them cut by the end and one by the ring's rest.
     starts = (mask & ~np.roll(mask, 1, axis=1)).sum(axis=1)
     assert starts.max() <= 5 and starts.mean() < 3.2
-    single = np.asarray(random_mask(jax.random.key(2), jnp.full((500,), 240), (1, 60), PATCH, 0.2, 1))
+    single = np.asarray(
+        random_mask(jax.random.key(2), jnp.full((500,), 240), (1, 60), PATCH, 0.2, 1)
+    )
     assert (single & ~np.roll(single, 1, axis=1)).sum(axis=1).mean() > 8
 
 
@@ -60,7 +68,9 @@ def test_deterministic_and_different_for_each_line_and_key(key):
     draw = lambda k, n: np.asarray(random_mask(k, jnp.full((n,), 128), (8, 32), PATCH, 0.7))  # noqa: E731
     one = draw(key, 16)
     np.testing.assert_array_equal(one, draw(key, 16))
-    np.testing.assert_array_equal(one[:8], draw(key, 8))  # a line's mask does not depend on the batch size
+    np.testing.assert_array_equal(
+        one[:8], draw(key, 8)
+    )  # a line's mask does not depend on the batch size
     assert len({line.tobytes() for line in one}) == 16
     assert not np.array_equal(one, draw(jax.random.key(9), 16))
 
@@ -91,31 +101,46 @@ def test_simmim_hides_30_of_49_units_and_154_of_256_patches(key):
     np.testing.assert_array_equal(np.sum(single, axis=1), 154)
 
 
-@pytest.mark.parametrize("grid, unit_px, ratio", [((8, 32), (8, 12), 0.6), ((1, 31), (4, 8), 0.6), ((4, 16), (4, 4), 0.3)])
+@pytest.mark.parametrize(
+    "grid, unit_px, ratio",
+    [((8, 32), (8, 12), 0.6), ((1, 31), (4, 8), 0.6), ((4, 16), (4, 4), 0.3)],
+)
 def test_units_are_hidden_whole_on_every_width(key, grid, unit_px, ratio):
     rows, columns = grid
     down, across = unit_px[0] // 4, unit_px[1] // 4
     width = np.arange(1, columns * 4 + 1)
-    mask = np.asarray(jax.jit(lambda k, w: unit_mask(k, w, grid, PATCH, ratio, unit_px))(key, width))
+    mask = np.asarray(
+        jax.jit(lambda k, w: unit_mask(k, w, grid, PATCH, ratio, unit_px))(key, width)
+    )
     for w, line in zip(width, mask):
         real, picture = -(-w // 4), line.reshape(columns, rows).T
         assert not picture[:, real:].any()
-        units = [picture[y : y + down, x : min(x + across, real)] for y in range(0, rows, down) for x in range(0, real, across)]
+        units = [
+            picture[y : y + down, x : min(x + across, real)]
+            for y in range(0, rows, down)
+            for x in range(0, real, across)
+        ]
         assert all(unit.min() == unit.max() for unit in units)
-        assert sum(unit.max() for unit in units) == min(math.ceil(ratio * len(units)), len(units) - 1)
+        assert sum(unit.max() for unit in units) == min(
+            math.ceil(ratio * len(units)), len(units) - 1
+        )
         assert line.sum() < real * rows  # something is left to see
 
 
 def test_every_unit_is_hidden_equally_often():
     lines = 6000
-    mask = np.asarray(unit_mask(jax.random.key(1), jnp.full((lines,), 50), (2, 32), PATCH, 0.6, (4, 8)))
+    mask = np.asarray(
+        unit_mask(jax.random.key(1), jnp.full((lines,), 50), (2, 32), PATCH, 0.6, (4, 8))
+    )
     share = mask[:, : 13 * 2].mean(axis=0)
     expected = math.ceil(0.6 * 14) / 14  # 7 units a row, the last of them half a one
     assert np.abs(share - expected).max() < 5 * np.sqrt(expected * (1 - expected) / lines)
     assert len({line.tobytes() for line in mask[:50]}) > 40
 
 
-@pytest.mark.parametrize("unit_px, ratio", [((4, 6), 0.5), ((6, 4), 0.5), ((12, 4), 0.5), ((0, 4), 0.5)])
+@pytest.mark.parametrize(
+    "unit_px, ratio", [((4, 6), 0.5), ((6, 4), 0.5), ((12, 4), 0.5), ((0, 4), 0.5)]
+)
 def test_impossible_units_are_sentences(key, unit_px, ratio):
     with pytest.raises(ValueError, match="method.mask_unit_px"):
         unit_mask(key, jnp.array([8]), (8, 2), PATCH, ratio, unit_px)

@@ -18,7 +18,9 @@ def lines(batch=8, channels=1, seed=0):
     rng = np.random.default_rng(seed)
     width = rng.integers(5, W + 1, batch).astype(np.int32)
     image = rng.integers(0, 256, (batch, H, W, channels), dtype=np.uint8)
-    image = np.where(np.arange(W)[None, None, :, None] < width[:, None, None, None], image, 255).astype(np.uint8)
+    image = np.where(
+        np.arange(W)[None, None, :, None] < width[:, None, None, None], image, 255
+    ).astype(np.uint8)
     return image, width
 
 
@@ -30,7 +32,9 @@ def augment(key, image, width, recipe, max_shift_px=None):
 
 def drawn(key, batch, recipe):
     """The draws behind `augment`, as NumPy arrays."""
-    return jax.device_get(jax.jit(lambda k: views.draw(k, batch, recipe)._replace(noise_keys=None))(key))
+    return jax.device_get(
+        jax.jit(lambda k: views.draw(k, batch, recipe)._replace(noise_keys=None))(key)
+    )
 
 
 def flat(low, high):
@@ -119,11 +123,18 @@ def test_batched_view_equals_each_line_alone_in_its_drawn_order(key, channels):
     view = augment(key, image, width, recipe)
     draws = drawn(key, 12, recipe)
     for i in range(12):
-        np.testing.assert_allclose(view[i, :, : width[i]], slow_view(image, width, draws, recipe, i), atol=2e-4)
+        np.testing.assert_allclose(
+            view[i, :, : width[i]], slow_view(image, width, draws, recipe, i), atol=2e-4
+        )
 
 
 def test_jitter_runs_in_the_drawn_order(key):
-    recipe = {"some_of": (0, 0), "operators": (), "jitter": recipes.DIG["jitter"], "grayscale_p": 0.2}
+    recipe = {
+        "some_of": (0, 0),
+        "operators": (),
+        "jitter": recipes.DIG["jitter"],
+        "grayscale_p": 0.2,
+    }
     image, width = lines(16, 3)
     view = augment(key, image, width, recipe)
     draws = drawn(key, 16, recipe)
@@ -133,7 +144,9 @@ def test_jitter_runs_in_the_drawn_order(key):
         order = sorted((int(r[i]), n) for n, (r, _) in draws.jitter.items() if r[i] < views.UNUSED)
         seen.add(tuple(n for _, n in order))
         for _, name in order:
-            amount = {"turn" if name == "jitter_hue" else "factor": draws.jitter[name][1][i : i + 1]}
+            amount = {
+                "turn" if name == "jitter_hue" else "factor": draws.jitter[name][1][i : i + 1]
+            }
             line = color.TONES[name](line, w, **amount)
         line = color.grayscale(line, w, alpha=draws.gray[i : i + 1])
         slow = np.moveaxis(np.asarray(line)[0], 0, 2)
@@ -141,18 +154,27 @@ def test_jitter_runs_in_the_drawn_order(key):
     assert len(seen) > 5
 
 
-RECIPES = {"dig": recipes.DIG, "light": recipes.LINES_LIGHT, **{
-    name: views.only(name, **amounts) for name, amounts in (*recipes.DIG["operators"], *recipes.LINES_LIGHT["operators"])
-}}
+RECIPES = {
+    "dig": recipes.DIG,
+    "light": recipes.LINES_LIGHT,
+    **{
+        name: views.only(name, **amounts)
+        for name, amounts in (*recipes.DIG["operators"], *recipes.LINES_LIGHT["operators"])
+    },
+}
 
 
-@pytest.mark.parametrize("name, channels", [("dig", 1), ("light", 1), ("grayscale", 1), *((n, 3) for n in RECIPES)])
+@pytest.mark.parametrize(
+    "name, channels", [("dig", 1), ("light", 1), ("grayscale", 1), *((n, 3) for n in RECIPES)]
+)
 def test_padding_stays_range_holds_and_padding_never_enters(key, name, channels):
     image, width = lines(8, channels)
     run = jax.jit(lambda i: views.augment(key, i, width, RECIPES[name]))
     view = np.asarray(run(image))
     assert view.dtype == np.float32 and view.min() >= 0.0 and view.max() <= 1.0
-    garbage = np.where(np.arange(W)[None, None, :, None] < width[:, None, None, None], image, 7).astype(np.uint8)
+    garbage = np.where(
+        np.arange(W)[None, None, :, None] < width[:, None, None, None], image, 7
+    ).astype(np.uint8)
     other = np.asarray(run(garbage))
     for i, w in enumerate(width):
         assert np.all(view[i, :, w:] == 1.0)
@@ -198,15 +220,18 @@ def test_same_views_on_eight_devices(key, recipe):
     np.testing.assert_allclose(run(key, image, width), many, atol=1e-5)
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"operators": (("rotat", {"degrees": 1}),)}, "nearest: 'rotate'"),
-    ({"operators": (("rotate", {"degree": 1}),)}, "takes the amounts"),
-    ({"operators": (("rotate", {"degrees": 1}), ("rotate", {"degrees": 2}))}, "once"),
-    ({"operators": (("blur", {"sigma": (1, 4)}),)}, "2.1 px"),
-    ({"some_of": (2, 11)}, "some_of"),
-    ({"jitter": {"gamma": 1}}, "Jitter takes"),
-    ({"colour": 1}, "has the keys"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"operators": (("rotat", {"degrees": 1}),)}, "nearest: 'rotate'"),
+        ({"operators": (("rotate", {"degree": 1}),)}, "takes the amounts"),
+        ({"operators": (("rotate", {"degrees": 1}), ("rotate", {"degrees": 2}))}, "once"),
+        ({"operators": (("blur", {"sigma": (1, 4)}),)}, "2.1 px"),
+        ({"some_of": (2, 11)}, "some_of"),
+        ({"jitter": {"gamma": 1}}, "Jitter takes"),
+        ({"colour": 1}, "has the keys"),
+    ],
+)
 def test_impossible_recipes_are_sentences(change, message):
     recipe = dict(recipes.DIG, **({"some_of": (1, 1)} if "operators" in change else {}), **change)
     with pytest.raises(ValueError, match=message):
@@ -221,7 +246,11 @@ def test_every_named_recipe_is_possible_and_survives_json(name):
         views.check(json.loads(json.dumps(stages)))
     still = {operator for stage in views.still(recipe) for operator, _ in stage["operators"]}
     assert not still & views.MOVING
-    assert still == {operator for stage in views.stages(recipe) for operator, _ in stage["operators"]} - views.MOVING
+    assert (
+        still
+        == {operator for stage in views.stages(recipe) for operator, _ in stage["operators"]}
+        - views.MOVING
+    )
 
 
 # ---- several stages ----
@@ -234,7 +263,9 @@ def test_padding_and_bound_hold_through_all_stages(key, name):
     run = jax.jit(lambda i: views.augment(key, i, width, views.recipe(name), 0.0))
     view = np.asarray(run(image))
     assert view.min() >= 0.0 and view.max() <= 1.0 and np.isfinite(view).all()
-    garbage = np.where(np.arange(W)[None, None, :, None] < width[:, None, None, None], image, 7).astype(np.uint8)
+    garbage = np.where(
+        np.arange(W)[None, None, :, None] < width[:, None, None, None], image, 7
+    ).astype(np.uint8)
     other = np.asarray(run(garbage))
     for i, w in enumerate(width):
         assert np.all(view[i, :, w:] == 1.0)
@@ -246,11 +277,17 @@ def test_padding_and_bound_hold_through_all_stages(key, name):
 def test_no_stage_draws_with_the_key_of_a_line(monkeypatch):
     """`draw` gives line i of a stage the stage's key with i folded in; later stages must not have one of these keys."""
     given = []
-    monkeypatch.setattr(views, "_pass", lambda key, image, *_: (given.append(jax.random.key_data(key).tolist()), image)[1])
+    monkeypatch.setattr(
+        views,
+        "_pass",
+        lambda key, image, *_: (given.append(jax.random.key_data(key).tolist()), image)[1],
+    )
     key, blur = jax.random.key(3), views.only("blur", sigma=(0.5, 1.5))
     views.augment(key, jnp.zeros((1, 8, 8, 1)), jnp.array([8]), (blur,) * 3)
     lines = {tuple(data) for data in jax.random.key_data(jax.random.split(key, 1000)).tolist()}
-    assert len(given) == len({tuple(data) for data in given}) == 3 and not lines & {tuple(data) for data in given}
+    assert len(given) == len({tuple(data) for data in given}) == 3 and not lines & {
+        tuple(data) for data in given
+    }
 
 
 def test_stages_come_in_turn_each_with_its_chance(key):
@@ -263,9 +300,13 @@ def test_stages_come_in_turn_each_with_its_chance(key):
     assert 16 < inverted.sum() < 48
     expected = 0.5 * np.where(inverted[:, None, None, None], 1 - plain, plain)
     np.testing.assert_allclose(view, np.where(real, expected, plain), atol=1e-6)
-    np.testing.assert_array_equal(augment(key, image, width, recipes.DIG), augment(key, image, width, (recipes.DIG,)))
+    np.testing.assert_array_equal(
+        augment(key, image, width, recipes.DIG), augment(key, image, width, (recipes.DIG,))
+    )
 
 
 def test_only_one_stage_may_move_pixels():
     with pytest.raises(ValueError, match="Only one stage"):
-        views.check((views.only("rotate", degrees=3.0), views.only("shift", right_px=1.0, down_px=0.0)))
+        views.check(
+            (views.only("rotate", degrees=3.0), views.only("shift", right_px=1.0, down_px=0.0))
+        )

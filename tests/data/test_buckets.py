@@ -17,7 +17,7 @@ def test_chosen_buckets_cost_the_least_padding():
 
     tops = range(32, edges[-1], 32)
     assert cost(edges) == min(cost([a, b, edges[-1]]) for a in tops for b in tops if a < b)
-    assert buckets.bounds(np.full(9, 64)).tolist() == [64]                        # no more buckets than widths
+    assert buckets.bounds(np.full(9, 64)).tolist() == [64]  # no more buckets than widths
     assert buckets.bounds(np.array([5, 40]), "auto", 16).tolist() == [16, 48]
     assert len(buckets.bounds(widths)) == buckets.AUTO_COUNT
 
@@ -28,7 +28,9 @@ def test_senseless_buckets_are_refused(value):
         buckets.bounds(np.array([10]), value)
 
 
-@pytest.mark.parametrize("count,batch_size,size", [(1, 4, 10), (3, 4, 10), (3, 7, 100), (4, 8, 3), (2, 5, 25)])
+@pytest.mark.parametrize(
+    "count,batch_size,size", [(1, 4, 10), (3, 4, 10), (3, 7, 100), (4, 8, 3), (2, 5, 25)]
+)
 @pytest.mark.parametrize("fill", [True, False])
 def test_batches_cover_each_record_once(count, batch_size, size, fill):
     rng = np.random.default_rng(size)
@@ -47,7 +49,10 @@ def test_batches_cover_each_record_once(count, batch_size, size, fill):
 def test_randomness_is_pinned():
     """Changing these numbers changes what every resumed run reads."""
     assert buckets.permutation(6, 0, (1, 0, 0)).tolist() == [3, 1, 5, 0, 4, 2]
-    assert buckets.uniform(7, (0,), np.array([0, 10**12])).tolist() == [0.8071279379435543, 0.1053982524098751]
+    assert buckets.uniform(7, (0,), np.array([0, 10**12])).tolist() == [
+        0.8071279379435543,
+        0.1053982524098751,
+    ]
     draws = buckets.uniform(3, (0,), np.arange(100_000))
     assert np.all(np.abs(np.histogram(draws, 10, (0, 1))[0] - 10_000) < 400)
     assert abs(np.corrcoef(draws[1:], draws[:-1])[0, 1]) < 0.01

@@ -27,7 +27,9 @@ def png(width=20, height=10):
 
 
 def record_set(folder, count=6, image=None, text="x"):
-    writer.write(folder, (("train", image or png(20 + i), text, f"id{i}") for i in range(count)), shards=2)
+    writer.write(
+        folder, (("train", image or png(20 + i), text, f"id{i}") for i in range(count)), shards=2
+    )
     return folder
 
 
@@ -40,7 +42,11 @@ def edit(folder, change):
 
 # ---- names and numbers in records.json ------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("name", ["../other/train.array_record", "/etc/passwd", "a/b", "..", ".", "", "a\0b", 7, None, "a\nb"])
+
+@pytest.mark.parametrize(
+    "name",
+    ["../other/train.array_record", "/etc/passwd", "a/b", "..", ".", "", "a\0b", 7, None, "a\nb"],
+)
 @pytest.mark.parametrize("key", ["shards", "index"])
 def test_names_in_the_manifest_are_plain_names(tmp_path, key, name):
     folder = record_set(tmp_path / "set")
@@ -112,6 +118,7 @@ def test_a_pipe_in_place_of_a_shard_is_not_waited_for(tmp_path):
 
 # ---- folders of images ----------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def root(tmp_path):
     """Two labelled images, and a secret beside the folder."""
@@ -127,7 +134,9 @@ def root(tmp_path):
 def read(root, **options):
     report = Report()
     found = list(source.examples(report=report, input=str(root), workers=0, **options))
-    return {id: text for _, _, text, id in found}, {(e["name"].split(": ")[-1], e["reason"]) for e in report.first}
+    return {id: text for _, _, text, id in found}, {
+        (e["name"].split(": ")[-1], e["reason"]) for e in report.first
+    }
 
 
 def test_links_that_lead_out_are_named_and_left_unless_asked_for(root):
@@ -137,14 +146,22 @@ def test_links_that_lead_out_are_named_and_left_unless_asked_for(root):
     (root / "labels.tsv").write_text("a.png\tx\nout.png\tstolen\nfolder/secret.png\tstolen\n")
     found, skipped = read(root)
     assert found == {"a.png": "x", "sub/b.png": None, "within.png": None}
-    assert skipped == {(name, "link leads out of the folder") for name in ("out.png", "folder", "folder/secret.png")}
+    assert skipped == {
+        (name, "link leads out of the folder")
+        for name in ("out.png", "folder", "folder/secret.png")
+    }
     found, skipped = read(root, follow_links=True)
     assert found["out.png"] == "stolen" and found["folder/secret.png"] == "stolen" and not skipped
 
 
 @pytest.mark.parametrize("follow_links", [False, True])
 def test_links_in_a_circle_end(root, follow_links):
-    for name, target in (("loop", "."), ("sub/up", ".."), ("sub/self.png", "self.png"), ("round", "sub")):
+    for name, target in (
+        ("loop", "."),
+        ("sub/up", ".."),
+        ("sub/self.png", "self.png"),
+        ("round", "sub"),
+    ):
         (root / name).symlink_to(target)
     found, skipped = read(root, follow_links=follow_links)
     assert found == {"a.png": "text a", "sub/b.png": "text b"}
@@ -169,7 +186,9 @@ def test_pipes_and_endless_files_are_named(root):
     with (root / "labels.tsv").open("ab") as file:
         file.truncate(20 << 30)
     found, skipped = read(root)
-    assert set(found) == {"a.png", "sub/b.png"} and {"pipe.png", "huge.png"} < {name for name, _ in skipped}
+    assert set(found) == {"a.png", "sub/b.png"} and {"pipe.png", "huge.png"} < {
+        name for name, _ in skipped
+    }
     assert any("line of more than 1048576 bytes" in reason for _, reason in skipped)
 
 
@@ -193,12 +212,16 @@ def test_names_are_escaped_before_they_reach_a_terminal(root, capsys):
     from dig_jax.tools import make_records
 
     (root / "\x1b]0;owned\x07\u202e.png").write_bytes(b"x")
-    assert make_records.main([f"--input={root}", f"--output={root.parent / 'out'}", "--workers=0"]) == 0
+    assert (
+        make_records.main([f"--input={root}", f"--output={root.parent / 'out'}", "--workers=0"])
+        == 0
+    )
     text = capsys.readouterr().out
     assert "\x1b" not in text and "\u202e" not in text and "\\x1b]0;owned\\x07\\u202e.png" in text
 
 
 # ---- labels and shapes ----------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize(("text", "kept", "reason"), [
     ("x" * 10_000, True, None), ("x" * 10_001, False, "longer than 10000"), ("a\0b", False, "control"),
@@ -217,14 +240,21 @@ def test_a_hostile_index_cannot_ask_for_gigabytes(tmp_path):
     folder = record_set(tmp_path / "set")
     with np.load(folder / "index-train.npz", allow_pickle=False) as found:
         arrays = dict(found)
-    np.savez(folder / "index-train.npz", **{**arrays, "label_chars": np.full(6, 2**31 - 1, np.int32)})
+    np.savez(
+        folder / "index-train.npz", **{**arrays, "label_chars": np.full(6, 2**31 - 1, np.int32)}
+    )
     with pytest.raises(ValueError, match="label_chars runs from 2147483647"):
         records.RecordSet(folder)
     np.savez(folder / "index-train.npz", **{**arrays, "width_px": np.full(6, 65535, np.uint16)})
     mixture = records.open_sets(str(folder))
     options = dict(batch_size=2, height_px=32, channels=1, charset=Charset("x"))
-    for run in (lambda: pipeline.recognition(mixture, seed=0, **options), lambda: pipeline.evaluation(mixture, **options)):
-        with pytest.raises(ValueError, match=r"209712 px wide .* 500 times .*array_record#0.*data.buckets_px"):
+    for run in (
+        lambda: pipeline.recognition(mixture, seed=0, **options),
+        lambda: pipeline.evaluation(mixture, **options),
+    ):
+        with pytest.raises(
+            ValueError, match=r"209712 px wide .* 500 times .*array_record#0.*data.buckets_px"
+        ):
             run()
 
 
@@ -239,14 +269,19 @@ def test_extreme_shapes_are_left_out_when_written(tmp_path):
 
 # ---- memory and time of one image -----------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM", "JPEG2000", "AVIF", "TGA"])
+
+@pytest.mark.parametrize(
+    "kind", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM", "JPEG2000", "AVIF", "TGA"]
+)
 def test_the_limit_of_pixels_is_checked_before_decoding_in_every_format(kind, monkeypatch):
     out = io.BytesIO()
     try:
         Image.new("RGB", (70, 40)).save(out, kind)
     except (KeyError, OSError):
         pytest.skip(f"this Pillow cannot write {kind}")
-    limit, most = (2799 // 4, 4 * 2800) if kind == "JPEG2000" else (2799, 2800)  # its decoder takes four times the memory
+    limit, most = (
+        (2799 // 4, 4 * 2800) if kind == "JPEG2000" else (2799, 2800)
+    )  # its decoder takes four times the memory
     assert transforms.decode(out.getvalue(), 1, max_pixels=most).shape == (40, 70, 1)
     monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("decoded"))
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("decoded"))
@@ -262,7 +297,11 @@ def test_a_jpeg_of_a_thousand_scans_is_not_decoded():
     for decode in (lambda: transforms.decode(slow, 1), lambda: source.decode(slow, 48, 1, 1 << 24)):
         with pytest.raises((BadRecord, source.BadImage), match="slow"):
             decode()
-    assert transforms.decode(hostile.scans(100, 64, 64), 1).shape == (64, 64, 1)      # a small picture may have many
+    assert transforms.decode(hostile.scans(100, 64, 64), 1).shape == (
+        64,
+        64,
+        1,
+    )  # a small picture may have many
 
 
 def test_parts_without_end_are_refused():
@@ -302,7 +341,7 @@ def test_a_16_bit_picture_takes_little_more_than_its_own_memory():
     flat = transforms.flatten(image, 1)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert np.asarray(flat)[0, 0] == 156 and peak < 6 * 3000 * 3000      # 8 times as much in float64
+    assert np.asarray(flat)[0, 0] == 156 and peak < 6 * 3000 * 3000  # 8 times as much in float64
 
 
 def test_odd_numbers_become_grey():
@@ -312,10 +351,15 @@ def test_odd_numbers_become_grey():
 
 # ---- any bytes at all -----------------------------------------------------------------------------------------------
 
-SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+SETTINGS = settings(
+    max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
 ANY = st.one_of(
     st.binary(max_size=300),
-    st.builds(lambda seed: hostile.image(np.random.default_rng([9, seed]), Path("."))[1][: 1 << 20], st.integers(0, 2**31)),
+    st.builds(
+        lambda seed: hostile.image(np.random.default_rng([9, seed]), Path("."))[1][: 1 << 20],
+        st.integers(0, 2**31),
+    ),
 )
 
 
@@ -331,7 +375,12 @@ def test_any_bytes_are_a_picture_of_the_size_of_their_header_or_a_bad_record(dat
 
 
 @SETTINGS
-@given(message=st.binary(max_size=400), cut=st.integers(0, 200), at=st.integers(0, 199), value=st.integers(0, 255))
+@given(
+    message=st.binary(max_size=400),
+    cut=st.integers(0, 200),
+    at=st.integers(0, 199),
+    value=st.integers(0, 255),
+)
 def test_any_message_is_a_record_or_names_its_fault(message, cut, at, value):
     good = bytearray(records.serialize(png(), "text", "id"))
     good[at % len(good)] = value
@@ -360,7 +409,9 @@ def test_any_folder_gives_each_image_as_a_record_or_names_it(labels, split, imag
         (Path(scratch) / "outside" / "secret.png").write_bytes(png(77, 33))
         (root / "a.png").write_bytes(png())
         (root / "sub" / "b.png").write_bytes(image)
-        (root / "labels.tsv").write_bytes(b"".join(os.fsencode(path) + b"\t" + text + b"\n" for path, text in labels))
+        (root / "labels.tsv").write_bytes(
+            b"".join(os.fsencode(path) + b"\t" + text + b"\n" for path, text in labels)
+        )
         if split is not None:
             (root / "splits" / "train.txt").write_bytes(b"a.png\n" + split)
         report = Report()

@@ -32,14 +32,19 @@ def line(number, width=40, height=8):
 
 
 def write(folder, widths, labelled=lambda i: True, height=8, shards=2):
-    rows = [("train", line(i, w, height), str(i) if labelled(i) else None, f"id{i}") for i, w in enumerate(widths)]
+    rows = [
+        ("train", line(i, w, height), str(i) if labelled(i) else None, f"id{i}")
+        for i, w in enumerate(widths)
+    ]
     records.write(folder, iter(rows), shards=shards)
     return str(folder)
 
 
 @pytest.fixture(scope="module")
 def fifty(tmp_path_factory):
-    return records.open_sets(write(tmp_path_factory.mktemp("sets") / "fifty", [20 + 3 * i for i in range(50)]))
+    return records.open_sets(
+        write(tmp_path_factory.mktemp("sets") / "fifty", [20 + 3 * i for i in range(50)])
+    )
 
 
 def pretrain(mixture, **more):
@@ -48,12 +53,25 @@ def pretrain(mixture, **more):
 
 
 def recognition(mixture, **more):
-    options = dict(batch_size=8, height_px=8, channels=1, charset=CHARSET, seed=1, buckets_px=[64, 128, 192]) | more
+    options = (
+        dict(
+            batch_size=8,
+            height_px=8,
+            channels=1,
+            charset=CHARSET,
+            seed=1,
+            buckets_px=[64, 128, 192],
+        )
+        | more
+    )
     return pipeline.recognition(mixture, **options)
 
 
 def evaluation(mixture, **more):
-    options = dict(batch_size=8, height_px=8, channels=1, charset=CHARSET, buckets_px=[64, 128, 192]) | more
+    options = (
+        dict(batch_size=8, height_px=8, channels=1, charset=CHARSET, buckets_px=[64, 128, 192])
+        | more
+    )
     return pipeline.evaluation(mixture, **options)
 
 
@@ -78,10 +96,11 @@ def same(one, two):
 
 # ---- which records --------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("hosts", [1, 2, 4])
 def test_pretrain_draws_every_record_once_an_epoch_in_a_new_order(fifty, hosts):
     parts = [pretrain(fifty, process_index=p, process_count=hosts) for p in range(hosts)]
-    steps = 25                                                                    # 25 * 8 = 4 epochs of 50
+    steps = 25  # 25 * 8 = 4 epochs of 50
     drawn = np.stack([numbers(p, steps).reshape(steps, -1) for p in parts], 1).reshape(4, 50)
     for epoch in drawn:
         assert np.array_equal(np.sort(epoch), np.arange(50))
@@ -113,7 +132,11 @@ def test_squeezed_images_are_whole_and_all_of_one_width(fifty, kind):
     dataset = KINDS[kind](fifty, squeeze_px=24, **more)
     for step in range(3):
         batch, host = dataset[step]
-        assert batch["image"].shape[2] == 24 and (batch["width"][batch["valid"]] == 24).all() and not host["errors"]
+        assert (
+            batch["image"].shape[2] == 24
+            and (batch["width"][batch["valid"]] == 24).all()
+            and not host["errors"]
+        )
     with pytest.raises(ValueError, match="data.squeeze_px is 24 and data.width_px is 16"):
         pretrain(fifty, squeeze_px=24, width_px=16)
 
@@ -121,7 +144,9 @@ def test_squeezed_images_are_whole_and_all_of_one_width(fifty, kind):
 def test_seed_changes_order_and_crops(fifty):
     one, two = pretrain(fifty), pretrain(fifty, seed=2)
     assert not np.array_equal(numbers(one, 3), numbers(two, 3))
-    assert not np.array_equal(numbers(recognition(fifty), 3), numbers(recognition(fifty, seed=2), 3))
+    assert not np.array_equal(
+        numbers(recognition(fifty), 3), numbers(recognition(fifty, seed=2), 3)
+    )
     same(one[5], pretrain(fifty)[5])
 
 
@@ -154,13 +179,16 @@ def test_recognition_batches_use_their_bucket(fifty):
     # 15, 21 and 14 lines: 3 batches of 64 (3 lines move up), 6 of 128 (24 lines), 14 lines of 192 in 4
     assert seen == {64: 3, 128: 6, 192: 4}
     order = [dataset[step][0]["image"].shape[2] for step in range(13)]
-    assert order != sorted(order)                                                 # batches are shuffled, not by width
+    assert order != sorted(order)  # batches are shuffled, not by width
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])
 @pytest.mark.parametrize("batch_size", [4, 12, 100])
 def test_evaluation_holds_every_record_once(fifty, hosts, batch_size):
-    parts = [evaluation(fifty, batch_size=batch_size, process_index=p, process_count=hosts) for p in range(hosts)]
+    parts = [
+        evaluation(fifty, batch_size=batch_size, process_index=p, process_count=hosts)
+        for p in range(hosts)
+    ]
     assert {len(p) for p in parts} == {-(-50 // batch_size)}
     index = np.concatenate([numbers(p, len(p)) for p in parts])
     valid = np.concatenate([p[s][0]["valid"] for p in parts for s in range(len(p))])
@@ -182,23 +210,30 @@ def test_mixture_shares(tmp_path):
     mixture = records.open_sets(f"{small}*3,{large}*1")
     drawn = numbers(pretrain(mixture, batch_size=50), 8)
     assert abs(np.mean(drawn < 10) - 0.75) < 0.01
-    assert np.all(np.abs(np.bincount(drawn[drawn < 10], minlength=10) - 30) <= 1)  # its own epochs: each as often
-    rows = numbers(recognition(mixture, batch_size=50, buckets_px=[64]), 2)       # one epoch
+    assert np.all(
+        np.abs(np.bincount(drawn[drawn < 10], minlength=10) - 30) <= 1
+    )  # its own epochs: each as often
+    rows = numbers(recognition(mixture, batch_size=50, buckets_px=[64]), 2)  # one epoch
     assert np.sum(rows < 10) == 75 and set(np.bincount(rows[rows < 10])) == {7, 8}
     assert len(set(rows[rows >= 10])) == 25
     four = numbers(recognition(mixture, batch_size=50, buckets_px=[64]), 8)
-    assert len(set(four[four >= 10])) == 90                                       # the next epoch goes on in the set
+    assert len(set(four[four >= 10])) == 90  # the next epoch goes on in the set
     unweighted = records.open_sets(f"{small},{large}")
     assert np.array_equal(np.sort(numbers(pretrain(unweighted, batch_size=50), 2)), np.arange(100))
 
 
 def test_subset_draws_only_its_records(tmp_path):
     mixture = records.open_sets(write(tmp_path / "a", [20] * 40), subset=10)
-    texts = {t for s in range(5) for t in recognition(mixture, batch_size=5, buckets_px=[64])[s][1]["text"]}
+    texts = {
+        t
+        for s in range(5)
+        for t in recognition(mixture, batch_size=5, buckets_px=[64])[s][1]["text"]
+    }
     assert texts == {str(i) for i in mixture.chosen} and len(texts) == 10
 
 
 # ---- restart, threads, processes ------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("kind", ["pretrain", "recognition"])
 def test_restart_at_a_step_goes_on_exactly(fifty, kind):
@@ -245,25 +280,36 @@ def test_worker_processes_leave_nothing_behind(fifty, tmp_path):
 
 
 def test_workers_are_checked(fifty):
-    with pytest.raises(ValueError, match="data.workers is -1"), pipeline.iterate(pretrain(fifty), workers=-1):
+    with (
+        pytest.raises(ValueError, match="data.workers is -1"),
+        pipeline.iterate(pretrain(fifty), workers=-1),
+    ):
         pass
 
 
 # ---- pixels and labels ----------------------------------------------------------------------------------------------
+
 
 def test_whole_lines_are_padded_with_paper_and_labelled(fifty):
     batch, host = recognition(fifty)[0]
     for row, number in enumerate(host["index"]):
         width = 20 + 3 * number
         expected = np.full((8, batch["image"].shape[2]), 255)
-        expected[:, :width - 1], expected[:, width - 1] = number, 250
+        expected[:, : width - 1], expected[:, width - 1] = number, 250
         np.testing.assert_array_equal(batch["image"][row, :, :, 0], expected)
         assert batch["width"][row] == width and host["text"][row] == str(number)
         length = batch["label_length"][row]
-        assert CHARSET.decode(batch["label"][row, :length]) == str(number) and not batch["label"][row, length:].any()
-    assert batch["label"].shape == (8, 2)                                         # longest label: two digits
+        assert (
+            CHARSET.decode(batch["label"][row, :length]) == str(number)
+            and not batch["label"][row, length:].any()
+        )
+    assert batch["label"].shape == (8, 2)  # longest label: two digits
     assert {k: v.dtype.name for k, v in batch.items()} == {
-        "image": "uint8", "width": "int32", "valid": "bool", "label": "int32", "label_length": "int32"
+        "image": "uint8",
+        "width": "int32",
+        "valid": "bool",
+        "label": "int32",
+        "label_length": "int32",
     }
 
 
@@ -272,7 +318,7 @@ def test_lines_are_resized_keeping_the_aspect_ratio(tmp_path):
     batch, host = evaluation(mixture, height_px=16, batch_size=2)[0]
     order = np.argsort(host["index"])
     assert batch["image"].shape == (2, 16, 128, 1)
-    assert batch["width"][order].tolist() == [67, 38]                             # 100 * 16 / 24 and 57 * 16 / 24
+    assert batch["width"][order].tolist() == [67, 38]  # 100 * 16 / 24 and 57 * 16 / 24
 
 
 def test_pretrain_crops_anywhere_in_the_line_and_never_reads_labels(tmp_path):
@@ -282,10 +328,12 @@ def test_pretrain_crops_anywhere_in_the_line_and_never_reads_labels(tmp_path):
     batch, host = dataset[0]
     assert batch.keys() == {"image", "width", "valid"} and set(host["text"]) == {None}
     starts = batch["image"][:, 0, 0, 0]
-    assert np.array_equal(batch["image"][:, 0, :, 0] - starts[:, None], np.tile(np.arange(50), (510, 1)))
+    assert np.array_equal(
+        batch["image"][:, 0, :, 0] - starts[:, None], np.tile(np.arange(50), (510, 1))
+    )
     counts = np.bincount(starts, minlength=51)
-    assert len(counts) == 51 and 1 <= counts.min() and counts.max() < 30          # mean 10: Poisson
-    assert np.sum((counts - 10) ** 2 / 10) < 90                                   # chi-squared, 50 degrees: p < 0.001
+    assert len(counts) == 51 and 1 <= counts.min() and counts.max() < 30  # mean 10: Poisson
+    assert np.sum((counts - 10) ** 2 / 10) < 90  # chi-squared, 50 degrees: p < 0.001
     assert not np.array_equal(starts, dataset[1][0]["image"][:, 0, 0, 0])
 
 
@@ -300,7 +348,10 @@ def test_colour(tmp_path):
 def test_unlabelled_records_are_left_out_and_counted(tmp_path):
     mixture = records.open_sets(write(tmp_path / "a", [20] * 12, labelled=lambda i: i % 3))
     assert pipeline.summary(mixture, 8, [64]) == {
-        "records": 8, "unlabelled": 4, "padding": round(1 - 20 / 64, 3), "buckets": {64: 8}
+        "records": 8,
+        "unlabelled": 4,
+        "padding": round(1 - 20 / 64, 3),
+        "buckets": {64: 8},
     }
     assert set(numbers(recognition(mixture, batch_size=4), 4)) == {1, 2, 4, 5, 7, 8, 10, 11}
     assert len(evaluation(mixture, batch_size=4)) == 2
@@ -321,7 +372,9 @@ def test_unknown_characters_are_counted_and_left_out_of_the_label(fifty):
 
 
 def test_what_does_not_fit_is_an_error_at_open(fifty):
-    with pytest.raises(ValueError, match=r"3 of 50 .* wider .* 160 px .* 167 px.*data.buckets_px.*_record#24"):
+    with pytest.raises(
+        ValueError, match=r"3 of 50 .* wider .* 160 px .* 167 px.*data.buckets_px.*_record#24"
+    ):
         recognition(fifty, buckets_px=[64, 160])
     with pytest.raises(ValueError, match="wider"):
         evaluation(fifty, buckets_px=[64])
@@ -333,6 +386,7 @@ def test_what_does_not_fit_is_an_error_at_open(fifty):
 
 
 # ---- records that cannot be used ------------------------------------------------------------------------------------
+
 
 def example(image, text=b"1", ident=b"id"):
     message = tf_example_pb2.Example()
@@ -363,7 +417,9 @@ def damaged(folder, value):
     write(folder, [20] * 12, shards=1)
     values = [example(line(i), str(i).encode(), f"id{i}".encode()) for i in range(12)]
     values[5] = value
-    writer = ArrayRecordWriter(str(next(folder.glob("*.array_record"))), "group_size:1,uncompressed")
+    writer = ArrayRecordWriter(
+        str(next(folder.glob("*.array_record"))), "group_size:1,uncompressed"
+    )
     for item in values:
         writer.write(item)
     writer.close()
@@ -400,4 +456,7 @@ def test_a_damaged_shard_spoils_only_its_records(tmp_path):
 
 def test_limit_of_pixels_reaches_the_decoder(fifty):
     batch, host = pretrain(fifty, max_pixels=8 * 100)[0]
-    assert np.array_equal(batch["valid"], 20 + 3 * host["index"] <= 100) and transforms.MAX_PIXELS > 8 * 200
+    assert (
+        np.array_equal(batch["valid"], 20 + 3 * host["index"] <= 100)
+        and transforms.MAX_PIXELS > 8 * 200
+    )

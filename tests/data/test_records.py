@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 
 from dig_jax.data import records
-from dig_jax.data.records import BadRecord, Report, open_sets, parse, parse_spec, resized_width, serialize, write
+from dig_jax.data.records import (
+    BadRecord,
+    Report,
+    open_sets,
+    parse,
+    parse_spec,
+    resized_width,
+    serialize,
+    write,
+)
 
 
 def image(width=20, height=10, codec="png"):
@@ -26,25 +35,38 @@ def lines(count, split="train", width=20):
 @pytest.fixture
 def folder(tmp_path):
     unlabelled = [("train", image(99, 48), None, "bare")]
-    write(tmp_path / "one", lines(7) + unlabelled + lines(3, "validation", 60), shards=3, height_px=48)
+    write(
+        tmp_path / "one", lines(7) + unlabelled + lines(3, "validation", 60), shards=3, height_px=48
+    )
     write(tmp_path / "two", lines(4, width=200), height_px=48)
     return tmp_path
 
 
 def test_written_set_reads_back_in_order(folder):
     found = records.RecordSet(folder / "one")
-    assert len(found) == 8 and [r.id for r in found.read(range(8))] == [f"train/{i}" for i in range(7)] + ["bare"]
+    assert len(found) == 8 and [r.id for r in found.read(range(8))] == [
+        f"train/{i}" for i in range(7)
+    ] + ["bare"]
     assert found[7].text is None and found[7].image == image(99, 48) and found[7].error is None
-    assert [r.text for r in found.read([6, 0, 6])] == ["line 6", "line 0", "line 6"]  # any order, repeats too
+    assert [r.text for r in found.read([6, 0, 6])] == [
+        "line 6",
+        "line 0",
+        "line 6",
+    ]  # any order, repeats too
     assert found.label_chars.tolist() == [6] * 7 + [-1] and found.label_chars.dtype == np.int32
-    assert found.widths(5).tolist() == [10, 11, 11, 12, 12, 13, 13, 10] and found.widths(5).dtype == np.int32
+    assert (
+        found.widths(5).tolist() == [10, 11, 11, 12, 12, 13, 13, 10]
+        and found.widths(5).dtype == np.int32
+    )
     assert len(records.RecordSet(folder / "one", "validation")) == 3
 
 
 def test_manifest_says_what_the_folder_holds(folder):
     manifest = records.read_manifest(folder / "one")
     train = manifest["splits"]["train"]
-    assert manifest["schema_version"] == 1 and manifest["count"] == 11 and manifest["height_px"] == 48
+    assert (
+        manifest["schema_version"] == 1 and manifest["count"] == 11 and manifest["height_px"] == 48
+    )
     assert train["count"] == 8 and train["labelled"] == 7 and train["shard_counts"] == [2, 3, 3]
     assert train["shards"] == [f"train-0000{i}-of-00003.array_record" for i in range(3)]
     assert manifest["charset"] == " 0123456eiln"  # of train: its lines are numbered to 6
@@ -70,10 +92,18 @@ def test_shards_are_plain_array_record_and_tfds_parses_them(folder):
     values = reader.read_all()
     assert "group_size:1," in reader.writer_options_string() and len(values) == 3
     features = tfds.features.FeaturesDict(
-        {"image": tfds.features.Image(shape=(None, None, 1)), "text": tfds.features.Text(), "id": tfds.features.Text()}
+        {
+            "image": tfds.features.Image(shape=(None, None, 1)),
+            "text": tfds.features.Text(),
+            "id": tfds.features.Text(),
+        }
     )
     example = features.deserialize_example_np(values[0])
-    assert example["text"] == b"line 2" and example["id"] == b"train/2" and example["image"].shape == (10, 22, 1)
+    assert (
+        example["text"] == b"line 2"
+        and example["id"] == b"train/2"
+        and example["image"].shape == (10, 22, 1)
+    )
     example = records.example_class().FromString(values[2]).features.feature
     assert example["text"].bytes_list.value[0] == b"line 4"
 
@@ -101,7 +131,9 @@ def test_texts_are_stored_normalised_and_empty_ones_reported(tmp_path):
     examples = [("train", image(), "e\u0301  te\u0301 ", "a"), ("train", image(), " \t", "b")]
     manifest = write(tmp_path / "r", examples, report=report)
     found = records.RecordSet(tmp_path / "r")
-    assert found[0].text == "é té" and found.label_chars.tolist() == [4, -1] and found[1].text is None
+    assert (
+        found[0].text == "é té" and found.label_chars.tolist() == [4, -1] and found[1].text is None
+    )
     assert manifest["skipped"] == {
         "count": 1,
         "reasons": {"empty label (image kept, unlabelled)": 1},
@@ -177,7 +209,9 @@ def test_missing_files_and_wrong_versions_are_one_sentence(folder):
 
 
 def test_an_index_of_another_set_is_refused(folder):
-    (folder / "one" / "index-train.npz").write_bytes((folder / "two" / "index-train.npz").read_bytes())
+    (folder / "one" / "index-train.npz").write_bytes(
+        (folder / "two" / "index-train.npz").read_bytes()
+    )
     with pytest.raises(ValueError, match="does not fit"):
         records.RecordSet(folder / "one")
 
@@ -196,7 +230,10 @@ def test_pickled_sets_open_their_files_again(folder):
     mixture = open_sets(f"{folder}/one,{folder}/two")
     mixture.read(range(12))
     again = pickle.loads(pickle.dumps(mixture))
-    assert all(r is None for s in again.sets for r in s._readers) and "index" not in again.sets[0].__dict__
+    assert (
+        all(r is None for s in again.sets for r in s._readers)
+        and "index" not in again.sets[0].__dict__
+    )
     assert again.read(range(12)) == mixture.read(range(12))
     assert again.widths(32).tolist() == mixture.widths(32).tolist()
 
@@ -207,14 +244,20 @@ def test_threads_share_a_set(folder):
     def read(seed):
         order = np.random.default_rng(seed).integers(0, 8, 200)
         barrier.wait()
-        return [r.id for r in found.read(order)] == [("bare" if i == 7 else f"train/{i}") for i in order]
+        return [r.id for r in found.read(order)] == [
+            ("bare" if i == 7 else f"train/{i}") for i in order
+        ]
 
     with futures.ThreadPoolExecutor(8) as pool:
         assert all(pool.map(read, range(8)))
 
 
 def test_resized_width_keeps_the_aspect_ratio():
-    assert resized_width(100, 48, 32) == 67 and resized_width(1, 48, 32) == 1 and resized_width(3, 48, 8) == 1
+    assert (
+        resized_width(100, 48, 32) == 67
+        and resized_width(1, 48, 32) == 1
+        and resized_width(3, 48, 8) == 1
+    )
     assert resized_width(65535, 1, 64) == 65535 * 64 and resized_width(5, 4, 2) == 3  # half up
     wide = np.array([60000, 8], np.uint16)  # as the index stores them: must not overflow
     assert resized_width(wide, np.array([48, 0], np.uint16), 32).tolist() == [40000, 256]
@@ -237,7 +280,9 @@ def test_spec_grammar(spec, parts):
     assert parse_spec(spec) == parts
 
 
-@pytest.mark.parametrize("spec", ["", "a,", ",a", "a@", "@train", "a*", "a*x", "a*0", "a*-1", "a*nan", "a*inf", "a@*2"])
+@pytest.mark.parametrize(
+    "spec", ["", "a,", ",a", "a@", "@train", "a*", "a*x", "a*0", "a*-1", "a*nan", "a*inf", "a@*2"]
+)
 def test_spec_refusals(spec):
     with pytest.raises(ValueError, match="data spec"):
         parse_spec(spec)
@@ -264,23 +309,53 @@ def test_subsets_are_seeded_nested_and_of_the_right_size(folder):
     spec = f"{folder}/one,{folder}/two"
     half, quarter = open_sets(spec, subset=0.5), open_sets(spec, subset=3)
     assert len(half) == 6 and len(quarter) == 3 and set(quarter.chosen) < set(half.chosen)
-    assert half.chosen.tolist() == open_sets(spec, subset=0.5).chosen.tolist() == sorted(half.chosen)
-    assert any(half.chosen.tolist() != open_sets(spec, subset=0.5, subset_seed=s).chosen.tolist() for s in (1, 2, 3))
-    assert len(open_sets(spec, subset=1)) == len(open_sets(spec, subset=1.0)) == len(open_sets(spec, subset=12)) == 12
+    assert (
+        half.chosen.tolist() == open_sets(spec, subset=0.5).chosen.tolist() == sorted(half.chosen)
+    )
+    assert any(
+        half.chosen.tolist() != open_sets(spec, subset=0.5, subset_seed=s).chosen.tolist()
+        for s in (1, 2, 3)
+    )
+    assert (
+        len(open_sets(spec, subset=1))
+        == len(open_sets(spec, subset=1.0))
+        == len(open_sets(spec, subset=12))
+        == 12
+    )
     for mixture in (half, quarter):
-        assert [mixture.where(i) for i in range(len(mixture))] == [open_sets(spec).where(i) for i in mixture.chosen]
-        assert mixture.offsets[-1] == len(mixture) == len(mixture.widths(32)) == len(mixture.label_chars)
+        assert [mixture.where(i) for i in range(len(mixture))] == [
+            open_sets(spec).where(i) for i in mixture.chosen
+        ]
+        assert (
+            mixture.offsets[-1]
+            == len(mixture)
+            == len(mixture.widths(32))
+            == len(mixture.label_chars)
+        )
 
 
 def test_first_subset_is_that_of_the_official_code(folder):
     spec = f"{folder}/one,{folder}/two"
-    assert open_sets(spec, subset=0.6, subset_order="first").chosen.tolist() == [0, 1, 2, 3, 8, 9]  # of each set, floor
+    assert open_sets(spec, subset=0.6, subset_order="first").chosen.tolist() == [
+        0,
+        1,
+        2,
+        3,
+        8,
+        9,
+    ]  # of each set, floor
     assert open_sets(spec, subset=9, subset_order="first").chosen.tolist() == list(range(9))
 
 
 def test_subset_refusals(folder):
     spec = f"{folder}/one"
-    for subset, message in [(0, "fraction"), (-1, "fraction"), (2.5, "fraction"), (9, "only 8"), (0.01, "leaves none")]:
+    for subset, message in [
+        (0, "fraction"),
+        (-1, "fraction"),
+        (2.5, "fraction"),
+        (9, "only 8"),
+        (0.01, "leaves none"),
+    ]:
         with pytest.raises(ValueError, match=message):
             open_sets(spec, subset=subset)
     with pytest.raises(ValueError, match="subset_order is 'last'"):
@@ -311,7 +386,10 @@ def test_a_failing_source_leaves_nothing_behind(folder):
         target = folder / ("one" if overwrite else "new")
         with pytest.raises(RuntimeError, match="on fire"):
             write(target, fails(), overwrite=overwrite)
-    assert sorted(p.name for p in folder.iterdir()) == ["one", "two"] and len(records.RecordSet(folder / "one")) == 8
+    assert (
+        sorted(p.name for p in folder.iterdir()) == ["one", "two"]
+        and len(records.RecordSet(folder / "one")) == 8
+    )
 
 
 def test_nothing_to_write_and_bad_split_names_are_errors(tmp_path):
@@ -327,9 +405,13 @@ def test_nothing_to_write_and_bad_split_names_are_errors(tmp_path):
 def test_encode_image_keeps_colour_order_and_refuses_other_codecs():
     red = np.zeros((8, 8, 3), np.uint8)
     red[..., 0] = 255
-    back = cv2.imdecode(np.frombuffer(records.encode_image(red, "png"), np.uint8), cv2.IMREAD_COLOR_RGB)
+    back = cv2.imdecode(
+        np.frombuffer(records.encode_image(red, "png"), np.uint8), cv2.IMREAD_COLOR_RGB
+    )
     assert (back == red).all()
-    assert records.encode_image(red).startswith(b"\xff\xd8") and records.encode_image(red[..., :1], "png")
+    assert records.encode_image(red).startswith(b"\xff\xd8") and records.encode_image(
+        red[..., :1], "png"
+    )
     with pytest.raises(ValueError, match="codec is 'gif'"):
         records.encode_image(red, "gif")
 
@@ -339,7 +421,12 @@ def test_import_needs_neither_jax_nor_tensorflow_nor_tfds():
         "import sys, dig_jax.data.records; "
         "print([m for m in ('jax', 'tensorflow', 'tensorflow_datasets', 'grain') if m in sys.modules])"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "[]\n"
+    )
 
 
 def test_reading_never_imports_tensorflow(folder):
@@ -347,4 +434,9 @@ def test_reading_never_imports_tensorflow(folder):
         "import sys; from dig_jax.data.records import open_sets; "
         f"assert open_sets({str(folder / 'one')!r}).read([0])[0].text == 'line 0'; print('tensorflow' in sys.modules)"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "False\n"
+    )

@@ -39,11 +39,19 @@ def read(root, **options):
 
 def bomb():
     """A PNG of 200 bytes whose header promises 60000 x 60000 pixels."""
+
     def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", 60000, 60000, 8, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(9)))
+        + chunk(b"IEND", b"")
+    )
 
 
 @pytest.fixture
@@ -53,21 +61,31 @@ def root(tmp_path):
     (tmp_path / "splits").mkdir()
     for name in "abcd":
         (tmp_path / "images" / f"{name}.png").write_bytes(encoded(grey()))
-    (tmp_path / "labels.tsv").write_text("".join(f"images/{n}.png\ttext {n}\n" for n in "abcd"), "utf-8")
+    (tmp_path / "labels.tsv").write_text(
+        "".join(f"images/{n}.png\ttext {n}\n" for n in "abcd"), "utf-8"
+    )
     (tmp_path / "splits" / "train.txt").write_text("images/b.png\nimages/a.png\n")
     (tmp_path / "splits" / "validation.txt").write_text("images/c.png\nimages/d.png\n")
     return tmp_path
 
 
 def test_a_clean_folder(root):
-    (root / "SOURCE.md").write_text("# x\n- **Source**: there\n- Licence: CC BY 4.0 (really)\n- Attribution: me\n")
+    (root / "SOURCE.md").write_text(
+        "# x\n- **Source**: there\n- Licence: CC BY 4.0 (really)\n- Attribution: me\n"
+    )
     found, report = read(root)
     assert [(s, t, i) for s, _, t, i in found] == [
         ("train", "text b", "images/b.png"), ("train", "text a", "images/a.png"),
         ("validation", "text c", "images/c.png"), ("validation", "text d", "images/d.png"),
     ]  # fmt: skip
-    assert all(data.startswith(b"\xff\xd8") and pixels(data).shape == (24, 60) for _, data, _, _ in found)
-    assert report.skipped() == {"count": 0, "reasons": {}, "first": []} and report.notes == [] and report.total == 4
+    assert all(
+        data.startswith(b"\xff\xd8") and pixels(data).shape == (24, 60) for _, data, _, _ in found
+    )
+    assert (
+        report.skipped() == {"count": 0, "reasons": {}, "first": []}
+        and report.notes == []
+        and report.total == 4
+    )
     assert report.about == {"source": "there", "licence": "CC BY 4.0 (really)", "attribution": "me"}
 
 
@@ -76,7 +94,10 @@ def test_images_alone_are_one_unlabelled_training_split(tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(encoded(grey(), "WEBP" if "WEBP" in name else "JPEG"))
     found, report = read(tmp_path)
-    assert [(s, t, i) for s, _, t, i in found] == [("train", None, "b.jpg"), ("train", None, "sub/a.WEBP")]
+    assert [(s, t, i) for s, _, t, i in found] == [
+        ("train", None, "b.jpg"),
+        ("train", None, "sub/a.WEBP"),
+    ]
     assert report.about == {"source": str(tmp_path)} and "unlabelled" in report.notes[0]
 
 
@@ -92,7 +113,8 @@ def test_every_kind_of_damage_is_counted_and_named_and_nothing_raises(root):
     (root / "images" / "folder.png").mkdir()
     listed = "".join(f"images/{name}\n" for name in [*files, "folder.png"])
     (root / "splits" / "extra.txt").write_text(
-        listed + "images/gone.png\n/etc/passwd\n../x.png\nimages/../../y.png\nC:\\z.png\nimages/good.jpg\n\n  \n"
+        listed
+        + "images/gone.png\n/etc/passwd\n../x.png\nimages/../../y.png\nC:\\z.png\nimages/good.jpg\n\n  \n"
     )
     (root / "labels.tsv").write_bytes(
         b"\xef\xbb\xbfimages/a.png\ttext a\r\nimages/b.png\tbad \xff\xfe\nimages/c.png no tab\nimages/gone.png\tx\n"
@@ -111,7 +133,14 @@ def test_every_kind_of_damage_is_counted_and_named_and_nothing_raises(root):
         "label is not UTF-8 (image kept, unlabelled)": ["labels.tsv line 2"],
         "label line without a tab": ["labels.tsv line 3"],
         "label names a missing image": ["gone.png"],
-        "path leads out of the folder": ["up.png", "abs.png", "passwd", "x.png", "y.png", "C:\\z.png"],
+        "path leads out of the folder": [
+            "up.png",
+            "abs.png",
+            "passwd",
+            "x.png",
+            "y.png",
+            "C:\\z.png",
+        ],
         "second label for one image (the first is kept)": ["a.png"],
         "path holds a NUL character": ["nul\\x00.png"],
         "split names a missing image": ["gone.png"],
@@ -127,7 +156,9 @@ def test_every_kind_of_damage_is_counted_and_named_and_nothing_raises(root):
 
 
 def test_pixel_limit_is_read_from_the_header(root, monkeypatch):
-    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded before its size was checked"))
+    monkeypatch.setattr(
+        ImageFile.ImageFile, "load", lambda self: pytest.fail("decoded before its size was checked")
+    )
     found, report = read(root, max_pixels=60 * 24 - 1)
     assert not found and report.reasons == {"more than 1439 pixels": 4}
 
@@ -154,7 +185,12 @@ def test_an_image_in_two_splits_is_noted(root):
 
 
 def test_only_higher_images_are_reduced(tmp_path):
-    for name, size in {"high": (300, 96), "low": (300, 20), "odd": (7, 97), "thin": (1, 5000)}.items():
+    for name, size in {
+        "high": (300, 96),
+        "low": (300, 20),
+        "odd": (7, 97),
+        "thin": (1, 5000),
+    }.items():
         (tmp_path / f"{name}.png").write_bytes(encoded(grey(*size)))
     found, _ = read(tmp_path, codec="png")
     assert {i: pixels(d).shape for _, d, _, i in found} == {
@@ -175,7 +211,10 @@ def test_a_jpeg_that_fits_is_stored_byte_for_byte(tmp_path):
     assert {name: found[name] == data for name, data in files.items()} == {
         "kept": True, "tall": False, "colour": False, "turned": False, "flipped": False
     }  # fmt: skip
-    assert pixels(found["turned"], cv2.IMREAD_UNCHANGED).shape == (24, 40)  # upright, and no orientation left to apply
+    assert pixels(found["turned"], cv2.IMREAD_UNCHANGED).shape == (
+        24,
+        40,
+    )  # upright, and no orientation left to apply
     assert found["colour"] != files["colour"] and pixels(found["colour"]).ndim == 2
     assert all(data.startswith(b"\x89PNG") for _, data, _, _ in read(tmp_path, codec="png")[0])
 
@@ -192,16 +231,21 @@ def test_a_jpeg_that_fits_is_stored_byte_for_byte(tmp_path):
     ],
 )
 def test_any_pixel_type_becomes_grey_or_colour(tmp_path, image, value):
-    (tmp_path / "x.tif").write_bytes(encoded(image, "TIFF") if image.mode != "P" else encoded(image))
+    (tmp_path / "x.tif").write_bytes(
+        encoded(image, "TIFF") if image.mode != "P" else encoded(image)
+    )
     for channels in (1, 3):
-        (_, data, _, _), = read(tmp_path, channels=channels, codec="png")[0]
+        ((_, data, _, _),) = read(tmp_path, channels=channels, codec="png")[0]
         out = pixels(data)
-        assert out.shape == ((9, 9) if channels == 1 else (9, 9, 3)) and abs(int(out.flat[0]) - value) <= 1
+        assert (
+            out.shape == ((9, 9) if channels == 1 else (9, 9, 3))
+            and abs(int(out.flat[0]) - value) <= 1
+        )
 
 
 def test_colour_survives_in_the_right_order(tmp_path):
     (tmp_path / "x.png").write_bytes(encoded(Image.new("RGB", (9, 9), (250, 20, 0))))
-    (_, data, _, _), = read(tmp_path, channels=3)[0]
+    ((_, data, _, _),) = read(tmp_path, channels=3)[0]
     assert np.abs(pixels(data, cv2.IMREAD_COLOR_RGB)[4, 4].astype(int) - (250, 20, 0)).max() < 12
 
 
@@ -232,17 +276,23 @@ def test_lines_depend_on_seed_split_and_number_only():
     assert once == render(splits="train=12,validation=4", seed=7, workers=2)
     assert once[:5] == render(count=5, seed=7)  # more lines do not change the first
     assert once[12:] == render(splits="validation=4", seed=7)
-    assert {e[2] for e in once[:4]} != {e[2] for e in once[12:]}  # splits are not copies of each other
+    assert {e[2] for e in once[:4]} != {
+        e[2] for e in once[12:]
+    }  # splits are not copies of each other
     assert all(a[1] != b[1] for a, b in zip(once, render(count=12, seed=8)))
 
 
 def test_lines_are_what_they_say(tmp_path):
     report = Report()
-    found = render(report, count=40, height_px=32, min_words=2, max_words=3, channels=3, codec="png")
+    found = render(
+        report, count=40, height_px=32, min_words=2, max_words=3, channels=3, codec="png"
+    )
     for split, data, text, _ in found:
         image = pixels(data)
         assert split == "train" and image.shape[0] == 32 and image.ndim == 3 and image.std() > 3
-        assert 2 <= len(text.split()) <= 3 + 2 * sum(c.isdigit() for c in text)  # "3. 5. 1850" counts as one
+        assert (
+            2 <= len(text.split()) <= 3 + 2 * sum(c.isdigit() for c in text)
+        )  # "3. 5. 1850" counts as one
     assert len({i for *_, i in found}) == 40 and report.total == 40 and report.reasons == {}
     assert "bundled" not in report.about["source"] and "fonts: DejaVu" in report.notes[0]
 
@@ -254,12 +304,18 @@ def test_words_come_from_the_vocabulary(tmp_path):
     words = ["".join(c for c in t.lower() if c.isalpha()) for _, _, t, _ in found]
     assert set(words) == {"alpha", "beta", ""} and words.count("alpha") > words.count("beta")
     assert lines.read_vocabulary(str(tmp_path / "v.txt")).frequency["own"] == (0.6, 0.2, 0.2)
-    assert report.reasons == {"word with a character that no font has": 1} and report.first[0]["name"] == "漢字"
+    assert (
+        report.reasons == {"word with a character that no font has": 1}
+        and report.first[0]["name"] == "漢字"
+    )
 
 
 def test_own_vocabulary_is_real_and_large_enough():
     vocabulary = lines.read_vocabulary(None)
-    assert set(vocabulary.words) == set(lines.SHARES) and sum(len(w) for w in vocabulary.words.values()) >= 1200
+    assert (
+        set(vocabulary.words) == set(lines.SHARES)
+        and sum(len(w) for w in vocabulary.words.values()) >= 1200
+    )
     assert all(abs(sum(f) - 1) < 1e-9 for f in vocabulary.frequency.values())
     assert set("äöüßéèêçœÉ") < vocabulary.chars and all(w.strip("'-").replace("-", "").replace("'", "").isalpha()
                                                        for ws in vocabulary.words.values() for w in ws)  # fmt: skip
@@ -270,18 +326,33 @@ def test_fonts_are_usable_and_cover_what_they_say():
     names = {os.path.basename(f.file): f for f in fonts}
     assert {"DejaVuSans.ttf", "cmr10.ttf", "STIXGeneral.ttf"} < set(names)
     assert not any(lines.SYMBOL_FONTS.search(name) or "Display" in name for name in names)
-    assert names["DejaVuSans.ttf"].covers >= set("äéœ") and not names["cmr10.ttf"].covers & set("äéœ漢<“")
+    assert names["DejaVuSans.ttf"].covers >= set("äéœ") and not names["cmr10.ttf"].covers & set(
+        "äéœ漢<“"
+    )
     with pytest.raises(FileNotFoundError, match="--fonts is 'nowhere'"):
         lines.find_fonts("nowhere", lines.PLAIN)
 
 
 def test_words_go_to_fonts_that_have_their_characters():
     vocabulary = lines.Vocabulary({"x": ("hat", "été")}, {"x": (0.5, 0.5)}, {"x": 1.0})
-    tex, full = (lines.Font(n, n, c) for n, c in (("t", lines.TEX_CHARS), ("f", lines.TEX_CHARS | {"é"})))
-    options = {"seed": 0, "words": (1, 1), "height_px": 32, "channels": 1, "codec": "png", "quality": 95}
+    tex, full = (
+        lines.Font(n, n, c) for n, c in (("t", lines.TEX_CHARS), ("f", lines.TEX_CHARS | {"é"}))
+    )
+    options = {
+        "seed": 0,
+        "words": (1, 1),
+        "height_px": 32,
+        "channels": 1,
+        "codec": "png",
+        "quality": 95,
+    }
     maker = lines.LineMaker(vocabulary, [tex, full], **options)
-    assert maker.writable("x", tex.covers)[0] == ["hat"] and maker.writable("x", full.covers)[0] == ["hat", "été"]
-    only = lines.LineMaker(lines.Vocabulary({"x": ("été",)}, {"x": (1.0,)}, {"x": 1.0}), [tex, full], **options)
+    assert maker.writable("x", tex.covers)[0] == ["hat"] and maker.writable("x", full.covers)[
+        0
+    ] == ["hat", "été"]
+    only = lines.LineMaker(
+        lines.Vocabulary({"x": ("été",)}, {"x": (1.0,)}, {"x": 1.0}), [tex, full], **options
+    )
     assert {only._choose_font(np.random.default_rng(s), "x").file for s in range(20)} == {"f"}
 
 
@@ -296,7 +367,12 @@ def test_compose_writes_only_what_the_font_covers():
     known, cumulative = ["straße"[:4], "haus"], np.array([0.5, 1.0])
     for seed in range(300):
         text = lines.compose(np.random.default_rng(seed), known, cumulative, covers, 5)
-        assert set(text) - {" "} <= covers and text == text.strip() and "  " not in text and len(text) >= 9
+        assert (
+            set(text) - {" "} <= covers
+            and text == text.strip()
+            and "  " not in text
+            and len(text) >= 9
+        )
 
 
 def test_no_ink_leaves_the_picture():
@@ -304,7 +380,9 @@ def test_no_ink_leaves_the_picture():
     for seed in range(60):
         rng = np.random.default_rng(seed)
         size = 40
-        ink = typeset.draw(rng, "Ägypten (jfyg) HÉLÈNE"[: 3 + seed % 19], typeset.load_font(font, size), size)
+        ink = typeset.draw(
+            rng, "Ägypten (jfyg) HÉLÈNE"[: 3 + seed % 19], typeset.load_font(font, size), size
+        )
         bent = typeset.bend(rng, ink, size)
         edge = max(bent[0].max(), bent[-1].max(), bent[:, 0].max(), bent[:, -1].max())
         assert edge == 0 and abs(bent.sum(dtype=float) / ink.sum(dtype=float) - 1) < 0.02
@@ -321,7 +399,9 @@ def test_text_stands_out_from_its_paper():
     assert min(contrasts) > 0.3 * 255
 
 
-@pytest.mark.parametrize("spec", ["", "train", "train=0", "train=-1", "train=x", "a/b=3", "a=1,a=2", "train=1,"])
+@pytest.mark.parametrize(
+    "spec", ["", "train", "train=0", "train=-1", "train=x", "a/b=3", "a=1,a=2", "train=1,"]
+)
 def test_splits_refusals(spec):
     with pytest.raises(ValueError, match="--splits"):
         lines.parse_splits(spec)
@@ -374,7 +454,9 @@ def test_ordered_map_raises_where_a_worker_dies_or_refuses():
 def test_a_book_has_one_font_and_one_ground_and_many_texts():
     def looks(found):
         """Font and lightness of the paper (rounded: noise moves it a little)."""
-        return {(i.split()[1], round(np.percentile(pixels(data), 90) / 16)) for _, data, _, i in found}
+        return {
+            (i.split()[1], round(np.percentile(pixels(data), 90) / 16)) for _, data, _, i in found
+        }
 
     one = render(count=8, seed=3, books=1)
     assert len({i.split()[1] for *_, i in one}) == 1 and len(looks(one)) <= 2

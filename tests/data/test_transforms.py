@@ -22,7 +22,12 @@ def picture(height, width, channels=1, seed=0):
 
 def encode(image, kind):
     out = io.BytesIO()
-    options = {"JPEG": {"quality": 97, "subsampling": 0}, "PNG": {}, "WEBP": {"lossless": True}, "GIF": {}}[kind]
+    options = {
+        "JPEG": {"quality": 97, "subsampling": 0},
+        "PNG": {},
+        "WEBP": {"lossless": True},
+        "GIF": {},
+    }[kind]
     Image.fromarray(image[:, :, 0] if image.shape[2] == 1 else image).save(out, kind, **options)
     return out.getvalue()
 
@@ -31,7 +36,9 @@ def png_claiming(width, height):
     """A valid PNG of a few bytes whose header claims any size: what a decompression bomb looks like from outside."""
 
     def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(999))) + chunk(b"IEND", b"")
@@ -44,14 +51,18 @@ def test_decode_returns_the_picture(kind, channels):
     image = picture(20, 50, channels)
     out = transforms.decode(encode(image, kind), channels)
     assert out.shape == (20, 50, channels) and out.dtype == np.uint8
-    assert np.abs(out.astype(int) - image).max() <= (0 if kind != "JPEG" else 8)       # RGB order included
+    assert np.abs(out.astype(int) - image).max() <= (
+        0 if kind != "JPEG" else 8
+    )  # RGB order included
 
 
 def test_decode_converts_between_colour_and_grey():
     red = np.zeros((4, 6, 3), np.uint8)
     red[:, :, 0] = 200
     grey = transforms.decode(encode(red, "PNG"), 1)
-    assert grey.shape == (4, 6, 1) and np.all(np.abs(grey.astype(int) - 60) <= 1)      # 0.299 * 200, ITU-R BT.601
+    assert grey.shape == (4, 6, 1) and np.all(
+        np.abs(grey.astype(int) - 60) <= 1
+    )  # 0.299 * 200, ITU-R BT.601
     assert np.array_equal(transforms.decode(encode(grey, "PNG"), 3), np.repeat(grey, 3, axis=2))
     with pytest.raises(ValueError, match="channels is 4"):
         transforms.decode(encode(red, "PNG"), 4)
@@ -65,13 +76,15 @@ def test_header_size_without_decoding(kind):
 def test_header_size_of_progressive_jpeg_with_metadata():
     out = io.BytesIO()
     exif = b"Exif\0\0" + bytes(500)
-    Image.fromarray(picture(37, 211, 3)).save(out, "JPEG", progressive=True, exif=exif, comment=b"x" * 99)
+    Image.fromarray(picture(37, 211, 3)).save(
+        out, "JPEG", progressive=True, exif=exif, comment=b"x" * 99
+    )
     assert header_size(out.getvalue()) == (211, 37)
 
 
 def test_the_size_is_the_headers_even_where_a_camera_turned_the_picture():
     out, exif = io.BytesIO(), Image.Exif()
-    exif[274] = 6                                                                      # orientation: turn by 90 degrees
+    exif[274] = 6  # orientation: turn by 90 degrees
     Image.fromarray(picture(20, 50)[:, :, 0]).save(out, "JPEG", exif=exif)
     for channels in (1, 3):
         assert transforms.decode(out.getvalue(), channels).shape == (20, 50, channels)
@@ -94,7 +107,9 @@ def test_every_truncation_of_a_jpeg_is_found():
 
 def test_a_cut_jpeg_is_found_where_opencv_returns_it_half_grey(monkeypatch):
     data = encode(picture(16, 40), "JPEG")
-    monkeypatch.setattr(cv2, "imdecode", lambda *_: np.full((16, 40), 128, np.uint8))   # OpenCV before 5
+    monkeypatch.setattr(
+        cv2, "imdecode", lambda *_: np.full((16, 40), 128, np.uint8)
+    )  # OpenCV before 5
     assert transforms.decode(data, 1).shape == (16, 40, 1)
     with pytest.raises(BadRecord, match="no end marker"):
         transforms.decode(data[: len(data) * 3 // 4], 1)
@@ -153,7 +168,7 @@ def test_crop_positions_are_uniform_and_deterministic():
     line = np.arange(30, dtype=np.uint8)[None, :, None]
     draws = (np.arange(2100) + 0.5) / 2100
     starts = [int(transforms.crop(line, 10, u)[0][0, 0, 0]) for u in draws]
-    assert np.array_equal(np.bincount(starts), np.full(21, 100))                   # all 21 windows, the ends too
+    assert np.array_equal(np.bincount(starts), np.full(21, 100))  # all 21 windows, the ends too
     out, width = transforms.crop(line, 10, 0.37)
     assert width == 10 and np.array_equal(out[0, :, 0], np.arange(out[0, 0, 0], out[0, 0, 0] + 10))
     assert np.array_equal(out, transforms.crop(line, 10, 0.37)[0])
@@ -174,22 +189,30 @@ def test_crop_to_height_is_a_crop_of_the_resized_line(u, channels):
     line = picture(48, 900, channels)
     out, width = transforms.crop_to_height(line, 32, 256, u)
     assert out.shape == (32, 256, channels) and width == 256
-    start = int(u * (900 - 384 + 1))                                                   # 384 = 256 * 48 / 32
+    start = int(u * (900 - 384 + 1))  # 384 = 256 * 48 / 32
     whole = transforms.resize_to_height(line, 32)
     near = whole[:, round(start / 1.5) :][:, :256]
-    assert np.abs(out[:, : near.shape[1]].astype(int) - near).mean() < 2.5             # half a pixel apart at most
+    assert (
+        np.abs(out[:, : near.shape[1]].astype(int) - near).mean() < 2.5
+    )  # half a pixel apart at most
 
 
 def test_crop_to_height_of_a_line_that_fits_is_the_whole_line():
     line = picture(48, 300)
     out, width = transforms.crop_to_height(line, 32, 256, 0.7)
     assert width == 200
-    assert np.array_equal(out[:, :200], transforms.resize_to_height(line, 32)) and np.all(out[:, 200:] == 255)
+    assert np.array_equal(out[:, :200], transforms.resize_to_height(line, 32)) and np.all(
+        out[:, 200:] == 255
+    )
     same = picture(32, 700)
-    assert np.array_equal(transforms.crop_to_height(same, 32, 100, 0.5)[0], transforms.crop(same, 100, 0.5)[0])
+    assert np.array_equal(
+        transforms.crop_to_height(same, 32, 100, 0.5)[0], transforms.crop(same, 100, 0.5)[0]
+    )
 
 
-@pytest.mark.parametrize("height,width", [(1, 60000), (60000, 1), (3, 25), (47, 376), (47, 377), (5, 4000)])
+@pytest.mark.parametrize(
+    "height,width", [(1, 60000), (60000, 1), (3, 25), (47, 376), (47, 377), (5, 4000)]
+)
 def test_crop_to_height_has_its_shape_for_any_line(height, width):
     for u in (0.0, 0.5, 0.9999):
         out, real = transforms.crop_to_height(np.full((height, width, 1), 9, np.uint8), 32, 256, u)
@@ -199,10 +222,16 @@ def test_crop_to_height_has_its_shape_for_any_line(height, width):
 
 @pytest.mark.parametrize("height, width", [(8, 5), (64, 500), (32, 128)])
 def test_squeeze_has_its_shape_and_keeps_the_ends_of_a_ramp(height, width):
-    ramp = np.broadcast_to(np.linspace(0, 255, width).astype(np.uint8)[None, :, None], (height, width, 1))
+    ramp = np.broadcast_to(
+        np.linspace(0, 255, width).astype(np.uint8)[None, :, None], (height, width, 1)
+    )
     out = transforms.squeeze(ramp.copy(), 32, 128)
     assert out.shape == (32, 128, 1)
-    assert out[:, 0].max() < 40 and out[:, -1].min() > 215 and (np.diff(out[0, :, 0].astype(int)) >= 0).all()
+    assert (
+        out[:, 0].max() < 40
+        and out[:, -1].min() > 215
+        and (np.diff(out[0, :, 0].astype(int)) >= 0).all()
+    )
 
 
 def test_one_thread_of_opencv():

@@ -44,4 +44,7 @@ class Reader(base.Method):
         length = -(-batch["width"] // BLOCK)
         ids = jnp.where(ids < CHARSET.size, ids, 0)  # paper
         place = jnp.arange(ids.shape[1])[None]
-        return {name: {"ids": jnp.where(place < 2 * missed, 0, ids), "length": length} for name, missed in self.heads.items()}
+        return {
+            name: {"ids": jnp.where(place < 2 * missed, 0, ids), "length": length}
+            for name, missed in self.heads.items()
+        }

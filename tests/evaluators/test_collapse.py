@@ -16,7 +16,9 @@ TOKENS = np.random.default_rng(0).standard_normal((64, 6))
 def with_singular_values(values, rows=40):
     """f64[rows, D] whose centred form has exactly these singular values."""
     rng = np.random.default_rng(1)
-    basis = np.linalg.qr(np.c_[np.ones(rows), rng.standard_normal((rows, len(values)))])[0][:, 1:]  # no mean left
+    basis = np.linalg.qr(np.c_[np.ones(rows), rng.standard_normal((rows, len(values)))])[0][
+        :, 1:
+    ]  # no mean left
     turn = np.linalg.qr(rng.standard_normal((len(values), len(values))))[0]
     return basis @ np.diag(values) @ turn + rng.standard_normal(len(values))
 
@@ -31,7 +33,9 @@ def with_singular_values(values, rows=40):
     ],
 )
 def test_effective_rank_of_known_singular_values(values, rank):
-    np.testing.assert_allclose(collapse.effective_rank(with_singular_values(values)), rank, rtol=1e-6)
+    np.testing.assert_allclose(
+        collapse.effective_rank(with_singular_values(values)), rank, rtol=1e-6
+    )
 
 
 def test_effective_rank_of_float32_tokens_on_a_line_is_one():
@@ -62,12 +66,26 @@ def test_neighbour_share_against_all_pairs():
     rng = np.random.default_rng(2)
     frames, length = rng.normal(size=(5, 7, 3)).cumsum(axis=1), np.array([7, 4, 1, 0, 6])
     rows = [frames[b, s] for b in range(5) for s in range(length[b])]
-    far = np.mean([np.sum((x - y) ** 2) for x in rows for y in rows])  # of any two, each with itself too
-    near = np.mean([np.sum((frames[b, s + 1] - frames[b, s]) ** 2) for b in range(5) for s in range(length[b] - 1)])
+    far = np.mean(
+        [np.sum((x - y) ** 2) for x in rows for y in rows]
+    )  # of any two, each with itself too
+    near = np.mean(
+        [
+            np.sum((frames[b, s + 1] - frames[b, s]) ** 2)
+            for b in range(5)
+            for s in range(length[b] - 1)
+        ]
+    )
     np.testing.assert_allclose(collapse.neighbour_share(frames, length), near / far)
-    assert collapse.neighbour_share(rng.normal(size=(50, 30, 4)), np.full(50, 30)) == pytest.approx(1, abs=0.05)
+    assert collapse.neighbour_share(rng.normal(size=(50, 30, 4)), np.full(50, 30)) == pytest.approx(
+        1, abs=0.05
+    )
     assert collapse.neighbour_share(np.repeat(frames[:, :1], 7, axis=1), np.full(5, 7)) == 0
-    assert collapse.neighbour_share(np.ones((2, 3, 4)), np.full(2, 3)) == 0 == collapse.neighbour_share(frames, np.ones(5))
+    assert (
+        collapse.neighbour_share(np.ones((2, 3, 4)), np.full(2, 3))
+        == 0
+        == collapse.neighbour_share(frames, np.ones(5))
+    )
 
 
 def test_position_share_between_codes_alone_and_content_alone():
@@ -84,17 +102,27 @@ class Encoder:
 
     def encode(self, params, batch):
         rows, columns = batch["image"].shape[0], batch["image"].shape[2] // 4
-        tokens = jnp.asarray(TOKENS, jnp.float32)[jnp.arange(rows * columns * 2) % 64].reshape(rows, -1, 6)
+        tokens = jnp.asarray(TOKENS, jnp.float32)[jnp.arange(rows * columns * 2) % 64].reshape(
+            rows, -1, 6
+        )
         length = -(-batch["width"] // 4)
         real = (jnp.arange(columns * 2)[None] < 2 * length[:, None]) & batch["valid"][:, None]
         tokens = jnp.where(real[..., None], tokens * params, 1e6)
-        return {"tokens": tokens, "frames": tokens.reshape(rows, columns, -1), "frame_length": length}
+        return {
+            "tokens": tokens,
+            "frames": tokens.reshape(rows, columns, -1),
+            "frame_length": length,
+        }
 
 
 def test_figures_over_the_real_tokens_of_readable_lines(tmp_path):
-    folder = write(tmp_path / "words", [("tin", "tin"), (None, None), ("solo", "solo")] * 4, split="train")
+    folder = write(
+        tmp_path / "words", [("tin", "tin"), (None, None), ("solo", "solo")] * 4, split="train"
+    )
     data = DATA | {"train": str(folder), "width_px": 32}
-    made = collapse.Evaluator(method=Encoder(), mesh=sharding.make_mesh(8), workdir=tmp_path, data=data, lines=16)
+    made = collapse.Evaluator(
+        method=Encoder(), mesh=sharding.make_mesh(8), workdir=tmp_path, data=data, lines=16
+    )
     one, two = (made.run(types.SimpleNamespace(params=scale), 0) for scale in (1.0, 5.0))
     names = ("std", "effective_rank", "position_share", "neighbour_share")
     assert one.keys() == {f"collapse/{name}" for name in names}
@@ -102,7 +130,11 @@ def test_figures_over_the_real_tokens_of_readable_lines(tmp_path):
         np.testing.assert_allclose(one[name], two[name], rtol=1e-4)  # a scale is no spread
     assert 0.5 < one["collapse/std"] < 1.2 and 5 < one["collapse/effective_rank"] < 6
     squeezed = collapse.Evaluator(
-        method=Encoder(), mesh=sharding.make_mesh(8), workdir=tmp_path, data=data | {"squeeze_px": 32}, lines=16
+        method=Encoder(),
+        mesh=sharding.make_mesh(8),
+        workdir=tmp_path,
+        data=data | {"squeeze_px": 32},
+        lines=16,
     )
     widths = lambda made: np.unique(made.batch["width"][made.batch["valid"]]).tolist()  # noqa: E731
     assert widths(made) == [24, 32] and widths(squeezed) == [32]

@@ -13,7 +13,20 @@ from dig_jax.evaluators.probe import Lines
 from dig_jax.text import Charset
 from tests.evaluators.lines import BLOCK, CHARSET, DATA, HEIGHT, SHADE, draw
 
-WORDS = ["tent", "list", "tin", "note", "inlet", "see", "toe", "solo", "nest", "sun", "unit", "lens"]
+WORDS = [
+    "tent",
+    "list",
+    "tin",
+    "note",
+    "inlet",
+    "see",
+    "toe",
+    "solo",
+    "nest",
+    "sun",
+    "unit",
+    "lens",
+]
 OPTIONS = {"steps": 60, "batch_size": 4, "rates": (1e-3, 1e-1), "encode_batch": 8}
 
 
@@ -23,20 +36,30 @@ class Encoder:
     def encode(self, params, batch):
         ids = batch["image"][:, HEIGHT // 2, BLOCK // 2 :: BLOCK, 0].astype(jnp.int32) // SHADE
         frames = (ids[..., None] == jnp.arange(CHARSET.size)[None, None]).astype(jnp.float32)
-        frames = frames * (params * (1.0 + jnp.arange(CHARSET.size, dtype=jnp.float32)))[None, None] + 30.0
+        frames = (
+            frames * (params * (1.0 + jnp.arange(CHARSET.size, dtype=jnp.float32)))[None, None]
+            + 30.0
+        )
         return {"tokens": frames, "frames": frames, "frame_length": -(-batch["width"] // BLOCK)}
 
 
 def records(tmp_path, validation=WORDS, broken=()):
-    lines = [("train", draw(word), word) for word in WORDS * 2] + [("train", b"no image", word) for word in broken]
+    lines = [("train", draw(word), word) for word in WORDS * 2] + [
+        ("train", b"no image", word) for word in broken
+    ]
     lines += [("validation", draw(word), word) for word in validation]
-    writer.write(tmp_path / "words", ((split, image, text, str(i)) for i, (split, image, text) in enumerate(lines)))
+    writer.write(
+        tmp_path / "words",
+        ((split, image, text, str(i)) for i, (split, image, text) in enumerate(lines)),
+    )
     return {"train": str(tmp_path / "words")} | DATA
 
 
 def make(data, devices=8, **options):
     mesh = sharding.make_mesh(devices)
-    return probe.Evaluator(method=Encoder(), mesh=mesh, workdir=None, data=data, **OPTIONS | options)
+    return probe.Evaluator(
+        method=Encoder(), mesh=mesh, workdir=None, data=data, **OPTIONS | options
+    )
 
 
 def cer(evaluator, params):
@@ -50,7 +73,9 @@ def test_good_features_are_read_and_blind_ones_are_not(tmp_path):
     good = cer(evaluator, 1.0)
     assert good < 0.05 and cer(evaluator, 0.0) > 0.8
     assert cer(evaluator, 1.0) == good  # deterministic
-    assert abs(cer(evaluator, 1e-3) - good) < 0.05  # standardised: the scale of features is no merit
+    assert (
+        abs(cer(evaluator, 1e-3) - good) < 0.05
+    )  # standardised: the scale of features is no merit
 
 
 def test_the_figure_does_not_depend_on_the_number_of_devices(tmp_path):
@@ -64,7 +89,9 @@ def test_lines_that_ctc_cannot_learn_are_not_trained_on(tmp_path, monkeypatch):
     writer.write(tmp_path / "b" / "words", batch + [("validation", draw("tin"), "tin", "b")])
     seen = []
     fit = probe.fit
-    monkeypatch.setattr(probe, "fit", lambda lines, *rest: seen.extend(lines.texts) or fit(lines, *rest))
+    monkeypatch.setattr(
+        probe, "fit", lambda lines, *rest: seen.extend(lines.texts) or fit(lines, *rest)
+    )
     cer(make(data | {"train": str(tmp_path / "b" / "words")}), 1.0)
     assert seen == ["tin"]
 

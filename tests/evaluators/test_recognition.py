@@ -14,7 +14,21 @@ from dig_jax.evaluators.recognition import Score
 from tests.evaluators.lines import CHARSET, DATA, Reader, write
 
 STATE = types.SimpleNamespace(params={}, mutable={})
-WORDS = ["tent", "list", "lost tin", "silent note", "no. 5", "inlet", "see", "toe", "solo", "nest", "tin", "sun", "it"]
+WORDS = [
+    "tent",
+    "list",
+    "lost tin",
+    "silent note",
+    "no. 5",
+    "inlet",
+    "see",
+    "toe",
+    "solo",
+    "nest",
+    "tin",
+    "sun",
+    "it",
+]
 
 
 def distance(a, b):
@@ -37,14 +51,18 @@ def evaluate(folder, heads=None, devices=8, batch_size=8, step=3, **options):
 
 def test_rates_by_hand():
     score = Score()
-    score.add("No. 5", "no5")  # 3 edits of 5 characters, both words wrong, the same in the usual rule
+    score.add(
+        "No. 5", "no5"
+    )  # 3 edits of 5 characters, both words wrong, the same in the usual rule
     score.add("tin sun", "tin sun")
     assert score.rates() == {
         "cer": 3 / 12, "wer": 2 / 4, "word_accuracy": 1 / 2, "cer_alnum": 0, "word_accuracy_alnum": 1,
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("truth, reading, equal", [("It's", "ITS", 1), ("No. 5", "no5", 1), ("?", "", 1), ("a", "b", 0)])
+@pytest.mark.parametrize(
+    "truth, reading, equal", [("It's", "ITS", 1), ("No. 5", "no5", 1), ("?", "", 1), ("a", "b", 0)]
+)
 def test_unit_vectors_of_the_usual_rule(truth, reading, equal):
     score = Score()
     score.add(truth, reading)
@@ -76,7 +94,9 @@ def test_every_record_once_on_any_number_of_devices(tmp_path, devices, batch_siz
     for name, value in score.rates().items():
         assert metrics[f"eval/words/{name}"] == value
     assert metrics["eval/words/lines"] == 13 and metrics["eval/cer"] == metrics["eval/words/cer"]
-    assert 0 < metrics["eval/words/cer"] and all(isinstance(value, float) for value in metrics.values())
+    assert 0 < metrics["eval/words/cer"] and all(
+        isinstance(value, float) for value in metrics.values()
+    )
 
 
 def test_a_record_too_few_is_a_bug_that_shows(tmp_path, monkeypatch):
@@ -131,13 +151,18 @@ def test_readings_are_saved_for_the_report(tmp_path):
     for line in saved["lines"]:
         truth = WORDS[line["index"]]
         assert (line["truth"], line["reading"]) == (truth, truth + "u")
-        image = cv2.imdecode(np.frombuffer(base64.b64decode(line["png"]), np.uint8), cv2.IMREAD_GRAYSCALE)
+        image = cv2.imdecode(
+            np.frombuffer(base64.b64decode(line["png"]), np.uint8), cv2.IMREAD_GRAYSCALE
+        )
         assert image.shape == (8, 8 * (len(truth) + 1))  # the line without its padding
 
 
 def test_names_of_data_sets():
     named = recognition.named_sets
-    assert named(None, {"train": "x/a*3,y/b@train"}) == {"a": "x/a@validation", "b": "y/b@validation"}
+    assert named(None, {"train": "x/a*3,y/b@train"}) == {
+        "a": "x/a@validation",
+        "b": "y/b@validation",
+    }
     assert named("x/a@test,x/a@validation", {}) == {"a-test": "x/a@test", "a": "x/a@validation"}
     assert named({"mine": "x/a@test,y/b"}, {}) == {"mine": "x/a@test,y/b"}
     with pytest.raises(ValueError, match="rename"):

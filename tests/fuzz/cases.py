@@ -25,6 +25,7 @@ STRANGE = (
 
 # ---- tf.Example messages --------------------------------------------------------------------------------------------
 
+
 def example(rng: Rng, scratch: Path) -> tuple[str, bytes]:
     """A tf.Example: odd features, odd texts, or a corrupted message."""
     message = writer.example_class()()
@@ -33,7 +34,9 @@ def example(rng: Rng, scratch: Path) -> tuple[str, bytes]:
     features["image"].bytes_list.value.append(rng.choice(sorted(samples().values())[:12]))
     features["text"].bytes_list.value.append(LABELS[label](rng))
     features["id"].bytes_list.value.append(LABELS[str(rng.choice(sorted(LABELS)))](rng))
-    how = str(rng.choice(["text", "corrupt", "types", "many", "missing", "nested", "length", "noise"]))
+    how = str(
+        rng.choice(["text", "corrupt", "types", "many", "missing", "nested", "length", "noise"])
+    )
     if how == "types":
         for name in ("image", "text", "id"):
             if rng.random() < 0.6:
@@ -75,7 +78,9 @@ COUNT, SHARDS = 12, 2
 
 def sound_set(folder: Path) -> Path:
     """12 labelled records in 2 shards; record i is 20 + i px wide."""
-    lines = (("train", encode(picture(20 + i, 10), "PNG"), f"line {i}", f"id{i}") for i in range(COUNT))
+    lines = (
+        ("train", encode(picture(20 + i, 10), "PNG"), f"line {i}", f"id{i}") for i in range(COUNT)
+    )
     writer.write(folder, lines, shards=SHARDS)
     return folder
 
@@ -91,14 +96,18 @@ def shard(rng: Rng, scratch: Path) -> tuple[str, Path]:
     if how == "corrupt":
         what, data = corrupt(rng, data)
         how = f"corrupt: {what}"
-    elif how == "flip":                          # in the pages that hold data; most of a small shard is padding
+    elif how == "flip":  # in the pages that hold data; most of a small shard is padding
         used = np.flatnonzero(np.frombuffer(data, np.uint8))
         out = bytearray(data)
         for place in rng.choice(used, int(rng.integers(1, 4))):
             out[place] ^= 1 << int(rng.integers(0, 8))
         data = bytes(out)
     elif how in ("cut", "empty", "noise"):
-        data = {"cut": data[: int(rng.integers(0, len(data)))], "empty": b"", "noise": rng.bytes(70_000)}[how]
+        data = {
+            "cut": data[: int(rng.integers(0, len(data)))],
+            "empty": b"",
+            "noise": rng.bytes(70_000),
+        }[how]
     elif how == "append":
         data += data
     elif how == "swap":
@@ -113,7 +122,9 @@ def shard(rng: Rng, scratch: Path) -> tuple[str, Path]:
     elif how in ("zstd", "bomb"):
         from array_record.python.array_record_module import ArrayRecordWriter
 
-        out = ArrayRecordWriter(str(file), "group_size:4,zstd" if how == "zstd" else "group_size:1,zstd")
+        out = ArrayRecordWriter(
+            str(file), "group_size:4,zstd" if how == "zstd" else "group_size:1,zstd"
+        )
         good = writer.serialize(encode(picture(20, 10), "PNG"), "x", "id")
         for _ in range(COUNT // SHARDS):
             out.write(good + bytes(64 << 20) if how == "bomb" else good)
@@ -129,7 +140,22 @@ def manifest(rng: Rng, scratch: Path) -> tuple[str, Path]:
     outside.write_bytes((folder / f"train-00000-of-{SHARDS:05d}.array_record").read_bytes())
     file = folder / writer.MANIFEST
     value = json.loads(file.read_text("utf-8"))
-    how = str(rng.choice(["value", "value", "value", "shards", "delete", "text", "index", "index", "arrays", "arrays"]))
+    how = str(
+        rng.choice(
+            [
+                "value",
+                "value",
+                "value",
+                "shards",
+                "delete",
+                "text",
+                "index",
+                "index",
+                "arrays",
+                "arrays",
+            ]
+        )
+    )
     if how in ("value", "delete"):
         inner = value["splits"]["train"]
         where = [(owner, key) for owner in (value, value["splits"], inner) for key in owner]
@@ -140,16 +166,37 @@ def manifest(rng: Rng, scratch: Path) -> tuple[str, Path]:
         file.write_text(json.dumps(value))
     elif how == "shards":
         inner, name = value["splits"]["train"], str(rng.choice(["shards", "shard_counts", "index"]))
-        paths = ["../outside/train.array_record", str(outside), "./x/../../outside/train.array_record", "a\0b", "", ".", 7]
+        paths = [
+            "../outside/train.array_record",
+            str(outside),
+            "./x/../../outside/train.array_record",
+            "a\0b",
+            "",
+            ".",
+            7,
+        ]
         new = {"shards": [paths[int(rng.integers(0, len(paths)))]] * 2, "shard_counts": [int(rng.integers(0, 14)), 6],
                "index": paths[int(rng.integers(0, len(paths)))]}  # fmt: skip
         inner[name] = new[name]
         how = f"{name} {str(new[name])[:60]}"
         file.write_text(json.dumps(value))
     elif how == "text":
-        texts = [b"", b"{", b"[" * 200_000, b'{"a":' * 100_000, b"\xff\xfe{\0}\0", b"\xef\xbb\xbf" + file.read_bytes(), b"null",
-                 b"[]", b'"x"', b'{"schema_version": 1}', b'{"schema_version": ' + b"9" * 9999 + b"}", bytes(9999),
-                 b'{"schema_version": 1, "splits": {"train": [1]}}', corrupt(rng, file.read_bytes())[1]]
+        texts = [
+            b"",
+            b"{",
+            b"[" * 200_000,
+            b'{"a":' * 100_000,
+            b"\xff\xfe{\0}\0",
+            b"\xef\xbb\xbf" + file.read_bytes(),
+            b"null",
+            b"[]",
+            b'"x"',
+            b'{"schema_version": 1}',
+            b'{"schema_version": ' + b"9" * 9999 + b"}",
+            bytes(9999),
+            b'{"schema_version": 1, "splits": {"train": [1]}}',
+            corrupt(rng, file.read_bytes())[1],
+        ]
         file.write_bytes(texts[int(rng.integers(0, len(texts)))])
     else:
         how = f"{how}: {_spoil_index(rng, folder / 'index-train.npz', scratch, how == 'arrays')}"
@@ -166,16 +213,22 @@ def _spoil_index(rng: Rng, file: Path, scratch: Path, whole: bool) -> str:
         kind = str(rng.choice(kinds))
         numbers = rng.choice([-2, -1, 0, 1, 40, 65535, 2**31 - 1], size if size <= COUNT + 1 else 1)
         numbers = numbers if size <= COUNT + 1 else np.zeros(size, np.uint8)
-        arrays[name] = numbers.astype(kind) if rng.random() < 0.9 else numbers.reshape(1, -1).astype(kind)
+        arrays[name] = (
+            numbers.astype(kind) if rng.random() < 0.9 else numbers.reshape(1, -1).astype(kind)
+        )
         if rng.random() < 0.1:
             del arrays[name]
         np.savez_compressed(file, **arrays)
         return f"{name} {size} x {kind}"
-    touch = b"cos\nsystem\n(S'touch " + os.fsencode(scratch / "executed") + b"'\ntR."  # what a pickle can do
+    touch = (
+        b"cos\nsystem\n(S'touch " + os.fsencode(scratch / "executed") + b"'\ntR."
+    )  # what a pickle can do
     header = np.lib.format.magic(1, 0)
     about = b"{'descr': '|O', 'fortran_order': False, 'shape': (12,), }\n"
     pickled = header + struct.pack("<H", len(about)) + about + touch
-    how = str(rng.choice(["corrupt", "pickle", "pickled npy", "noise", "empty", "huge shape", "missing"]))
+    how = str(
+        rng.choice(["corrupt", "pickle", "pickled npy", "noise", "empty", "huge shape", "missing"])
+    )
     if how in ("pickle", "huge shape"):
         if how == "huge shape":
             about = b"{'descr': '<u2', 'fortran_order': False, 'shape': (99999999999,), }\n"
@@ -186,12 +239,20 @@ def _spoil_index(rng: Rng, file: Path, scratch: Path, whole: bool) -> str:
     elif how == "missing":
         file.unlink()
     else:
-        new = {"corrupt": corrupt(rng, file.read_bytes())[1], "pickled npy": touch, "noise": rng.bytes(999), "empty": b""}
+        new = {
+            "corrupt": corrupt(rng, file.read_bytes())[1],
+            "pickled npy": touch,
+            "noise": rng.bytes(999),
+            "empty": b"",
+        }
         file.write_bytes(new[how])
     return how
 
 
 KINDS: dict[str, tuple[float, Callable[[Rng, Path], tuple[str, bytes | Path]]]] = {
-    "image": (0.45, image), "example": (0.15, example), "shard": (0.13, shard), "manifest": (0.12, manifest),
+    "image": (0.45, image),
+    "example": (0.15, example),
+    "shard": (0.13, shard),
+    "manifest": (0.12, manifest),
     "folder": (0.15, folder),
 }  # fmt: skip  (share of the cases, builder)

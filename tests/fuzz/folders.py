@@ -61,13 +61,25 @@ def _labels(rng: Rng, root: Path) -> None:
 
 
 def _columns(rng: Rng, root: Path) -> None:
-    wrong = (b"images/a.png\tline\tmore", b"images/b.png,line", b"images/c.png", b"\t", b"\tline", b"images/d.png\t", b"\t\t")
+    wrong = (
+        b"images/a.png\tline\tmore",
+        b"images/b.png,line",
+        b"images/c.png",
+        b"\t",
+        b"\tline",
+        b"images/d.png\t",
+        b"\t\t",
+    )
     _append(rng, root / "labels.tsv", [wrong[int(i)] for i in rng.integers(0, len(wrong), 5)])
 
 
 def _append(rng: Rng, file: Path, lines: list[bytes]) -> None:
     """The lines before or after those that stand there."""
-    old = file.read_bytes() if file.is_file() and not file.is_symlink() and file.stat().st_size < 1 << 24 else b""
+    old = (
+        file.read_bytes()
+        if file.is_file() and not file.is_symlink() and file.stat().st_size < 1 << 24
+        else b""
+    )
     new = b"\n".join(lines)
     _put(file, new + b"\n" + old if rng.random() < 0.5 else old + b"\n" + new)
 
@@ -82,16 +94,38 @@ def _put(file: Path, data: bytes) -> None:
 
 def _encoding(rng: Rng, root: Path) -> None:
     text = "".join(f"{name}\tläne\n" for name in IMAGES)
-    forms = [text.encode(kind) for kind in ("utf-16", "utf-16-be", "utf-32", "latin-1", "utf-8-sig", "cp037")]
-    forms += [text.replace("\n", end).encode() for end in ("\r\n", "\r", "\u2028", "\0")] + [rng.bytes(3000), b"x" * (3 << 20)]
+    forms = [
+        text.encode(kind)
+        for kind in ("utf-16", "utf-16-be", "utf-32", "latin-1", "utf-8-sig", "cp037")
+    ]
+    forms += [text.replace("\n", end).encode() for end in ("\r\n", "\r", "\u2028", "\0")] + [
+        rng.bytes(3000),
+        b"x" * (3 << 20),
+    ]
     _put(root / "labels.tsv", forms[int(rng.integers(0, len(forms)))])
 
 
 def _splits(rng: Rng, root: Path) -> None:
-    names = ("train", "a@b", "a*2", "..", ".", "x\n", "\udcff", "-", "train.x", "ü", "x" * 200, ".hidden", " ", "records.json")
+    names = (
+        "train",
+        "a@b",
+        "a*2",
+        "..",
+        ".",
+        "x\n",
+        "\udcff",
+        "-",
+        "train.x",
+        "ü",
+        "x" * 200,
+        ".hidden",
+        " ",
+        "records.json",
+    )
     file = root / "splits" / f"{names[int(rng.integers(0, len(names)))]}.txt"
-    lines = [os.fsencode(IMAGES[int(i)]) for i in rng.integers(0, 6, 3)] + [_PATHS[int(i)] for i in
-                                                                             rng.integers(0, len(_PATHS), 3)]
+    lines = [os.fsencode(IMAGES[int(i)]) for i in rng.integers(0, 6, 3)] + [
+        _PATHS[int(i)] for i in rng.integers(0, len(_PATHS), 3)
+    ]
     _append(rng, file, lines)
 
 
@@ -106,7 +140,11 @@ def _links(rng: Rng, root: Path) -> None:
 
 def _special(rng: Rng, root: Path) -> None:
     """A file where there should be a list, a pipe that nobody writes to, a file of 20 GB without a block on disk."""
-    target = root / str(rng.choice(["labels.tsv", "SOURCE.md", "splits/train.txt", "images/g.png", "splits/extra.txt"]))
+    target = root / str(
+        rng.choice(
+            ["labels.tsv", "SOURCE.md", "splits/train.txt", "images/g.png", "splits/extra.txt"]
+        )
+    )
     if os.path.lexists(target):
         target.unlink()
     how = str(rng.choice(["folder", "pipe", "huge", "link"]))

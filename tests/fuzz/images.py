@@ -14,7 +14,22 @@ import numpy as np
 from PIL import Image
 
 BOMB_BYTES = 1 << 30  # more than --max_mb
-SIZES = (0, 1, 2, 7, 255, 4097, 16383, 32768, 65500, 65535, 1 << 20, (1 << 31) - 1, 1 << 31, (1 << 32) - 1)
+SIZES = (
+    0,
+    1,
+    2,
+    7,
+    255,
+    4097,
+    16383,
+    32768,
+    65500,
+    65535,
+    1 << 20,
+    (1 << 31) - 1,
+    1 << 31,
+    (1 << 32) - 1,
+)
 
 Rng = np.random.Generator
 
@@ -25,7 +40,9 @@ def picture(width: int = 90, height: int = 40, mode: str = "L") -> Image.Image:
     values[height // 3 : height // 2 + 1, ::3] = 20
     image = Image.fromarray(values)
     if mode in ("I;16", "F"):
-        return Image.fromarray(values.astype(np.uint16) * 257 if mode == "I;16" else values.astype(np.float32))
+        return Image.fromarray(
+            values.astype(np.uint16) * 257 if mode == "I;16" else values.astype(np.float32)
+        )
     return image.convert(mode)
 
 
@@ -39,22 +56,50 @@ def encode(image: Image.Image, kind: str, **options: Any) -> bytes:
 def samples() -> dict[str, bytes]:
     """Sound files of every format and pixel type that Pillow writes here, the exotic ones too."""
     wanted: list[tuple[str, str, dict[str, Any]]] = []
-    wanted += [("JPEG", mode, {}) for mode in ("L", "RGB", "CMYK")] + [("JPEG", "RGB", {"progressive": True})]
+    wanted += [("JPEG", mode, {}) for mode in ("L", "RGB", "CMYK")] + [
+        ("JPEG", "RGB", {"progressive": True})
+    ]
     wanted += [("JPEG", "L", {"exif": _orientation(value)}) for value in (3, 6, 8, 9, 65535)]
     wanted += [("PNG", mode, {}) for mode in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")]
-    wanted += [("PNG", "P", {"transparency": 0}), ("GIF", "P", {}), ("GIF", "P", {"transparency": 0})]
+    wanted += [
+        ("PNG", "P", {"transparency": 0}),
+        ("GIF", "P", {}),
+        ("GIF", "P", {"transparency": 0}),
+    ]
     wanted += [("TIFF", mode, {}) for mode in ("1", "L", "RGB", "RGBA", "CMYK", "I;16", "F")]
-    wanted += [("TIFF", mode, {"compression": how}) for mode, how in
-               (("L", "tiff_lzw"), ("RGB", "tiff_deflate"), ("RGB", "jpeg"), ("1", "group4"), ("L", "packbits"))]
-    wanted += [("WEBP", "RGB", {}), ("WEBP", "RGBA", {"lossless": True}), ("AVIF", "RGB", {}), ("JPEG2000", "RGB", {})]
-    wanted += [("JPEG2000", "L", {"no_jp2": True}), *((kind, "RGB", {}) for kind in ("BMP", "PPM", "TGA", "PCX", "SGI"))]
+    wanted += [
+        ("TIFF", mode, {"compression": how})
+        for mode, how in (
+            ("L", "tiff_lzw"),
+            ("RGB", "tiff_deflate"),
+            ("RGB", "jpeg"),
+            ("1", "group4"),
+            ("L", "packbits"),
+        )
+    ]
+    wanted += [
+        ("WEBP", "RGB", {}),
+        ("WEBP", "RGBA", {"lossless": True}),
+        ("AVIF", "RGB", {}),
+        ("JPEG2000", "RGB", {}),
+    ]
+    wanted += [
+        ("JPEG2000", "L", {"no_jp2": True}),
+        *((kind, "RGB", {}) for kind in ("BMP", "PPM", "TGA", "PCX", "SGI")),
+    ]
     wanted += [(kind, "RGB", {}) for kind in ("EPS", "ICO", "IM", "DDS", "PDF", "QOI")]
     wanted += [("PPM", mode, {}) for mode in ("1", "L", "I;16")]
     for kind in ("GIF", "TIFF", "WEBP", "PNG"):
-        pages = [picture(60 + 9 * i) if kind == "TIFF" else picture(mode="RGB").rotate(9 * i) for i in range(1, 4)]
+        pages = [
+            picture(60 + 9 * i) if kind == "TIFF" else picture(mode="RGB").rotate(9 * i)
+            for i in range(1, 4)
+        ]
         wanted.append((kind, "RGB", {"save_all": True, "append_images": pages}))
-    wanted += [(kind, "L", {"size": size}) for kind in ("PNG", "JPEG") for size in
-               ((1, 1), (65500, 1), (1, 65500), (20_000, 3), (3000, 40))]
+    wanted += [
+        (kind, "L", {"size": size})
+        for kind in ("PNG", "JPEG")
+        for size in ((1, 1), (65500, 1), (1, 65500), (20_000, 3), (3000, 40))
+    ]
     found = {}
     for number, (kind, mode, options) in enumerate(wanted):
         size = options.pop("size", (90, 40))
@@ -78,24 +123,43 @@ def chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def png(width: int, height: int, idat: bytes, *before: bytes, bits: int = 8, colour: int = 0, lace: int = 0) -> bytes:
+def png(
+    width: int,
+    height: int,
+    idat: bytes,
+    *before: bytes,
+    bits: int = 8,
+    colour: int = 0,
+    lace: int = 0,
+) -> bytes:
     """A PNG of these chunks; idat is compressed data."""
     header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, lace)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + b"".join(before) + chunk(b"IDAT", idat) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + b"".join(before)
+        + chunk(b"IDAT", idat)
+        + chunk(b"IEND", b"")
+    )
 
 
 @functools.cache
 def zeros(count: int) -> bytes:
     """`count` zero bytes, compressed: a bomb."""
     packer, block = zlib.compressobj(1), bytes(min(count, 1 << 20))
-    parts = [packer.compress(block[: min(len(block), count - at)]) for at in range(0, count, max(1, len(block)))]
+    parts = [
+        packer.compress(block[: min(len(block), count - at)])
+        for at in range(0, count, max(1, len(block)))
+    ]
     return b"".join(parts) + packer.flush()
 
 
 def tiff(tags: dict[int, tuple[int, int, int]], following: int = 0, tail: bytes = b"") -> bytes:
     """A little-endian TIFF with one directory {tag: (type, count, value)}; `following` = offset of the next one."""
     entries = b"".join(struct.pack("<HHII", tag, *tags[tag]) for tag in sorted(tags))
-    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", following) + tail
+    return (
+        b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", following) + tail
+    )
 
 
 def _tiff(rng: Rng) -> bytes:
@@ -105,12 +169,21 @@ def _tiff(rng: Rng) -> bytes:
             259: (3, 1, compression), 262: (3, 1, int(rng.integers(0, 9))), 277: (3, 1, samples_px & 0xFFFF),
             273: (4, 1, 200), 278: (4, 1, strip), 279: (4, 1, int(rng.choice(SIZES)))}  # fmt: skip
     if rng.random() < 0.5:
-        tile = {322: (4, 1, int(rng.choice(SIZES))), 323: (4, 1, strip), 324: (4, 1, 200), 325: (4, 1, 4096)}
+        tile = {
+            322: (4, 1, int(rng.choice(SIZES))),
+            323: (4, 1, strip),
+            324: (4, 1, 200),
+            325: (4, 1, 4096),
+        }
         tags = {tag: value for tag, value in tags.items() if tag not in (273, 278, 279)} | tile
         if rng.random() < 0.7:
             tags |= {256: (4, 1, 50), 257: (4, 1, 50), 258: (3, 1, 8), 277: (3, 1, 1)}
     if rng.random() < 0.3:
-        tags[int(rng.choice([34665, 34853, 700, 270, 33432]))] = (int(rng.integers(1, 14)), int(rng.choice(SIZES)), 8)
+        tags[int(rng.choice([34665, 34853, 700, 270, 33432]))] = (
+            int(rng.integers(1, 14)),
+            int(rng.choice(SIZES)),
+            8,
+        )
     return tiff(tags, int(rng.choice([0, 8, 9, 1 << 31])), rng.bytes(4096))
 
 
@@ -142,9 +215,20 @@ def segment(marker: int, body: bytes) -> bytes:
 
 def _gif(rng: Rng) -> bytes:
     width, height = (int(rng.choice(SIZES)) & 0xFFFF for _ in range(2))
-    frame = b"," + struct.pack("<HHHHB", *(int(rng.choice(SIZES)) & 0xFFFF for _ in range(4)), 0) + b"\x02\x02\x44\x01\0"
+    frame = (
+        b","
+        + struct.pack("<HHHHB", *(int(rng.choice(SIZES)) & 0xFFFF for _ in range(4)), 0)
+        + b"\x02\x02\x44\x01\0"
+    )
     comments = (b"!\xfe" + b"\xff" + b"c" * 255 + b"\0") * int(rng.choice([0, 1, 4000]))
-    return b"GIF89a" + struct.pack("<HHBBB", width, height, 0x80, 0, 0) + bytes(6) + comments + frame * 50 + b";"
+    return (
+        b"GIF89a"
+        + struct.pack("<HHBBB", width, height, 0x80, 0, 0)
+        + bytes(6)
+        + comments
+        + frame * 50
+        + b";"
+    )
 
 
 def _webp(rng: Rng) -> bytes:
@@ -153,7 +237,13 @@ def _webp(rng: Rng) -> bytes:
         body = b"VP8L" + struct.pack("<IBI", 9, 0x2F, size | size << 14) + rng.bytes(4) + b"\0"
     else:
         extent = struct.pack("<I", int(rng.choice(SIZES)) & 0xFFFFFF)[:3]
-        body = b"VP8X" + struct.pack("<II", 10, int(rng.integers(0, 63))) + extent + extent + rng.bytes(60)
+        body = (
+            b"VP8X"
+            + struct.pack("<II", 10, int(rng.integers(0, 63)))
+            + extent
+            + extent
+            + rng.bytes(60)
+        )
     return b"RIFF" + struct.pack("<I", len(body) + 4) + b"WEBP" + body
 
 
@@ -161,23 +251,38 @@ def _jp2(rng: Rng) -> bytes:
     sizes = [int(rng.choice(SIZES)) for _ in range(2)]
     tile = [int(rng.choice(SIZES)) for _ in range(2)]
     parts = int(rng.choice([1, 3, 4, 16384]))
-    siz = struct.pack(">HIIIIIIIIH", 0, *sizes, 0, 0, *tile, 0, 0, parts) + bytes([7, 1, 1]) * min(parts, 16384)
+    siz = struct.pack(">HIIIIIIIIH", 0, *sizes, 0, 0, *tile, 0, 0, parts) + bytes([7, 1, 1]) * min(
+        parts, 16384
+    )
     head = b"\xff\x4f\xff\x51" + struct.pack(">H", len(siz) + 2) + siz
-    style = b"\xff\x52\x00\x0c\x00\x00\x00\x01\x00\x05\x04\x04\x00\x01" + b"\xff\x5c\x00\x04\x40\x40"
-    return head + style + b"\xff\x90\x00\x0a\x00\x00\x00\x00\x00\x00\x00\x01\xff\x93" + rng.bytes(200) + b"\xff\xd9"
+    style = (
+        b"\xff\x52\x00\x0c\x00\x00\x00\x01\x00\x05\x04\x04\x00\x01" + b"\xff\x5c\x00\x04\x40\x40"
+    )
+    return (
+        head
+        + style
+        + b"\xff\x90\x00\x0a\x00\x00\x00\x00\x00\x00\x00\x01\xff\x93"
+        + rng.bytes(200)
+        + b"\xff\xd9"
+    )
 
 
 def _bmp(rng: Rng) -> bytes:
     width, height = (int(np.int64(rng.choice(SIZES)).astype(np.int32)) for _ in range(2))
     bits, packing = int(rng.choice([1, 4, 8, 16, 24, 32, 99])), int(rng.integers(0, 6))
-    header = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, packing, 0, 0, 0, int(rng.choice(SIZES)), 0)
+    header = struct.pack(
+        "<IiiHHIIiiII", 40, width, height, 1, bits, packing, 0, 0, 0, int(rng.choice(SIZES)), 0
+    )
     return b"BM" + struct.pack("<IHHI", 99, 0, 0, 54) + header + rng.bytes(900)
 
 
 def _pnm(rng: Rng) -> bytes:
     width, height, most = (int(rng.choice(SIZES)) for _ in range(3))
     kind = rng.choice(["P1", "P2", "P3", "P4", "P5", "P6", "Pf", "PF", "Py", "P7"])
-    return f"{kind}\n{'# c' * int(rng.choice([0, 1, 10**5]))}\n{width} {height}\n{most}\n".encode() + rng.bytes(300)
+    return (
+        f"{kind}\n{'# c' * int(rng.choice([0, 1, 10**5]))}\n{width} {height}\n{most}\n".encode()
+        + rng.bytes(300)
+    )
 
 
 HOSTILE_IMAGES: dict[str, Callable[[Rng], bytes]] = {
@@ -216,7 +321,11 @@ HOSTILE_IMAGES: dict[str, Callable[[Rng], bytes]] = {
     "two formats in one": lambda rng: rng.choice(sorted(samples().values()))[:200] + rng.choice(sorted(samples().values())),
 }  # fmt: skip
 
-LARGE = {name for name in HOSTILE_IMAGES if re.search(r"\d [GM]|million|fill bytes|scans|parts|bomb", name)}
+LARGE = {
+    name
+    for name in HOSTILE_IMAGES
+    if re.search(r"\d [GM]|million|fill bytes|scans|parts|bomb", name)
+}
 
 
 def corrupt(rng: Rng, data: bytes) -> tuple[str, bytes]:

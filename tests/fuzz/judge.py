@@ -47,16 +47,23 @@ def _folder_of(data: bytes, scratch: Path) -> Path:
 def _set_of(data: bytes, scratch: Path, wrap: bool) -> Path:
     """A set of three records; the middle one is the image (wrap) or the message."""
     folder = scratch / "records"
-    good = [writer.serialize(encode(picture(20 + i, 10), "PNG"), f"line {i}", f"id{i}") for i in range(3)]
+    good = [
+        writer.serialize(encode(picture(20 + i, 10), "PNG"), f"line {i}", f"id{i}")
+        for i in range(3)
+    ]
     image = data if wrap else encode(picture(21, 10), "PNG")
     lines = [("train", encode(picture(20 + i, 10), "PNG"), f"line {i}", f"id{i}") for i in range(3)]
     lines[1] = ("train", image, "line 1", "id1")
     report = writer.Report()
     written = writer.write(folder, lines, report=report)
     if written["count"] + written["skipped"]["count"] < 3:
-        raise Broken(f"{written['count']} records written, {written['skipped']['count']} named as left out, of 3")
-    if not wrap:                                 # behind the back of the index
-        out = ArrayRecordWriter(str(folder / "train-00000-of-00001.array_record"), "group_size:1,uncompressed")
+        raise Broken(
+            f"{written['count']} records written, {written['skipped']['count']} named as left out, of 3"
+        )
+    if not wrap:  # behind the back of the index
+        out = ArrayRecordWriter(
+            str(folder / "train-00000-of-00001.array_record"), "group_size:1,uncompressed"
+        )
         for value in (good[0], data, good[2]):
             out.write(value)
         out.close()
@@ -103,7 +110,11 @@ def _judge_batch(batch: dict[str, np.ndarray], host: dict[str, Any], sound: set[
     if np.any(batch["image"][~batch["valid"]] != 255) or np.any(batch["width"] < 1):
         raise Broken("a row that is not valid holds pixels")
     for error in host["errors"]:
-        if not re.match(r"\S.*\.array_record#\d+ \(.{1,300}\): \S", error) or len(error) > 1000 or not error.isprintable():
+        if (
+            not re.match(r"\S.*\.array_record#\d+ \(.{1,300}\): \S", error)
+            or len(error) > 1000
+            or not error.isprintable()
+        ):
             raise Broken(f"this does not name a record in one printable line: {error[:300]!r}")
     budget = pipeline.ErrorBudget(0.0, min_count=1)
     try:
@@ -126,7 +137,9 @@ def _judge_folder(root: Path, scratch: Path) -> list[str]:
             raise Broken("make_records failed and left a folder behind")
         return [f"refused: {sentence(err.getvalue().strip())}"]
     if not all(line.isprintable() for line in out.getvalue().splitlines()):
-        raise Broken(f"the summary holds characters that a terminal obeys: {out.getvalue()[:300]!r}")
+        raise Broken(
+            f"the summary holds characters that a terminal obeys: {out.getvalue()[:300]!r}"
+        )
     manifest = json.loads((output / "records.json").read_text("utf-8"))
     read = 0
     for split, entry in manifest["splits"].items():
@@ -135,11 +148,17 @@ def _judge_folder(root: Path, scratch: Path) -> list[str]:
             read += 1
             if record.error:
                 raise Broken(f"make_records wrote a record that cannot be read: {record.error}")
-        if tuple(CANARY_SIZE) in zip(*(mixture.sets[0].index[name].tolist() for name in ("width_px", "height_px"))):
+        if tuple(CANARY_SIZE) in zip(
+            *(mixture.sets[0].index[name].tolist() for name in ("width_px", "height_px"))
+        ):
             raise Broken("a picture from outside the folder is in the record set")
     if any(CANARY.encode() in file.read_bytes() for file in output.iterdir()):
         raise Broken("text from outside the folder is in the record set")
-    images = [file for file in (root / "images").glob("?.png") if not file.is_dir()] if (root / "images").is_dir() else []
+    images = (
+        [file for file in (root / "images").glob("?.png") if not file.is_dir()]
+        if (root / "images").is_dir()
+        else []
+    )
     if read + manifest["skipped"]["count"] < len(images):
         raise Broken("an image is neither a record nor named as left out")
     return sorted(f"counted: {_kind(reason)}" for reason in manifest["skipped"]["reasons"])
@@ -148,9 +167,16 @@ def _judge_folder(root: Path, scratch: Path) -> list[str]:
 def sentence(error: Exception | str) -> str:
     """The message, if it is one that a person can use: one printable line, no traceback; else Broken."""
     text = str(error)
-    if not text or "\n" in text or len(text) > 1200 or not text.isprintable() or "Traceback" in text:
-        raise Broken(f"this is not one clear sentence: {type(error).__name__} {text[:300]!r}") from (
-            error if isinstance(error, Exception) else None)
+    if (
+        not text
+        or "\n" in text
+        or len(text) > 1200
+        or not text.isprintable()
+        or "Traceback" in text
+    ):
+        raise Broken(
+            f"this is not one clear sentence: {type(error).__name__} {text[:300]!r}"
+        ) from (error if isinstance(error, Exception) else None)
     return _kind(text)
 
 

@@ -63,12 +63,19 @@ def run_case(seed: int, number: int, max_mb: float) -> dict[str, Any]:
     try:
         kind, what, made = build(seed, number, scratch)
         result |= {"kind": kind, "what": what}
-        before, start = peak_mb(reset=True), time.process_time()  # the clock would blame a case for other programs
+        before, start = (
+            peak_mb(reset=True),
+            time.process_time(),
+        )  # the clock would blame a case for other programs
         try:
             result["outcome"] = judge(kind, made, scratch)
         except Exception:
             result["failure"] = traceback.format_exc(limit=-6)
-        result |= {"seconds": time.process_time() - start, "mb": peak_mb() - before, "peak_mb": peak_mb()}
+        result |= {
+            "seconds": time.process_time() - start,
+            "mb": peak_mb() - before,
+            "peak_mb": peak_mb(),
+        }
         if result["mb"] > max_mb:
             result["failure"] = f"took {result['mb']:.0f} MB more, --max_mb is {max_mb:.0f}"
         if (scratch / "executed").exists():
@@ -91,7 +98,7 @@ def work(connection: Any, seed: int, max_mb: float, stderr: str) -> None:
     faulthandler.enable()
     warnings.simplefilter("ignore")
     logging.set_verbosity(logging.ERROR)
-    run_case(0, 0, 1e9)                          # imports and caches, so that the first case is not blamed for them
+    run_case(0, 0, 1e9)  # imports and caches, so that the first case is not blamed for them
     samples()
     cv2.setNumThreads(1)
     connection.send("ready")
@@ -102,7 +109,9 @@ def work(connection: Any, seed: int, max_mb: float, stderr: str) -> None:
 class Worker:
     """A process that may die or hang; asked for one case at a time."""
 
-    def __init__(self, seed: int, max_seconds: float, max_mb: float, target: Callable[..., None] = work):
+    def __init__(
+        self, seed: int, max_seconds: float, max_mb: float, target: Callable[..., None] = work
+    ):
         self.options, self.max_seconds, self.target = (seed, max_mb), max_seconds, target
         # By the clock, building included, so with a wide margin; what counts is the processor time that the worker tells.
         self.patience_s = 10 * max_seconds + 60
@@ -111,9 +120,13 @@ class Worker:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
-        handle, self.stderr = tempfile.mkstemp(prefix="fuzz-stderr-")  # made here: a worker may die before it opens it
+        handle, self.stderr = tempfile.mkstemp(
+            prefix="fuzz-stderr-"
+        )  # made here: a worker may die before it opens it
         os.close(handle)
-        self.process = context.Process(target=self.target, args=(theirs, *self.options, self.stderr), daemon=True)
+        self.process = context.Process(
+            target=self.target, args=(theirs, *self.options, self.stderr), daemon=True
+        )
         self.process.start()
         theirs.close()
         if not self.pipe.poll(600) or self.pipe.recv() != "ready":
@@ -131,15 +144,24 @@ class Worker:
             try:
                 result = self.pipe.recv()
                 if result.get("seconds", 0) > self.max_seconds and "failure" not in result:
-                    result["failure"] = f"took {result['seconds']:.1f} s, --max_seconds is {self.max_seconds:g}"
+                    result["failure"] = (
+                        f"took {result['seconds']:.1f} s, --max_seconds is {self.max_seconds:g}"
+                    )
                 return result
             except (EOFError, ConnectionError):
                 self.process.join(10)
-                failure = f"the process died with exit code {self.process.exitcode} after {{:.1f}} s"
+                failure = (
+                    f"the process died with exit code {self.process.exitcode} after {{:.1f}} s"
+                )
         tail = Path(self.stderr).read_text("utf-8", "replace")[-1500:]
         self.stop()
         seconds = time.perf_counter() - start
-        return {"number": number, "failure": f"{failure.format(seconds)}\n{tail}", "seconds": seconds, "mb": 0.0}
+        return {
+            "number": number,
+            "failure": f"{failure.format(seconds)}\n{tail}",
+            "seconds": seconds,
+            "mb": 0.0,
+        }
 
     def stop(self) -> None:
         if self.process is not None:
@@ -151,8 +173,14 @@ class Worker:
 
 
 def fuzz(
-    numbers: list[int], *, seed: int = 0, workers: int = 1, max_seconds: float = 10.0, max_mb: float = 512.0,
-    minutes: float = float("inf"), save: str | None = None,
+    numbers: list[int],
+    *,
+    seed: int = 0,
+    workers: int = 1,
+    max_seconds: float = 10.0,
+    max_mb: float = 512.0,
+    minutes: float = float("inf"),
+    save: str | None = None,
 ) -> dict[str, Any]:
     """Runs the cases, no new one after so many minutes, and returns the counts that `main` prints."""
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -196,8 +224,10 @@ def summarise(results: list[dict[str, Any]], seed: int, save: str | None) -> dic
     good = [r["outcome"] for r in results if "failure" not in r]
     for failure in failures:
         kept = keep(seed, failure["number"], save) if save else "nowhere (--save)"
-        print(f"FAILED case {failure['number']} ({failure.get('kind')}: {failure.get('what')}); kept in {kept}; again with\n"
-              f"  python -m tests.fuzz.records --seed={seed} --only={failure['number']}\n{failure['failure']}")
+        print(
+            f"FAILED case {failure['number']} ({failure.get('kind')}: {failure.get('what')}); kept in {kept}; again with\n"
+            f"  python -m tests.fuzz.records --seed={seed} --only={failure['number']}\n{failure['failure']}"
+        )
     slowest = max(results, key=lambda r: r.get("seconds", 0), default={})
     largest = max(results, key=lambda r: r.get("mb", 0), default={})
     return {
@@ -219,7 +249,9 @@ def keep(seed: int, number: int, save: str) -> Path:
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     kind, what, made = build(seed, number, place)
-    (place / "case.json").write_text(json.dumps({"seed": seed, "number": number, "kind": kind, "what": what}))
+    (place / "case.json").write_text(
+        json.dumps({"seed": seed, "number": number, "kind": kind, "what": what})
+    )
     if isinstance(made, bytes):
         (place / "bytes").write_bytes(made)
     return place
@@ -230,8 +262,15 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise SystemExit(f"fuzz_records: '{argv[1]}' is no option; write --name=value.")
     numbers = list(range(f.cases)) if f.only is None else [f.only]
-    result = fuzz(numbers, seed=f.seed, workers=f.workers, max_seconds=f.max_seconds, max_mb=f.max_mb,
-                  minutes=f.minutes, save=f.save)
+    result = fuzz(
+        numbers,
+        seed=f.seed,
+        workers=f.workers,
+        max_seconds=f.max_seconds,
+        max_mb=f.max_mb,
+        minutes=f.minutes,
+        save=f.save,
+    )
     if f.only is not None:
         with tempfile.TemporaryDirectory() as scratch:
             print(build(f.seed, f.only, Path(scratch))[:2])
@@ -244,9 +283,19 @@ if __name__ == "__main__":
     flags.DEFINE_integer("cases", 10_000, "How many cases, numbered from 0.", lower_bound=1)
     flags.DEFINE_integer("seed", 0, "Another seed makes other cases.", lower_bound=0)
     flags.DEFINE_integer("only", None, "Run this one case.", lower_bound=0)
-    flags.DEFINE_integer("workers", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, "Processes.")
-    flags.DEFINE_float("max_seconds", 10.0, "A case that takes more processor time than this fails.")
-    flags.DEFINE_float("max_mb", 512.0, "A case that takes more memory than this above what the process had fails.")
-    flags.DEFINE_float("minutes", float("inf"), "Start no case after so long; the JSON counts those that were run.")
+    flags.DEFINE_integer(
+        "workers",
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1,
+        "Processes.",
+    )
+    flags.DEFINE_float(
+        "max_seconds", 10.0, "A case that takes more processor time than this fails."
+    )
+    flags.DEFINE_float(
+        "max_mb", 512.0, "A case that takes more memory than this above what the process had fails."
+    )
+    flags.DEFINE_float(
+        "minutes", float("inf"), "Start no case after so long; the JSON counts those that were run."
+    )
     flags.DEFINE_string("save", "fuzz_failures", "Folder for what failed.")
     app.run(main)

@@ -67,12 +67,41 @@ class Place:
     def __init__(self, folder):
         self.folder, self.bin = folder, folder / "bin"
         self.bin.mkdir()
-        for name in ("python", "sbatch", "srun", "scancel", "scontrol", "squeue", "gcloud", "kubectl", "pkill", "sleep"):
+        for name in (
+            "python",
+            "sbatch",
+            "srun",
+            "scancel",
+            "scontrol",
+            "squeue",
+            "gcloud",
+            "kubectl",
+            "pkill",
+            "sleep",
+        ):
             (self.bin / name).write_text(FAKE.format(python=sys.executable))
             (self.bin / name).chmod(0o755)
-        hidden = ("SLURM", "DIG_", "JAX_", "PYTHON", "PROJECT", "ZONE", "SETUP", "NAME", "TIER", "IMAGE", "HOSTS")
+        hidden = (
+            "SLURM",
+            "DIG_",
+            "JAX_",
+            "PYTHON",
+            "PROJECT",
+            "ZONE",
+            "SETUP",
+            "NAME",
+            "TIER",
+            "IMAGE",
+            "HOSTS",
+        )
         self.env = {k: v for k, v in os.environ.items() if not k.startswith(hidden)}
-        self.env |= {"PATH": f"{self.bin}:{os.environ['PATH']}", "PROJECT": "p", "ZONE": "z", "IMAGE": "a/b:c", "SETUP": "cd ."}
+        self.env |= {
+            "PATH": f"{self.bin}:{os.environ['PATH']}",
+            "PROJECT": "p",
+            "ZONE": "z",
+            "IMAGE": "a/b:c",
+            "SETUP": "cd .",
+        }
         self.answer()
 
     def answer(self, **answers):
@@ -80,11 +109,18 @@ class Place:
         (self.folder / "calls").write_text("")
 
     def start(self, script, *flags, **env):
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        pipes = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+        }
         # Where the tests run in the background of a shell, SIGINT is ignored, and no trap of a script could undo that.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            return subprocess.Popen([LAUNCH / script, *flags], env=self.env | env, cwd=self.folder, **pipes)
+            return subprocess.Popen(
+                [LAUNCH / script, *flags], env=self.env | env, cwd=self.folder, **pipes
+            )
         finally:
             signal.signal(signal.SIGINT, before)
 
@@ -94,7 +130,13 @@ class Place:
         return process.returncode, out, err
 
     def bash(self, text):
-        subprocess.run(["bash", "-euc", text], env=self.env, check=True, cwd=self.folder, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            ["bash", "-euc", text],
+            env=self.env,
+            check=True,
+            cwd=self.folder,
+            stdout=subprocess.DEVNULL,
+        )
 
     def calls(self, *names):
         calls = [json.loads(line) for line in (self.folder / "calls").read_text().splitlines()]
@@ -117,13 +159,19 @@ def until(condition):
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("path", [*sorted(LAUNCH.glob("*.sh")), ROOT / ".ci" / "run"], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [*sorted(LAUNCH.glob("*.sh")), ROOT / ".ci" / "run"], ids=lambda path: path.name
+)
 def test_shell_scripts_pass_shellcheck(path):
-    program = shutil.which("shellcheck", path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}")
+    program = shutil.which(
+        "shellcheck", path=f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
+    )
     assert program, "shellcheck is missing: pip install 'dig_jax[test]'"
     checked = subprocess.run([program, path], capture_output=True, text=True)
     assert not checked.returncode, checked.stdout
-    longest = 60 if path.name == "real_input.sh" else 40  # a protocol of many stages; the others are launchers
+    longest = (
+        60 if path.name == "real_input.sh" else 40
+    )  # a protocol of many stages; the others are launchers
     assert os.access(path, os.X_OK) and len(path.read_text().splitlines()) <= longest
 
 
@@ -156,9 +204,10 @@ def test_local_processes_find_each_other(place):
     assert [arguments for _, arguments, _ in calls] == [TRAIN] * 3
     (address,) = {env["JAX_COORDINATOR_ADDRESS"] for *_, env in calls}
     assert address.startswith("localhost:") and 10000 <= int(address.split(":")[1]) < 30000
-    assert [(e["DIG_PROCESS_COUNT"], e["DIG_PROCESS_INDEX"], e["JAX_LOCAL_DEVICE_IDS"]) for *_, e in calls] == [
-        ("3", str(i), str(i)) for i in range(3)
-    ]
+    assert [
+        (e["DIG_PROCESS_COUNT"], e["DIG_PROCESS_INDEX"], e["JAX_LOCAL_DEVICE_IDS"])
+        for *_, e in calls
+    ] == [("3", str(i), str(i)) for i in range(3)]
 
 
 def test_a_lone_local_process_is_told_nothing(place):
@@ -178,7 +227,9 @@ def test_local_starts_again_after_saved_and_after_killed(place):
     code, _, err = place.run("local.sh", "--processes=2", *FLAGS)
     assert code == 0 and len(place.calls("python")) == 6
     assert "exit code 143" in err and "exit code 137" in err
-    assert len({env["JAX_COORDINATOR_ADDRESS"] for *_, env in place.calls("python")}) == 3  # no waiting for a port in use
+    assert (
+        len({env["JAX_COORDINATOR_ADDRESS"] for *_, env in place.calls("python")}) == 3
+    )  # no waiting for a port in use
 
 
 def test_local_does_not_repeat_what_ended_with_a_sentence(place):
@@ -204,7 +255,10 @@ def test_local_passes_a_signal_on_and_stays_down(place, asked, processes):
     until(lambda: all((place.folder / f"waiting-{i}").exists() for i in range(processes)))
     process.send_signal(asked)
     assert process.wait(timeout=20) == 143  # not before the processes have saved
-    assert sorted(place.words("python")) == [["python", *TRAIN]] * processes + [["python", "SIGTERM"]] * processes
+    assert (
+        sorted(place.words("python"))
+        == [["python", *TRAIN]] * processes + [["python", "SIGTERM"]] * processes
+    )
     process.communicate()
 
 
@@ -227,14 +281,22 @@ def test_slurm_submits_itself(place):
     assert place.words() == [["sbatch", str(LAUNCH / "slurm.sh"), *FLAGS]]
     text = (LAUNCH / "slurm.sh").read_text()
     read, _, _ = text.partition("\nset ")  # sbatch reads options up to the first command
-    options = [line.removeprefix("#SBATCH ") for line in read.splitlines() if line.startswith("#SBATCH")]
+    options = [
+        line.removeprefix("#SBATCH ") for line in read.splitlines() if line.startswith("#SBATCH")
+    ]
     assert {"--requeue", "--signal=B:TERM@120", "--open-mode=append"} <= set(options)
     assert text.count("\n#SBATCH") == len(options)
 
 
 @pytest.mark.parametrize(
     "code, state, again",
-    [(143, "7\n", True), (143, "", False), (0, "7\n", False), (1, "7\n", False), (137, "7\n", False)],
+    [
+        (143, "7\n", True),
+        (143, "", False),
+        (0, "7\n", False),
+        (1, "7\n", False),
+        (137, "7\n", False),
+    ],
     ids=["saved", "cancelled", "done", "sentence", "killed"],
 )
 def test_slurm_queues_again_what_was_saved_and_not_cancelled(place, code, state, again):
@@ -285,16 +347,27 @@ def test_tpu_asks_for_another_slice_after_a_preemption(place):
         ]
     )  # fmt: skip
     assert place.run("tpu_vm.sh", *FLAGS)[0] == 0
-    assert " ".join(verbs(place)) == "list create list list ssh list list list delete list create list ssh delete"
+    assert (
+        " ".join(verbs(place))
+        == "list create list list ssh list list list delete list create list ssh delete"
+    )
     create, delete = place.words("gcloud")[1], place.words("gcloud")[-1]
-    assert create[1:6] == ["compute", "tpus", "queued-resources", "create", "dig"] and "--node-id=dig" in create
+    assert (
+        create[1:6] == ["compute", "tpus", "queued-resources", "create", "dig"]
+        and "--node-id=dig" in create
+    )
     assert {"--spot", "--project=p", "--zone=z", "--accelerator-type=v5litepod-16"} <= set(create)
     assert delete[4:] == ["delete", "dig", "--force", "--quiet", "--project=p", "--zone=z"]
 
 
 def test_tpu_workers_get_the_flags_as_they_were_given(place):
     place.answer(gcloud=[[0, "ACTIVE"], [0]])
-    assert place.run("tpu_vm.sh", *FLAGS, SETUP="mkdir -p 'the code' && cd 'the code'", TIER="on-demand")[0] == 0
+    assert (
+        place.run(
+            "tpu_vm.sh", *FLAGS, SETUP="mkdir -p 'the code' && cd 'the code'", TIER="on-demand"
+        )[0]
+        == 0
+    )
     ssh = place.words("gcloud")[1]
     assert ssh[3:7] == ["tpu-vm", "ssh", "dig", "--worker=all"] and "--spot" not in ssh
     (place.folder / "calls").write_text("")
@@ -304,7 +377,11 @@ def test_tpu_workers_get_the_flags_as_they_were_given(place):
 
 @pytest.mark.parametrize(
     "answers, last",
-    [([[0, "ACTIVE"], [1]] * 3, "ssh"), ([[0, ""], [1]] * 3, "create"), ([[0, "FAILED"], [0]] * 3, "delete")],
+    [
+        ([[0, "ACTIVE"], [1]] * 3, "ssh"),
+        ([[0, ""], [1]] * 3, "create"),
+        ([[0, "FAILED"], [0]] * 3, "delete"),
+    ],
     ids=["training", "quota", "refused"],
 )
 def test_tpu_gives_up_after_three_failures_and_says_what_still_costs(place, answers, last):
@@ -314,7 +391,9 @@ def test_tpu_gives_up_after_three_failures_and_says_what_still_costs(place, answ
     assert "three failures" in err
     place.answer()
     place.bash(err.strip().splitlines()[-1].split("costs money: ")[1])
-    assert place.words() == ["gcloud compute tpus queued-resources delete dig --force --quiet --project=p --zone=z".split()]
+    assert place.words() == [
+        "gcloud compute tpus queued-resources delete dig --force --quiet --project=p --zone=z".split()
+    ]
 
 
 @pytest.mark.parametrize("name", ["PROJECT", "ZONE", "SETUP"])
@@ -336,8 +415,12 @@ def test_gke_pods_get_the_flags_as_they_were_given(place):
     jobset = manifest(place, NAME="run-1", HOSTS="8", IMAGE="r/i:t&g")
     job = jobset["spec"]["replicatedJobs"][0]["template"]["spec"]
     (container,) = job["template"]["spec"]["containers"]
-    kubelet = [item.replace("$$", "$") for item in container["args"]]  # with no $(NAME) left that it would fill in
-    assert kubelet == FLAGS and not any("$(" in item.replace("$$", "") for item in container["args"])
+    kubelet = [
+        item.replace("$$", "$") for item in container["args"]
+    ]  # with no $(NAME) left that it would fill in
+    assert kubelet == FLAGS and not any(
+        "$(" in item.replace("$$", "") for item in container["args"]
+    )
     assert container["command"] == ["python", *TRAIN[:2]] and container["image"] == "r/i:t&g"
     assert (job["completions"], job["parallelism"], job["completionMode"]) == (8, 8, "Indexed")
 
@@ -349,16 +432,26 @@ def test_gke_pods_find_each_other_and_start_again_together(place):
     (container,) = job["template"]["spec"]["containers"]
     env = {entry["name"]: entry for entry in container["env"]}
     host = f"{jobset['metadata']['name']}-{train['name']}-0-0.{jobset['metadata']['name']}"  # JobSet's names for its pods
-    assert env["JAX_COORDINATOR_ADDRESS"]["value"] == f"{host}:8476" and env["DIG_PROCESS_COUNT"]["value"] == "8"
+    assert (
+        env["JAX_COORDINATOR_ADDRESS"]["value"] == f"{host}:8476"
+        and env["DIG_PROCESS_COUNT"]["value"] == "8"
+    )
     assert "job-completion-index" in env["DIG_PROCESS_INDEX"]["valueFrom"]["fieldRef"]["fieldPath"]
     assert job["backoffLimit"] == 0 and job["template"]["spec"]["restartPolicy"] == "Never"
     saved, taken = job["podFailurePolicy"]["rules"]
-    assert saved["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [143]}
+    assert saved["onExitCodes"] == {
+        "containerName": container["name"],
+        "operator": "In",
+        "values": [143],
+    }
     assert taken["onPodConditions"] == [{"type": "DisruptionTarget", "status": "True"}]
     assert saved["action"] == taken["action"] == "FailJob"
     assert len((LAUNCH / "gke.yaml").read_text().splitlines()) <= 40
     (rule,) = jobset["spec"]["failurePolicy"]["rules"]
-    assert rule == {"action": "RestartJobSetAndIgnoreMaxRestarts", "onJobFailureReasons": ["PodFailurePolicy"]}
+    assert rule == {
+        "action": "RestartJobSetAndIgnoreMaxRestarts",
+        "onJobFailureReasons": ["PodFailurePolicy"],
+    }
 
 
 def test_gke_says_what_is_not_set(place):

@@ -14,14 +14,20 @@ from dig_jax.models import vit
 
 def same(first, second, rtol=1e-5, floor=1e-2):
     """Every leaf equal to rtol of the largest value of its array (or of `floor`, where it is noise about zero)."""
-    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(second), strict=True):
+    for (path, a), b in zip(
+        jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(second), strict=True
+    ):
         scale = max(float(np.abs(b).max()), floor)
-        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * scale, err_msg=jax.tree_util.keystr(path))
+        np.testing.assert_allclose(
+            a, b, rtol=0, atol=rtol * scale, err_msg=jax.tree_util.keystr(path)
+        )
 
 
 def shaken(params):
     """Parameters with every array random, so that no zero hides a mistake."""
-    shake = lambda p: (p + 0.1 * np.cos(1.7 * np.arange(p.size).reshape(p.shape))).astype(np.float32)  # noqa: E731
+    shake = lambda p: (p + 0.1 * np.cos(1.7 * np.arange(p.size).reshape(p.shape))).astype(
+        np.float32
+    )  # noqa: E731
     return jax.tree.map(shake, jax.device_get(params))
 
 
@@ -63,7 +69,11 @@ def grown(batch, more=2, columns=4):
     """The same lines on a canvas `columns` patches wider, other pixels in the padding, and `more` rows that are not valid,
     one of which hides most of a full line."""
     extra = columns * PATCH[1]
-    view = np.random.default_rng(7).uniform(-1, 1, (8 + more, HEIGHT, WIDTH + extra, 1)).astype(np.float32)
+    view = (
+        np.random.default_rng(7)
+        .uniform(-1, 1, (8 + more, HEIGHT, WIDTH + extra, 1))
+        .astype(np.float32)
+    )
     view[:8, :, :WIDTH] = np.where(inside(batch)[..., None], batch["view1"], view[:8, :, :WIDTH])
     mask = np.pad(batch["mask"], ((0, more), (0, columns * ROWS)))
     mask[-2, 12:] = True

@@ -15,7 +15,9 @@ import sys
 
 import numpy as np
 
-TEACHER_SAMPLES = 512  # the teacher's update is elementwise, so of large arrays every n-th value is enough
+TEACHER_SAMPLES = (
+    512  # the teacher's update is elementwise, so of large arrays every n-th value is enough
+)
 
 
 def teacher_sample(array: np.ndarray) -> np.ndarray:

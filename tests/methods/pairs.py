@@ -28,7 +28,10 @@ GOLDEN = pathlib.Path(__file__).parents[1] / "data" / "contrast_golden.npz"
 def batch(rows=8, width_px=WIDTH, seed=0):
     """An augmented batch: unrelated noise for views, every kind of width, one row that is not valid, other first columns."""
     rng = np.random.default_rng(seed)
-    made = {name: rng.uniform(-1, 1, (rows, HEIGHT, width_px, 1)).astype(np.float32) for name in ("view1", "view2")}
+    made = {
+        name: rng.uniform(-1, 1, (rows, HEIGHT, width_px, 1)).astype(np.float32)
+        for name in ("view1", "view2")
+    }
     made["width"] = np.resize(np.array([width_px, 37, 24, 9, 40, 1, width_px, 17], np.int32), rows)
     made["valid"] = np.arange(rows) != 4
     made["column_offset"] = rng.integers(0, 6, (rows, 2)).astype(np.int32)
@@ -62,7 +65,9 @@ def stepper(method):
     @jax.jit
     def step(params, teacher, mutable, given):
         images = {name: given[name] for name in ("view1", "view2")}
-        (value, aux), grads = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(params, teacher, images, mutable, given)
+        (value, aux), grads = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(
+            params, teacher, images, mutable, given
+        )
         grads = dict(zip(("params", "teacher", "views"), grads))
         return {"loss": value, "metrics": aux.metrics, "mutable": aux.mutable, "grads": grads}
 
@@ -91,13 +96,23 @@ class Case:
         tokens, found = self.tokens(params, view), []
         for b in np.flatnonzero(self.valid):
             for first in range(0, WIDTH // PATCH[1], each):
-                inside = [c for c in range(first, min(first + each, WIDTH // PATCH[1])) if c * PATCH[1] < self.width[b]]
+                inside = [
+                    c
+                    for c in range(first, min(first + each, WIDTH // PATCH[1]))
+                    if c * PATCH[1] < self.width[b]
+                ]
                 if inside:
-                    found.append(np.mean([tokens[b, c * rows + r] for c in inside for r in range(rows)], axis=0))
+                    found.append(
+                        np.mean(
+                            [tokens[b, c * rows + r] for c in inside for r in range(rows)], axis=0
+                        )
+                    )
         return np.asarray(found, np.float64)
 
 
-same = functools.partial(checks.same, rtol=5e-5, floor=0.1)  # before a batch norm some gradients are noise
+same = functools.partial(
+    checks.same, rtol=5e-5, floor=0.1
+)  # before a batch norm some gradients are noise
 
 
 # ---- proofs ----
@@ -116,11 +131,16 @@ def prove_padding_does_not_matter(case):
     """Other pixels in padding and in rows that are not valid: not one bit of loss, metrics, gradients or state moves."""
     inside = (np.arange(WIDTH)[None] < case.width[:, None]) & case.valid[:, None]
     junk = jax.random.uniform(jax.random.key(9), case.batch["view1"].shape)
-    changed = {name: jnp.where(inside[:, None, :, None], case.batch[name], junk) for name in ("view1", "view2")}
+    changed = {
+        name: jnp.where(inside[:, None, :, None], case.batch[name], junk)
+        for name in ("view1", "view2")
+    }
     other = jax.device_get(case.step(*case.state, {**case.batch, **changed}))
     for tree in (case.out, other):
         for name in ("view1", "view2"):  # their gradients are another test's part
-            tree["grads"]["views"][name] = np.where(inside[:, None, :, None], tree["grads"]["views"][name], 0)
+            tree["grads"]["views"][name] = np.where(
+                inside[:, None, :, None], tree["grads"]["views"][name], 0
+            )
     jax.tree.map(np.testing.assert_array_equal, other, case.out)
 
 
@@ -128,7 +148,9 @@ def prove_growth_and_devices_do_not_matter(case):
     """A wider canvas, as many rows again that are not valid, all of it over eight devices: same loss, metrics and gradients
     of parameters. Returns the result as it lies there."""
     rows, grown, rng = len(case.valid), 2 * PATCH[1], np.random.default_rng(7)
-    wide = {name: jnp.pad(x, [(0, rows)] + [(0, 0)] * (x.ndim - 1)) for name, x in case.batch.items()}
+    wide = {
+        name: jnp.pad(x, [(0, rows)] + [(0, 0)] * (x.ndim - 1)) for name, x in case.batch.items()
+    }
     wide["width"] = wide["width"].at[rows:].set(20)
     for name in ("view1", "view2"):
         noise = jnp.asarray(rng.uniform(-1, 1, (2 * rows, HEIGHT, WIDTH + grown, 1)), jnp.float32)
@@ -173,7 +195,15 @@ def prove_sentences(make, cases):
             make(**changes).augment(jax.random.key(0), raw())
 
 
-CNN = {"kind": "crnn", "height_px": HEIGHT, "stem": 8, "stages": (8, 8, 8, 8), "blocks": (1, 1, 1, 1), "width": 8, "layers": 1}
+CNN = {
+    "kind": "crnn",
+    "height_px": HEIGHT,
+    "stem": 8,
+    "stages": (8, 8, 8, 8),
+    "blocks": (1, 1, 1, 1),
+    "width": 8,
+    "layers": 1,
+}
 
 
 def prove_encode(make):
@@ -182,7 +212,11 @@ def prove_encode(make):
         method = make(encoder=encoder)
         params = jax.eval_shape(method.init, jax.random.key(0), batch())["params"]
         shapes = jax.eval_shape(method.encode, params, raw())
-        assert shapes["tokens"].shape == (4, rows * columns, width) and shapes["frames"].shape == (4, columns, rows * width)
+        assert shapes["tokens"].shape == (4, rows * columns, width) and shapes["frames"].shape == (
+            4,
+            columns,
+            rows * width,
+        )
 
 
 def prove_a_cnn_learns(make):
@@ -244,14 +278,18 @@ def batch_norm(x, params=None):
     """Statistics of the rows of x [M,D]; params: {"scale"} and perhaps {"bias"}."""
     x = (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-5)
     params = params or {}
-    return x * np.asarray(params.get("scale", 1.0), np.float64) + np.asarray(params.get("bias", 0.0), np.float64)
+    return x * np.asarray(params.get("scale", 1.0), np.float64) + np.asarray(
+        params.get("bias", 0.0), np.float64
+    )
 
 
 def mlp(params, x, hidden_norm, last_norm):
     """heads.Mlp on real rows x [M,D]: dense, batch norm where there is one, ReLU between."""
     last = max(int(name.split("_")[1]) for name in params if name.startswith("dense"))
     for i in range(last + 1):
-        dense = {name: np.asarray(value, np.float64) for name, value in params[f"dense_{i}"].items()}
+        dense = {
+            name: np.asarray(value, np.float64) for name, value in params[f"dense_{i}"].items()
+        }
         x = x @ dense["kernel"] + dense.get("bias", 0.0)
         if hidden_norm if i < last else last_norm:
             x = batch_norm(x, params.get(f"norm_{i}"))

@@ -29,7 +29,14 @@ SAME = views.only("contrast", alpha=1.0)  # changes no pixel
 
 def make(**changes):
     encoder = {**ENCODER, **changes.pop("encoder", {})}
-    settings = {"channels": 1, "recipe": SAME, "characters": MOST, "min_area_px": AREA, "affine_p": 0.9, **SMALL}
+    settings = {
+        "channels": 1,
+        "recipe": SAME,
+        "characters": MOST,
+        "min_area_px": AREA,
+        "affine_p": 0.9,
+        **SMALL,
+    }
     return ccd.Method(encoder=encoder, **{**settings, **changes})
 
 
@@ -43,8 +50,14 @@ def lines(seed=0):
             top, tall = rng.integers(3, 12), rng.integers(8, 16)
             image[b, top : top + tall, x : x + 5] = rng.integers(20, 60, (tall, 5, 1))
         image[b, 28, 30:32] = 30  # too small for a character
-    image[np.broadcast_to((np.arange(WIDTH) >= width[:, None])[:, None, :, None], image.shape)] = 255
-    return {"image": jnp.asarray(image), "width": jnp.asarray(width), "valid": jnp.ones(8, bool).at[5].set(False)}
+    image[np.broadcast_to((np.arange(WIDTH) >= width[:, None])[:, None, :, None], image.shape)] = (
+        255
+    )
+    return {
+        "image": jnp.asarray(image),
+        "width": jnp.asarray(width),
+        "valid": jnp.ones(8, bool).at[5].set(False),
+    }
 
 
 @functools.cache
@@ -87,7 +100,14 @@ def evaluate(batch=None, params=None, teacher=None, center=None, progress=0.1):
     _, ours, theirs, middle, augmented = started()
     batch = augmented if batch is None else batch
     images = {name: batch[name] for name in ("view1", "view2")}
-    return step(params or ours, teacher or theirs, middle if center is None else center, batch, images, jnp.float32(progress))
+    return step(
+        params or ours,
+        teacher or theirs,
+        middle if center is None else center,
+        batch,
+        images,
+        jnp.float32(progress),
+    )
 
 
 # ---- finding characters ----
@@ -100,12 +120,17 @@ def test_foreground_equals_the_best_split_of_the_grey_values(invert):
     image, width = np.asarray(raw["image"])[:7] / 255.0, np.asarray(raw["width"])[:7]
     image = 1 - image if invert else image
     junk = np.random.default_rng(1).random(image.shape)
-    image = np.where((np.arange(WIDTH) < width[:, None])[:, None, :, None], image, junk).astype(np.float32)
+    image = np.where((np.arange(WIDTH) < width[:, None])[:, None, :, None], image, junk).astype(
+        np.float32
+    )
     found = np.asarray(jax.jit(ccd.two_means)(jnp.asarray(image), jnp.asarray(width)))
     for b, w in enumerate(width):
         grey = image[b, :, :w, 0]
         values = np.unique(grey)
-        splits = [(v, grey[grey <= v].var() * (grey <= v).sum() + grey[grey > v].var() * (grey > v).sum()) for v in values[:-1]]
+        splits = [
+            (v, grey[grey <= v].var() * (grey <= v).sum() + grey[grey > v].var() * (grey > v).sum())
+            for v in values[:-1]
+        ]
         bright = grey > min(splits, key=lambda split: split[1])[0]
         assert (found[b, :, :w] == (bright if invert else ~bright)).all(), b
         assert not found[b, :, w:].any()
@@ -123,7 +148,9 @@ def masks():
     spiral = np.zeros((20, 33), bool)
     top, bottom, left, right = 0, 19, 0, 32
     while top <= bottom and left <= right:
-        spiral[top, left : right + 1] = spiral[top : bottom + 1, right] = spiral[bottom, left : right + 1] = True
+        spiral[top, left : right + 1] = spiral[top : bottom + 1, right] = spiral[
+            bottom, left : right + 1
+        ] = True
         spiral[top + 2 : bottom + 1, left] = True
         spiral[top + 2, left : left + 2] = True
         top, bottom, left, right = top + 2, bottom - 2, left + 2, right - 2
@@ -173,13 +200,22 @@ def test_characters_follow_the_view_exactly():
 
     @jax.jit
     def everything(foreground):
-        follow = lambda values, outside: ccd.follow(values, batch["matrix"], batch["width"], outside)  # noqa: E731
+        follow = lambda values, outside: ccd.follow(
+            values, batch["matrix"], batch["width"], outside
+        )  # noqa: E731
         first = ccd.characters(foreground, MOST, AREA)
-        return first, follow(first, MOST), follow(foreground, False), follow(jnp.ones_like(foreground), False)
+        return (
+            first,
+            follow(first, MOST),
+            follow(foreground, False),
+            follow(jnp.ones_like(foreground), False),
+        )
 
     first, second, sent, real = map(np.asarray, everything(batch["foreground"]))
     for b in range(8):
-        np.testing.assert_array_equal(second[b], slow_follow(first[b], matrix[b], int(batch["width"][b]), MOST))
+        np.testing.assert_array_equal(
+            second[b], slow_follow(first[b], matrix[b], int(batch["width"][b]), MOST)
+        )
     # And the ink of view 2, which was drawn by bilinear resampling, lies where the map sends the foreground.
     ink = np.asarray(batch["view2"])[..., 0] < 0
     moved = (np.abs(matrix - np.eye(3)).max(axis=(1, 2)) > 0) & (np.arange(8) < 7)
@@ -193,10 +229,18 @@ def test_affine_operators_move_points_to_the_known_places():
     slant = math.tan(math.radians(30.0))
     made = {
         (20 + 10, 15.5 - 1): geometry.scale(HEIGHT, width, across=amount(2.0), down=amount(0.5)),
-        (20 + 5 - 2 * slant, 15.5 - 2): geometry.shear(HEIGHT, width, degrees_x=amount(30), degrees_y=amount(0)),
-        (20 + 5, 15.5 - 2 + 5 * slant): geometry.shear(HEIGHT, width, degrees_x=amount(0), degrees_y=amount(30)),
-        (20 - 5, 15.5 - 2): geometry.flip(HEIGHT, width, across=jnp.array([True]), down=jnp.array([False])),
-        (20 + 5, 15.5 + 2): geometry.flip(HEIGHT, width, across=jnp.array([False]), down=jnp.array([True])),
+        (20 + 5 - 2 * slant, 15.5 - 2): geometry.shear(
+            HEIGHT, width, degrees_x=amount(30), degrees_y=amount(0)
+        ),
+        (20 + 5, 15.5 - 2 + 5 * slant): geometry.shear(
+            HEIGHT, width, degrees_x=amount(0), degrees_y=amount(30)
+        ),
+        (20 - 5, 15.5 - 2): geometry.flip(
+            HEIGHT, width, across=jnp.array([True]), down=jnp.array([False])
+        ),
+        (20 + 5, 15.5 + 2): geometry.flip(
+            HEIGHT, width, across=jnp.array([False]), down=jnp.array([True])
+        ),
     }
     both = {"degrees_x": amount(20), "degrees_y": amount(-15)}
     a, b = (math.tan(math.radians(v)) for v in (20, -15))
@@ -211,10 +255,15 @@ def test_every_line_and_step_draws_its_own_map():
     drawn = jax.jit(lambda key, width: geometry.random_affine(key, HEIGHT, width, ccd.AFFINE))
     draw = lambda seed, width: np.asarray(drawn(jax.random.key(seed), width))  # noqa: E731
     one, two = draw(0, width), draw(1, width)
-    assert len(np.unique(one.round(6), axis=0)) == 64 and np.abs(one - two).max(axis=(1, 2)).min() > 1e-3
+    assert (
+        len(np.unique(one.round(6), axis=0)) == 64
+        and np.abs(one - two).max(axis=(1, 2)).min() > 1e-3
+    )
     np.testing.assert_array_equal(one[:5], draw(0, width[:5]))
     np.testing.assert_allclose(one[:, 2], np.broadcast_to([0, 0, 1], (64, 3)))
-    assert (np.linalg.det(one) > 0).all() and np.linalg.det(one).max() > 1.5  # scales reach well below 1
+    assert (np.linalg.det(one) > 0).all() and np.linalg.det(
+        one
+    ).max() > 1.5  # scales reach well below 1
 
 
 # ---- the loss ----
@@ -238,18 +287,27 @@ def test_losses_centre_and_figures_equal_slow_loops():
     for b in np.flatnonzero(np.asarray(batch["valid"])):
         inside = np.broadcast_to(np.arange(WIDTH) < width[b], (HEIGHT, WIDTH))
         warp = lambda values, outside: slow_follow(values, batch["matrix"][b], width[b], outside)  # noqa: B023, E731
-        maps = slow_characters(foreground[b] & inside), warp(slow_characters(foreground[b] & inside), MOST)
+        maps = (
+            slow_characters(foreground[b] & inside),
+            warp(slow_characters(foreground[b] & inside), MOST),
+        )
         for number in range(MOST):
             if all((view == number).any() for view in maps):
                 for v, view in enumerate(maps):
                     places = [x // 8 * 4 + y // 8 for y, x in np.argwhere(view == number)]
                     for who in parts:
                         features[who][v].append(tokens[who][b, v, places].mean(axis=0))
-        for v, (wanted, real) in enumerate(((foreground[b], inside), (warp(foreground[b], False), warp(inside, False)))):
+        for v, (wanted, real) in enumerate(
+            ((foreground[b], inside), (warp(foreground[b], False), warp(inside, False)))
+        ):
             paper, ink = logits[b, v, ..., 0][real], logits[b, v, ..., 1][real]
             pixels += list(np.logaddexp(paper, ink) - np.where(wanted[real], ink, paper))
-    project = jax.jit(lambda x: {who: apply(who, lambda net, x: net.projector(x), x[who]) for who in parts})
-    heads = project({who: jnp.asarray(np.array(rows), jnp.float32) for who, rows in features.items()})
+    project = jax.jit(
+        lambda x: {who: apply(who, lambda net, x: net.projector(x), x[who]) for who in parts}
+    )
+    heads = project(
+        {who: jnp.asarray(np.array(rows), jnp.float32) for who, rows in features.items()}
+    )
     heads = jax.tree.map(lambda x: np.asarray(x, np.float64), heads)  # (2, count, prototypes)
     count = len(features["student"][0])
     total = 0.0
@@ -272,7 +330,10 @@ def test_start_is_near_the_logarithm_of_the_prototypes():
     method, params, _, _, _ = started()
     teacher = method.init_teacher(params)
     (_, aux), _ = evaluate(teacher=teacher, center=jnp.zeros(SMALL["prototypes"]))
-    assert abs(aux.metrics["distillation"] - math.log(SMALL["prototypes"])) < 250 / SMALL["projector_dim"]
+    assert (
+        abs(aux.metrics["distillation"] - math.log(SMALL["prototypes"]))
+        < 250 / SMALL["projector_dim"]
+    )
     assert abs(aux.metrics["segmentation"] - math.log(2)) < 0.4
     assert 0.3 < aux.metrics["t_std"] * math.sqrt(SMALL["prototypes"]) <= 1.001
 
@@ -285,7 +346,9 @@ def test_a_right_segmentation_costs_nothing():
     def cost(size):
         second = ccd.follow(batch["foreground"], batch["matrix"], batch["width"], False)
         wanted = jnp.stack([batch["foreground"], second], 1)
-        return method._segmentation(size * jnp.stack([1.0 - 2.0 * wanted, 2.0 * wanted - 1.0], -1), batch)
+        return method._segmentation(
+            size * jnp.stack([1.0 - 2.0 * wanted, 2.0 * wanted - 1.0], -1), batch
+        )
 
     assert cost(9.0) < 1e-6
     np.testing.assert_allclose(cost(-9.0), 18.0, rtol=1e-5)
@@ -313,7 +376,9 @@ def test_gradients_reach_what_they_may_only():
     assert all((g == 0).all() for g in jax.tree.leaves(theirs))
     other = jax.tree.map(lambda x: np.asarray(x) * 1.5, teacher)
     assert evaluate(teacher=other)[0][0] != loss
-    real = (np.arange(WIDTH) < np.asarray(batch["width"])[:, None]) & np.asarray(batch["valid"])[:, None]
+    real = (np.arange(WIDTH) < np.asarray(batch["width"])[:, None]) & np.asarray(batch["valid"])[
+        :, None
+    ]
     for name, grad in images.items():
         grad = np.abs(np.asarray(grad)).max(axis=(1, 3))  # (B, W)
         assert np.isfinite(grad).all() and (grad[~real] == 0).all() and grad[real].max() > 0, name
@@ -366,8 +431,12 @@ def test_augment_and_encode():
     np.testing.assert_allclose(batch["view1"], plain, atol=1e-6)  # this recipe changes no pixel
     changed = np.abs(batch["view2"] - plain).max(axis=(1, 2, 3)) > 0.1
     moved = np.abs(np.asarray(batch["matrix"]) - np.eye(3)).max(axis=(1, 2)) > 0
-    assert (changed == moved)[:7].all() and 0 < moved.sum() < 8  # 9 of 10 lines; the rest is the bare image
-    padding = np.broadcast_to((np.arange(WIDTH) >= np.asarray(raw["width"])[:, None])[:, None, :, None], plain.shape)
+    assert (changed == moved)[
+        :7
+    ].all() and 0 < moved.sum() < 8  # 9 of 10 lines; the rest is the bare image
+    padding = np.broadcast_to(
+        (np.arange(WIDTH) >= np.asarray(raw["width"])[:, None])[:, None, :, None], plain.shape
+    )
     np.testing.assert_allclose(np.asarray(batch["view2"])[padding], plain[padding], atol=1e-6)
     assert out["tokens"].shape == (8, 32, 32) and out["frames"].shape == (8, 8, 128)
     assert list(out["frame_length"]) == [8, 7, 5, 8, 6, 8, 2, 8]
@@ -418,9 +487,16 @@ def test_characters_can_be_told_apart():
             params, teacher, mutable, opt_state = carry
             teacher = method.update_teacher(teacher, params, i / 600)
             state = types.SimpleNamespace(teacher=teacher, mutable=mutable)
-            (_, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(params, state, batch, jax.random.key(0), i / 600)
+            (_, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(
+                params, state, batch, jax.random.key(0), i / 600
+            )
             updates, opt_state = tx.update(grads, opt_state)
-            return (optax.apply_updates(params, updates), teacher, aux.mutable, opt_state), aux.metrics
+            return (
+                optax.apply_updates(params, updates),
+                teacher,
+                aux.mutable,
+                opt_state,
+            ), aux.metrics
 
         params = variables["params"]
         carry = params, method.init_teacher(params), variables["mutable"], tx.init(params)

@@ -29,12 +29,16 @@ def method():
 
 
 def test_colours_are_those_of_itu_r_601():
-    corners = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1], [0, 0, 0], [1, 0, 1]], np.float32)
+    corners = np.array(
+        [[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1], [0, 0, 0], [1, 0, 1]], np.float32
+    )
     grey, colour = colorization.split_colour(jnp.asarray(corners) * 2 - 1)
     # Y, Cb, Cr of the standard, for R G B in [0, 1].
     expected = [[0.299, -0.168736, 0.5], [0.587, -0.331264, -0.418688], [0.114, 0.5, -0.081312], [1, 0, 0], [0, 0, 0],
                 [0.413, 0.331264, 0.418688]]  # fmt: skip
-    np.testing.assert_allclose(np.concatenate([grey / 2 + 0.5, colour / 2], axis=-1), expected, atol=1e-5)
+    np.testing.assert_allclose(
+        np.concatenate([grey / 2 + 0.5, colour / 2], axis=-1), expected, atol=1e-5
+    )
     np.testing.assert_allclose(colorization.join_colour(grey, colour), corners * 2 - 1, atol=1e-5)
 
 
@@ -57,15 +61,22 @@ def test_right_colours_paint_the_original_and_no_colours_paint_it_grey(raw, meth
     painter = colorization.Method(encoder=ENCODER, channels=3)
     original = np.asarray(raw["image"]) / 255
     real = (np.arange(32) < np.asarray(raw["width"])[:, None])[:, None, :, None]
-    for colours, expected in [(batch["target"], original), (0 * batch["target"], batch["view1"] / 2 + 0.5)]:
+    for colours, expected in [
+        (batch["target"], original),
+        (0 * batch["target"], batch["view1"] / 2 + 0.5),
+    ]:
         said = vit.patchify(colours, (8, 4))
         painter.network = types.SimpleNamespace(apply=lambda *args, said=said: said)
         pictures = painter.reconstruct({}, raw, jax.random.key(0))
-        np.testing.assert_allclose(pictures["output"], np.where(real, expected, original), atol=1e-5)
+        np.testing.assert_allclose(
+            pictures["output"], np.where(real, expected, original), atol=1e-5
+        )
         np.testing.assert_allclose(pictures["masked"], batch["view1"] / 2 + 0.5, atol=1e-6)
         np.testing.assert_allclose(pictures["original"], original, atol=1e-6)
 
 
 def test_grey_images_are_refused_in_a_sentence():
-    with pytest.raises(ValueError, match="channels is 1; only colour images.*config.data.channels to 3"):
+    with pytest.raises(
+        ValueError, match="channels is 1; only colour images.*config.data.channels to 3"
+    ):
         colorization.Method(encoder=ENCODER, channels=1)

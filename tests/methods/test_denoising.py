@@ -25,14 +25,21 @@ def raw():
 def spoil(raw, **options):
     """Spoilt and clean line in grey of [0, 1], padding cut off: lists of f[H, w, C]."""
     options = {"drop": 0.0, **options}
-    batch = jax.jit(denoising.Method(encoder=ENCODER, channels=3, **options).augment)(jax.random.key(0), raw)
+    batch = jax.jit(denoising.Method(encoder=ENCODER, channels=3, **options).augment)(
+        jax.random.key(0), raw
+    )
     grey = {name: np.asarray(batch[name]) * 0.5 + 0.5 for name in ("view1", "target")}
     np.testing.assert_allclose(grey["target"], np.asarray(raw["image"]) / 255, atol=1e-6)
-    return ([line[:, :width] for line, width in zip(grey[name], np.asarray(raw["width"]))] for name in grey)
+    return (
+        [line[:, :width] for line, width in zip(grey[name], np.asarray(raw["width"]))]
+        for name in grey
+    )
 
 
 def test_lost_pixels_are_paper_and_the_others_are_untouched(raw):
-    spoilt, clean = (np.concatenate([line.reshape(-1, 3) for line in lines]) for lines in spoil(raw, drop=0.25))
+    spoilt, clean = (
+        np.concatenate([line.reshape(-1, 3) for line in lines]) for lines in spoil(raw, drop=0.25)
+    )
     lost = (spoilt == 1).all(axis=1)
     np.testing.assert_allclose(lost.mean(), 0.25, atol=0.01)
     np.testing.assert_allclose(spoilt[~lost], clean[~lost], atol=1e-6)
@@ -46,8 +53,13 @@ def test_noise_is_of_another_strength_in_every_line_and_never_beyond_the_most(ra
 
 def test_blur_smooths_and_moves_nothing(raw):
     spoilt, clean = spoil(raw, blur_sigma_px=1.5)
-    rough = [np.abs(np.diff(line, axis=0)).mean() for line in spoilt], [np.abs(np.diff(line, axis=0)).mean() for line in clean]
-    assert (np.array(rough[0]) < np.array(rough[1]) + 1e-6).all() and np.mean(rough[0]) < 0.7 * np.mean(rough[1])
+    rough = (
+        [np.abs(np.diff(line, axis=0)).mean() for line in spoilt],
+        [np.abs(np.diff(line, axis=0)).mean() for line in clean],
+    )
+    assert (np.array(rough[0]) < np.array(rough[1]) + 1e-6).all() and np.mean(
+        rough[0]
+    ) < 0.7 * np.mean(rough[1])
     means = np.array([[a.mean(), b.mean()] for a, b in zip(spoilt, clean)])
     np.testing.assert_allclose(means[:, 0], means[:, 1], atol=0.02)
 
@@ -82,7 +94,10 @@ def test_a_perfect_answer_paints_the_clean_line(raw, target):
     [
         ({"drop": 1.0}, r"drop is 1\.0.*\[0, 1\).*config.method.drop"),
         ({"noise_sigma": -0.1}, "noise_sigma is -0.1.*config.method.noise_sigma"),
-        ({"blur_sigma_px": 3.0}, r"blur_sigma_px is 3\.0.*config.method.blur_sigma_px to 0\.\.2\.1"),
+        (
+            {"blur_sigma_px": 3.0},
+            r"blur_sigma_px is 3\.0.*config.method.blur_sigma_px to 0\.\.2\.1",
+        ),
         ({"drop": 0.0}, "nothing is spoilt.*config.method.drop"),
         ({"target": "raw"}, "target is 'raw'.*config.method.target"),
     ],

@@ -33,15 +33,23 @@ BLUR = views.only("blur", sigma=(0.5, 1.5))  # quick to compile; the recipes hav
 def make(**changes):
     """A small DiG that reads grey lines."""
     encoder = {**ENCODER, **changes.pop("encoder", {})}
-    return dig.Method(encoder=encoder, **{"channels": 1, "window_px": WINDOW, "recipe": BLUR, **SMALL, **changes})
+    return dig.Method(
+        encoder=encoder, **{"channels": 1, "window_px": WINDOW, "recipe": BLUR, **SMALL, **changes}
+    )
 
 
 def lines(count=6, width_px=WIDTH, ragged=True, seed=0, channels=1):
     """A raw batch of noise; when ragged, of every kind of width: full, a part of a patch, a part of a window."""
     rng = np.random.default_rng(seed)
-    width = np.resize([width_px, 37, 24, 9, width_px - 8, 1], count) if ragged else np.full(count, width_px)
+    width = (
+        np.resize([width_px, 37, 24, 9, width_px - 8, 1], count)
+        if ragged
+        else np.full(count, width_px)
+    )
     image = rng.integers(0, 256, (count, HEIGHT, width_px, channels), np.uint8)
-    image[np.broadcast_to((np.arange(width_px) >= width[:, None])[:, None, :, None], image.shape)] = 255
+    image[
+        np.broadcast_to((np.arange(width_px) >= width[:, None])[:, None, :, None], image.shape)
+    ] = 255
     batch = {"image": image, "width": width.astype(np.int32), "valid": np.ones(count, bool)}
     return jax.tree.map(jnp.asarray, batch)
 
@@ -52,19 +60,27 @@ def start(method, raw, seed=0):
     params = jax.jit(method.init)(jax.random.key(seed + 1), batch)["params"]
     teacher = method.init_teacher(params)
     if teacher is not None:
-        teacher = jax.tree.map(lambda p: p + 0.05 * jnp.cos(jnp.arange(p.size).reshape(p.shape)), teacher)
+        teacher = jax.tree.map(
+            lambda p: p + 0.05 * jnp.cos(jnp.arange(p.size).reshape(p.shape)), teacher
+        )
     return params, types.SimpleNamespace(teacher=teacher, mutable={}), batch
 
 
 def evaluate(method, params, state, batch):
     """jitted (loss, metrics, gradients)."""
-    step = jax.jit(jax.value_and_grad(lambda p, b: method.loss(p, state, b, jax.random.key(5), 0.0), has_aux=True))
+    step = jax.jit(
+        jax.value_and_grad(
+            lambda p, b: method.loss(p, state, b, jax.random.key(5), 0.0), has_aux=True
+        )
+    )
     (loss, aux), grads = step(params, batch)
     return loss, aux.metrics, grads
 
 
 def loss_of(method, params, teacher, batch):
-    return method.loss(params, types.SimpleNamespace(teacher=teacher, mutable={}), batch, jax.random.key(5), 0.0)[0]
+    return method.loss(
+        params, types.SimpleNamespace(teacher=teacher, mutable={}), batch, jax.random.key(5), 0.0
+    )[0]
 
 
 # ---- losses ----
@@ -79,7 +95,9 @@ def test_losses_start_where_chance_puts_them():
     windows = 32 * WIDTH // WINDOW
     np.testing.assert_allclose(metrics["contrast"], 2 * 2 * 0.2 * math.log(windows), rtol=0.1)
     assert metrics["top1"] < 0.2
-    assert 0.5 / 16 < metrics["q_std"] <= 1 / 16 * 1.001  # of unit vectors in 256 dimensions: at most 1/16
+    assert (
+        0.5 / 16 < metrics["q_std"] <= 1 / 16 * 1.001
+    )  # of unit vectors in 256 dimensions: at most 1/16
     grey = np.asarray(batch["view1"]) * 0.5 + 0.5
     assert 0.5 * np.mean(grey**2) < metrics["pixel"] < 2.5 * np.mean(grey**2)
     np.testing.assert_allclose(loss, metrics["pixel"] + 0.1 * metrics["contrast"], rtol=1e-6)
@@ -100,7 +118,9 @@ def test_normalised_target_equals_the_slow_loop(channels):
     raw = lines(6, channels=channels)
     image, width = np.asarray(raw["image"]) / 127.5 - 1, np.asarray(raw["width"])
     floor, view = 0.05, jnp.asarray(image, jnp.float32)
-    made = jax.jit(lambda view: pixels.pixel_target(view, raw["width"], PATCH, "normalized", floor))(view)
+    made = jax.jit(
+        lambda view: pixels.pixel_target(view, raw["width"], PATCH, "normalized", floor)
+    )(view)
     target, mean, deviation, real = (np.asarray(x) for x in made)
     rows = HEIGHT // PATCH[0]
     for b in range(len(image)):
@@ -112,15 +132,20 @@ def test_normalised_target_equals_the_slow_loop(channels):
             assert (real[b, n] == inside.reshape(-1)).all()
             if not columns:
                 continue
-            grey = image[b, y : y + PATCH[0], columns[0] : columns[-1] + 1] * 0.5 + 0.5  # (ph, real columns, C)
+            grey = (
+                image[b, y : y + PATCH[0], columns[0] : columns[-1] + 1] * 0.5 + 0.5
+            )  # (ph, real columns, C)
             expected = np.stack(
                 [
-                    (grey[..., c] - grey[..., c].mean()) / math.sqrt(grey[..., c].var(ddof=1) + floor**2)
+                    (grey[..., c] - grey[..., c].mean())
+                    / math.sqrt(grey[..., c].var(ddof=1) + floor**2)
                     for c in range(channels)
                 ],
                 axis=-1,
             )
-            np.testing.assert_allclose(target[b, n][inside.reshape(-1)], expected.reshape(-1), atol=2e-5)
+            np.testing.assert_allclose(
+                target[b, n][inside.reshape(-1)], expected.reshape(-1), atol=2e-5
+            )
     grey = np.asarray(vit.patchify(view * 0.5 + 0.5, PATCH))
     np.testing.assert_allclose((target * deviation + mean)[real], grey[real], atol=1e-5)
 
@@ -134,16 +159,18 @@ def test_no_gradient_reaches_the_teacher():
     value = jax.jit(jax.value_and_grad(lambda teacher: loss_of(method, params, teacher, batch)))
     loss, grads = value(state.teacher)
     assert all((grad == 0).all() for grad in jax.tree.leaves(grads))
-    assert value(jax.tree.map(lambda x: x * 1.5, state.teacher))[0] != loss  # it is read all the same
+    assert (
+        value(jax.tree.map(lambda x: x * 1.5, state.teacher))[0] != loss
+    )  # it is read all the same
 
 
 def test_only_hidden_patches_of_valid_rows_enter_the_pixel_loss():
     method = make(objective="gen", mask_ratio=0.5)
     params, _, batch = start(method, lines(6))
     batch["valid"] = batch["valid"].at[4].set(False)
-    tokens = jax.jit(lambda p, b: method.network.apply({"params": p}, b, method=dig.Network.encode_views))(
-        params, batch
-    )
+    tokens = jax.jit(
+        lambda p, b: method.network.apply({"params": p}, b, method=dig.Network.encode_views)
+    )(params, batch)
 
     @jax.jit
     def loss(tokens, batch):
@@ -175,7 +202,9 @@ def test_nothing_passes_through_padding_or_rows_that_are_not_valid(objective, ta
     params, state, batch = start(method, lines())
     batch["valid"] = batch["valid"].at[1].set(False)
     names = [name for name in ("view1", "view2") if name in batch]
-    grad_of = jax.jit(jax.grad(lambda images: loss_of(method, params, state.teacher, {**batch, **images})))
+    grad_of = jax.jit(
+        jax.grad(lambda images: loss_of(method, params, state.teacher, {**batch, **images}))
+    )
     grads = grad_of({name: batch[name] for name in names})
     inside = np.arange(WIDTH)[None] < np.asarray(batch["width"])[:, None]
     inside &= np.asarray(batch["valid"])[:, None]
@@ -194,9 +223,13 @@ def test_loss_does_not_move_when_padding_grows_or_rows_fill_up(objective):
     fill = np.random.default_rng(7)
 
     def view(image):
-        junk = jnp.asarray(fill.uniform(-1, 1, (len(image) + more, HEIGHT, WIDTH + grown, 1)), jnp.float32)
+        junk = jnp.asarray(
+            fill.uniform(-1, 1, (len(image) + more, HEIGHT, WIDTH + grown, 1)), jnp.float32
+        )
         inside = jnp.arange(WIDTH)[None, None, :, None] < batch["width"][:, None, None, None]
-        return junk.at[: len(image), :, :WIDTH].set(jnp.where(inside, image, junk[: len(image), :, :WIDTH]))
+        return junk.at[: len(image), :, :WIDTH].set(
+            jnp.where(inside, image, junk[: len(image), :, :WIDTH])
+        )
 
     wide = {name: view(batch[name]) for name in ("view1", "view2") if name in batch}
     if "mask" in batch:
@@ -213,10 +246,16 @@ def test_one_device_and_eight_agree():
     batch["valid"] = batch["valid"].at[3].set(False)
     mesh = Mesh(np.asarray(jax.devices()), ("data",))
     assert len(jax.devices()) == 8
-    everywhere, split = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
+    everywhere, split = (
+        NamedSharding(mesh, PartitionSpec()),
+        NamedSharding(mesh, PartitionSpec("data")),
+    )
     there = jax.device_put((params, state.teacher), everywhere)
     eight = evaluate(
-        method, there[0], types.SimpleNamespace(teacher=there[1], mutable={}), jax.device_put(batch, split)
+        method,
+        there[0],
+        types.SimpleNamespace(teacher=there[1], mutable={}),
+        jax.device_put(batch, split),
     )
     same(jax.device_get(eight), evaluate(method, params, state, batch), rtol=2e-5)
 
@@ -224,9 +263,13 @@ def test_one_device_and_eight_agree():
 # ---- teacher ----
 
 
-@pytest.mark.parametrize("progress, momentum", [(0.0, 0.99), (0.5, 0.995), (1.0, 1.0), (1 / 3, 0.9925)])
+@pytest.mark.parametrize(
+    "progress, momentum", [(0.0, 0.99), (0.5, 0.995), (1.0, 1.0), (1 / 3, 0.9925)]
+)
 def test_momentum_follows_the_cosine(progress, momentum):
-    np.testing.assert_allclose(base.cosine_momentum(jnp.float32(progress), 0.99), momentum, rtol=1e-6)
+    np.testing.assert_allclose(
+        base.cosine_momentum(jnp.float32(progress), 0.99), momentum, rtol=1e-6
+    )
 
 
 def test_teacher_moves_towards_the_student_and_holds_no_predictor():
@@ -235,7 +278,9 @@ def test_teacher_moves_towards_the_student_and_holds_no_predictor():
     assert set(state.teacher) == {"encoder", "projector", "pix_projector"}
     moved = method.update_teacher(state.teacher, params, jnp.float32(0.5))
     expected = jax.tree.map(
-        lambda xi, theta: 0.95 * xi + 0.05 * theta, state.teacher, {name: params[name] for name in state.teacher}
+        lambda xi, theta: 0.95 * xi + 0.05 * theta,
+        state.teacher,
+        {name: params[name] for name in state.teacher},
     )
     same(moved, expected, rtol=1e-6)
 
@@ -257,21 +302,39 @@ def test_halves_own_only_what_they_use():
         {"encoder", "projector", "pix_projector"},
         common | {"view2", "mask"},
     )
-    assert trees["dis"] == ({"encoder", "projector", "predictor"}, {"encoder", "projector"}, common | {"view2"})
+    assert trees["dis"] == (
+        {"encoder", "projector", "predictor"},
+        {"encoder", "projector"},
+        common | {"view2"},
+    )
     assert trees["gen"] == ({"encoder", "pix_decoder"}, None, common | {"mask"})
     assert metrics == {"dig": contrast | {"pixel"}, "dis": contrast, "gen": {"pixel"}}
 
 
 def test_the_official_small_heads_have_the_official_number_of_parameters():
     """methods.md 1.1 and 1.3, where heads are counted without the scales and biases of their batch norms."""
-    method = dig.Method(encoder={"patch": (4, 4), "position": "flat_1d", **vit.SIZES["S"]}, channels=3)
+    method = dig.Method(
+        encoder={"patch": (4, 4), "position": "flat_1d", **vit.SIZES["S"]}, channels=3
+    )
     raw = jax.eval_shape(lambda: lines(2, 128, ragged=False, channels=3))
-    shapes = jax.eval_shape(lambda raw: method.init(jax.random.key(0), method.augment(jax.random.key(1), raw)), raw)
+    shapes = jax.eval_shape(
+        lambda raw: method.init(jax.random.key(0), method.augment(jax.random.key(1), raw)), raw
+    )
     count = {
-        name: sum(math.prod(x.shape) for x in jax.tree.leaves(part) if name == "encoder" or len(x.shape) > 1)
+        name: sum(
+            math.prod(x.shape)
+            for x in jax.tree.leaves(part)
+            if name == "encoder" or len(x.shape) > 1
+        )
         for name, part in shapes["params"].items()
     }
-    millions = {"projector": 19.40, "predictor": 2.10, "pix_projector": 0.66, "pix_decoder": 0.12, "encoder": 21.31}
+    millions = {
+        "projector": 19.40,
+        "predictor": 2.10,
+        "pix_projector": 0.66,
+        "pix_decoder": 0.12,
+        "encoder": 21.31,
+    }
     assert {name: round(n / 1e6, 2) for name, n in count.items()} == millions
 
 
@@ -288,9 +351,16 @@ def test_augment_makes_views_and_masks_on_real_tokens_only():
     assert (np.abs(batch["view2"] - batch["view1"])[0].max(axis=(0, 2)) > 0).any()
     rows, columns = HEIGHT // PATCH[0], np.maximum(-(-np.asarray(raw["width"]) // PATCH[1]), 1)
     assert (np.asarray(batch["mask"]).sum(1) == [int(0.7 * rows * c) for c in columns]).all()
-    assert not np.asarray(batch["mask"])[np.arange(batch["mask"].shape[1])[None] >= (rows * columns)[:, None]].any()
+    assert not np.asarray(batch["mask"])[
+        np.arange(batch["mask"].shape[1])[None] >= (rows * columns)[:, None]
+    ].any()
     offset = np.asarray(batch["column_offset"])
-    assert offset.shape == (6, 2) and offset.min() >= 0 and offset.max() <= 9 and len(np.unique(offset)) > 3
+    assert (
+        offset.shape == (6, 2)
+        and offset.min() >= 0
+        and offset.max() <= 9
+        and len(np.unique(offset)) > 3
+    )
     again, other = augment(jax.random.key(3), raw), augment(jax.random.key(4), raw)
     assert (again["mask"] == batch["mask"]).all() and not (other["mask"] == batch["mask"]).all()
 
@@ -324,7 +394,9 @@ def test_encode_reads_whole_lines_and_no_padding(objective):
     grown = jnp.pad(raw["image"], ((0, 0), (0, 0), (0, 24), (0, 0)), constant_values=9)
     wide = encode(params, {**raw, "image": grown})
     real = np.arange(out["frames"].shape[1])[None] < np.asarray(out["frame_length"])[:, None]
-    np.testing.assert_allclose(np.asarray(wide["frames"])[:, : real.shape[1]][real], out["frames"][real], atol=1e-5)
+    np.testing.assert_allclose(
+        np.asarray(wide["frames"])[:, : real.shape[1]][real], out["frames"][real], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("target", ["pixel", "normalized"])
@@ -338,13 +410,17 @@ def test_pictures_change_hidden_patches_only(target):
     np.testing.assert_allclose(pictures["original"], original, atol=1e-6)
     mask = np.asarray(jax.jit(method.augment)(key, raw)["mask"])
     hidden = np.asarray(vit.unpatchify(jnp.repeat(mask[..., None], 64, -1), PATCH, (4, 8)))
-    hidden = hidden & (np.arange(WIDTH)[None, None, :, None] < np.asarray(raw["width"])[:, None, None, None])
+    hidden = hidden & (
+        np.arange(WIDTH)[None, None, :, None] < np.asarray(raw["width"])[:, None, None, None]
+    )
     for name in ("masked", "output"):
         picture = np.asarray(pictures[name])
         assert picture.min() >= 0 and picture.max() <= 1
         np.testing.assert_allclose(picture[~hidden], original[~hidden], atol=1e-6)
     assert (np.asarray(pictures["masked"])[hidden] == 0.5).all()
-    assert np.abs(np.asarray(pictures["output"]) - np.asarray(pictures["masked"]))[hidden].max() > 0.01
+    assert (
+        np.abs(np.asarray(pictures["output"]) - np.asarray(pictures["masked"]))[hidden].max() > 0.01
+    )
     assert make(objective="dis").reconstruct(params, raw, key) == {}
 
 
@@ -371,7 +447,12 @@ def test_wrong_values_are_refused_in_a_sentence(changes, words):
 @pytest.mark.slow
 def test_sixteen_lines_can_be_learnt_by_heart():
     """Fixed views and masks: the reconstruction falls below 1/20 of its start, and most windows find their pair."""
-    method = make(encoder={"width": 64, "depth": 2}, projector_width=128, projector_dim=64, weight_contrast=1.0)
+    method = make(
+        encoder={"width": 64, "depth": 2},
+        projector_width=128,
+        projector_dim=64,
+        weight_contrast=1.0,
+    )
     params, state, batch = start(method, lines(16, ragged=False, seed=3))
     batch = {**batch, "view1": batch["view1"] * 0.3, "view2": batch["view2"] * 0.3}
     teacher, tx = method.init_teacher(params), optax.adam(2e-3)
@@ -381,14 +462,20 @@ def test_sixteen_lines_can_be_learnt_by_heart():
     def step(params, teacher, opt_state, progress):
         teacher = method.update_teacher(teacher, params, progress)
         state = types.SimpleNamespace(teacher=teacher, mutable={})
-        (loss, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(params, state, batch, jax.random.key(0), 0.0)
+        (loss, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(
+            params, state, batch, jax.random.key(0), 0.0
+        )
         updates, opt_state = tx.update(grads, opt_state)
         return optax.apply_updates(params, updates), teacher, opt_state, loss, aux.metrics
 
     history = []
     for i in range(250):
-        params, teacher, opt_state, loss, metrics = step(params, teacher, opt_state, jnp.float32(i / 250))
-        history.append({"loss": float(loss), **{name: float(value) for name, value in metrics.items()}})
+        params, teacher, opt_state, loss, metrics = step(
+            params, teacher, opt_state, jnp.float32(i / 250)
+        )
+        history.append(
+            {"loss": float(loss), **{name: float(value) for name, value in metrics.items()}}
+        )
     first, last = history[0], history[-1]
     print(first, last)
     assert last["pixel"] < first["pixel"] / 20
@@ -403,4 +490,6 @@ def test_keys_may_be_compared_in_chunks():
     np.testing.assert_allclose(parts, whole, rtol=1e-6)
     params, state, batch = start(make(), lines())
     with pytest.raises(ValueError, match="chunk is 0"):
-        jax.eval_shape(lambda p: make(loss_chunk=0).loss(p, state, batch, jax.random.key(0), 0.0), params)
+        jax.eval_shape(
+            lambda p: make(loss_chunk=0).loss(p, state, batch, jax.random.key(0), 0.0), params
+        )

@@ -55,7 +55,9 @@ def _to_official(tree, names: dict[str, str], patch_shape) -> dict[str, np.ndarr
         part, *path = (key.key for key in keys)
         value = np.asarray(value)
         if path[-2:] == ["patch_embed", "kernel"]:
-            value = value.reshape(*patch_shape, -1).transpose(3, 2, 0, 1)  # (ph, pw, C, D) -> (D, C, ph, pw)
+            value = value.reshape(*patch_shape, -1).transpose(
+                3, 2, 0, 1
+            )  # (ph, pw, C, D) -> (D, C, ph, pw)
         elif path[-1] == "kernel":
             value = value.T
         elif path[-1] == "mask_token":
@@ -88,7 +90,9 @@ def _from_official(numbers, group, template, names, patch_shape):
 
 def _reading_order(tokens: np.ndarray) -> np.ndarray:
     """[B, 256, ...] row by row -> column by column."""
-    return np.swapaxes(tokens.reshape(tokens.shape[0], 8, 32, *tokens.shape[2:]), 1, 2).reshape(tokens.shape)
+    return np.swapaxes(tokens.reshape(tokens.shape[0], 8, 32, *tokens.shape[2:]), 1, 2).reshape(
+        tokens.shape
+    )
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +134,16 @@ def step():
     teacher = _from_official(numbers, "start", method.init_teacher(shapes), TEACHER, patch_shape)
 
     def one_step(params, teacher):
-        teacher = method.update_teacher(teacher, params, jnp.float32(0))  # progress 0: m is the start value
+        teacher = method.update_teacher(
+            teacher, params, jnp.float32(0)
+        )  # progress 0: m is the start value
         state = types.SimpleNamespace(teacher=teacher, mutable={})
-        (loss, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(params, state, batch, jax.random.key(0), 0.0)
-        features = method.network.apply({"params": params}, batch, method=dig.Network.encode_views)[:, 0]
+        (loss, aux), grads = jax.value_and_grad(method.loss, has_aux=True)(
+            params, state, batch, jax.random.key(0), 0.0
+        )
+        features = method.network.apply({"params": params}, batch, method=dig.Network.encode_views)[
+            :, 0
+        ]
         return loss, aux.metrics, grads, teacher, features
 
     loss, metrics, grads, teacher, features = jax.jit(one_step)(params, teacher)
@@ -154,7 +164,9 @@ def test_losses_agree_to_1e_minus_5(step):
         "loss": step.loss,
     }.items():
         official = float(step.numbers[name])
-        print(f"{name}: official {official:.9f}, off by {abs(float(ours) / official - 1):.1e} of it")
+        print(
+            f"{name}: official {official:.9f}, off by {abs(float(ours) / official - 1):.1e} of it"
+        )
         np.testing.assert_allclose(float(ours), official, rtol=1e-5, err_msg=name)
 
 
@@ -171,10 +183,16 @@ def test_every_gradient_agrees_to_1e_minus_4_of_its_largest_value(step):
 
 
 def test_the_teacher_after_the_step_agrees(step):
-    official = {name[14:]: value for name, value in step.numbers.items() if name.startswith("teacher_after/")}
+    official = {
+        name[14:]: value
+        for name, value in step.numbers.items()
+        if name.startswith("teacher_after/")
+    }
     assert official.keys() == step.teacher.keys()
     off = {
-        name: float(np.abs(golden.teacher_sample(step.teacher[name]) - value).max() / np.abs(value).max())
+        name: float(
+            np.abs(golden.teacher_sample(step.teacher[name]) - value).max() / np.abs(value).max()
+        )
         for name, value in official.items()
         if np.abs(value).max() > 0
     }

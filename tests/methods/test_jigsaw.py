@@ -22,9 +22,19 @@ def distances(table):
 
 def test_permutations_are_as_far_apart_as_they_can_be():
     # Latin squares, the even permutations of four, the 120 of six that move any three places to any three (PGL(2, 5)).
-    for length, count, least in [(3, 3, 3), (4, 4, 4), (4, 12, 3), (5, 5, 5), (5, 22, 3), (6, 6, 6), (6, 120, 4)]:
+    for length, count, least in [
+        (3, 3, 3),
+        (4, 4, 4),
+        (4, 12, 3),
+        (5, 5, 5),
+        (5, 22, 3),
+        (6, 6, 6),
+        (6, 120, 4),
+    ]:
         table = jigsaw.choose_permutations(length, count).tolist()
-        assert all(sorted(p) == list(range(length)) for p in table) and table[0] == list(range(length))
+        assert all(sorted(p) == list(range(length)) for p in table) and table[0] == list(
+            range(length)
+        )
         assert min(distances(table)) == least, (length, count)
     every = jigsaw.choose_permutations(4, 24)
     assert sorted(map(tuple, every)) == list(itertools.permutations(range(4)))
@@ -44,7 +54,9 @@ def test_views_are_the_windows_in_the_order_of_the_answer():
     raw = {"image": jnp.asarray(image), "width": jnp.full(300, 128), "valid": jnp.ones(300, bool)}
     batch = jax.jit(method.augment)(jax.random.key(0), raw)
     assert batch["answer"].shape == (300, 1) and set(np.unique(batch["answer"])) == set(range(7))
-    start = np.stack([np.asarray(batch[f"view{i}"])[:, 0, 0, 0] * 127.5 + 127.5 for i in (1, 2, 3, 4)], axis=1)
+    start = np.stack(
+        [np.asarray(batch[f"view{i}"])[:, 0, 0, 0] * 127.5 + 127.5 for i in (1, 2, 3, 4)], axis=1
+    )
     order = method.permutations[np.asarray(batch["answer"])[:, 0]]
     np.testing.assert_array_equal(np.argsort(np.argsort(start, axis=1), axis=1), order)
     assert batch["valid"].all() and not set(batch) & {"image"}
@@ -55,7 +67,10 @@ def test_views_are_the_windows_in_the_order_of_the_answer():
     [
         ({"windows": 1}, r"windows is 1; set config.method.windows to 2\.\.9"),
         ({"windows": 10}, "windows is 10"),
-        ({"windows": 3, "permutations": 7}, "permutations is 7 and 3 windows have 6.*config.method.permutations"),
+        (
+            {"windows": 3, "permutations": 7},
+            "permutations is 7 and 3 windows have 6.*config.method.permutations",
+        ),
         ({"permutations": 1}, "permutations is 1"),
         ({"window_px": 18}, "window_px is 18.*multiple of the patch width, 4"),
         ({"jitter_px": 7}, "jitter_px is 7 and gap_px 6"),

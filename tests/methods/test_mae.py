@@ -26,20 +26,26 @@ STATE = types.SimpleNamespace(teacher=None, mutable={})
 
 def make(**changes):
     """A small MAE that reads grey lines."""
-    return mae.Method(encoder={**ENCODER, **changes.pop("encoder", {})}, **{"channels": 1, **SMALL, **changes})
+    return mae.Method(
+        encoder={**ENCODER, **changes.pop("encoder", {})}, **{"channels": 1, **SMALL, **changes}
+    )
 
 
 @functools.cache
 def loss_and_grads(method):
     """jitted (params, batch) -> (loss, gradients)."""
-    return jax.jit(jax.value_and_grad(lambda p, b: method.loss(p, STATE, b, jax.random.key(5), 0.0)[0]))
+    return jax.jit(
+        jax.value_and_grad(lambda p, b: method.loss(p, STATE, b, jax.random.key(5), 0.0)[0])
+    )
 
 
 @functools.cache
 def forward(method):
     """jitted (params, batch) -> (tokens of the encoder, prediction)."""
     apply = method.network.apply
-    return jax.jit(lambda p, b: (apply({"params": p}, b, method=mae.Network.encode), apply({"params": p}, b)))
+    return jax.jit(
+        lambda p, b: (apply({"params": p}, b, method=mae.Network.encode), apply({"params": p}, b))
+    )
 
 
 @functools.cache
@@ -55,10 +61,14 @@ def pixel_gradients():
     method, _, params, batch = small()
 
     def tokens(image):
-        x = method.network.apply({"params": params}, {**batch, "view1": image}, method=mae.Network.encode)
+        x = method.network.apply(
+            {"params": params}, {**batch, "view1": image}, method=mae.Network.encode
+        )
         return jnp.sum(x * jnp.sin(jnp.arange(x.size).reshape(x.shape)))
 
-    loss = lambda image: method.loss(params, STATE, {**batch, "view1": image}, jax.random.key(5), 0.0)[0]  # noqa: E731
+    loss = lambda image: method.loss(
+        params, STATE, {**batch, "view1": image}, jax.random.key(5), 0.0
+    )[0]  # noqa: E731
     grads = jax.jit(lambda image: (jax.grad(tokens)(image), jax.grad(loss)(image)))(batch["view1"])
     return tuple(np.asarray(grad)[..., 0] for grad in grads)
 
@@ -71,7 +81,11 @@ def _official_name(path: tuple[str, ...]) -> str:
     *modules, leaf = path
     part = modules[0] if modules else ""
     name = ".".join([*modules[1:], {"kernel": "weight", "scale": "weight"}.get(leaf, leaf)])
-    name = name.replace("block_", "blocks.").replace("patch_embed", "patch_embed.proj").replace("pixels", "pred")
+    name = (
+        name.replace("block_", "blocks.")
+        .replace("patch_embed", "patch_embed.proj")
+        .replace("pixels", "pred")
+    )
     return f"decoder_{name}" if part == "decoder" and name != "mask_token" else name
 
 
@@ -81,12 +95,17 @@ def _to_official(tree) -> dict[str, np.ndarray]:
     for keys, value in jax.tree_util.tree_leaves_with_path(tree):
         path, value = tuple(key.key for key in keys), np.asarray(value)
         if path[-2:] == ("patch_embed", "kernel"):
-            value = value.reshape(4, 4, 3, -1).transpose(3, 2, 0, 1)  # (ph, pw, C, D) -> (D, C, ph, pw)
+            value = value.reshape(4, 4, 3, -1).transpose(
+                3, 2, 0, 1
+            )  # (ph, pw, C, D) -> (D, C, ph, pw)
         elif path[-1] == "kernel":
             value = value.T
         elif path[-1].endswith("_token"):
             value = value[None, None]
-        if path != ("encoder", "mask_token"):  # the official encoder has none; ours is there and idle
+        if path != (
+            "encoder",
+            "mask_token",
+        ):  # the official encoder has none; ours is there and idle
             out[_official_name(path)] = value
     for name in [name for name in out if name.endswith("q_bias")]:
         q, v = out.pop(name), out.pop(name.replace("q_bias", "v_bias"))
@@ -103,7 +122,9 @@ def _from_official(numbers, shapes):
             return jnp.zeros(leaf.shape)
         name = f"start/{_official_name(path)}"
         if path[-1] in ("q_bias", "v_bias"):
-            value = np.split(numbers[name.replace(path[-1], "qkv.bias")], 3)[{"q_bias": 0, "v_bias": 2}[path[-1]]]
+            value = np.split(numbers[name.replace(path[-1], "qkv.bias")], 3)[
+                {"q_bias": 0, "v_bias": 2}[path[-1]]
+            ]
         elif path[-2:] == ("patch_embed", "kernel"):
             value = numbers[name].transpose(2, 3, 1, 0)
         else:
@@ -115,7 +136,9 @@ def _from_official(numbers, shapes):
 
 def _reading_order(tokens):
     """[B, 256, ...] row by row -> column by column."""
-    return np.swapaxes(tokens.reshape(len(tokens), 8, 32, *tokens.shape[2:]), 1, 2).reshape(tokens.shape)
+    return np.swapaxes(tokens.reshape(len(tokens), 8, 32, *tokens.shape[2:]), 1, 2).reshape(
+        tokens.shape
+    )
 
 
 @pytest.fixture(scope="module")
@@ -152,14 +175,18 @@ def official():
     }
     shapes = jax.eval_shape(lambda: method.init(jax.random.key(0), batch))["params"]
     params = _from_official(numbers, shapes)
-    step = jax.jit(lambda p, b: (loss_and_grads(method)(p, b), method.network.apply({"params": p}, b)))
+    step = jax.jit(
+        lambda p, b: (loss_and_grads(method)(p, b), method.network.apply({"params": p}, b))
+    )
     (loss, grads), prediction = step(params, batch)
     return types.SimpleNamespace(numbers=numbers, loss=loss, grads=grads, prediction=prediction)
 
 
 def test_loss_and_prediction_are_the_official_ones(official):
     expected = float(official.numbers["loss"])
-    print(f"loss: official {expected:.9f}, off by {abs(float(official.loss) / expected - 1):.1e} of it")
+    print(
+        f"loss: official {expected:.9f}, off by {abs(float(official.loss) / expected - 1):.1e} of it"
+    )
     np.testing.assert_allclose(float(official.loss), expected, rtol=1e-5)
     prediction = _reading_order(official.numbers["prediction"])
     off = np.abs(np.asarray(official.prediction) - prediction).max() / np.abs(prediction).max()
@@ -168,7 +195,9 @@ def test_loss_and_prediction_are_the_official_ones(official):
 
 
 def test_every_gradient_is_the_official_one_to_1e_minus_4_of_its_largest_value(official):
-    expected = {name[5:]: value for name, value in official.numbers.items() if name.startswith("grad/")}
+    expected = {
+        name[5:]: value for name, value in official.numbers.items() if name.startswith("grad/")
+    }
     ours, off = _to_official(official.grads), {}
     assert expected.keys() == ours.keys()
     for name, value in expected.items():
@@ -207,7 +236,9 @@ def test_encoder_reads_k_tokens_and_its_cost_falls():
     """In the traced shapes: no block of the encoder sees more than the quarter that is visible."""
     method, _, params, batch = small()
     options = {"capture_intermediates": True, "mutable": "intermediates"}
-    shapes = jax.eval_shape(lambda p: method.network.apply({"params": p}, batch, **options)[1], params)["intermediates"]
+    shapes = jax.eval_shape(
+        lambda p: method.network.apply({"params": p}, batch, **options)[1], params
+    )["intermediates"]
     # 32 tokens, of which int(0.75 * 32) are removed
     assert {x.shape[1] for x in jax.tree.leaves(shapes["encoder"])} == {8}
     assert {x.shape[1] for x in jax.tree.leaves(shapes["decoder"]["block_0"])} == {32}
@@ -215,7 +246,9 @@ def test_encoder_reads_k_tokens_and_its_cost_falls():
     def flops(keep):
         wide = vit.Vit(**{**ENCODER, "width": 128, "depth": 4})
         tree = jax.eval_shape(wide.init, jax.random.key(0), batch["view1"], batch["width"])
-        lowered = jax.jit(wide.apply).lower(tree, batch["view1"], batch["width"], None, None, True, keep)
+        lowered = jax.jit(wide.apply).lower(
+            tree, batch["view1"], batch["width"], None, None, True, keep
+        )
         return lowered.cost_analysis()["flops"]
 
     assert flops(jnp.zeros((8, 8), jnp.int32)) < 0.27 * flops(None)
@@ -236,10 +269,16 @@ def test_a_line_is_encoded_and_rebuilt_as_it_would_be_alone(cls, line, columns):
     """Another canvas has another K: neither empty places nor padding tell."""
     method, _, params, batch = small()
     if cls:
-        method, params = make(cls=True), {**params, "cls_token": np.cos(np.arange(32, dtype=np.float32))}
+        method, params = (
+            make(cls=True),
+            {**params, "cls_token": np.cos(np.arange(32, dtype=np.float32))},
+        )
     tokens, prediction = forward(method)(params, batch)
     alone = jax.tree.map(lambda x: x[line : line + 1], batch)
-    alone |= {"view1": alone["view1"][:, :, : columns * PATCH[1]], "mask": alone["mask"][:, : ROWS * columns]}
+    alone |= {
+        "view1": alone["view1"][:, :, : columns * PATCH[1]],
+        "mask": alone["mask"][:, : ROWS * columns],
+    }
     here, rebuilt = forward(method)(params, alone)
     seen = int(cls) + int((~alone["mask"]).sum())
     assert here.shape[1] < tokens.shape[1]
@@ -251,7 +290,9 @@ def test_encoder_is_that_of_any_other_method():
     shape_of = lambda x: jax.tree.map(lambda y: (y.shape, y.dtype), x)  # noqa: E731
     trees, with_token = [], make(cls=True)
     for method in (make(), with_token, dig.Method(encoder=ENCODER, channels=1, objective="gen")):
-        init = lambda raw, m=method: m.init(jax.random.key(0), m.augment(jax.random.key(1), raw))["params"]  # noqa: E731
+        init = lambda raw, m=method: m.init(jax.random.key(0), m.augment(jax.random.key(1), raw))[
+            "params"
+        ]  # noqa: E731
         params = jax.eval_shape(init, jax.eval_shape(lines))
         trees.append(shape_of(params["encoder"]))
         assert ("cls_token" in params) == (method is with_token)
@@ -294,8 +335,12 @@ def test_loss_does_not_move_when_padding_grows_or_rows_fill_up():
 def test_a_normalised_target_starts_near_one():
     """Targets have mean 0 and, but for the floor, variance 1, and know nothing of the first prediction."""
     method, drawn, _, batch = small()
-    prediction = np.asarray(forward(method)(drawn, batch)[1])[batch["mask"] & batch["valid"][:, None]]
-    np.testing.assert_allclose(loss_and_grads(method)(drawn, batch)[0], 1 + np.mean(prediction**2), rtol=0.1)
+    prediction = np.asarray(forward(method)(drawn, batch)[1])[
+        batch["mask"] & batch["valid"][:, None]
+    ]
+    np.testing.assert_allclose(
+        loss_and_grads(method)(drawn, batch)[0], 1 + np.mean(prediction**2), rtol=0.1
+    )
 
 
 def test_one_device_and_eight_agree():
@@ -310,11 +355,18 @@ def test_one_device_and_eight_agree():
 def test_column_offset_moves_both_position_codes_of_its_line():
     method, _, params, batch = small()
     offset = batch["column_offset"]
-    assert offset.shape == (8, 1) and offset.min() >= 0 and offset.max() <= 9 and len(np.unique(offset)) > 3
+    assert (
+        offset.shape == (8, 1)
+        and offset.min() >= 0
+        and offset.max() <= 9
+        and len(np.unique(offset)) > 3
+    )
     moved = offset + 4 * (np.arange(8) == 2)[:, None]
     changed = lambda new, old: (np.abs(np.subtract(new, old)).max(axis=(1, 2)) > 1e-4).tolist()  # noqa: E731
     tokens, prediction = forward(method)(params, batch)
-    assert changed(forward(method)(params, {**batch, "column_offset": moved})[0], tokens) == [i == 2 for i in range(8)]
+    assert changed(forward(method)(params, {**batch, "column_offset": moved})[0], tokens) == [
+        i == 2 for i in range(8)
+    ]
 
     @jax.jit
     def decode(offset):  # the same encoded patches at other places

@@ -41,16 +41,24 @@ def test_loss_equals_the_slow_loop(case, changes):
         params, teacher, mutable = pairs.start(method, case.batch)
         assert set(params["projector"]) == {"dense_0"}
         state = types.SimpleNamespace(teacher=teacher, mutable=mutable)
-        loss, aux = jax.jit(lambda p: method.loss(p, state, case.batch, jax.random.key(0), 0.0))(params)
+        loss, aux = jax.jit(lambda p: method.loss(p, state, case.batch, jax.random.key(0), 0.0))(
+            params
+        )
         metrics = aux.metrics
     else:
-        (params, teacher, mutable), loss, metrics = case.state, case.out["loss"], case.out["metrics"]
+        (params, teacher, mutable), loss, metrics = (
+            case.state,
+            case.out["loss"],
+            case.out["metrics"],
+        )
         assert set(params["projector"]) == {"dense_0", "dense_1"}
     window_px = changes.get("window_px")
     q = pairs.mlp(params["projector"], case.means(params, 0, window_px), False, False)
     k = pairs.mlp(teacher["projector"], case.means(teacher, 1, window_px), False, False)
     assert len(q) == (15 if changes else 7)
-    expected, top1 = slow_queue_nce(q, k, np.asarray(mutable["queue"], np.float64), changes.get("temperature", 0.2))
+    expected, top1 = slow_queue_nce(
+        q, k, np.asarray(mutable["queue"], np.float64), changes.get("temperature", 0.2)
+    )
     assert set(metrics) == {"contrast", "top1", "q_std"}
     np.testing.assert_allclose(loss, expected, rtol=2e-4)
     np.testing.assert_allclose(metrics["contrast"], expected, rtol=2e-4)
@@ -108,7 +116,11 @@ def test_teacher_gets_no_gradient_and_moves_at_a_constant_rate(case):
     pairs.prove_parameters_learn(case)
     for progress in (0.0, 0.9):
         moved = case.method.update_teacher(teacher, params, jnp.float32(progress))
-        pairs.same(moved, jax.tree.map(lambda xi, theta: 0.999 * xi + 0.001 * theta, teacher, params), rtol=1e-6)
+        pairs.same(
+            moved,
+            jax.tree.map(lambda xi, theta: 0.999 * xi + 0.001 * theta, teacher, params),
+            rtol=1e-6,
+        )
     assert not case.method.schedules(jnp.float32(0.5))
 
 
@@ -121,7 +133,9 @@ def test_loss_does_not_move_when_padding_grows_rows_fill_up_and_devices_share_th
     eight = pairs.prove_growth_and_devices_do_not_matter(case)
     queue = eight["mutable"]["queue"]
     assert queue.sharding.is_fully_replicated
-    np.testing.assert_allclose(queue, case.out["mutable"]["queue"], atol=2e-5)  # of 16 new keys the last 8 are not valid
+    np.testing.assert_allclose(
+        queue, case.out["mutable"]["queue"], atol=2e-5
+    )  # of 16 new keys the last 8 are not valid
 
 
 def test_augment_encode_and_sentences():

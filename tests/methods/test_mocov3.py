@@ -17,7 +17,12 @@ from tests.methods import pairs
 
 def make(**changes):
     recipe = changes.pop("recipe", pairs.BLUR)
-    small = {"projector_width": 28, "projector_dim": 16, "predictor_width": 20, "recipes": (recipe, recipe)}
+    small = {
+        "projector_width": 28,
+        "projector_dim": 16,
+        "predictor_width": 20,
+        "recipes": (recipe, recipe),
+    }
     return mocov3.Method(**{"encoder": pairs.ENCODER, "channels": 1, **small, **changes})
 
 
@@ -41,10 +46,20 @@ def test_loss_equals_the_slow_loop(case):
         z = pairs.mlp(params["projector"], case.means(params, view, 16), True, True)
         q.append(pairs.mlp(params["predictor"], z, True, True))
         k.append(pairs.mlp(teacher["projector"], case.means(teacher, view, 16), True, True))
-    assert len(q[0]) == 15 and set(params["projector"]) == {"dense_0", "norm_0", "dense_1", "norm_1", "dense_2"}
+    assert len(q[0]) == 15 and set(params["projector"]) == {
+        "dense_0",
+        "norm_0",
+        "dense_1",
+        "norm_1",
+        "dense_2",
+    }
     (one, top_one), (two, top_two) = slow_ctr(q[0], k[1], 0.2), slow_ctr(q[1], k[0], 0.2)
     np.testing.assert_allclose(case.out["loss"], one + two, rtol=2e-4)
-    expected = {"contrast": one + two, "top1": (top_one + top_two) / 2, "q_std": pairs.spread(np.concatenate(q))}
+    expected = {
+        "contrast": one + two,
+        "top1": (top_one + top_two) / 2,
+        "q_std": pairs.spread(np.concatenate(q)),
+    }
     assert set(case.out["metrics"]) == set(expected)
     for name, value in expected.items():
         np.testing.assert_allclose(case.out["metrics"][name], value, rtol=2e-4, err_msg=name)
@@ -57,11 +72,15 @@ def test_loss_and_gradients_equal_the_reference(chunk):
     method = make(loss_chunk=chunk)
     both = lambda x: jnp.stack([x, x], axis=1)[:, :, None]  # noqa: E731
     real = jnp.ones((24, 2, 1), bool)
-    method.network = pairs.Given(lambda p: (both(p["q"]), None, real) if "q" in p else (both(p["k"]), real))
+    method.network = pairs.Given(
+        lambda p: (both(p["q"]), None, real) if "q" in p else (both(p["k"]), real)
+    )
     method.freeze_patch_embed = False
 
     def loss(params, teacher):
-        return method.loss(params, types.SimpleNamespace(teacher=teacher, mutable={}), {}, None, 0.0)[0]
+        return method.loss(
+            params, types.SimpleNamespace(teacher=teacher, mutable={}), {}, None, 0.0
+        )[0]
 
     loss, (grads, teacher) = jax.jit(jax.value_and_grad(loss, (0, 1)))({"q": q}, {"k": k})
     np.testing.assert_allclose(loss, 2 * value, rtol=1e-5)
@@ -87,15 +106,22 @@ def test_loss_starts_where_chance_puts_it():
 
 def test_the_frozen_patch_embedding_takes_no_gradient_and_all_else_does(case):
     pairs.prove_parameters_learn(case, but=("patch_embed",))
-    frozen, free = make()._student(case.params), make(freeze_patch_embed=False)._student(case.params)
-    jax.tree.map(np.testing.assert_array_equal, frozen, case.params)  # the values are what they were
+    frozen, free = (
+        make()._student(case.params),
+        make(freeze_patch_embed=False)._student(case.params),
+    )
+    jax.tree.map(
+        np.testing.assert_array_equal, frozen, case.params
+    )  # the values are what they were
     assert free is case.params
 
 
 def test_the_rule_of_the_config_freezes_the_same_parameters(case):
     """Weight decay and moments, too; without freezing there is no rule."""
     options = config.get_config("preset=cpu").to_dict()
-    treatments = optim.treat(case.params, options["optim"]["weight_decay"], options["optim"]["rules"], None)
+    treatments = optim.treat(
+        case.params, options["optim"]["weight_decay"], options["optim"]["rules"], None
+    )
     for path, treatment in optim.paths(treatments).items():
         assert treatment.freeze == path.startswith("encoder/patch_embed/"), path
     assert not config.get_config("preset=cpu,freeze_patch_embed=false").optim.rules
@@ -103,14 +129,22 @@ def test_the_rule_of_the_config_freezes_the_same_parameters(case):
 
 def test_teacher_gets_no_gradient_and_follows_the_cosine(case):
     params, teacher, _ = case.state
-    assert set(teacher) == {"encoder", "projector"} and set(params) == {"encoder", "projector", "predictor"}
+    assert set(teacher) == {"encoder", "projector"} and set(params) == {
+        "encoder",
+        "projector",
+        "predictor",
+    }
     assert all((grad == 0).all() for grad in jax.tree.leaves(case.out["grads"]["teacher"]))
     for progress, momentum in ((0.0, 0.99), (0.5, 0.995), (1.0, 1.0)):
         moved = case.method.update_teacher(teacher, params, jnp.float32(progress))
         student = {name: params[name] for name in teacher}
-        expected = jax.tree.map(lambda xi, theta: momentum * xi + (1 - momentum) * theta, teacher, student)  # noqa: B023
+        expected = jax.tree.map(
+            lambda xi, theta: momentum * xi + (1 - momentum) * theta, teacher, student
+        )  # noqa: B023
         pairs.same(moved, expected, rtol=1e-6)
-        np.testing.assert_allclose(case.method.schedules(jnp.float32(progress))["teacher_momentum"], momentum, rtol=1e-6)
+        np.testing.assert_allclose(
+            case.method.schedules(jnp.float32(progress))["teacher_momentum"], momentum, rtol=1e-6
+        )
 
 
 def test_nothing_passes_through_padding_or_rows_that_are_not_valid(case):
@@ -133,7 +167,10 @@ def test_augment_encode_and_sentences(case):
             ({"recipes": "dig"}, "recipes is 'dig'.*method.recipes to a pair"),
             ({"recipes": ("dig",)}, r"recipes is \('dig',\).*a pair"),
             ({"recipes": ("dig", "digg")}, "recipe is 'digg'"),
-            ({"encoder": pairs.CNN}, "freeze_patch_embed is True.*'crnn' has no patch embedding.*freeze_patch_embed=false"),
+            (
+                {"encoder": pairs.CNN},
+                "freeze_patch_embed is True.*'crnn' has no patch embedding.*freeze_patch_embed=false",
+            ),
             ({"momentum": -0.1}, r"momentum is -0\.1.*method.momentum"),
         ],
     )

@@ -22,8 +22,19 @@ from tests.methods.checks import same
 
 HEIGHT, WIDTH, PATCH = 16, 64, (8, 4)
 ENCODER = {"patch": PATCH, "width": 32, "depth": 1, "heads": 2, "dtype": "float32"}
-WINDOWS = {"window_px": 16, "gap_px": 4, "jitter_px": 4, "tile_width": 24, "projector_width": 32}  # 60 px for three
-CHOICES = {"rotation": 4, "jigsaw": 6, "relative_position": 2, "jigsaw, seen whole": 6}  # method: number of answers
+WINDOWS = {
+    "window_px": 16,
+    "gap_px": 4,
+    "jitter_px": 4,
+    "tile_width": 24,
+    "projector_width": 32,
+}  # 60 px for three
+CHOICES = {
+    "rotation": 4,
+    "jigsaw": 6,
+    "relative_position": 2,
+    "jigsaw, seen whole": 6,
+}  # method: number of answers
 METHODS = {
     "rotation": {"classes": 4, "square_cells": True},
     "jigsaw": {"windows": 3, "permutations": 6, **WINDOWS},
@@ -57,7 +68,10 @@ def lines(channels, seed=0):
         image = np.concatenate([image, np.full_like(image, 128), 255 - image], axis=-1)
     image = np.where((x[0] < width[:, None])[:, None, :, None], image, 255)
     valid = np.arange(COUNT) != UNREAL
-    return jax.tree.map(jnp.asarray, {"image": image.astype(np.uint8), "width": width.astype(np.int32), "valid": valid})
+    return jax.tree.map(
+        jnp.asarray,
+        {"image": image.astype(np.uint8), "width": width.astype(np.int32), "valid": valid},
+    )
 
 
 def pictures_of(batch):
@@ -109,7 +123,11 @@ def test_cross_entropy_equals_the_slow_loop_and_reads_valid_lines_only():
     (loss, accuracy), grad = value(jnp.asarray(junk), jnp.asarray(answer), jnp.asarray(valid))
     np.testing.assert_allclose(loss, np.mean(nats), rtol=1e-6)
     np.testing.assert_allclose(accuracy, np.mean(right), rtol=1e-6)
-    assert (grad[~valid] == 0).all() and np.isfinite(grad).all() and (np.abs(grad[valid]).max(axis=(1, 2)) > 0).all()
+    assert (
+        (grad[~valid] == 0).all()
+        and np.isfinite(grad).all()
+        and (np.abs(grad[valid]).max(axis=(1, 2)) > 0).all()
+    )
     (loss, accuracy), grad = value(jnp.asarray(junk), jnp.asarray(answer), jnp.zeros(5, bool))
     assert loss == 0 and accuracy == 0 and (grad == 0).all()
 
@@ -128,7 +146,11 @@ def test_only_a_tile_layer_knows_where_in_a_window_something_lies(tile):
     network = pretext.Classifier(encoder=Tokens(), views=2, classes=3, hidden=0, tile=tile)
     rng = np.random.default_rng(0)
     one, two = rng.normal(size=(2, 4, 8, 16, 1)).astype(np.float32)
-    rows = {"width": jnp.full(4, 16), "valid": jnp.ones(4, bool), "answer": jnp.zeros((4, 1), jnp.int32)}
+    rows = {
+        "width": jnp.full(4, 16),
+        "valid": jnp.ones(4, bool),
+        "answer": jnp.zeros((4, 1), jnp.int32),
+    }
     batch = {"view1": jnp.asarray(one), "view2": jnp.asarray(two), **rows}
     turned = {**batch, "view2": jnp.asarray(np.concatenate([two[:, :, 8:], two[:, :, :8]], axis=2))}
     logits, params = network.init_with_output(jax.random.key(0), batch)
@@ -150,7 +172,11 @@ def test_paint_is_the_mean_square_over_real_pixels_of_valid_lines():
     # One patch a column of 4 px and row of 8: the prediction in reading order, written out.
     patches = np.stack([said[:, :, x : x + 4].reshape(3, -1) for x in (0, 4, 8)], axis=1)
     network = types.SimpleNamespace(apply=lambda *args, **kwargs: jnp.asarray(patches))
-    batch = {"target": jnp.asarray(target), "width": jnp.asarray(width), "valid": jnp.asarray(valid)}
+    batch = {
+        "target": jnp.asarray(target),
+        "width": jnp.asarray(width),
+        "valid": jnp.asarray(valid),
+    }
     how = {"untaught": jnp.asarray(untaught), "patch": (8, 4), "kind": "pixel", "floor": 0.0}
     loss, aux = pretext.paint(network, {}, types.SimpleNamespace(mutable={}), batch, None, **how)
     for name, values in squares.items():
@@ -162,7 +188,9 @@ def numbered(width, canvas_px, height=2):
     """Raw lines whose pixels hold the number of their column; 255 in the padding."""
     x = np.broadcast_to(np.arange(canvas_px), (len(width), height, canvas_px))
     image = np.where(x < width[:, None, None], x, 255)[..., None].astype(np.uint8)
-    return jax.tree.map(jnp.asarray, {"image": image, "width": width, "valid": np.ones(len(width), bool)})
+    return jax.tree.map(
+        jnp.asarray, {"image": image, "width": width, "valid": np.ones(len(width), bool)}
+    )
 
 
 def test_windows_lie_in_their_cells_anywhere_in_the_line_and_never_in_padding():
@@ -173,7 +201,9 @@ def test_windows_lie_in_their_cells_anywhere_in_the_line_and_never_in_padding():
     raw["valid"] = raw["valid"].at[0].set(False)
     rng = np.random.default_rng(0)
     cells = rng.permuted(np.tile(np.arange(4), (400, 1)), axis=1)[:, :3]
-    out = jax.jit(lambda key: pretext.cut(key, raw, jnp.asarray(cells), layout, None, 7))(jax.random.key(0))
+    out = jax.jit(lambda key: pretext.cut(key, raw, jnp.asarray(cells), layout, None, 7))(
+        jax.random.key(0)
+    )
     assert (out["valid"] == ((width >= layout.span_px) & (np.arange(400) > 0))).all()
     assert (out["width"] == 8).all() and out["column_offset"].shape == (400, 3)
     assert set(np.unique(out["column_offset"])) == set(range(8))
@@ -195,10 +225,18 @@ def test_windows_lie_in_their_cells_anywhere_in_the_line_and_never_in_padding():
 def test_windows_meet_in_the_classifier_alone_or_in_the_encoder(context_free):
     """Up to a linear classifier, what two windows say together is the sum of what each says only where none sees the other."""
     encoder = vit.Vit(**{**ENCODER, "depth": 2})
-    network = pretext.Classifier(encoder=encoder, views=2, classes=3, hidden=0, tile=8, context_free=context_free)
+    network = pretext.Classifier(
+        encoder=encoder, views=2, classes=3, hidden=0, tile=8, context_free=context_free
+    )
     rng = np.random.default_rng(0)
-    one, two, other_one, other_two = jnp.asarray(rng.normal(size=(4, 4, HEIGHT, 16, 1)), jnp.float32)
-    rows = {"width": jnp.full(4, 16), "valid": jnp.ones(4, bool), "answer": jnp.zeros((4, 1), jnp.int32)}
+    one, two, other_one, other_two = jnp.asarray(
+        rng.normal(size=(4, 4, HEIGHT, 16, 1)), jnp.float32
+    )
+    rows = {
+        "width": jnp.full(4, 16),
+        "valid": jnp.ones(4, bool),
+        "answer": jnp.zeros((4, 1), jnp.int32),
+    }
     rows["column_offset"] = jnp.asarray(rng.integers(0, 9, (4, 2)))
     params = network.init(jax.random.key(0), {"view1": one, "view2": two, **rows})
     say = jax.jit(lambda one, two: network.apply(params, {"view1": one, "view2": two, **rows}))
@@ -208,27 +246,53 @@ def test_windows_meet_in_the_classifier_alone_or_in_the_encoder(context_free):
 
 
 def test_an_augmentation_is_of_every_window_alone_or_of_the_whole_line():
-    raw = {"image": jnp.full((20, 8, 64, 1), 100, jnp.uint8), "width": jnp.full(20, 64), "valid": jnp.ones(20, bool)}
-    brighter = {"some_of": (1, 1), "operators": (("brightness", {"factor": (0.5, 2.0)}),), "jitter": None, "grayscale_p": 0.0}
+    raw = {
+        "image": jnp.full((20, 8, 64, 1), 100, jnp.uint8),
+        "width": jnp.full(20, 64),
+        "valid": jnp.ones(20, bool),
+    }
+    brighter = {
+        "some_of": (1, 1),
+        "operators": (("brightness", {"factor": (0.5, 2.0)}),),
+        "jitter": None,
+        "grayscale_p": 0.0,
+    }
     layout, cells = pretext.Layout(3, 16, 0, 0), jnp.tile(jnp.array([2, 0, 1]), (20, 1))
     for context_free in (True, False):
         out = pretext.cut(jax.random.key(0), raw, cells, layout, brighter, 0, context_free)
         tones = np.stack([np.asarray(out[f"view{i}"]).mean(axis=(1, 2, 3)) for i in (1, 2, 3)])
-        assert (np.ptp(tones, axis=0) > 1e-3).all() if context_free else np.ptp(tones, axis=0).max() < 1e-6
+        assert (
+            (np.ptp(tones, axis=0) > 1e-3).all()
+            if context_free
+            else np.ptp(tones, axis=0).max() < 1e-6
+        )
         assert np.ptp(tones[0]) > 0.1  # and every line has its own
 
 
 def test_layouts_that_cannot_be_are_refused_in_a_sentence():
     for layout, words in [
-        (pretext.Layout(2, 10, 2, 2), "window_px is 10.*multiple of the patch width, 4.*config.method.window_px"),
+        (
+            pretext.Layout(2, 10, 2, 2),
+            "window_px is 10.*multiple of the patch width, 4.*config.method.window_px",
+        ),
         (pretext.Layout(2, 8, 2, 3), "jitter_px is 3 and gap_px 2.*config.method.jitter_px"),
         (pretext.Layout(2, 8, 2, -1), "jitter_px is -1"),
     ]:
         with pytest.raises(ValueError, match=words):
             layout.check(4)
     raw = numbered(np.array([30]), 32)
-    with pytest.raises(ValueError, match="32 px wide and 3 windows of 16 px take 60 px.*config.data.width_px.*window_px"):
-        pretext.cut(jax.random.key(0), raw, jnp.zeros((1, 3), jnp.int32), pretext.Layout(3, 16, 4, 4), None, 0)
+    with pytest.raises(
+        ValueError,
+        match="32 px wide and 3 windows of 16 px take 60 px.*config.data.width_px.*window_px",
+    ):
+        pretext.cut(
+            jax.random.key(0),
+            raw,
+            jnp.zeros((1, 3), jnp.int32),
+            pretext.Layout(3, 16, 4, 4),
+            None,
+            0,
+        )
 
 
 # ---- all five ----
@@ -258,7 +322,9 @@ def test_nothing_passes_through_padding_or_lines_that_do_not_count(name):
         assert (grad[~inside] == 0).all() and np.isfinite(grad).all(), view
         assert (grad.max(axis=1) > 0)[counts].all(), view
     for path, grad in jax.tree_util.tree_leaves_with_path(grads):
-        assert (np.abs(grad).max() > 0) != ("mask_token" in jax.tree_util.keystr(path)), jax.tree_util.keystr(path)
+        assert (np.abs(grad).max() > 0) != ("mask_token" in jax.tree_util.keystr(path)), (
+            jax.tree_util.keystr(path)
+        )
 
 
 @pytest.mark.parametrize("name", CHOICES)
@@ -286,10 +352,14 @@ def test_one_device_and_eight_agree(name):
     @jax.jit
     def loss(params, raw):
         batch = method.augment(jax.random.key(2), raw)
-        return method.loss(params, types.SimpleNamespace(mutable={}), batch, jax.random.key(5), 0.0)[0]
+        return method.loss(
+            params, types.SimpleNamespace(mutable={}), batch, jax.random.key(5), 0.0
+        )[0]
 
     eight = loss(*checks.on_eight_devices(params, raw))
-    np.testing.assert_allclose(eight, evaluate(params, augment(jax.random.key(2), raw))[0], rtol=2e-5)
+    np.testing.assert_allclose(
+        eight, evaluate(params, augment(jax.random.key(2), raw))[0], rtol=2e-5
+    )
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -318,7 +388,11 @@ def test_encoders_of_all_are_the_same_tree_and_read_whole_lines():
     assert len(set(trees.values())) == 1
     method, raw, params, *_ = made("jigsaw")
     out = jax.jit(method.encode)(params, raw)
-    assert out["tokens"].shape == (COUNT, 2 * WIDTH // 4, 32) and out["frames"].shape == (COUNT, WIDTH // 4, 64)
+    assert out["tokens"].shape == (COUNT, 2 * WIDTH // 4, 32) and out["frames"].shape == (
+        COUNT,
+        WIDTH // 4,
+        64,
+    )
     assert list(out["frame_length"][:2]) == [16, 16] and out["frame_length"][NARROW] == 10
 
 
@@ -332,7 +406,11 @@ def test_classifiers_take_a_cnn_as_well(name):
     def step(raw, key):
         batch = method.augment(key, raw)
         params = method.init(key, batch)["params"]
-        return params, method.loss(params, state, batch, key, 0.0)[0], method.encode(params, raw)["frames"]
+        return (
+            params,
+            method.loss(params, state, batch, key, 0.0)[0],
+            method.encode(params, raw)["frames"],
+        )
 
     params, loss, frames = jax.eval_shape(step, lines(1), jax.random.key(0))
     assert "encoder" in params and loss.shape == () and frames.shape[:2] == (COUNT, WIDTH // 4)
@@ -340,7 +418,9 @@ def test_classifiers_take_a_cnn_as_well(name):
         return
     batch = method.augment(jax.random.key(0), lines(1))
     params = jax.jit(method.init)(jax.random.key(0), batch)["params"]
-    grads = jax.jit(jax.grad(lambda params: method.loss(params, state, batch, jax.random.key(0), 0.0)[0]))(params)
+    grads = jax.jit(
+        jax.grad(lambda params: method.loss(params, state, batch, jax.random.key(0), 0.0)[0])
+    )(params)
     for path, grad in jax.tree_util.tree_leaves_with_path(grads):
         assert np.isfinite(grad).all() and np.any(grad), jax.tree_util.keystr(path)
 
@@ -348,7 +428,9 @@ def test_classifiers_take_a_cnn_as_well(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_wrong_offsets_and_channels_are_refused_in_a_sentence(name):
     module, options = module_of(name), {"channels": 1, **METHODS[name]}
-    with pytest.raises(ValueError, match="column_offset_max is -1.*config.method.column_offset_max to 0 or more"):
+    with pytest.raises(
+        ValueError, match="column_offset_max is -1.*config.method.column_offset_max to 0 or more"
+    ):
         module.Method(encoder=ENCODER, **options, column_offset_max=-1)
     raw = lines(1 if options["channels"] == 3 else 3)
     with pytest.raises(ValueError, match=r"images have . channels.*config.method.channels"):

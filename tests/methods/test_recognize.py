@@ -41,15 +41,21 @@ def start(method, optimizer=None, seed=7):
     batch = method.augment(jax.random.key(1), make_batch())
     tx = optimizer.tx if optimizer else optax.identity()
     made = jax.jit(lambda key: state.create(method, tx, batch, key))(jax.random.key(seed))
-    return made.replace(mutable=method.calibrate(made.params, made.mutable, [make_batch(0), make_batch(1)]))
+    return made.replace(
+        mutable=method.calibrate(made.params, made.mutable, [make_batch(0), make_batch(1)])
+    )
 
 
 def train_for(method, rates, steps=4):
     """Some steps through the trainer's own step, one rule a head."""
-    shapes = jax.eval_shape(lambda key: method.init(key, method.augment(key, make_batch()))["params"], jax.random.key(0))
+    shapes = jax.eval_shape(
+        lambda key: method.init(key, method.augment(key, make_batch()))["params"], jax.random.key(0)
+    )
     rules = [("^(encoder|norm)/", {"freeze": True})]
     rules += [(f"^heads/{name}/", {"lr_scale": rate}) for name, rate in rates.items()]
-    optimizer = optim.create(params=shapes, total_steps=steps, batch_size=6, lr=1.0, schedule="constant", rules=rules)
+    optimizer = optim.create(
+        params=shapes, total_steps=steps, batch_size=6, lr=1.0, schedule="constant", rules=rules
+    )
     step = jax.jit(make_train_step(method, optimizer, steps, 0))
     made = start(method, optimizer)
     first = made
@@ -78,15 +84,22 @@ def test_frozen_encoder_stays_and_has_no_gradient():
     first, last, _ = train_for(method, {"ctc": 1e-2})
     jax.tree.map(np.testing.assert_array_equal, first.params["encoder"], last.params["encoder"])
     jax.tree.map(np.testing.assert_array_equal, first.params["norm"], last.params["norm"])
-    moved = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), first.params["heads"], last.params["heads"])
+    moved = jax.tree.map(
+        lambda a, b: float(jnp.abs(a - b).max()), first.params["heads"], last.params["heads"]
+    )
     assert min(jax.tree.leaves(moved)) > 0
     grads = gradients(method, first)
-    assert all(float(jnp.abs(leaf).max()) == 0 for leaf in jax.tree.leaves((grads["encoder"], grads["norm"])))
+    assert all(
+        float(jnp.abs(leaf).max()) == 0
+        for leaf in jax.tree.leaves((grads["encoder"], grads["norm"]))
+    )
 
 
 def gradients(method, made):
     batch = method.augment(jax.random.key(1), make_batch())
-    return jax.jit(jax.grad(lambda params: method.loss(params, made, batch, jax.random.key(0), 0.0)[0]))(made.params)
+    return jax.jit(
+        jax.grad(lambda params: method.loss(params, made, batch, jax.random.key(0), 0.0)[0])
+    )(made.params)
 
 
 def test_frozen_encoder_has_no_drop_path_and_a_trained_one_has():
@@ -96,7 +109,9 @@ def test_frozen_encoder_has_no_drop_path_and_a_trained_one_has():
         made = start(method)
         batch = method.augment(jax.random.key(1), make_batch())
         loss = jax.jit(method.loss)
-        losses = {float(loss(made.params, made, batch, jax.random.key(i), 0.0)[0]) for i in range(4)}
+        losses = {
+            float(loss(made.params, made, batch, jax.random.key(i), 0.0)[0]) for i in range(4)
+        }
         assert (len(losses) == 1) == frozen
 
 
@@ -118,7 +133,9 @@ def test_padding_and_invalid_rows_do_not_touch_the_loss():
     other["label"] = other["label"].at[-1].set(2)
     key = jax.random.key(0)
     loss = jax.jit(method.loss)
-    one, two = (loss(made.params, made, method.augment(key, b), key, 0.0)[0] for b in (batch, other))
+    one, two = (
+        loss(made.params, made, method.augment(key, b), key, 0.0)[0] for b in (batch, other)
+    )
     np.testing.assert_array_equal(one, two)
 
 
@@ -131,7 +148,9 @@ def test_calibrate_equals_numpy_over_the_real_frames_of_valid_rows():
     rows = []
     for batch in batches:
         encoded = jax.jit(method.encode)(made.params, batch)
-        for frames, length, valid in zip(encoded["frames"], encoded["frame_length"], batch["valid"]):
+        for frames, length, valid in zip(
+            encoded["frames"], encoded["frame_length"], batch["valid"]
+        ):
             rows += [np.asarray(frames, np.float64)[: int(length)]] * bool(valid)
     rows = np.concatenate(rows)
     np.testing.assert_allclose(scale["mean"], rows.mean(axis=0), atol=1e-5)
@@ -145,7 +164,8 @@ def test_standardised_features_do_not_depend_on_the_scale_of_the_encoder():
     made = start(method)
     norm = made.params["encoder"]["norm"]
     stretched = made.params | {
-        "encoder": made.params["encoder"] | {"norm": {"scale": norm["scale"] * 50.0, "bias": norm["bias"] + 20.0}}
+        "encoder": made.params["encoder"]
+        | {"norm": {"scale": norm["scale"] * 50.0, "bias": norm["bias"] + 20.0}}
     }
     mutable = method.calibrate(stretched, made.mutable, [make_batch(0), make_batch(1)])
     batch = method.augment(jax.random.key(1), make_batch())
@@ -162,7 +182,9 @@ def test_calibration_without_any_real_line_is_a_sentence():
     batch = make_batch()
     with pytest.raises(ValueError, match="config.data.train"):
         made = start(method)
-        method.calibrate(made.params, made.mutable, [batch | {"valid": jnp.zeros_like(batch["valid"])}])
+        method.calibrate(
+            made.params, made.mutable, [batch | {"valid": jnp.zeros_like(batch["valid"])}]
+        )
 
 
 def test_infeasible_lines_are_counted_and_left_out_of_the_loss():
@@ -236,13 +258,25 @@ def test_augmentation_is_off_by_default_and_moves_pixels_when_on(recipe):
     plain = make().augment(jax.random.key(0), batch)["image"]
     np.testing.assert_allclose(plain, batch["image"] / 127.5 - 1, atol=1e-6)
     moved = jax.jit(make(recipe=recipe).augment)(jax.random.key(0), batch)["image"]
-    assert moved.shape == plain.shape and -1 <= float(moved.min()) < -0.1 and 0.1 < float(moved.max()) <= 1
+    assert (
+        moved.shape == plain.shape
+        and -1 <= float(moved.min()) < -0.1
+        and 0.1 < float(moved.max()) <= 1
+    )
     assert float(jnp.abs(moved - plain).max()) > 0.1
 
 
 def test_a_cnn_is_fine_tuned_as_well():
     """Every array of a CNN + BiLSTM learns from the labels, and its frames come with their lengths."""
-    cnn = {"kind": "crnn", "height_px": 16, "stem": 8, "stages": (8, 8, 8, 8), "blocks": (1, 1, 1, 1), "width": 8, "layers": 1}
+    cnn = {
+        "kind": "crnn",
+        "height_px": 16,
+        "stem": 8,
+        "stages": (8, 8, 8, 8),
+        "blocks": (1, 1, 1, 1),
+        "width": 8,
+        "layers": 1,
+    }
     method = make(encoder=cnn, frozen=False)
     made = start(method)
     for path, grad in jax.tree_util.tree_leaves_with_path(gradients(method, made)):

@@ -22,7 +22,9 @@ def test_the_answer_is_the_number_of_cells_between_the_windows(reach, offsets):
     raw = {"image": jnp.asarray(image), "width": jnp.asarray(width), "valid": jnp.ones(300, bool)}
     batch = jax.jit(method.augment)(jax.random.key(0), raw)
     assert "view3" not in batch and (batch["valid"] == (width >= span)).all()
-    first, second = (np.rint(np.asarray(batch[name])[:, 0, 0, 0] * 127.5 + 127.5) for name in ("view1", "view2"))
+    first, second = (
+        np.rint(np.asarray(batch[name])[:, 0, 0, 0] * 127.5 + 127.5) for name in ("view1", "view2")
+    )
     answer = np.asarray(batch["answer"])[:, 0]
     moved = (second - first - 24 * np.asarray(offsets)[answer])[width >= span]
     assert np.abs(moved).max() <= 6 and len(np.unique(moved)) == 13  # jitter of both

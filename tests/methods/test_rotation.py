@@ -17,8 +17,14 @@ WIDTHS = np.array([64, 48, 37, 16, 9, 1])
 @pytest.fixture(scope="module")
 def raw():
     image = np.random.default_rng(0).integers(0, 255, (len(WIDTHS), HEIGHT, WIDTH, 3), np.uint8)
-    image[np.broadcast_to((np.arange(WIDTH) >= WIDTHS[:, None])[:, None, :, None], image.shape)] = 255
-    batch = {"image": image, "width": WIDTHS.astype(np.int32), "valid": np.array([True] * 5 + [False])}
+    image[np.broadcast_to((np.arange(WIDTH) >= WIDTHS[:, None])[:, None, :, None], image.shape)] = (
+        255
+    )
+    batch = {
+        "image": image,
+        "width": WIDTHS.astype(np.int32),
+        "valid": np.array([True] * 5 + [False]),
+    }
     return jax.tree.map(jnp.asarray, batch)
 
 
@@ -41,7 +47,11 @@ def cells_turned(line):
 def test_copies_are_the_real_part_turned_and_padding_says_nothing(raw, classes, square_cells):
     views, answer = copies(raw, classes=classes, square_cells=square_cells)
     lines = np.asarray(raw["image"]) / 127.5 - 1
-    assert len(views) == classes and (answer == np.arange(classes)).all() and answer.shape == (len(WIDTHS), classes)
+    assert (
+        len(views) == classes
+        and (answer == np.arange(classes)).all()
+        and answer.shape == (len(WIDTHS), classes)
+    )
     half = views[classes // 2]
     for b, width in enumerate(WIDTHS):
         real = lines[b, :, :width]
@@ -51,14 +61,18 @@ def test_copies_are_the_real_part_turned_and_padding_says_nothing(raw, classes, 
             assert (view[b, :, width:] == views[0][b, :, width:]).all()  # the same for every answer
             assert (view[b, :, :width] < 0.999).all()  # and none of it within the line
         if classes == 4:
-            np.testing.assert_allclose(views[3][b, :, :width], np.rot90(views[1][b, :, :width], 2), atol=1e-6)
+            np.testing.assert_allclose(
+                views[3][b, :, :width], np.rot90(views[1][b, :, :width], 2), atol=1e-6
+            )
             if width % HEIGHT == 0 and square_cells or width == HEIGHT:
                 np.testing.assert_allclose(views[1][b, :, :width], cells_turned(real), atol=1e-5)
 
 
 @pytest.mark.parametrize("square_cells", [True, False])
 @pytest.mark.parametrize("width", [64, 56, 37, 9])
-def test_quarter_turns_of_any_width_put_the_left_on_top_and_the_foot_at_the_left(width, square_cells):
+def test_quarter_turns_of_any_width_put_the_left_on_top_and_the_foot_at_the_left(
+    width, square_cells
+):
     """Of a plain ramp linear resampling is exact away from the borders of a cell."""
     y, x = np.mgrid[:HEIGHT, :WIDTH]
     image = np.stack([x, y], axis=-1)[None].astype(np.float32)

@@ -20,7 +20,13 @@ BLUR = views.only("blur", sigma=(0.5, 1.5))
 
 
 def make(**changes):
-    options = {"channels": 1, "decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "recipe": BLUR}
+    options = {
+        "channels": 1,
+        "decoder_width": 16,
+        "decoder_depth": 1,
+        "decoder_heads": 2,
+        "recipe": BLUR,
+    }
     return siman.Method(encoder=ENCODER, **options | changes)
 
 
@@ -30,8 +36,16 @@ def started():
     second half, not valid."""
     rng = np.random.default_rng(0)
     width = np.array([64, 45, 20, 64])
-    image = np.where(np.arange(64)[None, None, :, None] < width[:, None, None, None], rng.integers(0, 256, (4, 32, 64, 1)), 255)
-    raw = {"image": image.astype(np.uint8), "width": width.astype(np.int32), "valid": np.array([True, True, True, False])}
+    image = np.where(
+        np.arange(64)[None, None, :, None] < width[:, None, None, None],
+        rng.integers(0, 256, (4, 32, 64, 1)),
+        255,
+    )
+    raw = {
+        "image": image.astype(np.uint8),
+        "width": width.astype(np.int32),
+        "valid": np.array([True, True, True, False]),
+    }
     method = make()
     batch = jax.jit(method.augment)(jax.random.key(1), raw)
     params = jax.jit(method.init)(jax.random.key(0), batch)["params"]
@@ -39,7 +53,9 @@ def started():
 
     @jax.jit
     def evaluate(params, batch):
-        return jax.value_and_grad(lambda p: method.loss(p, state, batch, jax.random.key(2), 0.0), has_aux=True)(params)
+        return jax.value_and_grad(
+            lambda p: method.loss(p, state, batch, jax.random.key(2), 0.0), has_aux=True
+        )(params)
 
     return method, params, batch, raw, evaluate
 
@@ -88,9 +104,14 @@ def test_padding_and_rows_that_do_not_count_change_nothing(started):
     noise = jax.random.uniform(jax.random.key(9), batch["view1"].shape, minval=-1.0)
     beyond = jnp.arange(32)[None, :] >= batch["width"][:, None]
     other = beyond[:, None, :, None] | ~batch["valid"][:, None, None, None]
-    changed = {**batch, **{name: jnp.where(other, noise, batch[name]) for name in ("view1", "original")}}
+    changed = {
+        **batch,
+        **{name: jnp.where(other, noise, batch[name]) for name in ("view1", "original")},
+    }
     guide_beyond = (jnp.arange(32)[None, :] >= batch["guide_width"][:, None])[:, None, :, None]
-    changed["guide"] = jnp.where(guide_beyond | ~batch["valid"][:, None, None, None], noise, batch["guide"])
+    changed["guide"] = jnp.where(
+        guide_beyond | ~batch["valid"][:, None, None, None], noise, batch["guide"]
+    )
     (loss_2, _), grads_2 = evaluate(params, changed)
     np.testing.assert_allclose(loss, loss_2, rtol=1e-6)
     for a, b in zip(jax.tree.leaves(grads), jax.tree.leaves(grads_2), strict=True):
@@ -107,8 +128,15 @@ def test_each_side_learns_from_its_own_terms_only(started):
     )(params)
     size = lambda tree: max(float(jnp.abs(x).max()) for x in jax.tree.leaves(tree))  # noqa: E731
     fooled, adversary = term("fooled"), term("adversary")
-    assert size(fooled["adversary"]) == 0 and size(fooled["decoder"]) > 0 and size(fooled["encoder"]) > 0
-    assert size(adversary["decoder"]) == size(adversary["encoder"]) == 0 and size(adversary["adversary"]) > 0
+    assert (
+        size(fooled["adversary"]) == 0
+        and size(fooled["decoder"]) > 0
+        and size(fooled["encoder"]) > 0
+    )
+    assert (
+        size(adversary["decoder"]) == size(adversary["encoder"]) == 0
+        and size(adversary["adversary"]) > 0
+    )
     np.testing.assert_allclose(size(grads["adversary"]), size(adversary["adversary"]), rtol=1e-5)
     assert aux.metrics["used"] == 0.5
 
@@ -118,7 +146,9 @@ def test_loss_is_made_of_three_means_by_slow_loops(started):
     method, params, batch, _, evaluate = started
     (loss, aux), _ = evaluate(params, batch)
     painted = jax.jit(lambda p: method.network.apply({"params": p}, batch, method="paint"))(params)
-    judge = jax.jit(lambda p, patches: method.network.apply({"params": p}, patches, batch, method="judge"))
+    judge = jax.jit(
+        lambda p, patches: method.network.apply({"params": p}, patches, batch, method="judge")
+    )
     grid = (4, 4)
     picture = np.asarray(vit.unpatchify(painted, PATCH, grid), np.float64)
     original, width = np.asarray(batch["original"], np.float64), np.asarray(batch["width"])
@@ -128,7 +158,10 @@ def test_loss_is_made_of_three_means_by_slow_loops(started):
         shown[row, :, width[row] :] = clean[row, :, width[row] :] = vit.PAPER
         if batch["valid"][row]:
             pixel.extend(np.square(picture - original)[row, :, : width[row]].ravel())
-    of_painted, of_real = (np.asarray(judge(params, vit.patchify(jnp.asarray(x, jnp.float32), PATCH))) for x in (shown, clean))
+    of_painted, of_real = (
+        np.asarray(judge(params, vit.patchify(jnp.asarray(x, jnp.float32), PATCH)))
+        for x in (shown, clean)
+    )
     fooled, adversary = [], []
     for row in np.flatnonzero(batch["valid"]):
         for patch in range(grid[0] * -(-width[row] // PATCH[1])):
@@ -136,11 +169,15 @@ def test_loss_is_made_of_three_means_by_slow_loops(started):
             adversary.append((of_real[row, patch] - 1) ** 2 + of_painted[row, patch] ** 2)
     for name, values in (("pixel", pixel), ("fooled", fooled), ("adversary", adversary)):
         np.testing.assert_allclose(aux.metrics[name], np.mean(values), rtol=2e-5, err_msg=name)
-    np.testing.assert_allclose(loss, np.mean(pixel) + 0.01 * np.mean(fooled) + np.mean(adversary), rtol=2e-5)
+    np.testing.assert_allclose(
+        loss, np.mean(pixel) + 0.01 * np.mean(fooled) + np.mean(adversary), rtol=2e-5
+    )
     other = make(weight_adversary=3.0)
     state = types.SimpleNamespace(mutable={})
     loss, _ = jax.jit(lambda p: other.loss(p, state, batch, jax.random.key(2), 0.0))(params)
-    np.testing.assert_allclose(loss, np.mean(pixel) + 3 * np.mean(fooled) + np.mean(adversary), rtol=2e-5)
+    np.testing.assert_allclose(
+        loss, np.mean(pixel) + 3 * np.mean(fooled) + np.mean(adversary), rtol=2e-5
+    )
 
 
 def test_one_device_and_eight_agree(started):
@@ -152,7 +189,10 @@ def test_the_adversary_has_a_rate_of_its_own(started):
     """By the rule of the config: half that of encoder and decoder."""
     _, params, *_ = started
     treated = optim.treat(params, 0.05, config.get_config("preset=cpu").optim.rules, None)
-    scales = {(path.startswith("adversary/"), treatment.lr_scale) for path, treatment in optim.paths(treated).items()}
+    scales = {
+        (path.startswith("adversary/"), treatment.lr_scale)
+        for path, treatment in optim.paths(treated).items()
+    }
     assert scales == {(True, 0.5), (False, 1.0)}
 
 
@@ -160,13 +200,17 @@ def test_style_comes_from_the_guide(started):
     """Painting with another guide changes the picture; content and guide both have a gradient."""
     method, params, batch, _, _ = started
     paint = jax.jit(lambda batch: method.network.apply({"params": params}, batch, method="paint"))
-    assert float(jnp.abs(paint(batch) - paint({**batch, "guide": -batch["guide"]}))[:4].max()) > 1e-4
+    assert (
+        float(jnp.abs(paint(batch) - paint({**batch, "guide": -batch["guide"]}))[:4].max()) > 1e-4
+    )
 
 
 def test_pictures_and_mistakes(started):
     method, params, _, raw, _ = started
     pictures = jax.jit(lambda raw: method.reconstruct(params, raw, jax.random.key(0)))(raw)
-    assert {name: p.shape for name, p in pictures.items()} == dict.fromkeys(("masked", "output", "original"), (4, 32, 64, 1))
+    assert {name: p.shape for name, p in pictures.items()} == dict.fromkeys(
+        ("masked", "output", "original"), (4, 32, 64, 1)
+    )
     np.testing.assert_allclose(pictures["original"][0] * 255, raw["image"][0], atol=1e-3)
     with pytest.raises(ValueError, match="weight_adversary is -1"):
         make(weight_adversary=-1)

@@ -15,7 +15,15 @@ NO_STATE = types.SimpleNamespace(mutable={})
 
 
 def make(**changes):
-    return simclr.Method(**{"encoder": pairs.ENCODER, "channels": 1, "projector_dim": 24, "recipe": pairs.BLUR, **changes})
+    return simclr.Method(
+        **{
+            "encoder": pairs.ENCODER,
+            "channels": 1,
+            "projector_dim": 24,
+            "recipe": pairs.BLUR,
+            **changes,
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +49,16 @@ def test_loss_is_the_sum_of_both_views_means(case):
 @pytest.mark.parametrize("chunk", [None, 7])
 def test_gradients_flow_through_both_sides_as_in_the_reference(chunk):
     """The official NT-Xent of SemiMTR is the mean; this is the sum of two means, and so are its gradients."""
-    q, k, value, grad_q, grad_k = pairs.golden("q", "k", "nt_xent", "nt_xent_grad_q", "nt_xent_grad_k")
+    q, k, value, grad_q, grad_k = pairs.golden(
+        "q", "k", "nt_xent", "nt_xent_grad_q", "nt_xent_grad_k"
+    )
     method = make(loss_chunk=chunk)
     real = jnp.ones((24, 2, 1), bool)
     stack = lambda p: jnp.stack([p["q"], p["k"]], axis=1)[:, :, None]  # noqa: E731
     method.network = pairs.Given(lambda p: (stack(p), stack(p), real))
-    loss, grads = jax.jit(jax.value_and_grad(lambda p: method.loss(p, NO_STATE, {}, None, 0.0)[0]))({"q": q, "k": k})
+    loss, grads = jax.jit(jax.value_and_grad(lambda p: method.loss(p, NO_STATE, {}, None, 0.0)[0]))(
+        {"q": q, "k": k}
+    )
     np.testing.assert_allclose(loss, 2 * value, rtol=1e-5)
     pairs.same(grads, {"q": 2 * grad_q, "k": 2 * grad_k}, rtol=1e-4)
 
@@ -59,7 +71,9 @@ def test_loss_starts_where_chance_puts_it():
     """2 ln(2B - 1) at T = 1."""
     method = make(temperature=1.0)
     method.network = pairs.Given(lambda z: (z, z, jnp.ones(z.shape[:3], bool)))
-    pairs.prove_chance(lambda z: method.loss(z, NO_STATE, {}, None, 0.0), (128, 2, 1), 2 * math.log(2 * 128 - 1))
+    pairs.prove_chance(
+        lambda z: method.loss(z, NO_STATE, {}, None, 0.0), (128, 2, 1), 2 * math.log(2 * 128 - 1)
+    )
 
 
 def test_augment_encode_and_sentences():

@@ -56,8 +56,15 @@ def hidden_pixels(batch):
 def test_loss_is_the_mean_distance_over_hidden_real_pixels():
     """The paper's L1, pixel by pixel, of the image as the encoder reads it."""
     method, _, params, batch = small()
-    prediction = np.asarray(vit.unpatchify(predict(method)(params, batch), PATCH, (ROWS, WIDTH // PATCH[1])), np.float64)
-    image, hidden, total, count = np.asarray(batch["view1"], np.float64), hidden_pixels(batch), 0.0, 0
+    prediction = np.asarray(
+        vit.unpatchify(predict(method)(params, batch), PATCH, (ROWS, WIDTH // PATCH[1])), np.float64
+    )
+    image, hidden, total, count = (
+        np.asarray(batch["view1"], np.float64),
+        hidden_pixels(batch),
+        0.0,
+        0,
+    )
     for b, y, x in np.argwhere(hidden):
         if batch["valid"][b]:
             total, count = total + abs(prediction[b, y, x, 0] - image[b, y, x, 0]), count + 1
@@ -76,7 +83,9 @@ def test_hidden_pixels_are_targets_and_nothing_else():
     np.testing.assert_allclose(np.abs(grad[entering]), 1 / entering.sum(), rtol=1e-4)
     read = inside(batch) & ~hidden & entering.any(axis=(1, 2), keepdims=True)
     assert (grad[~entering & ~read] == 0).all() and (grad[read] != 0).all()
-    assert (grad[hidden & ~entering] == 0).all() and (hidden & ~entering).any()  # a filler row has hidden patches, too
+    assert (grad[hidden & ~entering] == 0).all() and (
+        hidden & ~entering
+    ).any()  # a filler row has hidden patches, too
 
 
 def test_loss_does_not_move_when_padding_grows_or_rows_fill_up():
@@ -91,7 +100,9 @@ def test_a_constant_is_what_the_start_reaches():
     """Uniform noise in [-1, 1] about a small prediction p: E|x - p| = (1 + p^2) / 2."""
     method, drawn, _, batch = small()
     prediction = np.asarray(predict(method)(drawn, batch))[batch["mask"] & batch["valid"][:, None]]
-    expected = np.mean(np.where(np.abs(prediction) < 1, (1 + prediction**2) / 2, np.abs(prediction)))
+    expected = np.mean(
+        np.where(np.abs(prediction) < 1, (1 + prediction**2) / 2, np.abs(prediction))
+    )
     np.testing.assert_allclose(loss_and_grads(method)(drawn, batch)[0], expected, rtol=0.05)
 
 
@@ -105,13 +116,22 @@ def test_units_of_the_config_are_hidden_and_lines_stay_as_they_are():
     method, _, params, batch = small()
     mask = batch["mask"].reshape(8, WIDTH // PATCH[1], ROWS)
     pairs = mask.reshape(8, -1, 2, ROWS)
-    assert (pairs[[0, 6]].min(axis=2) == pairs[[0, 6]].max(axis=2)).all()  # lines that fill their last unit
+    assert (
+        pairs[[0, 6]].min(axis=2) == pairs[[0, 6]].max(axis=2)
+    ).all()  # lines that fill their last unit
     assert mask[0].sum() == 2 * math.ceil(0.6 * 16)
     np.testing.assert_allclose(batch["view1"], np.asarray(lines()["image"]) / 127.5 - 1, atol=1e-6)
     offset = batch["column_offset"]
-    assert offset.shape == (8, 1) and offset.min() >= 0 and offset.max() <= 9 and len(np.unique(offset)) > 3
+    assert (
+        offset.shape == (8, 1)
+        and offset.min() >= 0
+        and offset.max() <= 9
+        and len(np.unique(offset)) > 3
+    )
     moved = {**batch, "column_offset": offset + 4 * (np.arange(8) == 2)[:, None]}
-    changed = np.abs(np.subtract(predict(method)(params, moved), predict(method)(params, batch))).max(axis=(1, 2))
+    changed = np.abs(
+        np.subtract(predict(method)(params, moved), predict(method)(params, batch))
+    ).max(axis=(1, 2))
     assert (changed > 1e-4).tolist() == [i == 2 for i in range(8)]
 
 
@@ -119,9 +139,13 @@ def test_parameters_and_features_are_those_of_other_methods():
     method, drawn, _, _ = small()
     other = mae.Method(encoder=ENCODER, channels=1)
     raw = lines()
-    theirs = jax.eval_shape(lambda: other.init(jax.random.key(0), other.augment(jax.random.key(1), raw))["params"])
+    theirs = jax.eval_shape(
+        lambda: other.init(jax.random.key(0), other.augment(jax.random.key(1), raw))["params"]
+    )
     assert set(drawn) == {"encoder", "head"} and set(drawn["head"]) == {"kernel", "bias"}
-    assert jax.tree.map(jnp.shape, drawn["encoder"]) == jax.tree.map(lambda x: x.shape, theirs["encoder"])
+    assert jax.tree.map(jnp.shape, drawn["encoder"]) == jax.tree.map(
+        lambda x: x.shape, theirs["encoder"]
+    )
     out = jax.eval_shape(method.encode, drawn, raw)
     assert {name: x.shape for name, x in out.items()} == {
         "tokens": (8, 32, 32),
@@ -138,7 +162,10 @@ def test_pictures_change_hidden_patches_only():
     for name in ("masked", "output", "original"):
         np.testing.assert_allclose(pictures[name][~hidden], original[~hidden], atol=1e-6)
     assert (pictures["masked"][hidden] == 0.5).all()
-    shown = np.asarray(vit.unpatchify(predict(method)(params, batch), PATCH, (ROWS, 8)))[hidden] * 0.5 + 0.5
+    shown = (
+        np.asarray(vit.unpatchify(predict(method)(params, batch), PATCH, (ROWS, 8)))[hidden] * 0.5
+        + 0.5
+    )
     np.testing.assert_allclose(pictures["output"][hidden], np.clip(shown, 0, 1), atol=1e-6)
 
 

@@ -27,15 +27,24 @@ def test_loss_equals_the_slow_loop(case):
     """Windows of 16 px; every batch norm sees one view; the predictor ends in a dense layer with a bias."""
     params = case.params
     assert set(params["projector"]) == {"dense_0", "norm_0", "dense_1", "norm_1", "dense_2"}
-    assert set(params["predictor"]) == {"dense_0", "norm_0", "dense_1"} and "bias" in params["predictor"]["dense_1"]
-    z = [pairs.mlp(params["projector"], case.means(params, view, 16), True, True) for view in (0, 1)]
+    assert (
+        set(params["predictor"]) == {"dense_0", "norm_0", "dense_1"}
+        and "bias" in params["predictor"]["dense_1"]
+    )
+    z = [
+        pairs.mlp(params["projector"], case.means(params, view, 16), True, True) for view in (0, 1)
+    ]
     p = [pairs.mlp(params["predictor"], x, True, False) for x in z]
     assert len(z[0]) == 15
-    cosine = np.mean([pairs.unit(p[v][i]) @ pairs.unit(z[1 - v][i]) for v in (0, 1) for i in range(15)])
+    cosine = np.mean(
+        [pairs.unit(p[v][i]) @ pairs.unit(z[1 - v][i]) for v in (0, 1) for i in range(15)]
+    )
     np.testing.assert_allclose(case.out["loss"], -cosine, atol=2e-5)
     assert set(case.out["metrics"]) == {"cosine", "q_std"}
     np.testing.assert_allclose(case.out["metrics"]["cosine"], cosine, atol=2e-5)
-    np.testing.assert_allclose(case.out["metrics"]["q_std"], pairs.spread(np.concatenate(z)), rtol=2e-4)
+    np.testing.assert_allclose(
+        case.out["metrics"]["q_std"], pairs.spread(np.concatenate(z)), rtol=2e-4
+    )
 
 
 def test_loss_and_gradients_equal_the_reference_and_targets_take_none():
@@ -45,7 +54,9 @@ def test_loss_and_gradients_equal_the_reference_and_targets_take_none():
     real = jnp.ones((24, 2, 1), bool)
     method.network = pairs.Given(lambda p: (stack(p["p1"], p["p2"]), stack(p["z1"], p["z2"]), real))
     given = {"p1": p1, "p2": p2, "z1": z1, "z2": z2}
-    loss, grads = jax.jit(jax.value_and_grad(lambda p: method.loss(p, NO_STATE, {}, None, 0.0)[0]))(given)
+    loss, grads = jax.jit(jax.value_and_grad(lambda p: method.loss(p, NO_STATE, {}, None, 0.0)[0]))(
+        given
+    )
     np.testing.assert_allclose(loss, value, atol=1e-6)
     pairs.same(grads["p1"], grad, rtol=1e-4)
     assert (grads["z1"] == 0).all() and (grads["z2"] == 0).all() and (grads["p2"] != 0).any()
@@ -54,11 +65,16 @@ def test_loss_and_gradients_equal_the_reference_and_targets_take_none():
 def test_collapse_shows():
     """Unrelated predictions: cosine 0 and spread 1 / sqrt(K); equal ones: cosine 1 and no spread."""
     method, real = make(), jnp.ones((64, 2, 1), bool)
-    apart, equal = jax.random.normal(jax.random.key(0), (2, 64, 2, 1, 256)), jnp.ones((2, 64, 2, 1, 256))
+    apart, equal = (
+        jax.random.normal(jax.random.key(0), (2, 64, 2, 1, 256)),
+        jnp.ones((2, 64, 2, 1, 256)),
+    )
     for (p, z), cosine, spread in ((apart, 0.0, 1 / 16), (equal, 1.0, 0.0)):
         method.network = pairs.Given(lambda _, p=p, z=z: (p, z, real))
         metrics = jax.jit(lambda: method.loss({}, NO_STATE, {}, None, 0.0)[1].metrics)()  # noqa: B023
-        np.testing.assert_allclose([metrics["cosine"], metrics["q_std"]], [cosine, spread], atol=0.02)
+        np.testing.assert_allclose(
+            [metrics["cosine"], metrics["q_std"]], [cosine, spread], atol=0.02
+        )
 
 
 class TestProofs(pairs.Proofs):

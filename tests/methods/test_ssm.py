@@ -20,7 +20,13 @@ from tests.methods.checks import same
 
 PATCH, HEIGHT, WIDTH, WINDOW = (8, 8), 32, 64, 16
 ENCODER = {"patch": PATCH, "width": 32, "depth": 1, "heads": 2, "dtype": "float32"}
-SMALL = {"decoder_width": 16, "decoder_depth": 1, "decoder_heads": 2, "projector_width": 64, "projector_dim": 48}
+SMALL = {
+    "decoder_width": 16,
+    "decoder_depth": 1,
+    "decoder_heads": 2,
+    "projector_width": 64,
+    "projector_dim": 48,
+}
 IMAGES = ("view1", "view2", "mixed", "moved")
 
 
@@ -35,8 +41,14 @@ def lines(count=16, seed=0):
     width = np.resize([WIDTH, 37, WIDTH, 9, 56, 1, WIDTH, 24], count).astype(np.int32)
     image = np.cumsum(rng.normal(size=(count, HEIGHT, WIDTH, 1)), axis=2) * 20 + 128
     image = np.clip(image, 0, 255).astype(np.uint8)
-    image[np.broadcast_to((np.arange(WIDTH) >= width[:, None])[:, None, :, None], image.shape)] = 255
-    return {"image": jnp.asarray(image), "width": jnp.asarray(width), "valid": jnp.ones(count, bool).at[2].set(False)}
+    image[np.broadcast_to((np.arange(WIDTH) >= width[:, None])[:, None, :, None], image.shape)] = (
+        255
+    )
+    return {
+        "image": jnp.asarray(image),
+        "width": jnp.asarray(width),
+        "valid": jnp.ones(count, bool).at[2].set(False),
+    }
 
 
 @functools.cache
@@ -49,7 +61,13 @@ def prepared():
         batch = method.augment(jax.random.key(0), raw)
         params = method.init(jax.random.key(1), batch)["params"]
         teacher = checks.shifted(method.init_teacher(params))
-        return params, teacher, batch, method.reconstruct(params, raw, jax.random.key(0)), method.encode(params, raw)
+        return (
+            params,
+            teacher,
+            batch,
+            method.reconstruct(params, raw, jax.random.key(0)),
+            method.encode(params, raw),
+        )
 
     return run(lines())
 
@@ -80,13 +98,17 @@ def test_the_real_part_is_mirrored_and_laid_on_the_line():
     raw = lines()
     plain = np.asarray(raw["image"]) / 127.5 - 1
     np.testing.assert_allclose(batch["view1"], plain, atol=1e-6)
-    for b, (width, direction) in enumerate(zip(np.asarray(raw["width"]), np.asarray(batch["direction"]))):
+    for b, (width, direction) in enumerate(
+        zip(np.asarray(raw["width"]), np.asarray(batch["direction"]))
+    ):
         expected = plain[b].copy()
         real = plain[b][:, :width]
         expected[:, :width] = {1: real[:, ::-1], 2: real[::-1], 3: real[::-1, ::-1]}[direction]
         np.testing.assert_allclose(batch["view2"][b], expected, atol=1e-6)
         np.testing.assert_allclose(batch["mixed"][b], (plain[b] + expected) / 2, atol=1e-6)
-        np.testing.assert_allclose(np.asarray(batch["moved"])[b, :, width:], plain[b][:, width:], atol=1e-6)
+        np.testing.assert_allclose(
+            np.asarray(batch["moved"])[b, :, width:], plain[b][:, width:], atol=1e-6
+        )
     assert set(np.asarray(batch["direction"])) == {1, 2, 3} and np.asarray(batch["mask"]).all()
 
 
@@ -101,11 +123,19 @@ def test_the_teacher_sees_both_pictures_through_one_map_of_this_line_and_step():
         mixed, moved = (np.asarray(batch[name])[..., 0] for name in ("mixed", "moved"))
         candidates = np.linspace(-6.4, 6.4, 257)
         for b in range(16):
-            seen = [[np.interp(np.arange(8, 56) - s, np.arange(WIDTH), row) for row in mixed[b]] for s in candidates]
+            seen = [
+                [np.interp(np.arange(8, 56) - s, np.arange(WIDTH), row) for row in mixed[b]]
+                for s in candidates
+            ]
             error = np.abs(np.array(seen) - moved[b, None, :, 8:56]).mean(axis=(1, 2))
-            assert error.min() < 0.02 < error.mean()  # two maps, or none, would leave the error of a random shift
+            assert (
+                error.min() < 0.02 < error.mean()
+            )  # two maps, or none, would leave the error of a random shift
             shifts.append(candidates[error.argmin()])
-    assert len(np.unique(np.round(shifts, 1))) > 16 and np.abs(np.subtract(shifts[:16], shifts[16:])).min() > 0
+    assert (
+        len(np.unique(np.round(shifts, 1))) > 16
+        and np.abs(np.subtract(shifts[:16], shifts[16:])).min() > 0
+    )
     offset = np.asarray(batch["column_offset"])
     assert offset.shape == (16, 2) and offset.max() <= 9 and len(np.unique(offset)) > 3
 
@@ -116,7 +146,12 @@ def test_shear_goes_both_ways():
     draw = jax.jit(lambda key: geometry.random_affine(key, HEIGHT, jnp.full(64, 50), shear))
     matrix = np.asarray(draw(jax.random.key(0)))
     slant = np.degrees(np.arctan(-matrix[:, 0, 1]))
-    assert slant.min() < -20 and slant.max() > 20 and np.abs(slant).max() <= 25.001 and len(np.unique(slant)) == 64
+    assert (
+        slant.min() < -20
+        and slant.max() > 20
+        and np.abs(slant).max() <= 25.001
+        and len(np.unique(slant)) == 64
+    )
     with pytest.raises(ValueError, match=r"shear_x is \(-25, -25, -10, 10\).*\(lowest, highest\)"):
         make(affine={"shear_x": (-25, -25, -10, 10)})
 
@@ -135,8 +170,14 @@ def test_pixel_loss_and_contrast_equal_slow_loops():
         theirs = {name: teacher[name] for name in ssm.Method.taught}
         features = apply(params, ssm.Network.features, batch, "mixed")
         z, real = apply(params, ssm.Network.project, features, batch)
-        keys, _ = apply(theirs, ssm.Network.project, apply(theirs, ssm.Network.features, batch, "moved"), batch)
-        return apply(params, ssm.Network.paint, features), apply(params, ssm.Network.predict, z, real), keys
+        keys, _ = apply(
+            theirs, ssm.Network.project, apply(theirs, ssm.Network.features, batch, "moved"), batch
+        )
+        return (
+            apply(params, ssm.Network.paint, features),
+            apply(params, ssm.Network.predict, z, real),
+            keys,
+        )
 
     painted, queries, keys = (np.asarray(x, np.float64) for x in parts(batch))
     width, valid = np.asarray(batch["width"]), np.asarray(batch["valid"])
@@ -149,16 +190,25 @@ def test_pixel_loss_and_contrast_equal_slow_loops():
         pixel += np.mean(errors[v])
     np.testing.assert_allclose(aux.metrics["pixel"], pixel, rtol=1e-5)
 
-    contrast, found, rows = 0.0, [], [(b, s) for b in np.flatnonzero(valid) for s in range(-(-width[b] // WINDOW))]
+    contrast, found, rows = (
+        0.0,
+        [],
+        [(b, s) for b in np.flatnonzero(valid) for s in range(-(-width[b] // WINDOW))],
+    )
     for v in range(2):
-        q, k = (np.array([x[b, v, s] / np.linalg.norm(x[b, v, s]) for b, s in rows]) for x in (queries, keys))
+        q, k = (
+            np.array([x[b, v, s] / np.linalg.norm(x[b, v, s]) for b, s in rows])
+            for x in (queries, keys)
+        )
         logits = q @ k.T / 0.2
         for i in range(len(rows)):
             contrast += 2 * 0.2 * (np.log(np.exp(logits[i]).sum()) - logits[i, i]) / len(rows)
             found.append(logits[i].argmax() == i)
     np.testing.assert_allclose(aux.metrics["contrast"], contrast, rtol=1e-4)
     np.testing.assert_allclose(aux.metrics["top1"], np.mean(found), atol=1e-6)
-    np.testing.assert_allclose(loss, aux.metrics["pixel"] + 0.25 * aux.metrics["contrast"], rtol=1e-6)
+    np.testing.assert_allclose(
+        loss, aux.metrics["pixel"] + 0.25 * aux.metrics["contrast"], rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("progress, weight", [(0.0, 0.0), (0.49, 0.0), (0.75, 0.125), (1.0, 0.25)])
@@ -166,8 +216,12 @@ def test_contrast_counts_late(progress, weight):
     """Published bug: the loss starts as nothing at all. Until half time it is the pixel loss alone."""
     _, teacher, _, _, _ = prepared()
     (loss, aux), _ = evaluate(progress=progress)
-    np.testing.assert_allclose(loss, aux.metrics["pixel"] + weight * aux.metrics["contrast"], rtol=1e-6)
-    np.testing.assert_allclose(make().schedules(jnp.float32(progress))["weight_contrast"], weight, atol=1e-7)
+    np.testing.assert_allclose(
+        loss, aux.metrics["pixel"] + weight * aux.metrics["contrast"], rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        make().schedules(jnp.float32(progress))["weight_contrast"], weight, atol=1e-7
+    )
 
 
 def test_start():
@@ -182,7 +236,11 @@ def test_start():
 def test_the_direction_token_says_which_picture():
     """Another direction of a line changes its second features alone; both directions of a line differ."""
     params, _, batch, _, _ = prepared()
-    features = jax.jit(lambda batch: make().network.apply({"params": params}, batch, "mixed", method=ssm.Network.features))
+    features = jax.jit(
+        lambda batch: make().network.apply(
+            {"params": params}, batch, "mixed", method=ssm.Network.features
+        )
+    )
     first = np.asarray(features(batch))
     assert np.abs(first[0, 0] - first[0, 1]).max() > 0.01
     turned = {**batch, "direction": batch["direction"].at[0].set(batch["direction"][0] % 3 + 1)}
@@ -203,21 +261,29 @@ def test_gradients_reach_what_they_may_only():
     other = jax.tree.map(lambda x: np.asarray(x) * 1.5, teacher)
     assert evaluate(teacher=other)[0][0] != loss  # it is read all the same
     assert all((g != 0).any() for g in jax.tree.leaves(grads["decoder"]["directions"]))
-    real = (np.arange(WIDTH) < np.asarray(batch["width"])[:, None]) & np.asarray(batch["valid"])[:, None]
+    real = (np.arange(WIDTH) < np.asarray(batch["width"])[:, None]) & np.asarray(batch["valid"])[
+        :, None
+    ]
     for name, grad in images.items():
         grad = np.abs(np.asarray(grad)).max(axis=(1, 3))  # (B, W)
         assert np.isfinite(grad).all() and (grad[~real] == 0).all() and grad[real].max() > 0, name
     (_, _), (grads, _, images) = evaluate(progress=0.2)
     assert (images["moved"] == 0).all() and (np.asarray(images["mixed"]) != 0).any()
-    assert all((g == 0).all() for part in ("projector", "predictor") for g in jax.tree.leaves(grads[part]))
+    assert all(
+        (g == 0).all() for part in ("projector", "predictor") for g in jax.tree.leaves(grads[part])
+    )
     swapped = evaluate({**batch, "moved": batch["view1"]})[0][1].metrics
-    assert swapped["pixel"] == aux.metrics["pixel"] and swapped["contrast"] != aux.metrics["contrast"]
+    assert (
+        swapped["pixel"] == aux.metrics["pixel"] and swapped["contrast"] != aux.metrics["contrast"]
+    )
 
 
 def test_padding_and_filler_rows_change_nothing():
     _, _, batch, _, _ = prepared()
     junk = jnp.asarray(np.random.default_rng(2).uniform(-1, 1, batch["view1"].shape), jnp.float32)
-    real = ((jnp.arange(WIDTH)[None] < batch["width"][:, None]) & batch["valid"][:, None])[:, None, :, None]
+    real = ((jnp.arange(WIDTH)[None] < batch["width"][:, None]) & batch["valid"][:, None])[
+        :, None, :, None
+    ]
     other = {name: jnp.where(real, batch[name], junk) for name in IMAGES}
     other["direction"] = batch["direction"].at[2].set(1 + batch["direction"][2] % 3)
     (loss, aux), (grads, *_) = evaluate({**batch, **other})
@@ -226,8 +292,14 @@ def test_padding_and_filler_rows_change_nothing():
 
 def test_one_device_and_eight_agree():
     params, teacher, batch, _, _ = prepared()
-    (params, state), batch = checks.on_eight_devices((params, {"teacher": teacher, "mutable": {}}), batch)
-    loss = jax.jit(lambda batch: make().loss(params, types.SimpleNamespace(**state), batch, jax.random.key(5), 1.0))
+    (params, state), batch = checks.on_eight_devices(
+        (params, {"teacher": teacher, "mutable": {}}), batch
+    )
+    loss = jax.jit(
+        lambda batch: make().loss(
+            params, types.SimpleNamespace(**state), batch, jax.random.key(5), 1.0
+        )
+    )
     same(jax.device_get(loss(batch)), evaluate()[0], rtol=2e-5)
 
 
@@ -240,7 +312,9 @@ def test_every_part_of_the_teacher_moves_once():
     method = make(momentum=0.8)
     start = method.init_teacher(params)
     assert set(start) == {"encoder", "decoder", "projector"}
-    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: a is b, start["decoder"], params["decoder"])))
+    assert all(
+        jax.tree.leaves(jax.tree.map(lambda a, b: a is b, start["decoder"], params["decoder"]))
+    )
     moved = jax.jit(method.update_teacher)(teacher, params, jnp.float32(0.5))
     momentum = float(base.cosine_momentum(0.5, 0.8))
     assert momentum == pytest.approx(0.9) and set(moved) == set(teacher)
@@ -256,12 +330,23 @@ def test_encode_reads_the_line_as_it_is_and_pictures_show_both():
     encoder = vit.Vit(**ENCODER)
     tokens = jax.jit(encoder.apply)({"params": params["encoder"]}, batch["view1"], batch["width"])
     np.testing.assert_allclose(out["tokens"], tokens, atol=1e-5)
-    real = np.broadcast_to((np.arange(WIDTH) < np.asarray(batch["width"])[:, None])[:, None, :, None], batch["view1"].shape)
-    np.testing.assert_allclose(pictures["original"], np.asarray(batch["view1"]) * 0.5 + 0.5, atol=1e-6)
-    np.testing.assert_allclose(pictures["masked"], np.asarray(batch["mixed"]) * 0.5 + 0.5, atol=1e-6)
+    real = np.broadcast_to(
+        (np.arange(WIDTH) < np.asarray(batch["width"])[:, None])[:, None, :, None],
+        batch["view1"].shape,
+    )
+    np.testing.assert_allclose(
+        pictures["original"], np.asarray(batch["view1"]) * 0.5 + 0.5, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        pictures["masked"], np.asarray(batch["mixed"]) * 0.5 + 0.5, atol=1e-6
+    )
     output = np.asarray(pictures["output"])
     np.testing.assert_allclose(output[~real], np.asarray(pictures["original"])[~real], atol=1e-6)
-    assert output.min() >= 0 and output.max() <= 1 and np.abs(output - pictures["original"])[real].mean() > 0.05
+    assert (
+        output.min() >= 0
+        and output.max() <= 1
+        and np.abs(output - pictures["original"])[real].mean() > 0.05
+    )
 
 
 @pytest.mark.parametrize(
@@ -286,4 +371,6 @@ def test_keys_may_be_compared_in_chunks():
     params, teacher, batch, *_ = prepared()
     state = types.SimpleNamespace(teacher=teacher, mutable={})
     with pytest.raises(ValueError, match="chunk is 0"):
-        jax.eval_shape(lambda p: make(loss_chunk=0).loss(p, state, batch, jax.random.key(0), 0.0), params)
+        jax.eval_shape(
+            lambda p: make(loss_chunk=0).loss(p, state, batch, jax.random.key(0), 0.0), params
+        )

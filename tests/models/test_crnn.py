@@ -7,7 +7,13 @@ import pytest
 
 from dig_jax.models import crnn, encoders, vit
 
-SIZE = {"kind": "crnn", "height_px": 32, "dtype": "float32", "patch": (32, 4), **crnn.SIZES["crnn_nano"]}
+SIZE = {
+    "kind": "crnn",
+    "height_px": 32,
+    "dtype": "float32",
+    "patch": (32, 4),
+    **crnn.SIZES["crnn_nano"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +48,9 @@ def test_features_do_not_move_with_padding_content_or_neighbours(network):
 def test_every_real_pixel_counts(network):
     """Gradient of the sum of squares of one line's tokens reaches all its real pixels and nothing else."""
     encode, image, width = network
-    grad = jax.grad(lambda image: jnp.sum(jnp.square(encode(image, width)[1]) * jnp.arange(32.0)[None, :]))(image)
+    grad = jax.grad(
+        lambda image: jnp.sum(jnp.square(encode(image, width)[1]) * jnp.arange(32.0)[None, :])
+    )(image)
     grad = np.abs(np.asarray(grad))[..., 0]
     assert (grad[[0, 2]] == 0).all() and (grad[1, :, 37:] == 0).all()
     assert (grad[1, :, :37].max(0) > 0).all()
@@ -53,7 +61,9 @@ def test_mistakes_become_sentences():
     with pytest.raises(ValueError, match="CNN has no mask tokens"):
         encoders.create(SIZE).init(jax.random.key(0), image, width, jnp.zeros((1, 8), bool))
     with pytest.raises(ValueError, match="height_px is 24.*multiple of 16"):
-        encoders.create({**SIZE, "height_px": 24, "patch": (24, 4)}).init(jax.random.key(0), image[:, :24], width)
+        encoders.create({**SIZE, "height_px": 24, "patch": (24, 4)}).init(
+            jax.random.key(0), image[:, :24], width
+        )
     with pytest.raises(ValueError, match="kind is 'cnn'.*vit, crnn"):
         encoders.create({**SIZE, "kind": "cnn"})
     with pytest.raises(ValueError, match="kind is 'crnn'.*needs the tokens of a ViT"):

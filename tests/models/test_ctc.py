@@ -27,7 +27,17 @@ def slow_loss(logits, label):
 
 
 # (frames, label): empty, plain, repeats (which need one more frame), exact fits and labels that are too long
-CASES = [(1, []), (5, []), (1, [1]), (5, [2]), (4, [1, 2]), (5, [1, 1]), (3, [1, 1]), (5, [2, 2, 1]), (5, [1, 2, 1])]
+CASES = [
+    (1, []),
+    (5, []),
+    (1, [1]),
+    (5, [2]),
+    (4, [1, 2]),
+    (5, [1, 1]),
+    (3, [1, 1]),
+    (5, [2, 2, 1]),
+    (5, [1, 2, 1]),
+]
 IMPOSSIBLE = [(1, [1, 2]), (2, [1, 1]), (3, [1, 1, 2]), (0, []), (4, [2, 2, 2])]
 
 
@@ -44,17 +54,23 @@ def batch():
 
 def test_loss_equals_the_sum_over_all_alignments():
     cases, logits, lengths, label, label_length = batch()
-    loss, feasible = jax.jit(ctc.ctc_loss)(*map(jnp.asarray, (logits, lengths, label, label_length)))
+    loss, feasible = jax.jit(ctc.ctc_loss)(
+        *map(jnp.asarray, (logits, lengths, label, label_length))
+    )
     for i, (steps, text) in enumerate(cases):
         expected = slow_loss(logits[i, :steps], text) if steps else None
         assert bool(feasible[i]) == (expected is not None), cases[i]
-        np.testing.assert_allclose(loss[i], expected or 0.0, rtol=1e-5, atol=1e-6, err_msg=str(cases[i]))
+        np.testing.assert_allclose(
+            loss[i], expected or 0.0, rtol=1e-5, atol=1e-6, err_msg=str(cases[i])
+        )
 
 
 def test_infeasible_lines_and_padding_frames_have_no_gradient():
     cases, logits, lengths, label, label_length = batch()
     rest = tuple(map(jnp.asarray, (lengths, label, label_length)))
-    grad = np.asarray(jax.jit(jax.grad(lambda x: ctc.ctc_loss(x, *rest)[0].sum()))(jnp.asarray(logits)))
+    grad = np.asarray(
+        jax.jit(jax.grad(lambda x: ctc.ctc_loss(x, *rest)[0].sum()))(jnp.asarray(logits))
+    )
     assert np.isfinite(grad).all()
     for i, (steps, _) in enumerate(cases):
         assert not grad[i, steps:].any()
@@ -96,8 +112,12 @@ def test_head_gives_float32_logits_that_padding_does_not_move(kind):
     params = jax.jit(head.init)(jax.random.key(1), frames, lengths)
     logits = jax.jit(head.apply)(params, frames, lengths)
     assert logits.shape == (2, 8, 11) and logits.dtype == jnp.float32
-    np.testing.assert_allclose(jax.jit(head.apply)(params, frames[1:, :3], lengths[1:]), logits[1:, :3], atol=1e-6)
-    low = jax.jit(ctc.CtcHead(11, kind=kind, hidden=6, dtype="bfloat16").apply)(params, frames, lengths)
+    np.testing.assert_allclose(
+        jax.jit(head.apply)(params, frames[1:, :3], lengths[1:]), logits[1:, :3], atol=1e-6
+    )
+    low = jax.jit(ctc.CtcHead(11, kind=kind, hidden=6, dtype="bfloat16").apply)(
+        params, frames, lengths
+    )
     assert low.dtype == jnp.float32
     np.testing.assert_allclose(low, logits, atol=0.05)
 

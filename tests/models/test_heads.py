@@ -15,7 +15,9 @@ def test_batch_norm_against_numpy_with_rows_left_out():
     weight = rng.random((4, 6)) < 0.6
     x[~weight] = 1e3  # padding: must not matter
     params = {"scale": jnp.array([0.5, 1.0, 2.0]), "bias": jnp.array([1.0, 0.0, -1.0])}
-    ours = np.asarray(heads.BatchNorm().apply({"params": params}, jnp.asarray(x), jnp.asarray(weight)))
+    ours = np.asarray(
+        heads.BatchNorm().apply({"params": params}, jnp.asarray(x), jnp.asarray(weight))
+    )
     rows = x[weight].astype(np.float64)
     expected = (rows - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-5)
     expected = expected * np.asarray(params["scale"]) + np.asarray(params["bias"])
@@ -27,7 +29,9 @@ def test_batch_norm_against_numpy_with_rows_left_out():
 
 
 def test_batch_norm_without_a_valid_row_is_finite():
-    out, grad = jax.value_and_grad(lambda x: heads.BatchNorm(affine=False).apply({}, x, jnp.zeros(4)).sum())(jnp.ones((4, 3)))
+    out, grad = jax.value_and_grad(
+        lambda x: heads.BatchNorm(affine=False).apply({}, x, jnp.zeros(4)).sum()
+    )(jnp.ones((4, 3)))
     assert np.isfinite(out) and np.isfinite(grad).all()
 
 
@@ -44,7 +48,9 @@ def test_batch_norm_on_eight_devices_equals_one():
     alone = step(params, x, weight)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     shard = lambda a: jax.device_put(a, NamedSharding(mesh, PartitionSpec("data")))  # noqa: E731
-    spread = step(jax.device_put(params, NamedSharding(mesh, PartitionSpec())), shard(x), shard(weight))
+    spread = step(
+        jax.device_put(params, NamedSharding(mesh, PartitionSpec())), shard(x), shard(weight)
+    )
     assert len(shard(x).sharding.device_set) == 8
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), alone, spread)
 
@@ -52,7 +58,11 @@ def test_batch_norm_on_eight_devices_equals_one():
 @pytest.mark.parametrize(
     ("module", "inputs", "millions"),
     [
-        (heads.Mlp((4096, 4096, 256)), 384, "19.42"),  # table: 19.40 without the norms' scales and biases
+        (
+            heads.Mlp((4096, 4096, 256)),
+            384,
+            "19.42",
+        ),  # table: 19.40 without the norms' scales and biases
         (heads.Mlp((4096, 256)), 256, "2.11"),
         (heads.Mlp((512, 512, 384)), 384, "0.66"),
         (heads.PixelDecoder(48), 384, "0.12"),
@@ -92,31 +102,52 @@ def test_mlp_has_a_batch_norm_or_a_bias_behind_each_layer(hidden_norm, last_norm
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda p: jnp.asarray(p + rng.normal(size=p.shape), jnp.float32), params)
     kinds = {"affine": {"scale", "bias"}, "scale": {"scale"}}
-    named = {"dense_0": layer_0, "dense_1": layer_1, "norm_0": kinds.get(hidden_norm), "norm_1": kinds.get(last_norm)}
-    assert {name: set(part) for name, part in params.items()} == {name: part for name, part in named.items() if part}
+    named = {
+        "dense_0": layer_0,
+        "dense_1": layer_1,
+        "norm_0": kinds.get(hidden_norm),
+        "norm_1": kinds.get(last_norm),
+    }
+    assert {name: set(part) for name, part in params.items()} == {
+        name: part for name, part in named.items() if part
+    }
     y = np.asarray(x, np.float64)[np.asarray(weight)]
     for i in range(2):
         dense, norm = params[f"dense_{i}"], params.get(f"norm_{i}")
-        y = y @ np.asarray(dense["kernel"], np.float64) + np.asarray(dense.get("bias", 0.0), np.float64)
+        y = y @ np.asarray(dense["kernel"], np.float64) + np.asarray(
+            dense.get("bias", 0.0), np.float64
+        )
         if norm:
-            y = (y - y.mean(0)) / np.sqrt(y.var(0) + 1e-5) * np.asarray(norm["scale"]) + np.asarray(norm.get("bias", 0.0))
+            y = (y - y.mean(0)) / np.sqrt(y.var(0) + 1e-5) * np.asarray(norm["scale"]) + np.asarray(
+                norm.get("bias", 0.0)
+            )
         y = np.maximum(y, 0) if i == 0 else y
-    np.testing.assert_allclose(module.apply({"params": params}, x, weight)[np.asarray(weight)], y, atol=2e-5)
+    np.testing.assert_allclose(
+        module.apply({"params": params}, x, weight)[np.asarray(weight)], y, atol=2e-5
+    )
 
 
 def test_mlp_starts_its_biases_as_pytorch_does():
-    params = jax.jit(heads.Mlp((400,), last_norm=None).init)(jax.random.key(0), jnp.ones((1, 64)))["params"]["dense_0"]
+    params = jax.jit(heads.Mlp((400,), last_norm=None).init)(jax.random.key(0), jnp.ones((1, 64)))[
+        "params"
+    ]["dense_0"]
     for leaf in params.values():
         assert 0.98 < np.abs(leaf).max() * 8 <= 1.0
 
 
 def test_pixel_decoder_starts_as_pytorch_does():
-    params = jax.jit(heads.PixelDecoder(48, hidden=100).init)(jax.random.key(0), jnp.ones((1, 64)))["params"]
+    params = jax.jit(heads.PixelDecoder(48, hidden=100).init)(jax.random.key(0), jnp.ones((1, 64)))[
+        "params"
+    ]
     assert set(params["dense_0"]) == set(params["dense_1"]) == {"kernel"}
     for leaf, fan_in in ((params["dense_0"]["kernel"], 64), (params["dense_2"]["kernel"], 100)):
         assert 0.98 < np.abs(leaf).max() * np.sqrt(fan_in) <= 1.0
     bias = np.abs(params["dense_2"]["bias"])
-    assert params["dense_2"]["bias"].shape == (48,) and 0.03 < bias.max() <= 0.1 and len(np.unique(bias)) == 48
+    assert (
+        params["dense_2"]["bias"].shape == (48,)
+        and 0.03 < bias.max() <= 0.1
+        and len(np.unique(bias)) == 48
+    )
 
 
 def test_prototypes_are_cosines_whatever_the_lengths():
@@ -125,21 +156,38 @@ def test_prototypes_are_cosines_whatever_the_lengths():
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
     params = jax.jit(head.init)(jax.random.key(0), x)["params"]
     params = jax.tree.map(lambda p: p * 3 + 0.1, params)
-    run = jax.jit(jax.value_and_grad(lambda p, x: (lambda y: (y.sum(), y))(head.apply({"params": p}, x)), (0, 1), has_aux=True))
+    run = jax.jit(
+        jax.value_and_grad(
+            lambda p, x: (lambda y: (y.sum(), y))(head.apply({"params": p}, x)),
+            (0, 1),
+            has_aux=True,
+        )
+    )
     hidden, p = np.asarray(x, np.float64), jax.tree.map(lambda p: np.asarray(p, np.float64), params)
     for i in range(3):
         hidden = hidden @ p[f"dense_{i}"]["kernel"] + p[f"dense_{i}"]["bias"]
         if i < 2:
-            hidden = 0.5 * hidden * (1 + np.tanh(np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden**3)))
+            hidden = (
+                0.5 * hidden * (1 + np.tanh(np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden**3)))
+            )
     unit = lambda v, axis: v / np.linalg.norm(v, axis=axis, keepdims=True)  # noqa: E731
     expected = unit(hidden, 1) @ unit(p["prototypes"], 0) * p["scale"]
     np.testing.assert_allclose(run(params, x)[0][1], expected, atol=1e-5)
-    longer = {**params, "prototypes": params["prototypes"] * 5, "dense_2": jax.tree.map(lambda p: p * 2, params["dense_2"])}
+    longer = {
+        **params,
+        "prototypes": params["prototypes"] * 5,
+        "dense_2": jax.tree.map(lambda p: p * 2, params["dense_2"]),
+    }
     np.testing.assert_allclose(run(longer, x)[0][1], expected, atol=1e-5)
     nothing = run(jax.tree.map(jnp.zeros_like, params), jnp.zeros((4, 3)))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(nothing))
-    shapes = jax.eval_shape(heads.Prototypes(65536).init, jax.random.key(0), jnp.zeros((1, 384)))["params"]
-    assert sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes)) == 788_480 + 4_196_352 + 524_544 + 256 * 65536 + 65536
+    shapes = jax.eval_shape(heads.Prototypes(65536).init, jax.random.key(0), jnp.zeros((1, 384)))[
+        "params"
+    ]
+    assert (
+        sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+        == 788_480 + 4_196_352 + 524_544 + 256 * 65536 + 65536
+    )
     fixed = heads.Prototypes(7, 6, 5, learn_length=False)
     assert "scale" not in jax.eval_shape(fixed.init, jax.random.key(0), x)["params"]
 
@@ -160,7 +208,9 @@ def test_windows_of_lines_of_many_widths_against_a_slow_loop():
     rng = np.random.default_rng(0)
     tokens = rng.normal(size=(4, rows * cols, 3)).astype(np.float32)
     width = [40, 16, 17, 1]
-    pooled, valid = heads.pool_windows(jnp.asarray(tokens), jnp.array(width), (rows, cols), (8, 4), 16)
+    pooled, valid = heads.pool_windows(
+        jnp.asarray(tokens), jnp.array(width), (rows, cols), (8, 4), 16
+    )
     assert pooled.shape == (4, 3, 3)
     for b in range(4):
         for w in range(3):
@@ -195,7 +245,9 @@ def sigmoid(x):
 def slow_lstm(params, x, direction, size):
     """One direction over one line's real frames x [S, F], in plain numpy."""
     part = slice(4 * size * direction, 4 * size * (direction + 1))
-    kernel, bias = (np.asarray(params["input_0"][k], np.float64)[..., part] for k in ("kernel", "bias"))
+    kernel, bias = (
+        np.asarray(params["input_0"][k], np.float64)[..., part] for k in ("kernel", "bias")
+    )
     recurrent = np.asarray(params["recurrent_0"][direction], np.float64)
     hidden, cell, out = np.zeros(size), np.zeros(size), []
     for frame in x if direction == 0 else x[::-1]:
@@ -217,7 +269,9 @@ def test_bilstm_against_a_slow_loop_and_padding_does_not_matter():
         np.testing.assert_allclose(ours[b, :length], slow, atol=1e-5)
         assert not ours[b, length:].any()
     wide = np.pad(x, ((0, 0), (0, 7), (0, 0)), constant_values=9.0)
-    wider = np.asarray(jax.jit(module.apply)({"params": params}, jnp.asarray(wide), jnp.array(lengths)))
+    wider = np.asarray(
+        jax.jit(module.apply)({"params": params}, jnp.asarray(wide), jnp.array(lengths))
+    )
     np.testing.assert_allclose(wider[:, :9], ours, atol=1e-6)
 
 
@@ -228,8 +282,15 @@ def test_two_layer_bilstm_ignores_padding_and_starts_orthogonal():
     apply = jax.jit(module.apply)
     out = apply(params, x, lengths)
     np.testing.assert_allclose(out[1:, :3], apply(params, x[1:, :3], lengths[1:]), atol=1e-6)
-    grad = np.asarray(jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(module.apply(params, x, lengths)))))(x))
+    grad = np.asarray(
+        jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(module.apply(params, x, lengths)))))(x)
+    )
     assert not grad[1, 3:].any() and grad[1, :3].all()
-    squares = np.asarray(params["params"]["recurrent_1"]).reshape(2, 6, 4, 6).transpose(0, 2, 1, 3).reshape(8, 6, 6)
+    squares = (
+        np.asarray(params["params"]["recurrent_1"])
+        .reshape(2, 6, 4, 6)
+        .transpose(0, 2, 1, 3)
+        .reshape(8, 6, 6)
+    )
     for square in squares:
         np.testing.assert_allclose(square @ square.T, np.eye(6), atol=1e-5)

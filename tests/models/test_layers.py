@@ -14,14 +14,24 @@ PRODUCTS = {
     "dense": ((3, 5, 8), (8, 6), (((2,), (0,)), ((), ()))),
     "scores": ((2, 5, 3, 4), (2, 7, 3, 4), (((3,), (3,)), ((0, 2), (0, 2)))),
     "values": ((2, 3, 5, 7), (2, 7, 3, 4), (((3,), (1,)), ((0, 1), (0, 2)))),
-    "two contracted, right out of order": ((4, 5, 6, 2), (6, 3, 2, 5), (((1, 2), (3, 0)), ((3,), (2,)))),
-    "two contracted, left out of order": ((4, 5, 6, 2), (6, 3, 2, 5), (((2, 1), (0, 3)), ((3,), (2,)))),
+    "two contracted, right out of order": (
+        (4, 5, 6, 2),
+        (6, 3, 2, 5),
+        (((1, 2), (3, 0)), ((3,), (2,))),
+    ),
+    "two contracted, left out of order": (
+        (4, 5, 6, 2),
+        (6, 3, 2, 5),
+        (((2, 1), (0, 3)), ((3,), (2,))),
+    ),
 }
 
 
 def operands(name):
     lhs, rhs, numbers = PRODUCTS[name]
-    a, b = (jax.random.normal(k, s) for k, s in zip(jax.random.split(jax.random.key(1)), (lhs, rhs)))
+    a, b = (
+        jax.random.normal(k, s) for k, s in zip(jax.random.split(jax.random.key(1)), (lhs, rhs))
+    )
     return a, b, numbers
 
 
@@ -46,7 +56,9 @@ def test_bfloat16_dot_rounds_the_operands_and_nothing_else(name):
     assert out.dtype == jnp.float32
     np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
     g = jax.random.normal(jax.random.key(2), out.shape)
-    for ours, true in zip(pull(g), reference(g.astype(jnp.bfloat16).astype(jnp.float32)), strict=True):
+    for ours, true in zip(
+        pull(g), reference(g.astype(jnp.bfloat16).astype(jnp.float32)), strict=True
+    ):
         assert ours.dtype == jnp.float32
         np.testing.assert_allclose(ours, true, rtol=1e-5, atol=1e-5)
 
@@ -56,9 +68,16 @@ def test_stored_results_are_rounded_once_and_weights_keep_full_gradients():
     float32 weight is not rounded."""
     a, b, numbers = operands("dense")
     a = a.astype(jnp.bfloat16)
-    out, pull = jax.vjp(lambda a, b: layers.dot_f32acc(a, b, numbers, jnp.bfloat16, jnp.bfloat16), a, b)
-    full, reference = jax.vjp(lambda a, b: layers.dot_f32acc(a, b, numbers), a.astype(jnp.float32), b)
-    assert out.dtype == jnp.bfloat16 and layers.stored_dtype("bfloat16") == layers.stored_dtype("auto") == jnp.float32
+    out, pull = jax.vjp(
+        lambda a, b: layers.dot_f32acc(a, b, numbers, jnp.bfloat16, jnp.bfloat16), a, b
+    )
+    full, reference = jax.vjp(
+        lambda a, b: layers.dot_f32acc(a, b, numbers), a.astype(jnp.float32), b
+    )
+    assert (
+        out.dtype == jnp.bfloat16
+        and layers.stored_dtype("bfloat16") == layers.stored_dtype("auto") == jnp.float32
+    )
     np.testing.assert_array_equal(out, full.astype(jnp.bfloat16))
     g = jax.random.normal(jax.random.key(2), out.shape).astype(jnp.bfloat16)
     (d_a, d_b), (true_a, true_b) = pull(g), reference(g.astype(jnp.float32))
@@ -115,13 +134,17 @@ def test_layer_norm_against_numpy_at_a_large_mean():
     ours = layers.LayerNorm().apply({"params": params}, jnp.asarray(x, jnp.float32))
     wide = x.astype(np.float64)
     expected = (wide - wide.mean(-1, keepdims=True)) / np.sqrt(wide.var(-1, keepdims=True) + 1e-6)
-    expected = expected * np.asarray(params["scale"], np.float64) + np.asarray(params["bias"], np.float64)
+    expected = expected * np.asarray(params["scale"], np.float64) + np.asarray(
+        params["bias"], np.float64
+    )
     np.testing.assert_allclose(ours, expected, atol=2e-3)  # the input itself is known to 6e-5 only
 
 
 def test_gelu_forms():
     x = jnp.linspace(-4.0, 4.0, 101)
-    expected = np.array([v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in np.asarray(x, np.float64)])
+    expected = np.array(
+        [v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in np.asarray(x, np.float64)]
+    )
     np.testing.assert_allclose(layers.gelu(x), expected, atol=1e-6)
     gap = np.abs(layers.gelu(x, "tanh") - expected).max()
     assert 1e-5 < gap < 6e-4

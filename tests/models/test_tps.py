@@ -18,11 +18,17 @@ def random(*shape, seed=0):
 
 @pytest.mark.parametrize("count", [4, 10, 20])
 def test_displacement_is_the_thin_plate_spline_of_scipy(count):
-    offsets, x, y = random(2, count, 2), random(2, 9, seed=1), np.linspace(-1, 1, 7, dtype=np.float32)
+    offsets, x, y = (
+        random(2, count, 2),
+        random(2, 9, seed=1),
+        np.linspace(-1, 1, 7, dtype=np.float32),
+    )
     ours = np.asarray(jax.jit(tps.displacement)(offsets, x, y))
     assert ours.shape == (2, 7, 9, 2) and ours.dtype == np.float32
     for row in range(2):
-        spline = interpolate.RBFInterpolator(tps.fiducial_points(count), offsets[row], kernel="thin_plate_spline", degree=1)
+        spline = interpolate.RBFInterpolator(
+            tps.fiducial_points(count), offsets[row], kernel="thin_plate_spline", degree=1
+        )
         places = np.stack(np.meshgrid(x[row], y), axis=-1).reshape(-1, 2)
         np.testing.assert_allclose(ours[row].reshape(-1, 2), spline(places), atol=2e-4)
 
@@ -48,7 +54,9 @@ def test_sample_is_bilinear():
     ours = np.asarray(jax.jit(tps.sample)(image, x, y))
     for row in range(2):
         for c in range(3):
-            slow = ndimage.map_coordinates(image[row, ..., c], [y[row], x[row]], order=1, mode="nearest")
+            slow = ndimage.map_coordinates(
+                image[row, ..., c], [y[row], x[row]], order=1, mode="nearest"
+            )
             np.testing.assert_allclose(ours[row, ..., c], slow, atol=1e-5)
 
 
@@ -60,12 +68,20 @@ def test_warp_moves_the_real_part_within_itself():
     moved = np.asarray(warp(image, WIDTH, offsets))
     for row, width in enumerate(WIDTH):
         places = np.clip(np.arange(width) + width / 8, 0, width - 1)
-        expected = np.array([np.interp(places, np.arange(width), line) for line in image[row, :, :width, 0]])
+        expected = np.array(
+            [np.interp(places, np.arange(width), line) for line in image[row, :, :width, 0]]
+        )
         np.testing.assert_allclose(moved[row, :, :width, 0], expected, atol=1e-4)
         np.testing.assert_array_equal(moved[row, :, width:], image[row, :, width:])
 
 
-SIZE = {"kind": "crnn", "height_px": 32, "dtype": "float32", "patch": (32, 4), **crnn.SIZES["crnn_nano"]}
+SIZE = {
+    "kind": "crnn",
+    "height_px": 32,
+    "dtype": "float32",
+    "patch": (32, 4),
+    **crnn.SIZES["crnn_nano"],
+}
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +97,10 @@ def network():
 def bent(params):
     """The same network with a localisation that says something else for every line."""
     kernel = params["rectifier"]["offsets"]["kernel"]
-    offsets = {**params["rectifier"]["offsets"], "kernel": 0.3 * jnp.sin(jnp.arange(kernel.size).reshape(kernel.shape))}
+    offsets = {
+        **params["rectifier"]["offsets"],
+        "kernel": 0.3 * jnp.sin(jnp.arange(kernel.size).reshape(kernel.shape)),
+    }
     return {**params, "rectifier": {**params["rectifier"], "offsets": offsets}}
 
 
@@ -89,30 +108,47 @@ def test_an_encoder_starts_as_if_it_had_no_rectifier(network):
     params, straight, plain, image, width = network
     without = {name: part for name, part in params.items() if name != "rectifier"}
     assert "rectifier" in params and not np.any(params["rectifier"]["offsets"]["kernel"])
-    np.testing.assert_allclose(straight(params, image, width), plain(without, image, width), atol=1e-6)
-    assert np.abs(np.subtract(straight(bent(params), image, width), plain(without, image, width))).max() > 0.01
+    np.testing.assert_allclose(
+        straight(params, image, width), plain(without, image, width), atol=1e-6
+    )
+    assert (
+        np.abs(
+            np.subtract(straight(bent(params), image, width), plain(without, image, width))
+        ).max()
+        > 0.01
+    )
 
 
 def test_rectified_lines_know_nothing_of_padding(network):
     params, straight, _, image, width = network
     params = bent(params)
     tokens = np.asarray(straight(params, image, width))
-    junk = np.where((np.arange(48) >= width[:, None])[:, None, :, None], 0.7, image).astype(np.float32)
+    junk = np.where((np.arange(48) >= width[:, None])[:, None, :, None], 0.7, image).astype(
+        np.float32
+    )
     np.testing.assert_allclose(straight(params, junk, width), tokens, atol=1e-6)
     # A wider canvas rounds the localisation otherwise: a place off by 1e-5 px shows in noise, not in smooth strokes.
     smooth = ndimage.uniform_filter(image, (0, 5, 5, 0))
-    wider, noisy = (np.pad(x, ((0, 0), (0, 0), (0, 16), (0, 0)), constant_values=0.3) for x in (smooth, image))
+    wider, noisy = (
+        np.pad(x, ((0, 0), (0, 0), (0, 16), (0, 0)), constant_values=0.3) for x in (smooth, image)
+    )
     tokens = straight(params, smooth, width)
-    np.testing.assert_allclose(np.asarray(straight(params, wider, width))[:, :12], tokens, atol=5e-5)
+    np.testing.assert_allclose(
+        np.asarray(straight(params, wider, width))[:, :12], tokens, atol=5e-5
+    )
     offsets, warp = 0.3 * random(3, 8, 2), jax.jit(tps.warp)
-    np.testing.assert_array_equal(warp(noisy, width, offsets)[:, :, :48], warp(image, width, offsets))
+    np.testing.assert_array_equal(
+        warp(noisy, width, offsets)[:, :, :48], warp(image, width, offsets)
+    )
 
 
 def test_gradients_reach_the_localisation(network):
     """At the start its last layer, after a step the whole of it; and no pixel of padding."""
     params, straight, _, image, width = network
     weight = jnp.sin(jnp.arange(3.0 * 12 * 32)).reshape(3, 12, 32)
-    grad = jax.jit(jax.grad(lambda params, image: jnp.sum(weight * straight(params, image, width)), (0, 1)))
+    grad = jax.jit(
+        jax.grad(lambda params, image: jnp.sum(weight * straight(params, image, width)), (0, 1))
+    )
     first, by_pixel = grad(params, image)
     assert np.abs(first["rectifier"]["offsets"]["kernel"]).max() > 0
     padding = (np.arange(48) >= width[:, None])[:, None, :, None]

@@ -16,7 +16,9 @@ WIDTHS = (60, 99, 128, 1)  # 99 and 1 end inside a patch
 
 def lines(image_px, seed=0):
     """Four lines 16 px high, painted in noise up to their width and in paper beyond it."""
-    pixels = np.random.default_rng(seed).uniform(-1, 1, (len(WIDTHS), 16, 128, 1)).astype(np.float32)
+    pixels = (
+        np.random.default_rng(seed).uniform(-1, 1, (len(WIDTHS), 16, 128, 1)).astype(np.float32)
+    )
     image = np.ones((len(WIDTHS), 16, image_px, 1), np.float32)
     for i, width in enumerate(WIDTHS):
         image[i, :, :width] = pixels[i, :, :width]
@@ -31,7 +33,9 @@ def start(**options):
     params = jax.jit(module.init)(jax.random.key(0), image, width)["params"]
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
-    leaves = [leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)]
+    leaves = [
+        leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)
+    ]
     return module, jax.tree.unflatten(tree, leaves)
 
 
@@ -45,7 +49,12 @@ def test_patchify_against_a_slow_loop_and_back():
     ours = np.asarray(vit.patchify(jnp.asarray(image), (8, 4)))
     for n in range(rows * cols):
         row, col = n % rows, n // rows
-        patch = [image[:, 8 * row + y, 4 * col + x, c] for y in range(8) for x in range(4) for c in range(3)]
+        patch = [
+            image[:, 8 * row + y, 4 * col + x, c]
+            for y in range(8)
+            for x in range(4)
+            for c in range(3)
+        ]
         np.testing.assert_array_equal(ours[:, n], np.stack(patch, -1))
     np.testing.assert_array_equal(vit.unpatchify(jnp.asarray(ours), (8, 4), (rows, cols)), image)
 
@@ -83,7 +92,9 @@ def test_reading_order():
 def test_frames():
     tokens = jnp.arange(2 * 6 * 2.0).reshape(2, 6, 2)  # 3 columns of 2 rows
     concat = vit.frames(tokens, 2)
-    np.testing.assert_array_equal(concat[0, 1], [4, 5, 6, 7])  # tokens 2 and 3: both rows of column 1
+    np.testing.assert_array_equal(
+        concat[0, 1], [4, 5, 6, 7]
+    )  # tokens 2 and 3: both rows of column 1
     np.testing.assert_array_equal(vit.frames(tokens, 2, "mean")[0, 1], [5, 6])
     with pytest.raises(ValueError, match="max"):
         vit.frames(tokens, 2, "max")
@@ -189,7 +200,9 @@ def test_pixels_of_padding_cannot_reach_a_feature():
     real = (jnp.arange(256)[None, :] < width[:, None])[:, None, :, None]
     dirty = jnp.where(real, image, jnp.nan)
     apply = jax.jit(module.apply)
-    np.testing.assert_array_equal(apply({"params": params}, dirty, width), apply({"params": params}, image, width))
+    np.testing.assert_array_equal(
+        apply({"params": params}, dirty, width), apply({"params": params}, image, width)
+    )
 
 
 # ---- mask ------------------------------------------------------------------------------------------------------------
@@ -197,20 +210,27 @@ def test_pixels_of_padding_cannot_reach_a_feature():
 
 def test_hidden_patches_are_replaced_by_the_token_before_positions():
     module, params = start(depth=0, final_norm=False)
-    image, width = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16, 12, 1)), jnp.float32), jnp.full(2, 12)
+    image, width = (
+        jnp.asarray(np.random.default_rng(0).normal(size=(2, 16, 12, 1)), jnp.float32),
+        jnp.full(2, 12),
+    )
     mask = jnp.array([[True, False, False, True, False, False], [False] * 6])
     plain = np.asarray(module.apply({"params": params}, image, width))
     masked = np.asarray(module.apply({"params": params}, image, width, mask))
     np.testing.assert_array_equal(plain[~np.asarray(mask)], masked[~np.asarray(mask)])
     position = codes("sincos_2d", 12)[0]
-    np.testing.assert_allclose(masked[0, [0, 3]], position[[0, 3]] + np.asarray(params["mask_token"]), atol=1e-6)
+    np.testing.assert_allclose(
+        masked[0, [0, 3]], position[[0, 3]] + np.asarray(params["mask_token"]), atol=1e-6
+    )
 
 
 def test_no_gradient_from_hidden_pixels():
     module, params = start()
     image, width = lines(128)
     mask = jax.random.bernoulli(jax.random.key(3), 0.5, (4, 64))
-    grad = jax.jit(jax.grad(lambda x: jnp.sum(jnp.sin(module.apply({"params": params}, x, width, mask)))))(image)
+    grad = jax.jit(
+        jax.grad(lambda x: jnp.sum(jnp.sin(module.apply({"params": params}, x, width, mask))))
+    )(image)
     patches = np.asarray(vit.patchify(grad, (8, 4)))
     assert not patches[np.asarray(mask)].any()
     assert patches[2][~np.asarray(mask[2])].any()
@@ -246,10 +266,16 @@ def test_a_prefix_is_read_along_without_a_position():
     module, params = start()
     image, width = lines(128)
     width = jnp.maximum(width, 12)
-    embedded = vit.Vit(**TINY | {"depth": 0, "final_norm": False}).apply({"params": params}, image, width)
+    embedded = vit.Vit(**TINY | {"depth": 0, "final_norm": False}).apply(
+        {"params": params}, image, width
+    )
     keep = jnp.where(vit.token_valid(width, (8, 4), (2, 32)), jnp.arange(64)[None], 64)[:, 3:]
-    tokens = jax.jit(lambda x: module.apply({"params": params}, image, width, keep=keep, prefix=x))(embedded[:, :3])
-    np.testing.assert_allclose(tokens, jax.jit(module.apply)({"params": params}, image, width), atol=2e-5)
+    tokens = jax.jit(lambda x: module.apply({"params": params}, image, width, keep=keep, prefix=x))(
+        embedded[:, :3]
+    )
+    np.testing.assert_allclose(
+        tokens, jax.jit(module.apply)({"params": params}, image, width), atol=2e-5
+    )
 
 
 # ---- weights ---------------------------------------------------------------------------------------------------------
@@ -260,17 +286,23 @@ def test_parameter_counts_of_dig(size, millions):
     """The published figures hold with and without final norm (and mask token): the difference is below the print."""
     for final_norm in (True, False):
         module = vit.Vit(patch=(4, 4), final_norm=final_norm, **vit.SIZES[size])
-        tree = jax.eval_shape(module.init, jax.random.key(0), jnp.ones((1, 32, 128, 3)), jnp.array([128]))
+        tree = jax.eval_shape(
+            module.init, jax.random.key(0), jnp.ones((1, 32, 128, 3)), jnp.array([128])
+        )
         assert f"{sum(x.size for x in jax.tree.leaves(tree)) / 1e6:.2f}" == millions
 
 
 def test_initial_weights():
     module = vit.Vit(patch=(4, 4), width=64, depth=2, heads=2)
-    params = jax.jit(module.init)(jax.random.key(0), jnp.ones((1, 32, 128, 3)), jnp.array([128]))["params"]
+    params = jax.jit(module.init)(jax.random.key(0), jnp.ones((1, 32, 128, 3)), jnp.array([128]))[
+        "params"
+    ]
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         name = jax.tree_util.keystr(path)
         if "kernel" in name:
-            bound = np.sqrt(6 / sum(leaf.shape))  # patch_embed: sqrt(6 / (4 * 4 * 3 + D)), the original's
+            bound = np.sqrt(
+                6 / sum(leaf.shape)
+            )  # patch_embed: sqrt(6 / (4 * 4 * 3 + D)), the original's
             assert 0.97 * bound < np.abs(leaf).max() <= bound, name
         else:
             assert (leaf == (1 if "scale" in name else 0)).all(), name
@@ -302,7 +334,9 @@ def test_one_block_against_numpy():
     dense = lambda x, w: x @ w["kernel"] + w["bias"]  # noqa: E731
 
     def norm(x, w):
-        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * w["scale"] + w["bias"]
+        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * w[
+            "scale"
+        ] + w["bias"]
 
     def attention(x):
         query, key, value = np.split(x @ attn["qkv"]["kernel"], 3, -1)
@@ -316,7 +350,12 @@ def test_one_block_against_numpy():
     position = codes("sincos_2d", 128)[0]
     for i in range(len(WIDTHS)):
         real = 2 * -(-WIDTHS[i] // 4)
-        x = dense(np.asarray(vit.patchify(image[i : i + 1], (8, 4)), np.float64)[0], p["patch_embed"]) + position
+        x = (
+            dense(
+                np.asarray(vit.patchify(image[i : i + 1], (8, 4)), np.float64)[0], p["patch_embed"]
+            )
+            + position
+        )
         x = x[:real] + attention(norm(x[:real], block["norm1"]))
         hidden = dense(norm(x, block["norm2"]), block["mlp"]["fc1"])
         hidden = hidden * 0.5 * (1 + np.vectorize(math.erf)(hidden / np.sqrt(2)))
@@ -341,13 +380,19 @@ def test_scan_and_remat_change_nothing(form):
 
     def run(module, params):
         loss = lambda p: jnp.sum(jnp.sin(module.apply({"params": p}, image, width)))  # noqa: E731
-        return jax.jit(lambda p: (module.apply({"params": p}, image, width), jax.grad(loss)(p)))(params)
+        return jax.jit(lambda p: (module.apply({"params": p}, image, width), jax.grad(loss)(p)))(
+            params
+        )
 
     tokens, grads = run(module, params)
     restack = stack if form.get("scan") else lambda p: p
     other, other_grads = run(vit.Vit(**TINY | form), restack(params))
     np.testing.assert_allclose(other, tokens, atol=2e-6)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-4), other_grads, restack(grads))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-4),
+        other_grads,
+        restack(grads),
+    )
 
 
 @pytest.mark.parametrize("scan", [False, True])
@@ -356,12 +401,17 @@ def test_drop_path_in_the_network(scan):
     _, params = start()
     params = stack(params) if scan else params
     image, width = lines(128)
-    still, without = (jax.jit(m.apply)({"params": params}, image, width) for m in (module, vit.Vit(**TINY | {"scan": scan})))
+    still, without = (
+        jax.jit(m.apply)({"params": params}, image, width)
+        for m in (module, vit.Vit(**TINY | {"scan": scan}))
+    )
     np.testing.assert_array_equal(still, without)
 
     @jax.jit
     def noisy(key):
-        return module.apply({"params": params}, image, width, deterministic=False, rngs={"drop_path": key})
+        return module.apply(
+            {"params": params}, image, width, deterministic=False, rngs={"drop_path": key}
+        )
 
     draws = [np.asarray(noisy(jax.random.key(i))) for i in range(40)]
     np.testing.assert_array_equal(draws[0], noisy(jax.random.key(0)))
@@ -378,7 +428,8 @@ def test_drop_path_needs_its_rng():
 
 
 @pytest.mark.parametrize(
-    ("dtype", "attention"), [("bfloat16", "plain"), ("bfloat16", "xla"), ("bfloat16_stored", "plain")]
+    ("dtype", "attention"),
+    [("bfloat16", "plain"), ("bfloat16", "xla"), ("bfloat16_stored", "plain")],
 )
 def test_bfloat16_is_close_and_returns_float32(dtype, attention):
     """Precision proof: relative error of features and of every gradient array stays near bfloat16's 2^-8."""
@@ -387,7 +438,9 @@ def test_bfloat16_is_close_and_returns_float32(dtype, attention):
 
     def run(module):
         loss = lambda p: jnp.sum(jnp.sin(module.apply({"params": p}, image, width)))  # noqa: E731
-        return jax.jit(lambda p: (module.apply({"params": p}, image, width), jax.grad(loss)(p)))(params)
+        return jax.jit(lambda p: (module.apply({"params": p}, image, width), jax.grad(loss)(p)))(
+            params
+        )
 
     tokens, grads = run(module)
     low, low_grads = run(vit.Vit(**TINY | {"dtype": dtype, "attention": attention}))
@@ -409,6 +462,10 @@ def test_plain_attention_equals_the_library():
 
 
 def test_wrong_options_are_sentences():
-    for option, words in (({"heads": 3}, "3 heads"), ({"drop_path": 1.0}, "drop_path=1.0"), ({"dtype": "f16"}, "f16")):
+    for option, words in (
+        ({"heads": 3}, "3 heads"),
+        ({"drop_path": 1.0}, "drop_path=1.0"),
+        ({"dtype": "f16"}, "f16"),
+    ):
         with pytest.raises(ValueError, match=words):
             jax.eval_shape(vit.Vit(**TINY | option).init, jax.random.key(0), *lines(128))

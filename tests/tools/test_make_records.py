@@ -32,10 +32,15 @@ def run(capsys, *argv):
 
 def test_folder_end_to_end(data, tmp_path, capsys):
     out = tmp_path / "deep" / "set"
-    code, text, err = run(capsys, f"--input={data}", f"--output={out}", "--shards=2", "--workers=0", "--name=mine")
+    code, text, err = run(
+        capsys, f"--input={data}", f"--output={out}", "--shards=2", "--workers=0", "--name=mine"
+    )
     assert code == 0 and err == ""
     last = text.strip().splitlines()[-1]
-    assert f"{out}: 6 records: test 2 (2 labelled), train 4 (4 labelled)" in last and "1 left out" in last
+    assert (
+        f"{out}: 6 records: test 2 (2 labelled), train 4 (4 labelled)" in last
+        and "1 left out" in last
+    )
     assert "1 x split names a missing image, such as splits/train.txt line 5: gone.png" in text
     manifest = json.loads((out / "records.json").read_text())
     assert (manifest["name"], manifest["licence"], manifest["channels"]) == ("mine", "MIT", 1)
@@ -46,13 +51,24 @@ def test_folder_end_to_end(data, tmp_path, capsys):
 
 
 def test_lines_end_to_end(tmp_path, capsys):
-    options = ["--source=lines", "--fonts=bundled", "--workers=0", "--seed=3", "--height_px=32", "--max_words=2"]
+    options = [
+        "--source=lines",
+        "--fonts=bundled",
+        "--workers=0",
+        "--seed=3",
+        "--height_px=32",
+        "--max_words=2",
+    ]
     for name in ("a", "b"):
-        code, text, _ = run(capsys, *options, "--splits=train=9,validation=3", f"--output={tmp_path / name}")
+        code, text, _ = run(
+            capsys, *options, "--splits=train=9,validation=3", f"--output={tmp_path / name}"
+        )
         assert code == 0 and "12 records: train 9 (9 labelled), validation 3 (3 labelled)" in text
     a, b = ((tmp_path / n / "train-00000-of-00001.array_record").read_bytes() for n in "ab")
     assert a == b  # bit for bit, the file itself
-    assert json.loads((tmp_path / "a" / "records.json").read_text())["source"].startswith("rendered lines, seed 3")
+    assert json.loads((tmp_path / "a" / "records.json").read_text())["source"].startswith(
+        "rendered lines, seed 3"
+    )
     assert run(capsys, *options, "--count=2", f"--output={tmp_path / 'c'}")[0] == 0
     assert len(RecordSet(tmp_path / "c")) == 2
 
@@ -61,19 +77,31 @@ def test_lines_end_to_end(tmp_path, capsys):
     ("argv", "message"),
     [
         ([], "--output is missing"),
-        (["--output={out}", "--source=lmdbx"], "--source is 'lmdbx', but must be one of: folder, lines"),
+        (
+            ["--output={out}", "--source=lmdbx"],
+            "--source is 'lmdbx', but must be one of: folder, lines",
+        ),
         (["--output={out}"], "--input is ''"),
         (["--output={out}", "--input=/nowhere"], "--input is '/nowhere'"),
-        (["--output={out}", "--input={data}", "--seed=1"], "--seed means nothing to --source=folder"),
+        (
+            ["--output={out}", "--input={data}", "--seed=1"],
+            "--seed means nothing to --source=folder",
+        ),
         (["--output={out}", "--input={data}", "--max_words=1"], "--max_words means nothing"),
-        (["--output={out}", "--source=lines", "--max_pixels=9"], "--max_pixels means nothing to --source=lines"),
+        (
+            ["--output={out}", "--source=lines", "--max_pixels=9"],
+            "--max_pixels means nothing to --source=lines",
+        ),
         (["--output={out}", "--source=lines", "--splits=train"], "Cannot read 'train'"),
         (["--output={out}", "--outptu=x"], "Unknown command line flag 'outptu'"),
         (["--output={out}", "--shards=-1"], "--shards=-1"),
         (["--output={out}", "--codec=gif"], "codec"),
         (["--output={out}", "--input={data}", "--channels=2"], "channels is 2"),
         (["--output={out}", "input"], "'input' is no option"),
-        (["--output={data}", "--input={data}", "--workers=0"], "is no records folder; it is left alone"),
+        (
+            ["--output={data}", "--input={data}", "--workers=0"],
+            "is no records folder; it is left alone",
+        ),
     ],
 )
 def test_user_errors_are_one_sentence_and_exit_1(data, tmp_path, capsys, argv, message):
@@ -97,14 +125,18 @@ def test_existing_sets_are_kept_unless_told(data, tmp_path, capsys):
 def test_a_folder_without_one_usable_image_is_an_error(tmp_path, capsys):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "x.png").write_bytes(b"")
-    code, _, err = run(capsys, f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", "--workers=0")
+    code, _, err = run(
+        capsys, f"--input={tmp_path / 'in'}", f"--output={tmp_path / 'out'}", "--workers=0"
+    )
     assert code == 1 and "1 x empty file" in err and not (tmp_path / "out").exists()
 
 
 def test_as_a_program_with_worker_processes(data, tmp_path):
     command = [sys.executable, "-m", "dig_jax.tools.make_records"]
     done = subprocess.run(
-        [*command, f"--input={data}", f"--output={tmp_path / 'out'}", "--workers=2"], capture_output=True, text=True
+        [*command, f"--input={data}", f"--output={tmp_path / 'out'}", "--workers=2"],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0 and done.stderr == ""  # no progress bar where there is no terminal
     assert "6 records" in done.stdout.splitlines()[-1]

@@ -19,7 +19,18 @@ from dig_jax.workdir import read as runs
 def workdir(tmp_path):
     """make(name, rows, **config) -> a work folder with that log."""
 
-    def make(name, rows, *, objective=None, frozen=False, kind="linear", init_from="", subset=None, seed=0, **more):
+    def make(
+        name,
+        rows,
+        *,
+        objective=None,
+        frozen=False,
+        kind="linear",
+        init_from="",
+        subset=None,
+        seed=0,
+        **more,
+    ):
         method = (
             {"name": "dig", "objective": objective}
             if objective
@@ -64,10 +75,16 @@ def test_best_is_the_lowest_along_the_run_and_its_companions_come_from_the_same_
 
 def test_start_protocol_and_labels_are_read_from_the_configs(workdir):
     pretrained = workdir("p", [], objective="gen")
-    run = runs.load(workdir("a", evaluations(0.3), frozen=True, kind="bilstm", init_from=pretrained, subset=0.1))
+    run = runs.load(
+        workdir("a", evaluations(0.3), frozen=True, kind="bilstm", init_from=pretrained, subset=0.1)
+    )
     assert (run.start, run.protocol, run.labels) == ("gen", "frozen, BiLSTM CTC", "10 %")
     scratch = runs.load(workdir("b", evaluations(0.3), subset=100))
-    assert (scratch.start, scratch.protocol, scratch.labels) == ("random", "fine-tuned, linear CTC", "100 lines")
+    assert (scratch.start, scratch.protocol, scratch.labels) == (
+        "random",
+        "fine-tuned, linear CTC",
+        "100 lines",
+    )
     assert not runs.load(pretrained).is_recogniser
 
 
@@ -91,7 +108,9 @@ def test_rates_seeds_and_what_changes_no_number_may_differ_in_a_cell(workdir):
     slow = optim(1e-3, **{"^encoder/": {"lr_scale": 0.1}, "": {}})
     many = [
         workdir("a", evaluations(0.3), init_from=one, optim=optim(1e-3), log={"every_steps": 1}),
-        workdir("b", evaluations(0.2), init_from=two, optim=optim(2e-3), log={"every_steps": 2}, seed=1),
+        workdir(
+            "b", evaluations(0.2), init_from=two, optim=optim(2e-3), log={"every_steps": 2}, seed=1
+        ),
         workdir("c", evaluations(0.2), init_from=two, optim=slow, seed=2),
     ]
     table = results.cells(results.by_seed(map(runs.load, many)))
@@ -105,19 +124,28 @@ def test_rates_seeds_and_what_changes_no_number_may_differ_in_a_cell(workdir):
         ({"batch_size": 8}, {"batch_size": 16}, "batch_size"),
         ({"optim": {"b2": 0.98}}, {"optim": {"b2": 0.999}}, "optim.b2"),
         ({"optim": optim(1, a={"freeze": True})}, {"optim": optim(1)}, "optim.rules"),
-        ({"init_parts": ["params/encoder"]}, {"init_parts": ["teacher/encoder->params/encoder"]}, "init_parts"),
+        (
+            {"init_parts": ["params/encoder"]},
+            {"init_parts": ["teacher/encoder->params/encoder"]},
+            "init_parts",
+        ),
     ],
 )
 def test_runs_that_differ_in_anything_else_are_not_merged(workdir, mine, other, key):
     source = workdir("p", [], objective="dig")
-    many = [workdir(name, evaluations(0.3), init_from=source, **more) for name, more in (("a", mine), ("b", other))]
+    many = [
+        workdir(name, evaluations(0.3), init_from=source, **more)
+        for name, more in (("a", mine), ("b", other))
+    ]
     with pytest.raises(ValueError, match=rf"{many[0]} and {many[1]} .*{key}"):
         results.cells(results.by_seed(map(runs.load, many)))
 
 
 def test_two_pretrainings_are_not_one_start(workdir):
     sources = [workdir(f"p{n}", [], objective="dig", total={"steps": n}) for n in (10, 20)]
-    many = [workdir(f"a{i}", evaluations(0.3), init_from=source) for i, source in enumerate(sources)]
+    many = [
+        workdir(f"a{i}", evaluations(0.3), init_from=source) for i, source in enumerate(sources)
+    ]
     with pytest.raises(ValueError, match=r"init_from\.total\.steps"):
         results.cells(results.by_seed(map(runs.load, many)))
     gone = [workdir(f"g{i}", evaluations(0.3), init_from=f"/gone/{i}/dig") for i in range(2)]
@@ -127,7 +155,9 @@ def test_two_pretrainings_are_not_one_start(workdir):
 
 def test_every_watched_metric_has_a_curve(workdir):
     names = ("pixel", "contrast", "q_std", "infeasible_frac", "teacher_momentum")
-    run = runs.load(workdir("a", [{"step": step, **{f"train/{n}": step for n in names}} for step in (1, 2)]))
+    run = runs.load(
+        workdir("a", [{"step": step, **{f"train/{n}": step for n in names}} for step in (1, 2)])
+    )
     assert report.section(run).count("<svg") == len(names)
 
 
@@ -150,12 +180,16 @@ def test_a_row_a_start_and_the_lowest_figure_of_a_column_is_bold(workdir):
 
 
 def test_costs_come_from_the_log_of_the_pretraining_and_from_bench_step(workdir, tmp_path):
-    pretrained = workdir("p", [{"step": 9000, "train/loss": 1.0}], objective="gen", total={"steps": 12000})
+    pretrained = workdir(
+        "p", [{"step": 9000, "train/loss": 1.0}], objective="gen", total={"steps": 12000}
+    )
     (tmp_path / "bench").mkdir()
     line = json.dumps({"ms_a_step": 105.4, "temporary_mb": 240.2, "arguments_mb": 12.6})
     (tmp_path / "bench" / "gen.json").write_text(f"105 ms a step\n{line}\n")
     many = [runs.load(workdir("a", evaluations(0.3), init_from=pretrained))]
-    assert results.costs(results.by_seed(many), tmp_path) == {"gen": {"crops": "72 k", "ms a step": "105", "memory": "253 MB"}}
+    assert results.costs(results.by_seed(many), tmp_path) == {
+        "gen": {"crops": "72 k", "ms a step": "105", "memory": "253 MB"}
+    }
 
 
 def test_a_run_is_finished_when_its_log_reaches_the_last_step(workdir, tmp_path):
@@ -188,7 +222,10 @@ def test_rows_whose_logs_are_gone_are_kept_on_demand(workdir, tmp_path):
     for dataset in ("one", "two"):
         workdir(f"here/gen_{dataset}", evaluations(0.1, dataset=dataset), init_from=source)
     kept = table_in(readme, tmp_path / "here", "--keep")
-    assert kept[:4] == both[:4] and kept[4:6] == ["| dig | 0 k | 30.0 / 30.0 |", "| gen | 0 k | **10.0** / **10.0** |"]
+    assert kept[:4] == both[:4] and kept[4:6] == [
+        "| dig | 0 k | 30.0 / 30.0 |",
+        "| gen | 0 k | **10.0** / **10.0** |",
+    ]
     assert table_in(readme, tmp_path / "here", "--keep") == kept  # again: nothing is said twice
     assert not any("| dig |" in line for line in table_in(readme, tmp_path / "here"))
     with pytest.raises(SystemExit, match="cannot be kept beside"):
@@ -206,14 +243,21 @@ def test_figures_outlive_their_work_folders(workdir, tmp_path):
     workdir("one/a", evaluations(0.3), init_from=source)
     workdir("one/b", evaluations(0.2), init_from=source, optim=optim(3e-3))
     workdir("one/c", evaluations(0.6), init_from=source, frozen=True)
-    assert "| gen | 8 k | **20.0** | **60.0** |" in table_in(readme, tmp_path / "one", f"--figures={file}")
+    assert "| gen | 8 k | **20.0** | **60.0** |" in table_in(
+        readme, tmp_path / "one", f"--figures={file}"
+    )
     shutil.rmtree(tmp_path / "one")
-    source = workdir("two/pretrain/gen", [{"step": 1000, "train/loss": 1.0}], objective="gen", seed=1)
+    source = workdir(
+        "two/pretrain/gen", [{"step": 1000, "train/loss": 1.0}], objective="gen", seed=1
+    )
     workdir("two/a", evaluations(0.4), init_from=source, seed=1)  # another seed
     workdir("two/c", evaluations(0.5), frozen=True)  # another start
     for _ in range(2):  # a second time changes nothing
         both = table_in(readme, tmp_path / "two", f"--figures={file}")
-        assert both[2:4] == ["| random |  | - | **50.0** |", "| gen | 8 k | **30.0 ± 10.0 (2)** | 60.0 |"]
+        assert both[2:4] == [
+            "| random |  | - | **50.0** |",
+            "| gen | 8 k | **30.0 ± 10.0 (2)** | 60.0 |",
+        ]
     workdir("two/d", evaluations(0.1), init_from=source, frozen=True, seed=1)
     shutil.rmtree(tmp_path / "two" / "a")
     shutil.rmtree(source)  # the table goes on knowing how long it was
@@ -229,7 +273,9 @@ def test_figures_outlive_their_work_folders(workdir, tmp_path):
         table_in(readme, tmp_path / "two", f"--figures={file}")
 
 
-def test_a_figure_names_the_commit_of_the_rate_it_is_of_and_replaces_the_one_of_an_earlier_machine(workdir):
+def test_a_figure_names_the_commit_of_the_rate_it_is_of_and_replaces_the_one_of_an_earlier_machine(
+    workdir,
+):
     source = workdir("p", [], objective="gen")
     for name, cer, lr in (("a", 0.3, 1e-3), ("b", 0.2, 2e-3), ("c", 0.25, 3e-3)):
         start = {"step": 0, "commit": name, "devices": "1 x cpu", "machine": "CPU", "jax": "1"}
@@ -238,13 +284,26 @@ def test_a_figure_names_the_commit_of_the_rate_it_is_of_and_replaces_the_one_of_
     cell, other = (["fine-tuned, linear CTC", labels, "val"] for labels in ("100 %", "10 %"))
     records = results.by_seed(runs.load(source.parent / name) for name in "abc")
     assert records[0]["figures"] == [[*cell, 0.2, runs.load(source.parent / "b").origin]]
-    earlier = [{"start": "gen", "seed": 0, "crops": 8, "pretrained": "z", "figures": [[*cell, 0.1, "z"], [*other, 0.1, "z"]]}]
-    assert results.merged(records, earlier)[0]["figures"] == [[*other, 0.1, "z"], *records[0]["figures"]]
+    earlier = [
+        {
+            "start": "gen",
+            "seed": 0,
+            "crops": 8,
+            "pretrained": "z",
+            "figures": [[*cell, 0.1, "z"], [*other, 0.1, "z"]],
+        }
+    ]
+    assert results.merged(records, earlier)[0]["figures"] == [
+        [*other, 0.1, "z"],
+        *records[0]["figures"],
+    ]
 
 
 def test_commits_of_kept_rows_stay_without_those_that_are_replaced():
     old = "| start |\n\nCommit and machine of the runs of dig, gen: abc on 1 x cpu (4 runs)."
-    assert results.kept_origins(old, {"gen"}) == ["Commit and machine of the runs of dig: abc on 1 x cpu (4 runs)."]
+    assert results.kept_origins(old, {"gen"}) == [
+        "Commit and machine of the runs of dig: abc on 1 x cpu (4 runs)."
+    ]
     assert results.kept_origins(old, {"gen", "dig"}) == []
 
 

@@ -1,6 +1,5 @@
 """The contact sheets have the right size and show what they should."""
 
-
 import cv2
 import numpy as np
 import pytest
@@ -47,8 +46,13 @@ def test_show_batch_puts_a_line_and_its_views_side_by_side():
 def test_show_batch_writes_labels_and_as_many_rows_as_asked():
     batch, views = batch_and_views()
     batch["label"] = np.zeros((2, 3), np.int32)
-    picture = show_batch.sheet(batch, {"text": ["abc", None]}, {"mask": views["mask"]}, PATCH, rows=1)
-    wide, high = WIDTH * show_batch.SCALE + show_batch.GAP_PX, HEIGHT * show_batch.SCALE + show_batch.GAP_PX
+    picture = show_batch.sheet(
+        batch, {"text": ["abc", None]}, {"mask": views["mask"]}, PATCH, rows=1
+    )
+    wide, high = (
+        WIDTH * show_batch.SCALE + show_batch.GAP_PX,
+        HEIGHT * show_batch.SCALE + show_batch.GAP_PX,
+    )
     assert picture.shape == (CAPTION + high + CAPTION, wide, 3)
     assert picture[-CAPTION:].min() < 128  # something is written there
 
@@ -69,9 +73,13 @@ def test_show_augment_draws_a_row_for_each_operator_and_recipe(tmp_path, capsys,
         cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((16, width), 200, np.uint8))
     output = tmp_path / "out" / "sheet.png"
     sizes = ["--height_px=8", "--width_px=24", "--channels=1", "--rows=1"]
-    assert show_augment.main([f"--input={tmp_path}", f"--output={output}", *sizes]) == 0, capsys.readouterr().err
+    assert show_augment.main([f"--input={tmp_path}", f"--output={output}", *sizes]) == 0, (
+        capsys.readouterr().err
+    )
     picture = cv2.imread(str(output))
-    rows = 1 + 2 * len(few_operators) + 3  # the input, both ends of each operator, jitter and two recipes
+    rows = (
+        1 + 2 * len(few_operators) + 3
+    )  # the input, both ends of each operator, jitter and two recipes
     label_px, gap_px, padding_px = 150, 4, 12
     widths = [24, min(24, 6 + padding_px)]  # 11 x 16 px are 6 x 8
     assert picture.shape == (rows * (8 + gap_px), label_px + sum(widths) + 2 * gap_px, 3)
@@ -83,18 +91,37 @@ def test_show_augment_draws_a_row_for_each_operator_and_recipe(tmp_path, capsys,
 def test_every_picture_that_a_method_makes_is_shown():
     """As SSM's: all patches are painted, so none is dark, and the pictures that the networks read have other names."""
     batch = {"image": np.full((1, 32, 64, 1), 200, np.uint8), "width": np.array([64], np.int32)}
-    views = {name: np.zeros((1, 32, 64, 1), np.float32) for name in ("mixed", "moved", "view1", "view2")}
-    views |= {"image": batch["image"], "colours": np.zeros((1, 32, 64, 2), np.float32), "mask": np.ones((1, 16), bool)}
-    assert [name for name, _ in show_batch.panels(batch, views, (32, 4), 0)] == ["image", "mixed", "moved", "view1", "view2"]
+    views = {
+        name: np.zeros((1, 32, 64, 1), np.float32) for name in ("mixed", "moved", "view1", "view2")
+    }
+    views |= {
+        "image": batch["image"],
+        "colours": np.zeros((1, 32, 64, 2), np.float32),
+        "mask": np.ones((1, 16), bool),
+    }
+    assert [name for name, _ in show_batch.panels(batch, views, (32, 4), 0)] == [
+        "image",
+        "mixed",
+        "moved",
+        "view1",
+        "view2",
+    ]
 
 
 def test_windows_and_several_rows_of_a_line_are_shown_beside_it():
     """Two lines of 64 px; a method that makes two rows of each (view1) and cuts a window of 16 px (view2)."""
     batch = {"image": np.full((2, 32, 64, 1), 200, np.uint8), "width": np.array([64, 40], np.int32)}
-    views = {"view1": np.zeros((4, 32, 64, 1), np.float32), "view2": np.ones((2, 32, 16, 1), np.float32)}
+    views = {
+        "view1": np.zeros((4, 32, 64, 1), np.float32),
+        "view2": np.ones((2, 32, 16, 1), np.float32),
+    }
     shown = show_batch.panels(batch, views, (32, 4), 1)
     assert [(name, picture.shape) for name, picture in shown] == [
         ("image", (64, 128, 3)), ("view1", (64, 128, 3)), ("view1", (64, 128, 3)), ("view2", (64, 32, 3)),
     ]  # fmt: skip
     sheet = show_batch.sheet(batch, {}, views, (32, 4), 2)
-    assert sheet.shape == (26 + 2 * (64 + show_batch.GAP_PX), 3 * 128 + 32 + 4 * show_batch.GAP_PX, 3)
+    assert sheet.shape == (
+        26 + 2 * (64 + show_batch.GAP_PX),
+        3 * 128 + 32 + 4 * show_batch.GAP_PX,
+        3,
+    )

@@ -18,7 +18,9 @@ def lines(numbers, width_px):
     for row, number in enumerate(numbers):
         image[row, :, : 3 + number] = 10 + number
     width = np.where(numbers < 0, 1, 3 + numbers).astype(np.int32)
-    return {"image": image, "width": width, "valid": numbers >= 0}, {"index": numbers.astype(np.int64)}
+    return {"image": image, "width": width, "valid": numbers >= 0}, {
+        "index": numbers.astype(np.int64)
+    }
 
 
 @pytest.fixture
@@ -54,7 +56,9 @@ def test_an_unknown_record_is_encoded_and_kept(method):
     batch, host = lines([3, 7], 12)
     first = cache(1.0, batch, host)
     assert sorted(cache.rows) == [3, 7]
-    second = cache(5.0, batch, host)  # other parameters: whoever asks twice vouches that the encoder stands still
+    second = cache(
+        5.0, batch, host
+    )  # other parameters: whoever asks twice vouches that the encoder stands still
     np.testing.assert_array_equal(first["frames"], second["frames"])
 
 
@@ -63,5 +67,7 @@ def test_beyond_its_room_nothing_is_kept_and_everything_still_answered(method):
     cache.fill(1.0, [lines([0], 8), lines([1], 8)])
     assert sorted(cache.rows) == [0]
     batch, host = lines([1, 2], 8)
-    np.testing.assert_array_equal(cache(1.0, batch, host)["frames"], method.frozen_features(1.0, batch)["frames"])
+    np.testing.assert_array_equal(
+        cache(1.0, batch, host)["frames"], method.frozen_features(1.0, batch)["frames"]
+    )
     assert sorted(cache.rows) == [0]

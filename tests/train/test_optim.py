@@ -16,7 +16,10 @@ SIZES = {"total_steps": 10, "batch_size": 4}
 def tree(seed=0):
     rng = np.random.default_rng(seed)
     draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
-    return {"encoder": {"block_0": {"kernel": draw(3, 4), "bias": draw(4)}}, "head": {"kernel": draw(4, 2)}}
+    return {
+        "encoder": {"block_0": {"kernel": draw(3, 4), "bias": draw(4)}},
+        "head": {"kernel": draw(4, 2)},
+    }
 
 
 def adamw_by_hand(params, grads_per_step, rates, decay, scale, b1=0.9, b2=0.98, eps=1e-6):
@@ -39,7 +42,9 @@ def test_against_adamw_by_hand():
         params=params, total_steps=6, batch_size=512, lr=0.01, lr_per=256, min_lr=1e-3, warmup_steps=2, b2=0.98,
         eps=1e-6, weight_decay=0.3, rules=rules,
     )  # fmt: skip
-    rates = [0.0, 0.02] + [1e-3 + 0.5 * (0.02 - 1e-3) * (1 + math.cos(math.pi * i / 4)) for i in range(4)]
+    rates = [0.0, 0.02] + [
+        1e-3 + 0.5 * (0.02 - 1e-3) * (1 + math.cos(math.pi * i / 4)) for i in range(4)
+    ]
     grads = [tree(seed) for seed in range(1, 7)]
     state, new = optimizer.tx.init(params), params
     for g in grads:
@@ -47,10 +52,15 @@ def test_against_adamw_by_hand():
         new = optax.apply_updates(new, updates)
     block = lambda t, name: t["encoder"]["block_0"][name]  # noqa: E731
     for name, decay, scale in (("kernel", 0.3, 0.5), ("bias", 0.0, 1.0)):
-        expected = adamw_by_hand(block(params, name), [block(g, name) for g in grads], rates, decay, scale)
+        expected = adamw_by_hand(
+            block(params, name), [block(g, name) for g in grads], rates, decay, scale
+        )
         np.testing.assert_allclose(block(new, name), expected, rtol=2e-5, atol=1e-6)
     assert np.array_equal(new["head"]["kernel"], params["head"]["kernel"])
-    assert optimizer.trainable == {"encoder": {"block_0": {"kernel": True, "bias": True}}, "head": {"kernel": False}}
+    assert optimizer.trainable == {
+        "encoder": {"block_0": {"kernel": True, "bias": True}},
+        "head": {"kernel": False},
+    }
 
 
 def test_against_sgd_by_hand():
@@ -105,10 +115,29 @@ def test_rate_scales_with_the_global_batch():
 
 def test_layer_decay_table():
     """methods.md 15.2: twelve blocks, 0.75."""
-    names = ["encoder/patch_embed/kernel", "encoder/mask_token", *(f"encoder/block_{i}/mlp/kernel" for i in range(12))]
+    names = [
+        "encoder/patch_embed/kernel",
+        "encoder/mask_token",
+        *(f"encoder/block_{i}/mlp/kernel" for i in range(12)),
+    ]
     names += ["encoder/norm/scale", "heads/ctc/kernel"]
     scales = optim.layer_scales({n: jnp.zeros((2, 2)) for n in names}, 0.75)
-    table = [0.0238, 0.0317, 0.0422, 0.0563, 0.0751, 0.1001, 0.1335, 0.1780, 0.2373, 0.3164, 0.4219, 0.5625, 0.75, 1.0]
+    table = [
+        0.0238,
+        0.0317,
+        0.0422,
+        0.0563,
+        0.0751,
+        0.1001,
+        0.1335,
+        0.1780,
+        0.2373,
+        0.3164,
+        0.4219,
+        0.5625,
+        0.75,
+        1.0,
+    ]
     got = [
         scales["encoder/patch_embed/kernel"],
         *(scales[f"encoder/block_{i}/mlp/kernel"] for i in range(12)),
@@ -116,7 +145,10 @@ def test_layer_decay_table():
     ]
     np.testing.assert_allclose(got, table, atol=5e-5)
     assert scales["encoder/mask_token"] == got[0] and scales["encoder/norm/scale"] == 1.0
-    stacked = {"encoder/blocks/mlp/kernel": jnp.zeros((12, 3, 4)), "encoder/patch_embed/kernel": jnp.zeros((3, 4))}
+    stacked = {
+        "encoder/blocks/mlp/kernel": jnp.zeros((12, 3, 4)),
+        "encoder/patch_embed/kernel": jnp.zeros((3, 4)),
+    }
     scales = optim.layer_scales(stacked, 0.75)
     assert scales["encoder/blocks/mlp/kernel"].shape == (12, 1, 1)
     np.testing.assert_allclose(scales["encoder/blocks/mlp/kernel"].ravel(), table[1:13], atol=5e-5)
@@ -135,16 +167,26 @@ def test_layer_decay_reaches_the_update():
         moved.append(tx.update(params, tx.init(params), params)[0])
     for i in range(2):
         np.testing.assert_allclose(
-            moved[0]["encoder"][f"block_{i}"]["kernel"], moved[1]["encoder"]["blocks"]["kernel"][i], rtol=1e-6
+            moved[0]["encoder"][f"block_{i}"]["kernel"],
+            moved[1]["encoder"]["blocks"]["kernel"][i],
+            rtol=1e-6,
         )
-    expected = -0.1 * 0.25 * (np.sign(kernels[0]) + 0.5 * kernels[0])  # first step of Adam: the sign
+    expected = (
+        -0.1 * 0.25 * (np.sign(kernels[0]) + 0.5 * kernels[0])
+    )  # first step of Adam: the sign
     np.testing.assert_allclose(moved[0]["encoder"]["block_0"]["kernel"], expected, rtol=1e-4)
 
 
 def test_weight_decay_falls_on_matrices_only():
     """Also where scan gives biases and norms a second dimension, and where a rule says otherwise."""
     params = {
-        "encoder": {"blocks": {"kernel": jnp.ones((2, 3, 3)), "q_bias": jnp.ones((2, 3)), "scale": jnp.ones((2, 3))}},
+        "encoder": {
+            "blocks": {
+                "kernel": jnp.ones((2, 3, 3)),
+                "q_bias": jnp.ones((2, 3)),
+                "scale": jnp.ones((2, 3)),
+            }
+        },
         "table": jnp.ones((3, 3)),
         "vector": jnp.ones(3),
         "mask_token": jnp.ones(3),
@@ -156,7 +198,12 @@ def test_weight_decay_falls_on_matrices_only():
 
 
 def test_first_matching_rule_decides():
-    found = optim.treat(tree(), 0.0, (("bias", {"lr_scale": 2.0}), ("^encoder", {"lr_scale": 3.0}), (".*", {})), None)
+    found = optim.treat(
+        tree(),
+        0.0,
+        (("bias", {"lr_scale": 2.0}), ("^encoder", {"lr_scale": 3.0}), (".*", {})),
+        None,
+    )
     assert found["encoder"]["block_0"]["bias"].lr_scale == 2.0
     assert found["encoder"]["block_0"]["kernel"].lr_scale == 3.0
     assert found["head"]["kernel"].lr_scale == 1.0
@@ -188,7 +235,13 @@ def test_clipping_sees_only_what_trains():
     params = tree()
     grads = jax.tree.map(jnp.ones_like, params)
     grads["head"]["kernel"] = 1e6 * grads["head"]["kernel"]
-    tx = optim.create(params=params, lr=0.1, clip_norm=2.0, rules=(("head", {"freeze": True}), (".*", {})), **SIZES).tx
+    tx = optim.create(
+        params=params,
+        lr=0.1,
+        clip_norm=2.0,
+        rules=(("head", {"freeze": True}), (".*", {})),
+        **SIZES,
+    ).tx
     state = tx.update(grads, tx.init(params), params)[1]
     moments = [leaf for leaf in jax.tree.leaves(state) if leaf.shape == (3, 4)]
     np.testing.assert_allclose(moments[0], 0.1 * 2.0 / 4.0, rtol=1e-5)  # 16 ones have norm 4
@@ -225,7 +278,11 @@ def test_weight_decay_may_rise_on_a_cosine():
     rates = [0.05 * (1 + math.cos(math.pi * i / 10)) for i in range(5)]
     decays = [0.4 - 0.18 * (1 + math.cos(math.pi * i / 10)) for i in range(5)]
     assert decays[0] == pytest.approx(0.04)
-    for path, half in (("encoder/block_0/kernel", 1.0), ("head/kernel", 0.5), ("encoder/block_0/bias", 0.0)):
+    for path, half in (
+        ("encoder/block_0/kernel", 1.0),
+        ("head/kernel", 0.5),
+        ("encoder/block_0/bias", 0.0),
+    ):
         p = np.asarray(optim.paths(tree())[path], np.float64)
         m = v = np.zeros_like(p)
         for t in range(1, 6):
@@ -244,12 +301,16 @@ def test_every_array_may_be_clipped_by_its_own_norm():
     grads = {"encoder": {"blocks": {"kernel": blocks}}, "head": jnp.full(4, 3.0)}
     tx = optim.create(params=grads, lr=0.1, clip_norm_each=2.0, **SIZES).tx
     state = tx.update(grads, tx.init(grads), grads)[1]
-    first = {leaf.shape: leaf for leaf in jax.tree.leaves(state)[::-1] if leaf.ndim}  # reversed: mu stands before nu
+    first = {
+        leaf.shape: leaf for leaf in jax.tree.leaves(state)[::-1] if leaf.ndim
+    }  # reversed: mu stands before nu
     np.testing.assert_allclose(first[(2, 2, 2)][0], 0.1 * 1.0, rtol=1e-5)  # norm 10 becomes 2
     np.testing.assert_allclose(first[(2, 2, 2)][1], 0.1 * 0.1, rtol=1e-5)
     np.testing.assert_allclose(first[(4,)], 0.1 * 1.0, rtol=1e-5)  # norm 6 becomes 2
 
 
 def test_description_counts_parameters():
-    text = optim.create(params=tree(), lr=0.1, rules=(("head", {"freeze": True}), (".*", {})), **SIZES).describe()
+    text = optim.create(
+        params=tree(), lr=0.1, rules=(("head", {"freeze": True}), (".*", {})), **SIZES
+    ).describe()
     assert "1 arrays            8 parameters  frozen" in text and "lr x 1, weight decay 0" in text

@@ -30,12 +30,16 @@ def spy_on_data(monkeypatch):
     seen = []
     original = pipeline.ErrorBudget.add
     monkeypatch.setattr(
-        pipeline.ErrorBudget, "add", lambda self, host: (seen.append(host["index"].tolist()), original(self, host))
+        pipeline.ErrorBudget,
+        "add",
+        lambda self, host: (seen.append(host["index"].tolist()), original(self, host)),
     )
     return seen
 
 
-@pytest.mark.parametrize("mesh", [{"mesh.data": 1}, {"mesh.data": -1}, {"mesh.data": 2, "mesh.fsdp": 4}])
+@pytest.mark.parametrize(
+    "mesh", [{"mesh.data": 1}, {"mesh.data": -1}, {"mesh.data": 2, "mesh.fsdp": 4}]
+)
 def test_a_step_writes_over_the_state_it_was_given(mesh, lines, tmp_path, monkeypatch):
     """Donated whole, on any mesh: a leaf that XLA cannot use again would cost its memory twice."""
     kept = []
@@ -47,7 +51,9 @@ def test_a_step_writes_over_the_state_it_was_given(mesh, lines, tmp_path, monkey
             new = step(state, batch)
             if isinstance(state.step, jax.Array) and not isinstance(state.step, jax.core.Tracer):
                 leaves = jax.tree_util.tree_leaves_with_path(state)
-                kept.append([jax.tree_util.keystr(path) for path, leaf in leaves if not leaf.is_deleted()])
+                kept.append(
+                    [jax.tree_util.keystr(path) for path, leaf in leaves if not leaf.is_deleted()]
+                )
             return new
 
         return call
@@ -112,7 +118,9 @@ class Keeper(Toy):
     """Remembers the last batch, which XLA would leave where its rows were computed."""
 
     def init(self, key, batch):
-        return super().init(key, batch) | {"mutable": {"seen": jnp.zeros(()), "queue": jnp.zeros(batch["x"].shape)}}
+        return super().init(key, batch) | {
+            "mutable": {"seen": jnp.zeros(()), "queue": jnp.zeros(batch["x"].shape)}
+        }
 
     def loss(self, params, state, batch, key, progress):
         loss, aux = super().loss(params, state, batch, key, progress)
@@ -129,7 +137,9 @@ def test_a_step_leaves_the_state_where_it_lies(lines, tmp_path, monkeypatch):
     assert state.mutable["queue"].sharding.is_fully_replicated
     assert state.params["head"]["kernel"].addressable_shards[0].data.shape == (2, 4)
     moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim == 2]
-    assert len(moments) == 4 and all(leaf.addressable_shards[0].data.size == leaf.size // 4 for leaf in moments)
+    assert len(moments) == 4 and all(
+        leaf.addressable_shards[0].data.size == leaf.size // 4 for leaf in moments
+    )
 
 
 class Probe:
@@ -168,37 +178,57 @@ def test_the_device_never_waits_for_logging(lines, tmp_path, monkeypatch):
 
     monkeypatch.setattr(train, "jit_train_step", wrapped)
     train.run(make_config(lines, 12, **{"log.every_steps": 5}), str(tmp_path))
-    fetches = {("fetches", 7, of) for of in range(1, 6)} | {("fetches", 12, of) for of in range(6, 13)}
-    waits = {("waits", 1, 1)} | {("waits", step, step - 2) for step in range(3, 13)}  # the first: the compilation
+    fetches = {("fetches", 7, of) for of in range(1, 6)} | {
+        ("fetches", 12, of) for of in range(6, 13)
+    }
+    waits = {("waits", 1, 1)} | {
+        ("waits", step, step - 2) for step in range(3, 13)
+    }  # the first: the compilation
     assert told == waits | fetches  # step 5 once 7 has started; the rest at the end
 
 
 def test_a_trace_of_some_steps_on_demand(lines, tmp_path, capsys):
     train.run(make_config(lines, 4, profile="2-3"), str(tmp_path))
-    assert [path for path in (tmp_path / "profile").rglob("*.xplane.pb") if path.stat().st_size > 1000]
+    assert [
+        path for path in (tmp_path / "profile").rglob("*.xplane.pb") if path.stat().st_size > 1000
+    ]
     assert f"wrote the trace of steps 2-3 to {tmp_path}" in capsys.readouterr().err
-    train.run(make_config(lines, 5, profile="2-3"), str(tmp_path))  # resumed behind them, and free to change
+    train.run(
+        make_config(lines, 5, profile="2-3"), str(tmp_path)
+    )  # resumed behind them, and free to change
 
 
 def test_nan_stops_with_step_records_and_checkpoint(lines, tmp_path, monkeypatch):
     """Named: the step, every record of its batch, the last good checkpoint. Nothing bad on disk."""
     seen = spy_on_data(monkeypatch)
-    config = make_config(lines, 6, **{"method": {"name": "toy", "nan_at": 3}, "checkpoint.every_steps": 1})
+    config = make_config(
+        lines, 6, **{"method": {"name": "toy", "nan_at": 3}, "checkpoint.every_steps": 1}
+    )
     with pytest.raises(train.Stopped) as stopped:
         train.run(config, str(tmp_path))
     sentence = str(stopped.value)
     assert "step 4 " in sentence and "nan" in sentence  # state.step 3 is the fourth step
-    assert checkpoint.steps(str(tmp_path)) == [3] and str(tmp_path / "checkpoints" / "3") in sentence
+    assert (
+        checkpoint.steps(str(tmp_path)) == [3] and str(tmp_path / "checkpoints" / "3") in sentence
+    )
     names = (tmp_path / "bad_step_4.txt").read_text().split()
     mixture = records.open_sets(lines)
     assert names == [mixture.where(i) for i in seen[3]] and names[0] in sentence
     assert max(row["step"] for row in rows_of(tmp_path)) == 3
-    assert "config.optim.lr" in sentence and f"--config.init_from={tmp_path}" in sentence  # the way out
+    assert (
+        "config.optim.lr" in sentence and f"--config.init_from={tmp_path}" in sentence
+    )  # the way out
 
 
 def test_nan_is_found_before_a_save_between_log_steps(lines, tmp_path):
     config = make_config(
-        lines, 6, **{"method": {"name": "toy", "nan_at": 2}, "checkpoint.every_steps": 4, "log.every_steps": 100}
+        lines,
+        6,
+        **{
+            "method": {"name": "toy", "nan_at": 2},
+            "checkpoint.every_steps": 4,
+            "log.every_steps": 100,
+        },
     )
     with pytest.raises(train.Stopped, match="step 3 .*none was saved"):
         train.run(config, str(tmp_path))
@@ -214,7 +244,9 @@ def test_a_bad_step_leaves_the_state_alone(lines):
     optimizer = train.optim.create(
         params=good.init(jax.random.key(0), batch)["params"], total_steps=6, batch_size=8, lr=0.1
     )
-    state = train.states.create(good, optimizer.tx, good.augment(jax.random.key(0), batch), jax.random.key(0))
+    state = train.states.create(
+        good, optimizer.tx, good.augment(jax.random.key(0), batch), jax.random.key(0)
+    )
     for method, finite in ((good, True), (bad, False)):
         after, values = jax.jit(make_train_step(method, optimizer, 6, 0))(state, batch)
         assert bool(values["finite"]) is finite
@@ -241,7 +273,12 @@ class Witness(base.Method):
         return batch | {"draw": jax.random.uniform(key)}
 
     def loss(self, params, state, batch, key, progress):
-        seen = {"augment": batch["draw"], "draw": jax.random.uniform(key), "teacher": state.teacher["w"], "progress": progress}
+        seen = {
+            "augment": batch["draw"],
+            "draw": jax.random.uniform(key),
+            "teacher": state.teacher["w"],
+            "progress": progress,
+        }
         return params["encoder"]["w"] ** 2, base.Aux(seen, {})
 
     def init_teacher(self, params):
@@ -257,7 +294,9 @@ class Witness(base.Method):
 def test_a_step_gives_fresh_keys_and_the_moved_teacher():
     """The teacher moves before the loss (the order of DiG); it and the loss know step / total; no key is used twice."""
     method, batch = Witness(), {"image": jnp.zeros((8, 8, 16, 1), jnp.uint8)}
-    optimizer = train.optim.create(params=method.init(None, None)["params"], total_steps=4, batch_size=8, lr=0.1)
+    optimizer = train.optim.create(
+        params=method.init(None, None)["params"], total_steps=4, batch_size=8, lr=0.1
+    )
     state = train.states.create(method, optimizer.tx, batch, jax.random.key(0))
     seen = []
     for _ in range(2):
@@ -277,7 +316,9 @@ def test_the_backward_pass_of_what_is_frozen_is_dropped():
     params = method.init(key, batch)["params"]
 
     def flops(rules):
-        optimizer = train.optim.create(params=params, total_steps=2, batch_size=8, lr=0.1, rules=rules)
+        optimizer = train.optim.create(
+            params=params, total_steps=2, batch_size=8, lr=0.1, rules=rules
+        )
         state = train.states.create(method, optimizer.tx, batch, key)
         return (
             jax.jit(make_train_step(method, optimizer, 2, 0))
@@ -287,7 +328,9 @@ def test_the_backward_pass_of_what_is_frozen_is_dropped():
         )
 
     head_only = flops((("^encoder/", {"freeze": True}), (".*", {})))
-    product = 2 * 8 * 8 * 4  # rows, pixels, width: each of the two products of the encoder's backward pass
+    product = (
+        2 * 8 * 8 * 4
+    )  # rows, pixels, width: each of the two products of the encoder's backward pass
     assert flops(()) - head_only > 2 * product
 
 
@@ -302,11 +345,16 @@ def test_evaluations_come_when_due_and_at_the_end(lines, tmp_path):
 def test_zero_steps_only_evaluate(lines, tmp_path):
     train.run(make_config(lines, 0, evals={"toy": {"every_steps": 2}}), str(tmp_path))
     assert Evaluator.calls == [(0.0, 0)]
-    assert checkpoint.steps(str(tmp_path)) == [] and [row["step"] for row in rows_of(tmp_path)] == [0]
+    assert checkpoint.steps(str(tmp_path)) == [] and [row["step"] for row in rows_of(tmp_path)] == [
+        0
+    ]
     train.run(make_config(lines, 0, evals={"toy": {"offset": 1.0}}), str(tmp_path))
     train.run(make_config(lines, 0, evals={"toy": {"offset": 1.0}}), str(tmp_path))
     names = [name for row in rows_of(tmp_path) for name in row if name != "step"]
-    assert sorted(names) == ["eval/toy0/cer", "eval/toy1/cer"]  # the later figure stands for the earlier
+    assert sorted(names) == [
+        "eval/toy0/cer",
+        "eval/toy1/cer",
+    ]  # the later figure stands for the earlier
 
 
 def test_best_checkpoint_stays_across_a_restart(lines, tmp_path):
@@ -365,7 +413,10 @@ def test_bad_records_are_counted_and_stop_the_run_past_their_share(tmp_path):
         ({"mesh": {"dta": 8}}, r"config.mesh has no axis 'dta'"),
         ({"accumulate": 0}, r"config.accumulate is 0"),
         ({"accumulate": 2, "batch_size": 16}, r"config.accumulate is 2.*contrast, batch norm"),
-        ({"accumulate": 3}, r"batch size 8 does not divide over 8 devices in 3 parts .*multiple of 24"),
+        (
+            {"accumulate": 3},
+            r"batch size 8 does not divide over 8 devices in 3 parts .*multiple of 24",
+        ),
         ({"profile": "20-10"}, r"config.profile is '20-10'"),
         ({"evals": {"toy": {"ofset": 1}}}, r"config.evals.toy has the key 'ofset'.*'offset'"),
         ({"evals": {"nothing": {}}}, r"dig_jax.evaluators.nothing"),
@@ -386,7 +437,11 @@ def test_metrics_are_means_over_the_log_interval(lines, tmp_path):
     train.run(make_config(lines, 5, **{"log.every_steps": 2}), str(tmp_path / "two"))
     each = [row["train/loss"] for row in rows_of(tmp_path / "each")]
     two = {row["step"]: row["train/loss"] for row in rows_of(tmp_path / "two")}
-    assert two == {2: pytest.approx(np.mean(each[:2])), 4: pytest.approx(np.mean(each[2:4])), 5: pytest.approx(each[4])}
+    assert two == {
+        2: pytest.approx(np.mean(each[:2])),
+        4: pytest.approx(np.mean(each[2:4])),
+        5: pytest.approx(each[4]),
+    }
 
 
 def command_line(tmp_path, spec, devices=8):
@@ -414,7 +469,11 @@ def test_sigterm_ends_a_real_process_with_143(lines, tmp_path):
     """Killed while it trains, it saves; run again, it goes on; a mistake is one sentence and exit code 1."""
     command, config, environment = command_line(tmp_path, lines)
     process = subprocess.Popen(
-        [*command, f"--config={config}:1000000"], stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
+        [*command, f"--config={config}:1000000"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        cwd=ROOT,
     )
     for line in process.stderr:
         if re.match(r"5/1000000 .*loss.*lines/s.*ETA", line):
@@ -425,23 +484,48 @@ def test_sigterm_ends_a_real_process_with_143(lines, tmp_path):
     assert process.wait(60) == 143, rest
     (step,) = checkpoint.steps(str(tmp_path / "run"))
     assert f"saved step {step}" in rest
-    options = {"capture_output": True, "text": True, "env": environment, "cwd": ROOT, "timeout": 120}
-    again = subprocess.run([*command, f"--config={config}:1000000", f"--config.total.steps={step + 2}"], **options)
+    options = {
+        "capture_output": True,
+        "text": True,
+        "env": environment,
+        "cwd": ROOT,
+        "timeout": 120,
+    }
+    again = subprocess.run(
+        [*command, f"--config={config}:1000000", f"--config.total.steps={step + 2}"], **options
+    )
     assert again.returncode == 0, again.stderr
-    assert f"starting at {step}" in again.stderr and checkpoint.steps(str(tmp_path / "run")) == [step + 2]
-    wrong = subprocess.run([*command, f"--config={config}:8", "--config.method.name=toi"], **options)
-    assert wrong.returncode == 1 and wrong.stderr.splitlines()[-1].startswith("error: config.method.name is 'toi'")
+    assert f"starting at {step}" in again.stderr and checkpoint.steps(str(tmp_path / "run")) == [
+        step + 2
+    ]
+    wrong = subprocess.run(
+        [*command, f"--config={config}:8", "--config.method.name=toi"], **options
+    )
+    assert wrong.returncode == 1 and wrong.stderr.splitlines()[-1].startswith(
+        "error: config.method.name is 'toi'"
+    )
     assert "Traceback" not in wrong.stderr
     absent = subprocess.run([*command, "--config=/no/such/file.py"], **options)
-    assert absent.returncode == 1 and absent.stderr.count("\n") == 1 and "/no/such/file.py" in absent.stderr
+    assert (
+        absent.returncode == 1
+        and absent.stderr.count("\n") == 1
+        and "/no/such/file.py" in absent.stderr
+    )
     stray = subprocess.run([*command, f"--config={config}:8", "--config.optim.lrr=3"], **options)
     assert stray.returncode == 1 and 'Did you mean "lr"' in stray.stderr.splitlines()[-1]
     assert "Traceback" not in stray.stderr
 
 
 def test_no_method_or_evaluator_is_named_in_the_trainer():
-    words = [p.stem for kind in ("methods", "evaluators") for p in (ROOT / "dig_jax" / kind).glob("*.py")]
-    words = [w for w in words if w not in ("__init__", "base", "shared")] + ["dis", "gen", "probe", "vit"]
+    words = [
+        p.stem for kind in ("methods", "evaluators") for p in (ROOT / "dig_jax" / kind).glob("*.py")
+    ]
+    words = [w for w in words if w not in ("__init__", "base", "shared")] + [
+        "dis",
+        "gen",
+        "probe",
+        "vit",
+    ]
     for path in (*(ROOT / "dig_jax/train").glob("*.py"), *(ROOT / "dig_jax").glob("*.py")):
         text = path.read_text()
         code = re.sub(r'"""(.|\n)*?"""|#.*', "", text).replace("dig_jax", "")

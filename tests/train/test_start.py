@@ -20,11 +20,17 @@ def test_init_from_takes_the_encoder_and_the_teacher_follows(lines, tmp_path):
     config = make_config(lines, 0, init_from=str(tmp_path / "a"), seed=1)
     state = train.run(config, str(tmp_path / "b"))
     assert same(state.params["encoder"], source.params["encoder"])
-    assert same(state.teacher, source.params["encoder"]) and not same(source.teacher, source.params["encoder"])
+    assert same(state.teacher, source.params["encoder"]) and not same(
+        source.teacher, source.params["encoder"]
+    )
     assert not same(state.params["head"], source.params["head"])
-    trained = train.run(make_config(lines, 1, init_from=str(tmp_path / "a"), seed=1), str(tmp_path / "c"))
+    trained = train.run(
+        make_config(lines, 1, init_from=str(tmp_path / "a"), seed=1), str(tmp_path / "c")
+    )
     assert int(trained.step) == 1
-    config = make_config(lines, 0, init_from=str(tmp_path / "a"), method={"name": "toy", "width": 5})
+    config = make_config(
+        lines, 0, init_from=str(tmp_path / "a"), method={"name": "toy", "width": 5}
+    )
     with pytest.raises(ValueError, match=r"bias is \(4,\) there and \(5,\) here"):
         train.run(config, str(tmp_path / "d"))
     with pytest.raises(FileNotFoundError, match="no checkpoint"):
@@ -32,9 +38,14 @@ def test_init_from_takes_the_encoder_and_the_teacher_follows(lines, tmp_path):
 
 
 def test_a_whole_recogniser_is_taken_over_with_its_charset(lines, tmp_path):
-    source = train.run(make_config(lines, 1, data=ConfigDict(common.lines(lines, height_px=8))), str(tmp_path / "a"))
+    source = train.run(
+        make_config(lines, 1, data=ConfigDict(common.lines(lines, height_px=8))),
+        str(tmp_path / "a"),
+    )
     other = write_lines(tmp_path / "one", count=1)  # has "a" only
-    config = make_config(other, 0, data=ConfigDict(common.lines(other, height_px=8)), init_from=str(tmp_path / "a"))
+    config = make_config(
+        other, 0, data=ConfigDict(common.lines(other, height_px=8)), init_from=str(tmp_path / "a")
+    )
     config.init_parts = ("params", "mutable")
     state = train.run(config, str(tmp_path / "b"))
     assert same(state.params, source.params) and same(state.mutable, source.mutable)
@@ -44,17 +55,24 @@ def test_a_whole_recogniser_is_taken_over_with_its_charset(lines, tmp_path):
 @pytest.mark.parametrize("key", ["init_from", "like"])
 def test_what_is_left_open_is_inherited(lines, tmp_path, key):
     """None = the value of that run; given values stay; `like` takes no weights."""
-    source = train.run(make_config(lines, 1, method={"name": "toy", "encoder": {"patch": (4, 4)}}), str(tmp_path / "a"))
+    source = train.run(
+        make_config(lines, 1, method={"name": "toy", "encoder": {"patch": (4, 4)}}),
+        str(tmp_path / "a"),
+    )
     open_keys = ("method.encoder", "data.height_px", "data.width_px")
     method = {"name": "toy", "encoder": placeholder(object)}
-    config = make_config(lines, 0, method=method, inherit=open_keys, seed=1, **{key: str(tmp_path / "a")})
+    config = make_config(
+        lines, 0, method=method, inherit=open_keys, seed=1, **{key: str(tmp_path / "a")}
+    )
     config.data.width_px, config.data.height_px = 24, placeholder(int)
     state = train.run(config, str(tmp_path / "b"))
     written = checkpoint.read_config(str(tmp_path / "b"))
     assert written["method"]["encoder"] == {"patch": [4, 4], "final_norm": False}
     assert (written["data"]["height_px"], written["data"]["width_px"]) == (8, 24)
     assert same(state.params["encoder"], source.params["encoder"]) is (key == "init_from")
-    with pytest.raises(ValueError, match=r"config.method.encoder is not set: .*init_from=DIR.*like=DIR"):
+    with pytest.raises(
+        ValueError, match=r"config.method.encoder is not set: .*init_from=DIR.*like=DIR"
+    ):
         train.run(make_config(lines, 0, method=method, inherit=open_keys), str(tmp_path / "c"))
 
 
@@ -67,38 +85,57 @@ def test_calibrate_runs_once_before_the_first_step(lines, tmp_path):
 
 def test_statistics_of_an_epoch_count_every_labelled_line_once(lines):
     """20 lines in batches of 8: the last training batch is filled with 4 lines that have been there."""
-    cfg = make_config(lines, 1, data=ConfigDict(common.lines(lines, height_px=8)), calibrate_batches=9).to_dict()
+    cfg = make_config(
+        lines, 1, data=ConfigDict(common.lines(lines, height_px=8)), calibrate_batches=9
+    ).to_dict()
     data, mesh = train.open_data(cfg), train.sharding.make_mesh()
     batches = train.first_batches(cfg, data, mesh, None)
     assert iter(batches) is batches  # one by one, never all on the device
     assert [int(batch["valid"].sum()) for batch in batches] == [8, 8, 4]
     cfg["calibrate_batches"] = 2
-    assert [int(batch["valid"].sum()) for batch in train.first_batches(cfg, data, mesh, None)] == [8, 8]
+    assert [int(batch["valid"].sum()) for batch in train.first_batches(cfg, data, mesh, None)] == [
+        8,
+        8,
+    ]
 
 
 def test_a_teacher_can_be_the_start(lines, tmp_path):
     source = train.run(make_config(lines, 2), str(tmp_path / "a"))
     parts = ("teacher->params/encoder",)
-    state = train.run(make_config(lines, 0, init_from=str(tmp_path / "a"), init_parts=parts), str(tmp_path / "b"))
-    assert same(state.params["encoder"], source.teacher) and not same(source.teacher, source.params["encoder"])
+    state = train.run(
+        make_config(lines, 0, init_from=str(tmp_path / "a"), init_parts=parts), str(tmp_path / "b")
+    )
+    assert same(state.params["encoder"], source.teacher) and not same(
+        source.teacher, source.params["encoder"]
+    )
     assert same(state.teacher, source.teacher)
     with pytest.raises(ValueError, match=r"config.init_parts .*'params/body'"):
         parts = ("teacher->params/body",)
-        train.run(make_config(lines, 0, init_from=str(tmp_path / "a"), init_parts=parts), str(tmp_path / "c"))
+        train.run(
+            make_config(lines, 0, init_from=str(tmp_path / "a"), init_parts=parts),
+            str(tmp_path / "c"),
+        )
 
 
 def test_best_and_last_checkpoint_as_a_start(lines, tmp_path, capsys):
     """The toy error is smallest at step 4 of 6."""
     changes = {"evals": {"toy": {"every_steps": 1}}, "checkpoint.best_metric": "eval/toy0/cer"}
-    four = train.run(make_config(lines, 4, **changes, **{"optim.schedule": "constant"}), str(tmp_path / "a"))
-    six = train.run(make_config(lines, 6, **changes, **{"optim.schedule": "constant"}), str(tmp_path / "a"))
+    four = train.run(
+        make_config(lines, 4, **changes, **{"optim.schedule": "constant"}), str(tmp_path / "a")
+    )
+    six = train.run(
+        make_config(lines, 6, **changes, **{"optim.schedule": "constant"}), str(tmp_path / "a")
+    )
     for which, source, step in (("last", six, 6), ("best", four, 4)):
         config = make_config(lines, 0, init_from=str(tmp_path / "a"), init_checkpoint=which)
         state = train.run(config, str(tmp_path / which))
         assert same(state.params["encoder"], source.params["encoder"])
         assert f"step {step} of {tmp_path / 'a'}" in capsys.readouterr().err
     with pytest.raises(ValueError, match="init_checkpoint is 'first'.*'best'"):
-        train.run(make_config(lines, 0, init_from=str(tmp_path / "a"), init_checkpoint="first"), str(tmp_path / "d"))
+        train.run(
+            make_config(lines, 0, init_from=str(tmp_path / "a"), init_checkpoint="first"),
+            str(tmp_path / "d"),
+        )
 
 
 def test_best_is_the_last_where_nothing_was_measured(lines, tmp_path):
@@ -111,18 +148,26 @@ def test_where_weights_came_from_is_written_as_a_whole_path(lines, tmp_path, mon
     train.run(make_config(lines, 1), str(tmp_path / "a"))
     monkeypatch.chdir(tmp_path)
     train.run(make_config(lines, 1, init_from="a"), "b")
-    assert json.loads((tmp_path / "b" / "config.json").read_text())["init_from"] == str(tmp_path / "a")
-    train.run(make_config(lines, 2, init_from=os.path.join("..", tmp_path.name, "a")), "b")  # the same folder
+    assert json.loads((tmp_path / "b" / "config.json").read_text())["init_from"] == str(
+        tmp_path / "a"
+    )
+    train.run(
+        make_config(lines, 2, init_from=os.path.join("..", tmp_path.name, "a")), "b"
+    )  # the same folder
     assert max(row["step"] for row in rows_of("b")) == 2
 
 
 def test_what_the_named_run_lacks_is_said_so(lines, tmp_path):
     train.run(make_config(lines, 1), str(tmp_path / "a"))
-    config = make_config(lines, 0, inherit=("data.width", "method.frames"), init_from=str(tmp_path / "a"))
+    config = make_config(
+        lines, 0, inherit=("data.width", "method.frames"), init_from=str(tmp_path / "a")
+    )
     config.method = {"name": "toy", "frames": placeholder(object)}
     with config.unlocked():
         config.data.width = placeholder(int)
-    with pytest.raises(ValueError, match=rf"config.data.width is not set and {tmp_path / 'a'} has none: give it"):
+    with pytest.raises(
+        ValueError, match=rf"config.data.width is not set and {tmp_path / 'a'} has none: give it"
+    ):
         train.run(config, str(tmp_path / "b"))
 
 
@@ -131,7 +176,9 @@ def test_the_longest_label_and_the_largest_image_can_be_set(lines, tmp_path):
     config.update_from_flattened_dict({"data.max_label_length": 1})
     with pytest.raises(ValueError, match="max_label_length=1: raise it"):
         train.run(config, str(tmp_path))
-    config.update_from_flattened_dict({"data.max_label_length": 5, "data.multiple_px": 8, "data.max_pixels": 1000})
+    config.update_from_flattened_dict(
+        {"data.max_label_length": 5, "data.multiple_px": 8, "data.max_pixels": 1000}
+    )
     batch = train.open_data(config.to_dict()).dataset[0][0]
     assert batch["label"].shape == (8, 5) and batch["image"].shape[2] == 24
     config.data = common.crops(lines, 8, 16)

@@ -20,29 +20,48 @@ META = {"config": {"seed": 1, "nothing": None, "sizes": [4, 4], "empty": {}}, "c
 
 def make_state(value, width=4, mesh=None):
     params = {
-        "encoder": {"kernel": jnp.full((8, width), value), "bias": jnp.arange(width, dtype=jnp.float32)},
+        "encoder": {
+            "kernel": jnp.full((8, width), value),
+            "bias": jnp.arange(width, dtype=jnp.float32),
+        },
         "head": {"w": jnp.ones((2,))},
     }
     state = TrainState(
-        jnp.int32(value), params, {"kernel": params["encoder"]["kernel"] + 1}, optax.adamw(0.1).init(params), {}
+        jnp.int32(value),
+        params,
+        {"kernel": params["encoder"]["kernel"] + 1},
+        optax.adamw(0.1).init(params),
+        {},
     )
-    return jax.device_put(state, sharding.state_sharding(state, mesh or sharding.make_mesh(8), ((".*", ()),)))
+    return jax.device_put(
+        state, sharding.state_sharding(state, mesh or sharding.make_mesh(8), ((".*", ()),))
+    )
 
 
 def abstract_of(state):
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
 
 
 def same(a, b):
     assert jax.tree.structure(a) == jax.tree.structure(b)
-    return all(np.array_equal(x, y) and x.dtype == y.dtype for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
+    return all(
+        np.array_equal(x, y) and x.dtype == y.dtype
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b))
+    )
 
 
 def save_all(workdir, errors, **options):
     """One checkpoint a step, with these error rates (None: not evaluated)."""
     checkpoints = checkpoint.Checkpoints(str(workdir), best_metric="eval/x/cer", **options)
     for step, error in errors.items():
-        checkpoints.save(step, make_state(step), {} if error is None else {"eval/x/cer": error, "other": 1.0}, META)
+        checkpoints.save(
+            step,
+            make_state(step),
+            {} if error is None else {"eval/x/cer": error, "other": 1.0},
+            META,
+        )
     best = checkpoints.best_step()
     checkpoints.close()
     return checkpoint.steps(str(workdir)), best
@@ -50,15 +69,23 @@ def save_all(workdir, errors, **options):
 
 def test_round_trip_onto_another_mesh(tmp_path):
     checkpoints = checkpoint.Checkpoints(str(tmp_path))
-    assert checkpoints.restore(abstract_of(make_state(0))) is None and checkpoints.latest_step() is None
+    assert (
+        checkpoints.restore(abstract_of(make_state(0))) is None
+        and checkpoints.latest_step() is None
+    )
     assert checkpoints.save(3, make_state(3), {}, META)
     checkpoints.wait()
     assert not checkpoints.save(3, make_state(3), {}, META)  # there already
     wanted = abstract_of(make_state(0, mesh=sharding.make_mesh(2)))
     restored = checkpoints.restore(wanted)
-    assert same(restored, make_state(3)) and len(restored.params["head"]["w"].sharding.device_set) == 2
+    assert (
+        same(restored, make_state(3)) and len(restored.params["head"]["w"].sharding.device_set) == 2
+    )
     checkpoints.close()
-    assert checkpoint.read_meta(str(tmp_path)) == META and checkpoint.read_config(str(tmp_path)) == META["config"]
+    assert (
+        checkpoint.read_meta(str(tmp_path)) == META
+        and checkpoint.read_config(str(tmp_path)) == META["config"]
+    )
 
 
 def test_the_state_may_be_donated_while_it_is_saved(tmp_path):
@@ -91,7 +118,11 @@ def test_larger_can_be_better(tmp_path):
 
 def test_due(tmp_path):
     checkpoints = checkpoint.Checkpoints(str(tmp_path), every_steps=10, best_metric="cer")
-    assert checkpoints.due(10, {}) and not checkpoints.due(11, {}) and checkpoints.due(11, {"cer": 0.5})
+    assert (
+        checkpoints.due(10, {})
+        and not checkpoints.due(11, {})
+        and checkpoints.due(11, {"cer": 0.5})
+    )
     checkpoints.save(11, make_state(1), {"cer": 0.5}, META)
     checkpoints.wait()
     assert checkpoints.due(12, {"cer": 0.4}) and not checkpoints.due(12, {"cer": 0.6})
@@ -104,13 +135,17 @@ def test_a_subtree_for_another_run(tmp_path):
     checkpoints.close()
     wanted = abstract_of(make_state(0, mesh=sharding.make_mesh(4)).params["encoder"])
     loaded = checkpoint.load_subtree(str(tmp_path), "params/encoder", wanted)
-    assert same(loaded, make_state(2).params["encoder"]) and len(loaded["bias"].sharding.device_set) == 4
+    assert (
+        same(loaded, make_state(2).params["encoder"])
+        and len(loaded["bias"].sharding.device_set) == 4
+    )
     assert checkpoint.has_subtree(str(tmp_path), "params/head") and not checkpoint.has_subtree(
         str(tmp_path), "params/he"
     )
     other = abstract_of(make_state(0, width=5).params["encoder"])
     with pytest.raises(
-        ValueError, match=r"bias is \(4,\) there and \(5,\) here; kernel is \(8, 4\) there and \(8, 5\) here"
+        ValueError,
+        match=r"bias is \(4,\) there and \(5,\) here; kernel is \(8, 4\) there and \(8, 5\) here",
     ):
         checkpoint.load_subtree(str(tmp_path), "params/encoder", other)
     with pytest.raises(ValueError, match="norm is missing there"):
@@ -127,7 +162,9 @@ def test_a_state_of_another_shape_is_refused(tmp_path):
     checkpoints = checkpoint.Checkpoints(str(tmp_path))
     checkpoints.save(2, make_state(2), {}, META)
     checkpoints.wait()
-    with pytest.raises(ValueError, match=r"/encoder/bias is \(4,\) there and \(5,\) here.* and 3 more"):
+    with pytest.raises(
+        ValueError, match=r"/encoder/bias is \(4,\) there and \(5,\) here.* and 3 more"
+    ):
         checkpoints.restore(abstract_of(make_state(0, width=5)))
     checkpoints.close()
 
@@ -160,7 +197,9 @@ for step in range(1, 10_000):
 def test_kill_leaves_a_whole_checkpoint(tmp_path):
     """kill -9 while saves run: the last committed step restores, exact, and the debris goes."""
     command = [sys.executable, "-c", SCRIPT, str(tmp_path), os.path.dirname(__file__)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
     for line in process.stdout:
         if int(line) >= 5:
             process.send_signal(signal.SIGKILL)

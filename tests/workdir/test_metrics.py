@@ -16,7 +16,9 @@ def test_lines_and_nan(tmp_path):
     writer.close()
     text = (tmp_path / "metrics.jsonl").read_text()
     assert text.count("\n") == 1 and json.loads(text, parse_constant=pytest.fail)["step"] == 3
-    assert metrics.read_jsonl(str(tmp_path / "metrics.jsonl")) == [{"step": 3, "train/loss": 0.5, "eval/x/cer": None}]
+    assert metrics.read_jsonl(str(tmp_path / "metrics.jsonl")) == [
+        {"step": 3, "train/loss": 0.5, "eval/x/cer": None}
+    ]
     assert list((tmp_path / "tensorboard").iterdir())
 
 
@@ -32,7 +34,11 @@ def test_a_resumed_run_tells_one_story(tmp_path):
     writer = metrics.Writer(str(tmp_path), resume_step=2)
     writer.write(3, {"a": 30})
     writer.close()
-    assert [(row["step"], row["a"]) for row in metrics.read_jsonl(path)] == [(1, 1), (2, 2), (3, 30)]
+    assert [(row["step"], row["a"]) for row in metrics.read_jsonl(path)] == [
+        (1, 1),
+        (2, 2),
+        (3, 30),
+    ]
 
 
 def test_the_later_of_two_evaluations_of_a_step_replaces_the_earlier(tmp_path):

@@ -16,11 +16,38 @@ from dig_jax.data import manifest, records, transforms, writer
 from dig_jax.data.sizes import BadRecord
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted([*(ROOT / "dig_jax").rglob("*.py"), *(ROOT / "configs").rglob("*.py"), *(ROOT / "launch").rglob("*.py")])
+FILES = sorted(
+    [
+        *(ROOT / "dig_jax").rglob("*.py"),
+        *(ROOT / "configs").rglob("*.py"),
+        *(ROOT / "launch").rglob("*.py"),
+    ]
+)
 
-MODULES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve", "jsonpickle", "code", "codeop"}
+MODULES = {
+    "pickle",
+    "_pickle",
+    "cPickle",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "marshal",
+    "shelve",
+    "jsonpickle",
+    "code",
+    "codeop",
+}
 BUILTINS = {"eval", "exec", "compile", "__import__"}
-ATTRIBUTES = {"read_pickle", "to_pickle", "extractall", "unsafe_load", "full_load", "system", "popen", "exec_module"}
+ATTRIBUTES = {
+    "read_pickle",
+    "to_pickle",
+    "extractall",
+    "unsafe_load",
+    "full_load",
+    "system",
+    "popen",
+    "exec_module",
+}
 REQUIRED = {  # (modules, function) -> keyword with its value
     (("np", "numpy", "jnp"), "load"): ("allow_pickle", False),
     (("torch",), "load"): ("weights_only", True),
@@ -38,7 +65,9 @@ def faults(source: str) -> list[str]:
             module = (node.module or "").split(".")[0]
             found += [module] if module in MODULES else []
             if module in ("numpy", "torch", "yaml"):
-                found += [f"from {module} import {name}" for name in names if name.startswith("load")]
+                found += [
+                    f"from {module} import {name}" for name in names if name.startswith("load")
+                ]
         elif isinstance(node, ast.Call):
             given = {k.arg: k.value for k in node.keywords}
             value = given.get("shell")
@@ -82,6 +111,7 @@ def test_the_rule_sees_each_of_them(source):
 
 # ---- files that try -------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture
 def folder(tmp_path):
     image = writer.encode_image(np.full((10, 20), 128, np.uint8), "png")
@@ -102,13 +132,18 @@ def test_a_pickle_in_the_index_is_refused_and_not_run(folder, form):
     else:
         with zipfile.ZipFile(index, "w") as archive:
             for name in manifest.INDEX:
-                archive.writestr(f"{name}.npy", npy(b"{'descr': '|O', 'fortran_order': False, 'shape': (4,), }\n", touch))
+                archive.writestr(
+                    f"{name}.npy",
+                    npy(b"{'descr': '|O', 'fortran_order': False, 'shape': (4,), }\n", touch),
+                )
     with pytest.raises(ValueError, match="index-train.npz does not fit"):
         records.RecordSet(folder)
     assert not (folder / "executed").exists()
 
 
-def test_an_index_that_would_unpack_to_gigabytes_is_refused_before_it_is_unpacked(folder, monkeypatch):
+def test_an_index_that_would_unpack_to_gigabytes_is_refused_before_it_is_unpacked(
+    folder, monkeypatch
+):
     bomb = npy(b"{'descr': '<u2', 'fortran_order': False, 'shape': (5000000,), }\n", bytes(10**7))
     with zipfile.ZipFile(folder / "index-train.npz", "w", zipfile.ZIP_DEFLATED) as archive:
         for name in manifest.INDEX:
@@ -123,8 +158,12 @@ def test_postscript_never_reaches_an_interpreter(monkeypatch, tmp_path):
 
     from dig_jax.data.sources import folder as source
 
-    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("ran Ghostscript"))
-    data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 90 40\n%%EndComments\n(x) run quit\n%%EOF\n"
+    monkeypatch.setattr(
+        EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("ran Ghostscript")
+    )
+    data = (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 90 40\n%%EndComments\n(x) run quit\n%%EOF\n"
+    )
     with pytest.raises(BadRecord, match="not an image"):
         transforms.decode(data, 1)
     with pytest.raises(source.BadImage, match="not an image"):

@@ -16,7 +16,9 @@ def record(origin):
 
 
 def test_starts_are_added_one_by_one_and_named_in_one_phrase(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"method": {"name": "dig"}, "total": {"steps": 1}}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"method": {"name": "dig"}, "total": {"steps": 1}})
+    )
     (tmp_path / "metrics.jsonl").touch()
     assert runs.load(tmp_path).origin is None and results.origins([record(None)]) == ""
     for step, commit in ((0, "1234567"), (5, "1234567"), (9, None)):
@@ -27,7 +29,10 @@ def test_starts_are_added_one_by_one_and_named_in_one_phrase(tmp_path):
     origin = runs.load(tmp_path).origin
     assert re.fullmatch(r"1234567, no checkout on 8 x cpu \(.+\), JAX [\d.]+", origin)
     text = results.origins([record(origin)])
-    assert text == f"Commit and machine of the runs of dig: {origin} (1 figure); not recorded (1 pre-training)."
+    assert (
+        text
+        == f"Commit and machine of the runs of dig: {origin} (1 figure); not recorded (1 pre-training)."
+    )
 
 
 def test_commit_of_a_checkout_and_of_an_installed_copy(tmp_path, monkeypatch):
@@ -35,7 +40,10 @@ def test_commit_of_a_checkout_and_of_an_installed_copy(tmp_path, monkeypatch):
     package.mkdir(parents=True)
     monkeypatch.setattr(provenance, "__file__", str(package / "workdir" / "starts.py"))
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C"]
-    for folder in (tmp_path, package.parent):  # first another's repository around the copy, then its own
+    for folder in (
+        tmp_path,
+        package.parent,
+    ):  # first another's repository around the copy, then its own
         assert provenance.commit() is None
         (folder / "file").write_text("one")
         for command in (["init", "-q"], ["add", "file"], ["commit", "-q", "-m", "first"]):
@@ -46,6 +54,8 @@ def test_commit_of_a_checkout_and_of_an_installed_copy(tmp_path, monkeypatch):
 
 
 def test_processor_by_the_name_that_linux_gives(tmp_path):
-    (tmp_path / "cpuinfo").write_text("flags: x\nmodel name\t: Some CPU @ 2 GHz\nmodel name\t: Some CPU @ 2 GHz\n")
+    (tmp_path / "cpuinfo").write_text(
+        "flags: x\nmodel name\t: Some CPU @ 2 GHz\nmodel name\t: Some CPU @ 2 GHz\n"
+    )
     assert provenance.processor(str(tmp_path / "cpuinfo")) == "Some CPU @ 2 GHz"
     assert provenance.processor(str(tmp_path / "none"))

@@ -32,7 +32,11 @@ from dig_jax.data.writer import Example, Report, encode_image, shown
 SUFFIXES = frozenset(
     ".avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .ppm .pnm .tga .tif .tiff .webp".split()
 )
-KINDS = {"too large": "more than {max_pixels} pixels", "too slow": "made to be slow to decode", "not an image": "not an image"}
+KINDS = {
+    "too large": "more than {max_pixels} pixels",
+    "too slow": "made to be slow to decode",
+    "not an image": "not an image",
+}
 MAX_SECONDS = 60  # for one image; only one that is made to be slow comes near
 MAX_LINE_BYTES = 1 << 20  # of a line of labels.tsv or of a list
 
@@ -74,7 +78,9 @@ def examples(
         read_image, root=root, height_px=height_px, channels=channels, codec=codec, quality=quality,
         max_pixels=max_pixels,
     )  # fmt: skip
-    for (split, path), (image, reason) in zip(jobs, ordered_map(make, [path for _, path in jobs], workers)):
+    for (split, path), (image, reason) in zip(
+        jobs, ordered_map(make, [path for _, path in jobs], workers)
+    ):
         if reason:
             report.skip(path, reason)
         else:
@@ -100,7 +106,10 @@ class Root:
                 return "not a file"
         except OSError:  # missing, a name that is too long, links in a circle
             return "missing"
-        if not self.links and os.path.commonpath([self.real, os.path.realpath(self.path / path)]) != self.real:
+        if (
+            not self.links
+            and os.path.commonpath([self.real, os.path.realpath(self.path / path)]) != self.real
+        ):
             return "link leads out of the folder"
         return ""
 
@@ -112,8 +121,15 @@ def read_source(root: Root) -> dict[str, str]:
         return found
     with (root.path / "SOURCE.md").open("rb") as file:
         lines = file.read(1 << 16).decode("utf-8", "replace").splitlines()
-    for key, pattern in (("source", "source"), ("licence", "licen[cs]e"), ("attribution", "attribution")):
-        matches = (re.match(rf"\W{{0,9}}{pattern}\W{{0,9}}:\W*?(\S.*)$", line[:2000], re.IGNORECASE) for line in lines)
+    for key, pattern in (
+        ("source", "source"),
+        ("licence", "licen[cs]e"),
+        ("attribution", "attribution"),
+    ):
+        matches = (
+            re.match(rf"\W{{0,9}}{pattern}\W{{0,9}}:\W*?(\S.*)$", line[:2000], re.IGNORECASE)
+            for line in lines
+        )
         if match := next(filter(None, matches), None):
             found[key] = shown(match[1].strip())
     return found
@@ -137,9 +153,13 @@ def read_labels(root: Root, report: Report) -> dict[str, str]:
         if not tab:
             report.skip(name, "label line without a tab")
         elif "\t" in text:
-            report.skip(f"{name}: {path}", "label line with more than one tab (image kept, unlabelled)")
+            report.skip(
+                f"{name}: {path}", "label line with more than one tab (image kept, unlabelled)"
+            )
         elif reason:
-            report.skip(f"{name}: {path}", "label names a missing image" if reason == "missing" else reason)
+            report.skip(
+                f"{name}: {path}", "label names a missing image" if reason == "missing" else reason
+            )
         elif path in labels:
             report.skip(f"{name}: {path}", "second label for one image (the first is kept)")
         else:
@@ -152,7 +172,9 @@ def list_images(root: Root, labels: dict[str, str], report: Report) -> list[tupl
     "train"."""
     found = dict.fromkeys(_walk(root, report))
     found.update(dict.fromkeys(labels))
-    lists = sorted(p.relative_to(root.path).as_posix() for p in (root.path / "splits").glob("*.txt"))
+    lists = sorted(
+        p.relative_to(root.path).as_posix() for p in (root.path / "splits").glob("*.txt")
+    )
     if not lists:
         return [("train", path) for path in sorted(found)]
     jobs: list[tuple[str, str]] = []
@@ -175,7 +197,9 @@ def list_images(root: Root, labels: dict[str, str], report: Report) -> list[tupl
     if shared:
         names = sorted({" and ".join(splits_of[path]) for path in shared})
         names = "; ".join(names)
-        report.notes.append(f"{len(shared)} images stand in more than one split ({names}), such as {shared[0]}")
+        report.notes.append(
+            f"{len(shared)} images stand in more than one split ({names}), such as {shared[0]}"
+        )
     return jobs
 
 
@@ -190,9 +214,14 @@ def _lines(root: Root, path: str, report: Report) -> Iterator[tuple[int, bytes]]
             report.skip(path, "list is UTF-16, not UTF-8 (none of it is read)")
             return
         file.seek(3 if head == b"\xef\xbb\xbf" else 0)
-        for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), start=1):
+        for number, line in enumerate(
+            iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), start=1
+        ):
             if len(line) > MAX_LINE_BYTES:
-                report.skip(f"{path} line {number}", f"line of more than {MAX_LINE_BYTES} bytes (what follows is not read)")
+                report.skip(
+                    f"{path} line {number}",
+                    f"line of more than {MAX_LINE_BYTES} bytes (what follows is not read)",
+                )
                 return
             if line.strip():
                 yield number, line.rstrip(b"\r\n")
@@ -211,7 +240,9 @@ def _walk(root: Root, report: Report) -> Iterator[str]:
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         for name in [f for f in folders if (Path(folder) / f).is_symlink()]:
             real = os.path.realpath(Path(folder) / name)
-            inside = os.path.commonpath([root.real, real]) == root.real  # its files are met where they stand
+            inside = (
+                os.path.commonpath([root.real, real]) == root.real
+            )  # its files are met where they stand
             if inside or real in walked:
                 folders.remove(name)
             elif not root.links:
@@ -221,13 +252,23 @@ def _walk(root: Root, report: Report) -> Iterator[str]:
             if not file.startswith(".") and os.path.splitext(file)[1].lower() in SUFFIXES:
                 path = (here / file).as_posix()
                 if reason := root.reason(path):
-                    report.skip(path, "file cannot be read (a broken link)" if reason == "missing" else reason)
+                    report.skip(
+                        path,
+                        "file cannot be read (a broken link)" if reason == "missing" else reason,
+                    )
                 else:
                     yield path
 
 
 def read_image(
-    path: str, *, root: Root, height_px: int, channels: int, codec: str, quality: int, max_pixels: int
+    path: str,
+    *,
+    root: Root,
+    height_px: int,
+    channels: int,
+    codec: str,
+    quality: int,
+    max_pixels: int,
 ) -> tuple[bytes, str]:
     """(encoded image as stored, "") or (b"", kind of reason why not). Never raises for what is in the file."""
     most = 8 * max_pixels + (64 << 20)  # bytes of the largest pixel type, and of its metadata
@@ -254,7 +295,10 @@ class _TooSlow(BaseException):
 def _time_limit(seconds: int) -> Iterator[None]:
     """BadImage where the body takes longer. A parser in Python is stopped; a decoder in C ends first, and what those may take
     is bounded by max_pixels and `check_effort`. Only in a main thread (each worker process has one), and not on Windows."""
-    if not hasattr(signal, "setitimer") or threading.current_thread() is not threading.main_thread():
+    if (
+        not hasattr(signal, "setitimer")
+        or threading.current_thread() is not threading.main_thread()
+    ):
         yield
         return
 
@@ -278,7 +322,9 @@ def decode(data: bytes, height_px: int, channels: int, max_pixels: int) -> tuple
         raise BadImage("empty file")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of sizes and odd metadata; the limit that counts is max_pixels
+            warnings.simplefilter(
+                "ignore"
+            )  # Pillow's, of sizes and odd metadata; the limit that counts is max_pixels
             check_effort(data, max_pixels)
             with open_image(data) as image:
                 # OpenJPEG takes 20 bytes a pixel, four times what the others take.
@@ -286,10 +332,14 @@ def decode(data: bytes, height_px: int, channels: int, max_pixels: int) -> tuple
                 if image.width * image.height > limit:
                     raise BadImage(f"more than {limit} pixels")
                 flat = flatten(ImageOps.exif_transpose(image), channels)  # both read all pixels
-                untouched = image.format == "JPEG" and image.mode == flat.mode and image.size == flat.size
+                untouched = (
+                    image.format == "JPEG" and image.mode == flat.mode and image.size == flat.size
+                )
     except BadRecord as error:
         kind = str(error).split(":")[0]
-        raise BadImage(KINDS.get(kind, "truncated or damaged image").format(max_pixels=max_pixels)) from error
+        raise BadImage(
+            KINDS.get(kind, "truncated or damaged image").format(max_pixels=max_pixels)
+        ) from error
     except Exception as error:  # whatever a decoder makes of arbitrary bytes: struct.error, SyntaxError, IndexError ...
         if isinstance(error, BadImage):
             raise

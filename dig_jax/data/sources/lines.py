@@ -29,9 +29,12 @@ SYSTEM_FONTS = (
 )  # fmt: skip
 # Fonts whose letters are symbols, or which have a box for every character.
 SYMBOL_FONTS = re.compile(
-    "cmex|cmmi|cmsy|STIXSiz|STIXNonUni|LastResort|symbol|dingbat|emoji|icons|opens___", re.IGNORECASE
+    "cmex|cmmi|cmsy|STIXSiz|STIXNonUni|LastResort|symbol|dingbat|emoji|icons|opens___",
+    re.IGNORECASE,
 )
-TEX_FONTS = re.compile(r"cm(b|r|ss|ti|tt)10\.ttf")  # in TeX's encoding: only these are where Unicode has them
+TEX_FONTS = re.compile(
+    r"cm(b|r|ss|ti|tt)10\.ttf"
+)  # in TeX's encoding: only these are where Unicode has them
 TEX_CHARS = PLAIN | set(".,;:!?-()'&/")
 MOST_FONTS = 400
 BOOKS = zlib.crc32(b"books")  # stream of randomness beside those of the splits
@@ -87,9 +90,13 @@ def examples(
     ValueError or FileNotFoundError for what a user can mend.
     """
     if not 1 <= min_words <= max_words:
-        raise ValueError(f"min_words is {min_words}, max_words {max_words}; 1 <= min_words <= max_words must hold.")
+        raise ValueError(
+            f"min_words is {min_words}, max_words {max_words}; 1 <= min_words <= max_words must hold."
+        )
     if books < 0:
-        raise ValueError(f"books is {books}; give a number of books, or 0 for lines that each look their own way.")
+        raise ValueError(
+            f"books is {books}; give a number of books, or 0 for lines that each look their own way."
+        )
     if channels not in (1, 3):
         raise ValueError(f"channels is {channels}, but must be 1 (grey) or 3 (colour).")
     sizes = {"train": count} if count else parse_splits(splits)
@@ -100,7 +107,9 @@ def examples(
     report.total = sum(sizes.values())
     report.about.update(
         source=f"rendered lines, seed {seed}, words of {input or WORDS.name}, {len(found)} fonts, {families} families",
-        licence="generated; words in the public domain" if input is None else f"generated; words from {input}",
+        licence="generated; words in the public domain"
+        if input is None
+        else f"generated; words from {input}",
     )
     report.notes.append("fonts: " + ", ".join(sorted({Path(font.file).name for font in found})))
     make = LineMaker(
@@ -112,12 +121,18 @@ def examples(
 
 
 def parse_splits(spec: str) -> dict[str, int]:
-    """"train=4000,validation=400" -> {"train": 4000, "validation": 400}; ValueError for anything else."""
+    """ "train=4000,validation=400" -> {"train": 4000, "validation": 400}; ValueError for anything else."""
     sizes: dict[str, int] = {}
     for part in spec.split(","):
         name, _, number = (piece.strip() for piece in part.partition("="))
-        if not re.fullmatch(r"[\w.-]+", name) or not re.fullmatch(r"[1-9]\d*", number) or name in sizes:
-            raise ValueError(f"Cannot read '{part}' in --splits={spec}; write NAME=COUNT,NAME2=COUNT2, counts above 0.")
+        if (
+            not re.fullmatch(r"[\w.-]+", name)
+            or not re.fullmatch(r"[1-9]\d*", number)
+            or name in sizes
+        ):
+            raise ValueError(
+                f"Cannot read '{part}' in --splits={spec}; write NAME=COUNT,NAME2=COUNT2, counts above 0."
+            )
         sizes[name] = int(number)
     return sizes
 
@@ -126,19 +141,26 @@ def read_vocabulary(input: str | None) -> Vocabulary:
     """Our own list (rarer towards its end: Zipf's law, flattened at the head), or a text's words with their counts."""
     if input is None:
         sections = re.split(r"^\[(\w+)\]\n", WORDS.read_text("utf-8"), flags=re.MULTILINE)[1:]
-        words = {name: tuple(dict.fromkeys(text.split())) for name, text in zip(sections[::2], sections[1::2])}
+        words = {
+            name: tuple(dict.fromkeys(text.split()))
+            for name, text in zip(sections[::2], sections[1::2])
+        }
         weights = {name: 1 / (np.arange(len(w)) + 30.0) for name, w in words.items()}
         share = SHARES
     else:
         try:
             counts = collections.Counter(normalize(Path(input).read_text("utf-8")).split())
         except UnicodeDecodeError as error:
-            raise ValueError(f"--input={input} is not UTF-8 ({error.reason} at byte {error.start}).") from error
+            raise ValueError(
+                f"--input={input} is not UTF-8 ({error.reason} at byte {error.start})."
+            ) from error
         if not counts:
             raise ValueError(f"--input={input} holds no word.")
         words, share = {"own": tuple(counts)}, {"own": 1.0}
         weights = {"own": np.array(list(counts.values()), np.float64)}
-    return Vocabulary(words, {name: tuple((w / w.sum()).tolist()) for name, w in weights.items()}, share)
+    return Vocabulary(
+        words, {name: tuple((w / w.sum()).tolist()) for name, w in weights.items()}, share
+    )
 
 
 def find_fonts(where: str, chars: frozenset[str]) -> list[Font]:
@@ -154,15 +176,21 @@ def find_fonts(where: str, chars: frozenset[str]) -> list[Font]:
     elif Path(where).is_dir():
         folders = [Path(where)]
     else:
-        raise FileNotFoundError(f"--fonts is '{where}', but must be auto, bundled, or a folder with font files.")
+        raise FileNotFoundError(
+            f"--fonts is '{where}', but must be auto, bundled, or a folder with font files."
+        )
     files: dict[str, Path] = {}
     for folder in folders:
         for file in sorted(folder.rglob("*")) if folder.is_dir() else ():
-            if file.suffix.lower() in (".ttf", ".otf", ".ttc") and not SYMBOL_FONTS.search(file.name):
+            if file.suffix.lower() in (".ttf", ".otf", ".ttc") and not SYMBOL_FONTS.search(
+                file.name
+            ):
                 files.setdefault(file.name, file)
     fonts = [font for _, file in sorted(files.items()) if (font := _inspect(file, chars))]
     if not fonts:
-        raise ValueError(f"--fonts={where}: no font with Latin letters found; --fonts=bundled always works.")
+        raise ValueError(
+            f"--fonts={where}: no font with Latin letters found; --fonts=bundled always works."
+        )
     if len(fonts) > MOST_FONTS:  # evenly over the alphabet, so that no maker is left out as a whole
         fonts = [fonts[i * len(fonts) // MOST_FONTS] for i in range(MOST_FONTS)]
     return fonts
@@ -180,7 +208,9 @@ def _inspect(file: Path, chars: frozenset[str]) -> Font | None:
     covers = {char for char, glyph in glyphs.items() if glyph and any(glyph) and glyph != box}
     if TEX_FONTS.fullmatch(file.name):
         covers &= TEX_CHARS
-    if not covers >= PLAIN or len({glyphs[char] for char in PLAIN}) < len(PLAIN) - 4:  # I l 1, O 0 may look alike
+    if (
+        not covers >= PLAIN or len({glyphs[char] for char in PLAIN}) < len(PLAIN) - 4
+    ):  # I l 1, O 0 may look alike
         return None
     return Font(str(file), font.getname()[0] or file.stem, frozenset(covers))
 
@@ -196,9 +226,13 @@ def _usable(vocabulary: Vocabulary, fonts: Sequence[Font], report: Report) -> Vo
         mass = sum(f for f, keep in zip(vocabulary.frequency[language], kept) if keep)
         if mass > 0:
             words[language] = tuple(w for w, keep in zip(every, kept) if keep)
-            frequency[language] = tuple(f / mass for f, keep in zip(vocabulary.frequency[language], kept) if keep)
+            frequency[language] = tuple(
+                f / mass for f, keep in zip(vocabulary.frequency[language], kept) if keep
+            )
     if not words:
-        raise ValueError("No font here can write any word of the vocabulary; pass --fonts=FOLDER with a font that can.")
+        raise ValueError(
+            "No font here can write any word of the vocabulary; pass --fonts=FOLDER with a font that can."
+        )
     total = sum(vocabulary.share[name] for name in words)
     return Vocabulary(words, frequency, {name: vocabulary.share[name] / total for name in words})
 
@@ -211,7 +245,12 @@ class LineMaker:
         channels: int, codec: str, quality: int, books: int = 0,
     ):  # fmt: skip
         self.vocabulary, self.seed, self.words, self.books = vocabulary, seed, words, books
-        self.height_px, self.channels, self.codec, self.quality = height_px, channels, codec, quality
+        self.height_px, self.channels, self.codec, self.quality = (
+            height_px,
+            channels,
+            codec,
+            quality,
+        )
         names = sorted({font.family for font in fonts})
         self.families = [[font for font in fonts if font.family == name] for name in names]
         self._able: dict[str, list[list[Font]]] = {}  # caches, by language
@@ -222,12 +261,18 @@ class LineMaker:
         split, index = job
         rng = np.random.default_rng([self.seed, zlib.crc32(split.encode()), index])
         # The looks of a book come from a stream of its own, which starts anew for each of its lines.
-        looks = np.random.default_rng([self.seed, BOOKS, int(rng.integers(self.books))]) if self.books else rng
+        looks = (
+            np.random.default_rng([self.seed, BOOKS, int(rng.integers(self.books))])
+            if self.books
+            else rng
+        )
         share = self.vocabulary.share
         language = str(looks.choice(list(share), p=list(share.values())))
         font = self._choose_font(looks, language)
         known, cumulative = self.writable(language, font.covers)
-        text = compose(rng, known, cumulative, font.covers, int(rng.integers(self.words[0], self.words[1] + 1)))
+        text = compose(
+            rng, known, cumulative, font.covers, int(rng.integers(self.words[0], self.words[1] + 1))
+        )
         image = render(looks, rng, text, font.file, self.height_px, self.channels)
         id = f"{split}/{index:07d} {Path(font.file).name}"
         return split, encode_image(image, self.codec, self.quality), text, id
@@ -236,7 +281,10 @@ class LineMaker:
         """First a family, then a font of it: a family of twenty weights is no more frequent than one with a single
         file."""
         if language not in self._able:
-            able = [[font for font in family if self.writable(language, font.covers)[0]] for family in self.families]
+            able = [
+                [font for font in family if self.writable(language, font.covers)[0]]
+                for family in self.families
+            ]
             self._able[language] = [family for family in able if family]
         family = self._able[language][int(rng.integers(len(self._able[language])))]
         return family[int(rng.integers(len(family)))]
@@ -253,11 +301,20 @@ class LineMaker:
 
 
 def compose(
-    rng: np.random.Generator, known: Sequence[str], cumulative: np.ndarray, covers: frozenset[str], count: int
+    rng: np.random.Generator,
+    known: Sequence[str],
+    cumulative: np.ndarray,
+    covers: frozenset[str],
+    count: int,
 ) -> str:
     """A line of `count` words with numbers, capitals and punctuation; a change that the font cannot write is left
     out."""
-    words = [known[i] for i in np.searchsorted(cumulative, rng.random(count), side="right").clip(max=len(known) - 1)]
+    words = [
+        known[i]
+        for i in np.searchsorted(cumulative, rng.random(count), side="right").clip(
+            max=len(known) - 1
+        )
+    ]
     style = rng.random()
     for i, chance in enumerate(rng.random(count)):
         word = words[i]
@@ -285,5 +342,3 @@ def _number(rng: np.random.Generator) -> str:
     kind, a, b = int(rng.integers(5)), int(rng.integers(1, 32)), int(rng.integers(10, 100))
     year = int(rng.integers(1500, 2030))
     return (str(year), str(a), f"{a}.{b}", f"{a}/{b}", f"{a}. {1 + b % 12}. {year}")[kind]
-
-

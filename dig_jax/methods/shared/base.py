@@ -36,7 +36,9 @@ class Method:
     """Base of every method. Subclasses override what they need and never call super()."""
 
     encoder: Any  # of `models.encoders`
-    network: nn.Module  # all that is trained, the encoder under the name "encoder"; called with an augmented batch
+    network: (
+        nn.Module
+    )  # all that is trained, the encoder under the name "encoder"; called with an augmented batch
 
     # Where nothing trains the encoder: a function (params, raw batch) -> {name: f32/i32[B, ...]} that the methods of this
     # class read in place of batch["image"]. The trainer then runs it once a record and not once a step.
@@ -112,7 +114,11 @@ class Taught(Method):
 
     def update_teacher(self, teacher, params, progress):
         """xi <- m xi + (1 - m) theta, with the student as it stands before this step's update."""
-        return move_teacher(teacher, params, cosine_momentum(progress, self.momentum)) if teacher else None
+        return (
+            move_teacher(teacher, params, cosine_momentum(progress, self.momentum))
+            if teacher
+            else None
+        )
 
     def schedules(self, progress):
         return {"teacher_momentum": cosine_momentum(progress, self.momentum)} if self.taught else {}
@@ -135,7 +141,9 @@ def check_channels(image: jax.Array, channels: int) -> None:
 def check_column_offset(most: int) -> None:
     """ValueError for an argument column_offset_max below 0."""
     if most < 0:
-        raise ValueError(f"column_offset_max is {most}; set config.method.column_offset_max to 0 or more")
+        raise ValueError(
+            f"column_offset_max is {most}; set config.method.column_offset_max to 0 or more"
+        )
 
 
 def check_fractions(**values: float) -> None:
@@ -161,7 +169,11 @@ def encode_lines(encoder: Any, params: Params, batch: Batch) -> dict[str, jax.Ar
     """
     tokens = encoder.apply({"params": params}, normalise(batch["image"]), batch["width"])
     frames = vit.frames(tokens, vit.grid(batch["image"].shape, encoder.patch)[0])
-    return {"tokens": tokens, "frames": frames, "frame_length": vit.columns(batch["width"], encoder.patch[1])}
+    return {
+        "tokens": tokens,
+        "frames": frames,
+        "frame_length": vit.columns(batch["width"], encoder.patch[1]),
+    }
 
 
 def cosine_momentum(progress: jax.Array, start: float) -> jax.Array:

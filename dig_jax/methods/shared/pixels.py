@@ -20,14 +20,18 @@ TARGETS = ("pixel", "normalized", "normalized_joint", "input")
 
 def check_target(kind: str) -> None:
     if kind not in TARGETS:
-        raise ValueError(f"target is {kind!r}; set config.method.target to one of {', '.join(TARGETS)}")
+        raise ValueError(
+            f"target is {kind!r}; set config.method.target to one of {', '.join(TARGETS)}"
+        )
 
 
 def check(target: str, mask_ratio: float, column_offset_max: int) -> None:
     """ValueError for arguments that no masked method can work with."""
     check_target(target)
     if not 0 < mask_ratio < 1:
-        raise ValueError(f"mask_ratio is {mask_ratio}; it must lie between 0 and 1: set config.method.mask_ratio")
+        raise ValueError(
+            f"mask_ratio is {mask_ratio}; it must lie between 0 and 1: set config.method.mask_ratio"
+        )
     base.check_column_offset(column_offset_max)
 
 
@@ -44,14 +48,20 @@ def pixel_target(image, width, patch, kind, floor):
     if kind in ("pixel", "input"):
         mean, deviation = (jnp.float32(x) for x in ((0, 1) if kind == "pixel" else (0.5, 0.5)))
         return (grey - mean) / deviation, mean, deviation, real
-    pixels = (*grey.shape[:2], -1, 1 if kind == "normalized_joint" else image.shape[3])  # (B, N, values, C or 1)
+    pixels = (
+        *grey.shape[:2],
+        -1,
+        1 if kind == "normalized_joint" else image.shape[3],
+    )  # (B, N, values, C or 1)
     weight = real.reshape(pixels).astype(jnp.float32)
     count = weight.sum(axis=2, keepdims=True)
     mean = (weight * grey.reshape(pixels)).sum(axis=2, keepdims=True) / jnp.maximum(count, 1)
     square = weight * jnp.square(grey.reshape(pixels) - mean)
     variance = square.sum(axis=2, keepdims=True) / jnp.maximum(count - 1, 1)
     deviation = jnp.sqrt(variance + floor**2)
-    mean, deviation = (jnp.broadcast_to(x, weight.shape).reshape(grey.shape) for x in (mean, deviation))
+    mean, deviation = (
+        jnp.broadcast_to(x, weight.shape).reshape(grey.shape) for x in (mean, deviation)
+    )
     return (grey - mean) / deviation, mean, deviation, real
 
 
@@ -88,7 +98,11 @@ def pictures(prediction, batch, patch, kind, floor) -> dict[str, jax.Array]:
     grid = vit.grid(original.shape, patch)
     back = lambda x: vit.unpatchify(jnp.clip(x, 0, 1), patch, grid)  # noqa: E731
     output = jnp.where(hidden, prediction * deviation + mean, patches)
-    return {"masked": back(jnp.where(hidden, 0.5, patches)), "output": back(output), "original": original}
+    return {
+        "masked": back(jnp.where(hidden, 0.5, patches)),
+        "output": back(output),
+        "original": original,
+    }
 
 
 class Rebuild(base.Method):
@@ -117,7 +131,9 @@ class Rebuild(base.Method):
 
     def loss(self, params, state, batch, key, progress):
         """`masked_loss`, also the metric pixel."""
-        prediction = self.network.apply({"params": params}, batch, deterministic=False, rngs={"drop_path": key})
+        prediction = self.network.apply(
+            {"params": params}, batch, deterministic=False, rngs={"drop_path": key}
+        )
         loss = masked_loss(prediction, batch, *self.target_args, error=self.error)
         return loss, base.Aux({"pixel": loss}, state.mutable, jnp.sum(asked(batch, self.patch)))
 

@@ -56,7 +56,13 @@ class Layout(NamedTuple):
 
 
 def cut(
-    key, batch: base.Batch, cells: jax.Array, layout: Layout, recipe: Any, column_offset_max: int, context_free: bool = True
+    key,
+    batch: base.Batch,
+    cells: jax.Array,
+    layout: Layout,
+    recipe: Any,
+    column_offset_max: int,
+    context_free: bool = True,
 ) -> base.Batch:
     """Raw batch -> {"view1" .. "viewV", "width", "valid"} and, when asked for, "column_offset": windows as lines of their own.
 
@@ -78,10 +84,15 @@ def cut(
     start = left[:, None] + cells * (window_px + layout.gap_px) + pushed  # (B, V)
     columns = (start[..., None] + jnp.arange(window_px)[None, None]).reshape(rows, 1, -1, 1)
     image = batch["image"] if context_free else siamese.view(view_key, batch, recipe, None)
-    windows = jnp.take_along_axis(image, columns, axis=2, mode="clip")  # (B, H, V * w, C); lines too narrow do not count
+    windows = jnp.take_along_axis(
+        image, columns, axis=2, mode="clip"
+    )  # (B, H, V * w, C); lines too narrow do not count
     windows = jnp.moveaxis(windows.reshape(rows, image.shape[1], count, window_px, -1), 2, 1)
     if context_free:
-        lines = {"image": windows.reshape(-1, *windows.shape[2:]), "width": jnp.full(rows * count, window_px, jnp.int32)}
+        lines = {
+            "image": windows.reshape(-1, *windows.shape[2:]),
+            "width": jnp.full(rows * count, window_px, jnp.int32),
+        }
         windows = siamese.view(view_key, lines, recipe, None).reshape(windows.shape)
     out = {f"view{i + 1}": windows[:, i] for i in range(count)}
     out["width"] = jnp.full(rows, window_px, jnp.int32)
@@ -90,7 +101,13 @@ def cut(
 
 
 def cutter(
-    *, channels: int, layout: Layout, patch_px: int, recipe: Any, column_offset_max: int, context_free: bool = True
+    *,
+    channels: int,
+    layout: Layout,
+    patch_px: int,
+    recipe: Any,
+    column_offset_max: int,
+    context_free: bool = True,
 ) -> Callable[[jax.Array, base.Batch, jax.Array], base.Batch]:
     """`cut` with all but the data settled: (key, raw batch, cells) -> augmented batch without an answer. ValueError for values
     out of range, here, and for images of another number of channels, there."""
@@ -141,7 +158,9 @@ class Classifier(nn.Module):
         tokens = siamese.encode(self.encoder, rows, None, deterministic)
         how = {"dtype": self.encoder.dtype, "kernel_init": layers.uniform_fan_in()}
         if self.tile:
-            flat = tokens.reshape(self.views * len(batch["width"]), -1)  # columns in their order, so windows as well
+            flat = tokens.reshape(
+                self.views * len(batch["width"]), -1
+            )  # columns in their order, so windows as well
             x = jax.nn.relu(layers.Dense(self.tile, **how, name="tile")(flat))
         else:
             x, _ = siamese.instances(tokens, rows, self.encoder.patch, None)  # (B * V, 1, 1, D)
@@ -151,7 +170,9 @@ class Classifier(nn.Module):
         return layers.Dense(self.classes, **how, name="choose")(x)
 
 
-def cross_entropy(logits: jax.Array, answer: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+def cross_entropy(
+    logits: jax.Array, answer: jax.Array, valid: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """(loss f32[] in nats, accuracy f32[]): means over the questions of valid lines, 0 without any.
 
     logits f32[B,Q,K], answer i32[B,Q], valid bool[B]. Without knowledge about ln K and 1 / K. Lines that are not valid
@@ -168,7 +189,9 @@ def classify(network: Classifier, params, state, batch, key) -> tuple[jax.Array,
     """`Method.loss`: cross-entropy. Metrics: accuracy, used."""
     logits = network.apply({"params": params}, batch, False, rngs={"drop_path": key})
     loss, accuracy = cross_entropy(logits, batch["answer"], batch["valid"])
-    return loss, base.Aux({"accuracy": accuracy, "used": jnp.mean(batch["valid"], dtype=jnp.float32)}, state.mutable)
+    return loss, base.Aux(
+        {"accuracy": accuracy, "used": jnp.mean(batch["valid"], dtype=jnp.float32)}, state.mutable
+    )
 
 
 # ---- paint the line ----
@@ -184,18 +207,28 @@ class Painter(nn.Module):
     @nn.compact
     def __call__(self, batch, deterministic=True):
         tokens = siamese.encode(self.encoder, batch, None, deterministic)[:, 0]
-        decoder = heads.PixelDecoder(self.values, self.decoder_width, self.encoder.dtype, self.encoder.gelu, name="pix_decoder")
+        decoder = heads.PixelDecoder(
+            self.values,
+            self.decoder_width,
+            self.encoder.dtype,
+            self.encoder.gelu,
+            name="pix_decoder",
+        )
         return decoder(tokens)
 
 
-def paint(network: Painter, params, state, batch, key, *, untaught, patch, kind, floor) -> tuple[jax.Array, base.Aux]:
+def paint(
+    network: Painter, params, state, batch, key, *, untaught, patch, kind, floor
+) -> tuple[jax.Array, base.Aux]:
     """`Method.loss`: mean square over every real pixel of valid lines, in the units of `pixels.pixel_target`.
 
     untaught f32[B,H,W,P] in [-1, 1]: what can be said without learning anything (the spoilt image itself, grey). Metrics:
     pixel, the loss, and untaught, the same figure of that answer: learning begins where pixel falls below it.
     """
     prediction = network.apply({"params": params}, batch, False, rngs={"drop_path": key})
-    target, mean, deviation, real = pixels.pixel_target(batch["target"], batch["width"], patch, kind, floor)
+    target, mean, deviation, real = pixels.pixel_target(
+        batch["target"], batch["width"], patch, kind, floor
+    )
     real = real & batch["valid"][:, None, None]
     untaught = (vit.patchify(untaught * 0.5 + 0.5, patch) - mean) / deviation
     loss, without = (losses.masked_mse(x, target, real) for x in (prediction, untaught))

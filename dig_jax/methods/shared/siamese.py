@@ -20,7 +20,9 @@ from dig_jax.methods.shared import base
 from dig_jax.models import heads, vit
 
 
-def stretches(key, batch: base.Batch, displace_px: int, window_px: int) -> tuple[tuple[base.Batch, base.Batch], base.Batch]:
+def stretches(
+    key, batch: base.Batch, displace_px: int, window_px: int
+) -> tuple[tuple[base.Batch, base.Batch], base.Batch]:
     """Two stretches of each line, W - displace_px wide, that begin up to displace_px apart: their raw batches, and {"first"
     i32[B,2]}, the window of the line with which each begins.
 
@@ -30,7 +32,9 @@ def stretches(key, batch: base.Batch, displace_px: int, window_px: int) -> tuple
     seen = batch["image"].shape[2] - displace_px
     windows = jnp.clip(batch["width"] - seen, 0, displace_px) // window_px
     first = jax.random.randint(key, (len(windows), 2), 0, windows[:, None] + 1)
-    cut = jax.vmap(lambda line, window: jax.lax.dynamic_slice_in_dim(line, window * window_px, seen, axis=1))
+    cut = jax.vmap(
+        lambda line, window: jax.lax.dynamic_slice_in_dim(line, window * window_px, seen, axis=1)
+    )
     narrow = {**batch, "width": jnp.minimum(batch["width"], seen)}
     one, two = ({**narrow, "image": cut(batch["image"], first[:, v])} for v in (0, 1))
     return (one, two), {"first": first}
@@ -63,13 +67,17 @@ def two_views(
     def augment(key, batch):
         base.check_channels(batch["image"], channels)
         if displace_px >= batch["image"].shape[2]:
-            raise ValueError(f"displace_px is {displace_px}, so lines must be wider: set config.data.width_px to more")
+            raise ValueError(
+                f"displace_px is {displace_px}, so lines must be wider: set config.data.width_px to more"
+            )
         *view_keys, offset_key = jax.random.split(key, 3)
         seen, out = (batch, batch), {}
         if displace_px:
             seen, out = stretches(jax.random.fold_in(key, 3), batch, displace_px, window_px)
         out |= {"width": seen[0]["width"], "valid": batch["valid"]}
-        for name, raw, recipe, view_key in zip(("view1", "view2"), seen, recipes, view_keys, strict=True):
+        for name, raw, recipe, view_key in zip(
+            ("view1", "view2"), seen, recipes, view_keys, strict=True
+        ):
             out[name] = view(view_key, raw, recipe, max_shift_px)
         return out | column_offsets(offset_key, len(batch["width"]), 2, column_offset_max)
 
@@ -80,7 +88,10 @@ def view(key, batch, recipe, max_shift_px) -> jax.Array:
     """One view of a raw batch, f32[B,H,W,C] in [-1, 1]; recipe None: the line itself."""
     if recipe is None:
         return base.normalise(batch["image"])
-    return views.augment(key, batch["image"], batch["width"], views.recipe(recipe), max_shift_px) * 2.0 - 1.0
+    return (
+        views.augment(key, batch["image"], batch["width"], views.recipe(recipe), max_shift_px) * 2.0
+        - 1.0
+    )
 
 
 def column_offsets(key, rows: int, count: int, most: int) -> base.Batch:
@@ -94,7 +105,11 @@ def column_offsets(key, rows: int, count: int, most: int) -> base.Batch:
 
 def single(batch: base.Batch, index: int) -> base.Batch:
     """The augmented batch that holds one of its two views, 0 or 1, alone and as "view1"."""
-    kept = {"view1": batch[("view1", "view2")[index]], "width": batch["width"], "valid": batch["valid"]}
+    kept = {
+        "view1": batch[("view1", "view2")[index]],
+        "width": batch["width"],
+        "valid": batch["valid"],
+    }
     if "column_offset" in batch:
         kept["column_offset"] = batch["column_offset"][:, index : index + 1]
     return kept
@@ -106,7 +121,9 @@ def interleave(parts: Sequence[jax.Array]) -> jax.Array:
     return stacked.reshape(-1, *stacked.shape[2:])
 
 
-def encode(encoder: vit.Vit, batch: base.Batch, mask: jax.Array | None = None, deterministic: bool = True) -> jax.Array:
+def encode(
+    encoder: vit.Vit, batch: base.Batch, mask: jax.Array | None = None, deterministic: bool = True
+) -> jax.Array:
     """view1 and, where there is one, view2 of an augmented batch -> tokens f32[B,V,N,D], in one pass over B * V rows.
 
     encoder: a bound module. mask bool[B,N]: hidden patches of view1; view2 is never masked.
@@ -133,7 +150,9 @@ def instances(tokens: jax.Array, batch: base.Batch, patch: Sequence[int], window
     shape = batch["view1"].shape
     width, valid = (jnp.repeat(batch[name], views_count) for name in ("width", "valid"))
     flat = tokens.reshape(-1, *tokens.shape[2:])
-    pooled, real = heads.pool_windows(flat, width, vit.grid(shape, patch), patch, window_px or shape[2])
+    pooled, real = heads.pool_windows(
+        flat, width, vit.grid(shape, patch), patch, window_px or shape[2]
+    )
     real = real & valid[:, None]
     back = lambda x: x.reshape(-1, views_count, *x.shape[1:])  # noqa: E731
     pooled, real = back(pooled), back(real)
@@ -143,7 +162,9 @@ def instances(tokens: jax.Array, batch: base.Batch, patch: Sequence[int], window
 def _aligned(x, real, first):
     """Instances f32[B,2,S,D], real bool[B,2,S] of views that begin at windows i32[B,2] -> the same, where the second view's
     S are those of the first; real where both views have them."""
-    place = jnp.arange(x.shape[2])[None] + (first[:, 0] - first[:, 1])[:, None]  # in view 2, of what is s in view 1
+    place = (
+        jnp.arange(x.shape[2])[None] + (first[:, 0] - first[:, 1])[:, None]
+    )  # in view 2, of what is s in view 1
     shown = (place >= 0) & (place < x.shape[2])
     place = jnp.where(shown, place, 0)
     moved = jnp.take_along_axis(x[:, 1], place[..., None], axis=1)
@@ -201,7 +222,9 @@ def crosswise(loss: Callable[..., Any], ours: jax.Array, theirs: jax.Array, real
     return jax.tree.map(operator.add, one, two)
 
 
-def among_keys(ctr: Callable[..., Any], q: jax.Array, k: jax.Array, real: jax.Array) -> dict[str, jax.Array]:
+def among_keys(
+    ctr: Callable[..., Any], q: jax.Array, k: jax.Array, real: jax.Array
+) -> dict[str, jax.Array]:
     """The figures of ctr(q1, k2) + ctr(q2, k1), f32[] each: contrast (that sum), top1 (share of queries that find their own
     key, mean of both directions), q_std (spread of unit queries, mean over channels). ctr: `losses.info_nce`."""
     contrast, top1 = crosswise(ctr, q, k, real)

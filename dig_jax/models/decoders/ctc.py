@@ -45,7 +45,9 @@ def ctc_loss(logits, lengths, label, label_length):
     feasible = lengths >= jnp.maximum(label_length + repeats, 1)
     logits = logits.astype(jnp.float32)
     frame_padding = (jnp.arange(logits.shape[1])[None, :] >= lengths[:, None]).astype(jnp.float32)
-    loss = optax.ctc_loss(logits, frame_padding, jnp.where(used, label, 0), 1.0 - used.astype(jnp.float32), blank_id=0)
+    loss = optax.ctc_loss(
+        logits, frame_padding, jnp.where(used, label, 0), 1.0 - used.astype(jnp.float32), blank_id=0
+    )
     return jnp.where(feasible, loss, 0.0), feasible
 
 

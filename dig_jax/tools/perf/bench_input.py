@@ -39,8 +39,14 @@ def main(argv: list[str]) -> None:
     try:
         mixture = open_sets(f.records)
         result = measure(
-            mixture, height_px=f.height_px, width_px=f.width_px, channels=f.channels, batch_size=f.batch_size,
-            seconds=f.seconds, workers=f.workers if f.workers == "auto" else int(f.workers), consume=f.consume,
+            mixture,
+            height_px=f.height_px,
+            width_px=f.width_px,
+            channels=f.channels,
+            batch_size=f.batch_size,
+            seconds=f.seconds,
+            workers=f.workers if f.workers == "auto" else int(f.workers),
+            consume=f.consume,
         )
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"bench_input: {error}") from None
@@ -51,23 +57,41 @@ def main(argv: list[str]) -> None:
 
 
 def measure(
-    mixture: Mixture, *, height_px: int, width_px: int, channels: int, batch_size: int, seconds: float,
-    workers: int | str, consume: float | None = None,
+    mixture: Mixture,
+    *,
+    height_px: int,
+    width_px: int,
+    channels: int,
+    batch_size: int,
+    seconds: float,
+    workers: int | str,
+    consume: float | None = None,
 ) -> dict:
     """Times the stages and the whole. seconds: about how long all of it takes, start of the processes excluded. consume:
     lines a second that are wanted (see `verdict`)."""
     if seconds <= 0:
         raise ValueError(f"--seconds is {seconds}; it must be more than 0")
     if consume is not None and not 0 < consume < math.inf:
-        raise ValueError(f"--consume is {consume}; give the lines a second that a step takes, more than 0")
+        raise ValueError(
+            f"--consume is {consume}; give the lines a second that a step takes, more than 0"
+        )
     dataset = pipeline.pretrain(
-        mixture, batch_size=batch_size, height_px=height_px, width_px=width_px, channels=channels, seed=0
+        mixture,
+        batch_size=batch_size,
+        height_px=height_px,
+        width_px=width_px,
+        channels=channels,
+        seed=0,
     )
     (_, host), part = dataset[0], seconds / 5
     pool = mixture.read(host["index"])
-    images = [image for image in (_decoded(record, channels) for record in pool) if image is not None]
+    images = [
+        image for image in (_decoded(record, channels) for record in pool) if image is not None
+    ]
     if not images:
-        raise ValueError(f"none of the {len(pool)} records tried can be decoded; the first: {host['errors'][0]}")
+        raise ValueError(
+            f"none of the {len(pool)} records tried can be decoded; the first: {host['errors'][0]}"
+        )
     indices = np.random.default_rng(0).integers(0, len(mixture), (4096, batch_size))
 
     def read(turn: int) -> int:
@@ -84,10 +108,21 @@ def measure(
     def whole(turn: int) -> int:
         return len(dataset[turn + 1][0]["width"])
 
-    stages = {name: _rate(work, part) for name, work in
-              (("read", read), ("decode", decode), ("resize + crop", crop), ("whole", whole))}
-    rest = 1 / stages["whole"] - sum(1 / stages[name] for name in ("read", "decode", "resize + crop"))
-    shares = {name: rate and stages["whole"] / rate for name, rate in stages.items() if name != "whole"}
+    stages = {
+        name: _rate(work, part)
+        for name, work in (
+            ("read", read),
+            ("decode", decode),
+            ("resize + crop", crop),
+            ("whole", whole),
+        )
+    }
+    rest = 1 / stages["whole"] - sum(
+        1 / stages[name] for name in ("read", "decode", "resize + crop")
+    )
+    shares = {
+        name: rate and stages["whole"] / rate for name, rate in stages.items() if name != "whole"
+    }
     shares["shuffle + batch"] = max(0.0, rest * stages["whole"])
     count = pipeline.default_workers() if workers == "auto" else workers
     wall, started = _wall(dataset, part, count, batch_size)
@@ -95,17 +130,27 @@ def measure(
     if consume is not None:
         fed = verdict(consume, wall, stages["whole"], count, cores())
         if not fed["feeds"] and workers == "auto" and fed["cores_needed"] <= cores():
-            count = more = min(cores(), math.ceil(1.1 * fed["cores_needed"]))      # a tenth for what processes cost
+            count = more = min(
+                cores(), math.ceil(1.1 * fed["cores_needed"])
+            )  # a tenth for what processes cost
             wall, started = _wall(dataset, part, more, batch_size)
             fed = verdict(consume, wall, stages["whole"], more, cores())
     return {
-        "lines": len(mixture), "height_px": height_px, "width_px": width_px, "channels": channels,
-        "batch_size": batch_size, "stored_px": [int(np.median([i.shape[d] for i in images])) for d in (0, 1)],
+        "lines": len(mixture),
+        "height_px": height_px,
+        "width_px": width_px,
+        "channels": channels,
+        "batch_size": batch_size,
+        "stored_px": [int(np.median([i.shape[d] for i in images])) for d in (0, 1)],
         "stored_bytes": int(np.median([len(record.image) for record in pool])),
         "lines_per_s_core": {name: round(rate) for name, rate in stages.items()},
         "share": {name: round(share, 3) for name, share in shares.items()},
-        "limit": max(shares, key=shares.get), "workers": count, "cores": cores(),
-        "lines_per_s_wall": round(wall), "first_batch_s": round(started, 2), **fed,
+        "limit": max(shares, key=shares.get),
+        "workers": count,
+        "cores": cores(),
+        "lines_per_s_wall": round(wall),
+        "first_batch_s": round(started, 2),
+        **fed,
     }
 
 
@@ -127,25 +172,39 @@ def verdict(consume: float, wall: float, core: float, workers: int, available: i
     else:
         advice = (f"no: {needed} cores should do, but {workers} worker processes give {wall:.0f} lines/s by the clock: the "
                   "cores are busy with something else, or the disk is the limit")  # fmt: skip
-    return {"consume": consume, "feeds": feeds, "headroom": round(wall / consume, 3), "cores_needed": needed, "advice": advice}
+    return {
+        "consume": consume,
+        "feeds": feeds,
+        "headroom": round(wall / consume, 3),
+        "cores_needed": needed,
+        "advice": advice,
+    }
 
 
 def report(result: dict) -> None:
     """Prints the figures for people."""
     height, width = result["stored_px"]
-    print(f"{result['lines']} records, the middle one {width} x {height} px in {result['stored_bytes']} bytes; "
-          f"windows of {result['width_px']} x {result['height_px']} px, {result['channels']} channel(s)")
+    print(
+        f"{result['lines']} records, the middle one {width} x {height} px in {result['stored_bytes']} bytes; "
+        f"windows of {result['width_px']} x {result['height_px']} px, {result['channels']} channel(s)"
+    )
     for name, share in result["share"].items():
         rate = result["lines_per_s_core"].get(name)
-        print(f"  {name:16}{rate or '':>9}{' lines/s a core' if rate else ' ' * 15}{share:8.0%} of the time")
+        print(
+            f"  {name:16}{rate or '':>9}{' lines/s a core' if rate else ' ' * 15}{share:8.0%} of the time"
+        )
     print(f"  {'whole':16}{result['lines_per_s_core']['whole']:>9} lines/s a core")
     how = f"{result['workers']} worker processes" if result["workers"] else "one thread"
-    print(f"  {'as in training':16}{result['lines_per_s_wall']:>9} lines/s by the clock, {how}, "
-          f"{result['cores']} cores; first batch in {result['first_batch_s']:.1f} s")
+    print(
+        f"  {'as in training':16}{result['lines_per_s_wall']:>9} lines/s by the clock, {how}, "
+        f"{result['cores']} cores; first batch in {result['first_batch_s']:.1f} s"
+    )
     print(f"limit: {result['limit']}; {_ADVICE[result['limit']]}")
     if "feeds" in result:
-        print(f"can it feed {result['consume']:g} lines/s: {result['advice']} (one core gives "
-              f"{result['lines_per_s_core']['whole']}, so {result['cores_needed']} are needed)")
+        print(
+            f"can it feed {result['consume']:g} lines/s: {result['advice']} (one core gives "
+            f"{result['lines_per_s_core']['whole']}, so {result['cores_needed']} are needed)"
+        )
 
 
 def _decoded(record, channels: int) -> np.ndarray | None:
@@ -172,7 +231,9 @@ def _wall(dataset, seconds: float, workers: int | str, batch_size: int) -> tuple
         next(steps)
         first = time.perf_counter() - start
         count = pipeline.default_workers() if workers == "auto" else workers
-        for _ in range(4 * count + 3):               # what was read ahead while the processes started is no measure
+        for _ in range(
+            4 * count + 3
+        ):  # what was read ahead while the processes started is no measure
             next(steps)
         turns, start = 0, time.perf_counter()
         while turns < 3 or time.perf_counter() < start + seconds:
@@ -182,13 +243,21 @@ def _wall(dataset, seconds: float, workers: int | str, batch_size: int) -> tuple
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("records", None, "Record sets: PATH[@SPLIT][*WEIGHT],PATH2...", required=True)
+    flags.DEFINE_string(
+        "records", None, "Record sets: PATH[@SPLIT][*WEIGHT],PATH2...", required=True
+    )
     flags.DEFINE_integer("height_px", 32, "Height of the windows.", lower_bound=1)
     flags.DEFINE_integer("width_px", 256, "Width of the windows.", lower_bound=1)
     flags.DEFINE_integer("channels", 1, "1 (grey) or 3 (colour).")
     flags.DEFINE_integer("batch_size", 256, "Lines a batch.", lower_bound=1)
     flags.DEFINE_float("seconds", 10.0, "How long to measure, about.")
-    flags.DEFINE_string("workers", "auto", "'auto', 0 for a thread, or a number of worker processes.")
-    flags.DEFINE_float("consume", None, "Can the pipeline feed so many lines a second? Exit code 2 where it cannot.")
+    flags.DEFINE_string(
+        "workers", "auto", "'auto', 0 for a thread, or a number of worker processes."
+    )
+    flags.DEFINE_float(
+        "consume",
+        None,
+        "Can the pipeline feed so many lines a second? Exit code 2 where it cannot.",
+    )
     logging.set_verbosity(logging.WARNING)
     app.run(main)

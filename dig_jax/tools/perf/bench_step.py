@@ -57,10 +57,14 @@ def encoder_pass(method):
         width = jnp.concatenate([views["width"]] * len(names))
         mask = None
         if "mask" in views:
-            mask = jnp.concatenate([views["mask"]] + [jnp.zeros_like(views["mask"])] * (len(names) - 1))
+            mask = jnp.concatenate(
+                [views["mask"]] + [jnp.zeros_like(views["mask"])] * (len(names) - 1)
+            )
 
         def features(params):
-            return jnp.square(method.encoder.apply({"params": params["encoder"]}, image, width, mask)).mean()
+            return jnp.square(
+                method.encoder.apply({"params": params["encoder"]}, image, width, mask)
+            ).mean()
 
         taught = teacher is not None and "encoder" in teacher
         return jax.value_and_grad(features)(params), features(teacher) if taught else None
@@ -72,7 +76,9 @@ def matmul(dtype):
     """A call that multiplies two matrices of `dtype` with sums in float32: the form that the models use. (call, operations)."""
     side = MATMUL.get(jax.default_backend(), MATMUL_ELSEWHERE)
     left, right = jax.random.normal(jax.random.key(0), (2, side, side)).astype(dtype)
-    product = jax.jit(lambda left, right: jnp.matmul(left, right, preferred_element_type=jnp.float32))
+    product = jax.jit(
+        lambda left, right: jnp.matmul(left, right, preferred_element_type=jnp.float32)
+    )
     # As arguments: XLA would compute a product of constants once, while compiling.
     return functools.partial(product, left, right), 2.0 * side**3
 
@@ -127,20 +133,26 @@ def measure(cfg, seconds, split=True):
 
     for _ in range(2):
         jax.block_until_ready(train())
-    peak = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")  # before anything else is run
+    peak = (jax.local_devices()[0].memory_stats() or {}).get(
+        "peak_bytes_in_use"
+    )  # before anything else is run
     dtype = layers.compute_dtype((cfg["method"].get("encoder") or {}).get("dtype", "auto"))
     dtypes = ("float32", "bfloat16") if jax.default_backend() == "cpu" else (dtype.name,)
     products = {name: matmul(name) for name in dtypes}
     calls = {"step": train, **{name: product for name, (product, _) in products.items()}}
     if split:
         views = jax.jit(work.augment)(raw)
-        augment, encode, gradient = (jax.jit(f) for f in (work.augment, encoder_pass(work.method), work.gradient))
+        augment, encode, gradient = (
+            jax.jit(f) for f in (work.augment, encoder_pass(work.method), work.gradient)
+        )
         calls["augment"] = lambda: augment(raw)
         calls["gradient"] = lambda: gradient(box[0], views)
         calls["encoder"] = lambda: encode(box[0].params, box[0].teacher, views)
     times = timed(calls, seconds)
     whole = times["step"].median
-    rates = {name: operations / times[name].median / 1e9 for name, (_, operations) in products.items()}
+    rates = {
+        name: operations / times[name].median / 1e9 for name, (_, operations) in products.items()
+    }
     analytical, compiler = workload.model_flops(work.cfg)
     figures = {
         "config": cfg["method"]["name"],
@@ -165,12 +177,15 @@ def measure(cfg, seconds, split=True):
         "arguments_mb": memory.argument_size_in_bytes / 2**20,
         "temporary_mb": memory.temp_size_in_bytes / 2**20,
         "peak_mb": peak and peak / 2**20,
-        "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** (20 if sys.platform == "darwin" else 10),
+        "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        / 2 ** (20 if sys.platform == "darwin" else 10),
     }
     if split:
         shares = {name: times[name].median / whole for name in ("augment", "encoder")}
         shares["heads"] = (times["gradient"].median - times["encoder"].median) / whole
-        figures |= {f"share_{name}": share for name, share in shares.items()} | {"share_rest": 1 - sum(shares.values())}
+        figures |= {f"share_{name}": share for name, share in shares.items()} | {
+            "share_rest": 1 - sum(shares.values())
+        }
     return figures
 
 
@@ -184,7 +199,10 @@ def report(figures):
         f"({figures['matmul_' + figures['dtype'] + '_gflops_per_s']:,.0f}) on {figures['devices']} x {figures['device']}",
     ]
     if "share_rest" in figures:
-        shares = (f"{name} {figures[f'share_{name}']:.0%}" for name in ("encoder", "heads", "augment", "rest"))
+        shares = (
+            f"{name} {figures[f'share_{name}']:.0%}"
+            for name in ("encoder", "heads", "augment", "rest")
+        )
         lines.append("time: " + ", ".join(shares))
     peak, rss = figures["peak_mb"], figures["rss_mb"]
     measured = f"the device's peak {peak:,.0f} MB" if peak else f"process {rss:,.0f} MB"
@@ -217,9 +235,15 @@ def main(argv):
     print(json.dumps(rounded(figures)))
 
 
-if __name__ == "__main__":  # flags are global: defined here, so that programs can be imported side by side
-    config_flags.DEFINE_config_file("config", None, "Config of a training run; its records are not read.")
-    flags.DEFINE_float("seconds", 20.0, "How long to time, compilation not counted.", lower_bound=0.0)
+if (
+    __name__ == "__main__"
+):  # flags are global: defined here, so that programs can be imported side by side
+    config_flags.DEFINE_config_file(
+        "config", None, "Config of a training run; its records are not read."
+    )
+    flags.DEFINE_float(
+        "seconds", 20.0, "How long to time, compilation not counted.", lower_bound=0.0
+    )
     flags.DEFINE_bool("split", True, "Also time the parts of the step, each compiled by itself.")
     flags.mark_flag_as_required("config")
     logging.set_verbosity(logging.WARNING)

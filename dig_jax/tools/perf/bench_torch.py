@@ -51,7 +51,11 @@ class Block:
         query, key, value = qkv.split(width, -1)
         query, value = query + w["attn/q_bias"], value + w["attn/v_bias"]
         heads = (y.view(rows, tokens, self.heads, -1).transpose(1, 2) for y in (query, key, value))
-        mixed = functional.scaled_dot_product_attention(*heads).transpose(1, 2).reshape(rows, tokens, width)
+        mixed = (
+            functional.scaled_dot_product_attention(*heads)
+            .transpose(1, 2)
+            .reshape(rows, tokens, width)
+        )
         x = x + _dense(mixed, w, "attn/proj")
         hidden = functional.gelu(_dense(_norm(x, w, "norm2"), w, "mlp/fc1"), approximate=self.gelu)
         return x + _dense(hidden, w, "mlp/fc2")
@@ -67,7 +71,9 @@ def _dense(x, weights, name):
 
 
 def _norm(x, weights, name):
-    return functional.layer_norm(x, x.shape[-1:], weights[f"{name}/scale"], weights[f"{name}/bias"], 1e-6)
+    return functional.layer_norm(
+        x, x.shape[-1:], weights[f"{name}/scale"], weights[f"{name}/bias"], 1e-6
+    )
 
 
 class Reference:
@@ -76,17 +82,24 @@ class Reference:
 
     def __init__(self, weights, cfg, rates):
         encoder, options = cfg["method"]["encoder"], cfg["optim"]
-        self.weights = {name: torch.tensor(np.asarray(value), requires_grad=True) for name, value in weights.items()}
+        self.weights = {
+            name: torch.tensor(np.asarray(value), requires_grad=True)
+            for name, value in weights.items()
+        }
         self.patch, self.width, self.depth = encoder["patch"], encoder["width"], encoder["depth"]
         self.floor = cfg["method"]["target_floor"]
         gelu = "tanh" if encoder["gelu"] == "tanh" else "none"
         self.gelu = gelu
         self.blocks = [
-            Block(_below(self.weights, f"encoder/block_{i}/"), encoder["heads"], gelu) for i in range(self.depth)
+            Block(_below(self.weights, f"encoder/block_{i}/"), encoder["heads"], gelu)
+            for i in range(self.depth)
         ]
         decayed = [w for name, w in self.weights.items() if w.ndim >= 2]
         plain = [w for name, w in self.weights.items() if w.ndim < 2]
-        groups = [{"params": decayed, "weight_decay": options["weight_decay"]}, {"params": plain, "weight_decay": 0.0}]
+        groups = [
+            {"params": decayed, "weight_decay": options["weight_decay"]},
+            {"params": plain, "weight_decay": 0.0},
+        ]
         self.optimizer = torch.optim.AdamW(
             groups, lr=1.0, betas=(options["b1"], options["b2"]), eps=options["eps"], fused=True
         )
@@ -137,14 +150,20 @@ class Reference:
         frequency = torch.tensor(10000.0 ** (-np.arange(quarter) / quarter), dtype=torch.float32)
         column = torch.arange(wide, dtype=torch.float32)[None, :, None]
         column = column if offset is None else column + offset.float()[:, :, None]
-        column, row = torch.broadcast_tensors(column, torch.arange(high, dtype=torch.float32)[None, None])
+        column, row = torch.broadcast_tensors(
+            column, torch.arange(high, dtype=torch.float32)[None, None]
+        )
         across, down = column[..., None] * frequency, row[..., None] * frequency
         codes = torch.cat([across.sin(), across.cos(), down.sin(), down.cos()], -1)
         return codes.reshape(codes.shape[0], high * wide, self.width)
 
 
 def _below(weights, prefix):
-    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): value
+        for name, value in weights.items()
+        if name.startswith(prefix)
+    }
 
 
 def check(cfg):
@@ -162,7 +181,9 @@ def check(cfg):
     }
     for key, (value, only) in wanted.items():
         if value != only:
-            raise ValueError(f"config.{key} is {value!r} and the PyTorch network here has {only!r}: set it so")
+            raise ValueError(
+                f"config.{key} is {value!r} and the PyTorch network here has {only!r}: set it so"
+            )
 
 
 def flat(tree):
@@ -179,7 +200,12 @@ def ours(cfg, dtype):
     method = work.method
     method.augment = lambda key, batch: batch  # what the step reads is augmented already
     step = make_train_step(method, work.optimizer, workload.TOTAL_STEPS, cfg["seed"])
-    return jax.jit(step, donate_argnums=0).lower(state, views).compile(), state, views, work.optimizer.schedule
+    return (
+        jax.jit(step, donate_argnums=0).lower(state, views).compile(),
+        state,
+        views,
+        work.optimizer.schedule,
+    )
 
 
 def measure(cfg, seconds):
@@ -205,9 +231,14 @@ def measure(cfg, seconds):
     losses = {dtype: [float(turn(box)) for _ in range(STEPS)] for dtype, box in boxes.items()}
     losses["torch"] = [float(reference.step(batch)) for _ in range(STEPS)]
     if not np.allclose(losses["float32"], losses["torch"], rtol=AGREE):
-        raise ValueError(f"the networks differ, nothing to compare: losses {losses['float32']} and {losses['torch']}")
+        raise ValueError(
+            f"the networks differ, nothing to compare: losses {losses['float32']} and {losses['torch']}"
+        )
     calls = {"torch": lambda: reference.step(batch)}
-    calls |= {f"jax_{dtype}": lambda box=box: jax.block_until_ready(turn(box)) for dtype, box in boxes.items()}
+    calls |= {
+        f"jax_{dtype}": lambda box=box: jax.block_until_ready(turn(box))
+        for dtype, box in boxes.items()
+    }
     wall, cpu = alternate(calls, seconds)
     base = {"wall": statistics.median(wall["torch"]), "cpu": statistics.median(cpu["torch"])}
     result = {
@@ -218,7 +249,9 @@ def measure(cfg, seconds):
         times = {"wall": wall[name], "cpu": cpu[name]}
         result[name] = {f"ms_{clock}": 1e3 * statistics.median(t) for clock, t in times.items()}
         result[name] |= {f"spread_{clock}": bench_step.spread(t) for clock, t in times.items()}
-        result[name] |= {f"speed_{clock}": base[clock] / statistics.median(t) for clock, t in times.items()}
+        result[name] |= {
+            f"speed_{clock}": base[clock] / statistics.median(t) for clock, t in times.items()
+        }
     return result
 
 
@@ -236,7 +269,9 @@ def alternate(calls, seconds):
 
 
 def report(result):
-    lines = [f"{result['threads']} thread(s), load {result['load']}; first losses {result['losses']}"]
+    lines = [
+        f"{result['threads']} thread(s), load {result['load']}; first losses {result['losses']}"
+    ]
     for name in ("torch", *(key for key in result if key.startswith("jax_"))):
         row = result[name]
         lines.append(
@@ -250,7 +285,9 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     if torch is None:
-        raise SystemExit("error: bench_torch compares with PyTorch, which is not installed: pip install 'dig_jax[torch]'")
+        raise SystemExit(
+            "error: bench_torch compares with PyTorch, which is not installed: pip install 'dig_jax[torch]'"
+        )
     try:
         result = measure(FLAGS.config.to_dict(), FLAGS.seconds)
     except ValueError as error:
@@ -261,8 +298,12 @@ def main(argv):
 
 if __name__ == "__main__":
     config_flags.DEFINE_config_file(
-        "config", "configs/pretrain/dig.py:preset=cpu,objective=gen", "Config of dig.py, objective=gen, grey lines."
+        "config",
+        "configs/pretrain/dig.py:preset=cpu,objective=gen",
+        "Config of dig.py, objective=gen, grey lines.",
     )
-    flags.DEFINE_float("seconds", 30.0, "How long to time; compilation not counted.", lower_bound=0.0)
+    flags.DEFINE_float(
+        "seconds", 30.0, "How long to time; compilation not counted.", lower_bound=0.0
+    )
     logging.set_verbosity(logging.WARNING)
     app.run(main)

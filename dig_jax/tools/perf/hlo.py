@@ -38,7 +38,9 @@ class Collective:
     def sent(self) -> float:
         """Bytes that a device sends in all its turns, by the usual ring algorithms."""
         n = len(self.group)
-        share = {"all-reduce": 2 * (n - 1) / n, "collective-permute": 1.0}.get(self.kind, (n - 1) / n)
+        share = {"all-reduce": 2 * (n - 1) / n, "collective-permute": 1.0}.get(
+            self.kind, (n - 1) / n
+        )
         return self.times * self.bytes * share if n > 1 else 0.0
 
 
@@ -113,7 +115,11 @@ class _Program:
             yield re.search(r"(?:to_apply|calls)=%?([\w.\-]+)", rest)[1], 1
         elif opcode == "conditional":  # the dearest branch is not known: all of them
             branches = re.search(r"branch_computations=\{([^}]*)\}", rest)
-            named = branches[1].split(",") if branches else re.findall(r"(?:true|false)_computation=(%?[\w.\-]+)", rest)
+            named = (
+                branches[1].split(",")
+                if branches
+                else re.findall(r"(?:true|false)_computation=(%?[\w.\-]+)", rest)
+            )
             for branch in named:
                 yield branch.strip().lstrip("%"), 1
 
@@ -131,7 +137,9 @@ class _Program:
         if opcode == "convolution":
             kernel = _dims(computation[instruction.operands[1]].shape)
             out_features = re.search(r"dim_labels=\w+_(\w+)->", rest)[1].index("o")
-            return 2.0 * math.prod(_dims(instruction.shape)) * math.prod(kernel) / kernel[out_features]
+            return (
+                2.0 * math.prod(_dims(instruction.shape)) * math.prod(kernel) / kernel[out_features]
+            )
         return 0.0
 
     def moved(self, instruction: Instruction, computation: dict[str, Instruction]) -> float:
@@ -148,7 +156,9 @@ class _Program:
             return self._moved_by_fusion(instruction, computation)
         return float(_bytes(instruction.shape) + sum(size(name) for name in operands))
 
-    def _moved_by_fusion(self, instruction: Instruction, computation: dict[str, Instruction]) -> float:
+    def _moved_by_fusion(
+        self, instruction: Instruction, computation: dict[str, Instruction]
+    ) -> float:
         fused = self._fused(instruction)
         parameters = [i for i in fused.values() if i.opcode == "parameter"]
         total = 0.0
@@ -159,7 +169,9 @@ class _Program:
             if readers and cut == {i.opcode for i in readers} == {"dynamic-slice"}:
                 total += sum(_bytes(i.shape) for i in readers)
             elif readers and cut == {i.opcode for i in readers} == {"dynamic-update-slice"}:
-                total += sum(_bytes(fused[i.operands[1]].shape) for i in readers) - whole  # the result is counted whole below
+                total += (
+                    sum(_bytes(fused[i.operands[1]].shape) for i in readers) - whole
+                )  # the result is counted whole below
             else:
                 total += whole
         return max(total + _bytes(instruction.shape), 0.0)
@@ -187,16 +199,24 @@ class _Program:
     def _only_sliced(self, name: str, computation: dict[str, Instruction], most: float) -> bool:
         """Whether everything that reads an array takes at most so many bytes of it."""
         readers = _readers(name, computation)
-        return bool(readers) and all(self._slices(reader, name, computation, most) for reader in readers)
+        return bool(readers) and all(
+            self._slices(reader, name, computation, most) for reader in readers
+        )
 
-    def _slices(self, reader: Instruction, name: str, computation: dict[str, Instruction], most: float) -> bool:
+    def _slices(
+        self, reader: Instruction, name: str, computation: dict[str, Instruction], most: float
+    ) -> bool:
         if reader.opcode == "dynamic-slice":
             return reader.operands[0] == name and _bytes(reader.shape) <= most
         if reader.opcode in ("bitcast", "copy", "reshape", "convert"):
             return self._only_sliced(reader.name, computation, most)
         if reader.opcode == "fusion":
             fused = self._fused(reader)
-            read = [i for i in fused.values() if i.opcode == "parameter" and reader.operands[int(i.rest)] == name]
+            read = [
+                i
+                for i in fused.values()
+                if i.opcode == "parameter" and reader.operands[int(i.rest)] == name
+            ]
             return all(self._only_sliced(parameter.name, fused, most) for parameter in read)
         return False
 
@@ -219,7 +239,9 @@ def _instruction(line: str) -> Instruction | None:
     if opening < 0:
         return None
     closing = _closing(text, opening)
-    inside = re.sub(r"/\*.*?\*/|\[[^\]]*\]|\{[^}]*\}", "", text[opening + 1 : closing])  # names, perhaps behind their types
+    inside = re.sub(
+        r"/\*.*?\*/|\[[^\]]*\]|\{[^}]*\}", "", text[opening + 1 : closing]
+    )  # names, perhaps behind their types
     names = [item.split()[-1].lstrip("%") for item in inside.split(",") if item.strip()]
     opcode, rest = text[:opening], text[closing + 1 :]
     if opcode in ("parameter", "constant"):
@@ -258,11 +280,16 @@ def _bytes(shape: str) -> int:
 def _groups(rest: str) -> list[tuple[int, ...]]:
     """Replica groups, in each of XLA's three ways of writing them."""
     if match := re.search(r"replica_groups=\{(\{.*?\})\}", rest):
-        return [tuple(int(d) for d in group.split(",") if d) for group in re.findall(r"\{([\d,]*)\}", match[1])]
+        return [
+            tuple(int(d) for d in group.split(",") if d)
+            for group in re.findall(r"\{([\d,]*)\}", match[1])
+        ]
     if match := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest):
         shape = [int(d) for d in match[1].split(",")]
         return [tuple(row) for row in _iota(match[2], match[3]).reshape(shape).tolist()]
-    if match := re.search(r"replica_groups=mesh\[(.*?)\](?:, device_ids=\((.*?)\))? \{(.*?)\}", rest):
+    if match := re.search(
+        r"replica_groups=mesh\[(.*?)\](?:, device_ids=\((.*?)\))? \{(.*?)\}", rest
+    ):
         axes = [(name, int(size)) for name, size in re.findall(r"'([^']+)'=(\d+)", match[1])]
         ids = np.arange(math.prod(size for _, size in axes))
         if match[2] and (order := re.search(r"\[([\d,]+)\](?:T\(([\d,]+)\))?", match[2])):
@@ -286,7 +313,9 @@ def _iota(shape: str, order: str | None) -> np.ndarray:
 def by_kind(collectives: tuple[Collective, ...]) -> dict[str, tuple[int, float]]:
     """{kind: (arrays, bytes that a device sends)} of the kinds that occur."""
     result = {}
-    for kind, members in itertools.groupby(sorted(collectives, key=lambda c: c.kind), key=lambda c: c.kind):
+    for kind, members in itertools.groupby(
+        sorted(collectives, key=lambda c: c.kind), key=lambda c: c.kind
+    ):
         members = list(members)
         result[kind] = (sum(c.times for c in members), sum(c.sent for c in members))
     return result

@@ -46,12 +46,14 @@ STATE = ("params", "teacher", "opt_state", "mutable")  # what of the state takes
 
 
 def parse_mesh(text):
-    """"data=64,fsdp=4" -> {"data": 64, "fsdp": 4}; ValueError for anything else. How many devices: the product."""
+    """ "data=64,fsdp=4" -> {"data": 64, "fsdp": 4}; ValueError for anything else. How many devices: the product."""
     sizes = {}
     for item in filter(None, text.split(",")):
         name, _, size = item.partition("=")
         if not size.isdecimal() or int(size) < 1 or name in sizes:
-            raise ValueError(f"--mesh={text}: write each axis once with a number of devices, such as data=64,fsdp=4")
+            raise ValueError(
+                f"--mesh={text}: write each axis once with a number of devices, such as data=64,fsdp=4"
+            )
         sizes[name] = int(size)
     return sizes or {"data": 1}
 
@@ -61,13 +63,19 @@ def measure_here(dtype, seconds=3.0, **calls):
     in turns with them)."""
     product, operations = bench_step.matmul(layers.compute_dtype(dtype))
     box = [jnp.zeros(COPY_BYTES // 4, jnp.float32)]
-    add = jax.jit(lambda x: x + 1, donate_argnums=0)  # in place: fresh pages would cost more than the way through memory
+    add = jax.jit(
+        lambda x: x + 1, donate_argnums=0
+    )  # in place: fresh pages would cost more than the way through memory
 
     def copy():
         box[0] = add(box[0])
         return box[0]
 
-    clock = time.process_time if jax.default_backend() == "cpu" and len(cores()) == 1 else time.perf_counter
+    clock = (
+        time.process_time
+        if jax.default_backend() == "cpu" and len(cores()) == 1
+        else time.perf_counter
+    )
     times = bench_step.timed({"product": product, "copy": copy, **calls}, seconds, clock)
     stats = jax.local_devices()[0].memory_stats() or {}
     bandwidth = 2 * COPY_BYTES / times["copy"].median / 1e9
@@ -89,7 +97,9 @@ def make(cfg, sizes, device, check=False):
     ValueError for a mesh or config that contradicts itself. There must be as many CPU devices (jax_num_cpu_devices).
     """
     encoder = cfg["method"].get("encoder") or {}
-    dtype = device.dtype if device and encoder.get("dtype") == "auto" else encoder.get("dtype", "auto")
+    dtype = (
+        device.dtype if device and encoder.get("dtype") == "auto" else encoder.get("dtype", "auto")
+    )
     # A CPU compiles no other attention, and XLA's CPU compiler computes nothing again in blocks that stand side by side.
     how = {"attention": "plain", "dtype": dtype} | ({"scan": True} if encoder.get("remat") else {})
     work = workload.open_workload(cfg, **how)
@@ -107,8 +117,14 @@ def make(cfg, sizes, device, check=False):
     held = {part: _held(getattr(state, part), getattr(shardings, part)) for part in STATE}
     held["batch"] = _held(work.raw, jax.tree.map(lambda _: sharding.batch_sharding(mesh), work.raw))
     # Results that take no argument's place stand beside the temporary buffers.
-    held["temporary"] = memory.temp_size_in_bytes + max(memory.output_size_in_bytes - memory.alias_size_in_bytes, 0)
-    seconds, total, needed = roofline(summary, device), sum(held.values()), workload.model_flops(work.cfg)[0]
+    held["temporary"] = memory.temp_size_in_bytes + max(
+        memory.output_size_in_bytes - memory.alias_size_in_bytes, 0
+    )
+    seconds, total, needed = (
+        roofline(summary, device),
+        sum(held.values()),
+        workload.model_flops(work.cfg)[0],
+    )
     figures = {
         "config": cfg["method"]["name"],
         "batch_size": cfg["batch_size"],
@@ -126,7 +142,10 @@ def make(cfg, sizes, device, check=False):
         "gflop_a_device": summary.flops / 1e9,
         "gflop_compiler_a_device": (compiled.cost_analysis() or {}).get("flops", 0.0) / 1e9,
         "traffic_bytes": summary.traffic,
-        "collectives": {kind: {"arrays": n, "bytes": sent} for kind, (n, sent) in hlo.by_kind(summary.collectives).items()},
+        "collectives": {
+            kind: {"arrays": n, "bytes": sent}
+            for kind, (n, sent) in hlo.by_kind(summary.collectives).items()
+        },
         "loops_of_unknown_length": summary.loops_of_unknown_length,
         "ms": {name: 1e3 * value for name, value in seconds.items()},
         "binds": max(seconds, key=seconds.get),
@@ -168,7 +187,9 @@ def _resident(name):
 
 def _held(tree, shardings):
     """Bytes of one device."""
-    sizes = jax.tree.map(lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, tree, shardings)
+    sizes = jax.tree.map(
+        lambda x, s: math.prod(s.shard_shape(x.shape)) * x.dtype.itemsize, tree, shardings
+    )
     return sum(jax.tree.leaves(sizes))
 
 
@@ -180,12 +201,17 @@ def _attention_bytes(work, state, mesh):
         return 0
     tokens = jax.eval_shape(work.method.encode, state.params, work.raw)["tokens"].shape[1]
     views = sum(name.startswith("view") for name in jax.eval_shape(work.augment, work.raw)) or 1
-    return 4 * encoder.depth * encoder.heads * tokens**2 * views * work.cfg["batch_size"] // mesh.size
+    return (
+        4 * encoder.depth * encoder.heads * tokens**2 * views * work.cfg["batch_size"] // mesh.size
+    )
 
 
 def roofline(summary, device):
     """{"compute", "memory", "network"}: seconds of a step, each by itself, at the device's peaks."""
-    links = [c.sent / (device.link_gb_s if _near(c.group, device.node) else device.network_gb_s) for c in summary.collectives]
+    links = [
+        c.sent / (device.link_gb_s if _near(c.group, device.node) else device.network_gb_s)
+        for c in summary.collectives
+    ]
     return {
         "compute": summary.flops / (device.tflops * 1e12),
         "memory": summary.traffic / (device.memory_gb_s * 1e9),
@@ -208,13 +234,21 @@ def advice(figures, cfg, accumulates=False):
     encoder, found = cfg["method"].get("encoder") or {}, []
     if state > room / 4 and figures["mesh"].get("fsdp", 1) < figures["devices"]:
         ways = figures["devices"] // figures["mesh"].get("fsdp", 1)
-        found.append(f"--mesh=fsdp={figures['devices']}: state of about {gb(state / ways)} a device, now {gb(state)}")
+        found.append(
+            f"--mesh=fsdp={figures['devices']}: state of about {gb(state / ways)} a device, now {gb(state)}"
+        )
     if "remat" in encoder and not encoder["remat"]:
-        found.append("--config.method.encoder.remat=True (and scan=True): blocks keep their inputs alone")
+        found.append(
+            "--config.method.encoder.remat=True (and scan=True): blocks keep their inputs alone"
+        )
     parts = math.ceil(rows / max(room - state, 1)) if room > state else 0
     if parts > 1 and accumulates:
-        parts = next((n for n in range(parts, cfg["batch_size"] + 1) if cfg["batch_size"] % n == 0), 0)
-        found.append(f"--config.accumulate={parts * accumulate.parts(cfg)}: temporary buffers of about {gb(rows / parts)}")
+        parts = next(
+            (n for n in range(parts, cfg["batch_size"] + 1) if cfg["batch_size"] % n == 0), 0
+        )
+        found.append(
+            f"--config.accumulate={parts * accumulate.parts(cfg)}: temporary buffers of about {gb(rows / parts)}"
+        )
     if room > state:
         unit = math.prod(figures["mesh"].get(axis, 1) for axis in sharding.ROWS)
         fitting = int(cfg["batch_size"] * (room - state) / rows) // unit * unit
@@ -222,7 +256,9 @@ def advice(figures, cfg, accumulates=False):
             devices = math.ceil(figures["devices"] * cfg["batch_size"] / fitting)
             found.append(f"--config.batch_size={fitting}, or {devices} devices along data")
     else:
-        found.append(f"more devices along fsdp, or larger ones: the state alone is {gb(state)} a device")
+        found.append(
+            f"more devices along fsdp, or larger ones: the state alone is {gb(state)} a device"
+        )
     return found
 
 
@@ -241,7 +277,10 @@ def report(figures, name):
     high, wide = figures["image_px"]
     rows = [
         (f"{figures['config']}, {figures['parameters']:,} parameters, {figures['dtype']}", ""),
-        (f"{figures['batch_size']:,} lines of {high}x{wide} px on {figures['devices']} x {name} ({axes})", ""),
+        (
+            f"{figures['batch_size']:,} lines of {high}x{wide} px on {figures['devices']} x {name} ({axes})",
+            "",
+        ),
         ("", ""),
         ("memory of a device", ""),
     ]
@@ -251,23 +290,35 @@ def report(figures, name):
     ):  # fmt: skip
         rows.append((f"  {what}", gb(held[part])))
     rows += [
-        (f"  of {gb(figures['memory_bytes'])}, a tenth kept free", "fits" if figures["fits"] else "DOES NOT FIT"),
-        ("  (attention weights, which a fused kernel does not store)", gb(held["attention_weights"])),
+        (
+            f"  of {gb(figures['memory_bytes'])}, a tenth kept free",
+            "fits" if figures["fits"] else "DOES NOT FIT",
+        ),
+        (
+            "  (attention weights, which a fused kernel does not store)",
+            gb(held["attention_weights"]),
+        ),
         ("operations of a step", ""),
         ("  the model needs", f"{figures['gflop_analytical']:,.1f} GFLOP"),
         ("  a device does", f"{figures['gflop_a_device']:,.1f} GFLOP"),
         ("a device sends", gb(sum(c["bytes"] for c in figures["collectives"].values()))),
     ]
-    rows += [(f"  {kind} of {c['arrays']} arrays", gb(c["bytes"])) for kind, c in figures["collectives"].items()]
+    rows += [
+        (f"  {kind} of {c['arrays']} arrays", gb(c["bytes"]))
+        for kind, c in figures["collectives"].items()
+    ]
     rows.append(("roofline", ""))
     rows += [
-        (f"  {part}" + (" (binds)" if part == figures["binds"] else ""), f"{ms:,.2f} ms") for part, ms in figures["ms"].items()
+        (f"  {part}" + (" (binds)" if part == figures["binds"] else ""), f"{ms:,.2f} ms")
+        for part, ms in figures["ms"].items()
     ]
     most, least = figures["lines_per_s_at_most"], figures["lines_per_s"]
     rows.append(("lines/s, nothing overlapping / everything", f"{least:,.0f} / {most:,.0f}"))
     lines = [f"{left:<60}{right:>20}".rstrip() for left, right in rows]
     if figures["loops_of_unknown_length"]:
-        lines.append(f"{figures['loops_of_unknown_length']} loops of unknown length are counted as one turn each")
+        lines.append(
+            f"{figures['loops_of_unknown_length']} loops of unknown length are counted as one turn each"
+        )
     if checked := figures.get("checked"):
         lines.append(
             f"checked: {checked['ms_step']:,.1f} ms a step, {checked['time_over_plan']:.2f} of the plan's sum; "
@@ -289,8 +340,14 @@ def main(argv):
         jax.config.update("jax_num_cpu_devices", int(np.prod(list(sizes.values()))))
         if FLAGS.device != "here" or FLAGS.check:
             jax.config.update("jax_platforms", "cpu")
-        if FLAGS.check and (FLAGS.device != "here" or max(sizes.values()) > 1 or not sys.platform.startswith("linux")):
-            raise ValueError("--check compares with a run here: it needs --device=here, a mesh of one device and Linux")
+        if FLAGS.check and (
+            FLAGS.device != "here"
+            or max(sizes.values()) > 1
+            or not sys.platform.startswith("linux")
+        ):
+            raise ValueError(
+                "--check compares with a run here: it needs --device=here, a mesh of one device and Linux"
+            )
         figures = make(FLAGS.config.to_dict(), sizes, DEVICES.get(FLAGS.device), FLAGS.check)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from None
@@ -299,9 +356,18 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file("config", None, "Config of a training run; its records are not read.")
-    flags.DEFINE_string("mesh", "data=1", "Devices along each axis of the mesh, such as data=64,fsdp=4.")
-    flags.DEFINE_enum("device", "here", [*DEVICES, "here"], "What the devices are; here: ceilings measured on this machine.")
+    config_flags.DEFINE_config_file(
+        "config", None, "Config of a training run; its records are not read."
+    )
+    flags.DEFINE_string(
+        "mesh", "data=1", "Devices along each axis of the mesh, such as data=64,fsdp=4."
+    )
+    flags.DEFINE_enum(
+        "device",
+        "here",
+        [*DEVICES, "here"],
+        "What the devices are; here: ceilings measured on this machine.",
+    )
     flags.DEFINE_bool("check", False, "Also run the step here and compare.")
     flags.mark_flag_as_required("config")
     logging.set_verbosity(logging.WARNING)

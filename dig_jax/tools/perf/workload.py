@@ -45,7 +45,9 @@ class Workload:
         return self.method.augment(prng.stream(0, "augment", 0), raw)
 
     def create(self, raw: Any) -> states.TrainState:
-        return states.create(self.method, self.optimizer.tx, self.augment(raw), prng.stream(0, "init"))
+        return states.create(
+            self.method, self.optimizer.tx, self.augment(raw), prng.stream(0, "init")
+        )
 
     def abstract(self) -> states.TrainState:
         """Shapes of the state; nothing is computed."""
@@ -53,7 +55,9 @@ class Workload:
 
     def jitted(self, mesh: Any) -> Any:
         """The step as the trainer jits it for a mesh, the state donated."""
-        return jit_train_step(self.method, self.optimizer, TOTAL_STEPS, self.cfg, mesh, self.abstract())
+        return jit_train_step(
+            self.method, self.optimizer, TOTAL_STEPS, self.cfg, mesh, self.abstract()
+        )
 
     def shardings(self, mesh: Any) -> states.TrainState:
         """Of the state."""
@@ -63,27 +67,40 @@ class Workload:
         """Loss and gradient of augmented views: encoder and heads, without augmentation and optimiser."""
         # Read from the state, as in training: a constant would let XLA drop what a phase of the training leaves out.
         progress = state.step / 1000
-        loss = lambda params: self.method.loss(params, state, views, prng.stream(0, "loss", 0), progress)  # noqa: E731
+        loss = lambda params: self.method.loss(
+            params, state, views, prng.stream(0, "loss", 0), progress
+        )  # noqa: E731
         return jax.value_and_grad(loss, has_aux=True)(state.params)
 
 
 def open_workload(cfg: dict[str, Any], **encoder: Any) -> Workload:
     """The workload of an expanded config, with options of its encoder overridden. ValueError for what contradicts itself."""
-    cfg = {**cfg, "method": dict(cfg["method"]), "data": {**cfg["data"], "train": cfg["data"].get("train") or "none is read"}}
+    cfg = {
+        **cfg,
+        "method": dict(cfg["method"]),
+        "data": {**cfg["data"], "train": cfg["data"].get("train") or "none is read"},
+    }
     build.inherit(cfg)
     if encoder and cfg["method"].get("encoder"):
         known = cfg["method"]["encoder"]
-        cfg["method"]["encoder"] = {**known, **{name: value for name, value in encoder.items() if name in known}}
+        cfg["method"]["encoder"] = {
+            **known,
+            **{name: value for name, value in encoder.items() if name in known},
+        }
     raw = shapes(cfg)
     method = build.method(cfg, CHARSET if "label" in raw else None)
     accumulate.check(accumulate.parts(cfg), method)
     views = lambda batch: method.augment(prng.stream(0, "augment", 0), batch)  # noqa: E731
-    params = jax.eval_shape(lambda batch: method.init(prng.stream(0, "init"), views(batch))["params"], raw)
+    params = jax.eval_shape(
+        lambda batch: method.init(prng.stream(0, "init"), views(batch))["params"], raw
+    )
     optimizer = build.call(
         optim.create, "config.optim", {**cfg["optim"], **SCHEDULE}, params=params, total_steps=TOTAL_STEPS,
         batch_size=cfg["batch_size"],
     )  # fmt: skip
-    return Workload(cfg, method, optimizer, raw, make_train_step(method, optimizer, TOTAL_STEPS, cfg["seed"]))
+    return Workload(
+        cfg, method, optimizer, raw, make_train_step(method, optimizer, TOTAL_STEPS, cfg["seed"])
+    )
 
 
 def shapes(cfg: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -123,7 +140,9 @@ def fill(raw: dict[str, jax.ShapeDtypeStruct], seed: int = 0) -> dict[str, np.nd
     }
     if "label" in raw:
         length = raw["label"].shape[1]
-        batch["label"] = np.tile(np.arange(length, dtype=np.int32) % (CHARSET.size - 1) + 1, (rows, 1))
+        batch["label"] = np.tile(
+            np.arange(length, dtype=np.int32) % (CHARSET.size - 1) + 1, (rows, 1)
+        )
         batch["label_length"] = np.full(rows, length, np.int32)
     return batch
 
@@ -177,8 +196,12 @@ def _operations(eqn: Any, wanted: list[bool]) -> float:
     if name == "cond":
         return max((_count(jaxpr, wanted) for jaxpr in inner), default=0.0)
     # What one turn hands to the next may be read there, so inside loops everything counts as wanted.
-    same = len(inner) == 1 and name not in ("scan", "while") and len(inner[0].outvars) == len(wanted)
-    return turns * sum(_count(jaxpr, wanted if same else [True] * len(jaxpr.outvars)) for jaxpr in inner)
+    same = (
+        len(inner) == 1 and name not in ("scan", "while") and len(inner[0].outvars) == len(wanted)
+    )
+    return turns * sum(
+        _count(jaxpr, wanted if same else [True] * len(jaxpr.outvars)) for jaxpr in inner
+    )
 
 
 def _inner(params: dict[str, Any]) -> Iterator[Any]:

@@ -14,8 +14,12 @@ from dig_jax.tools.perf import bench_input
 
 @pytest.fixture
 def folder(tmp_path):
-    image = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (48, 500), np.uint8))[1].tobytes()
-    records.write(tmp_path / "set", (("train", image if i else b"broken", None, str(i)) for i in range(40)))
+    image = cv2.imencode(".jpg", np.random.default_rng(0).integers(0, 255, (48, 500), np.uint8))[
+        1
+    ].tobytes()
+    records.write(
+        tmp_path / "set", (("train", image if i else b"broken", None, str(i)) for i in range(40))
+    )
     return tmp_path / "set"
 
 
@@ -26,7 +30,10 @@ def test_measures_every_stage(folder):
     rates = result["lines_per_s_core"]
     assert set(rates) == {"read", "decode", "resize + crop", "whole"}
     assert 0 < rates["whole"] < min(rates["read"], rates["decode"], rates["resize + crop"])
-    assert result["limit"] == max(result["share"], key=result["share"].get) and result["lines_per_s_wall"] > 0
+    assert (
+        result["limit"] == max(result["share"], key=result["share"].get)
+        and result["lines_per_s_wall"] > 0
+    )
     with pytest.raises(ValueError, match="--seconds is 0"):
         bench_input.measure(records.open_sets(str(folder)), seconds=0, **options)
 
@@ -51,12 +58,21 @@ def test_more_workers_are_tried_where_auto_is_too_few(folder, monkeypatch):
     monkeypatch.setattr(bench_input, "cores", lambda: 8)
     monkeypatch.setattr(bench_input, "_rate", lambda work, seconds: 1000.0)
     monkeypatch.setattr(bench_input.pipeline, "default_workers", lambda: 2)
-    monkeypatch.setattr(bench_input, "_wall", lambda _, seconds, workers, size: (asked.append(workers) or 900.0 * workers, 0))
+    monkeypatch.setattr(
+        bench_input,
+        "_wall",
+        lambda _, seconds, workers, size: (asked.append(workers) or 900.0 * workers, 0),
+    )
     options = dict(height_px=32, width_px=128, channels=1, batch_size=40, seconds=1.0)
     measure = lambda **more: bench_input.measure(records.open_sets(str(folder)), **options, **more)  # noqa: E731
     result = measure(workers="auto", consume=4000)
-    assert asked == [2, 5] and result["feeds"] and result["workers"] == 5 and result["lines_per_s_wall"] == 4500
-    result = measure(workers=2, consume=4000)                                          # what was asked for is what is timed
+    assert (
+        asked == [2, 5]
+        and result["feeds"]
+        and result["workers"] == 5
+        and result["lines_per_s_wall"] == 4500
+    )
+    result = measure(workers=2, consume=4000)  # what was asked for is what is timed
     assert asked[2:] == [2] and result["feeds"] is False and "--workers=4" in result["advice"]
     assert "feeds" not in measure(workers=2)
     for wrong in (0, -1, float("inf"), float("nan")):
@@ -66,13 +82,24 @@ def test_more_workers_are_tried_where_auto_is_too_few(folder, monkeypatch):
 
 @pytest.mark.slow
 def test_command_line(folder):
-    command = [sys.executable, "-m", "dig_jax.tools.perf.bench_input", "--batch_size=16", "--seconds=0.5", "--workers=1"]
+    command = [
+        sys.executable,
+        "-m",
+        "dig_jax.tools.perf.bench_input",
+        "--batch_size=16",
+        "--seconds=0.5",
+        "--workers=1",
+    ]
     done = subprocess.run([*command, f"--records={folder}"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["workers"] == 1
-    done = subprocess.run([*command, f"--records={folder}", "--consume=1e9"], capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, f"--records={folder}", "--consume=1e9"], capture_output=True, text=True
+    )
     result = json.loads(done.stdout.splitlines()[-1])
-    assert done.returncode == 2 and result["feeds"] is False and result["cores_needed"] > 1000, done.stderr
+    assert done.returncode == 2 and result["feeds"] is False and result["cores_needed"] > 1000, (
+        done.stderr
+    )
     assert "can it feed 1e+09 lines/s: no, and this machine cannot" in done.stdout
     done = subprocess.run([*command, "--records=nowhere"], capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("bench_input: No record set at nowhere")

@@ -11,7 +11,9 @@ from dig_jax.tools.perf import bench_loss
 
 @pytest.mark.parametrize("loss", bench_loss.LOSSES)
 def test_measures_both_forms_of_every_size(loss):
-    sizes = bench_loss.measure(loss, [512, 2048], chunk=32, dim=8, seconds=0.0 if loss == "info_nce" else None)
+    sizes = bench_loss.measure(
+        loss, [512, 2048], chunk=32, dim=8, seconds=0.0 if loss == "info_nce" else None
+    )
     assert [size["instances"] for size in sizes] == [512, 2048]
     small, large = sizes
     assert large["plain"]["temporary_mb"] > 12 * small["plain"]["temporary_mb"]
@@ -19,7 +21,11 @@ def test_measures_both_forms_of_every_size(loss):
     for form in ("plain", "chunked"):
         assert ("ms" in large[form]) == (loss == "info_nce") and large[form].get("ms", 1) > 0
     lines = bench_loss.table(sizes).splitlines()
-    assert len(lines) == 3 and lines[2].split()[0] == "2048" and ("-" in lines[2]) == (loss == "nt_xent")
+    assert (
+        len(lines) == 3
+        and lines[2].split()[0] == "2048"
+        and ("-" in lines[2]) == (loss == "nt_xent")
+    )
 
 
 def test_what_needs_too_much_memory_is_not_run():
@@ -34,9 +40,15 @@ def test_what_needs_too_much_memory_is_not_run():
 @pytest.mark.slow
 def test_command_line():
     command = [sys.executable, "-m", "dig_jax.tools.perf.bench_loss"]
-    done = subprocess.run([*command, "--instances=64,128", "--chunk=16", "--time=false"], capture_output=True, text=True)
+    done = subprocess.run(
+        [*command, "--instances=64,128", "--chunk=16", "--time=false"],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
     assert figures["chunk"] == 16 and [size["instances"] for size in figures["sizes"]] == [64, 128]
     done = subprocess.run([*command, "--instances=64,x"], capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: --instances is '64,x'; it must be")
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(
+        "error: --instances is '64,x'; it must be"
+    )

@@ -34,9 +34,13 @@ def test_figures_add_up(monkeypatch):
     numbers = {name: value for name, value in figures.items() if isinstance(value, (int, float))}
     assert all(math.isfinite(value) for value in numbers.values()) and figures["repetitions"] >= 3
     assert (figures["config"], figures["batch_size"], figures["image_px"]) == ("dig", 8, [32, 64])
-    assert sum(figures[f"share_{name}"] for name in ("augment", "encoder", "heads", "rest")) == pytest.approx(1)
+    assert sum(
+        figures[f"share_{name}"] for name in ("augment", "encoder", "heads", "rest")
+    ) == pytest.approx(1)
     assert figures["lines_per_s"] == pytest.approx(8 / figures["ms_a_step"] * 1e3)
-    assert figures["gflops_per_s"] == pytest.approx(figures["gflop_analytical"] / figures["ms_a_step"] * 1e3)
+    assert figures["gflops_per_s"] == pytest.approx(
+        figures["gflop_analytical"] / figures["ms_a_step"] * 1e3
+    )
     ceiling = figures[f"matmul_{figures['dtype']}_gflops_per_s"]
     assert figures["mfu"] == pytest.approx(figures["gflops_per_s"] / ceiling)
     # The compiler also counts what is no matrix product: more, and at this size not much more.
@@ -57,7 +61,9 @@ def test_operations_follow_the_formula_of_a_transformer():
     analytical, compiler = workload.model_flops(cfg)
     assert analytical == rows * (3 * (blocks + decoder) + 2 * embed)
     assert analytical < compiler < 1.5 * analytical
-    again, _ = workload.model_flops(micro(**{"batch_size": 3, "method.encoder.scan": True, "method.encoder.remat": True}))
+    again, _ = workload.model_flops(
+        micro(**{"batch_size": 3, "method.encoder.scan": True, "method.encoder.remat": True})
+    )
     assert again == analytical  # the model needs no more when it is run another way
 
 
@@ -76,7 +82,10 @@ def test_workload_of_a_recogniser():
     """A frozen probe needs the forward pass alone of its encoder; fine-tuning three times as much."""
     cfg = scratch.get_config("size=nano,quick").to_dict()
     raw = workload.shapes(cfg)
-    assert raw["image"].shape == (8, 32, workload.LINE_PX, 1) and raw["label"].shape == (8, workload.LINE_PX // 16)
+    assert raw["image"].shape == (8, 32, workload.LINE_PX, 1) and raw["label"].shape == (
+        8,
+        workload.LINE_PX // 16,
+    )
     batch = workload.fill(raw)
     assert {name: (value.shape, value.dtype) for name, value in batch.items()} == {
         name: (shape.shape, shape.dtype) for name, shape in raw.items()
@@ -109,12 +118,30 @@ runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 @pytest.mark.slow
 def test_runs_on_a_bare_jax_machine():
     """With no data library, no checkpoint library and no records; orbax and etils come with flax and are not needed either."""
-    command = [sys.executable, "-c", BARE, "dig_jax.tools.perf.bench_step", "--seconds=0", "--split=false"]
-    command += ["--config=configs/pretrain/dig.py:preset=cpu,objective=gen,quick", "--config.method.encoder.depth=1"]
+    command = [
+        sys.executable,
+        "-c",
+        BARE,
+        "dig_jax.tools.perf.bench_step",
+        "--seconds=0",
+        "--split=false",
+    ]
+    command += [
+        "--config=configs/pretrain/dig.py:preset=cpu,objective=gen,quick",
+        "--config.method.encoder.depth=1",
+    ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
     assert figures["lines_per_s"] > 0 and "share_rest" not in figures
-    done = subprocess.run([*command, "--config.batch_size=0"], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith("error: batch size 0 does not")
+    done = subprocess.run(
+        [*command, "--config.batch_size=0"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(
+        "error: batch size 0 does not"
+    )

@@ -18,8 +18,12 @@ def test_a_missing_extra_is_a_sentence():
     code = "import sys; sys.modules['torch'] = None; import runpy; sys.argv = ['x']; "
     code += "runpy.run_module('dig_jax.tools.perf.bench_torch', run_name='__main__')"
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].endswith("pip install 'dig_jax[torch]'")
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 1 and done.stderr.splitlines()[-1].endswith(
+        "pip install 'dig_jax[torch]'"
+    )
 
 
 def test_another_network_is_refused():

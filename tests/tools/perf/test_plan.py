@@ -42,7 +42,10 @@ def compiled(spec, **sizes):
 def test_loops_count_their_turns():
     """Three products a matrix, half the rows each: XLA's own cost analysis counts one turn of the two loops."""
     summary = compiled(P(), data=2)
-    assert summary.flops == 3 * DEPTH * 2 * (ROWS // 2) * WIDTH**2 and summary.loops_of_unknown_length == 0
+    assert (
+        summary.flops == 3 * DEPTH * 2 * (ROWS // 2) * WIDTH**2
+        and summary.loops_of_unknown_length == 0
+    )
     # Every turn reads a matrix forwards, reads it and writes its gradient backwards.
     assert 3 * DEPTH * WIDTH**2 * 4 < summary.traffic < 30 * DEPTH * WIDTH**2 * 4
 
@@ -52,7 +55,9 @@ def test_collectives_of_data_and_fsdp():
     backwards, and the gradient is summed and scattered."""
     bytes_ = DEPTH * WIDTH**2 * 4
     copied = hlo.by_kind(compiled(P(), data=4).collectives)
-    assert set(copied) == {"all-reduce"} and copied["all-reduce"][1] == pytest.approx(2 * 3 / 4 * bytes_, rel=0.01)
+    assert set(copied) == {"all-reduce"} and copied["all-reduce"][1] == pytest.approx(
+        2 * 3 / 4 * bytes_, rel=0.01
+    )
     cut = hlo.by_kind(compiled(P(None, "fsdp"), fsdp=2).collectives)
     assert cut["all-gather"] == (2 * DEPTH, pytest.approx(2 * bytes_ / 2))
     assert cut["reduce-scatter"] == (DEPTH, pytest.approx(bytes_ / 2))
@@ -62,7 +67,10 @@ GROUPS = {
     "replica_groups={{0,1},{2,3}}, x": [(0, 1), (2, 3)],
     "replica_groups=[2,4]<=[8], x": [(0, 1, 2, 3), (4, 5, 6, 7)],
     "replica_groups=[4,2]<=[2,4]T(1,0), x": [(0, 4), (1, 5), (2, 6), (3, 7)],
-    "replica_groups=mesh['a'=1,'b'=2,'c'=4], device_ids=([4,2]T(1,0)) {'c'}, x": [(0, 2, 4, 6), (1, 3, 5, 7)],
+    "replica_groups=mesh['a'=1,'b'=2,'c'=4], device_ids=([4,2]T(1,0)) {'c'}, x": [
+        (0, 2, 4, 6),
+        (1, 3, 5, 7),
+    ],
     "replica_groups=mesh['a'=2,'b'=4] {'a'}, x": [(0, 4), (1, 5), (2, 6), (3, 7)],
 }
 
@@ -129,12 +137,28 @@ def test_bytes_of_a_device_are_those_that_are_placed():
     state = jax.jit(work.create, out_shardings=sharding.state_sharding(work.abstract(), mesh))(raw)
     first = mesh.devices.flat[0]
     placed = lambda tree: sum(  # noqa: E731
-        shard.data.nbytes for leaf in jax.tree.leaves(tree) for shard in leaf.addressable_shards if shard.device == first
+        shard.data.nbytes
+        for leaf in jax.tree.leaves(tree)
+        for shard in leaf.addressable_shards
+        if shard.device == first
     )
-    for part, tree in (("params", state.params), ("teacher", state.teacher), ("opt_state", state.opt_state), ("batch", raw)):
+    for part, tree in (
+        ("params", state.params),
+        ("teacher", state.teacher),
+        ("opt_state", state.opt_state),
+        ("batch", raw),
+    ):
         assert figures["bytes"][part] == placed(tree) > 0, part
-    assert figures["bytes"]["params"] < sum(leaf.nbytes for leaf in jax.tree.leaves(state.params)) * 0.75
-    assert figures["fits"] and figures["try"] == [] and figures["dtype"] == "bfloat16" and figures["devices"] == 4
+    assert (
+        figures["bytes"]["params"]
+        < sum(leaf.nbytes for leaf in jax.tree.leaves(state.params)) * 0.75
+    )
+    assert (
+        figures["fits"]
+        and figures["try"] == []
+        and figures["dtype"] == "bfloat16"
+        and figures["devices"] == 4
+    )
     assert json.loads(json.dumps(figures)) == figures
     # Every device works on its rows alone: a quarter of all, and little more.
     assert 1 <= 4 * figures["gflop_a_device"] / figures["gflop_analytical"] < 1.3
@@ -146,18 +170,29 @@ def test_bytes_of_a_device_are_those_that_are_placed():
     refused = figures | {"fits": False, "memory_bytes": small.memory_gb * 1e9}
     refused["try"] = plan.advice(refused, cfg)
     shown = plan.report(refused, "v5e")
-    assert "DOES NOT FIT" in shown and "does not fit: " in shown and "remat=True" in shown and "--config.batch_size=" in shown
+    assert (
+        "DOES NOT FIT" in shown
+        and "does not fit: " in shown
+        and "remat=True" in shown
+        and "--config.batch_size=" in shown
+    )
 
 
 def test_a_slow_link_binds_where_a_group_leaves_its_node():
-    inside, across = (hlo.Collective("all-reduce", 10**9, group, 1) for group in ((0, 1, 2, 3), (0, 8)))
-    summary = hlo.Summary(flops=989e12, traffic=4.8e12, collectives=(inside, across), loops_of_unknown_length=0)
+    inside, across = (
+        hlo.Collective("all-reduce", 10**9, group, 1) for group in ((0, 1, 2, 3), (0, 8))
+    )
+    summary = hlo.Summary(
+        flops=989e12, traffic=4.8e12, collectives=(inside, across), loops_of_unknown_length=0
+    )
     seconds = plan.roofline(summary, DEVICES["h200"])
     assert seconds == {"compute": 1.0, "memory": 1.0, "network": pytest.approx(1.5 / 450 + 1 / 50)}
 
 
 def test_meshes_on_the_command_line():
-    assert plan.parse_mesh("data=64,fsdp=4") == {"data": 64, "fsdp": 4} and plan.parse_mesh("") == {"data": 1}
+    assert plan.parse_mesh("data=64,fsdp=4") == {"data": 64, "fsdp": 4} and plan.parse_mesh("") == {
+        "data": 1
+    }
     for text in ("data", "data=-1", "data=2,data=2", "data=x"):
         with pytest.raises(ValueError, match=f"--mesh={text}: write each axis once"):
             plan.parse_mesh(text)
@@ -165,12 +200,25 @@ def test_meshes_on_the_command_line():
 
 @pytest.mark.slow
 def test_command_line():
-    command = [sys.executable, "-m", "dig_jax.tools.perf.plan", "--config=configs/pretrain/dig.py:preset=cpu,objective=gen,quick"]
+    command = [
+        sys.executable,
+        "-m",
+        "dig_jax.tools.perf.plan",
+        "--config=configs/pretrain/dig.py:preset=cpu,objective=gen,quick",
+    ]
     command += ["--config.method.encoder.depth=1", "--mesh=data=2,tensor=2", "--device=h200"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
-    assert figures["mesh"] == {"data": 2, "fsdp": 1, "tensor": 2} and figures["device_name"] == "h200" and figures["fits"]
-    done = subprocess.run([*command, "--mesh=data=3"], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert done.returncode == 1 and "error: batch size 8 does not divide over 3 devices" in done.stderr
+    assert (
+        figures["mesh"] == {"data": 2, "fsdp": 1, "tensor": 2}
+        and figures["device_name"] == "h200"
+        and figures["fits"]
+    )
+    done = subprocess.run(
+        [*command, "--mesh=data=3"], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert (
+        done.returncode == 1 and "error: batch size 8 does not divide over 3 devices" in done.stderr
+    )
