@@ -1,7 +1,8 @@
-"""Presets that config files share: base(), data, encoder sizes, optimiser, quick(), and parse_arg of `dig.py:size=S`.
+"""Presets that config files share: base(), data, encoder sizes, optimiser, quick(), and parse_arg
+of `dig.py:size=S`.
 
-A config states intent (epochs, global batch, rate per 256 lines); whatever follows from it is derived by the trainer,
-after the overrides of the command line.
+A config states intent (epochs, global batch, rate per 256 lines); whatever follows from it is
+derived by the trainer, after the overrides of the command line.
 """
 
 from __future__ import annotations
@@ -55,9 +56,11 @@ TOY = {
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
-    """The part after the colon of --config=FILE.py:ARG: "size=S,epochs=3,quick" -> the defaults, overridden.
+    """The part after the colon of --config=FILE.py:ARG: "size=S,epochs=3,quick" -> the defaults,
+    overridden.
 
-    A value takes the type of its default; a bare name is True. Raises ValueError for an unknown name or a wrong value.
+    A value takes the type of its default; a bare name is True. Raises ValueError for an unknown
+    name or a wrong value.
     """
     result = dict(defaults)
     for item in (part.strip() for part in (arg or "").split(",")):
@@ -89,7 +92,9 @@ def _typed(name: str, text: str, default: Any) -> Any:
 
 
 def base(**values: Any) -> ConfigDict:
-    """Everything the trainer reads that is no part of data, method and optimiser; `values` override or add."""
+    """Everything the trainer reads that is no part of data, method and optimiser; `values` override
+    or add.
+    """
     config = ConfigDict(
         {
             "seed": 0,
@@ -115,10 +120,12 @@ def base(**values: Any) -> ConfigDict:
             },
             "evals": {},  # {evaluator: {"every_steps": n, ...}}; every one also runs at the end
             "log": {"every_steps": 50},
-            # Devices along each axis; -1: the rest of them. Rows are split over data and fsdp, parameters over fsdp and tensor.
+            # Devices along each axis; -1: the rest of them. Rows are split over data and fsdp,
+            # parameters over fsdp and tensor.
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             "sharding": (),  # rules before those of dig_jax/sharding.py: ((regex of a path, axes of its last dimensions), ..)
-            # Parts of a batch, one after the other, for losses that are means over lines or pixels (dig_jax/train/accumulate.py).
+            # Parts of a batch, one after the other, for losses that are means over lines or pixels
+            # (dig_jax/train/accumulate.py).
             "accumulate": placeholder(int),  # None: 1, the whole batch at once
             "profile": "",  # "10-20": a profiler trace of these steps in WORKDIR/profile
             "compile_cache": "",  # folder; JAX_COMPILATION_CACHE_DIR does the same
@@ -131,7 +138,9 @@ def base(**values: Any) -> ConfigDict:
 def crops(
     train: str, height_px: int = 32, width_px: int = 128, channels: int = 1, **more: Any
 ) -> dict[str, Any]:
-    """Pre-training data: random windows of unlabelled lines. train: "PATH[@SPLIT][*WEIGHT],PATH2..."."""
+    """Pre-training data: random windows of unlabelled lines. train:
+    "PATH[@SPLIT][*WEIGHT],PATH2...".
+    """
     return {
         **_data("crops", train, height_px, channels),
         "width_px": width_px,
@@ -170,8 +179,9 @@ def _data(kind: str, train: str, height_px: int, channels: int) -> dict[str, Any
 
 
 def network(size: str, patch: tuple[int, int], **more: Any) -> dict[str, Any]:
-    """Keyword arguments of models.encoders.create: a ViT of one of SIZES, or a CNN of CNN_SIZES, whose patch is its own and
-    which takes none of the options in `more`. fiducials of a CNN: points of a rectification in front, 0 = none, 20 in TRBA."""
+    """Keyword arguments of models.encoders.create: a ViT of one of SIZES, or a CNN of CNN_SIZES,
+    whose patch is its own and which takes none of the options in `more`. fiducials of a CNN: points
+    of a rectification in front, 0 = none, 20 in TRBA."""
     if size in CNN_SIZES:
         return {
             "kind": "crnn",
@@ -197,7 +207,9 @@ def vit(size: str, patch: tuple[int, int], **more: Any) -> dict[str, Any]:
 
 
 def adamw(lr: float, weight_decay: float, warmup_steps: int = 0, **more: Any) -> dict[str, Any]:
-    """Keyword arguments of optim.create, all that the command line may set. lr_per=256: lr is meant for 256 lines."""
+    """Keyword arguments of optim.create, all that the command line may set. lr_per=256: lr is meant
+    for 256 lines.
+    """
     own = {
         "name": "adamw",
         "b1": 0.9,
@@ -236,17 +248,20 @@ CPU = {
     **LINES, "size": "micro", "patch": (32, 4), "width_px": 128, "batch": 64, "steps": 12000, "lr": 4e-3, "warmup_steps": 100,
     "encoder": {"dtype": "bfloat16", "gelu": "tanh"},  # faster on a CPU with AMX: docs/results.md
 }  # fmt: skip
-# 384 + the 64 columns of a 256 px crop = 448 columns = 1,792 px: as far as the longest line of archiscribe reaches.
+# 384 + the 64 columns of a 256 px crop = 448 columns = 1,792 px: as far as the longest line of
+# archiscribe reaches.
 COLUMN_OFFSET_MAX = 384
 
 
 def pretrain(
     arg: str | None, presets: dict[str, dict[str, Any]], method: dict[str, Any], **own: Any
 ) -> ConfigDict:
-    """The config of a pre-training from the part after the colon of --config=pretrain/METHOD.py:ARG.
+    """The config of a pre-training from the part after the colon of
+    --config=pretrain/METHOD.py:ARG.
 
-    presets: {name: LINES or CPU, or one like them}; the first is the default. method: its name and what all presets share.
-    own: arguments of this config beyond the common ones, with their defaults, handed to the method under the same name.
+    presets: {name: LINES or CPU, or one like them}; the first is the default. method: its name and
+    what all presets share. own: arguments of this config beyond the common ones, with their
+    defaults, handed to the method under the same name.
     """
     args = parse_arg(
         arg, preset=next(iter(presets)), records="", size="", patch="", epochs=0.0, steps=0, batch=0, lr=0.0, dtype="",
@@ -296,7 +311,9 @@ def pretrain(
 
 
 def _recipe(names: str, method: dict[str, Any]) -> dict[str, Any]:
-    """recipe=NAME, of `dig_jax/augment/views.py`, in place of the preset's; recipe=NAME+NAME where each view has its own."""
+    """recipe=NAME, of `dig_jax/augment/views.py`, in place of the preset's; recipe=NAME+NAME where
+    each view has its own.
+    """
     key = "recipes" if "recipes" in method else "recipe"
     if key not in method:
         raise ValueError(f"recipe={names}: {method['name']} augments by no recipe, so leave it out")
@@ -316,7 +333,9 @@ READERS = {"linear": {"kind": "linear"}, "bilstm": {"kind": "bilstm", "hidden": 
 
 
 def reader(decoder: str, head: str, hidden: int = 256) -> dict[str, Any]:
-    """Keyword arguments of a recogniser's head, a BiLSTM `hidden` wide; ValueError for a decoder or head that there is not."""
+    """Keyword arguments of a recogniser's head, a BiLSTM `hidden` wide; ValueError for a decoder or
+    head that there is not.
+    """
     if decoder != "ctc" or head not in READERS:
         raise ValueError(
             f"decoder={decoder},head={head}: give decoder=ctc and one of head={', '.join(READERS)}"
@@ -325,8 +344,9 @@ def reader(decoder: str, head: str, hidden: int = 256) -> dict[str, Any]:
 
 
 def recognition(args: ConfigDict, **values: Any) -> ConfigDict:
-    """base() of a recogniser that reads whole labelled lines: `args` of recognize/*.py, the encoder and the pictures of the
-    run in init_from or like, an evaluation and a checkpoint every tenth of the steps, the lowest validation CER kept."""
+    """base() of a recogniser that reads whole labelled lines: `args` of recognize/*.py, the encoder
+    and the pictures of the run in init_from or like, an evaluation and a checkpoint every tenth of
+    the steps, the lowest validation CER kept."""
     tenth = max(args.steps // 10, 1)
     config = base(
         seed=args.seed,
@@ -359,7 +379,9 @@ FINE_TUNING = {
 
 
 def fine_tuning(args: ConfigDict, **values: Any) -> ConfigDict:
-    """recognition() with encoder and reader trained together, the same whether they begin at a pre-training or not."""
+    """recognition() with encoder and reader trained together, the same whether they begin at a
+    pre-training or not.
+    """
     return recognition(
         args,
         calibrate_batches=100,
@@ -389,8 +411,8 @@ def fine_tuning(args: ConfigDict, **values: Any) -> ConfigDict:
 
 
 def label_subset(labels: str) -> float | int | None:
-    """ "" -> None (all labels), "0.1" -> a tenth of them, "340" -> so many lines. ValueError for anything else: "1" could
-    mean one line and is a share to the records, so it has to be "1.0"."""
+    """ "" -> None (all labels), "0.1" -> a tenth of them, "340" -> so many lines. ValueError for
+    anything else: "1" could mean one line and is a share to the records, so it has to be "1.0"."""
     if not labels:
         return None
     try:
@@ -405,7 +427,9 @@ def label_subset(labels: str) -> float | int | None:
 
 
 def quick(config: ConfigDict, steps: int = 2, batch_size: int = 8) -> ConfigDict:
-    """The same experiment in seconds, to see that it runs: few steps and rows, tiny encoder, evaluations at the end."""
+    """The same experiment in seconds, to see that it runs: few steps and rows, tiny encoder,
+    evaluations at the end.
+    """
     config.batch_size = batch_size
     config.total = {"steps": steps, "epochs": placeholder(float)}
     config.optim.warmup_steps = min(config.optim.get("warmup_steps", 0), steps - 1)

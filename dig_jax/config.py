@@ -1,4 +1,6 @@
-"""From a config to objects: calls by name whose mistakes become sentences, and the files that describe a run."""
+"""From a config to objects: calls by name whose mistakes become sentences, and the files that
+describe a run.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,8 @@ from typing import Any
 from dig_jax.methods.shared import base
 from dig_jax.text import Charset
 
-# May change when a run is resumed: none of them changes a number of what is still to come, but how far it goes.
+# May change when a run is resumed: none of them changes a number of what is still to come, but how
+# far it goes.
 FREE_KEYS = (
     "total", "log", "evals", "checkpoint", "mesh", "sharding", "compile_cache", "data.workers",
     "data.max_bad_share", "profile",
@@ -26,7 +29,9 @@ OPEN_KEYS = ("data.squeeze_px",)  # None is a value of these, too
 
 
 def call(function: Callable[..., Any], where: str, options: dict[str, Any], **given: Any) -> Any:
-    """function(**given, **options), with an unknown or missing option turned into a sentence about the config."""
+    """function(**given, **options), with an unknown or missing option turned into a sentence about
+    the config.
+    """
     parameters = inspect.signature(function).parameters
     known = [name for name in parameters if name not in ("self", *given)]
     for name in options:
@@ -57,7 +62,9 @@ def _title(function: Callable[..., Any]) -> str:
 
 
 def load_module(package: str, name: str, where: str) -> Any:
-    """The module dig_jax.<package>.<name>; ValueError that lists the existing ones where there is none."""
+    """The module dig_jax.<package>.<name>; ValueError that lists the existing ones where there is
+    none.
+    """
     path = f"dig_jax.{package}.{name}"
     try:
         return importlib.import_module(path)
@@ -90,8 +97,8 @@ def evaluator(
     workdir: str,
     cfg: dict[str, Any],
 ) -> tuple[str, int, Any]:
-    """(name, every_steps, evaluator). Options: every_steps (0 or absent: only at the end), evaluator (module, if it is
-    not the name: two of one kind), the rest are the evaluator's own."""
+    """(name, every_steps, evaluator). Options: every_steps (0 or absent: only at the end),
+    evaluator (module, if it is not the name: two of one kind), the rest are the evaluator's own."""
     options = dict(options)
     every = options.pop("every_steps", 0) or 0
     module = load_module(
@@ -102,10 +109,12 @@ def evaluator(
 
 
 def inherit(cfg: dict[str, Any]) -> None:
-    """Fill what config.inherit names and the config leaves None from the run in config.init_from or config.like.
+    """Fill what config.inherit names and the config leaves None from the run in config.init_from or
+    config.like.
 
-    So sizes and records are stated once, where they were chosen. `like` takes the config only, `init_from` the weights
-    too. What that run leaves to its method's default is left to it here. Raises ValueError where a value is missing.
+    So sizes and records are stated once, where they were chosen. `like` takes the config only,
+    `init_from` the weights too. What that run leaves to its method's default is left to it here.
+    Raises ValueError where a value is missing.
     """
     source = cfg.get("init_from") or cfg.get("like")
     theirs = {}
@@ -126,7 +135,8 @@ def inherit(cfg: dict[str, Any]) -> None:
                 continue
             mine[name] = other.get(name)
             if key == "method.encoder" and mine[name] and checkpoint.steps(source):
-                # A method may drop the encoder's final norm by itself, so the checkpoint is asked, not the config.
+                # A method may drop the encoder's final norm by itself, so the checkpoint is asked,
+                # not the config.
                 mine[name]["final_norm"] = checkpoint.has_subtree(source, "params/encoder/norm")
         if mine.get(name) is None and key not in OPEN_KEYS:
             where = f" and {source} has none" if source else ""
@@ -150,7 +160,9 @@ BOUNDS = (
 
 
 def check(cfg: dict[str, Any]) -> None:
-    """ValueError for a value of the expanded config that would be met too late, after minutes of compilation."""
+    """ValueError for a value of the expanded config that would be met too late, after minutes of
+    compilation.
+    """
     for key, value in flat(cfg).items():
         for pattern, least, most in BOUNDS:
             if not re.fullmatch(pattern, key) or value is None:
@@ -176,7 +188,9 @@ def check(cfg: dict[str, Any]) -> None:
 
 
 def absolute(cfg: dict[str, Any]) -> dict[str, Any]:
-    """The same config with whole paths to other runs: what config.json says must hold from any folder."""
+    """The same config with whole paths to other runs: what config.json says must hold from any
+    folder.
+    """
     paths = {
         key: os.path.abspath(cfg[key])
         for key in ("init_from", "like")

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-_all_is_well: Callable[[], Any] = lambda: None  # noqa: E731  tells the shell of `initialize`
+_all_is_well: Callable[[], Any] = lambda: None  # tells the shell of `initialize`
 
 
 ALONE = (
@@ -25,14 +25,17 @@ ALONE = (
 
 
 def initialize() -> None:
-    """Join the other hosts of this job, if there are any. Call once, before anything touches a device.
+    """Join the other hosts of this job, if there are any. Call once, before anything touches a
+    device.
 
-    Finds TPU pods, SLURM, Open MPI and Kubernetes by itself. Anywhere else set JAX_COORDINATOR_ADDRESS (host:port),
-    DIG_PROCESS_COUNT and DIG_PROCESS_INDEX. A lone process stays alone, without opening a port.
+    Finds TPU pods, SLURM, Open MPI and Kubernetes by itself. Anywhere else set
+    JAX_COORDINATOR_ADDRESS (host:port), DIG_PROCESS_COUNT and DIG_PROCESS_INDEX. A lone process
+    stays alone, without opening a port.
 
-    A host that does not come within DIG_START_TIMEOUT_S (300), or that is dead or silent for DIG_HOST_TIMEOUT_S (100), ends
-    the others. JAX does that by aborting the process from a thread of its own, with pages of text, and lets nobody speak last:
-    so a shell, which waits for this process to end, says the sentence ALONE unless it was told that all is well.
+    A host that does not come within DIG_START_TIMEOUT_S (300), or that is dead or silent for
+    DIG_HOST_TIMEOUT_S (100), ends the others. JAX does that by aborting the process from a thread
+    of its own, with pages of text, and lets nobody speak last: so a shell, which waits for this
+    process to end, says the sentence ALONE unless it was told that all is well.
     """
     timeouts = {"initialization_timeout": _seconds("DIG_START_TIMEOUT_S", 300)}
     timeouts["heartbeat_timeout_seconds"] = _seconds("DIG_HOST_TIMEOUT_S", 100)
@@ -71,9 +74,12 @@ def initialize() -> None:
 
 
 def leave() -> None:
-    """After an error: at exit, do not wait for the other hosts, as JAX would for minutes. They end when they miss this one."""
+    """After an error: at exit, do not wait for the other hosts, as JAX would for minutes. They end
+    when they miss this one.
+    """
     if jax.distributed.is_initialized():
-        # Last in, first out: the words have been said by then, and JAX's own goodbye is not reached.
+        # Last in, first out: the words have been said by then, and JAX's own goodbye is not
+        # reached.
         atexit.register(os._exit, 1)
         atexit.register(sys.stdout.flush)
         atexit.register(_all_is_well)
@@ -118,9 +124,10 @@ def sum_hosts(tree: Any, counts: bool = True) -> Any:
 
 
 def stop_requested(count: int, local_signal: bool) -> bool:
-    """True when the job must save and leave after the step that is number `count` of this process, from 1 on. With several
-    hosts all of them say so at the same step. Not the step of the run: a signal from before the first call makes JAX agree on
-    1, which a resumed run would never come to."""
+    """True when the job must save and leave after the step that is number `count` of this process,
+    from 1 on. With several hosts all of them say so at the same step. Not the step of the run: a
+    signal from before the first call makes JAX agree on 1, which a resumed run would never come
+    to."""
     if jax.process_count() == 1:
         return local_signal
     return multihost_utils.reached_preemption_sync_point(count)

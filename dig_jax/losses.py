@@ -1,4 +1,5 @@
-"""The loss library, for the methods here and for those who compose their own. All is float32 and knows nothing of networks.
+"""The loss library, for the methods here and for those who compose their own. All is float32 and
+knows nothing of networks.
 
     info_nce         2T * cross-entropy of cosine similarities        MoCo v3 (arXiv 2104.02057) algorithm 1, `ctr`; DiG
     nt_xent          cross-entropy among all rows of both views       SimCLR (2002.05709) eq. 1; SeqCLR (2012.10873)
@@ -12,10 +13,11 @@
     masked_l1        mean absolute value over chosen values           SimMIM (2111.09886)
     unit_std         collapse figure, no loss                         SimSiam section 4.1
 
-Rows and `valid`: arguments are f32[M, K] unless said otherwise, row i of one belongs to row i of the others, and `valid`
-bool[M] says which rows are real (None: all). A row that is not takes no part: it is no query, key or negative and does
-not count in the mean, and its gradient is 0, whatever stands in it, NaN included. Without any real row a loss is 0.
-M counts the rows of all devices: under jit over a mesh the values are those of one device.
+Rows and `valid`: arguments are f32[M, K] unless said otherwise, row i of one belongs to row i of
+the others, and `valid` bool[M] says which rows are real (None: all). A row that is not takes no
+part: it is no query, key or negative and does not count in the mean, and its gradient is 0,
+whatever stands in it, NaN included. Without any real row a loss is 0. M counts the rows of all
+devices: under jit over a mesh the values are those of one device.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ _NEVER = (
 
 
 def unit(x: jax.Array) -> jax.Array:
-    """x f32[..., K] scaled to length 1 along the last axis; a vector shorter than 1e-12 becomes 0, with zero gradient."""
+    """x f32[..., K] scaled to length 1 along the last axis; a vector shorter than 1e-12 becomes 0,
+    with zero gradient.
+    """
     square = jnp.sum(x * x, axis=-1, keepdims=True)
     return x * jnp.where(square > _TINY**2, jax.lax.rsqrt(jnp.maximum(square, _TINY**2)), 0.0)
 
@@ -47,10 +51,12 @@ def info_nce(
     valid: jax.Array | None = None,
     chunk: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Contrast of queries against keys: the positive of row i is row i, every other row of `k` is a negative.
+    """Contrast of queries against keys: the positive of row i is row i, every other row of `k` is a
+    negative.
 
     q, k         f32[M, K], any length (made unit here). The caller stops the gradient of `k`.
-    temperature  T > 0. The result is multiplied by 2T, so that gradients keep their size when T moves.
+    temperature  T > 0. The result is multiplied by 2T, so that gradients keep their size when T
+    moves.
     chunk        so many keys at a time: memory M * chunk instead of M * M, for four matrix products instead of three.
     Returns      loss f32[] in nats, at random start about 2T ln M, and top-1 f32[], the share of queries whose own key
                  is nearest.
@@ -68,7 +74,8 @@ def nt_xent(
     valid: jax.Array | None = None,
     chunk: int | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Normalised-temperature cross-entropy: each row of each view must find its partner among all rows but itself.
+    """Normalised-temperature cross-entropy: each row of each view must find its partner among all
+    rows but itself.
 
     z1, z2       f32[M, K], any length (made unit here); gradients flow into both.
     temperature  T > 0, 0.1 in SeqCLR.
@@ -83,9 +90,11 @@ def nt_xent(
 
 
 def n_pair(anchor: jax.Array, positive: jax.Array, valid: jax.Array | None = None) -> jax.Array:
-    """mean_i log(1 + sum_{j != i} exp(a_i . p_j - a_i . p_i)), f32[]; at random start ln M for short vectors.
+    """mean_i log(1 + sum_{j != i} exp(a_i . p_j - a_i . p_i)), f32[]; at random start ln M for
+    short vectors.
 
-    anchor, positive f32[M, K], not made unit: the paper adds a penalty on their squared length, which is the caller's.
+    anchor, positive f32[M, K], not made unit: the paper adds a penalty on their squared length,
+    which is the caller's.
     """
     (anchor, positive), valid = _real_rows(valid, anchor, positive)
     return _cross_entropy(anchor, positive, valid)[0]
@@ -94,7 +103,8 @@ def n_pair(anchor: jax.Array, positive: jax.Array, valid: jax.Array | None = Non
 def queue_nce(
     q: jax.Array, k: jax.Array, queue: jax.Array, temperature: float, valid: jax.Array | None = None
 ) -> tuple[jax.Array, jax.Array]:
-    """Cross-entropy of [q_i . k_i, q_i . queue] / T with label 0; no row of the batch is a negative of another.
+    """Cross-entropy of [q_i . k_i, q_i . queue] / T with label 0; no row of the batch is a negative
+    of another.
 
     q, k         f32[M, K], queue f32[Q, K], any length (made unit here). The caller stops the gradient of `k`.
     temperature  T > 0, 0.07 in MoCo v1, 0.2 in v2.
@@ -111,10 +121,11 @@ def queue_nce(
 
 
 def _cross_entropy(rows, keys, real, chunk=None, shift=0):
-    """-log softmax_j(row_i . key_j) at the positive j = i + shift (mod M), over the real keys: mean and top-1 of real rows.
+    """-log softmax_j(row_i . key_j) at the positive j = i + shift (mod M), over the real keys: mean
+    and top-1 of real rows.
 
-    rows f32[M, K], divided by the temperature; keys f32[M, K]; real bool[M], of rows as of keys. With a shift, row i and
-    key i are one vector and are not compared.
+    rows f32[M, K], divided by the temperature; keys f32[M, K]; real bool[M], of rows as of keys.
+    With a shift, row i and key i are one vector and are not compared.
     """
     if chunk is not None and chunk < 1:
         raise ValueError(
@@ -131,8 +142,9 @@ def _cross_entropy(rows, keys, real, chunk=None, shift=0):
 
 
 def _totals(rows, keys, index, real, skip):
-    """Of each row among `keys`, all but number `skip` and what is not real: log sum exp of the products, the largest of
-    them, and the number of that key. keys f32[N, K] have the numbers index i32[N]; skip i32[M], -1 for none.
+    """Of each row among `keys`, all but number `skip` and what is not real: log sum exp of the
+    products, the largest of them, and the number of that key. keys f32[N, K] have the numbers index
+    i32[N]; skip i32[M], -1 for none.
     """
     logits = jnp.where(
         real[None, :] & (index[None, :] != skip[:, None]), _products(rows, keys), _NEVER
@@ -142,10 +154,12 @@ def _totals(rows, keys, index, real, skip):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
 def _chunked_totals(rows, keys, real, skip, chunk):
-    """`_totals` over `chunk` keys at a time: (log sum exp f32[M], nearest key i32[M]); largest buffer M x chunk.
+    """`_totals` over `chunk` keys at a time: (log sum exp f32[M], nearest key i32[M]); largest
+    buffer M x chunk.
 
-    A chunk's share of the sum is exp(its log sum exp - that of all), so the gradient is that of `_totals`, chunk by chunk,
-    times this share. JAX's own derivative of the loop would keep M numbers of every step: M^2 / chunk.
+    A chunk's share of the sum is exp(its log sum exp - that of all), so the gradient is that of
+    `_totals`, chunk by chunk, times this share. JAX's own derivative of the loop would keep M
+    numbers of every step: M^2 / chunk.
     """
 
     def step(carry, part):
@@ -184,7 +198,9 @@ _chunked_totals.defvjp(_chunked_forward, _chunked_backward)
 
 
 def _split(keys, real, chunk):
-    """(keys, their numbers, which are real), each [steps, chunk, ...]; the last chunk is filled with keys that are not."""
+    """(keys, their numbers, which are real), each [steps, chunk, ...]; the last chunk is filled
+    with keys that are not.
+    """
     count = -(-len(keys) // chunk) * chunk
     fill = count - len(keys)
     filled = jnp.pad(keys, ((0, fill), (0, 0))), jnp.arange(count), jnp.pad(real, (0, fill))
@@ -192,7 +208,9 @@ def _split(keys, real, chunk):
 
 
 def _products(rows, keys):
-    """row_i . key_j, f32[M, N]; "highest": an accelerator's default of 8 bits is too coarse to divide by T."""
+    """row_i . key_j, f32[M, N]; "highest": an accelerator's default of 8 bits is too coarse to
+    divide by T.
+    """
     return jnp.einsum("ik,jk->ij", rows, keys, precision="highest")
 
 
@@ -200,7 +218,9 @@ def _products(rows, keys):
 
 
 def negative_cosine(p: jax.Array, z: jax.Array, valid: jax.Array | None = None) -> jax.Array:
-    """-mean_i cos(p_i, z_i), f32[] in [-1, 1]. The caller stops gradients; SimSiam is half the sum of two of these."""
+    """-mean_i cos(p_i, z_i), f32[] in [-1, 1]. The caller stops gradients; SimSiam is half the sum
+    of two of these.
+    """
     (p, z), valid = _real_rows(valid, p, z)
     return -_mean(jnp.sum(unit(p) * unit(z), axis=1), valid)
 
@@ -213,10 +233,12 @@ def distillation(
     teacher_temperature: float | jax.Array,
     valid: jax.Array | None = None,
 ) -> jax.Array:
-    """mean_i -sum_k softmax((t_i - c) / Tt)_k log softmax(s_i / Ts)_k, f32[] in nats; ln K when the student is uniform.
+    """mean_i -sum_k softmax((t_i - c) / Tt)_k log softmax(s_i / Ts)_k, f32[] in nats; ln K when the
+    student is uniform.
 
-    student, teacher f32[M, K] logits, center f32[K]. The caller stops the gradient of the teacher and moves the centre.
-    teacher_temperature may be a traced scalar, as a schedule makes it; DINO and CCD: Ts 0.1, Tt 0.04.
+    student, teacher f32[M, K] logits, center f32[K]. The caller stops the gradient of the teacher
+    and moves the centre. teacher_temperature may be a traced scalar, as a schedule makes it; DINO
+    and CCD: Ts 0.1, Tt 0.04.
     """
     _require_positive("student temperature", student_temperature, "0.1 in DINO")
     _require_positive("teacher temperature", teacher_temperature, "0.04 in DINO")
@@ -232,10 +254,11 @@ def distillation(
 def contrastive(
     x1: jax.Array, x2: jax.Array, same: jax.Array, margin: float, valid: jax.Array | None = None
 ) -> jax.Array:
-    """mean_i D_i^2 / 2 where same[i], else max(0, margin - D_i)^2 / 2, with the Euclidean D_i = |x1_i - x2_i|. f32[].
+    """mean_i D_i^2 / 2 where same[i], else max(0, margin - D_i)^2 / 2, with the Euclidean D_i =
+    |x1_i - x2_i|. f32[].
 
-    x1, x2 f32[M, K], not made unit; same bool[M]. At D = 0 the direction that would part two rows is not defined, so
-    the gradient there is 0.
+    x1, x2 f32[M, K], not made unit; same bool[M]. At D = 0 the direction that would part two rows
+    is not defined, so the gradient there is 0.
     """
     _require_positive("margin", margin, "set method.margin")
     (x1, x2), valid = _real_rows(valid, x1, x2)
@@ -251,9 +274,11 @@ def triplet(
     margin: float,
     valid: jax.Array | None = None,
 ) -> jax.Array:
-    """mean_i max(0, |a_i - p_i|^2 - |a_i - n_i|^2 + margin), f32[]: squared Euclidean distances of unit vectors, in [0, 4].
+    """mean_i max(0, |a_i - p_i|^2 - |a_i - n_i|^2 + margin), f32[]: squared Euclidean distances of
+    unit vectors, in [0, 4].
 
-    All three f32[M, K], any length (made unit here). margin 0.2 in FaceNet, whose figure is the sum over triples.
+    All three f32[M, K], any length (made unit here). margin 0.2 in FaceNet, whose figure is the sum
+    over triples.
     """
     _require_positive("margin", margin, "set method.margin, 0.2 in FaceNet")
     triple, valid = _real_rows(valid, anchor, positive, negative)
@@ -272,14 +297,16 @@ def _square_distance(x1, x2):
 def masked_mse(prediction: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:
     """Mean of (prediction - target)^2 over the values whose `weight` is True; 0 when there is none.
 
-    All three f32 / f32 / bool of one shape. Values of weight False reach neither the loss nor any gradient, not even
-    when they are NaN. Returns f32[].
+    All three f32 / f32 / bool of one shape. Values of weight False reach neither the loss nor any
+    gradient, not even when they are NaN. Returns f32[].
     """
     return _mean(jnp.square(_masked_error(prediction, target, weight)), weight)
 
 
 def masked_l1(prediction: jax.Array, target: jax.Array, weight: jax.Array) -> jax.Array:
-    """Mean of |prediction - target| over the values whose `weight` is True; otherwise as `masked_mse`."""
+    """Mean of |prediction - target| over the values whose `weight` is True; otherwise as
+    `masked_mse`.
+    """
     return _mean(jnp.abs(_masked_error(prediction, target, weight)), weight)
 
 
@@ -291,8 +318,9 @@ def _masked_error(prediction, target, weight):
 
 
 def unit_std(x: jax.Array, real: jax.Array) -> jax.Array:
-    """Collapse figure: standard deviation of the unit rows of x f32[..., K] over those that are real bool[...], mean over
-    channels, f32[]. About 1 / sqrt(K) is healthy (SimSiam, arXiv 2011.10566, section 4.1), 0 is collapse. No gradient.
+    """Collapse figure: standard deviation of the unit rows of x f32[..., K] over those that are
+    real bool[...], mean over channels, f32[]. About 1 / sqrt(K) is healthy (SimSiam, arXiv
+    2011.10566, section 4.1), 0 is collapse. No gradient.
     """
     rows, weight = unit(jax.lax.stop_gradient(x)), real[..., None].astype(jnp.float32)
     count = jnp.maximum(weight.sum(), 1)
@@ -308,7 +336,9 @@ def _real_rows(valid, *arrays):
 
 
 def _mean(values, weight):
-    """Mean of `values` where the bool `weight` of the same shape is True, f32[]; 0 when it is nowhere."""
+    """Mean of `values` where the bool `weight` of the same shape is True, f32[]; 0 when it is
+    nowhere.
+    """
     count = jnp.maximum(jnp.sum(weight, dtype=jnp.float32), 1.0)
     return jnp.sum(jnp.where(weight, values, 0.0), dtype=jnp.float32) / count
 

@@ -1,8 +1,10 @@
-"""Train, fine-tune, probe or evaluate: python -m dig_jax.main --config=configs/pretrain/dig.py --workdir=runs/dig
+"""Train, fine-tune, probe or evaluate: python -m dig_jax.main --config=configs/pretrain/dig.py
+--workdir=runs/dig
 
---config=FILE.py:ARGS passes ARGS to the file's get_config; --config.key=value overrides one value. The same command in
-the same workdir resumes. Exit code: 0 done, 1 stopped with a sentence, 143 saved after SIGTERM, 130 saved after Ctrl-C
-(or stopped without saving, after a second one or before the first step).
+--config=FILE.py:ARGS passes ARGS to the file's get_config; --config.key=value overrides one value.
+The same command in the same workdir resumes. Exit code: 0 done, 1 stopped with a sentence, 143
+saved after SIGTERM, 130 saved after Ctrl-C (or stopped without saving, after a second one or before
+the first step).
 """
 
 import sys
@@ -60,7 +62,9 @@ def main(argv: list[str]) -> int:
 
 
 def sentence(error: Exception) -> str:
-    """The words of an error in one line; of an error of the system, what happened and to which file."""
+    """The words of an error in one line; of an error of the system, what happened and to which
+    file.
+    """
     if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
         return f"{error.filename}: {(error.strerror or '').lower() or error.errno}"
     return " ".join(str(error).split())

@@ -1,7 +1,7 @@
 """Random keys as a function of (seed, name, step) and of nothing else.
 
-No key is ever stored in the training state: a resumed run, another device count or an added consumer of randomness
-cannot shift anybody's numbers.
+No key is ever stored in the training state: a resumed run, another device count or an added
+consumer of randomness cannot shift anybody's numbers.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ import jax.numpy as jnp
 def stream(seed: int, name: str, step: int | jax.Array = 0) -> jax.Array:
     """Typed JAX key of the stream `name` at `step`.
 
-    seed: 0 <= seed < 2**32. step: Python int or traced i32[] (so it may be called inside jit with state.step).
-    The name is hashed with SHA-256, since Python's hash() differs between processes.
+    seed: 0 <= seed < 2**32. step: Python int or traced i32[] (so it may be called inside jit with
+    state.step). The name is hashed with SHA-256, since Python's hash() differs between processes.
     """
     if not 0 <= seed < 2**32:
         raise ValueError(

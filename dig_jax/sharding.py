@@ -6,14 +6,16 @@ A mesh has three named axes, and a config says how many devices lie along each:
     fsdp     rows of the batch as well, and every matrix of the state is cut along one dimension (ZeRO, arXiv 1910.02054)
     tensor   all rows; the matrices of a block are cut along their other dimension (Megatron, arXiv 1909.08053)
 
-Methods do not see any of it: they are written for the global batch, and XLA puts in the gathers and sums that the shardings
-of state and batch ask for. So batch norm, contrast and metrics are over the global batch on every mesh. Which dimension of
-which array is cut stands in RULES. Axis types are `Auto`, stated, because jax.make_mesh defaults to `Explicit`, under which
-the all-gather of a global contrast is a type error instead of something XLA inserts.
+Methods do not see any of it: they are written for the global batch, and XLA puts in the gathers and
+sums that the shardings of state and batch ask for. So batch norm, contrast and metrics are over the
+global batch on every mesh. Which dimension of which array is cut stands in RULES. Axis types are
+`Auto`, stated, because jax.make_mesh defaults to `Explicit`, under which the all-gather of a global
+contrast is a type error instead of something XLA inserts.
 
-At rest "fsdp" cuts parameters, teacher and moments. A step puts parameters and teacher together first (`gather`) and its
-gradients come out cut again. Left to itself, XLA leaves the matrices where they are and sends activations around, of all
-rows to all devices, which are far larger than the parameters of any network here.
+At rest "fsdp" cuts parameters, teacher and moments. A step puts parameters and teacher together
+first (`gather`) and its gradients come out cut again. Left to itself, XLA leaves the matrices where
+they are and sends activations around, of all rows to all devices, which are far larger than the
+parameters of any network here.
 """
 
 from __future__ import annotations
@@ -32,11 +34,13 @@ from jax.sharding import PartitionSpec as P
 AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")  # the axes over which a batch is split
 
-# Ordered (regex, axes of the last dimensions): the first regex found (re.search) in the path of an array decides, such as
-# "params/encoder/block_0/mlp/fc1/kernel" or "opt_state/inner_states/train/inner_state/1/mu/encoder/...". Teacher and moments
-# end like the parameters that they mirror, so one rule serves them all. Dimensions in front, such as that of stacked blocks
-# or the sides of a convolution, stay whole. "fsdp" must divide its dimension; "fsdp?" cuts where it does, and where it does
-# not the dimension stays whole, which `describe` reports. () = every device holds all of it. Scalars need no rule.
+# Ordered (regex, axes of the last dimensions): the first regex found (re.search) in the path of an
+# array decides, such as "params/encoder/block_0/mlp/fc1/kernel" or
+# "opt_state/inner_states/train/inner_state/1/mu/encoder/...". Teacher and moments end like the
+# parameters that they mirror, so one rule serves them all. Dimensions in front, such as that of
+# stacked blocks or the sides of a convolution, stay whole. "fsdp" must divide its dimension;
+# "fsdp?" cuts where it does, and where it does not the dimension stays whole, which `describe`
+# reports. () = every device holds all of it. Scalars need no rule.
 RULES = (
     (
         r"/(bias|scale|[qv]_bias|mask_token|cls_token)$",
@@ -59,12 +63,13 @@ Rules = Sequence[tuple[str, Sequence[str | None]]]
 def make_mesh(
     sizes: Mapping[str, int] | int | None = None, devices: Sequence[Any] | None = None
 ) -> Mesh:
-    """The mesh of config.mesh: {"data": 4, "fsdp": 2, "tensor": 1}, axis types Auto. An absent axis has 1 device; -1, the
-    default of "data", takes what the others leave over; an int is the size of "data". devices: default all of the job.
+    """The mesh of config.mesh: {"data": 4, "fsdp": 2, "tensor": 1}, axis types Auto. An absent axis
+    has 1 device; -1, the default of "data", takes what the others leave over; an int is the size of
+    "data". devices: default all of the job.
 
-    Devices are laid out in their own order, "data" outermost: neighbours along "tensor" and "fsdp" share a host where
-    they can, and the rows of one host's devices are a run. A mesh smaller than the job's devices uses the first ones, on one
-    host only. Raises ValueError.
+    Devices are laid out in their own order, "data" outermost: neighbours along "tensor" and "fsdp"
+    share a host where they can, and the rows of one host's devices are a run. A mesh smaller than
+    the job's devices uses the first ones, on one host only. Raises ValueError.
     """
     devices = list(jax.devices() if devices is None else devices)
     given = {"data": sizes} if isinstance(sizes, int) else dict(sizes or {})
@@ -108,8 +113,9 @@ def make_mesh(
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """What this host reads of the global batch: the run number `index` of `count` equal ones. Hosts that share rows, because
-    "tensor" crosses them, read the same part, and `counts` is True on one of them."""
+    """What this host reads of the global batch: the run number `index` of `count` equal ones. Hosts
+    that share rows, because "tensor" crosses them, read the same part, and `counts` is True on one
+    of them."""
 
     index: int
     count: int
@@ -152,16 +158,17 @@ def part(mesh: Mesh) -> Part:
 
 
 def state_sharding(state: Any, mesh: Mesh, rules: Rules = ()) -> Any:
-    """The sharding of every leaf of a state (arrays or shapes), by `rules` (config.sharding) and then RULES. ValueError
-    names the path of a leaf that no rule covers or whose dimension its axis does not divide."""
+    """The sharding of every leaf of a state (arrays or shapes), by `rules` (config.sharding) and
+    then RULES. ValueError names the path of a leaf that no rule covers or whose dimension its axis
+    does not divide."""
     return jax.tree_util.tree_map_with_path(
         lambda path, leaf: NamedSharding(mesh, _spec(path, leaf, mesh, rules)[0]), state
     )
 
 
 def describe(state: Any, mesh: Mesh, rules: Rules = ()) -> str:
-    """For the user: the mesh, the bytes of the state on a device, and the dimensions that stay whole though a rule would
-    rather cut them."""
+    """For the user: the mesh, the bytes of the state on a device, and the dimensions that stay
+    whole though a rule would rather cut them."""
     shape = ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
     hosts = len({device.process_index for device in mesh.devices.flat})
     total = here = 0
@@ -225,7 +232,9 @@ def _name(path: Any) -> str:
 
 
 def gather(tree: Any, shardings: Any) -> Any:
-    """The tree put together along "fsdp", inside of jit or outside; `shardings` are those that it has at rest."""
+    """The tree put together along "fsdp", inside of jit or outside; `shardings` are those that it
+    has at rest.
+    """
 
     def along(sharding: NamedSharding) -> NamedSharding:
         return NamedSharding(
@@ -248,7 +257,9 @@ def everywhere(mesh: Mesh) -> NamedSharding:
 
 
 def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
-    """Raises ValueError where the global batch does not divide over the devices that split it, in `accumulate` parts."""
+    """Raises ValueError where the global batch does not divide over the devices that split it, in
+    `accumulate` parts.
+    """
     if accumulate < 1:
         raise ValueError(
             f"config.accumulate is {accumulate}: set it to the number of parts of a batch, 1 or more"
@@ -266,7 +277,9 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
 
 
 def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This host's rows {name: [B_local, ...]} -> global arrays {name: [B, ...]}, split by row, parts concatenated."""
+    """This host's rows {name: [B_local, ...]} -> global arrays {name: [B, ...]}, split by row,
+    parts concatenated.
+    """
     count, sharding = part(mesh).count, batch_sharding(mesh)
     check_batch_size(len(next(iter(batch.values()))) * count, mesh)
 

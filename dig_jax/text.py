@@ -1,8 +1,9 @@
-"""Text of a line: normal form, characters <-> ids for CTC, and the alphanumeric form that word benchmarks compare.
+"""Text of a line: normal form, characters <-> ids for CTC, and the alphanumeric form that word
+benchmarks compare.
 
-Ids: 0 is the CTC blank and the padding of label arrays; characters are 1 .. len(chars). A character is one Unicode
-code point after NFC, so a combining mark without a composed form (the small e above of Fraktur print) is a character
-of its own.
+Ids: 0 is the CTC blank and the padding of label arrays; characters are 1 .. len(chars). A character
+is one Unicode code point after NFC, so a combining mark without a composed form (the small e above
+of Fraktur print) is a character of its own.
 """
 
 import dataclasses
@@ -17,15 +18,18 @@ BLANK = 0
 
 
 def normalize(text: str) -> str:
-    """NFC, every run of white space (no-break spaces and line ends too) one space, no outer space."""
+    """NFC, every run of white space (no-break spaces and line ends too) one space, no outer
+    space.
+    """
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def alphanumeric(text: str) -> str:
-    """What the word benchmarks compare: only 0-9 and A-Z, in lower case ("It's" -> "its", "No. 5" -> "no5", "?" -> "").
+    """What the word benchmarks compare: only 0-9 and A-Z, in lower case ("It's" -> "its", "No. 5"
+    -> "no5", "?" -> "").
 
-    Accented letters are dropped whole, not reduced to their base letter: that is the usual rule of the field, and NFC
-    first makes it independent of how the accent was typed.
+    Accented letters are dropped whole, not reduced to their base letter: that is the usual rule of
+    the field, and NFC first makes it independent of how the accent was typed.
     """
     return re.sub(r"[^0-9A-Za-z]+", "", unicodedata.normalize("NFC", text)).lower()
 
@@ -34,8 +38,8 @@ def alphanumeric(text: str) -> str:
 class Charset:
     """The characters that a recogniser can write. `chars[i]` has id i + 1; id 0 is the blank.
 
-    Raises ValueError where `chars` is empty or holds a character twice (two ids for one character could not be
-    decoded back).
+    Raises ValueError where `chars` is empty or holds a character twice (two ids for one character
+    could not be decoded back).
     """
 
     chars: str
@@ -56,7 +60,9 @@ class Charset:
 
     @classmethod
     def from_texts(cls, texts: Iterable[str]) -> "Charset":
-        """All characters of the normalised texts, sorted by code point: the same for any order of the texts."""
+        """All characters of the normalised texts, sorted by code point: the same for any order of
+        the texts.
+        """
         seen: set[str] = set()
         for text in texts:
             seen.update(normalize(text))
@@ -68,8 +74,8 @@ class Charset:
         return len(self.chars) + 1
 
     def encode(self, text: str) -> tuple[list[int], list[str]]:
-        """Ids of the normalised text, and the characters that this set lacks (left out of the ids, in order, with
-        repeats)."""
+        """Ids of the normalised text, and the characters that this set lacks (left out of the ids,
+        in order, with repeats)."""
         ids, unknown = [], []
         for char in normalize(text):
             found = self._ids.get(char)
@@ -80,7 +86,9 @@ class Charset:
         return ids, unknown
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Plain look-up; blanks (0) are left out and repeats kept. An id outside [0, size) is a ValueError."""
+        """Plain look-up; blanks (0) are left out and repeats kept. An id outside [0, size) is a
+        ValueError.
+        """
         chars = []
         for value in ids:
             index = int(value)
@@ -93,9 +101,11 @@ class Charset:
         return "".join(chars)
 
     def ctc_collapse(self, ids: np.ndarray, length: int) -> list[int]:
-        """Best path -> label (Graves et al. 2006): of the first `length` frames, merge repeats, then drop blanks.
+        """Best path -> label (Graves et al. 2006): of the first `length` frames, merge repeats,
+        then drop blanks.
 
-        ids i32[S]; a blank between two equal ids keeps them apart, so the order of the two steps matters.
+        ids i32[S]; a blank between two equal ids keeps them apart, so the order of the two steps
+        matters.
         """
         frames = np.asarray(ids)[: max(0, int(length))]
         first = np.ones(len(frames), bool)

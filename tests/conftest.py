@@ -1,4 +1,6 @@
-"""Strict switches for every test: 8 simulated devices, rank promotion is an error, a compile cache between runs."""
+"""Strict switches for every test: 8 simulated devices, rank promotion is an error, a compile cache
+between runs.
+"""
 
 import os
 import tempfile

@@ -1,14 +1,17 @@
-"""kill -9 at chosen and at random moments; every run that was killed must end as one that was left alone.
+"""kill -9 at chosen and at random moments; every run that was killed must end as one that was left
+alone.
 
     python -m tests.kill_runs --kills=100          # prints one JSON object as its last line; exit code 1 at a difference
 
-One undisturbed run of a toy method (the real trainer, pipeline, Orbax) is the reference. Then runs of the same config are
-killed again and again, each time at a phase drawn from PHASES, and started again, until they finish: the state on disk
-must equal the reference bit for bit, and metrics.jsonl line for line (but for the speed).
+One undisturbed run of a toy method (the real trainer, pipeline, Orbax) is the reference. Then runs
+of the same config are killed again and again, each time at a phase drawn from PHASES, and started
+again, until they finish: the state on disk must equal the reference bit for bit, and metrics.jsonl
+line for line (but for the speed).
 
-Every run is a process of its own, forked before JAX starts so that it need not import everything again. In it an audit
-hook reports what Python does to files of the work folder, and lingers there, so that the kill falls into that phase; what
-happens inside C++ (array files) is hit by random delays after the last thing seen.
+Every run is a process of its own, forked before JAX starts so that it need not import everything
+again. In it an audit hook reports what Python does to files of the work folder, and lingers there,
+so that the kill falls into that phase; what happens inside C++ (array files) is hit by random
+delays after the last thing seen.
 """
 
 from __future__ import annotations
@@ -153,7 +156,9 @@ def watch(workdir: str, pipe: int) -> None:
 
 
 def attempt(phase: str | None, draw: random.Random, **given: str) -> tuple[int, str | None]:
-    """Start the run; kill it in this phase (None: let it be). (exit status, -9 where killed; digest of the state)."""
+    """Start the run; kill it in this phase (None: let it be). (exit status, -9 where killed; digest
+    of the state).
+    """
     reader, pipe = os.pipe()
     pid = os.fork()
     if pid == 0:

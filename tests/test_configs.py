@@ -1,6 +1,8 @@
-"""Every config: its expanded text equals a golden file, it runs two steps at `quick`, and mistakes become sentences.
+"""Every config: its expanded text equals a golden file, it runs two steps at `quick`, and mistakes
+become sentences.
 
-Where a change of a config is meant, write the golden files anew and read what `git diff tests/golden_configs` says:
+Where a change of a config is meant, write the golden files anew and read what `git diff
+tests/golden_configs` says:
 
     DIG_WRITE_GOLDEN=1 python -m pytest tests/test_configs.py -k golden
 """
@@ -42,7 +44,8 @@ METHODS = {
     if path.startswith("pretrain")
 }
 
-# Every file with the arguments that choose another experiment; a preset added to PRESETS comes in by itself.
+# Every file with the arguments that choose another experiment; a preset added to PRESETS comes in
+# by itself.
 CASES = [
     *((file, f"preset={name}") for file, module in METHODS.items() for name in module.PRESETS),
     *(("pretrain/dig", f"preset=cpu,objective={name}") for name in ("dis", "gen")),
@@ -67,8 +70,8 @@ def expanded(config):
 
 
 def different_at_quick():
-    """Arguments of pretrain/dig without those whose quick run is another's (words_paper: other epochs), nor "preset=cpu",
-    which the fixture `pretrained` runs."""
+    """Arguments of pretrain/dig without those whose quick run is another's (words_paper: other
+    epochs), nor "preset=cpu", which the fixture `pretrained` runs."""
     texts = {
         expanded(build(file, f"{arg},quick")): arg
         for file, arg in reversed(CASES)
@@ -114,7 +117,9 @@ def test_every_config_has_a_golden_file_and_no_other_is_left():
 
 @pytest.fixture(scope="module", autouse=True)
 def fast_compilation():
-    """Nearly all the time goes into compiling programs for two steps: without optimisation it takes about half."""
+    """Nearly all the time goes into compiling programs for two steps: without optimisation it takes
+    about half.
+    """
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
@@ -195,8 +200,9 @@ def test_pretraining_runs(arg, lines_set, tmp_path):
 
 @pytest.mark.parametrize("file", METHODS)
 def test_every_method_runs_and_resumes_bit_for_bit(file, lines_set, tmp_path, monkeypatch):
-    """Four steps of its cpu preset, the collapse figures, the light probe, pictures where the method draws any; then steps 3
-    and 4 again from the checkpoint of step 2: same state, same records, same figures of training."""
+    """Four steps of its cpu preset, the collapse figures, the light probe, pictures where the
+    method draws any; then steps 3 and 4 again from the checkpoint of step 2: same state, same
+    records, same figures of training."""
     seen, made, make = spy_on_data(monkeypatch), [], train.jit_train_step
 
     def make_once(*args):  # one compilation for both runs
@@ -266,7 +272,9 @@ def test_probe_runs(head, pretrained, tmp_path):
 
 
 def test_features_that_are_kept_change_no_figure(pretrained, tmp_path, monkeypatch):
-    """The same probe, once with the features of every line kept, once with the encoder run at every step."""
+    """The same probe, once with the features of every line kept, once with the encoder run at every
+    step.
+    """
     arg, source = "decoder=ctc,rates=1e-2", {"init_from": str(pretrained[0])}
     _, kept = run_quick("recognize/probe", arg, tmp_path / "kept", **source)
     init = recognize.Method.__init__
@@ -343,7 +351,7 @@ def test_wrong_arguments_become_sentences(arg, sentence):
 
 
 def test_a_recipe_may_be_named():
-    build_method = lambda file, arg: build(f"pretrain/{file}", f"preset=words,{arg}").method  # noqa: E731
+    build_method = lambda file, arg: build(f"pretrain/{file}", f"preset=words,{arg}").method
     assert build_method("moco", "recipe=simclr").recipe == "simclr"
     assert build_method("mocov3", "").recipes == ("mocov3_1", "mocov3_2")
     assert build_method("mocov3", "recipe=dig").recipes == ("dig", "dig")
@@ -358,8 +366,9 @@ def test_a_recipe_may_be_named():
 
 
 def test_every_contrast_states_how_far_text_may_go_sideways():
-    """Pixels, in each view; only the official DiG and SSM know no bound. CCD's views follow one map, so nothing is apart, and
-    the windows of the pretext tasks are never compared place by place."""
+    """Pixels, in each view; only the official DiG and SSM know no bound. CCD's views follow one
+    map, so nothing is apart, and the windows of the pretext tasks are never compared place by
+    place."""
     bound = {}
     for file, module in METHODS.items():
         for preset in module.PRESETS:

@@ -1,4 +1,6 @@
-"""What goes wrong around a run: kills, signals, full disks, broken files, a second run, other records."""
+"""What goes wrong around a run: kills, signals, full disks, broken files, a second run, other
+records.
+"""
 
 import errno
 import json
@@ -28,7 +30,9 @@ pytestmark = pytest.mark.usefixtures("toys")
 
 @pytest.mark.slow
 def test_runs_that_are_killed_end_like_one_that_is_left_alone():
-    """Five kill -9, in processes of their own; `python -m tests.kill_runs --kills=100` is the whole of it."""
+    """Five kill -9, in processes of their own; `python -m tests.kill_runs --kills=100` is the whole
+    of it.
+    """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "tests.kill_runs", "--kills=5", "--seed=1"]
     done = subprocess.run(
@@ -217,7 +221,9 @@ def test_the_only_step_broken(two_steps, tmp_path):
 
 @pytest.mark.parametrize("name", ["_CHECKPOINT_METADATA", "state/_METADATA", "state"])
 def test_a_step_without_a_seal_is_still_read_with_care(two_steps, tmp_path, name):
-    """Killed before the seal, or of an older program: whole, it resumes; without a file it is broken, not absent."""
+    """Killed before the seal, or of an older program: whole, it resumes; without a file it is
+    broken, not absent.
+    """
     workdir = tmp_path / "a"
     shutil.copytree(two_steps[0], workdir)
     (workdir / "checkpoints" / "2" / seal.NAME).unlink()

@@ -8,7 +8,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dig_jax"
 
-# The first part of a path inside dig_jax -> what it may import of ours, besides its own folder where it is a folder.
+# The first part of a path inside dig_jax -> what it may import of ours, besides its own folder
+# where it is a folder.
 ALLOWED = {
     "prng": set(),
     "text": set(),

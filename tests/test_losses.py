@@ -39,7 +39,9 @@ def slow_info_nce(x, real, temperature=0.2):
 
 
 def slow_nt_xent(x, real, temperature=0.1):
-    """Mean over both views of -log( exp(a.b / T) / sum over every other row of both views ), unit vectors."""
+    """Mean over both views of -log( exp(a.b / T) / sum over every other row of both views ), unit
+    vectors.
+    """
     terms = []
     for view in (0, 1):
         for i in real:
@@ -56,7 +58,7 @@ def slow_queue_nce(x, real, temperature=0.2):
     q, k = x
     candidates = lambda i: dict(
         enumerate([cosine(q[i], key) / temperature for key in [k[i], *QUEUE]])
-    )  # noqa: E731
+    )
     return np.mean([log_chance(candidates(i), 0) for i in real])
 
 
@@ -143,7 +145,9 @@ CASES = {  # name: (ours as a function of the rows and valid, the slow loop, how
 
 @pytest.mark.parametrize("name", CASES)
 def test_value_and_gradient_equal_the_slow_loop_and_no_other_row_takes_part(name):
-    """The gradient of every argument against differences of the slow loop, in one random direction each."""
+    """The gradient of every argument against differences of the slow loop, in one random direction
+    each.
+    """
     loss, slow, count = CASES[name]
     rng = np.random.default_rng(0)
     x = rng.normal(size=(count, ROWS, DIM)).astype(np.float32)
@@ -198,7 +202,9 @@ def test_negative_cosine_is_minus_one_of_parallel_and_one_of_opposite_rows():
 
 
 def test_distillation_starts_at_ln_k():
-    """DINO with 65536 outputs: 11.09 (methods.md 15.2); also for a schedule's temperature, known only on the device."""
+    """DINO with 65536 outputs: 11.09 (methods.md 15.2); also for a schedule's temperature, known
+    only on the device.
+    """
     outputs = 65536
     teacher = jnp.asarray(np.random.default_rng(4).normal(size=(3, outputs)), jnp.float32)
     student = 1e-4 * teacher[:, ::-1]

@@ -1,4 +1,5 @@
-"""One among many: official numbers, chunks of keys, memory, meshes, top-1, and values known beforehand.
+"""One among many: official numbers, chunks of keys, memory, meshes, top-1, and values known
+beforehand.
 
 The slow loops from the equations are in test_losses.py.
 """
@@ -81,7 +82,9 @@ def test_agrees_with_simsiam(golden):
 @pytest.mark.parametrize("name", PAIRED)
 @pytest.mark.parametrize("temperature, chunk", [(0.2, 1), (0.01, 8), (0.2, 37)])
 def test_chunked_equals_plain(name, temperature, chunk):
-    """37 rows, a prime, of which whole chunks are not real, the first among them; T = 0.01 makes logits of 100."""
+    """37 rows, a prime, of which whole chunks are not real, the first among them; T = 0.01 makes
+    logits of 100.
+    """
     x = pair(37, 16)
     some = jnp.asarray([8 <= i < 16 or 19 <= i < 30 for i in range(37)])
     for valid in (jnp.ones(37, bool), some, jnp.zeros(37, bool)):

@@ -1,4 +1,5 @@
-"""One loss and one set of gradients on every mesh; every config's state is covered by the rules; batches in parts.
+"""One loss and one set of gradients on every mesh; every config's state is covered by the rules;
+batches in parts.
 
 Nano networks, no augmentation (its tests compare devices themselves), each mesh compiled once.
 """
@@ -30,7 +31,9 @@ ROWS = 16
 
 
 class Case:
-    """A method, its state without an optimiser, and an augmented batch of 16 rows, one of them not valid."""
+    """A method, its state without an optimiser, and an augmented batch of 16 rows, one of them not
+    valid.
+    """
 
     def __init__(self, method, views):
         self.method, self.views = method, views
@@ -117,7 +120,9 @@ def case(name):
 
 
 def agree(found, wanted, rtol=2e-5):
-    """Every array equal to rtol of its largest number (or of 1e-3: what only rounding leaves of a zero)."""
+    """Every array equal to rtol of its largest number (or of 1e-3: what only rounding leaves of a
+    zero).
+    """
     for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True
     ):
@@ -163,7 +168,8 @@ def test_loss_and_gradients_do_not_depend_on_the_mesh(method, sizes):
         32 // shape["fsdp"],
         128 // shape["tensor"],
     )
-    # Parameters travel, never the activations of all rows, here of the encoder: 16 lines, two views, 12 tokens.
+    # Parameters travel, never the activations of all rows, here of the encoder: 16 lines, two
+    # views, 12 tokens.
     assert not re.findall(r"f32\[(?:32|16,2),12,\d+\]\S* all-gather", text)
 
 
@@ -179,7 +185,9 @@ def test_loss_and_gradients_do_not_depend_on_the_mesh(method, sizes):
     ],
 )
 def test_parts_of_a_batch_are_the_batch(method, parts, sizes):
-    """Of lines that fit their frames, of hidden and of real pixels, the parts hold different numbers."""
+    """Of lines that fit their frames, of hidden and of real pixels, the parts hold different
+    numbers.
+    """
     made = case(method)
     cut = accumulate.microbatches(made.views, parts)
     assert len(set(cut["valid"].sum(1).tolist())) > 1
@@ -225,7 +233,9 @@ CASES = [(file, arg) for file, arg in test_configs.CASES if file.startswith("pre
 
 @pytest.mark.parametrize("file, arg", CASES)
 def test_every_preset_has_a_loss_and_rules_that_cover_its_state(file, arg):
-    """No leaf without a rule, and most of the bytes are cut; who says that parts add up has no batch norm."""
+    """No leaf without a rule, and most of the bytes are cut; who says that parts add up has no
+    batch norm.
+    """
     module = importlib.import_module(f"configs.{file.replace('/', '.')}")
     cfg = module.get_config(f"{arg},quick" if arg else "quick").to_dict()
     charset = Charset.from_texts(["abc"]) if file.startswith("recognize") else None

@@ -1,4 +1,5 @@
-"""What people get wrong: one sentence with the value, the rule and the key that mends it, before anything is compiled.
+"""What people get wrong: one sentence with the value, the rule and the key that mends it, before
+anything is compiled.
 
 Every case goes through the command line of dig_jax.main, as a user would meet it.
 """
@@ -36,7 +37,9 @@ def listening():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """records (labelled with a and b), bare (unlabelled), other (labelled with c), old (a run on records), file."""
+    """records (labelled with a and b), bare (unlabelled), other (labelled with c), old (a run on
+    records), file.
+    """
     root = tmp_path_factory.mktemp("mistakes")
     toy.write_lines(root / "records")
     with contextlib.ExitStack() as stack:

@@ -1,6 +1,8 @@
-"""Several real processes on this machine (gloo collectives): the same run as one, elastic restarts, and ends in company.
+"""Several real processes on this machine (gloo collectives): the same run as one, elastic restarts,
+and ends in company.
 
-The toy method and the real command, pipeline and checkpoints. Every process writes which records it read at which step.
+The toy method and the real command, pipeline and checkpoints. Every process writes which records it
+read at which step.
 """
 
 import json
@@ -124,7 +126,9 @@ class Job:
 
 
 def run_here(monkeypatch, config, workdir, stop=None):
-    """The run in this process on its eight devices, up to step `stop`: (state, {step: record numbers})."""
+    """The run in this process on its eight devices, up to step `stop`: (state, {step: record
+    numbers}).
+    """
     seen: dict[int, list] = {}
     add = pipeline.ErrorBudget.add
     start = (checkpoint.steps(str(workdir)) or [0])[-1]
@@ -163,8 +167,9 @@ def figures(workdir):
 
 
 def test_a_run_goes_on_with_other_meshes_and_process_counts(lines, tmp_path, monkeypatch):
-    """2 steps on 8 devices of one process, 2 on two processes of two devices, 2 on four of one device whose rows are shared
-    by pairs, 2 on one device: records, figures and state of an undisturbed run."""
+    """2 steps on 8 devices of one process, 2 on two processes of two devices, 2 on four of one
+    device whose rows are shared by pairs, 2 on one device: records, figures and state of an
+    undisturbed run."""
     whole, order = run_here(monkeypatch, make_config(lines, 8), tmp_path / "whole")
     run = tmp_path / "run"
     _, seen = run_here(
@@ -231,8 +236,8 @@ def test_sigterm_to_one_saves_on_all_at_the_same_step_and_a_dead_host_ends_the_o
 def test_local_sh_starts_a_real_pair_again_after_a_preemption_and_a_killed_worker(
     lines, tmp_path, monkeypatch
 ):
-    """The launcher, two processes, the real command: one is asked to stop, later one is killed; figures and state of an
-    undisturbed run."""
+    """The launcher, two processes, the real command: one is asked to stop, later one is killed;
+    figures and state of an undisturbed run."""
     (tmp_path / "config.py").write_text(
         "from tests import toy\ndef get_config():\n"
         f"    return toy.make_config({lines!r}, 200, **{{'checkpoint.every_steps': 10}})\n"
@@ -309,7 +314,9 @@ def test_a_host_that_never_comes_ends_the_others(lines, tmp_path):
 
 
 def end_of(job, index):
-    """It said what happened and what to do: itself, or the shell where JAX aborted it first, or both."""
+    """It said what happened and what to do: itself, or the shell where JAX aborted it first, or
+    both.
+    """
     time.sleep(0.5)  # the shell that speaks last
     sentences = re.findall(r"^error: .*$", job.said(index), re.M)
     assert 1 <= len(sentences) <= 2

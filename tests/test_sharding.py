@@ -205,7 +205,7 @@ def test_one_host_is_the_lead_and_sums_to_itself():
 @pytest.mark.parametrize("counts", [True, False])
 def test_rows_that_hosts_share_are_summed_once(monkeypatch, counts):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    stack = lambda tree: jax.tree.map(lambda x: np.stack([x]), tree)  # noqa: E731  of one host, as that of all
+    stack = lambda tree: jax.tree.map(lambda x: np.stack([x]), tree)  # of one host, as that of all
     monkeypatch.setattr(hosts.multihost_utils, "process_allgather", stack)
     assert hosts.sum_hosts({"n": 3}, counts) == {"n": 3 * counts}
     assert hosts.sum_hosts({"n": 3}) == {"n": 3}

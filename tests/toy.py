@@ -1,4 +1,6 @@
-"""A toy method, its evaluator, records and config: for tests of the trainer, with the real pipeline."""
+"""A toy method, its evaluator, records and config: for tests of the trainer, with the real
+pipeline.
+"""
 
 import os
 import sys

@@ -9,9 +9,11 @@
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 | words | the authors' S: words squeezed to 32x128, batch 256, 3 passes over 33 M images | not run here |
 
-The authors fine-tune the teacher: recognise with --config.init_parts='("teacher/encoder->params/encoder",)'. words differs from
-theirs in positions, which are sines. lines and cpu slant and turn less, since lines are wide, move the teacher
-faster, since they are short, and take smaller components, since letters of a line are smaller than those of a word image.
+The authors fine-tune the teacher: recognise with
+--config.init_parts='("teacher/encoder->params/encoder",)'. words differs from theirs in positions,
+which are sines. lines and cpu slant and turn less, since lines are wide, move the teacher faster,
+since they are short, and take smaller components, since letters of a line are smaller than those of
+a word image.
 """
 
 from configs import common

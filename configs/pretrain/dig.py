@@ -12,14 +12,16 @@
 | cpu | a 1 M-parameter network, 128 px crops | below |
 | demo | the same on narrow crops, a few minutes: `make demo` | README |
 
-cpu: 79 minutes on one core (Intel with AMX, commit d337045, seed 0), training images of archiscribe and copiste_hw_fr: contrast
-2.25, pixel 0.417, top1 0.59. Fine-tuned with 10 % of the labels: 15.6 % and 66.0 % CER on validation; random weights: 23.9 %
-and 83.4 % (launch/real_input.sh, docs/results.md).
+cpu: 79 minutes on one core (Intel with AMX, commit d337045, seed 0), training images of archiscribe
+and copiste_hw_fr: contrast 2.25, pixel 0.417, top1 0.59. Fine-tuned with 10 % of the labels: 15.6 %
+and 66.0 % CER on validation; random weights: 23.9 % and 83.4 % (launch/real_input.sh,
+docs/results.md).
 
-objective: dig, dis (contrast only) or gen (reconstruction only). The words presets squeeze every word to 32x128, and
-recognisers on top of them do the same; one difference from the official recipe: augmentation runs after the squeeze.
-probe: labelled records for the light probe during the run, "none" for no probe; "" is the training records for lines
-and cpu (they then need labels in the splits train and validation) and none for words. quick: two steps of a toy.
+objective: dig, dis (contrast only) or gen (reconstruction only). The words presets squeeze every
+word to 32x128, and recognisers on top of them do the same; one difference from the official recipe:
+augmentation runs after the squeeze. probe: labelled records for the light probe during the run,
+"none" for no probe; "" is the training records for lines and cpu (they then need labels in the
+splits train and validation) and none for words. quick: two steps of a toy.
 """
 
 from ml_collections.config_dict import placeholder
@@ -60,7 +62,8 @@ PRESETS = {
 
 
 def get_config(arg=None):
-    # Official heads, sizes and weights unless a preset says otherwise; weight_pixel is 1 in all of them.
+    # Official heads, sizes and weights unless a preset says otherwise; weight_pixel is 1 in all of
+    # them.
     method = {
         "name": "dig",
         "window_px": 32,

@@ -1,4 +1,5 @@
-"""Jigsaw (Noroozi and Favaro, arXiv 1603.09246): windows of a line, shuffled by one of a few permutations.
+"""Jigsaw (Noroozi and Favaro, arXiv 1603.09246): windows of a line, shuffled by one of a few
+permutations.
 
     python -m dig_jax.main --config=configs/pretrain/jigsaw.py:preset=cpu,records=records/lines --workdir=DIR
     ... jigsaw.py:preset=lines,records=PATH,size=B
@@ -9,10 +10,10 @@
 | seams | 3 windows that touch in all 6 orders, seen side by side by a CNN + BiLSTM | learnt, docs/results.md |
 | lines | 5 windows in 20 of 120 orders for an accelerator, 256 px crops | not run yet |
 
-Any two of these orders differ in three places or more; more orders than 12 and 22 do not.
-Lines narrower than the row of windows do not count (train/used): windows * (window_px + gap_px) - gap_px + jitter_px, here
-192, 192 and 240 px. The paper's own recipe (9 tiles of photographs, AlexNet, 1000 permutations) has no counterpart. quick: two
-steps of a toy.
+Any two of these orders differ in three places or more; more orders than 12 and 22 do not. Lines
+narrower than the row of windows do not count (train/used): windows * (window_px + gap_px) - gap_px
++ jitter_px, here 192, 192 and 240 px. The paper's own recipe (9 tiles of photographs, AlexNet, 1000
+permutations) has no counterpart. quick: two steps of a toy.
 """
 
 from configs import common

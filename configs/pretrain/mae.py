@@ -1,4 +1,5 @@
-"""MAE (arXiv 2111.06377, for text 2307.08723): an encoder of the visible patches, a light decoder for the rest.
+"""MAE (arXiv 2111.06377, for text 2307.08723): an encoder of the visible patches, a light decoder
+for the rest.
 
     python -m dig_jax.main --config=configs/pretrain/mae.py:preset=cpu,records=records/lines --workdir=DIR
 
@@ -8,7 +9,8 @@
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 | words_union14m | MAERec-S as published: words squeezed to 32x128, 20 epochs of Union14M-U, batch 1024 | not run here |
 
-cpu and lines have a narrower and shallower decoder than the official one, which costs more than an encoder of size S.
+cpu and lines have a narrower and shallower decoder than the official one, which costs more than an
+encoder of size S.
 """
 
 from configs import common

@@ -9,9 +9,10 @@
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 | words | the official ViT-S recipe on words squeezed to 32x128, its 300 epochs of ImageNet counted in steps | not run yet |
 
-freeze_patch_embed does two things: the method stops the gradient, and the rule of the optimiser below keeps weight decay away
-and saves the moments; so set it here and not by --config.method. A CNN (size=crnn) has no patch embedding: give it false.
-method.max_shift_px bounds the misalignment of windows.
+freeze_patch_embed does two things: the method stops the gradient, and the rule of the optimiser
+below keeps weight decay away and saves the moments; so set it here and not by --config.method. A
+CNN (size=crnn) has no patch embedding: give it false. method.max_shift_px bounds the misalignment
+of windows.
 """
 
 from ml_collections.config_dict import placeholder

@@ -1,4 +1,5 @@
-"""Relative position (Doersch et al., arXiv 1505.05192): on which side of a window does another one lie, and how far?
+"""Relative position (Doersch et al., arXiv 1505.05192): on which side of a window does another one
+lie, and how far?
 
     python -m dig_jax.main --config=configs/pretrain/relative_position.py:preset=cpu,records=records/lines --workdir=DIR
     ... relative_position.py:preset=lines,records=PATH,size=B
@@ -9,9 +10,9 @@
 | seams | the next window on the left or right, touching, seen side by side by a CNN + BiLSTM | learnt, docs/results.md |
 | lines | the same as cpu for an accelerator | not run yet |
 
-Lines narrower than the 2 reach + 1 windows do not count (train/used), here 240, 192 and 240 px. Only two windows of a line
-are encoded, so a step is cheap for its crops. The paper's own recipe (photographs, AlexNet-like, SGD) has no counterpart.
-quick: two steps of a toy.
+Lines narrower than the 2 reach + 1 windows do not count (train/used), here 240, 192 and 240 px.
+Only two windows of a line are encoded, so a step is cheap for its crops. The paper's own recipe
+(photographs, AlexNet-like, SGD) has no counterpart. quick: two steps of a toy.
 """
 
 from configs import common

@@ -9,8 +9,8 @@
 | lines | the same for an accelerator, random 256 px crops | not run yet |
 | words | as "Fewer Labels" (arXiv 2103.04400): four angles of words squeezed to 32x100, a CNN, 200,000 steps | not run here |
 
-words trains the BiLSTM behind the CNN too, which the source adds later. A step costs method.classes rows a line. quick: two
-steps of a toy.
+words trains the BiLSTM behind the CNN too, which the source adds later. A step costs method.classes
+rows a line. quick: two steps of a toy.
 """
 
 from ml_collections.config_dict import placeholder

@@ -7,8 +7,9 @@
 | cpu | a 1 M-parameter network, 128 px crops, halves of 64 px | pixel 0.014, adversary 0.48, README |
 | lines | 32 px high lines on an accelerator, random 256 px crops, halves of 128 px | not run yet |
 
-There is no preset of the paper: its code is not public, and sizes, weights and length are not verified (methods/siman.py). The
-adversary learns at half the rate of the rest: a rule of config.optim.rules.
+There is no preset of the paper: its code is not public, and sizes, weights and length are not
+verified (methods/siman.py). The adversary learns at half the rate of the rest: a rule of
+config.optim.rules.
 """
 
 from configs import common

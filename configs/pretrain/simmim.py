@@ -8,8 +8,8 @@
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 | words_simmim | the authors' recipe for photographs (target, 2 x 2 patches, 800 epochs), words as 32x128 px | not run here |
 
-cpu and lines ask for normalised pixels, which is what made short runs of DiG's reconstruction useful on lines. Of the
-authors' recipe, words_simmim has no crops, flips and layer scale.
+cpu and lines ask for normalised pixels, which is what made short runs of DiG's reconstruction
+useful on lines. Of the authors' recipe, words_simmim has no crops, flips and layer scale.
 """
 
 from configs import common

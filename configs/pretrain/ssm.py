@@ -1,4 +1,5 @@
-"""SSM (arXiv 2405.05841): a line and its mirror image, laid on top of each other, are taken apart again.
+"""SSM (arXiv 2405.05841): a line and its mirror image, laid on top of each other, are taken apart
+again.
 
     python -m dig_jax.main --config=configs/pretrain/ssm.py:preset=cpu,records=records/lines --workdir=DIR
     ... ssm.py:preset=lines,records=PATH,size=B     ... ssm.py:preset=cpu --config.method.weight_contrast=0   pixels alone
@@ -9,8 +10,9 @@
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 | words | the authors' S: words squeezed to 32x128, batch 1152, 20 epochs of Union14M-U (10 M images) | not run here |
 
-lines and cpu differ from words in normalised targets (with a smaller contrast to match), a teacher that sees the line turned,
-slanted and moved less, since lines are wide, and random first columns of the position code.
+lines and cpu differ from words in normalised targets (with a smaller contrast to match), a teacher
+that sees the line turned, slanted and moved less, since lines are wide, and random first columns of
+the position code.
 """
 
 from ml_collections.config_dict import placeholder

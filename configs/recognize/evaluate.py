@@ -1,13 +1,14 @@
-"""Evaluate a trained recogniser (probe, fine-tuned or from scratch) on record sets: no training step.
+"""Evaluate a trained recogniser (probe, fine-tuned or from scratch) on record sets: no training
+step.
 
     python -m dig_jax.main --config=configs/recognize/evaluate.py --config.init_from=RECOGNISER_DIR --workdir=DIR
     ... --config.evals.recognition.datasets=records/archiscribe@test
 
-Takes encoder, heads, feature statistics, charset, height and channels from RECOGNISER_DIR: from its checkpoint with the
-lowest validation CER where it kept one, which is the step that its figure is of, or with checkpoint=last from the last.
-Without `datasets`: the validation split of its training records. Writes metrics.jsonl at step 0 and
-pictures/readings-*.json. A run of several heads reports each and chooses the best on the very set: for a test split,
-train one head at the settled rate.
+Takes encoder, heads, feature statistics, charset, height and channels from RECOGNISER_DIR: from its
+checkpoint with the lowest validation CER where it kept one, which is the step that its figure is
+of, or with checkpoint=last from the last. Without `datasets`: the validation split of its training
+records. Writes metrics.jsonl at step 0 and pictures/readings-*.json. A run of several heads reports
+each and chooses the best on the very set: for a test split, train one head at the settled rate.
 """
 
 from ml_collections.config_dict import placeholder

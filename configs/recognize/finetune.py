@@ -3,9 +3,10 @@
     python -m dig_jax.main --config=configs/recognize/finetune.py:labels=0.1 --config.init_from=PRETRAINED --workdir=DIR
     ... finetune.py:labels=100,seed=1,head=bilstm,lr=5e-4
 
-Encoder, height, channels and records are those of the pre-training, unless given here. `scratch.py` is the same without
-the pre-training; compare the two with the same arguments. encoder_lr: the encoder's rate as a share of lr. teacher: start
-from the pre-training's averaged encoder. The figure is the lowest validation CER along the run.
+Encoder, height, channels and records are those of the pre-training, unless given here. `scratch.py`
+is the same without the pre-training; compare the two with the same arguments. encoder_lr: the
+encoder's rate as a share of lr. teacher: start from the pre-training's averaged encoder. The figure
+is the lowest validation CER along the run.
 """
 
 from configs import common

@@ -4,10 +4,11 @@
     ... probe.py:decoder=ctc,head=bilstm,labels=0.1       a BiLSTM reader (hidden=256 units), a tenth of the labels
     ... probe.py:decoder=ctc,like=PRETRAIN_DIR            the same encoder with random weights (no init_from)
 
-Encoder, height, channels and records are those of the pre-training, unless given here. One run is the whole sweep: a
-head for each rate, all on the same frozen, standardised features (methods/recognize.py). The figure is the lowest
-validation CER over rates and evaluations (`dig_jax.tools.results`): enough steps that it no longer falls at the end
-is part of the protocol, so look at the curve. Nothing is tuned on a test split.
+Encoder, height, channels and records are those of the pre-training, unless given here. One run is
+the whole sweep: a head for each rate, all on the same frozen, standardised features
+(methods/recognize.py). The figure is the lowest validation CER over rates and evaluations
+(`dig_jax.tools.results`): enough steps that it no longer falls at the end is part of the protocol,
+so look at the curve. Nothing is tuned on a test split.
 """
 
 from decimal import Decimal

@@ -1,10 +1,11 @@
-"""From scratch: the recogniser of `finetune.py` with the same budget and a random encoder. What pre-training must beat.
+"""From scratch: the recogniser of `finetune.py` with the same budget and a random encoder. What
+pre-training must beat.
 
     python -m dig_jax.main --config=configs/recognize/scratch.py:like=PRETRAIN_DIR,labels=0.1 --workdir=DIR
     python -m dig_jax.main --config=configs/recognize/scratch.py:size=micro,records=records/lines --workdir=DIR
 
-like: a pre-training whose encoder shape, height, channels and records are taken, but no weight. Otherwise size and
-patch state the encoder. The figure is the lowest validation CER along the run.
+like: a pre-training whose encoder shape, height, channels and records are taken, but no weight.
+Otherwise size and patch state the encoder. The figure is the lowest validation CER along the run.
 """
 
 from configs import common

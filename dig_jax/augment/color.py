@@ -1,11 +1,13 @@
-"""Photometric operators on the device: tones (pixel by pixel), filters of 5 x 5 pixels and grains (noise of every pixel).
+"""Photometric operators on the device: tones (pixel by pixel), filters of 5 x 5 pixels and grains
+(noise of every pixel).
 
-image f32[B,C,H,W] in [0,1], C = 1 (grey) or 3 (RGB); planes, because three interleaved channels keep CPUs from using
-their vector units (20 times slower). Every amount is f32[B], one for each line; results are clipped to [0,1], as 8-bit
-images are.
-Definitions: imgaug, and torchvision's ColorJitter (jitter_*), see reference sections 1.7 and 2.3. Departures: no rounding to
-8 bits between operators; filters repeat the edge pixel of the real line (imgaug mirrors it); equal steps of grey for its
-k-means of colours (posterize); medians of 3 x 3 and averages of at most 5 x 5 pixels.
+image f32[B,C,H,W] in [0,1], C = 1 (grey) or 3 (RGB); planes, because three interleaved channels
+keep CPUs from using their vector units (20 times slower). Every amount is f32[B], one for each
+line; results are clipped to [0,1], as 8-bit images are. Definitions: imgaug, and torchvision's
+ColorJitter (jitter_*), see reference sections 1.7 and 2.3. Departures: no rounding to 8 bits
+between operators; filters repeat the edge pixel of the real line (imgaug mirrors it); equal steps
+of grey for its k-means of colours (posterize); medians of 3 x 3 and averages of at most 5 x 5
+pixels.
 """
 
 import jax
@@ -96,7 +98,9 @@ def invert(image, width):
 
 
 def brightness(image, width, *, factor):
-    """factor * image, the operator of imgaug; `jitter_brightness` is that of torchvision, in an order of its own."""
+    """factor * image, the operator of imgaug; `jitter_brightness` is that of torchvision, in an
+    order of its own.
+    """
     return jitter_brightness(image, width, factor=factor)
 
 
@@ -116,7 +120,9 @@ def hue_saturation(image, width, *, turn, factor):
 
 
 def temperature(image, width, *, kelvin):
-    """As lit by a black body of `kelvin` (1,100 .. 40,000), by the fit of T. Helland (2012) to CIE's table."""
+    """As lit by a black body of `kelvin` (1,100 .. 40,000), by the fit of T. Helland (2012) to
+    CIE's table.
+    """
     t = kelvin / 100.0
     beyond = jnp.maximum(t - 60.0, 1.0)
     red = jnp.where(t <= 66.0, 1.0, 1.29294 * beyond**-0.1332047592)
@@ -151,7 +157,8 @@ def median(image, width):
     padded = jnp.pad(extend(image, width), ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
     height, canvas_px = image.shape[2:]
     near = [padded[:, :, i : i + height, j : j + canvas_px] for i in range(3) for j in range(3)]
-    # Each round sends the lowest of what is left to the front; after five rounds the median stands there.
+    # Each round sends the lowest of what is left to the front; after five rounds the median stands
+    # there.
     for start in range(5):
         for i in range(8, start, -1):
             near[i - 1], near[i] = (
@@ -162,7 +169,9 @@ def median(image, width):
 
 
 def rescale(image, width, *, factor):
-    """Made smaller by `factor` f32[B] in [1, 4] and large again, in blocks: a mixture of the two nearest of 1, 2 and 4."""
+    """Made smaller by `factor` f32[B] in [1, 4] and large again, in blocks: a mixture of the two
+    nearest of 1, 2 and 4.
+    """
     height, canvas_px = image.shape[2:]
     up, across = -height % 4, -canvas_px % 4
     padded = jnp.pad(extend(image, width), ((0, 0), (0, 0), (0, up), (0, across)), mode="edge")
@@ -211,7 +220,9 @@ COLOURLESS = (
 
 
 def blur(*, sigma):
-    """GaussianBlur as a filter; sigma f32[B] in pixels, 0 = untouched. Returns (down, across, keep), see `convolve`."""
+    """GaussianBlur as a filter; sigma f32[B] in pixels, 0 = untouched. Returns (down, across,
+    keep), see `convolve`.
+    """
     distance = jnp.arange(TAPS, dtype=jnp.float32)[None, :] - TAPS // 2
     bell = jnp.exp(-0.5 * (distance / jnp.maximum(sigma, 1e-3)[:, None]) ** 2)
     bell = bell / jnp.sum(bell, axis=1, keepdims=True)
@@ -219,9 +230,11 @@ def blur(*, sigma):
 
 
 def sharpen(*, alpha, lightness):
-    """imgaug's Sharpen as a filter: (1 - alpha) * image + alpha * (3x3 kernel of -1 with 8 + lightness in the middle).
+    """imgaug's Sharpen as a filter: (1 - alpha) * image + alpha * (3x3 kernel of -1 with 8 +
+    lightness in the middle).
 
-    The kernel sums to `lightness`, so flat areas become (1 - alpha + alpha * lightness) times as bright.
+    The kernel sums to `lightness`, so flat areas become (1 - alpha + alpha * lightness) times as
+    bright.
     """
     box = jnp.array([0, 1, 1, 1, 0], jnp.float32)[None, :] * jnp.ones_like(alpha)[:, None]
     return box, -alpha[:, None] * box, 1.0 - alpha + alpha * (9.0 + lightness)
@@ -242,7 +255,9 @@ def motion(*, degrees):
     """MotionBlur over TAPS pixels in a direction, as a kernel f32[B,TAPS,TAPS]."""
     place = jnp.arange(TAPS, dtype=jnp.float32) - TAPS // 2
     angle = jnp.deg2rad(degrees)[:, None]
-    hat = lambda at: jnp.maximum(1.0 - jnp.abs(at[:, :, None] - place[None, None]), 0.0)  # noqa: E731  (B, step, tap)
+    hat = lambda at: jnp.maximum(
+        1.0 - jnp.abs(at[:, :, None] - place[None, None]), 0.0
+    )  # (B, step, tap)
     kernel = jnp.sum(
         hat(place[None] * jnp.sin(angle))[:, :, :, None]
         * hat(place[None] * jnp.cos(angle))[:, :, None],
@@ -252,7 +267,9 @@ def motion(*, degrees):
 
 
 def emboss(*, alpha, strength):
-    """Emboss: (1 - alpha) * image + alpha * (light from the lower right), as a kernel f32[B,TAPS,TAPS]."""
+    """Emboss: (1 - alpha) * image + alpha * (light from the lower right), as a kernel
+    f32[B,TAPS,TAPS].
+    """
     light = jnp.array([[-1, 0, 0], [0, 1, 0], [0, 0, 1]], jnp.float32)
     slope = jnp.array([[-1, -1, 0], [-1, 0, 1], [0, 1, 1]], jnp.float32)
     identity = jnp.zeros((3, 3)).at[1, 1].set(1.0)
@@ -274,7 +291,9 @@ def extend(image, width):
 
 
 def convolve(image, width, down, across, keep):
-    """keep * image + the separable filter down (f32[B,TAPS]) x across (f32[B,TAPS]), clipped to [0,1]; keep f32[B]."""
+    """keep * image + the separable filter down (f32[B,TAPS]) x across (f32[B,TAPS]), clipped to
+    [0,1]; keep f32[B].
+    """
     height, canvas_px = image.shape[2:]
     reach = TAPS // 2
     padded = jnp.pad(
@@ -287,7 +306,9 @@ def convolve(image, width, down, across, keep):
 
 
 def correlate(image, width, kernel):
-    """The sum of the neighbours, each times its weight in kernel f32[B,TAPS,TAPS], clipped to [0,1]."""
+    """The sum of the neighbours, each times its weight in kernel f32[B,TAPS,TAPS], clipped to
+    [0,1].
+    """
     height, canvas_px = image.shape[2:]
     reach = TAPS // 2
     padded = jnp.pad(
@@ -311,7 +332,9 @@ def noise(image, grain, *, sigma):
 
 
 def dropout(image, grain, *, share, per_channel):
-    """A share f32[B] of the pixels becomes black; where per_channel > 0.5 each channel loses its own."""
+    """A share f32[B] of the pixels becomes black; where per_channel > 0.5 each channel loses its
+    own.
+    """
     together = jnp.broadcast_to(grain[:, :1], grain.shape)
     chance = jax.scipy.special.ndtr(jnp.where(_each(per_channel) > 0.5, grain, together))
     return jnp.where(chance < _each(share), 0.0, image)

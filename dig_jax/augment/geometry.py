@@ -1,17 +1,20 @@
 """Geometry on the device: coordinate maps that are composed first and resampled once.
 
-A map says, for every pixel of the result, where in the input its value comes from. Everything but the piecewise warp
-is a homography, f32[B,3,3] acting on columns (x, y, 1) in pixels, pixel centres at whole numbers. If operators 1, 2 and
-3 are drawn in that order, the result at p is the input at m1(m2(m3(p))), so homographies multiply left to right and
-only the piecewise warp splits the chain: map = before(warp(after(p))). Every line of a batch can thus have its own
-order at the price of one bilinear resampling.
+A map says, for every pixel of the result, where in the input its value comes from. Everything but
+the piecewise warp is a homography, f32[B,3,3] acting on columns (x, y, 1) in pixels, pixel centres
+at whole numbers. If operators 1, 2 and 3 are drawn in that order, the result at p is the input at
+m1(m2(m3(p))), so homographies multiply left to right and only the piecewise warp splits the chain:
+map = before(warp(after(p))). Every line of a batch can thus have its own order at the price of one
+bilinear resampling.
 
-Departures from DiG (imgaug, one resampling an operator, on the image at its original size; reference section 1.7):
-one resampling at the model's size, which blurs less and costs about a fifth; what one operator pushes over the edge a
-later one can bring back; outside the image the edge pixel is repeated (imgaug: black, after rotation); the piecewise
-warp interpolates bilinearly between its grid points (imgaug: affine in each triangle).
+Departures from DiG (imgaug, one resampling an operator, on the image at its original size;
+reference section 1.7): one resampling at the model's size, which blurs less and costs about a
+fifth; what one operator pushes over the edge a later one can bring back; outside the image the edge
+pixel is repeated (imgaug: black, after rotation); the piecewise warp interpolates bilinearly
+between its grid points (imgaug: affine in each triangle).
 
-All sizes refer to the *real* part of a padded line: width i32[B] pixels, never to the padded canvas.
+All sizes refer to the *real* part of a padded line: width i32[B] pixels, never to the padded
+canvas.
 """
 
 import functools
@@ -23,7 +26,9 @@ GRID = 4  # imgaug's PiecewiseAffine moves 4 x 4 points
 
 
 def inside(width, canvas_px):
-    """bool[B,W]: which columns of a canvas belong to the real line of width i32[B]; the others are padding."""
+    """bool[B,W]: which columns of a canvas belong to the real line of width i32[B]; the others are
+    padding.
+    """
     return jnp.arange(canvas_px)[None] < width[:, None]
 
 
@@ -52,14 +57,18 @@ def _scale_shift(scale_x, shift_x, scale_y, shift_y):
 
 
 def crop_vertical(height, width, *, top, bottom):
-    """Cuts the fractions `top` and `bottom` (f32[B], each in [0, 0.5)) of the height and stretches the rest back."""
+    """Cuts the fractions `top` and `bottom` (f32[B], each in [0, 0.5)) of the height and stretches
+    the rest back.
+    """
     kept = 1.0 - top - bottom
     one = jnp.ones_like(kept)
     return _scale_shift(one, jnp.zeros_like(kept), kept, top * height + 0.5 * kept - 0.5)
 
 
 def crop_horizontal(height, width, *, left, right):
-    """Cuts the fractions `left` and `right` (f32[B], each in [0, 0.5)) of the real width, stretches the rest back."""
+    """Cuts the fractions `left` and `right` (f32[B], each in [0, 0.5)) of the real width, stretches
+    the rest back.
+    """
     kept = 1.0 - left - right
     one = jnp.ones_like(kept)
     return _scale_shift(kept, left * width + 0.5 * kept - 0.5, one, jnp.zeros_like(kept))
@@ -72,7 +81,9 @@ def shift(height, width, *, right_px, down_px):
 
 
 def rotate(height, width, *, degrees):
-    """Turns the content clockwise (as seen; y points down) by `degrees` f32[B] about the centre of the real line."""
+    """Turns the content clockwise (as seen; y points down) by `degrees` f32[B] about the centre of
+    the real line.
+    """
     angle = jnp.deg2rad(degrees)
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     cx, cy = 0.5 * (width - 1.0), jnp.full_like(angle, 0.5 * (height - 1.0))
@@ -94,14 +105,17 @@ def _centre(height, width):
 
 
 def scale(height, width, *, across, down):
-    """Makes the content `across` times as wide and `down` times as tall (f32[B] above 0) about the centre of the line."""
+    """Makes the content `across` times as wide and `down` times as tall (f32[B] above 0) about the
+    centre of the line.
+    """
     cx, cy = _centre(height, width)
     return _scale_shift(1.0 / across, cx - cx / across, 1.0 / down, cy - cy / down)
 
 
 def shear(height, width, *, degrees_x, degrees_y):
-    """Slants the content about the centre of the real line: a point dx, dy from it goes to dx + tan(degrees_x) dy,
-    dy + tan(degrees_y) dx. f32[B]; the two tangents must not multiply to 1, where the plane becomes a line."""
+    """Slants the content about the centre of the real line: a point dx, dy from it goes to dx +
+    tan(degrees_x) dy, dy + tan(degrees_y) dx. f32[B]; the two tangents must not multiply to 1,
+    where the plane becomes a line."""
     (cx, cy), a, b = (
         _centre(height, width),
         jnp.tan(jnp.deg2rad(degrees_x)),
@@ -118,15 +132,17 @@ def shear(height, width, *, degrees_x, degrees_y):
 
 
 def flip(height, width, *, across, down):
-    """Mirrors the real line left to right where `across` bool[B], top to bottom where `down` bool[B]; both: 180 degrees."""
+    """Mirrors the real line left to right where `across` bool[B], top to bottom where `down`
+    bool[B]; both: 180 degrees.
+    """
     x, y = jnp.where(across, -1.0, 1.0), jnp.where(down, -1.0, 1.0)
     return _scale_shift(
         x, jnp.where(across, width - 1.0, 0.0), y, jnp.where(down, height - 1.0, 0.0)
     )
 
 
-# Amounts of `affine` and the value at which each does nothing. Scales are factors, degrees and shears angles, right and
-# down fractions of the real width and of the height.
+# Amounts of `affine` and the value at which each does nothing. Scales are factors, degrees and
+# shears angles, right and down fractions of the real width and of the height.
 AFFINE = {
     "scale_x": 1.0,
     "scale_y": 1.0,
@@ -152,10 +168,11 @@ def check_affine(ranges):
 
 
 def random_affine(key, height, width, ranges):
-    """The map of a random affine operator for each line, f32[B,3,3]: scale, then shear, then rotate, then shift.
+    """The map of a random affine operator for each line, f32[B,3,3]: scale, then shear, then
+    rotate, then shift.
 
-    ranges: see `check_affine`; every amount is uniform in its range, and what has none stays as it is. A line's amounts
-    depend on the key and on its place in the batch only.
+    ranges: see `check_affine`; every amount is uniform in its range, and what has none stays as it
+    is. A line's amounts depend on the key and on its place in the batch only.
     """
     low = jnp.array(
         [ranges.get(name, (still,) * 2)[0] for name, still in AFFINE.items()], jnp.float32
@@ -177,10 +194,11 @@ def random_affine(key, height, width, ranges):
 def perspective(height, width, *, corners):
     """Stretches an inner quadrilateral over the whole line.
 
-    corners: f32[B,4,2], how far (x, y) each corner (top left, top right, bottom right, bottom left) moves inwards, as
+    corners: f32[B,4,2], how far (x, y) each corner (top left, top right, bottom right, bottom left)
+    moves inwards, as
         fractions in [0, 0.5) of (real width, height).
-    The unit square goes to the quadrilateral by the closed form of Heckbert, "Fundamentals of Texture Mapping and Image
-    Warping" (1989), section 2.2.3.
+    The unit square goes to the quadrilateral by the closed form of Heckbert, "Fundamentals of
+    Texture Mapping and Image Warping" (1989), section 2.2.3.
     """
     inwards = jnp.array([[1, 1], [-1, 1], [-1, -1], [1, -1]], jnp.float32)[None]
     square = jnp.array([[0, 0], [1, 0], [1, 1], [0, 1]], jnp.float32)[None]
@@ -198,7 +216,8 @@ def perspective(height, width, *, corners):
             [g, h, one],
         ]
     )
-    # Pixel i covers [i, i + 1) of the line, so its centre is at (i + 0.5) / size of the unit square.
+    # Pixel i covers [i, i + 1) of the line, so its centre is at (i + 0.5) / size of the unit
+    # square.
     w, tall = width.astype(jnp.float32), jnp.full_like(g, height)
     to_unit = _scale_shift(1.0 / w, 0.5 / w, 1.0 / tall, 0.5 / tall)
     to_px = _scale_shift(w, jnp.full_like(g, -0.5), tall, jnp.full_like(g, -0.5))
@@ -231,9 +250,11 @@ def apply_matrix(matrix, x, y):
 
 
 def apply_piecewise(x, y, width, offsets):
-    """Moves positions by displacements given at GRID x GRID points spread evenly over the real line.
+    """Moves positions by displacements given at GRID x GRID points spread evenly over the real
+    line.
 
-    offsets: f32[B,GRID,GRID,2], (x, y) at [row, column], as fractions of (real width, height). The moved grid points
+    offsets: f32[B,GRID,GRID,2], (x, y) at [row, column], as fractions of (real width, height). The
+    moved grid points
         stay inside the line, as in imgaug.
     """
     height = y.shape[1]
@@ -264,7 +285,8 @@ def pixel_grid(batch, height, canvas_px):
 
 
 def limit_shift(x, y, width, max_shift_px):
-    """Keeps every real pixel's horizontal displacement within +-max_shift_px (None: no bound) and x inside the line.
+    """Keeps every real pixel's horizontal displacement within +-max_shift_px (None: no bound) and x
+    inside the line.
 
     Windows of two views hold the same letters only if the text did not travel between windows.
     """
@@ -276,7 +298,9 @@ def limit_shift(x, y, width, max_shift_px):
 
 
 def resample(image, x, y):
-    """Bilinear values of image f32[B,C,H,W] at positions (x, y), f32[B,H,W] each, inside the image."""
+    """Bilinear values of image f32[B,C,H,W] at positions (x, y), f32[B,H,W] each, inside the
+    image.
+    """
     batch, channels, height, canvas_px = image.shape
     flat = image.reshape(batch, channels, height * canvas_px)
     left, upper = jnp.floor(x), jnp.floor(y)
@@ -294,8 +318,9 @@ def resample(image, x, y):
 
 
 def nearest(values, x, y, width, outside):
-    """Values i32 or bool[B,H,W] at the pixels nearest to positions (x, y), f32[B,H,W] each; `outside` where that pixel, or
-    the pixel of the result, is not of the real line. A map of labels follows an image through this: labels have no mean.
+    """Values i32 or bool[B,H,W] at the pixels nearest to positions (x, y), f32[B,H,W] each;
+    `outside` where that pixel, or the pixel of the result, is not of the real line. A map of labels
+    follows an image through this: labels have no mean.
     """
     batch, height, canvas_px = values.shape
     column, row = (jnp.round(axis).astype(jnp.int32) for axis in (x, y))

@@ -1,8 +1,9 @@
 """Which tokens of a line are hidden from the encoder.
 
-DiG, reference section 1.6: a random 70 % of the tokens of every image, int(0.7 * 256) = 179 at 8 x 32, without block
-structure; MAE does the same with 75 %. SimMIM, section 7: 60 % of units of several patches each. Departure that padded
-lines need: the share is of the *real* tokens and padding is never hidden.
+DiG, reference section 1.6: a random 70 % of the tokens of every image, int(0.7 * 256) = 179 at 8 x
+32, without block structure; MAE does the same with 75 %. SimMIM, section 7: 60 % of units of
+several patches each. Departure that padded lines need: the share is of the *real* tokens and
+padding is never hidden.
 """
 
 import math
@@ -13,10 +14,12 @@ import numpy as np
 
 
 def _hide_lowest(bits, place, valid, count):
-    """bool[B,M]: of the valid units, the count (i32[B]) with the lowest (bits u32[B,M], place i32[B or 1,M])."""
+    """bool[B,M]: of the valid units, the count (i32[B]) with the lowest (bits u32[B,M], place i32[B
+    or 1,M]).
+    """
     low = np.uint32((1 << (bits.shape[1] - 1).bit_length()) - 1)
-    # The place in the low bits makes all scores of a line distinct, so that one sort gives an exact threshold. The
-    # highest bit is cleared, so that padding ranks last.
+    # The place in the low bits makes all scores of a line distinct, so that one sort gives an exact
+    # threshold. The highest bit is cleared, so that padding ranks last.
     score = ((bits >> 1) & ~low) | place.astype(jnp.uint32)
     score = jnp.where(valid, score, np.uint32(0xFFFFFFFF))
     last = jnp.take_along_axis(jnp.sort(score, axis=1), jnp.maximum(count - 1, 0)[:, None], axis=1)
@@ -24,15 +27,16 @@ def _hide_lowest(bits, place, valid, count):
 
 
 def _hidden_counts(grid, ratio, span):
-    """[i]: how many single tokens, or with span > 1 whole columns, a line of i columns hides. In Python's doubles:
-    int(ratio * n) must not depend on the device's rounding."""
+    """[i]: how many single tokens, or with span > 1 whole columns, a line of i columns hides. In
+    Python's doubles: int(ratio * n) must not depend on the device's rounding."""
     unit = grid[0] if span == 1 else 1
     return [int(ratio * unit * c) for c in range(grid[1] + 1)]
 
 
 def most_visible(grid, ratio, span=1):
-    """How many tokens `random_mask` leaves visible on a line that fills the grid; no shorter line has more. An int: the
-    static size of what an encoder has to read that reads nothing else (MAE)."""
+    """How many tokens `random_mask` leaves visible on a line that fills the grid; no shorter line
+    has more. An int: the static size of what an encoder has to read that reads nothing else
+    (MAE)."""
     tokens, each = (grid[0], 1) if span == 1 else (1, grid[0])
     return max(
         (c * tokens - hidden) * each for c, hidden in enumerate(_hidden_counts(grid, ratio, span))
@@ -47,15 +51,16 @@ def _real_columns(width, patch, columns):
 def random_mask(key, width, grid, patch, ratio, span=1):
     """Draws the hidden tokens of a batch of lines.
 
-    key: a JAX key. width: i32[B], real pixels of each line. grid: (Gh, Gw) tokens; patch: (ph, pw) pixels.
-    ratio: share of the real tokens to hide, in [0, 1].
-    span: 1 hides single tokens; more hides runs of `span` neighbouring columns, each with all its rows, so that a
+    key: a JAX key. width: i32[B], real pixels of each line. grid: (Gh, Gw) tokens; patch: (ph, pw)
+    pixels. ratio: share of the real tokens to hide, in [0, 1]. span: 1 hides single tokens; more
+    hides runs of `span` neighbouring columns, each with all its rows, so that a
         letter cannot be copied from its own upper half. The last run of a line is cut to meet the count.
 
-    Returns bool[B,Gh*Gw], True = hidden, tokens column by column (n = column * Gh + row). A line with c real columns
-    has exactly int(ratio * c * Gh) hidden tokens (span 1) or int(ratio * c) hidden columns (span > 1); a real token is
-    hidden with the same chance wherever it stands; padding is never hidden. A very short line may have none.
-    ValueError when ratio or span are out of range.
+    Returns bool[B,Gh*Gw], True = hidden, tokens column by column (n = column * Gh + row). A line
+    with c real columns has exactly int(ratio * c * Gh) hidden tokens (span 1) or int(ratio * c)
+    hidden columns (span > 1); a real token is hidden with the same chance wherever it stands;
+    padding is never hidden. A very short line may have none. ValueError when ratio or span are out
+    of range.
     """
     rows, columns = grid
     if not 0 <= ratio <= 1:
@@ -77,7 +82,8 @@ def random_mask(key, width, grid, patch, ratio, span=1):
         place = jnp.arange(rows * columns)[None, :]
         return _hide_lowest(bits(rows * columns), place, place < real * rows, count)
     place = jnp.arange(columns)[None, :]
-    # Runs lie on a ring with a random start: every column is equally likely, the ends of the line included.
+    # Runs lie on a ring with a random start: every column is equally likely, the ends of the line
+    # included.
     drawn = bits(columns + 1)
     start = (drawn[:, columns:] % real.astype(jnp.uint32)).astype(jnp.int32)
     ring = (place + start) % real
@@ -87,11 +93,12 @@ def random_mask(key, width, grid, patch, ratio, span=1):
 
 
 def unit_mask(key, width, grid, patch, ratio, unit_px):
-    """Hides blocks of patches: units of unit_px = (height, width) pixels, side by side from the line's top left corner.
+    """Hides blocks of patches: units of unit_px = (height, width) pixels, side by side from the
+    line's top left corner.
 
-    The rest as for `random_mask`, except: a line with u units, the last of them perhaps a part of one, has exactly
-    min(ceil(ratio * u), u - 1) hidden units (SimMIM's ceil, but never the whole line). ValueError when a unit is not made
-    of whole patches or units do not fill the height.
+    The rest as for `random_mask`, except: a line with u units, the last of them perhaps a part of
+    one, has exactly min(ceil(ratio * u), u - 1) hidden units (SimMIM's ceil, but never the whole
+    line). ValueError when a unit is not made of whole patches or units do not fill the height.
     """
     rows, columns = grid
     if not 0 <= ratio <= 1:

@@ -10,7 +10,8 @@ A recipe is a stage or a sequence of stages, which a line passes in turn. A stag
 Only one stage may move pixels, so that `max_shift_px` bounds the whole way.
 """
 
-# DiG's contrast branch (reference section 1.7). At 10 degrees the ends of a line wider than 6 heights leave the image.
+# DiG's contrast branch (reference section 1.7). At 10 degrees the ends of a line wider than 6
+# heights leave the image.
 DIG = {
     "some_of": (2, 5),
     "operators": (
@@ -29,7 +30,8 @@ DIG = {
     "grayscale_p": 0.2,
 }
 
-# For whole text lines and short trainings: nothing that turns ink into paper or moves a letter by more than a stroke.
+# For whole text lines and short trainings: nothing that turns ink into paper or moves a letter by
+# more than a stroke.
 LINES_LIGHT = {
     "some_of": (2, 4),
     "operators": (
@@ -58,8 +60,9 @@ def _stage(*operators, some_of=None, **more):
 _CONTRAST, _BLUR = ("contrast", {"alpha": (0.5, 1.0)}), ("blur", {"sigma": (0.5, 1.5)})
 _SHARPEN = ("sharpen", {"alpha": (0.0, 0.5), "lightness": (0.0, 0.5)})
 
-# SeqCLR's three severities in the authors' later code (reference section 2.3). 2 is like the paper's: nothing but contrast,
-# sharpness and warps that keep letters in place. In place of PiecewiseAffine that code bends elastically; this is the paper's.
+# SeqCLR's three severities in the authors' later code (reference section 2.3). 2 is like the
+# paper's: nothing but contrast, sharpness and warps that keep letters in place. In place of
+# PiecewiseAffine that code bends elastically; this is the paper's.
 SEQCLR_2 = _stage(
     _CONTRAST,
     _BLUR,
@@ -70,8 +73,8 @@ SEQCLR_2 = _stage(
     ("perspective", {"scale": (0.01, 0.02)}),
     some_of=(1, 7),
 )
-# 1, which that code ships: strong colours and grain, no geometry at all. Strengths of emboss are ours; "sharpen or a blur" is
-# one of the five alike here, sharpening in half of the cases there.
+# 1, which that code ships: strong colours and grain, no geometry at all. Strengths of emboss are
+# ours; "sharpen or a blur" is one of the five alike here, sharpening in half of the cases there.
 SEQCLR_1 = (
     _stage(("invert", {}), p=0.5),
     _stage(
@@ -102,8 +105,9 @@ SEQCLR_1 = (
         some_of=(1, 1),
     ),
 )
-# 0 is ABINet's augmentation for recognisers: strong geometry in half of the lines, which a bound on the way sideways tames.
-# How far its corners move in a perspective is our reading; its canvas grows with a turned word, ours does not.
+# 0 is ABINet's augmentation for recognisers: strong geometry in half of the lines, which a bound on
+# the way sideways tames. How far its corners move in a perspective is our reading; its canvas grows
+# with a turned word, ours does not.
 SEQCLR_0 = (
     _stage(
         ("rotate", {"degrees": (-45.0, 45.0)}),
@@ -121,8 +125,9 @@ SEQCLR_0 = (
     _stage(jitter={"p": 0.25, "brightness": 0.5, "contrast": 0.5, "saturation": 0.5, "hue": 0.1}),
 )
 
-# Whole-image contrast (reference sections 4 to 6) for text: no flips, and crops that keep all letters, where photographs
-# lose up to 92 % of their area. The rest is the papers'. SimSiam's is MoCo v2's; MoCo v3's two views are not alike.
+# Whole-image contrast (reference sections 4 to 6) for text: no flips, and crops that keep all
+# letters, where photographs lose up to 92 % of their area. The rest is the papers'. SimSiam's is
+# MoCo v2's; MoCo v3's two views are not alike.
 _CROP = _stage(
     ("crop_vertical", {"top": (0.0, 0.2), "bottom": (0.0, 0.2)}),
     ("crop_horizontal", {"left": (0.0, 0.05), "right": (0.0, 0.05)}),
@@ -148,7 +153,8 @@ MOCOV2 = (_CROP, _colours(0.4, 0.4, 0.4, 0.1), _stage(_SOFT, p=0.5))
 MOCOV3_1 = (_CROP, _colours(0.4, 0.4, 0.2, 0.1), _stage(_SOFT))
 MOCOV3_2 = (_CROP, _colours(0.4, 0.4, 0.2, 0.1), _stage(_SOFT, p=0.1), _stage(_SOLARIZE, p=0.2))
 
-# What a half of a line suffers in our reading of SimAN: tone and sharpness, nothing that moves a pixel.
+# What a half of a line suffers in our reading of SimAN: tone and sharpness, nothing that moves a
+# pixel.
 SIMAN = _stage(
     ("contrast", {"alpha": (0.4, 1.0)}),
     ("blur", {"sigma": (0.3, 1.2)}),

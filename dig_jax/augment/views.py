@@ -1,8 +1,10 @@
-"""Views of a batch of text lines: the one function that applies a recipe (augment/recipes.py), and its checks.
+"""Views of a batch of text lines: the one function that applies a recipe (augment/recipes.py), and
+its checks.
 
-Photometric operators run in the line's drawn order; geometric ones are composed in theirs into one map and the image is
-resampled once, at the end of the operators (departures: see geometry.py and color.py). Amounts in pixels are pixels of
-the batch, not of the original image, and the aspect ratio is kept, where DiG augments first and squeezes after.
+Photometric operators run in the line's drawn order; geometric ones are composed in theirs into one
+map and the image is resampled once, at the end of the operators (departures: see geometry.py and
+color.py). Amounts in pixels are pixels of the batch, not of the original image, and the aspect
+ratio is kept, where DiG augments first and squeezes after.
 """
 
 import difflib
@@ -58,7 +60,9 @@ UNUSED = 1000  # rank of an operator that a line did not draw
 
 
 def recipe(name):
-    """The recipe of a name of recipes.py; a recipe or None comes back as it is. ValueError for a name that there is not."""
+    """The recipe of a name of recipes.py; a recipe or None comes back as it is. ValueError for a
+    name that there is not.
+    """
     if not isinstance(name, str):
         return name
     if name not in recipes.RECIPES:
@@ -152,7 +156,9 @@ def _range(value):
 
 
 class _Dice:
-    """One line's random numbers, drawn at once and handed out in turn: many small draws take seconds to compile."""
+    """One line's random numbers, drawn at once and handed out in turn: many small draws take
+    seconds to compile.
+    """
 
     def __init__(self, key, count):
         self.unused = jax.random.uniform(key, (count,), minval=2.0**-24)
@@ -224,12 +230,16 @@ def _draw_line(key, *, recipe):
 
 
 def draw(key, batch, recipe):
-    """Draws for `batch` lines; line i depends on (key, i) only, on no device count and no batch size."""
+    """Draws for `batch` lines; line i depends on (key, i) only, on no device count and no batch
+    size.
+    """
     return jax.vmap(partial(_draw_line, recipe=recipe))(jax.random.split(key, batch))
 
 
 def _slots(rank, names, most):
-    """i32[B,S]: which of `names` stands in each slot of a line's order, -1 = none; S = min(len(names), most)."""
+    """i32[B,S]: which of `names` stands in each slot of a line's order, -1 = none; S =
+    min(len(names), most).
+    """
     ranks = jnp.stack([rank[n] for n in names], axis=1)
     order = jnp.argsort(ranks, axis=1)[:, :most]
     used = jnp.take_along_axis(ranks, order, axis=1) < UNUSED
@@ -237,7 +247,9 @@ def _slots(rank, names, most):
 
 
 def _in_order(image, width, names, slots, amounts, noise_keys):
-    """Passes lines (planes, f32[B,C,H,W]) through photometric operators, each line in its own order (see `_slots`)."""
+    """Passes lines (planes, f32[B,C,H,W]) through photometric operators, each line in its own order
+    (see `_slots`).
+    """
     grain = color.grain(noise_keys, image.shape[1:]) if color.GRAINS.keys() & set(names) else None
 
     def branch(name):
@@ -248,17 +260,20 @@ def _in_order(image, width, names, slots, amounts, noise_keys):
         return run
 
     branches = [branch(name) for name in names]
-    # Every slot tries every operator on the whole batch and keeps the lines that chose it. A scan with a switch and not
-    # a plain loop: XLA for CPUs fuses a plain chain so eagerly that it computes early operators again for every tap of
-    # a filter and every channel of a hue (40 times slower), and a scan compiles each operator once.
-    step = lambda image, at: (jax.lax.switch(at[1], branches, image, at[0] == at[1]), None)  # noqa: E731
+    # Every slot tries every operator on the whole batch and keeps the lines that chose it. A scan
+    # with a switch and not a plain loop: XLA for CPUs fuses a plain chain so eagerly that it
+    # computes early operators again for every tap of a filter and every channel of a hue (40 times
+    # slower), and a scan compiles each operator once.
+    step = lambda image, at: (jax.lax.switch(at[1], branches, image, at[0] == at[1]), None)
     slot = jnp.repeat(slots.T, len(names), axis=0)
     operator = jnp.tile(jnp.arange(len(names)), slots.shape[1])
     return jax.lax.scan(step, image, (slot, operator))[0]
 
 
 def _chains(draws, recipe, height, width, names, warp_rank):
-    """The homographies before and after the piecewise warp, f32[B,3,3] each, in every line's own order."""
+    """The homographies before and after the piecewise warp, f32[B,3,3] each, in every line's own
+    order.
+    """
     matrices = jnp.stack(
         [geometry.MATRICES[n](height, width, **draws.amounts[n]) for n in names], axis=1
     )
@@ -276,7 +291,8 @@ def _chains(draws, recipe, height, width, names, warp_rank):
 
 
 def source_map(draws, recipe, shape, width, max_shift_px=None):
-    """Where each pixel of the view comes from: (x, y), f32[B,H,W] each, inside the real line; shape (B, C, H, W).
+    """Where each pixel of the view comes from: (x, y), f32[B,H,W] each, inside the real line; shape
+    (B, C, H, W).
 
     Other things than the image (a mask, boxes of letters) can follow the view through it.
     """
@@ -301,11 +317,13 @@ def source_map(draws, recipe, shape, width, max_shift_px=None):
 def augment(key, image, width, recipe, max_shift_px=None):
     """One random view of each line.
 
-    key: a JAX key. image: u8[B,H,W,C] in [0,255] or f32 in [0,1], C = 1 or 3. width: i32[B], real pixels, 1..W.
-    recipe: see augment/recipes.py. max_shift_px: bound on the horizontal way of every pixel, None = unbounded
+    key: a JAX key. image: u8[B,H,W,C] in [0,255] or f32 in [0,1], C = 1 or 3. width: i32[B], real
+    pixels, 1..W. recipe: see augment/recipes.py. max_shift_px: bound on the horizontal way of every
+    pixel, None = unbounded
         as in the official recipe.
 
-    Returns f32[B,H,W,C] in [0,1]; columns right of `width` are the input's. ValueError for an impossible recipe.
+    Returns f32[B,H,W,C] in [0,1]; columns right of `width` are the input's. ValueError for an
+    impossible recipe.
     """
     check(recipe)
     if max_shift_px is not None and max_shift_px < 0:

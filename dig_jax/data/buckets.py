@@ -1,7 +1,9 @@
-"""Which records stand together in a batch when lines keep their own width: pure integer planning, no pixels.
+"""Which records stand together in a batch when lines keep their own width: pure integer planning,
+no pixels.
 
-Lines are grouped by width into a few buckets, so that a batch is only as wide as its bucket and the compiler sees a few
-static shapes. All randomness is a hash of (seed, what for, counter): the same on every host, with every numpy.
+Lines are grouped by width into a few buckets, so that a batch is only as wide as its bucket and the
+compiler sees a few static shapes. All randomness is a hash of (seed, what for, counter): the same
+on every host, with every numpy.
 """
 
 from collections.abc import Sequence
@@ -12,7 +14,9 @@ AUTO_COUNT = 4  # each width costs one compilation; the fifth saves little paddi
 
 
 def random64(seed: int, stream: tuple[int, ...], counter) -> np.ndarray:
-    """u64[n] of random bits for the counters i64[n]: SplitMix64 (Steele et al. 2014), keyed by (seed, stream)."""
+    """u64[n] of random bits for the counters i64[n]: SplitMix64 (Steele et al. 2014), keyed by
+    (seed, stream).
+    """
     key = np.random.SeedSequence([seed, *stream]).generate_state(1, np.uint64)
     bits = (np.atleast_1d(counter).astype(np.uint64) + np.uint64(1)) * np.uint64(
         0x9E3779B97F4A7C15
@@ -28,9 +32,11 @@ def uniform(seed: int, stream: tuple[int, ...], counter) -> np.ndarray:
 
 
 def permutation(size: int, seed: int, stream: tuple[int, ...]) -> np.ndarray:
-    """i64[size], a random order of range(size). Sorts random bits with the number itself in the low ones.
+    """i64[size], a random order of range(size). Sorts random bits with the number itself in the low
+    ones.
 
-    Sorting values is several times faster than argsort, and as no two are equal the result is that of any machine.
+    Sorting values is several times faster than argsort, and as no two are equal the result is that
+    of any machine.
     """
     low = np.uint64(max(1, size - 1).bit_length())
     keys = random64(seed, stream, np.arange(size)) >> low << low | np.arange(size, dtype=np.uint64)
@@ -42,8 +48,9 @@ def bounds(
 ) -> np.ndarray:
     """Bucket widths i64[K] in px, ascending, the last at least as wide as the widest line.
 
-    widths: i[n], resized widths in px. buckets_px: the widths themselves, or how many to choose ("auto" = 4): those of
-    the given multiple that cost the least padding in all. ValueError when a line is wider than the last bucket.
+    widths: i[n], resized widths in px. buckets_px: the widths themselves, or how many to choose
+    ("auto" = 4): those of the given multiple that cost the least padding in all. ValueError when a
+    line is wider than the last bucket.
     """
     if isinstance(buckets_px, str | int):
         count = AUTO_COUNT if buckets_px == "auto" else buckets_px
@@ -67,7 +74,9 @@ def bounds(
 
 
 def _least_padding(widths: np.ndarray, count: int, multiple_px: int) -> np.ndarray:
-    """The `count` multiples of multiple_px with the smallest sum of padded widths, by dynamic programming."""
+    """The `count` multiples of multiple_px with the smallest sum of padded widths, by dynamic
+    programming.
+    """
     lines = np.bincount(-(-widths // multiple_px))
     edges, lines = np.flatnonzero(lines) * multiple_px, lines[lines > 0]
     total = np.concatenate([[0], np.cumsum(lines)])
@@ -76,7 +85,8 @@ def _least_padding(widths: np.ndarray, count: int, multiple_px: int) -> np.ndarr
         [],
     )  # cost[j]: the lines up to edges[j] in one bucket
     for _ in range(min(count, len(edges)) - 1):
-        # options[i, j]: the best for the lines up to edges[i], and one more bucket edges[j] for those above
+        # options[i, j]: the best for the lines up to edges[i], and one more bucket edges[j] for
+        # those above
         options = cost[:, None] + edges[None, :] * (total[None, 1:] - total[1:, None])
         options[np.tril_indices(len(edges))] = np.inf
         before.append(np.argmin(options, axis=0))
@@ -88,7 +98,9 @@ def _least_padding(widths: np.ndarray, count: int, multiple_px: int) -> np.ndarr
 
 
 def shares(weights: Sequence[float], size: int) -> np.ndarray:
-    """i64[S] that sum to `size`, in proportion to the weights, each at least 1 (largest remainders round up)."""
+    """i64[S] that sum to `size`, in proportion to the weights, each at least 1 (largest remainders
+    round up).
+    """
     exact = np.asarray(weights, np.float64) / np.sum(weights) * size
     counts = np.maximum(1, np.floor(exact).astype(np.int64))
     for _ in range(size - int(counts.sum())):
@@ -101,11 +113,12 @@ def shares(weights: Sequence[float], size: int) -> np.ndarray:
 
 
 def batches(order: np.ndarray, bucket: np.ndarray, count: int, batch_size: int, fill: bool):
-    """Cuts one epoch into ceil(n / batch_size) batches of one width each -> (rows i64[S, B], bucket i64[S]).
+    """Cuts one epoch into ceil(n / batch_size) batches of one width each -> (rows i64[S, B], bucket
+    i64[S]).
 
-    order: i64[n], the records in the order of drawing; bucket: i64[n], the bucket of each of them, of `count`.
-    What is left of a bucket moves to the next wider one, where it fits. The very last batch is filled up with the first
-    records of the epoch (fill) or with -1.
+    order: i64[n], the records in the order of drawing; bucket: i64[n], the bucket of each of them,
+    of `count`. What is left of a bucket moves to the next wider one, where it fits. The very last
+    batch is filled up with the first records of the epoch (fill) or with -1.
     """
     rows, of, left = [], [], order[:0]
     for number in range(count):

@@ -1,8 +1,9 @@
 """Reading records.json and the index of a records folder, which may be damaged or hostile.
 
-Whatever they hold, opening a set ends in a set whose numbers fit together or in one sentence; it runs nothing (JSON, and npz
-without pickle), opens no file but plain names in the folder, and takes memory in proportion to the files on disk. A name may
-be a symbolic link: who made the folder placed it, and caches are made of links.
+Whatever they hold, opening a set ends in a set whose numbers fit together or in one sentence; it
+runs nothing (JSON, and npz without pickle), opens no file but plain names in the folder, and takes
+memory in proportion to the files on disk. A name may be a symbolic link: who made the folder placed
+it, and caches are made of links.
 """
 
 import json
@@ -24,8 +25,8 @@ INDEX = {
 
 
 def read_manifest(path: str | Path) -> dict[str, Any]:
-    """records.json of a records folder, its splits checked. FileNotFoundError names the record sets that do exist nearby,
-    ValueError says what is wrong in it."""
+    """records.json of a records folder, its splits checked. FileNotFoundError names the record sets
+    that do exist nearby, ValueError says what is wrong in it."""
     folder = Path(path)
     file = folder / MANIFEST
     if not file.is_file():
@@ -61,7 +62,9 @@ def _told(value: Any) -> str:
 
 
 def _check_splits(manifest: dict[str, Any]) -> None:
-    """ValueError where an entry has the wrong type, counts that do not add up, or names that are no plain file names."""
+    """ValueError where an entry has the wrong type, counts that do not add up, or names that are no
+    plain file names.
+    """
     splits = manifest["splits"]
     if not isinstance(splits, dict) or not isinstance(manifest.get("charset", ""), str):
         raise ValueError("'splits' must be an object and 'charset' a string")
@@ -89,7 +92,9 @@ def _check_splits(manifest: dict[str, Any]) -> None:
 
 
 def check_shards(folder: Path, entry: dict[str, Any]) -> None:
-    """FileNotFoundError for a shard that is missing, ValueError for one that is too small for what it is said to hold."""
+    """FileNotFoundError for a shard that is missing, ValueError for one that is too small for what
+    it is said to hold.
+    """
     for name, count in zip(entry["shards"], entry["shard_counts"]):
         file = folder / name
         if not file.is_file():
@@ -109,7 +114,8 @@ def missing(file: Path) -> FileNotFoundError:
 def read_index(file: Path, count: int) -> dict[str, np.ndarray]:
     """width_px u16[n], height_px u16[n], label_chars i32[n] of a split of n = count records.
 
-    ValueError where the file is damaged, is not of this many records, or counts a label that no writer would write.
+    ValueError where the file is damaged, is not of this many records, or counts a label that no
+    writer would write.
     """
     if not file.is_file():
         raise missing(file)

@@ -10,7 +10,9 @@ from typing import Any
 
 
 def cores() -> int:
-    """Cores that this process may use (containers and `taskset` give fewer than the machine has)."""
+    """Cores that this process may use (containers and `taskset` give fewer than the machine
+    has).
+    """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -22,10 +24,11 @@ def ordered_map(
 ) -> Iterator[Any]:
     """Yields function(item) for each item, in order, whatever the number of workers.
 
-    workers: None = one a core, 0 or 1 = in this process. Processes are spawned, not forked (threads of JAX or OpenCV do
-    not survive a fork), so `function` must pickle; it is sent once to each worker and may keep a cache. At most four
-    chunks a worker are under way, so memory does not grow with the number of items. A worker that dies (out of memory)
-    raises RuntimeError; it never hangs.
+    workers: None = one a core, 0 or 1 = in this process. Processes are spawned, not forked (threads
+    of JAX or OpenCV do not survive a fork), so `function` must pickle; it is sent once to each
+    worker and may keep a cache. At most four chunks a worker are under way, so memory does not grow
+    with the number of items. A worker that dies (out of memory) raises RuntimeError; it never
+    hangs.
     """
     workers = cores() if workers is None else workers
     if workers <= 1:

@@ -4,13 +4,15 @@
       -> record numbers      shuffled anew each epoch, mixed by weight: integers only, so looking ahead is cheap
       -> (batch, host)       ONE map reads and decodes the rows of this host together, 4 times faster than one by one
 
-Everything is a pure function of (seed, step, row). So a run resumes by slicing (`dataset[step:]`), the rows of all
-hosts one after the other are the same batch for any number of hosts, and threads or processes cannot change a value.
+Everything is a pure function of (seed, step, row). So a run resumes by slicing (`dataset[step:]`),
+the rows of all hosts one after the other are the same batch for any number of hosts, and threads or
+processes cannot change a value.
 
-batch: {"image" u8[B,H,W,C], "width" i32[B], "valid" bool[B]} and, for recognition, {"label" i32[B,L] (0 = CTC blank =
-padding), "label_length" i32[B]}; B counts the rows of this host. host, which never goes to a device: {"index" i64[B]
-(record number in the mixture, -1 in a row that only fills a batch), "text" list of str or None, "errors" list of str,
-"bad" list of the record numbers that they name, "unknown_chars" int, "epoch" float}.
+batch: {"image" u8[B,H,W,C], "width" i32[B], "valid" bool[B]} and, for recognition, {"label"
+i32[B,L] (0 = CTC blank = padding), "label_length" i32[B]}; B counts the rows of this host. host,
+which never goes to a device: {"index" i64[B] (record number in the mixture, -1 in a row that only
+fills a batch), "text" list of str or None, "errors" list of str, "bad" list of the record numbers
+that they name, "unknown_chars" int, "epoch" float}.
 """
 
 import contextlib
@@ -65,10 +67,12 @@ def pretrain(
     process_count: int = 1,
     max_pixels: int = transforms.MAX_PIXELS,
 ) -> grain.MapDataset:
-    """Endless (batch, host) of random windows of width_px, labels unread; item i is step i. batch_size is global.
+    """Endless (batch, host) of random windows of width_px, labels unread; item i is step i.
+    batch_size is global.
 
-    squeeze_px: instead of windows, whole images squeezed or stretched to this width, which must be width_px. Without
-    weights every record is drawn once an epoch; with them each set keeps its own epochs.
+    squeeze_px: instead of windows, whole images squeezed or stretched to this width, which must be
+    width_px. Without weights every record is drawn once an epoch; with them each set keeps its own
+    epochs.
     """
     if squeeze_px not in (None, width_px):
         raise ValueError(
@@ -112,12 +116,14 @@ def recognition(
     process_count: int = 1,
     max_pixels: int = transforms.MAX_PIXELS,
 ) -> grain.MapDataset:
-    """Endless (batch, host) of whole labelled lines in width buckets (see buckets.bounds); item i is step i.
+    """Endless (batch, host) of whole labelled lines in width buckets (see buckets.bounds); item i
+    is step i.
 
-    An epoch is ceil(n / batch_size) steps and holds every labelled record once (by the weights where there are any);
-    its last batch is filled up from its start. Records without a label are left out and counted in the log. L is the
-    longest label, or max_label_length. squeeze_px: every image is squeezed or stretched to this width, the aspect ratio is
-    lost. ValueError: no labels, a label longer than L, a line wider than the buckets.
+    An epoch is ceil(n / batch_size) steps and holds every labelled record once (by the weights
+    where there are any); its last batch is filled up from its start. Records without a label are
+    left out and counted in the log. L is the longest label, or max_label_length. squeeze_px: every
+    image is squeezed or stretched to this width, the aspect ratio is lost. ValueError: no labels, a
+    label longer than L, a line wider than the buckets.
     """
     part = _part(batch_size, process_index, process_count)
     plan = _EpochPlan(
@@ -146,10 +152,12 @@ def evaluation(
     process_count: int = 1,
     max_pixels: int = transforms.MAX_PIXELS,
 ) -> grain.MapDataset:
-    """ceil(n / batch_size) items that hold every labelled record exactly once, whole, narrow buckets first.
+    """ceil(n / batch_size) items that hold every labelled record exactly once, whole, narrow
+    buckets first.
 
-    What a bucket leaves over joins the next wider one; the last batch is filled with rows of valid False and index -1.
-    Without a charset there are no label keys and unlabelled records take part too. Errors as in `recognition`.
+    What a bucket leaves over joins the next wider one; the last batch is filled with rows of valid
+    False and index -1. Without a charset there are no label keys and unlabelled records take part
+    too. Errors as in `recognition`.
     """
     part = _part(batch_size, process_index, process_count)
     chosen = _labelled(mixture) if charset is not None else np.arange(len(mixture))
@@ -174,7 +182,9 @@ def summary(
     multiple_px: int = 32,
     squeeze_px: int | None = None,
 ) -> dict[str, Any]:
-    """What recognition will see: records, unlabelled (left out), buckets {width: lines}, padding (share of pixels)."""
+    """What recognition will see: records, unlabelled (left out), buckets {width: lines}, padding
+    (share of pixels).
+    """
     chosen = _labelled(mixture)
     edges, bucket = _assign(mixture, chosen, height_px, buckets_px, multiple_px, squeeze_px)
     ink = 1.0 if squeeze_px else mixture.widths(height_px)[chosen].sum() / edges[bucket].sum()
@@ -191,11 +201,13 @@ def summary(
 def iterate(
     dataset: grain.MapDataset, start_step: int = 0, workers: int | str = "auto"
 ) -> Iterator[Iterator[tuple]]:
-    """Context of an iterator over dataset[start_step:], read ahead by a thread or by `workers` processes.
+    """Context of an iterator over dataset[start_step:], read ahead by a thread or by `workers`
+    processes.
 
-    "auto": half of the cores (at most 16) as processes where there are more than 4, else a thread, because with few
-    cores a process costs more (2 s to start, copies) than it gains. The values do not depend on it. Programs that use
-    processes need the `if __name__ == "__main__"` guard; batches travel through /dev/shm.
+    "auto": half of the cores (at most 16) as processes where there are more than 4, else a thread,
+    because with few cores a process costs more (2 s to start, copies) than it gains. The values do
+    not depend on it. Programs that use processes need the `if __name__ == "__main__"` guard;
+    batches travel through /dev/shm.
     """
     count = default_workers() if workers == "auto" else int(workers)
     if count < 0:
@@ -223,7 +235,9 @@ def iterate(
 
 
 def _own_memory(iterator: Iterator[tuple]) -> Iterator[tuple]:
-    """Copies what lies in the shared memory of a worker, so that a batch may be kept (0.3 ms a batch)."""
+    """Copies what lies in the shared memory of a worker, so that a batch may be kept (0.3 ms a
+    batch).
+    """
     for batch, host in iterator:
         yield (
             {name: np.array(value) for name, value in batch.items()},
@@ -251,7 +265,9 @@ def _part(batch_size: int, process_index: int, process_count: int) -> slice:
 
 
 def _stream(mixture: Mixture, seed: int) -> grain.MapDataset:
-    """Position -> record number, endless, shuffled anew each epoch. Computed on the fly: no list of the records."""
+    """Position -> record number, endless, shuffled anew each epoch. Computed on the fly: no list of
+    the records.
+    """
     if not mixture.weighted:
         return grain.MapDataset.range(len(mixture)).seed(seed).shuffle().repeat()
     parts = [
@@ -274,7 +290,8 @@ def _window_rows(
     seed: int,
     size: int,
 ) -> Rows:
-    # Only the rows of this host are looked up: the shuffle costs 10 us a record, and a pod's batch has thousands.
+    # Only the rows of this host are looked up: the shuffle costs 10 us a record, and a pod's batch
+    # has thousands.
     positions = np.arange(step * batch_size + part.start, step * batch_size + part.stop)
     index = np.array([stream[int(position)] for position in positions], np.int64)
     return Rows(
@@ -287,7 +304,9 @@ def _planned_rows(index: np.ndarray, width_px: np.ndarray, step: int) -> Rows:
 
 
 class _EpochPlan:
-    """Step -> Rows for recognition. The plan of an epoch is a few numpy calls (2 s for 10 M records) and is kept."""
+    """Step -> Rows for recognition. The plan of an epoch is a few numpy calls (2 s for 10 M
+    records) and is kept.
+    """
 
     def __init__(
         self, mixture, batch_size, part, height_px, buckets_px, multiple_px, seed, squeeze_px
@@ -341,7 +360,9 @@ class _EpochPlan:
         return index[shuffle], width[shuffle]
 
     def _draw(self, size: int, which: int, start: int, count: int) -> np.ndarray:
-        """Draws start .. start + count of the endless, each time newly shuffled, rounds through one set of `size`."""
+        """Draws start .. start + count of the endless, each time newly shuffled, rounds through one
+        set of `size`.
+        """
         first, last = start // size, (start + count - 1) // size
         rounds = [
             buckets.permutation(size, self.seed, (_ORDER, which, number))
@@ -364,7 +385,9 @@ def _labelled(mixture: Mixture) -> np.ndarray:
 def _assign(
     mixture, chosen, height_px, buckets_px, multiple_px, squeeze_px
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(bucket widths i64[K] in px, bucket number i64[n] of the chosen). ValueError names a line that is too wide."""
+    """(bucket widths i64[K] in px, bucket number i64[n] of the chosen). ValueError names a line
+    that is too wide.
+    """
     if squeeze_px:
         return np.array([squeeze_px]), np.zeros(len(chosen), np.uint16)
     widths = mixture.widths(height_px)[chosen]
@@ -479,7 +502,9 @@ class _Loader:
             raise BadRecord(f"cannot be resized: {' '.join(str(error).split())}") from error
 
     def _label(self, record: Record, label: np.ndarray, lengths: np.ndarray, row: int) -> int:
-        """Writes the label of one row in place; returns how many of its characters the character set lacks."""
+        """Writes the label of one row in place; returns how many of its characters the character
+        set lacks.
+        """
         if record.text is None:
             raise BadRecord("the index counts a label, the record has none: the index is stale")
         ids, unknown = self.charset.encode(record.text)

@@ -1,4 +1,5 @@
-"""Record sets on disk: ArrayRecord shards of tf.Example messages, an index beside them, and mixtures of several sets.
+"""Record sets on disk: ArrayRecord shards of tf.Example messages, an index beside them, and
+mixtures of several sets.
 
 A records folder:
     records.json                          schema version, name, count, splits, character set, source, licence, what
@@ -6,9 +7,10 @@ A records folder:
     <split>-00000-of-0000N.array_record   tf.Example {image: encoded bytes, id: utf-8, text: utf-8 or absent}
     index-<split>.npz                     width_px u16[n], height_px u16[n], label_chars i32[n] (-1 = no label)
 
-Records of a split are numbered through its shards in order. Groups of one record and no compression in the
-ArrayRecord file: random access is 40x faster than with groups of 16, and the images are compressed already. Reading
-goes shard by shard in one call for a whole batch, 4x faster than record by record.
+Records of a split are numbered through its shards in order. Groups of one record and no compression
+in the ArrayRecord file: random access is 40x faster than with groups of 16, and the images are
+compressed already. Reading goes shard by shard in one call for a whole batch, 4x faster than record
+by record.
 """
 
 import dataclasses
@@ -42,10 +44,11 @@ __all__ = [
 
 
 class Record(NamedTuple):
-    """One line: encoded image, its text (None = unlabelled), the source's id, and why it is unusable (None = it is
-    fine).
+    """One line: encoded image, its text (None = unlabelled), the source's id, and why it is
+    unusable (None = it is fine).
 
-    An unusable record has empty image bytes, so a decoder that does not look at `error` refuses it too.
+    An unusable record has empty image bytes, so a decoder that does not look at `error` refuses it
+    too.
     """
 
     image: bytes
@@ -55,8 +58,8 @@ class Record(NamedTuple):
 
 
 def parse(value: bytes) -> Record:
-    """Inverse of `serialize`. Raises BadRecord where the bytes are no tf.Example, have no image, or hold text that is
-    not UTF-8."""
+    """Inverse of `serialize`. Raises BadRecord where the bytes are no tf.Example, have no image, or
+    hold text that is not UTF-8."""
     from google.protobuf.message import DecodeError
 
     try:
@@ -75,8 +78,8 @@ def parse(value: bytes) -> Record:
 
 
 class RecordSet:
-    """One split of one records folder. Threads may share it; pickled, it carries names only and opens its files
-    again."""
+    """One split of one records folder. Threads may share it; pickled, it carries names only and
+    opens its files again."""
 
     def __init__(self, path: str | Path, split: str = "train"):
         self.path, self.split = Path(path), split
@@ -111,8 +114,9 @@ class RecordSet:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Changes with the records and not with their place: 16 hex digits over what records.json says of this split (a
-        digest of its records, where it was made since there is one), the sizes of lines and labels, and of the shards."""
+        """Changes with the records and not with their place: 16 hex digits over what records.json
+        says of this split (a digest of its records, where it was made since there is one), the
+        sizes of lines and labels, and of the shards."""
         known = hashlib.sha256(json.dumps(self.entry, sort_keys=True).encode())
         known.update(
             repr([(self.path / shard).stat().st_size for shard in self.entry["shards"]]).encode()
@@ -127,8 +131,8 @@ class RecordSet:
         return self.index["label_chars"]
 
     def widths(self, height_px: int) -> np.ndarray:
-        """i32[n], the width of each line when it is resized to height_px, aspect kept; 1 where its header was
-        unreadable."""
+        """i32[n], the width of each line when it is resized to height_px, aspect kept; 1 where its
+        header was unreadable."""
         return resized_width(self.index["width_px"], self.index["height_px"], height_px).astype(
             np.int32
         )
@@ -139,7 +143,9 @@ class RecordSet:
         return f"{self.path / self.entry['shards'][shard]}#{int(index) - int(self.starts[shard])}"
 
     def read_raw(self, indices: Sequence[int]) -> list[bytes | BadRecord]:
-        """tf.Example bytes of each index, one read for each shard; the reason where the shard is damaged there."""
+        """tf.Example bytes of each index, one read for each shard; the reason where the shard is
+        damaged there.
+        """
         wanted = np.asarray(indices, np.int64).reshape(-1)
         if wanted.size and not (0 <= wanted.min() and wanted.max() < len(self)):
             raise IndexError(f"Record index outside [0, {len(self)}) of {self.path}@{self.split}.")
@@ -166,7 +172,9 @@ class RecordSet:
             return [_read_one(reader, row) for row in rows]
 
     def _reader(self, shard: int) -> Any:
-        """The open shard, or a BadRecord where it is no ArrayRecord or not the one that the manifest counts."""
+        """The open shard, or a BadRecord where it is no ArrayRecord or not the one that the
+        manifest counts.
+        """
         with self._lock:
             if self._readers[shard] is None:
                 self._readers[shard] = self._open_shard(
@@ -199,8 +207,8 @@ class RecordSet:
         return reader
 
     def read(self, indices: Sequence[int]) -> list[Record]:
-        """The records in the order asked for, read as one batch. A damaged one never raises: it comes with `error`
-        set."""
+        """The records in the order asked for, read as one batch. A damaged one never raises: it
+        comes with `error` set."""
         return [_parse_or_error(value) for value in self.read_raw(indices)]
 
     __getitems__ = read
@@ -228,12 +236,13 @@ def _parse_or_error(value: bytes | BadRecord) -> Record:
 
 @dataclasses.dataclass(frozen=True)
 class Mixture:
-    """Several record sets read as one: index i in [0, len) is the i-th chosen record, set after set.
+    """Several record sets read as one: index i in [0, len) is the i-th chosen record, set after
+    set.
 
-    sets: the record sets. chosen: i64[n], ascending numbers of records in the concatenation of the whole sets.
-    offsets: i64[len(sets) + 1], set k holds the mixture's indices [offsets[k], offsets[k + 1]). weights: share of the
-    draws for each set, summing to 1. weighted: False = the weights are just the sets' sizes, so that an epoch may
-    show every record once.
+    sets: the record sets. chosen: i64[n], ascending numbers of records in the concatenation of the
+    whole sets. offsets: i64[len(sets) + 1], set k holds the mixture's indices [offsets[k],
+    offsets[k + 1]). weights: share of the draws for each set, summing to 1. weighted: False = the
+    weights are just the sets' sizes, so that an epoch may show every record once.
     """
 
     sets: tuple[RecordSet, ...]
@@ -296,7 +305,8 @@ _PART = re.compile(r"(?P<path>.*?)(?:@(?P<split>[^@*/]*))?(?:\*(?P<weight>[^*@/]
 
 
 def parse_spec(spec: str) -> list[tuple[str, str, float | None]]:
-    """'PATH[@SPLIT][*WEIGHT],PATH2...' -> [(path, split, weight or None)]; the split is 'train' where none is named.
+    """'PATH[@SPLIT][*WEIGHT],PATH2...' -> [(path, split, weight or None)]; the split is 'train'
+    where none is named.
 
     Raises ValueError for an empty part, an empty split, or a weight that is not a number above 0.
     """
@@ -326,11 +336,12 @@ def open_sets(
 ) -> Mixture:
     """Opens the record sets of a spec ('PATH[@SPLIT][*WEIGHT],PATH2...') as one mixture.
 
-    Weights are shares of draws: 'a*3,b' takes three lines of a for one of b (1 where a part names none, once any
-    part does). Without any weight every record is drawn equally often. subset: None = all; in (0, 1] = that fraction;
-    above 1 = that many records of the whole mixture. Smaller subsets of one seed are contained in larger ones.
-    subset_order: 'random' (by subset_seed), or 'first', as the official DiG code chooses: the first fraction of each
-    set. Errors: FileNotFoundError or ValueError, one sentence that lists what exists.
+    Weights are shares of draws: 'a*3,b' takes three lines of a for one of b (1 where a part names
+    none, once any part does). Without any weight every record is drawn equally often. subset: None
+    = all; in (0, 1] = that fraction; above 1 = that many records of the whole mixture. Smaller
+    subsets of one seed are contained in larger ones. subset_order: 'random' (by subset_seed), or
+    'first', as the official DiG code chooses: the first fraction of each set. Errors:
+    FileNotFoundError or ValueError, one sentence that lists what exists.
     """
     parts = parse_spec(spec)
     sets = tuple(RecordSet(path, split) for path, split, _ in parts)

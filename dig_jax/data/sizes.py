@@ -1,5 +1,5 @@
-"""Sizes of line images: as the header of an encoded image states it, and after resizing to a height. And BadRecord, which
-every reader raises."""
+"""Sizes of line images: as the header of an encoded image states it, and after resizing to a
+height. And BadRecord, which every reader raises."""
 
 import io
 import struct
@@ -11,7 +11,8 @@ from PIL import Image
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 
-# All that Pillow is asked to read. It knows forty more formats, one of which (PostScript) it hands to an interpreter.
+# All that Pillow is asked to read. It knows forty more formats, one of which (PostScript) it hands
+# to an interpreter.
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 
 MAX_SCANS = 16  # of a JPEG with as many pixels as are allowed (a usual progressive one has 10); smaller ones may have more
@@ -24,15 +25,16 @@ class BadRecord(Exception):
 
 
 def resized_width(width_px: Any, height_px: Any, target_px: int) -> Any:
-    """Width (int or i64 array) of an image of (width_px, height_px) after resizing to height target_px: rounded half
-    up, >= 1."""
+    """Width (int or i64 array) of an image of (width_px, height_px) after resizing to height
+    target_px: rounded half up, >= 1."""
     height = np.maximum(np.asarray(height_px, np.int64), 1)
     width = (2 * np.asarray(width_px, np.int64) * target_px + height) // (2 * height)
     return np.maximum(width, 1)
 
 
 def header_size(data: bytes) -> tuple[int, int]:
-    """(width, height) in px as the header states them, without decoding. Raises BadRecord where there is no header.
+    """(width, height) in px as the header states them, without decoding. Raises BadRecord where
+    there is no header.
 
     PNG and JPEG are parsed here (2 us); Pillow, seven times slower, serves every other format.
     """
@@ -44,10 +46,12 @@ def header_size(data: bytes) -> tuple[int, int]:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Pillow's image of these bytes, its header read and no pixel. Raises BadRecord where it is none of FORMATS."""
+    """Pillow's image of these bytes, its header read and no pixel. Raises BadRecord where it is
+    none of FORMATS.
+    """
     try:
-        # Pillow warns of odd metadata, and warns and then raises on sizes it thinks dangerous; the limit that counts is
-        # the caller's.
+        # Pillow warns of odd metadata, and warns and then raises on sizes it thinks dangerous; the
+        # limit that counts is the caller's.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return Image.open(io.BytesIO(data), formats=FORMATS)
@@ -62,8 +66,8 @@ def open_image(data: bytes) -> Image.Image:
 def check_effort(data: bytes, max_pixels: int) -> None:
     """Raises BadRecord for a PNG or JPEG of modest size that would take minutes to decode.
 
-    A JPEG may bring any number of scans of a few bytes, each of which walks the whole picture; both may bring millions of
-    empty parts, and data without end that a decoder unpacks and drops.
+    A JPEG may bring any number of scans of a few bytes, each of which walks the whole picture; both
+    may bring millions of empty parts, and data without end that a decoder unpacks and drops.
     """
     if not data.startswith((JPEG, PNG)):
         return
@@ -85,7 +89,9 @@ def check_effort(data: bytes, max_pixels: int) -> None:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Walks the marker segments up to the frame header (ITU T.81, B.1.1.3 and B.2.2) and on to the first scan."""
+    """Walks the marker segments up to the frame header (ITU T.81, B.1.1.3 and B.2.2) and on to the
+    first scan.
+    """
     at, parts, size = 2, 0, None
     while at + 9 <= len(data) and data[at] == 0xFF:
         marker, parts = data[at + 1], parts + 1

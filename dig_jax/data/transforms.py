@@ -1,8 +1,9 @@
-"""What the host does to one line image: decode, resize to a height, cut or pad to a width. numpy, OpenCV, Pillow.
+"""What the host does to one line image: decode, resize to a height, cut or pad to a width. numpy,
+OpenCV, Pillow.
 
-Everything else (geometry, colour, masks) is batched code on the device. Importing this module sets OpenCV to one thread
-for the process: a text line is far too small to share between threads, and the reading threads or worker processes
-already fill the cores.
+Everything else (geometry, colour, masks) is batched code on the device. Importing this module sets
+OpenCV to one thread for the process: a text line is far too small to share between threads, and the
+reading threads or worker processes already fill the cores.
 """
 
 import warnings
@@ -33,10 +34,11 @@ MAX_FOREIGN_BYTES = (
 def decode(data: bytes, channels: int, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Encoded image -> u8[h, w, channels], channels 1 (grey) or 3 (RGB).
 
-    The size is read from the header before any pixel is, so that a small file that unpacks to gigabytes costs nothing.
-    OpenCV decodes JPEG and PNG, which make_records writes; Pillow decodes the rest of sizes.FORMATS, because OpenCV might
-    take another size for such a file than the one that was checked. Raises BadRecord for an empty string, something that
-    is no image, more than max_pixels pixels, a truncated file, or one that is made to take minutes. Not found: bytes
+    The size is read from the header before any pixel is, so that a small file that unpacks to
+    gigabytes costs nothing. OpenCV decodes JPEG and PNG, which make_records writes; Pillow decodes
+    the rest of sizes.FORMATS, because OpenCV might take another size for such a file than the one
+    that was checked. Raises BadRecord for an empty string, something that is no image, more than
+    max_pixels pixels, a truncated file, or one that is made to take minutes. Not found: bytes
     changed in the middle of a JPEG, which has no checksum and decodes to a damaged picture.
     """
     if channels not in (1, 3):
@@ -60,7 +62,8 @@ def decode(data: bytes, channels: int, max_pixels: int = MAX_PIXELS) -> np.ndarr
             f"too large: a JPEG 2000 of {width} x {height} px, more than a quarter of data.max_pixels={max_pixels}"
         )
     check_effort(data, max_pixels)
-    # JPEG older than OpenCV 5 comes back half grey when it is cut short. FF D9 cannot stand inside its coded pixels.
+    # JPEG older than OpenCV 5 comes back half grey when it is cut short. FF D9 cannot stand inside
+    # its coded pixels.
     if data.startswith(JPEG) and data.rfind(b"\xff\xd9") < 0:
         raise BadRecord("truncated: the JPEG has no end marker")
     image = (_by_opencv if native else _by_pillow)(data, channels)
@@ -73,7 +76,8 @@ def decode(data: bytes, channels: int, max_pixels: int = MAX_PIXELS) -> np.ndarr
 
 def _by_opencv(data: bytes, channels: int) -> np.ndarray | None:
     try:
-        # As stored, without the camera's rotation, so that the size is the header's, which the index holds.
+        # As stored, without the camera's rotation, so that the size is the header's, which the
+        # index holds.
         how = (
             cv2.IMREAD_GRAYSCALE if channels == 1 else cv2.IMREAD_COLOR
         ) | cv2.IMREAD_IGNORE_ORIENTATION
@@ -96,7 +100,9 @@ def _by_pillow(data: bytes, channels: int) -> np.ndarray | None:
 
 
 def flatten(image: Image.Image, channels: int) -> Image.Image:
-    """Any pixel type of Pillow -> L (channels 1) or RGB (3): transparent parts on white, 16 bits to 8. Reads all pixels."""
+    """Any pixel type of Pillow -> L (channels 1) or RGB (3): transparent parts on white, 16 bits to
+    8. Reads all pixels.
+    """
     mode = "L" if channels == 1 else "RGB"
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_eight_bits(np.asarray(image)))
@@ -107,8 +113,9 @@ def flatten(image: Image.Image, channels: int) -> Image.Image:
 
 
 def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Greys of any number type -> u8; where one is above 255, all are taken for 16 bits (plain clipping would make them
-    white). Row by row, because the float copies of a large picture would be eight times its size."""
+    """Greys of any number type -> u8; where one is above 255, all are taken for 16 bits (plain
+    clipping would make them white). Row by row, because the float copies of a large picture would
+    be eight times its size."""
     scale = 257 if np.nanmax(values, initial=0) > 255 else 1
     out = np.empty(values.shape, np.uint8)
     for row, line in zip(out, values):
@@ -117,7 +124,8 @@ def _eight_bits(values: np.ndarray) -> np.ndarray:
 
 
 def resize_to_height(image: np.ndarray, height_px: int) -> np.ndarray:
-    """u8[h, w, C] -> u8[height_px, resized_width, C], aspect ratio kept; the same array where h is height_px already.
+    """u8[h, w, C] -> u8[height_px, resized_width, C], aspect ratio kept; the same array where h is
+    height_px already.
 
     Area averaging when shrinking (no aliasing of thin strokes), linear when enlarging.
     """
@@ -126,7 +134,8 @@ def resize_to_height(image: np.ndarray, height_px: int) -> np.ndarray:
 
 
 def crop(image: np.ndarray, width_px: int, u: float) -> tuple[np.ndarray, int]:
-    """u8[H, w, C] -> (u8[H, width_px, C], real width in px). u in [0, 1) chooses among the w - width_px + 1 windows.
+    """u8[H, w, C] -> (u8[H, width_px, C], real width in px). u in [0, 1) chooses among the w -
+    width_px + 1 windows.
 
     A line narrower than the window is kept whole and padded with paper on the right.
     """
@@ -139,8 +148,9 @@ def crop_to_height(
 ) -> tuple[np.ndarray, int]:
     """resize_to_height, then crop, in the cheaper order: only the pixels of the window are resized.
 
-    The window starts on a pixel of the stored image (not of the resized one) and its width there is rounded to whole
-    pixels, so the scale differs by less than half a stored pixel in a whole window.
+    The window starts on a pixel of the stored image (not of the resized one) and its width there is
+    rounded to whole pixels, so the scale differs by less than half a stored pixel in a whole
+    window.
     """
     height, width = image.shape[:2]
     if height == height_px or resized_width(width, height, height_px) <= width_px:
@@ -151,7 +161,9 @@ def crop_to_height(
 
 
 def squeeze(image: np.ndarray, height_px: int, width_px: int) -> np.ndarray:
-    """u8[h, w, C] -> u8[height_px, width_px, C], whatever that does to its aspect ratio: the habit of scene text."""
+    """u8[h, w, C] -> u8[height_px, width_px, C], whatever that does to its aspect ratio: the habit
+    of scene text.
+    """
     return _resize(image, height_px, width_px)
 
 

@@ -1,7 +1,9 @@
-"""Drawing one text line as if it had been printed, aged and scanned. numpy, Pillow and OpenCV; one rng, no other state.
+"""Drawing one text line as if it had been printed, aged and scanned. numpy, Pillow and OpenCV; one
+rng, no other state.
 
-A line goes through: ink mask (font, spacing) -> geometry (slope, slant, wave) -> worn ink -> paper -> both mixed ->
-scanner. The distances are in parts of the font size, so they look alike at any resolution.
+A line goes through: ink mask (font, spacing) -> geometry (slope, slant, wave) -> worn ink -> paper
+-> both mixed -> scanner. The distances are in parts of the font size, so they look alike at any
+resolution.
 """
 
 import functools
@@ -17,18 +19,21 @@ Rng = np.random.Generator
 
 @functools.lru_cache(maxsize=4096)
 def load_font(file: str, size_px: int) -> ImageFont.FreeTypeFont:
-    """The font at a size. Basic layout: raqm, where Pillow has it, would set the same line differently on other
-    machines."""
+    """The font at a size. Basic layout: raqm, where Pillow has it, would set the same line
+    differently on other machines."""
     return ImageFont.truetype(file, size_px, layout_engine=ImageFont.Layout.BASIC)
 
 
 def render(looks: Rng, rng: Rng, text: str, font: str, height_px: int, channels: int) -> np.ndarray:
-    """u8[height_px, w] for channels 1, u8[height_px, w, 3] (RGB) for 3. The whole text is inside the picture.
+    """u8[height_px, w] for channels 1, u8[height_px, w, 3] (RGB) for 3. The whole text is inside
+    the picture.
 
-    looks decides what the lines of a book have in common (size, spacing, ink, paper, wear); rng what differs from line to
-    line (slope, and where stains and grain lie). They may be the same generator.
+    looks decides what the lines of a book have in common (size, spacing, ink, paper, wear); rng
+    what differs from line to line (slope, and where stains and grain lie). They may be the same
+    generator.
     """
-    # Drawn larger or smaller than asked for: after the resize at the end, lines differ in sharpness as scans do.
+    # Drawn larger or smaller than asked for: after the resize at the end, lines differ in sharpness
+    # as scans do.
     size = max(8, int(height_px * looks.uniform(0.45, 1.1)))
     ink = bend(rng, draw(looks, text, load_font(font, size), size), size)
     ink = wear(looks, rng, ink, size)
@@ -41,7 +46,9 @@ def render(looks: Rng, rng: Rng, text: str, font: str, height_px: int, channels:
 
 
 def draw(rng: Rng, text: str, font: ImageFont.FreeTypeFont, size: int) -> np.ndarray:
-    """Ink u8[h, w], 255 = full, with the chosen letter and word spacing and margins that leave room to bend."""
+    """Ink u8[h, w], 255 = full, with the chosen letter and word spacing and margins that leave room
+    to bend.
+    """
     tracking = float(rng.uniform(-0.02, 0.12)) * size if rng.random() < 0.35 else 0.0
     space = font.getlength(" ") * float(rng.uniform(0.8, 2.0)) + tracking
     pieces, x = [], 0.0
@@ -65,8 +72,8 @@ def draw(rng: Rng, text: str, font: ImageFont.FreeTypeFont, size: int) -> np.nda
 
 
 def bend(rng: Rng, ink: np.ndarray, size: int) -> np.ndarray:
-    """Slope, slant and baseline wave in one remap; the centre stays, nothing moves by more than 0.2 font sizes up or
-    down."""
+    """Slope, slant and baseline wave in one remap; the centre stays, nothing moves by more than 0.2
+    font sizes up or down."""
     height, width = ink.shape
     x, y = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
     chance = rng.random(3)
@@ -105,14 +112,18 @@ def wear(looks: Rng, rng: Rng, ink: np.ndarray, size: int) -> np.ndarray:
 
 
 def patches(rng: Rng, shape: tuple[int, int], scale_px: float) -> np.ndarray:
-    """Smooth noise f32[h, w] in [0, 1], about one independent value for each scale_px x scale_px."""
+    """Smooth noise f32[h, w] in [0, 1], about one independent value for each scale_px x
+    scale_px.
+    """
     rows, columns = (max(2, round(side / scale_px) + 1) for side in shape)
     coarse = rng.random((rows, columns), np.float32)
     return cv2.resize(coarse, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
 
 
 def make_paper(looks: Rng, rng: Rng, shape: tuple[int, int], size: int) -> np.ndarray:
-    """f32[h, w], lightness around 0: flat, or with a gradient, clouds, fibres and now and then a ruled line."""
+    """f32[h, w], lightness around 0: flat, or with a gradient, clouds, fibres and now and then a
+    ruled line.
+    """
     height, width = shape
     paper = np.zeros(shape, np.float32)
     chance = looks.random(4)
@@ -133,7 +144,9 @@ def make_paper(looks: Rng, rng: Rng, shape: tuple[int, int], size: int) -> np.nd
 
 
 def mix(rng: Rng, ink: np.ndarray, paper: np.ndarray, channels: int) -> np.ndarray:
-    """Ink on paper -> f32[h, w] or f32[h, w, 3] in 0..255; ink and paper differ by 30 % lightness or more."""
+    """Ink on paper -> f32[h, w] or f32[h, w, 3] in 0..255; ink and paper differ by 30 % lightness
+    or more.
+    """
     light = float(rng.uniform(0.62, 1.0))
     dark = float(rng.uniform(0.0, light - 0.4))
     if rng.random() < 0.15:  # the other side shows through

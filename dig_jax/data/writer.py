@@ -1,5 +1,5 @@
-"""Writing a records folder (layout: see dig_jax.data.records): tf.Example messages, image encoding, shards, index,
-report."""
+"""Writing a records folder (layout: see dig_jax.data.records): tf.Example messages, image encoding,
+shards, index, report."""
 
 import collections
 import functools
@@ -56,8 +56,8 @@ def serialize(image: bytes, text: str | None, id: str) -> bytes:
 
 
 def encode_image(image: np.ndarray, codec: str = "jpeg", quality: int = 95) -> bytes:
-    """u8[h,w], u8[h,w,1] or u8[h,w,3] (RGB) -> JPEG (full colour resolution: thin coloured strokes suffer otherwise)
-    or PNG."""
+    """u8[h,w], u8[h,w,1] or u8[h,w,3] (RGB) -> JPEG (full colour resolution: thin coloured strokes
+    suffer otherwise) or PNG."""
     if image.ndim == 3 and image.shape[2] == 3:
         image = image[:, :, ::-1]
     if codec == "jpeg":
@@ -75,8 +75,9 @@ def encode_image(image: np.ndarray, codec: str = "jpeg", quality: int = 95) -> b
 
 
 def shown(text: str, limit: int = 300) -> str:
-    """Text from a file as it may stand in a log or on a terminal: what is not printable (control characters, escapes,
-    direction marks, lone surrogates) written as an escape, and what is longer than `limit` cut."""
+    """Text from a file as it may stand in a log or on a terminal: what is not printable (control
+    characters, escapes, direction marks, lone surrogates) written as an escape, and what is longer
+    than `limit` cut."""
     text = text if len(text) <= limit else f"{text[: limit - 20]}... ({len(text)} chars)"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
@@ -93,8 +94,8 @@ def label_fault(text: str) -> str:
 
 
 class Report:
-    """What a source tells beside its examples: how many to expect, where they come from, and what was left out and
-    why."""
+    """What a source tells beside its examples: how many to expect, where they come from, and what
+    was left out and why."""
 
     def __init__(self):
         self.total: int | None = None  # expected number of examples, for the progress bar
@@ -104,8 +105,8 @@ class Report:
         self.first: list[dict[str, str]] = []
 
     def skip(self, name: str, reason: str) -> None:
-        """Counts one thing left out. `reason` is a kind (few different ones), `name` says which; the first 100 names
-        are kept."""
+        """Counts one thing left out. `reason` is a kind (few different ones), `name` says which;
+        the first 100 names are kept."""
         self.reasons[reason] += 1
         if len(self.first) < 100:
             self.first.append({"name": shown(name), "reason": reason})
@@ -120,7 +121,9 @@ class Report:
 
 
 class _Split:
-    """The records of one split while they are written: one spool file, and the numbers for the index."""
+    """The records of one split while they are written: one spool file, and the numbers for the
+    index.
+    """
 
     def __init__(self, folder: Path, name: str):
         from array_record.python.array_record_module import ArrayRecordWriter
@@ -146,8 +149,8 @@ class _Split:
         self.chars.update(text or "")
 
     def finish(self, folder: Path, shards: int) -> dict[str, Any]:
-        """Closes the spool, deals it out to shards of equal size, writes the index, and returns the manifest's
-        entry."""
+        """Closes the spool, deals it out to shards of equal size, writes the index, and returns the
+        manifest's entry."""
         self.writer.close()
         count = len(self.sizes)
         shards = min(count, shards or -(-self.bytes // SHARD_BYTES))
@@ -200,13 +203,16 @@ def write(
     report: Report | None = None,
     about: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Writes a records folder and returns its manifest. The folder appears whole at the end, or not at all.
+    """Writes a records folder and returns its manifest. The folder appears whole at the end, or not
+    at all.
 
-    examples: (split, encoded image bytes, text or None, source id); a split's records keep their order. Texts are
-    stored normalised; an empty one counts as no label and is reported. Images are stored as they come, broken ones
-    too (their size in the index is 0 x 0): sources check them, this function does not. shards: files a split, 0 = one
-    for each 256 MiB. report: read after the last example. about: further keys of records.json. Raises FileExistsError
-    where the folder exists (with overwrite only where it is no records folder), ValueError where there is no example.
+    examples: (split, encoded image bytes, text or None, source id); a split's records keep their
+    order. Texts are stored normalised; an empty one counts as no label and is reported. Images are
+    stored as they come, broken ones too (their size in the index is 0 x 0): sources check them,
+    this function does not. shards: files a split, 0 = one for each 256 MiB. report: read after the
+    last example. about: further keys of records.json. Raises FileExistsError where the folder
+    exists (with overwrite only where it is no records folder), ValueError where there is no
+    example.
     """
     output = Path(output)
     report = report or Report()
@@ -292,8 +298,8 @@ def _spool(folder: Path, examples: Iterable[Example], report: Report) -> list[_S
 
 
 def _charset(splits: list[_Split]) -> str:
-    """Characters of the training labels, or of all labels where no split is called train; '' where nothing is
-    labelled."""
+    """Characters of the training labels, or of all labels where no split is called train; '' where
+    nothing is labelled."""
     texts: Iterator[set[str]] = iter(
         [s.chars for s in splits if s.name == "train"] or [s.chars for s in splits]
     )

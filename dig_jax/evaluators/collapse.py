@@ -7,8 +7,8 @@
 | collapse/neighbour_share | mean squared distance of neighbouring frames over that of any two frames of the batch: 1 = a frame says no more of the next than of a stranger, 0 = all frames of a line alike, and a reader cannot tell where one letter ends | von Neumann's ratio (1941), halved |
 | collapse/effective_rank | exp of the entropy of the normalised singular values of the centred tokens: between 1 and D | Roy & Vetterli 2007, "The effective rank", definition 1 |
 
-All are taken over the tokens of real pixels only, of one batch of crops that is the same at every evaluation.
-"""  # noqa: E501  a table row cannot be broken
+All are taken over the tokens of real pixels only, of one batch of crops that is the same at every
+evaluation."""  # noqa: E501  a table row cannot be broken
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from dig_jax.data import pipeline, records
 
 
 def spread(tokens: np.ndarray) -> float:
-    """f[n, D] tokens -> mean channel deviation of the l2-normalised rows times sqrt(D), in [0, 1]."""
+    """f[n, D] tokens -> mean channel deviation of the l2-normalised rows times sqrt(D), in [0,
+    1].
+    """
     tokens = np.asarray(tokens, np.float64)
     norms = np.linalg.norm(tokens, axis=1, keepdims=True)
     unit = tokens / np.maximum(norms, 1e-12)
@@ -29,14 +31,17 @@ def spread(tokens: np.ndarray) -> float:
 
 
 def effective_rank(tokens: np.ndarray) -> float:
-    """f[n, D] tokens -> exp(entropy(s / sum(s))), s the singular values of the centred tokens. 1.0 where all are equal.
+    """f[n, D] tokens -> exp(entropy(s / sum(s))), s the singular values of the centred tokens. 1.0
+    where all are equal.
 
-    Singular values as square roots of the eigenvalues of the D x D scatter matrix, in float64: n is large, D is not.
+    Singular values as square roots of the eigenvalues of the D x D scatter matrix, in float64: n is
+    large, D is not.
     """
     tokens = np.asarray(tokens, np.float64)
     centred = tokens - tokens.mean(axis=0)
     eigenvalues = np.linalg.eigvalsh(centred.T @ centred)
-    # What rounding leaves of a zero eigenvalue would count D times as a small direction: cut it off.
+    # What rounding leaves of a zero eigenvalue would count D times as a small direction: cut it
+    # off.
     floor = eigenvalues.max(initial=0.0) * len(eigenvalues) * np.finfo(np.float32).eps ** 2
     singular = np.sqrt(eigenvalues[eigenvalues > floor])
     share = singular / singular.sum()
@@ -44,8 +49,9 @@ def effective_rank(tokens: np.ndarray) -> float:
 
 
 def position_share(tokens: np.ndarray, place: np.ndarray) -> float:
-    """f[n, D] tokens at places i[n] -> 1 - (variance around the mean of their place) / (variance around the mean of all),
-    both unbiased; about 0 where places say nothing (it may fall below). 0.0 where all tokens are equal."""
+    """f[n, D] tokens at places i[n] -> 1 - (variance around the mean of their place) / (variance
+    around the mean of all), both unbiased; about 0 where places say nothing (it may fall below).
+    0.0 where all tokens are equal."""
     tokens = np.asarray(tokens, np.float64)
     places, index, counts = np.unique(place, return_inverse=True, return_counts=True)
     sums = np.zeros((len(places), tokens.shape[1]))
@@ -58,8 +64,8 @@ def position_share(tokens: np.ndarray, place: np.ndarray) -> float:
 
 
 def neighbour_share(frames: np.ndarray, length: np.ndarray) -> float:
-    """f[B, S, D] frames of lines with lengths i[B] -> mean squared distance of neighbours / that of any two frames (twice
-    the variance). 0.0 where all frames are equal or no line has two."""
+    """f[B, S, D] frames of lines with lengths i[B] -> mean squared distance of neighbours / that of
+    any two frames (twice the variance). 0.0 where all frames are equal or no line has two."""
     frames = np.asarray(frames, np.float64)
     real = np.arange(frames.shape[1])[None] < np.asarray(length)[:, None]
     pairs = np.square(np.diff(frames, axis=1)).sum(-1)[real[:, 1:]]
@@ -68,8 +74,8 @@ def neighbour_share(frames: np.ndarray, length: np.ndarray) -> float:
 
 
 class Evaluator:
-    """spec: records to look at (default: the training records). lines: size of the fixed batch of crops, on all
-    devices.
+    """spec: records to look at (default: the training records). lines: size of the fixed batch of
+    crops, on all devices.
     """
 
     def __init__(
@@ -94,7 +100,7 @@ class Evaluator:
         self.batch = sharding.to_global(crops[0][0], mesh)
         everywhere = NamedSharding(mesh, PartitionSpec())  # every host needs all tokens
         # `valid` goes through the same program, so that nothing is compiled here.
-        both = lambda params, batch: (method.encode(params, batch), batch["valid"])  # noqa: E731
+        both = lambda params, batch: (method.encode(params, batch), batch["valid"])
         self.encode = jax.jit(both, out_shardings=everywhere)
 
     def run(self, state, step) -> dict[str, float]:
@@ -102,7 +108,8 @@ class Evaluator:
         encoded, valid = self.encode(state.params, self.batch)
         tokens = np.asarray(encoded["tokens"], np.float32)  # (B, N, D)
         length = np.where(np.asarray(valid), encoded["frame_length"], 0)
-        # Reading order: the tokens of a line's real columns are its first ones, N / S of them a column.
+        # Reading order: the tokens of a line's real columns are its first ones, N / S of them a
+        # column.
         real = length * (tokens.shape[1] // encoded["frames"].shape[1])
         shown = np.arange(tokens.shape[1])[None] < real[:, None]
         chosen, place = tokens[shown], np.nonzero(shown)[1]

@@ -4,11 +4,12 @@
           -> one linear layer a learning rate, all at once (vmap), Adam with a cosine schedule, a few hundred steps
     probe/<dataset>/cer = CER of the best rate on the validation lines
 
-It is for watching a run. The figure for a table comes from `configs/recognize/probe.py`, which trains on all lines
-until nothing improves. Everything is a function of the parameters and `seed`: same lines, same zero start, same order
-at every call, so two values of one run differ by the encoder alone. Lines that CTC cannot learn (more characters +
-repeats than frames) are left out with a log line that says how many, lines that cannot be decoded or have no text
-without one (training names the former). Training records that lack labels are passed over, with a warning.
+It is for watching a run. The figure for a table comes from `configs/recognize/probe.py`, which
+trains on all lines until nothing improves. Everything is a function of the parameters and `seed`:
+same lines, same zero start, same order at every call, so two values of one run differ by the
+encoder alone. Lines that CTC cannot learn (more characters + repeats than frames) are left out with
+a log line that says how many, lines that cannot be decoded or have no text without one (training
+names the former). Training records that lack labels are passed over, with a warning.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ STD_FLOOR = 1e-6
 
 
 class Lines(NamedTuple):
-    """Lines as arrays: frames f32[n,S,F], length i32[n] real frames, label i32[n,L] (0 = blank), texts of n lines."""
+    """Lines as arrays: frames f32[n,S,F], length i32[n] real frames, label i32[n,L] (0 = blank),
+    texts of n lines.
+    """
 
     frames: np.ndarray
     length: np.ndarray
@@ -42,9 +45,10 @@ class Lines(NamedTuple):
 
 
 class Evaluator:
-    """sets: spec of labelled record sets (None: those of data["train"] that have labels); of each part PATH, named by its
-    folder, the splits "train" and "validation" are used. train_lines, eval_lines: how many of each, drawn with `seed`. steps,
-    batch_size, rates: of the probe. encode_batch: lines a call of the encoder, over all devices.
+    """sets: spec of labelled record sets (None: those of data["train"] that have labels); of each
+    part PATH, named by its folder, the splits "train" and "validation" are used. train_lines,
+    eval_lines: how many of each, drawn with `seed`. steps, batch_size, rates: of the probe.
+    encode_batch: lines a call of the encoder, over all devices.
     """
 
     def __init__(
@@ -127,7 +131,9 @@ class Evaluator:
         return Lines(padded(frames), np.concatenate(lengths), padded(labels), texts)
 
     def place(self, batch):
-        """The same host batch on every host -> a global batch of which every device encodes its rows."""
+        """The same host batch on every host -> a global batch of which every device encodes its
+        rows.
+        """
         rows = sharding.batch_sharding(self.mesh)
         return {
             name: jax.make_array_from_callback(
@@ -151,8 +157,8 @@ def unlabelled(path: str) -> str:
 def read_lines(
     spec: str, count: int, seed: int, charset: Charset, batch_size: int, data: Mapping
 ) -> list:
-    """[(batch, numbers of the rows to keep i64[k], their k texts)] of `count` random lines, read whole by every
-    host.
+    """[(batch, numbers of the rows to keep i64[k], their k texts)] of `count` random lines, read
+    whole by every host.
     """
     total = len(records.open_sets(spec))
     subset = count if 1 < count < total else None
@@ -208,8 +214,8 @@ def moments(lines: Lines) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fit(lines: Lines, classes: int, rates: Sequence[float], steps: int, batch_size: int, seed: int):
-    """Linear CTC layers {"kernel" f32[K,F,V], "bias" f32[K,V]}, one a rate, from zero by Adam. Same seed, same
-    result.
+    """Linear CTC layers {"kernel" f32[K,F,V], "bias" f32[K,V]}, one a rate, from zero by Adam. Same
+    seed, same result.
     """
     rng = np.random.default_rng(seed)
     count, batch_size = len(lines.texts), min(batch_size, len(lines.texts))

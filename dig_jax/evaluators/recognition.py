@@ -1,4 +1,5 @@
-"""How well a recogniser reads: character and word error rate and word accuracy, over every record exactly once.
+"""How well a recogniser reads: character and word error rate and word accuracy, over every record
+exactly once.
 
     eval/<dataset>/cer                  edits between truth and reading / characters of the truth, sums over all records
     eval/<dataset>/wer                  the same over words, split at whitespace
@@ -13,16 +14,17 @@
     eval/<dataset>/unlabelled           readable records without a text: in none of the rates
     eval/cer                            mean of the data sets' cer: what "best checkpoint" can go by
 
-The rates are quotients of sums, not means of the lines' rates, so they do not depend on batches, devices or hosts. They
-are strict: truth and reading are compared as they are, the truth in its normal form, as in training (`text.normalize`).
-A rate can pass 1 where a reading is longer than its truth. Truths without any (alphanumeric) character: 0 edits of 0
-characters are 0.
+The rates are quotients of sums, not means of the lines' rates, so they do not depend on batches,
+devices or hosts. They are strict: truth and reading are compared as they are, the truth in its
+normal form, as in training (`text.normalize`). A rate can pass 1 where a reading is longer than its
+truth. Truths without any (alphanumeric) character: 0 edits of 0 characters are 0.
 
-Several heads (a sweep, `methods/recognize.py`): `eval/<dataset>/cer@<head>` for each, and everything else from the head
-with the lowest raw CER on this very data set. So name validation sets here, and a test set only for one settled head.
+Several heads (a sweep, `methods/recognize.py`): `eval/<dataset>/cer@<head>` for each, and
+everything else from the head with the lowest raw CER on this very data set. So name validation sets
+here, and a test set only for one settled head.
 
-WORKDIR/pictures/readings-<dataset>.json: {"dataset", "step", "head", "lines": [{"index", "truth", "reading", "png"}]},
-png in base64; records at even distances through the set, not picked.
+WORKDIR/pictures/readings-<dataset>.json: {"dataset", "step", "head", "lines": [{"index", "truth",
+"reading", "png"}]}, png in base64; records at even distances through the set, not picked.
 """
 
 from __future__ import annotations
@@ -94,10 +96,10 @@ class Counts:
 
 
 class Evaluator:
-    """datasets: {name in the metrics: records spec}, or one spec of which every part is a data set of its own, or
-    None: the validation split of every part of data["train"] (`named_sets`). batch_size: over all devices, rounded up
-    to a multiple of them. pictures: sample lines to save a data set. Raises ValueError and FileNotFoundError for data
-    sets that are not there or empty.
+    """datasets: {name in the metrics: records spec}, or one spec of which every part is a data set
+    of its own, or None: the validation split of every part of data["train"] (`named_sets`).
+    batch_size: over all devices, rounded up to a multiple of them. pictures: sample lines to save a
+    data set. Raises ValueError and FileNotFoundError for data sets that are not there or empty.
     """
 
     def __init__(
@@ -137,7 +139,9 @@ class Evaluator:
         return metrics
 
     def score(self, name: str, state, step: int) -> dict[str, float]:
-        """All figures of one data set. Raises RuntimeError if any record was met twice or not at all."""
+        """All figures of one data set. Raises RuntimeError if any record was met twice or not at
+        all.
+        """
         _, size = self.sets[name]
         scores: dict[str, Score] = {}
         counts, samples = Counts(), []
@@ -171,8 +175,8 @@ class Evaluator:
     def readings(
         self, name, state
     ) -> Iterator[tuple[dict, np.ndarray, np.ndarray, dict[str, list[str]]]]:
-        """(host, images u8[b,H,W,C], width i32[b] with 0 in rows that are not valid, {head: readings}) of this host's
-        rows.
+        """(host, images u8[b,H,W,C], width i32[b] with 0 in rows that are not valid, {head:
+        readings}) of this host's rows.
 
         One batch ahead: the device reads while the host decodes images.
         """
@@ -257,7 +261,9 @@ class Evaluator:
 
 
 def named_sets(datasets: Mapping[str, str] | str | None, data: Mapping) -> dict[str, str]:
-    """{name: spec}. A part PATH@SPLIT is named by its folder, with -SPLIT behind it where that is not "validation"."""
+    """{name: spec}. A part PATH@SPLIT is named by its folder, with -SPLIT behind it where that is
+    not "validation".
+    """
     if isinstance(datasets, Mapping):
         return dict(datasets)
     if datasets is None:
@@ -296,7 +302,9 @@ def open_set(spec: str, batch_size: int, data: Mapping, mesh: Mesh):
 
 
 def local_rows(array: jax.Array) -> np.ndarray:
-    """The rows of a batch-sharded array that lie on this host, in order; copies on several devices count once."""
+    """The rows of a batch-sharded array that lie on this host, in order; copies on several devices
+    count once.
+    """
     if array.is_fully_addressable:
         return np.asarray(array)
     shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}

@@ -1,6 +1,8 @@
-"""Pictures of what a generative method fills in: masked input, output, original, one below the other for each line.
+"""Pictures of what a generative method fills in: masked input, output, original, one below the
+other for each line.
 
-Writes WORKDIR/pictures/reconstruction-<step>.png at every evaluation. A method without `reconstruct` gives no pictures.
+Writes WORKDIR/pictures/reconstruction-<step>.png at every evaluation. A method without
+`reconstruct` gives no pictures.
 """
 
 from __future__ import annotations
@@ -20,8 +22,8 @@ GAP_PX, GAP_GREY = 4, 128
 
 
 def sheet(pictures: dict[str, np.ndarray], columns: int = 1) -> np.ndarray:
-    """{"masked", "output", "original"} f32[B,H,W,C] in [0, 1] -> u8[h,w,C]: lines below each other, `columns`
-    abreast.
+    """{"masked", "output", "original"} f32[B,H,W,C] in [0, 1] -> u8[h,w,C]: lines below each other,
+    `columns` abreast.
     """
     stacks = []
     for line in zip(*(pictures[name] for name in ROWS)):
@@ -49,8 +51,8 @@ def write_png(path: pathlib.Path, image: np.ndarray) -> None:
 
 
 class Evaluator:
-    """spec: records to show (default: the training records). lines: how many. Masks are the same at every
-    evaluation.
+    """spec: records to show (default: the training records). lines: how many. Masks are the same at
+    every evaluation.
     """
 
     def __init__(

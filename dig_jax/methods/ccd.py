@@ -17,32 +17,38 @@ Paper   Guan et al., "Self-supervised Character-to-Character Distillation for Te
     L = L_dis + L_seg                                                 Method.loss
     xi <- m xi + (1 - m) theta, m: 0.9995 -> 1                        base.Taught
 
-Certain, from the authors' code (TongkunGuan/CCD): all of the above and every default; geometry in 7 of 10 cases and else the
-bare image as view 2; 8-connected components of at least 30 px, at most 26; the foreground of the student, not the
-teacher's, for both; no segmentation in the teacher; prototypes frozen at first (one of about 98 units of a million
-images). Our reading: each pixel of the border has a vote on which class is paper (theirs: each side, and ties fall by the
-order in which k-means happens to name its clusters); beyond 26 the leftmost characters stay (theirs: the first that a
-scan meets).
+Certain, from the authors' code (TongkunGuan/CCD): all of the above and every default; geometry in 7
+of 10 cases and else the bare image as view 2; 8-connected components of at least 30 px, at most 26;
+the foreground of the student, not the teacher's, for both; no segmentation in the teacher;
+prototypes frozen at first (one of about 98 units of a million images). Our reading: each pixel of
+the border has a vote on which class is paper (theirs: each side, and ties fall by the order in
+which k-means happens to name its clusters); beyond 26 the leftmost characters stay (theirs: the
+first that a scan meets).
 
 Published bugs that are mended here
-- Slots: their tensor holds at least four characters a line and always one more than were found, zero vectors that enter
-  loss and centre. Here only characters that both views show count, in the loss and in the centre.
-- Their segmentation loss takes the softmax twice, so that it can never fall below log(1 + 1/e) = 0.31. Here once.
-- Their geometry draws from one generator of a fixed seed for each data set object, the same numbers in every worker. Here
-  every line and step has its own.
-- Their best checkpoint is chosen on the test sets, and what fails to load is hidden by a bare `except`. Here no test split is
-  read in training, and records that cannot be read are counted and named (data/error_budget.py).
+- Slots: their tensor holds at least four characters a line and always one more than were found,
+  zero vectors that enter loss and centre. Here only characters that both views show count, in the
+  loss and in the centre.
+- Their segmentation loss takes the softmax twice, so that it can never fall below log(1 + 1/e) =
+  0.31. Here once.
+- Their geometry draws from one generator of a fixed seed for each data set object, the same numbers
+  in every worker. Here every line and step has its own.
+- Their best checkpoint is chosen on the test sets, and what fails to load is hidden by a bare
+  `except`. Here no test split is read in training, and records that cannot be read are counted and
+  named (data/error_budget.py).
 
 Departures   segmentation reads each final token alone, through two linear layers, instead of convolutions over blocks 2, 4
-and 6; a view follows the map by nearest neighbour and a patch by the share that a character covers (theirs: bilinear, and
-a threshold of 0.1); pixels that come from outside the line belong to no character and no class; colour is the part of our
-recipes that does not move anything; position codes are not learned; the teacher moves before the loss instead of after
-the update. The characters of a pair are 0 px apart, but for rounding to whole pixels: what others bound by max_shift_px.
+and 6; a view follows the map by nearest neighbour and a patch by the share that a character covers
+(theirs: bilinear, and a threshold of 0.1); pixels that come from outside the line belong to no
+character and no class; colour is the part of our recipes that does not move anything; position
+codes are not learned; the teacher moves before the loss instead of after the update. The characters
+of a pair are 0 px apart, but for rounding to whole pixels: what others bound by max_shift_px.
 
 Watch   distillation: starts near ln(prototypes), below it by up to 250 / projector_dim, as both networks are the same then;
-it may rise while they part. t_std: spread of the teacher's centred answers; healthy about 1 / sqrt(prototypes), near 0 they
-are all alike (collapse). segmentation: from ln 2 = 0.69 to 0.1 or less. characters: of a line, in both views; a jump at
-`kmeans_frac` says that the segmentation was not ready. In joined handwriting a component is a word or a part of one.
+it may rise while they part. t_std: spread of the teacher's centred answers; healthy about 1 /
+sqrt(prototypes), near 0 they are all alike (collapse). segmentation: from ln 2 = 0.69 to 0.1 or
+less. characters: of a line, in both views; a jump at `kmeans_frac` says that the segmentation was
+not ready. In joined handwriting a component is a word or a part of one.
 """
 
 from __future__ import annotations
@@ -72,9 +78,11 @@ AFFINE = {
 
 
 def two_means(image, width):
-    """Foreground of lines f32[B,H,W,C] in [0, 1] by 2-means of their real pixels' grey values -> bool[B,H,W].
+    """Foreground of lines f32[B,H,W,C] in [0, 1] by 2-means of their real pixels' grey values ->
+    bool[B,H,W].
 
-    The cluster that most pixels of the real line's border belong to is paper. A blank line has no foreground.
+    The cluster that most pixels of the real line's border belong to is paper. A blank line has no
+    foreground.
     """
     grey, real = (
         color.luma(jnp.moveaxis(image, 3, 1))[:, 0],
@@ -107,10 +115,12 @@ def two_means(image, width):
 
 
 def components(mask):
-    """bool[B,H,W] -> i32[B,H,W]: every pixel of the mask gets the name of its 8-connected component, the rest H * W.
+    """bool[B,H,W] -> i32[B,H,W]: every pixel of the mask gets the name of its 8-connected
+    component, the rest H * W.
 
-    A component is named after its leftmost pixel (the topmost of these), column * H + row: sorting names sorts from left to
-    right. Each step takes the lowest name of the 3 x 3 neighbours, until nothing changes.
+    A component is named after its leftmost pixel (the topmost of these), column * H + row: sorting
+    names sorts from left to right. Each step takes the lowest name of the 3 x 3 neighbours, until
+    nothing changes.
     """
     height, width = mask.shape[1:]
     nothing = height * width
@@ -135,9 +145,11 @@ def components(mask):
 
 
 def characters(mask, most: int, min_area: int):
-    """bool[B,H,W] -> i32[B,H,W]: the number of the character that a pixel belongs to, `most` where it belongs to none.
+    """bool[B,H,W] -> i32[B,H,W]: the number of the character that a pixel belongs to, `most` where
+    it belongs to none.
 
-    Characters are the components of at least min_area pixels, numbered 0, 1, ... by their left edges; the first `most` count.
+    Characters are the components of at least min_area pixels, numbered 0, 1, ... by their left
+    edges; the first `most` count.
     """
     name = components(mask).reshape(len(mask), -1)
     area = jax.vmap(lambda name: jnp.bincount(name, length=mask[0].size + 1))(
@@ -149,16 +161,20 @@ def characters(mask, most: int, min_area: int):
 
 
 def follow(values, matrix, width, outside):
-    """Labels of view 1, [B,H,W], as they lie in the view that is view 1 sent through the map f32[B,3,3]."""
+    """Labels of view 1, [B,H,W], as they lie in the view that is view 1 sent through the map
+    f32[B,3,3].
+    """
     return geometry.nearest(
         values, *geometry.apply_matrix(matrix, *geometry.pixel_grid(*values.shape)), width, outside
     )
 
 
 def shares(character, most: int, patch):
-    """Weights of the tokens in each character's mean: numbers i32[B,H,W] -> f32[B,most,N], which are there bool[B,most].
+    """Weights of the tokens in each character's mean: numbers i32[B,H,W] -> f32[B,most,N], which
+    are there bool[B,most].
 
-    Proportional to the pixels of the patch that belong to the character, with the sum 1; zeros for one that is not there.
+    Proportional to the pixels of the patch that belong to the character, with the sum 1; zeros for
+    one that is not there.
     """
     pixels = vit.patchify(character[..., None], patch)  # (B, N, P)
     covered = jnp.sum(
@@ -201,7 +217,9 @@ class Network(nn.Module):
         return siamese.encode(self.encoder, batch, None, deterministic)
 
     def project(self, tokens, weight):
-        """Tokens f32[B,2,N,D], weights of `shares` f32[B,2,S,N] -> answers of S characters f32[B,2,S,prototypes]."""
+        """Tokens f32[B,2,N,D], weights of `shares` f32[B,2,S,N] -> answers of S characters
+        f32[B,2,S,prototypes].
+        """
         return self.projector(jnp.einsum("bvsn,bvnd->bvsd", weight, tokens, precision="highest"))
 
     def segment(self, tokens, grid):
@@ -214,12 +232,14 @@ class Network(nn.Module):
 class Method(base.Taught):
     """CCD.
 
-    encoder: keyword arguments of `vit.Vit`. channels: C of the images. recipe: a name or recipe of `views`, of which the
-    operators that move pixels are left out. affine: {amount: (lowest, highest)} of view 2's map, see `geometry.AFFINE`;
-    None: the authors'. affine_p: share of lines whose view 2 is augmented; the others' is the bare image. characters: most of a
-    line; min_area_px: pixels of the smallest. prototypes: size of the DINO head's answer; learn_length: see
-    `heads.Prototypes`. kmeans_frac: share of training that trusts k-means before the learned segmentation. frozen_frac: share
-    at the beginning in which the prototypes stay. Raises ValueError for values out of range.
+    encoder: keyword arguments of `vit.Vit`. channels: C of the images. recipe: a name or recipe of
+    `views`, of which the operators that move pixels are left out. affine: {amount: (lowest,
+    highest)} of view 2's map, see `geometry.AFFINE`; None: the authors'. affine_p: share of lines
+    whose view 2 is augmented; the others' is the bare image. characters: most of a line;
+    min_area_px: pixels of the smallest. prototypes: size of the DINO head's answer; learn_length:
+    see `heads.Prototypes`. kmeans_frac: share of training that trusts k-means before the learned
+    segmentation. frozen_frac: share at the beginning in which the prototypes stay. Raises
+    ValueError for values out of range.
     """
 
     taught = ("encoder", "projector")
@@ -292,8 +312,9 @@ class Method(base.Taught):
     # augment
 
     def augment(self, key, batch):
-        """Adds view1 (colour) and view2 (colour and map) f32[B,H,W,C] in [-1, 1]; matrix f32[B,3,3], the map; foreground
-        bool[B,H,W] of view 1 by k-means, False on padding; and, when asked for, column_offset i32[B,2]."""
+        """Adds view1 (colour) and view2 (colour and map) f32[B,H,W,C] in [-1, 1]; matrix
+        f32[B,3,3], the map; foreground bool[B,H,W] of view 1 by k-means, False on padding; and,
+        when asked for, column_offset i32[B,2]."""
         image, width = batch["image"], batch["width"]
         base.check_channels(image, self.channels)
         first_key, second_key, map_key, chance_key, offset_key = jax.random.split(key, 5)
@@ -318,8 +339,9 @@ class Method(base.Taught):
     # loss
 
     def loss(self, params, state, batch, key, progress):
-        """weight_distillation * L_dis + weight_segmentation * L_seg. Metrics: distillation; segmentation; characters (of a
-        line, shown by both views); t_std (spread of the teacher's centred answers)."""
+        """weight_distillation * L_dis + weight_segmentation * L_seg. Metrics: distillation;
+        segmentation; characters (of a line, shown by both views); t_std (spread of the teacher's
+        centred answers)."""
         teacher, center = jax.lax.stop_gradient((state.teacher, state.mutable["center"]))
         tokens = self._apply(
             params, Network.encode_views, batch, deterministic=False, rngs={"drop_path": key}
@@ -349,7 +371,9 @@ class Method(base.Taught):
         return total, base.Aux(metrics, {"center": self._moved_center(center, theirs, valid)})
 
     def _freeze(self, params, progress):
-        """The same parameters; those of the last layer have no gradient in the first part of training."""
+        """The same parameters; those of the last layer have no gradient in the first part of
+        training.
+        """
         moving = progress >= self.frozen_frac
         last = ("prototypes", "scale")
         projector = {
@@ -359,7 +383,9 @@ class Method(base.Taught):
         return {**params, "projector": projector}
 
     def _characters(self, foreground, batch):
-        """Weights of the characters of both views f32[B,2,S,N], and which both show, bool[B,2,S] (the same for both)."""
+        """Weights of the characters of both views f32[B,2,S,N], and which both show, bool[B,2,S]
+        (the same for both).
+        """
         real = (
             geometry.inside(batch["width"], foreground.shape[2])[:, None]
             & batch["valid"][:, None, None]
@@ -372,7 +398,9 @@ class Method(base.Taught):
         return jnp.stack(weights, 1), jnp.stack([found[0] & found[1]] * 2, 1)
 
     def _segmentation(self, logits, batch):
-        """Mean over the real pixels of both views of -log softmax(logits f32[B,2,H,W,2]) of their k-means class."""
+        """Mean over the real pixels of both views of -log softmax(logits f32[B,2,H,W,2]) of their
+        k-means class.
+        """
         real = (
             geometry.inside(batch["width"], batch["view1"].shape[2])[:, None]
             & batch["valid"][:, None, None]
@@ -387,22 +415,25 @@ class Method(base.Taught):
         return -jnp.sum(picked, where=real) / jnp.maximum(jnp.sum(real), 1)
 
     def _moved_center(self, center, answers, valid):
-        """The centre after a step: towards the mean of the teacher's answers about both views' characters, if any."""
+        """The centre after a step: towards the mean of the teacher's answers about both views'
+        characters, if any.
+        """
         count = jnp.sum(valid)
         mean = jnp.sum(answers, (0, 1, 2), where=valid[..., None]) / jnp.maximum(count, 1)
         moved = self.center_momentum * center + (1 - self.center_momentum) * mean
         return jnp.where(count > 0, moved, center)
 
     def reconstruct(self, params, batch, key):
-        """Pictures of the segmentation, f32[B,H,W,C] in [0, 1]: "masked" the foreground of k-means, "output" the chance of
-        foreground that the network gives, "original" view 1 as it is; foreground is white."""
+        """Pictures of the segmentation, f32[B,H,W,C] in [0, 1]: "masked" the foreground of k-means,
+        "output" the chance of foreground that the network gives, "original" view 1 as it is;
+        foreground is white."""
         batch = self.augment(key, batch)
         tokens = self._apply(params, Network.encode_views, batch)
         logits = self._apply(
             params, Network.segment, tokens, vit.grid(batch["view1"].shape, self.patch)
         )
         original = batch["view1"] * 0.5 + 0.5
-        paint = lambda grey: jnp.broadcast_to(grey[..., None].astype(jnp.float32), original.shape)  # noqa: E731
+        paint = lambda grey: jnp.broadcast_to(grey[..., None].astype(jnp.float32), original.shape)
         chance = (
             jax.nn.softmax(logits[:, 0])[..., 1]
             * geometry.inside(batch["width"], original.shape[2])[:, None]

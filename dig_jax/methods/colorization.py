@@ -1,6 +1,7 @@
 """Colourisation: the encoder sees a line in grey and says its colours.
 
-Papers  Zhang et al., "Colorful Image Colorization", ECCV 2016, arXiv 1603.08511; Larsson et al., "Colorization as a Proxy Task
+Papers  Zhang et al., "Colorful Image Colorization", ECCV 2016, arXiv 1603.08511; Larsson et al.,
+"Colorization as a Proxy Task
         for Visual Understanding", CVPR 2017, arXiv 1703.04044.
 
     what                                                            where
@@ -8,20 +9,23 @@ Papers  Zhang et al., "Colorful Image Colorization", ECCV 2016, arXiv 1603.08511
     Y^ = F(X)                                                       pretext.Painter
     L2 = mean of (Y - Y^)^2 (Zhang et al., eq. 1)                    pretext.paint
 
-Certain from the papers: lightness in, colour out. Zhang et al. then prefer a classification over 313 bins of Lab's ab plane,
-rebalanced towards rare colours, because a mean square makes pale pictures; Larsson et al. predict histograms. Ours is the
-mean square: an encoder is wanted, not pictures, and a patch has too many pixels for 313 logits each.
+Certain from the papers: lightness in, colour out. Zhang et al. then prefer a classification over
+313 bins of Lab's ab plane, rebalanced towards rare colours, because a mean square makes pale
+pictures; Larsson et al. predict histograms. Ours is the mean square: an encoder is wanted, not
+pictures, and a patch has too many pixels for 313 logits each.
 
 Departures
-- Lightness and colour are Y and (Cb, Cr) of ITU-R 601, linear in RGB, so that the way back is exact; Zhang et al. use Lab,
-  Larsson et al. hue and chroma. Y is the grey that `augment.color` knows.
-- Grey goes in three times, so that the patch embedding reads colour images later. Only the sum of its three kernels is
-  taught, their differences stay random: of coloured lines a recogniser sees some untaught colour on top, which
-  fine-tuning mends and a frozen probe bears.
+- Lightness and colour are Y and (Cb, Cr) of ITU-R 601, linear in RGB, so that the way back is
+  exact; Zhang et al. use Lab, Larsson et al. hue and chroma. Y is the grey that `augment.color`
+  knows.
+- Grey goes in three times, so that the patch embedding reads colour images later. Only the sum of
+  its three kernels is taught, their differences stay random: of coloured lines a recogniser sees
+  some untaught colour on top, which fine-tuning mends and a frozen probe bears.
 - Padding and rows that are not valid do not count.
 
-There is no version for channels=1: what a grey image lacks cannot be asked for, and painting its tones from themselves is
-no task; denoising is the nearest kin. Scans of print in three channels have hardly a colour either: see `untaught`.
+There is no version for channels=1: what a grey image lacks cannot be asked for, and painting its
+tones from themselves is no task; denoising is the nearest kin. Scans of print in three channels
+have hardly a colour either: see `untaught`.
 
 Watch   untaught: what grey everywhere reaches, the mean square of the colours (0 .. 1). Near 0 the lines have no colour and
         nothing can be learnt. pixel below untaught: colours are told from shapes and tones.
@@ -46,8 +50,8 @@ RED, GREEN, BLUE = 0.299, 0.587, 0.114  # shares of Y in ITU-R 601, as in augmen
 class Method(base.Method):
     """Colourisation.
 
-    encoder: keyword arguments of `vit.Vit`. channels: C of the images, 3. decoder_width: of the pixel decoder. Raises
-    ValueError.
+    encoder: keyword arguments of `vit.Vit`. channels: C of the images, 3. decoder_width: of the
+    pixel decoder. Raises ValueError.
     """
 
     parts_add_up = True
@@ -94,7 +98,9 @@ class Method(base.Method):
         return pretext.paint(self.network, params, state, batch, key, **how)
 
     def reconstruct(self, params, batch, key):
-        """{"masked": grey, "output": in the colours that were said, "original"}: f32[B,H,W,3] in [0, 1]."""
+        """{"masked": grey, "output": in the colours that were said, "original"}: f32[B,H,W,3] in
+        [0, 1].
+        """
         views = self.augment(key, batch)
         said = self.network.apply({"params": params}, views)
         colour = vit.unpatchify(said, self.patch, vit.grid(views["view1"].shape, self.patch))

@@ -8,14 +8,17 @@ Paper   Vincent et al., "Extracting and Composing Robust Features with Denoising
     z = g(f(x~))                                                     pretext.Painter
     L(x, z) over all of x, the clean input, not only what was lost   pretext.paint
 
-Certain from the papers: a share of the input is set to a fixed value (masking noise, a quarter among the shares tried), the
-loss is over the whole input, and one layer is trained after the other. Ours: the encoder is trained as a whole, with mean
-squares (2008: cross-entropy of values in [0, 1]).
+Certain from the papers: a share of the input is set to a fixed value (masking noise, a quarter
+among the shares tried), the loss is over the whole input, and one layer is trained after the other.
+Ours: the encoder is trained as a whole, with mean squares (2008: cross-entropy of values in [0,
+1]).
 
 Departures
-- Every pixel is lost by its own toss (`drop`), all of its channels together, where the paper loses an exact count. It is
-  set to paper white, which for ink is what 0 is for the paper's digits: a stroke may be missing, and paper says nothing.
-- Before that, blur and Gaussian noise, in random order, each line with its own strength, uniform from 0 to a maximum.
+- Every pixel is lost by its own toss (`drop`), all of its channels together, where the paper loses
+  an exact count. It is set to paper white, which for ink is what 0 is for the paper's digits: a
+  stroke may be missing, and paper says nothing.
+- Before that, blur and Gaussian noise, in random order, each line with its own strength, uniform
+  from 0 to a maximum.
 - Padding and rows that are not valid do not count.
 - Optionally targets normalised per patch (target="normalized"), as in `methods/dig.py`.
 
@@ -41,9 +44,10 @@ from dig_jax.models import encoders, vit
 class Method(base.Method):
     """Denoising autoencoder.
 
-    encoder: keyword arguments of `vit.Vit`. channels: C of the images. drop: share of the pixels that are lost.
-    noise_sigma, in grey of [0, 1], and blur_sigma_px: the most that a line may get; 0 = none. target, target_floor:
-    `pixels.pixel_target`. decoder_width: of the pixel decoder. Raises ValueError.
+    encoder: keyword arguments of `vit.Vit`. channels: C of the images. drop: share of the pixels
+    that are lost. noise_sigma, in grey of [0, 1], and blur_sigma_px: the most that a line may get;
+    0 = none. target, target_floor: `pixels.pixel_target`. decoder_width: of the pixel decoder.
+    Raises ValueError.
     """
 
     parts_add_up = True
@@ -113,7 +117,9 @@ class Method(base.Method):
 
 
 def _recipe(noise_sigma: float, blur_sigma_px: float) -> dict[str, Any] | None:
-    """A recipe of `augment.views` that only blurs and adds noise, as those of the two that are asked for; None for neither."""
+    """A recipe of `augment.views` that only blurs and adds noise, as those of the two that are
+    asked for; None for neither.
+    """
     strengths = {"noise": noise_sigma, "blur": blur_sigma_px}
     operators = tuple((name, {"sigma": (0.0, most)}) for name, most in strengths.items() if most)
     count = len(operators)

@@ -1,4 +1,5 @@
-"""DiG: contrast between windows of two views, and reconstruction of masked patches, through one encoder.
+"""DiG: contrast between windows of two views, and reconstruction of masked patches, through one
+encoder.
 
 Paper   Yang et al., "Reading and Writing: Discriminative and Generative Modeling for Self-Supervised Text Recognition",
         ACM MM 2022, arXiv 2207.00193. Where paper and the authors' code disagree, the code is followed (loss weights:
@@ -14,23 +15,29 @@ Paper   Yang et al., "Reading and Writing: Discriminative and Generative Modelin
     L = 1.0 L_mim + 0.1 L_con                                       Method.loss
     xi <- m xi + (1 - m) theta before the keys, m: 0.99 -> 1        base.Taught, base.cosine_momentum
 
-Easily overlooked, and done as the authors do: the augmented view is not masked. Only the contrast reads the masked view
-through the pixel projector; the decoder reads the encoder. Batch norms take the statistics of the batch at hand, in the
-teacher too, jointly over both views and over all devices; only parameters are averaged. The encoder has no final norm
-while the contrast is on. Negatives include the other windows of the same line.
+Easily overlooked, and done as the authors do: the augmented view is not masked. Only the contrast
+reads the masked view through the pixel projector; the decoder reads the encoder. Batch norms take
+the statistics of the batch at hand, in the teacher too, jointly over both views and over all
+devices; only parameters are averaged. The encoder has no final norm while the contrast is on.
+Negatives include the other windows of the same line.
 
-objective="dig" is both halves. "dis" is the contrast alone: no mask and no pixel projector. "gen" is the reconstruction
-alone: the encoder keeps its final norm, there is no teacher, no head of the contrast, and no second view (the authors'
-code computes one and drops it).
+objective="dig" is both halves. "dis" is the contrast alone: no mask and no pixel projector. "gen"
+is the reconstruction alone: the encoder keeps its final norm, there is no teacher, no head of the
+contrast, and no second view (the authors' code computes one and drops it).
 
-Departures, for lines of text (at 128 px width, full lines and default values each of them is the identity)
-- Windows are `window_px` wide, not W of them, so their count grows with the line; 32 px make 4 windows of 128 px.
-- Masks never lie on padding. Padding enters no attention, window, batch norm or loss; neither do rows not valid.
-- Augmentation moves text sideways by at most `max_shift_px`, else windows of equal index would show different letters: 2 px
-  in the presets for lines, between the views too, since only the second one moves; None is the official recipe's freedom.
-- Optional: runs of `mask_span` neighbouring columns instead of single patches; targets normalised per patch and channel
-  (target="normalized"); a random first column of the position code, up to `column_offset_max`, so that narrow crops
-  train the positions that long lines use (drawn for each view alone: a shared one would give the pair away).
+Departures, for lines of text (at 128 px width, full lines and default values each of them is the
+identity)
+- Windows are `window_px` wide, not W of them, so their count grows with the line; 32 px make 4
+  windows of 128 px.
+- Masks never lie on padding. Padding enters no attention, window, batch norm or loss; neither do
+  rows not valid.
+- Augmentation moves text sideways by at most `max_shift_px`, else windows of equal index would show
+  different letters: 2 px in the presets for lines, between the views too, since only the second one
+  moves; None is the official recipe's freedom.
+- Optional: runs of `mask_span` neighbouring columns instead of single patches; targets normalised
+  per patch and channel (target="normalized"); a random first column of the position code, up to
+  `column_offset_max`, so that narrow crops train the positions that long lines use (drawn for each
+  view alone: a shared one would give the pair away).
 
 Watch   q_std: healthy about 1/sqrt(projector_dim), below a sixth of that the windows collapse. contrast starts near
         4T ln(rows) (two directions) and top1 near 1/rows. pixel, raw target: the variance of the pixels is what a
@@ -100,7 +107,9 @@ class Network(nn.Module):
             self.decode(tokens)
 
     def encode_views(self, batch, deterministic=True):
-        """Masked first view and plain second view -> tokens f32[B,V,N,D], in one pass over B * V rows."""
+        """Masked first view and plain second view -> tokens f32[B,V,N,D], in one pass over B * V
+        rows.
+        """
         return siamese.encode(self.encoder, batch, batch.get("mask"), deterministic)
 
     def instances(self, tokens, batch):
@@ -125,12 +134,12 @@ class Network(nn.Module):
 class Method(base.Taught):
     """DiG or one of its halves.
 
-    encoder: see `encoders.create` (final_norm follows from the objective unless given). channels: C of the
-    images. recipe: augmentation of the second view: a name or a recipe of `views`; max_shift_px None =
-    unbounded. target_floor: normalised targets are divided by sqrt(variance + floor^2), in grey of [0, 1]; the official
-    1e-6 blows the grain of blank paper up to full size. Head sizes default to the official ones, which outweigh a small
-    encoder. loss_chunk: keys at a time in the contrast, None = all (`losses.info_nce`). Raises ValueError for values out of
-    range.
+    encoder: see `encoders.create` (final_norm follows from the objective unless given). channels: C
+    of the images. recipe: augmentation of the second view: a name or a recipe of `views`;
+    max_shift_px None = unbounded. target_floor: normalised targets are divided by sqrt(variance +
+    floor^2), in grey of [0, 1]; the official 1e-6 blows the grain of blank paper up to full size.
+    Head sizes default to the official ones, which outweigh a small encoder. loss_chunk: keys at a
+    time in the contrast, None = all (`losses.info_nce`). Raises ValueError for values out of range.
     """
 
     def __init__(
@@ -189,8 +198,8 @@ class Method(base.Taught):
     # augment
 
     def augment(self, key, batch):
-        """Adds view1 (the image itself), view2 (augmented; not for "gen"), f32[B,H,W,C] in [-1, 1], mask bool[B,N] of
-        view1 (not for "dis") and, when asked for, column_offset i32[B,V]."""
+        """Adds view1 (the image itself), view2 (augmented; not for "gen"), f32[B,H,W,C] in [-1, 1],
+        mask bool[B,N] of view1 (not for "dis") and, when asked for, column_offset i32[B,V]."""
         base.check_channels(batch["image"], self.channels)
         mask_key, view_key, offset_key = jax.random.split(key, 3)
         image = base.normalise(batch["image"])
@@ -210,7 +219,9 @@ class Method(base.Taught):
     # loss
 
     def loss(self, params, state, batch, key, progress):
-        """weight_pixel * L_mim + weight_contrast * L_con. Metrics: pixel; contrast, top1, q_std: `siamese.among_keys`."""
+        """weight_pixel * L_mim + weight_contrast * L_con. Metrics: pixel; contrast, top1, q_std:
+        `siamese.among_keys`.
+        """
         tokens = self._apply(
             params, Network.encode_views, batch, deterministic=False, rngs={"drop_path": key}
         )
@@ -228,7 +239,9 @@ class Method(base.Taught):
         return total, base.Aux(metrics, state.mutable, weight)
 
     def _contrast(self, params, teacher, tokens, batch):
-        """L_con and its figures, from the student's tokens; the teacher encodes the same two views itself."""
+        """L_con and its figures, from the student's tokens; the teacher encodes the same two views
+        itself.
+        """
         z, real = self._apply(params, Network.instances, tokens, batch)
         q = self._apply(params, Network.predict, z, real)
         teacher = jax.lax.stop_gradient(teacher)

@@ -9,24 +9,29 @@ Paper   Noroozi and Favaro, "Unsupervised Learning of Visual Representations by 
     context-free network: every tile by itself, features joined      pretext.Classifier, tile = fc6, hidden = fc7
     cross-entropy over the index of the permutation                  pretext.cross_entropy
 
-Certain from the paper: tiles are encoded one by one and meet only behind the network, so that it cannot match edges; tiles of
-64 px lie at random in cells of 75 px, an average gap of 11 px (gap_px = jitter_px = 11 here), because edges that continue
-give the answer away; the permutations are chosen greedily to lie far apart, since those that are alike cannot be told apart.
+Certain from the paper: tiles are encoded one by one and meet only behind the network, so that it
+cannot match edges; tiles of 64 px lie at random in cells of 75 px, an average gap of 11 px (gap_px
+= jitter_px = 11 here), because edges that continue give the answer away; the permutations are
+chosen greedily to lie far apart, since those that are alike cannot be told apart.
 
 Departures, for lines of text
 - One row of full-height windows in place of 3 x 3 tiles. The row lies anywhere in the line.
 - Only lines whose real part has room for the row count (`used`), so padding says nothing.
-- The paper standardises every tile, against tone as a cue; here every window gets an augmentation of its own (`recipe`),
-  so that the encoder goes on seeing the range of values that it will see later.
-- Algorithm 1 starts at random and adds what is farthest on the average. `choose_permutations` starts at the identity and adds
-  what is farthest from its nearest neighbour first and on the average second: the same set on every machine.
-- Position codes are those of the window's own columns, plus an offset drawn for each window alone (column_offset_max):
-  they know nothing of the place it came from.
-- The encoder never sees more than window_px at once; it is the recogniser that teaches it long lines.
-- context_free=false leaves the paper: the shuffled windows lie side by side in one image that the encoder sees whole, and the
-  line is augmented before it is cut. With gap_px = 0 the seams say which windows belong together. Jigsaw-ViT (Chen et al.,
-  arXiv 2207.11971; its abstract alone was read) also shows a ViT all the pieces at once, without position codes and with some
-  hidden; ours keeps the codes, which tell places after shuffling only, and hides nothing.
+- The paper standardises every tile, against tone as a cue; here every window gets an augmentation
+  of its own (`recipe`), so that the encoder goes on seeing the range of values that it will see
+  later.
+- Algorithm 1 starts at random and adds what is farthest on the average. `choose_permutations`
+  starts at the identity and adds what is farthest from its nearest neighbour first and on the
+  average second: the same set on every machine.
+- Position codes are those of the window's own columns, plus an offset drawn for each window alone
+  (column_offset_max): they know nothing of the place it came from.
+- The encoder never sees more than window_px at once; it is the recogniser that teaches it long
+  lines.
+- context_free=false leaves the paper: the shuffled windows lie side by side in one image that the
+  encoder sees whole, and the line is augmented before it is cut. With gap_px = 0 the seams say
+  which windows belong together. Jigsaw-ViT (Chen et al., arXiv 2207.11971; its abstract alone was
+  read) also shows a ViT all the pieces at once, without position codes and with some hidden; ours
+  keeps the codes, which tell places after shuffling only, and hides nothing.
 
 Watch   accuracy: chance is 1 / permutations. used: well below 1 the lines are too short, take fewer or narrower windows.
         With gap_px = 0 strokes continue from window to window, which can be answered without any reading; blank windows
@@ -54,10 +59,11 @@ MOST_WINDOWS = 9  # 9! = 362,880 permutations are looked through; 10! would take
 class Method(base.Method):
     """Jigsaw.
 
-    encoder: see `encoders.create`. channels: C of the images. windows: how many, 2..9; permutations: K of them;
-    window_px, gap_px, jitter_px: `pretext.Layout`. recipe: augmentation of every window by itself, a name or a recipe of
-    `views`, or None. tile_width: of the layer that reads each window, context_free: see `pretext.Classifier`.
-    projector_width: of the layer that joins the windows, 4096 in the paper. Raises ValueError.
+    encoder: see `encoders.create`. channels: C of the images. windows: how many, 2..9;
+    permutations: K of them; window_px, gap_px, jitter_px: `pretext.Layout`. recipe: augmentation of
+    every window by itself, a name or a recipe of `views`, or None. tile_width: of the layer that
+    reads each window, context_free: see `pretext.Classifier`. projector_width: of the layer that
+    joins the windows, 4096 in the paper. Raises ValueError.
     """
 
     parts_add_up = True
@@ -103,8 +109,8 @@ class Method(base.Method):
         )  # fmt: skip
 
     def augment(self, key, batch):
-        """view1 .. viewW: the windows in shuffled order; answer i32[B,1], the index of the permutation: window
-        permutations[answer, i] of the line is view i + 1."""
+        """view1 .. viewW: the windows in shuffled order; answer i32[B,1], the index of the
+        permutation: window permutations[answer, i] of the line is view i + 1."""
         answer_key, cut_key = jax.random.split(key)
         answer = jax.random.randint(answer_key, batch["width"].shape, 0, len(self.permutations))
         cells = jnp.asarray(self.permutations)[answer]
@@ -115,10 +121,11 @@ class Method(base.Method):
 
 
 def choose_permutations(length: int, count: int) -> np.ndarray:
-    """i32[count, length]: permutations of 0 .. length - 1 that differ in many places, the identity first.
+    """i32[count, length]: permutations of 0 .. length - 1 that differ in many places, the identity
+    first.
 
-    Greedy: each next one is farthest (Hamming distance) from the nearest of those chosen; among equals, on the average;
-    among equals, the first in lexicographic order.
+    Greedy: each next one is farthest (Hamming distance) from the nearest of those chosen; among
+    equals, on the average; among equals, the first in lexicographic order.
     """
     every = np.array(list(itertools.permutations(range(length))), np.int8)
     chosen, nearest, total = [0], np.full(len(every), length), np.zeros(len(every), np.int64)

@@ -12,26 +12,30 @@ Paper   He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022
     target: pixels normalised by the statistics of their patch    pixels.pixel_target, "normalized_joint"
     L = mean over removed patches of (prediction - target)^2      pixels.masked_loss, losses.masked_mse
 
-Certain, from the public code: int(ratio * N) removed patches; codes are added before patches are removed, and again,
-narrower, before the decoder; Xavier-uniform weights, the mask token (and the CLS token) drawn with deviation 0.02; layer
-norms at 1e-6; the unbiased variance of all values of a patch plus 1e-6 (of pixels in [-1, 1]: target_floor is its root in
-[0, 1]). Keys have no bias here, which under a softmax changes nothing.
+Certain, from the public code: int(ratio * N) removed patches; codes are added before patches are
+removed, and again, narrower, before the decoder; Xavier-uniform weights, the mask token (and the
+CLS token) drawn with deviation 0.02; layer norms at 1e-6; the unbiased variance of all values of a
+patch plus 1e-6 (of pixels in [-1, 1]: target_floor is its root in [0, 1]). Keys have no bias here,
+which under a softmax changes nothing.
 
-Static shapes on ragged lines. The encoder has K places, as many as a line that fills the canvas keeps patches
-(`masks.most_visible`). Every line removes the same share of its *real* patches, so a shorter one keeps fewer; what it
-keeps lies in reading order in its first places, and the rest are empty: not read by attention, not put back by the
-decoder. So features and loss of a line are those it would have alone, the share of work saved is the same for all, and
-no line is asked to rebuild more than another; the price is that the empty places are computed and thrown away, as
-padding is everywhere else. (Keeping K patches of every line instead would show all of a short line.)
+Static shapes on ragged lines. The encoder has K places, as many as a line that fills the canvas
+keeps patches (`masks.most_visible`). Every line removes the same share of its *real* patches, so a
+shorter one keeps fewer; what it keeps lies in reading order in its first places, and the rest are
+empty: not read by attention, not put back by the decoder. So features and loss of a line are those
+it would have alone, the share of work saved is the same for all, and no line is asked to rebuild
+more than another; the price is that the empty places are computed and thrown away, as padding is
+everywhere else. (Keeping K patches of every line instead would show all of a short line.)
 
 Departures for lines of text
-- No CLS token unless cls=True: whole lines of tokens are what a recogniser reads. With it the encoder's parameters are
-  the same (the token stands beside them, as params["cls_token"]), so probes and fine-tuning start from it alike, but
-  they do without the token; MAERec's recogniser reads it as one more token.
-- Positions by column and row of the grid as it is. The authors' table takes 8 x 32 patches for 16 x 16, so that the
-  halves of a line share column codes; position="square_2d" is that table, for the words preset and their weights.
-- mask_span > 1 removes runs of columns. Removed patches are weighted by their real pixels, which tells only in the
-  last, partly real column.
+- No CLS token unless cls=True: whole lines of tokens are what a recogniser reads. With it the
+  encoder's parameters are the same (the token stands beside them, as params["cls_token"]), so
+  probes and fine-tuning start from it alike, but they do without the token; MAERec's recogniser
+  reads it as one more token.
+- Positions by column and row of the grid as it is. The authors' table takes 8 x 32 patches for 16 x
+  16, so that the halves of a line share column codes; position="square_2d" is that table, for the
+  words preset and their weights.
+- mask_span > 1 removes runs of columns. Removed patches are weighted by their real pixels, which
+  tells only in the last, partly real column.
 
 Watch   pixel: about 1 is what predicting nothing reaches with a normalised target (on clean print less, since paper is
         flat). The encoder never sees a mask token, nor gaps: a probe on whole lines reads sequences 1 / (1 - ratio)
@@ -58,8 +62,8 @@ TOKEN_INIT = nn.initializers.normal(0.02)
 
 
 class Decoder(nn.Module):
-    """Pixels of every patch from the encoded visible ones. values: of a patch, ph * pw * C. prefix: tokens before those
-    of the line. form: `vit.Vit.form`. The rest as in `vit.Vit`."""
+    """Pixels of every patch from the encoded visible ones. values: of a patch, ph * pw * C. prefix:
+    tokens before those of the line. form: `vit.Vit.form`. The rest as in `vit.Vit`."""
 
     values: int
     width: int
@@ -72,8 +76,8 @@ class Decoder(nn.Module):
 
     @nn.compact
     def __call__(self, tokens, seen, real, grid, column_offset=None):
-        """tokens f32[B,prefix+K,D], those of the line in reading order; seen, real bool[B,N]: the patches that the encoder
-        read, and those that are no padding -> f32[B,N,P]."""
+        """tokens f32[B,prefix+K,D], those of the line in reading order; seen, real bool[B,N]: the
+        patches that the encoder read, and those that are no padding -> f32[B,N,P]."""
         dtype = self.form["dtype"]
         x = Dense(self.width, dtype=dtype, name="embed")(tokens)
         front, x = x[:, : self.prefix], x[:, self.prefix :]
@@ -98,7 +102,9 @@ class Decoder(nn.Module):
 
 
 class Network(nn.Module):
-    """Encoder, decoder and, where the decoder expects one, a CLS token. hide: ratio and span of `masks.random_mask`."""
+    """Encoder, decoder and, where the decoder expects one, a CLS token. hide: ratio and span of
+    `masks.random_mask`.
+    """
 
     encoder: vit.Vit
     decoder: Decoder
@@ -109,12 +115,16 @@ class Network(nn.Module):
             self.cls_token = self.param("cls_token", TOKEN_INIT, (self.encoder.width,), jnp.float32)
 
     def __call__(self, batch, deterministic=True):
-        """Augmented batch -> patch vectors f32[B,N,P] in the units of the target, for removed and visible patches."""
+        """Augmented batch -> patch vectors f32[B,N,P] in the units of the target, for removed and
+        visible patches.
+        """
         grid, real, seen, offset = self._layout(batch)
         return self.decoder(self.encode(batch, deterministic), seen, real, grid, offset)
 
     def encode(self, batch, deterministic=True):
-        """The visible patches, encoded: f32[B,prefix+K,D], in reading order, then zeros in empty places."""
+        """The visible patches, encoded: f32[B,prefix+K,D], in reading order, then zeros in empty
+        places.
+        """
         grid, _, seen, offset = self._layout(batch)
         count = seen.shape[1]
         keep = jnp.sort(jnp.where(seen, jnp.arange(count)[None], count), axis=1)[
@@ -143,10 +153,11 @@ class Network(nn.Module):
 class Method(pixels.Rebuild):
     """MAE.
 
-    encoder: keyword arguments of `vit.Vit`. channels: C of the images. mask_ratio, mask_span: see `masks.random_mask`.
-    decoder_*: of the decoder's transformer. target, target_floor: see `pixels.pixel_target`; the default floor is the
-    official one, which blows the grain of blank paper up to full size. column_offset_max: see
-    `siamese.column_offsets`. Raises ValueError for values out of range.
+    encoder: keyword arguments of `vit.Vit`. channels: C of the images. mask_ratio, mask_span: see
+    `masks.random_mask`. decoder_*: of the decoder's transformer. target, target_floor: see
+    `pixels.pixel_target`; the default floor is the official one, which blows the grain of blank
+    paper up to full size. column_offset_max: see `siamese.column_offsets`. Raises ValueError for
+    values out of range.
     """
 
     parts_add_up = True

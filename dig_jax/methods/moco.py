@@ -1,6 +1,8 @@
-"""MoCo v1 and v2: a query finds the key of its other view among the keys of thousands of earlier lines.
+"""MoCo v1 and v2: a query finds the key of its other view among the keys of thousands of earlier
+lines.
 
-Papers  v1: He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", CVPR 2020, arXiv 1911.05722.
+Papers  v1: He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", CVPR
+2020, arXiv 1911.05722.
         v2: Chen et al., "Improved Baselines with Momentum Contrastive Learning", arXiv 2003.04297.
 
     what                                                          where
@@ -10,20 +12,23 @@ Papers  v1: He et al., "Momentum Contrast for Unsupervised Visual Representation
     L = -log exp(q.k / T) / (exp(q.k / T) + sum_queue exp(..))    losses.queue_nce
     enqueue the batch's keys, dequeue the oldest                  enqueue
 
-The versions differ in data: head "linear" and T 0.07 (v1), head "mlp" and T 0.2 (v2), and stronger augmentations.
+The versions differ in data: head "linear" and T 0.07 (v1), head "mlp" and T 0.2 (v2), and stronger
+augmentations.
 
-Certain, from the public code: the loss reads the queue before it is renewed and knows no negatives of its own batch; one
-direction only; m 0.999 constant; 65,536 keys of 128 numbers, unit Gaussian noise at the start; neither head has a norm and
-both have biases. Ours: a ViT by default and its mean token; AdamW, but in the preset words, which has the authors' SGD.
+Certain, from the public code: the loss reads the queue before it is renewed and knows no negatives
+of its own batch; one direction only; m 0.999 constant; 65,536 keys of 128 numbers, unit Gaussian
+noise at the start; neither head has a norm and both have biases. Ours: a ViT by default and its
+mean token; AdamW, but in the preset words, which has the authors' SGD.
 
-No shuffling of keys between devices: it hides which lines shared the statistics of a device's batch norms. Here nothing has
-a batch norm (the encoders normalise a token or a line by itself), and the norms of this package are global, so a shuffle
-would change nothing.
+No shuffling of keys between devices: it hides which lines shared the statistics of a device's batch
+norms. Here nothing has a batch norm (the encoders normalise a token or a line by itself), and the
+norms of this package are global, so a shuffle would change nothing.
 
-Departures for lines of text: no flips and crops; `max_shift_px` (8 px, about half a letter of a 32 px line) bounds the way of
-any pixel sideways. `window_px` may cut lines into windows, each a query and a key of its own (one queue for all, as SeqMoCo's
-sub-word level). Rows that are not valid and windows of padding are no query, and where their key would go the queue keeps
-its old one, so shapes stay static and the queue holds keys of real lines only (noise until it was filled once).
+Departures for lines of text: no flips and crops; `max_shift_px` (8 px, about half a letter of a 32
+px line) bounds the way of any pixel sideways. `window_px` may cut lines into windows, each a query
+and a key of its own (one queue for all, as SeqMoCo's sub-word level). Rows that are not valid and
+windows of padding are no query, and where their key would go the queue keeps its old one, so shapes
+stay static and the queue holds keys of real lines only (noise until it was filled once).
 
 Watch   contrast starts below ln(1 + queue), since noise is an easy negative, rises while the queue fills with keys and then
         falls for the rest of the training; top1. q_std: healthy about 1 / sqrt(projector_dim). It may fall far below that while
@@ -50,10 +55,11 @@ HEADS = ("linear", "mlp")
 class Method(base.Method):
     """MoCo v2; v1 with head="linear", temperature=0.07.
 
-    encoder: see `encoders.create`. channels: C of the images. queue: keys that it holds, a multiple of the keys of a
-    global batch (its rows times the windows of a row). projector_width: hidden units of the "mlp" head. window_px:
-    `siamese.instances`, None = whole lines. recipe: of both views, a name or a recipe of `views`; max_shift_px
-    None = unbounded. column_offset_max: `siamese.column_offsets`. Raises ValueError.
+    encoder: see `encoders.create`. channels: C of the images. queue: keys that it holds, a multiple
+    of the keys of a global batch (its rows times the windows of a row). projector_width: hidden
+    units of the "mlp" head. window_px: `siamese.instances`, None = whole lines. recipe: of both
+    views, a name or a recipe of `views`; max_shift_px None = unbounded. column_offset_max:
+    `siamese.column_offsets`. Raises ValueError.
     """
 
     def __init__(
@@ -108,7 +114,9 @@ class Method(base.Method):
         }
 
     def loss(self, params, state, batch, key, progress):
-        """L. Metrics: contrast (L itself), top1 (share of queries nearer to their key than to the queue), q_std."""
+        """L. Metrics: contrast (L itself), top1 (share of queries nearer to their key than to the
+        queue), q_std.
+        """
         teacher = jax.lax.stop_gradient(state.teacher)
         queries, keys = siamese.single(batch, 0), siamese.single(batch, 1)
         q, _, real = self.network.apply(
@@ -132,7 +140,8 @@ class Method(base.Method):
 def enqueue(
     mutable: dict[str, jax.Array], keys: jax.Array, valid: jax.Array
 ) -> dict[str, jax.Array]:
-    """{"queue", "place"} after the keys f32[M,K] took, as unit rows, the place of the M oldest; M divides the queue.
+    """{"queue", "place"} after the keys f32[M,K] took, as unit rows, the place of the M oldest; M
+    divides the queue.
 
     Where a key is not valid bool[M] the old one stays.
     """

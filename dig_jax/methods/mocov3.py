@@ -11,16 +11,19 @@ Paper   Chen, Xie, He, "An Empirical Study of Training Self-Supervised Vision Tr
     f_k <- m f_k + (1 - m) f_q before the keys, m: 0.99 -> 1      base.Taught, base.cosine_momentum
     random patch embedding, never trained (section 4)             Method._student
 
-Certain, from the public code (the ViT recipe): projector and predictor as in DiG, which took them from here, without biases,
-the last batch norms bare; batch norms see one view at a time, in the teacher too, over the global batch; T 0.2; keys of
-all devices; the encoder keeps its final norm. Ours: the mean of the tokens where the authors read a class token.
+Certain, from the public code (the ViT recipe): projector and predictor as in DiG, which took them
+from here, without biases, the last batch norms bare; batch norms see one view at a time, in the
+teacher too, over the global batch; T 0.2; keys of all devices; the encoder keeps its final norm.
+Ours: the mean of the tokens where the authors read a class token.
 
-Departures for lines of text: no flips and crops; recipes name the two families. Whole lines by default, windows of `window_px`
-as in DiG on request, then matched by place. `max_shift_px` (2 px, half a column of 4 px) bounds the way of any pixel
-sideways. Padding and rows that are not valid enter no mean, norm, negative or gradient.
+Departures for lines of text: no flips and crops; recipes name the two families. Whole lines by
+default, windows of `window_px` as in DiG on request, then matched by place. `max_shift_px` (2 px,
+half a column of 4 px) bounds the way of any pixel sideways. Padding and rows that are not valid
+enter no mean, norm, negative or gradient.
 
-`freeze_patch_embed` stops the gradient, which holds Adam still but not weight decay: configs/pretrain/mocov3.py freezes the
-same parameters by a rule of the optimiser, which also spares their moments.
+`freeze_patch_embed` stops the gradient, which holds Adam still but not weight decay:
+configs/pretrain/mocov3.py freezes the same parameters by a rule of the optimiser, which also spares
+their moments.
 
 Watch   contrast starts near 4T ln(instances), top1 near 1 / instances. Dips of top1 to its start are the instability that
         freezing is meant to cure. q_std: healthy about 1 / sqrt(projector_dim), below a sixth of that it collapses: a
@@ -44,10 +47,11 @@ from dig_jax.models import encoders, heads
 class Method(base.Taught):
     """MoCo v3.
 
-    encoder: see `encoders.create`. channels: C of the images. window_px: `siamese.instances`, None = whole lines.
-    predictor_width: hidden units of the predictor. recipes: of view 1 and view 2, a name or a recipe of `views`
-    or None = the line itself; max_shift_px None = unbounded. column_offset_max: `siamese.column_offsets`. loss_chunk: keys at a
-    time in the loss, None = all (`losses.info_nce`). Raises ValueError.
+    encoder: see `encoders.create`. channels: C of the images. window_px: `siamese.instances`, None
+    = whole lines. predictor_width: hidden units of the predictor. recipes: of view 1 and view 2, a
+    name or a recipe of `views` or None = the line itself; max_shift_px None = unbounded.
+    column_offset_max: `siamese.column_offsets`. loss_chunk: keys at a time in the loss, None = all
+    (`losses.info_nce`). Raises ValueError.
     """
 
     taught = ("encoder", "projector")  # the predictor belongs to queries only

@@ -1,31 +1,37 @@
-"""Text recognition on top of any encoder: frozen probe, fine-tuning, training from scratch, evaluation.
+"""Text recognition on top of any encoder: frozen probe, fine-tuning, training from scratch,
+evaluation.
 
-Encoder (`models/encoders.py`) -> frames, one a token column -> optional standardisation -> one or several CTC heads
-(`models/decoders/ctc.py`; Graves et al. 2006). Which of the protocols it is, the config says:
+Encoder (`models/encoders.py`) -> frames, one a token column -> optional standardisation -> one or
+several CTC heads (`models/decoders/ctc.py`; Graves et al. 2006). Which of the protocols it is, the
+config says:
 
     probe      frozen=True, standardize=True, several heads     `configs/recognize/probe.py`
     fine-tune  frozen=False, one head, init_from a pre-training `configs/recognize/finetune.py`
     scratch    the same without init_from                       `configs/recognize/scratch.py`
 
-A sweep in one run. A frozen probe is evidence only once its learning rate is tuned, and the features it reads do not
-depend on the rate. So `heads` may name several heads of the same shape, one a rate: all start from the same numbers,
-all read the same features, and an optimiser rule for each (`optim.rules`: "^heads/lr_0.001/" -> lr_scale) gives it
-its rate. The loss is the sum of the heads' losses. They share no parameter and Adam works on each number alone, so
-every head ends where it would have ended in a run of its own, provided that nothing couples them: no clipping by a
-global norm.
+A sweep in one run. A frozen probe is evidence only once its learning rate is tuned, and the
+features it reads do not depend on the rate. So `heads` may name several heads of the same shape,
+one a rate: all start from the same numbers, all read the same features, and an optimiser rule for
+each (`optim.rules`: "^heads/lr_0.001/" -> lr_scale) gives it its rate. The loss is the sum of the
+heads' losses. They share no parameter and Adam works on each number alone, so every head ends where
+it would have ended in a run of its own, provided that nothing couples them: no clipping by a global
+norm.
 
 What to watch
-- Frozen means: no gradient (stop_gradient, and no rule may train the encoder), no drop path, no trainable norm. The
-  trainable norm and the active dropout of DiG's own frozen evaluation are left out on purpose (methods.md 1.9, 14.1).
-- An encoder without a final norm (DiG has none while its contrast is on) is followed by one that belongs to the
-  recogniser, so that every row of a table reads normalised tokens. Where the encoder is frozen, this norm stays as it
-  starts.
-- Standardisation has no trainable part either: mean and spread of every channel over the real frames of the training
-  split, computed once (`calibrate`), kept in `mutable`. Without it a probe compares scales of features, not features,
-  and fine-tuning is held back for hundreds of steps: the tokens of a pre-trained encoder have a large common part, which
-  the fresh head has to learn to ignore first (random tokens have not). So fine-tuning and scratch standardise, too.
-- A line whose label needs more frames than it has (length + repeats > frames) cannot be learnt by CTC. It is left out
-  of the loss (optax would charge 1e5 for it) and counted in the metric `infeasible_frac`.
+- Frozen means: no gradient (stop_gradient, and no rule may train the encoder), no drop path, no
+  trainable norm. The trainable norm and the active dropout of DiG's own frozen evaluation are left
+  out on purpose (methods.md 1.9, 14.1).
+- An encoder without a final norm (DiG has none while its contrast is on) is followed by one that
+  belongs to the recogniser, so that every row of a table reads normalised tokens. Where the encoder
+  is frozen, this norm stays as it starts.
+- Standardisation has no trainable part either: mean and spread of every channel over the real
+  frames of the training split, computed once (`calibrate`), kept in `mutable`. Without it a probe
+  compares scales of features, not features, and fine-tuning is held back for hundreds of steps: the
+  tokens of a pre-trained encoder have a large common part, which the fresh head has to learn to
+  ignore first (random tokens have not). So fine-tuning and scratch standardise, too.
+- A line whose label needs more frames than it has (length + repeats > frames) cannot be learnt by
+  CTC. It is left out of the loss (optax would charge 1e5 for it) and counted in the metric
+  `infeasible_frac`.
 """
 
 from __future__ import annotations
@@ -51,10 +57,11 @@ class Method(base.Method):
     """Encoder + CTC heads.
 
     charset: classes of the heads (0 = blank). encoder: see `encoders.create`. heads: {name: keyword
-    arguments of `ctc.CtcHead`}, the same for all, more than one only on a frozen encoder. frames: "concat" (the
-    tokens of a column side by side) or "mean". frozen, standardize: see above. drop_path: instead of the encoder's.
-    recipe: augmentation of training lines, a name in `augment.recipes` or a recipe, moving text sideways by at most
-    `max_shift_px`; None = none. Raises ValueError for what contradicts itself.
+    arguments of `ctc.CtcHead`}, the same for all, more than one only on a frozen encoder. frames:
+    "concat" (the tokens of a column side by side) or "mean". frozen, standardize: see above.
+    drop_path: instead of the encoder's. recipe: augmentation of training lines, a name in
+    `augment.recipes` or a recipe, moving text sideways by at most `max_shift_px`; None = none.
+    Raises ValueError for what contradicts itself.
     """
 
     parts_add_up = True
@@ -124,7 +131,9 @@ class Method(base.Method):
         return self.norm.apply({"params": params["norm"]}, tokens) if self.norm else tokens
 
     def _frames(self, params, batch, key=None):
-        """Frames f32[B,S,F] and how many of them are real, i32[B]; of a batch that brings them along, those."""
+        """Frames f32[B,S,F] and how many of them are real, i32[B]; of a batch that brings them
+        along, those.
+        """
         if "frames" not in batch:
             batch = self._encoded(params, batch, key)
         return batch["frames"], batch["frame_length"]
@@ -159,7 +168,9 @@ class Method(base.Method):
     # training
 
     def augment(self, key, batch):
-        """Image as f32[B,H,W,C] in [-1, 1], augmented where there is a recipe. For training only."""
+        """Image as f32[B,H,W,C] in [-1, 1], augmented where there is a recipe. For training
+        only.
+        """
         if self.recipe is None:
             return _normalised(batch)
         image = views.augment(key, batch["image"], batch["width"], self.recipe, self.max_shift_px)
@@ -188,10 +199,12 @@ class Method(base.Method):
         return means.sum(), base.Aux(metrics, state.mutable, fits.sum())
 
     def calibrate(self, params, mutable, batches):
-        """Mean and standard deviation of every channel over the real frames of `batches` (raw, global; read once).
+        """Mean and standard deviation of every channel over the real frames of `batches` (raw,
+        global; read once).
 
-        A batch is summed up on the device in two passes, batches are merged in float64 (Chan, Golub, LeVeque 1983): the
-        plain sum of squares would lose the spread of a channel whose mean is large.
+        A batch is summed up on the device in two passes, batches are merged in float64 (Chan,
+        Golub, LeVeque 1983): the plain sum of squares would lose the spread of a channel whose mean
+        is large.
         """
         if not self.standardize:
             return mutable
@@ -210,11 +223,13 @@ class Method(base.Method):
                 "no readable training line to standardise the features with: check config.data.train"
             )
         scale = {"mean": mean, "std": np.maximum(np.sqrt(squares / count), STD_FLOOR)}
-        place = lambda new, old: jax.device_put(np.asarray(new, np.float32), old.sharding)  # noqa: E731
+        place = lambda new, old: jax.device_put(np.asarray(new, np.float32), old.sharding)
         return mutable | {"scale": jax.tree.map(place, scale, mutable["scale"])}
 
     def _moments(self, params, batch):
-        """Number of real frames f32[], their mean f32[F] and the sum of their squared deviations f32[F]."""
+        """Number of real frames f32[], their mean f32[F] and the sum of their squared deviations
+        f32[F].
+        """
         frames, length = self._frames(params, _normalised(batch))
         real = (jnp.arange(frames.shape[1])[None] < length[:, None]) & batch["valid"][
             :, None
@@ -230,7 +245,8 @@ class Method(base.Method):
         return self._encoded(params, _normalised(batch))
 
     def predict(self, params, mutable, batch):
-        """Raw batch -> {head: {"ids" i32[B,S] best class of every frame, "length" i32[B] real frames}}.
+        """Raw batch -> {head: {"ids" i32[B,S] best class of every frame, "length" i32[B] real
+        frames}}.
 
         `Charset.ctc_collapse` and `Charset.decode` turn a row into text.
         """
@@ -248,7 +264,9 @@ def _normalised(batch):
 
 
 def check_heads(heads: Mapping[str, Mapping[str, Any]], frozen: bool) -> None:
-    """Raises ValueError where several heads could not be what they would be in runs of their own."""
+    """Raises ValueError where several heads could not be what they would be in runs of their
+    own.
+    """
     if not heads:
         raise ValueError(
             "config.method.heads is empty: name at least one head, such as {'ctc': {'kind': 'linear'}}"

@@ -1,4 +1,5 @@
-"""Relative position: two windows of a line; on which side of the first does the second lie, and how far?
+"""Relative position: two windows of a line; on which side of the first does the second lie, and how
+far?
 
 Paper   Doersch et al., "Unsupervised Visual Representation Learning by Context Prediction", ICCV 2015, arXiv 1505.05192.
 
@@ -7,20 +8,25 @@ Paper   Doersch et al., "Unsupervised Visual Representation Learning by Context 
     both through one network, each by itself, then joined           pretext.Classifier, tile = fc6, hidden = fc7
     cross-entropy over the neighbour's place                        pretext.cross_entropy
 
-Certain from the paper: one of the eight neighbours of a 3 x 3 arrangement of 96 px patches, a gap of about half a patch (48 px)
-and jitter of up to 7 px each way, against edges and textures that continue; late fusion, no shared attention.
+Certain from the paper: one of the eight neighbours of a 3 x 3 arrangement of 96 px patches, a gap
+of about half a patch (48 px) and jitter of up to 7 px each way, against edges and textures that
+continue; late fusion, no shared attention.
 
 Departures, for lines of text
-- A line is one row: the neighbour lies 1 .. reach cells to the left or to the right, 2 * reach classes. Windows have the full
-  height. As in the paper, the first window is the middle of the arrangement whatever the answer is, and every line has
-  room for all the answers (others do not count, `used`): neither place nor padding tells.
+- A line is one row: the neighbour lies 1 .. reach cells to the left or to the right, 2 * reach
+  classes. Windows have the full height. As in the paper, the first window is the middle of the
+  arrangement whatever the answer is, and every line has room for all the answers (others do not
+  count, `used`): neither place nor padding tells.
 - Jitter pushes to the right only, 0..jitter_px: 14 is the paper's +-7.
-- The paper drops colours and shrinks some patches against aberration of the lens; here every window gets an augmentation
-  of its own (`recipe`), which also parts their tone.
-- Position codes are those of the window's own columns, plus an offset drawn for each window alone (column_offset_max).
-- The encoder never sees more than window_px at once; it is the recogniser that teaches it long lines.
-- context_free=false leaves the paper: both windows lie side by side in one image that the encoder sees whole, and the line is
-  augmented before it is cut. With gap_px = 0 and reach = 1 the question is whether strokes go on across the seam.
+- The paper drops colours and shrinks some patches against aberration of the lens; here every window
+  gets an augmentation of its own (`recipe`), which also parts their tone.
+- Position codes are those of the window's own columns, plus an offset drawn for each window alone
+  (column_offset_max).
+- The encoder never sees more than window_px at once; it is the recogniser that teaches it long
+  lines.
+- context_free=false leaves the paper: both windows lie side by side in one image that the encoder
+  sees whole, and the line is augmented before it is cut. With gap_px = 0 and reach = 1 the question
+  is whether strokes go on across the seam.
 
 Watch   accuracy: chance is 1 / (2 reach). used: well below 1 the lines are too short, take a smaller reach or window_px.
         With gap_px = 0 strokes continue, which can be answered without any reading. What is learnt of real lines:
@@ -43,10 +49,11 @@ from dig_jax.models import encoders
 class Method(base.Method):
     """Relative position.
 
-    encoder: see `encoders.create`. channels: C of the images. reach: how many cells away the neighbour may lie.
-    window_px, gap_px, jitter_px: `pretext.Layout`. recipe: augmentation of every window by itself, a name or a recipe of
-    `views`, or None. tile_width: of the layer that reads each window, context_free: see `pretext.Classifier`.
-    projector_width: of the layer that joins both windows, 4096 in the paper. Raises ValueError.
+    encoder: see `encoders.create`. channels: C of the images. reach: how many cells away the
+    neighbour may lie. window_px, gap_px, jitter_px: `pretext.Layout`. recipe: augmentation of every
+    window by itself, a name or a recipe of `views`, or None. tile_width: of the layer that reads
+    each window, context_free: see `pretext.Classifier`. projector_width: of the layer that joins
+    both windows, 4096 in the paper. Raises ValueError.
     """
 
     parts_add_up = True
@@ -83,7 +90,8 @@ class Method(base.Method):
         )  # fmt: skip
 
     def augment(self, key, batch):
-        """view1: the window in the middle; view2: its neighbour; answer i32[B,1]: 0 = reach cells to the left, .., 2 * reach
+        """view1: the window in the middle; view2: its neighbour; answer i32[B,1]: 0 = reach cells
+        to the left, .., 2 * reach
         - 1 = reach cells to the right."""
         answer_key, cut_key = jax.random.split(key)
         answer = jax.random.randint(answer_key, batch["width"].shape, 0, 2 * self.reach)

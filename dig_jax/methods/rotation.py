@@ -1,4 +1,5 @@
-"""Rotation: by which of a few angles has a line been turned? (RotNet; "TextRotNet" where the images are words.)
+"""Rotation: by which of a few angles has a line been turned? (RotNet; "TextRotNet" where the images
+are words.)
 
 Paper   Gidaris et al., "Unsupervised Representation Learning by Predicting Image Rotations", ICLR 2018, arXiv 1803.07728.
         On words: Baek et al., "What If We Only Use Real Datasets for Scene Text Recognition? Toward Scene Text Recognition
@@ -9,16 +10,18 @@ Paper   Gidaris et al., "Unsupervised Representation Learning by Predicting Imag
     F: features averaged over the image, a linear classifier         pretext.Classifier, hidden = 0
     -1/K sum_y log F^y(g(X | y)), mean over lines                    pretext.cross_entropy
 
-Certain from public code: all four copies in one batch (128 words -> 512 views), the feature map averaged and one linear
-layer, and words turned *before* they are squeezed to 32 x 100. Ours: a ViT unless the config asks for a CNN like theirs
-(size=crnn), and the mean is over real tokens.
+Certain from public code: all four copies in one batch (128 words -> 512 views), the feature map
+averaged and one linear layer, and words turned *before* they are squeezed to 32 x 100. Ours: a ViT
+unless the config asks for a CNN like theirs (size=crnn), and the mean is over real tokens.
 
 Departures, for lines of text
-- classes=2 asks for 0 or 180 degrees only. A half turn turns the real part of a line; padding stays at its right.
-- A line turned by 90 degrees is as high as it was wide. Two ways to fit it in:
-  square_cells=False, the official: turn the whole line and squeeze it back (bilinear here, without the low pass of PIL).
-  square_cells=True: cut the line into cells about as wide as high and turn each in its place, so that letters keep their
-  size. The last pixels are shared out over all cells, so a line of any width has whole cells.
+- classes=2 asks for 0 or 180 degrees only. A half turn turns the real part of a line; padding stays
+  at its right.
+- A line turned by 90 degrees is as high as it was wide. Two ways to fit it in: square_cells=False,
+  the official: turn the whole line and squeeze it back (bilinear here, without the low pass of
+  PIL). square_cells=True: cut the line into cells about as wide as high and turn each in its place,
+  so that letters keep their size. The last pixels are shared out over all cells, so a line of any
+  width has whole cells.
 - 270 degrees is the half turn of 90.
 
 Watch   accuracy: chance is 1 / classes. With four classes 0.5 says nothing: 90 and 270 against 0 and 180 is nearly free
@@ -44,8 +47,9 @@ from dig_jax.models import encoders
 class Method(base.Method):
     """Rotation.
 
-    encoder: see `encoders.create`. channels: C of the images. classes: 4 (0, 90, 180, 270 degrees) or 2 (0, 180);
-    B lines cost classes * B rows. square_cells: how quarter turns fit in, see the module. Raises ValueError.
+    encoder: see `encoders.create`. channels: C of the images. classes: 4 (0, 90, 180, 270 degrees)
+    or 2 (0, 180); B lines cost classes * B rows. square_cells: how quarter turns fit in, see the
+    module. Raises ValueError.
     """
 
     parts_add_up = True
@@ -75,7 +79,9 @@ class Method(base.Method):
         )
 
     def augment(self, key, batch):
-        """view1 .. view4 (view2): the line turned by 0, 90, 180, 270 (0, 180) degrees; answer i32[B,classes] = 0, 1, .."""
+        """view1 .. view4 (view2): the line turned by 0, 90, 180, 270 (0, 180) degrees; answer
+        i32[B,classes] = 0, 1, ..
+        """
         base.check_channels(batch["image"], self.channels)
         line, width = base.normalise(batch["image"]), batch["width"]
         upright = (
@@ -95,7 +101,9 @@ class Method(base.Method):
 
 
 def half_turn(image, width):
-    """The real part of f32[B,H,W,C] by 180 degrees in its place; padding as it is. No pixel is resampled."""
+    """The real part of f32[B,H,W,C] by 180 degrees in its place; padding as it is. No pixel is
+    resampled.
+    """
     x = jnp.arange(image.shape[2])[None]
     source = jnp.where(x < width[:, None], width[:, None] - 1 - x, x)
     turned = jnp.take_along_axis(image[:, ::-1], source[:, None, :, None], axis=2)
@@ -103,8 +111,9 @@ def half_turn(image, width):
 
 
 def quarter_turn(image, width, square_cells):
-    """The real part of f32[B,H,W,C] by 90 degrees clockwise, in square cells or as a whole squeezed back to its own shape;
-    padding as it is. A cell as wide as high keeps its pixels; others are resampled."""
+    """The real part of f32[B,H,W,C] by 90 degrees clockwise, in square cells or as a whole squeezed
+    back to its own shape; padding as it is. A cell as wide as high keeps its pixels; others are
+    resampled."""
     batch, height, canvas_px, _ = image.shape
     x, y = geometry.pixel_grid(batch, height, canvas_px)
     wide = width.astype(jnp.float32)[:, None, None]

@@ -10,22 +10,26 @@ Paper   Aberdam et al., "Sequence-to-Sequence Contrastive Learning for Text Reco
     l(i) = -log exp(s_ij / T) / sum_{k != i} exp(s_ik / T)        losses.nt_xent, s = cosine, j = i's partner
     L = mean of l over the instances of both views                Method.loss
 
-The mapping m is one number. window_px=None: the mean of the whole line (all-to-instance). The width of a patch: every frame
-(frame-to-instance). In between: means of stretches of so many pixels (window-to-instance, the paper's best). Negatives are
-all other instances of the batch, those of the same line too.
+The mapping m is one number. window_px=None: the mean of the whole line (all-to-instance). The width
+of a patch: every frame (frame-to-instance). In between: means of stretches of so many pixels
+(window-to-instance, the paper's best). Negatives are all other instances of the batch, those of the
+same line too.
 
-Certain, from the authors' later code (SemiMTR): project, then pool; T 0.1; the mean over both views; gradients flow through
-both sides; no projector by default, else as wide as its input, "bilstm" ends in a dense layer. From readings of the paper:
-five windows of a 32x100 word, hence 20 px. Our reading: "mlp" has one hidden layer and no norm; the recipe "seqclr_2" is the
-paper's list by the code's figures, "seqclr_1" and "seqclr_0" are the code's other severities. That code pools a map flattened
-row by row, which makes horizontal bands, and adds a supervised loss: we do neither. The paper's base encoder is the kind
-"crnn" with `fiducials`; of a ViT, whose attention is the context that a BiLSTM gives, the tokens of a column are averaged to a
-frame (ours).
+Certain, from the authors' later code (SemiMTR): project, then pool; T 0.1; the mean over both
+views; gradients flow through both sides; no projector by default, else as wide as its input,
+"bilstm" ends in a dense layer. From readings of the paper: five windows of a 32x100 word, hence 20
+px. Our reading: "mlp" has one hidden layer and no norm; the recipe "seqclr_2" is the paper's list
+by the code's figures, "seqclr_1" and "seqclr_0" are the code's other severities. That code pools a
+map flattened row by row, which makes horizontal bands, and adds a supervised loss: we do neither.
+The paper's base encoder is the kind "crnn" with `fiducials`; of a ViT, whose attention is the
+context that a BiLSTM gives, the tokens of a column are averaged to a frame (ours).
 
-Departures for lines: windows have a width and not a count, so a longer line has more of them, and a last window that the
-line only partly fills is the mean of what is filled. `max_shift_px` (2 px, a tenth of a window) bounds the way of any pixel
-sideways, since windows are matched by place. `displace_px` (0: none, as in the paper) lets the two views begin whole windows
-apart, so that a window's place in its view no longer tells its partner. Padding and rows that are not valid enter nothing.
+Departures for lines: windows have a width and not a count, so a longer line has more of them, and a
+last window that the line only partly fills is the mean of what is filled. `max_shift_px` (2 px, a
+tenth of a window) bounds the way of any pixel sideways, since windows are matched by place.
+`displace_px` (0: none, as in the paper) lets the two views begin whole windows apart, so that a
+window's place in its view no longer tells its partner. Padding and rows that are not valid enter
+nothing.
 
 Watch   contrast starts near ln(2 instances - 1); top1. A network can match windows by their position code alone (found for
         frames of lines, ICDAR 2024): column_offset_max > 0 starts the codes of each view elsewhere, and if top1 nears 1
@@ -50,7 +54,9 @@ PROJECTIONS = ("none", "mlp", "bilstm")
 
 
 class Projector(nn.Module):
-    """g: frames f32[R,S,D] of lines with lengths i32[R] -> f32[R,S,features], features = D for kind "none"."""
+    """g: frames f32[R,S,D] of lines with lengths i32[R] -> f32[R,S,features], features = D for kind
+    "none".
+    """
 
     kind: str
     hidden: int
@@ -96,11 +102,12 @@ class Network(nn.Module):
 class Method(base.Method):
     """SeqCLR.
 
-    encoder: see `encoders.create`. channels: C of the images. window_px: the mapping, see above; a multiple of the
-    patch width. projection: one of PROJECTIONS, of projector_width hidden units (a direction) and projector_dim outputs.
-    recipe: of both views, a name or a recipe of `views`; max_shift_px None = unbounded. column_offset_max:
-    `siamese.column_offsets`. displace_px: `siamese.stretches`. loss_chunk: keys at a time in the loss, None = all
-    (`losses.nt_xent`). Raises ValueError.
+    encoder: see `encoders.create`. channels: C of the images. window_px: the mapping, see above; a
+    multiple of the patch width. projection: one of PROJECTIONS, of projector_width hidden units (a
+    direction) and projector_dim outputs. recipe: of both views, a name or a recipe of `views`;
+    max_shift_px None = unbounded. column_offset_max: `siamese.column_offsets`. displace_px:
+    `siamese.stretches`. loss_chunk: keys at a time in the loss, None = all (`losses.nt_xent`).
+    Raises ValueError.
     """
 
     def __init__(

@@ -11,18 +11,22 @@ Paper   Luo et al., "SimAN: Exploring Self-Supervised Representation Learning of
     F' = sigma' IN(F_c) + mu'                                     similarity_aware_normalisation
     D(F') against I_c: L2 + lambda adversary                      Method.loss
 
-Certain, from the abstract: neighbouring patches share their style, one is augmented and rebuilt with the other as a guide,
-content is what instance normalisation leaves, and the similarity of content tells from where in the guide to fetch the style.
-Remembered and not verified: the formulas above, and that a patch discriminator is trained against the decoder. Our reading:
-everything else. A ViT reads each half by itself, so the halves meet only in the normalisation; the decoder is a shallow
-transformer; the adversary judges every patch of an image among its neighbours, with least squares (arXiv 1611.04076); each half
-is once the content and once the guide. So this is "after SimAN", not a reproduction.
+Certain, from the abstract: neighbouring patches share their style, one is augmented and rebuilt
+with the other as a guide, content is what instance normalisation leaves, and the similarity of
+content tells from where in the guide to fetch the style. Remembered and not verified: the formulas
+above, and that a patch discriminator is trained against the decoder. Our reading: everything else.
+A ViT reads each half by itself, so the halves meet only in the normalisation; the decoder is a
+shallow transformer; the adversary judges every patch of an image among its neighbours, with least
+squares (arXiv 1611.04076); each half is once the content and once the guide. So this is "after
+SimAN", not a reproduction.
 
-One step trains both sides: the decoder's side reads the adversary's parameters without gradient, the adversary reads the
-painted image without gradient, and a rule of the optimiser ("^adversary/") gives it a rate of its own.
+One step trains both sides: the decoder's side reads the adversary's parameters without gradient,
+the adversary reads the painted image without gradient, and a rule of the optimiser ("^adversary/")
+gives it a rate of its own.
 
-Departures for lines: a line whose second half is padding cannot be asked and does not count; padding enters no statistics, no
-attention and no loss. The recipe moves no pixel, since what is painted is the half as it was.
+Departures for lines: a line whose second half is padding cannot be asked and does not count;
+padding enters no statistics, no attention and no loss. The recipe moves no pixel, since what is
+painted is the half as it was.
 
 Watch   pixel: mean square error in [-1, 1]; the variance of the pixels is what a constant reaches. adversary near 0.5 and
         fooled near 0.25: neither side can tell; adversary near 0: it has won and its gradient no longer teaches. used: share
@@ -49,7 +53,8 @@ EPSILON = 1e-5  # of every variance
 
 
 class Painter(nn.Module):
-    """Tokens or patches f32[R,N,K] of lines with lengths i32[R] -> f32[R,N,features], by a shallow transformer.
+    """Tokens or patches f32[R,N,K] of lines with lengths i32[R] -> f32[R,N,features], by a shallow
+    transformer.
 
     form: `vit.Vit.form`.
     """
@@ -127,7 +132,9 @@ def instance_norm(x, real):
 
 
 def local_statistics(x, real, grid):
-    """Mean and deviation of every channel over the real ones of the 3 x 3 tokens around each: f32[R,N,D] twice."""
+    """Mean and deviation of every channel over the real ones of the 3 x 3 tokens around each:
+    f32[R,N,D] twice.
+    """
     rows, cols = grid
     weight = jnp.broadcast_to(real[..., None].astype(jnp.float32), x.shape)
 
@@ -145,10 +152,10 @@ def local_statistics(x, real, grid):
 class Method(base.Method):
     """After SimAN.
 
-    encoder: keyword arguments of `vit.Vit`. channels: C of the images. decoder_*: of decoder and adversary alike.
-    weight_adversary: lambda; 0 leaves the painted image to L2 alone, while the adversary still learns to judge it. recipe: what
-    the content half suffers; nothing that moves pixels. column_offset_max: `siamese.column_offsets`. Raises
-    ValueError for values out of range.
+    encoder: keyword arguments of `vit.Vit`. channels: C of the images. decoder_*: of decoder and
+    adversary alike. weight_adversary: lambda; 0 leaves the painted image to L2 alone, while the
+    adversary still learns to judge it. recipe: what the content half suffers; nothing that moves
+    pixels. column_offset_max: `siamese.column_offsets`. Raises ValueError for values out of range.
     """
 
     def __init__(
@@ -187,8 +194,9 @@ class Method(base.Method):
     # augment
 
     def augment(self, key, batch):
-        """2B rows, each half of a line once as content: view1 (augmented content), original, guide f32[2B,H,W/2,C] in [-1, 1],
-        width, guide_width i32[2B], valid bool[2B] (both halves hold ink)."""
+        """2B rows, each half of a line once as content: view1 (augmented content), original, guide
+        f32[2B,H,W/2,C] in [-1, 1], width, guide_width i32[2B], valid bool[2B] (both halves hold
+        ink)."""
         image, half = batch["image"], batch["image"].shape[2] // 2
         base.check_channels(image, self.channels)
         if image.shape[2] % (2 * self.patch[1]):
@@ -213,7 +221,9 @@ class Method(base.Method):
     # loss
 
     def loss(self, params, state, batch, key, progress):
-        """pixel + lambda fooled + adversary. Metrics: these three and used, the share of lines that count."""
+        """pixel + lambda fooled + adversary. Metrics: these three and used, the share of lines that
+        count.
+        """
         apply = self._apply
         painted = apply(params, "paint", batch, deterministic=False, rngs={"drop_path": key})
         target, _, _, real = pixels.pixel_target(
@@ -244,7 +254,9 @@ class Method(base.Method):
     # reconstruct
 
     def reconstruct(self, params, batch, key):
-        """{"masked": the halves as the encoder saw them, "output": as painted, "original"}: f32[B,H,W,C] in [0, 1]."""
+        """{"masked": the halves as the encoder saw them, "output": as painted, "original"}:
+        f32[B,H,W,C] in [0, 1].
+        """
         batch = self.augment(key, batch)
         grid = vit.grid(batch["view1"].shape, self.patch)
         painted = vit.unpatchify(

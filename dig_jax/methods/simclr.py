@@ -9,14 +9,16 @@ Paper   Chen et al., "A Simple Framework for Contrastive Learning of Visual Repr
     l(i, j) = -log exp(s_ij / T) / sum_{k != i} exp(s_ik / T)     losses.nt_xent, s = cosine
     L = mean_i l(a_i, b_i) + mean_i l(b_i, a_i)                   Method.loss
 
-Certain, from the public code: L is the *sum* of both views' means (twice equation 1's average), gradients flow through both
-sides and reach every row of the global batch, three projector layers by default (two in the paper) as wide as h, batch norm
-behind each, the last one with a scale and without a bias, 128 outputs, T 0.1, batch norms over the global batch and both
-views together. Ours: a ViT by default, so h is the mean of its tokens.
+Certain, from the public code: L is the *sum* of both views' means (twice equation 1's average),
+gradients flow through both sides and reach every row of the global batch, three projector layers by
+default (two in the paper) as wide as h, batch norm behind each, the last one with a scale and
+without a bias, 128 outputs, T 0.1, batch norms over the global batch and both views together. Ours:
+a ViT by default, so h is the mean of its tokens.
 
-Departures for lines of text: no flips and no random resized crops, which would show other letters; `recipe` and the bound
-`max_shift_px` (8 px, about half a letter of a 32 px line) on the way of any pixel sideways replace them. Padding and rows
-that are not valid enter no mean, norm, negative or gradient.
+Departures for lines of text: no flips and no random resized crops, which would show other letters;
+`recipe` and the bound `max_shift_px` (8 px, about half a letter of a 32 px line) on the way of any
+pixel sideways replace them. Padding and rows that are not valid enter no mean, norm, negative or
+gradient.
 
 Watch   contrast starts some nats above 2 ln(2 rows - 1), because the cosines of a small batch spread widely over T 0.1. top1
         should pass 0.9, since a whole line is easy to tell from others: a falling contrast then says little about reading.
@@ -38,9 +40,10 @@ from dig_jax.models import encoders, heads
 class Method(base.Method):
     """SimCLR on whole lines.
 
-    encoder: see `encoders.create`. channels: C of the images. projector_width None: as wide as the encoder.
-    recipe: of both views, a name or a recipe of `views`; max_shift_px None = unbounded. column_offset_max:
-    `siamese.column_offsets`. loss_chunk: keys at a time in the loss, None = all (`losses.nt_xent`). Raises ValueError.
+    encoder: see `encoders.create`. channels: C of the images. projector_width None: as wide as the
+    encoder. recipe: of both views, a name or a recipe of `views`; max_shift_px None = unbounded.
+    column_offset_max: `siamese.column_offsets`. loss_chunk: keys at a time in the loss, None = all
+    (`losses.nt_xent`). Raises ValueError.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Method(base.Method):
             {"params": params}, batch, deterministic=False, rngs={"drop_path": key}
         )
         metrics = siamese.among_all(self.ctr, z, real)
-        # The mean over all views is half the sum of the means of view 1 and of view 2, which have as many rows.
+        # The mean over all views is half the sum of the means of view 1 and of view 2, which have
+        # as many rows.
         metrics["contrast"] = 2.0 * metrics["contrast"]
         return metrics["contrast"], base.Aux(metrics, state.mutable)

@@ -8,18 +8,22 @@ Paper   Xie et al., "SimMIM: A Simple Framework for Masked Image Modeling", CVPR
     head: one linear layer from a token to its patch              Network
     L = mean over hidden pixels of |prediction - x|               pixels.masked_loss, losses.masked_l1
 
-Certain, from the public code: ceil(ratio * units) hidden units by a random permutation; the mask token stands before the
-position code is added; the target is the image as the encoder reads it, not normalised by patch; L1 over hidden pixels
-only; a plain linear head (there a 1x1 convolution with pixel shuffle). Ours: the ViT of this project, with fixed
-positions and a mask token that starts at zero, where the authors' has relative position biases, layer scale and a
-token drawn with deviation 0.02; no crops of other scales and no flips, which turn letters into others.
+Certain, from the public code: ceil(ratio * units) hidden units by a random permutation; the mask
+token stands before the position code is added; the target is the image as the encoder reads it, not
+normalised by patch; L1 over hidden pixels only; a plain linear head (there a 1x1 convolution with
+pixel shuffle). Ours: the ViT of this project, with fixed positions and a mask token that starts at
+zero, where the authors' has relative position biases, layer scale and a token drawn with deviation
+0.02; no crops of other scales and no flips, which turn letters into others.
 
 Departures for lines of text
-- A unit there is 32 x 32 of 224 px, 2 x 2 patches of the ViT: as high as a whole line here. `mask_unit_px` is measured
-  against the line: by default (16, 8), 2 x 2 patches of (8, 4). With patches as high as the line, (32, 8) hides pairs
-  of columns; a letter is then too wide to be copied from its own edges.
-- The share is of the units that hold real pixels, padding is never hidden, and at least one unit stays visible.
-- Optional targets of the other pixel methods: "normalized" (by patch and channel) is what helped short runs on lines.
+- A unit there is 32 x 32 of 224 px, 2 x 2 patches of the ViT: as high as a whole line here.
+  `mask_unit_px` is measured against the line: by default (16, 8), 2 x 2 patches of (8, 4). With
+  patches as high as the line, (32, 8) hides pairs of columns; a letter is then too wide to be
+  copied from its own edges.
+- The share is of the units that hold real pixels, padding is never hidden, and at least one unit
+  stays visible.
+- Optional targets of the other pixel methods: "normalized" (by patch and channel) is what helped
+  short runs on lines.
 
 Watch   pixel, in the units of the target. With "input" a constant reaches the mean distance of the pixels from their
         median, in [-1, 1]; with "normalized" about 0.8, and on clean print less, since paper is flat.
@@ -48,7 +52,9 @@ class Network(nn.Module):
 
     @nn.compact
     def __call__(self, batch, deterministic=True):
-        """Augmented batch -> patch vectors f32[B,N,P] in the units of the target, for hidden and visible patches."""
+        """Augmented batch -> patch vectors f32[B,N,P] in the units of the target, for hidden and
+        visible patches.
+        """
         tokens = siamese.encode(self.encoder, batch, batch["mask"], deterministic)[:, 0]
         init = {
             "kernel_init": layers.uniform_fan_in(),
@@ -60,9 +66,10 @@ class Network(nn.Module):
 class Method(pixels.Rebuild):
     """SimMIM.
 
-    encoder: keyword arguments of `vit.Vit`. channels: C of the images. mask_unit_px: (height, width) of what is hidden at
-    a time, whole patches. target, target_floor: see `pixels.pixel_target`. column_offset_max: see
-    `siamese.column_offsets`. Raises ValueError for values out of range.
+    encoder: keyword arguments of `vit.Vit`. channels: C of the images. mask_unit_px: (height,
+    width) of what is hidden at a time, whole patches. target, target_floor: see
+    `pixels.pixel_target`. column_offset_max: see `siamese.column_offsets`. Raises ValueError for
+    values out of range.
     """
 
     parts_add_up = True

@@ -9,15 +9,17 @@ Paper   Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 20
     D(p, z) = -cos(p, stopgrad(z))                                losses.negative_cosine, Method.loss
     L = D(p1, z2) / 2 + D(p2, z1) / 2                             siamese.crosswise
 
-Certain, from the public code: projector of three equally wide layers without biases, the last batch norm bare; predictor
-2048 -> 512 with batch norm and ReLU -> 2048 with a bias and no norm; batch norms see one view at a time, over the global
-batch. Ours: a ViT by default and its mean token; AdamW in the configs, where the authors use SGD with rate 0.05 per 256 rows
-and weight decay 1e-4 on everything. Their --fix-pred-lr, the predictor at a constant rate, is a rule of the optimiser:
-FIXED in configs/pretrain/simsiam.py.
+Certain, from the public code: projector of three equally wide layers without biases, the last batch
+norm bare; predictor 2048 -> 512 with batch norm and ReLU -> 2048 with a bias and no norm; batch
+norms see one view at a time, over the global batch. Ours: a ViT by default and its mean token;
+AdamW in the configs, where the authors use SGD with rate 0.05 per 256 rows and weight decay 1e-4 on
+everything. Their --fix-pred-lr, the predictor at a constant rate, is a rule of the optimiser: FIXED
+in configs/pretrain/simsiam.py.
 
-Departures for lines of text: no flips and crops; `max_shift_px` (8 px, about half a letter of a 32 px line) bounds the way of
-any pixel sideways. `window_px` may cut lines into windows, matched by place. Padding and rows that are not valid enter no
-mean, norm or gradient. We know of no published result on text.
+Departures for lines of text: no flips and crops; `max_shift_px` (8 px, about half a letter of a 32
+px line) bounds the way of any pixel sideways. `window_px` may cut lines into windows, matched by
+place. Padding and rows that are not valid enter no mean, norm or gradient. We know of no published
+result on text.
 
 Watch   q_std, the paper's own test: spread of the unit z, healthy about 1 / sqrt(projector_dim), 0 when collapsed. cosine,
         which is -L, starts near 0 and rises; near 1 within some tens of steps, with q_std falling, it is collapse. z comes
@@ -41,10 +43,10 @@ from dig_jax.models import encoders, heads
 class Method(base.Method):
     """SimSiam.
 
-    encoder: see `encoders.create`. channels: C of the images. predictor_width: the bottleneck, a quarter of
-    projector_dim in the paper. window_px: `siamese.instances`, None = whole lines. recipe: of both views, a
-    name or a recipe of `views`; max_shift_px None = unbounded. column_offset_max: `siamese.column_offsets`.
-    Raises ValueError.
+    encoder: see `encoders.create`. channels: C of the images. predictor_width: the bottleneck, a
+    quarter of projector_dim in the paper. window_px: `siamese.instances`, None = whole lines.
+    recipe: of both views, a name or a recipe of `views`; max_shift_px None = unbounded.
+    column_offset_max: `siamese.column_offsets`. Raises ValueError.
     """
 
     def __init__(

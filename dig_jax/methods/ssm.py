@@ -14,30 +14,37 @@ Paper   Gao et al., "Self-Supervised Pre-training with Symmetric Superimposition
     L = L_pix + w L_feat, w = 0 for the first half, then up to 0.25     Method.loss, Method._weight
     xi <- m xi + (1 - m) theta, m: 0.995 -> 1                           base.Taught
 
-Certain, from the authors' code (FaltingsA/SSM): all of the above, the decoder (a linear map, 2-D positions, a direction token
-of the table times sqrt(width) in front, 4 blocks, layer norm, the token dropped), heads as in DiG, applied to one direction
-at a time, and the defaults. Our reading: w rises evenly (theirs in ten steps, from 0.025 to 0.25).
+Certain, from the authors' code (FaltingsA/SSM): all of the above, the decoder (a linear map, 2-D
+positions, a direction token of the table times sqrt(width) in front, 4 blocks, layer norm, the
+token dropped), heads as in DiG, applied to one direction at a time, and the defaults. Our reading:
+w rises evenly (theirs in ten steps, from 0.025 to 0.25).
 
 Published bugs that are mended here
-- The shear of the teacher's affine map is the tuple (-25, -25, -10, 10), so that it slants by exactly -25 degrees, always.
-  Here shear_x is a pair, (-25, 25), and anything but a pair is refused.
-- Before each affine map their generator is seeded with the line's place in the batch: line i of every batch gets the same
-  map, in the whole training, and the worker's other random numbers repeat. Here I and g(I) share one draw, of this step.
+- The shear of the teacher's affine map is the tuple (-25, -25, -10, 10), so that it slants by
+  exactly -25 degrees, always. Here shear_x is a pair, (-25, 25), and anything but a pair is
+  refused.
+- Before each affine map their generator is seeded with the line's place in the batch: line i of
+  every batch gets the same map, in the whole training, and the worker's other random numbers
+  repeat. Here I and g(I) share one draw, of this step.
 - `loss` is used before it is set, so that the released code cannot run. Here L starts from L_pix.
-- Settings that nothing reads (`neg_weight`, `clip_grad`, `beta2`). Here a key that nothing reads is an error.
-- The blocks of the teacher's decoder move twice a step, momentum m^2; its direction table starts from other random numbers than
-  the student's. Here every part moves once, and starts as a copy.
+- Settings that nothing reads (`neg_weight`, `clip_grad`, `beta2`). Here a key that nothing reads is
+  an error.
+- The blocks of the teacher's decoder move twice a step, momentum m^2; its direction table starts
+  from other random numbers than the student's. Here every part moves once, and starts as a copy.
 
 Departures, for lines of text (at 128 px width and default values the first three are the identity)
-- Mirrored is the real part of a line; padding stays where it is, and enters no attention, window, batch norm or loss.
-- Windows are `window_px` wide, not 4 of them. Their pixels move sideways by at most `max_shift_px`, None = unbounded: 4 px in
-  the presets for lines, between student and teacher too, since only the teacher's picture moves.
-- Optional: normalised targets; a random first column of the encoder's position code, up to `column_offset_max`.
+- Mirrored is the real part of a line; padding stays where it is, and enters no attention, window,
+  batch norm or loss.
+- Windows are `window_px` wide, not 4 of them. Their pixels move sideways by at most `max_shift_px`,
+  None = unbounded: 4 px in the presets for lines, between student and teacher too, since only the
+  teacher's picture moves.
+- Optional: normalised targets; a random first column of the encoder's position code, up to
+  `column_offset_max`.
 - Batch norm takes its statistics over all devices (theirs over one).
 
 Watch   pixel: the sum of both directions. Twice the variance of the pixels is what a constant grey reaches, half the mean
-square of I - g(I) what X itself would. contrast starts near 4T ln(rows), top1 near 1/rows; both move before w does only as
-the features move. q_std: healthy about 1/sqrt(projector_dim).
+square of I - g(I) what X itself would. contrast starts near 4T ln(rows), top1 near 1/rows; both
+move before w does only as the features move. q_std: healthy about 1/sqrt(projector_dim).
 """
 
 from __future__ import annotations
@@ -66,7 +73,9 @@ AFFINE = {
 
 
 class Decoder(nn.Module):
-    """Tokens of a superimposed line f32[R,N,D], seen in one direction i32[R] -> features f32[R,N,width]; padding is 0."""
+    """Tokens of a superimposed line f32[R,N,D], seen in one direction i32[R] -> features
+    f32[R,N,width]; padding is 0.
+    """
 
     width: int
     depth: int
@@ -126,8 +135,8 @@ class Network(nn.Module):
         self.predict(*self.project(features, batch))
 
     def features(self, batch, name, deterministic=True):
-        """What the decoder makes of batch[name], the student's "mixed" or the teacher's "moved", f32[B,2,N,K]: seen as it
-        is and seen in the line's direction."""
+        """What the decoder makes of batch[name], the student's "mixed" or the teacher's "moved",
+        f32[B,2,N,K]: seen as it is and seen in the line's direction."""
         image = batch[name]
         offset = (
             batch["column_offset"][:, ("mixed", "moved").index(name)]
@@ -149,7 +158,9 @@ class Network(nn.Module):
         return self.painter(features)
 
     def project(self, features, batch):
-        """Features of two directions -> z f32[B,2,S,K] of S windows, and which are real, bool[B,2,S]."""
+        """Features of two directions -> z f32[B,2,S,K] of S windows, and which are real,
+        bool[B,2,S].
+        """
         pooled, real = siamese.instances(features, batch, self.patch, self.window_px)
         return siamese.each(self.projector, pooled, real), real
 
@@ -160,11 +171,12 @@ class Network(nn.Module):
 class Method(base.Taught):
     """SSM.
 
-    encoder: keyword arguments of `vit.Vit`. channels: C of the images. affine: {amount: (lowest, highest)} of the teacher's
-    map, see `geometry.AFFINE`; None: the authors', mended. grayscale_p: share of the teacher's lines that lose their colour.
-    contrast_from: share of training before the contrast counts; weight_contrast: what its weight has risen to at the end.
-    target, target_floor: see `pixels.pixel_target`. loss_chunk: keys at a time in the contrast, None = all. Raises ValueError
-    for values out of range.
+    encoder: keyword arguments of `vit.Vit`. channels: C of the images. affine: {amount: (lowest,
+    highest)} of the teacher's map, see `geometry.AFFINE`; None: the authors', mended. grayscale_p:
+    share of the teacher's lines that lose their colour. contrast_from: share of training before the
+    contrast counts; weight_contrast: what its weight has risen to at the end. target, target_floor:
+    see `pixels.pixel_target`. loss_chunk: keys at a time in the contrast, None = all. Raises
+    ValueError for values out of range.
     """
 
     taught = ("encoder", "decoder", "projector")
@@ -227,8 +239,9 @@ class Method(base.Taught):
     # augment
 
     def augment(self, key, batch):
-        """view1 = I, view2 = g(I), mixed = X, moved = X' of the teacher, f32[B,H,W,C] in [-1, 1]; direction i32[B], g in 1..3;
-        mask bool[B,N] (all True: every patch is painted); and, when asked for, column_offset i32[B,2]."""
+        """view1 = I, view2 = g(I), mixed = X, moved = X' of the teacher, f32[B,H,W,C] in [-1, 1];
+        direction i32[B], g in 1..3; mask bool[B,N] (all True: every patch is painted); and, when
+        asked for, column_offset i32[B,2]."""
         image, width = batch["image"], batch["width"]
         base.check_channels(image, self.channels)
         direction_key, map_key, grey_key, offset_key = jax.random.split(key, 4)
@@ -272,7 +285,9 @@ class Method(base.Taught):
     # loss
 
     def loss(self, params, state, batch, key, progress):
-        """L_pix + w * L_feat. Metrics: pixel (sum of both directions); contrast, top1, q_std: `siamese.among_keys`."""
+        """L_pix + w * L_feat. Metrics: pixel (sum of both directions); contrast, top1, q_std:
+        `siamese.among_keys`.
+        """
         teacher = jax.lax.stop_gradient(state.teacher)
         features = self._apply(
             params, Network.features, batch, "mixed", deterministic=False, rngs={"drop_path": key}
@@ -291,7 +306,9 @@ class Method(base.Taught):
         )
 
     def _contrast(self, params, teacher, features, batch):
-        """L_feat and its figures, from the student's features; each direction against the teacher's of the same."""
+        """L_feat and its figures, from the student's features; each direction against the teacher's
+        of the same.
+        """
         z, real = self._apply(params, Network.project, features, batch)
         q = self._apply(params, Network.predict, z, real)
         k, _ = self._apply(

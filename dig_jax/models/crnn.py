@@ -1,16 +1,20 @@
-"""CNN + BiLSTM: the encoder of the papers before the vision transformer, in the interface of `models/vit.py`.
+"""CNN + BiLSTM: the encoder of the papers before the vision transformer, in the interface of
+`models/vit.py`.
 
     image -> [rectification ->] residual CNN, 4 px of width a column, height collapsed -> BiLSTM -> frames
 
-Shi et al., "An End-to-End Trainable Neural Network for Image-based Sequence Recognition" (CRNN, arXiv 1507.05717), with the
-residual stages of Baek et al., "What Is Wrong With Scene Text Recognition Model Comparisons?" (TRBA, arXiv 1904.01906). A
-column of the output counts as one patch of full height and 4 px width, so whatever reads a ViT's tokens (windows, CTC frames,
-lengths) reads these.
+Shi et al., "An End-to-End Trainable Neural Network for Image-based Sequence Recognition" (CRNN,
+arXiv 1507.05717), with the residual stages of Baek et al., "What Is Wrong With Scene Text
+Recognition Model Comparisons?" (TRBA, arXiv 1904.01906). A column of the output counts as one patch
+of full height and 4 px width, so whatever reads a ViT's tokens (windows, CTC frames, lengths) reads
+these.
 
-Departures. Group norm over the real pixels of each line in place of batch norm: features of a line depend neither on the
-batch nor on its padding, and no running averages have to travel from pre-training to probe. Pooling in place of strided
-convolutions, whose windows never reach over a column of the output. The mean over what is left of the height, so any height
-that divides by 16 will do. Rectification (`fiducials`) starts at the identity, where TRBA's code starts with a slanted line.
+Departures. Group norm over the real pixels of each line in place of batch norm: features of a line
+depend neither on the batch nor on its padding, and no running averages have to travel from
+pre-training to probe. Pooling in place of strided convolutions, whose windows never reach over a
+column of the output. The mean over what is left of the height, so any height that divides by 16
+will do. Rectification (`fiducials`) starts at the identity, where TRBA's code starts with a slanted
+line.
 """
 
 from collections.abc import Sequence
@@ -32,7 +36,8 @@ POOLS = (
     (2, 1),
     (2, 1),
 )  # of height and width: behind the stem and the first three stages
-# Channels of the stem, then channels and blocks of the four stages; width and layers of the BiLSTM. crnn is TRBA's.
+# Channels of the stem, then channels and blocks of the four stages; width and layers of the BiLSTM.
+# crnn is TRBA's.
 SIZES = {
     "crnn": {
         "stem": 64,
@@ -59,8 +64,8 @@ SIZES = {
 
 
 class LineNorm(nn.Module):
-    """Group norm (arXiv 1803.08494) of x [B,H,W,C] -> f32: statistics of each line and group over its real columns
-    bool[B,W]."""
+    """Group norm (arXiv 1803.08494) of x [B,H,W,C] -> f32: statistics of each line and group over
+    its real columns bool[B,W]."""
 
     groups: int = 8
     epsilon: float = 1e-5
@@ -82,8 +87,9 @@ class LineNorm(nn.Module):
 
 
 class Convolution(nn.Module):
-    """Convolution without bias, then norm: x [B,H,W,C] -> f32[B,H,W,features]. What is no real column reads as zero, like
-    the rim of the image, so a line's end looks the same with and without padding."""
+    """Convolution without bias, then norm: x [B,H,W,C] -> f32[B,H,W,features]. What is no real
+    column reads as zero, like the rim of the image, so a line's end looks the same with and without
+    padding."""
 
     features: int
     side: int
@@ -117,11 +123,12 @@ class Block(nn.Module):
 
 
 class Rectifier(nn.Module):
-    """Spatial transformer (models/tps.py): image f32[B,H,W,C], width i32[B] px, real bool[B,W] (whole columns of 4 px) -> the
-    image, its real part warped as the localisation network says; at the start not at all.
+    """Spatial transformer (models/tps.py): image f32[B,H,W,C], width i32[B] px, real bool[B,W]
+    (whole columns of 4 px) -> the image, its real part warped as the localisation network says; at
+    the start not at all.
 
-    The localisation network is TRBA's, four convolutions of stem .. 8 * stem channels and two dense layers, but that it pools
-    three times and averages over real columns.
+    The localisation network is TRBA's, four convolutions of stem .. 8 * stem channels and two dense
+    layers, but that it pools three times and averages over real columns.
     """
 
     fiducials: int
@@ -146,11 +153,13 @@ class Rectifier(nn.Module):
 
 
 class Crnn(nn.Module):
-    """(image f32[B,H,W,C] in [-1, 1], width i32[B] px) -> tokens f32[B,S,D], one a column of 4 px, S = W / 4.
+    """(image f32[B,H,W,C] in [-1, 1], width i32[B] px) -> tokens f32[B,S,D], one a column of 4 px,
+    S = W / 4.
 
-    stem, stages, blocks, width, layers: see SIZES. height_px: H, a multiple of 16. fiducials: points of the spline that
-    straightens the image first (20 in RARE), 0 = none. final_norm: layer norm at the end, as in `vit.Vit`. A CNN has neither
-    mask tokens nor position codes: ValueError for a mask, and `column_offset` changes nothing.
+    stem, stages, blocks, width, layers: see SIZES. height_px: H, a multiple of 16. fiducials:
+    points of the spline that straightens the image first (20 in RARE), 0 = none. final_norm: layer
+    norm at the end, as in `vit.Vit`. A CNN has neither mask tokens nor position codes: ValueError
+    for a mask, and `column_offset` changes nothing.
     """
 
     height_px: int
@@ -181,7 +190,8 @@ class Crnn(nn.Module):
         grid(image.shape, self.patch)
         real = jnp.arange(image.shape[2])[None, :] < width[:, None]
         x = jnp.where(real[:, None, :, None], image, PAPER)
-        # As far as the last column of the output reaches: half a column belongs to the line, painted as paper.
+        # As far as the last column of the output reaches: half a column belongs to the line,
+        # painted as paper.
         real = (
             jnp.arange(image.shape[2])[None, :] < (columns(width, COLUMN_PX) * COLUMN_PX)[:, None]
         )

@@ -1,7 +1,8 @@
 """The encoders, by the name that configs give them.
 
-Both kinds take (image, width, mask, column_offset, deterministic) and give tokens f32[B,N,D] in reading order, with `patch`
-px a token: what `vit.frames`, `vit.columns` and `heads.pool_windows` need to make frames with lengths of them.
+Both kinds take (image, width, mask, column_offset, deterministic) and give tokens f32[B,N,D] in
+reading order, with `patch` px a token: what `vit.frames`, `vit.columns` and `heads.pool_windows`
+need to make frames with lengths of them.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,9 @@ KINDS = {"vit": vit.Vit, "crnn": crnn.Crnn}
 
 
 def create(options: Mapping[str, Any]) -> vit.Vit | crnn.Crnn:
-    """The module that config.method.encoder describes; kind "vit" unless it says another. ValueError for a kind that is not."""
+    """The module that config.method.encoder describes; kind "vit" unless it says another.
+    ValueError for a kind that is not.
+    """
     options = dict(options)
     kind = options.pop("kind", "vit")
     if kind not in KINDS:
@@ -31,7 +34,9 @@ def create(options: Mapping[str, Any]) -> vit.Vit | crnn.Crnn:
 
 
 def create_vit(options: Mapping[str, Any]) -> vit.Vit:
-    """The same for methods that hide or choose tokens, which only a ViT lets them do. ValueError for another kind."""
+    """The same for methods that hide or choose tokens, which only a ViT lets them do. ValueError
+    for another kind.
+    """
     if options.get("kind", "vit") != "vit":
         raise ValueError(
             f"kind is {options['kind']!r}, and this method needs the tokens of a ViT: set config.method.encoder.kind to vit, "

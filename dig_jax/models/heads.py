@@ -1,5 +1,5 @@
-"""Heads on top of the encoder: batch norm over the global batch, projection MLPs, pixel decoder, prototypes, windows,
-BiLSTM."""
+"""Heads on top of the encoder: batch norm over the global batch, projection MLPs, pixel decoder,
+prototypes, windows, BiLSTM."""
 
 from collections.abc import Sequence
 
@@ -24,17 +24,20 @@ NORMS = {"affine": {}, "scale": {"center": False}, "bare": {"affine": False}}
 
 
 def bias_fan_in(fan_in: int):
-    """Initialiser uniform(+-1 / sqrt(fan_in)) of the bias behind a kernel of `uniform_fan_in`, as PyTorch's Linear draws it."""
+    """Initialiser uniform(+-1 / sqrt(fan_in)) of the bias behind a kernel of `uniform_fan_in`, as
+    PyTorch's Linear draws it.
+    """
     return lambda key, shape, dtype=jnp.float32: uniform_fan_in()(key, (fan_in, *shape), dtype)[0]
 
 
 class BatchNorm(nn.Module):
     """Batch norm by the statistics of this batch, always: x [..., D] -> f32[..., D].
 
-    weight bool or f32[...] says which rows count (padding and filler rows do not); rows that do not count are
-    normalised all the same. Variance is the biased one, as PyTorch uses in training. There are no running averages:
-    heads with batch norm live in pre-training only. Under jit on a mesh the sums run over the global batch
-    (synchronised batch norm). affine: learn a scale and, with center, a bias.
+    weight bool or f32[...] says which rows count (padding and filler rows do not); rows that do not
+    count are normalised all the same. Variance is the biased one, as PyTorch uses in training.
+    There are no running averages: heads with batch norm live in pre-training only. Under jit on a
+    mesh the sums run over the global batch (synchronised batch norm). affine: learn a scale and,
+    with center, a bias.
     """
 
     affine: bool = True
@@ -61,7 +64,8 @@ class BatchNorm(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Dense layers with ReLU between; behind each a batch norm of a kind in NORMS or, where that is None, its own bias.
+    """Dense layers with ReLU between; behind each a batch norm of a kind in NORMS or, where that is
+    None, its own bias.
 
     | head | features | hidden_norm | last_norm |
     |---|---|---|---|
@@ -98,7 +102,8 @@ class Mlp(nn.Module):
 class PixelDecoder(nn.Module):
     """Pixels of a patch from its token: [..., D] -> f32[..., features], features = ph * pw * C.
 
-    DiG: two bias-free linears with nothing between them, layer norm, GELU, linear. hidden is 192 in its Small size.
+    DiG: two bias-free linears with nothing between them, layer norm, GELU, linear. hidden is 192 in
+    its Small size.
     """
 
     features: int
@@ -123,11 +128,13 @@ class PixelDecoder(nn.Module):
 
 
 class Prototypes(nn.Module):
-    """Head of DINO (arXiv 2104.14294): [..., D] -> f32[..., count], the cosine with each of `count` learned prototypes.
+    """Head of DINO (arXiv 2104.14294): [..., D] -> f32[..., count], the cosine with each of `count`
+    learned prototypes.
 
-    Dense layers of `hidden`, `hidden` and `features` with GELU between and no batch norm, unit length, and the product with
-    prototypes of unit length (DINO: 2048, 2048, 256 and 65,536). learn_length: each prototype has a length that is learned,
-    1 at first (norm_last_layer=False there). The product is taken in float32: it is divided by a temperature of 0.04.
+    Dense layers of `hidden`, `hidden` and `features` with GELU between and no batch norm, unit
+    length, and the product with prototypes of unit length (DINO: 2048, 2048, 256 and 65,536).
+    learn_length: each prototype has a length that is learned, 1 at first (norm_last_layer=False
+    there). The product is taken in float32: it is divided by a temperature of 0.04.
     """
 
     count: int
@@ -165,12 +172,14 @@ def _unit(x, axis):
 
 
 def pool_windows(tokens, width, grid: Sequence[int], patch: Sequence[int], window_px: int):
-    """Instances for contrast: the mean token of each window of full height and window_px width (DiG's patch head).
+    """Instances for contrast: the mean token of each window of full height and window_px width
+    (DiG's patch head).
 
-    tokens [B, N, D] in reading order, width i32[B] px, grid (Gh, Gw) -> (f32[B, W, D], valid bool[B, W]) with
-    W = ceil(Gw * patch width / window_px): the count of windows grows with the image. Columns of padding are left out
-    of the mean; a window is valid when at least one of its columns holds real pixels. Of 32x128 px with windows of
-    32 px this is DiG's adaptive average pooling to (1, 4). ValueError when window_px is no multiple of the patch width.
+    tokens [B, N, D] in reading order, width i32[B] px, grid (Gh, Gw) -> (f32[B, W, D], valid
+    bool[B, W]) with W = ceil(Gw * patch width / window_px): the count of windows grows with the
+    image. Columns of padding are left out of the mean; a window is valid when at least one of its
+    columns holds real pixels. Of 32x128 px with windows of 32 px this is DiG's adaptive average
+    pooling to (1, 4). ValueError when window_px is no multiple of the patch width.
     """
     if window_px <= 0 or window_px % patch[1]:
         raise ValueError(
@@ -193,10 +202,12 @@ def pool_windows(tokens, width, grid: Sequence[int], patch: Sequence[int], windo
 
 
 class BiLstm(nn.Module):
-    """Bidirectional LSTM over frames: (x [B, S, F], lengths i32[B]) -> f32[B, S, 2 * features], zeros past the length.
+    """Bidirectional LSTM over frames: (x [B, S, F], lengths i32[B]) -> f32[B, S, 2 * features],
+    zeros past the length.
 
-    The backward direction starts at each line's last real frame, so padding never matters. Both directions run in one
-    loop and the input products of all frames in one matrix product, which leaves the loop one small product a frame.
+    The backward direction starts at each line's last real frame, so padding never matters. Both
+    directions run in one loop and the input products of all frames in one matrix product, which
+    leaves the loop one small product a frame.
     """
 
     features: int
@@ -240,7 +251,9 @@ class BiLstm(nn.Module):
 
 
 def _per_gate(init):
-    """Initialiser of [2, H, 4 * H] that draws each direction's and gate's square matrix by itself."""
+    """Initialiser of [2, H, 4 * H] that draws each direction's and gate's square matrix by
+    itself.
+    """
 
     def stacked(key, shape, dtype):
         directions, size, _ = shape

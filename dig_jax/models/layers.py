@@ -1,9 +1,11 @@
-"""Layers that several networks share: dense with float32 accumulation, layer norm, drop path, GELU, position codes.
+"""Layers that several networks share: dense with float32 accumulation, layer norm, drop path, GELU,
+position codes.
 
-Parameters are float32. `dtype` is the type that goes *into* matrix products; norms, softmax, biases and residual sums
-stay in float32, which is what standard mixed precision means on every device. "bfloat16_stored" also keeps the widest
-results between layers (queries, keys and values; the hidden layer of a block) in bfloat16: half the memory and half the
-way through it for them, where an accelerator waits for its memory rather than for its matrix units.
+Parameters are float32. `dtype` is the type that goes *into* matrix products; norms, softmax, biases
+and residual sums stay in float32, which is what standard mixed precision means on every device.
+"bfloat16_stored" also keeps the widest results between layers (queries, keys and values; the hidden
+layer of a block) in bfloat16: half the memory and half the way through it for them, where an
+accelerator waits for its memory rather than for its matrix units.
 """
 
 import functools
@@ -31,12 +33,16 @@ def compute_dtype(name: str) -> Any:
 
 
 def stored_dtype(name: str) -> Any:
-    """Type in which the widest results of a block pass from layer to layer: float32, or bfloat16 for "bfloat16_stored"."""
+    """Type in which the widest results of a block pass from layer to layer: float32, or bfloat16
+    for "bfloat16_stored".
+    """
     return jnp.dtype("bfloat16" if name == "bfloat16_stored" else "float32")
 
 
 def uniform_fan_in(gain: float = 1.0):
-    """Initialiser uniform(+-gain / sqrt(fan_in)) for kernels f32[fan_in, fan_out]; PyTorch's default for Linear."""
+    """Initialiser uniform(+-gain / sqrt(fan_in)) for kernels f32[fan_in, fan_out]; PyTorch's
+    default for Linear.
+    """
 
     def init(key, shape, dtype=jnp.float32):
         bound = gain / np.sqrt(shape[0])
@@ -50,14 +56,16 @@ def uniform_fan_in(gain: float = 1.0):
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _dot(lhs, rhs, dimension_numbers, out):
-    """lax.dot_general of operands rounded to bfloat16, accumulated in float32 and returned in `out`."""
+    """lax.dot_general of operands rounded to bfloat16, accumulated in float32 and returned in
+    `out`.
+    """
     lhs, rhs = lhs.astype(jnp.bfloat16), rhs.astype(jnp.bfloat16)
     return lax.dot_general(lhs, rhs, dimension_numbers, preferred_element_type=out)
 
 
 def _dot_forward(lhs, rhs, dimension_numbers, out):
-    # Only the rounded operands are kept: they are all the backward products read, at half the memory. The empty
-    # arrays carry the callers' dtypes.
+    # Only the rounded operands are kept: they are all the backward products read, at half the
+    # memory. The empty arrays carry the callers' dtypes.
     rounded = lhs.astype(jnp.bfloat16), rhs.astype(jnp.bfloat16)
     result = lax.dot_general(*rounded, dimension_numbers, preferred_element_type=out)
     return result, (*rounded, jnp.zeros((0,), lhs.dtype), jnp.zeros((0,), rhs.dtype))
@@ -70,16 +78,18 @@ def _free(ndim, contracted, batch):
 def _dot_backward(dimension_numbers, out, kept, cotangent):
     lhs, rhs, lhs_like, rhs_like = kept
     (lc, rc), (lb, rb) = dimension_numbers
-    # Rounding the cotangent first keeps the two backward products on the bfloat16 units as well; with a float32
-    # operand XLA's CPU backend falls back to plain float32 speed (a factor of two on a training step).
+    # Rounding the cotangent first keeps the two backward products on the bfloat16 units as well;
+    # with a float32 operand XLA's CPU backend falls back to plain float32 speed (a factor of two on
+    # a training step).
     g = cotangent.astype(jnp.bfloat16)
     batch = list(range(len(lb)))
     lhs_free, rhs_free = _free(lhs.ndim, lc, lb), _free(rhs.ndim, rc, rb)
     g_lhs = [len(batch) + i for i in range(len(lhs_free))]
     g_rhs = [len(batch) + len(lhs_free) + i for i in range(len(rhs_free))]
-    # A product leaves (batch, free of its left, free of its right operand); what is free of the other operand here are
-    # its contracted dimensions, in rising order. With the cotangent on the side where it stood, the usual products
-    # (dense layer, attention) need no transposition, and XLA's CPU backend refuses some transposed bfloat16 products.
+    # A product leaves (batch, free of its left, free of its right operand); what is free of the
+    # other operand here are its contracted dimensions, in rising order. With the cotangent on the
+    # side where it stood, the usual products (dense layer, attention) need no transposition, and
+    # XLA's CPU backend refuses some transposed bfloat16 products.
     d_lhs = lax.dot_general(
         g, rhs, ((g_rhs, rhs_free), (batch, rb)), preferred_element_type=lhs_like.dtype
     )
@@ -95,19 +105,22 @@ _dot.defvjp(_dot_forward, _dot_backward)
 
 
 def dot_f32acc(lhs, rhs, dimension_numbers, dtype=jnp.bfloat16, out=jnp.float32):
-    """lax.dot_general whose products are taken in `dtype` and summed in float32, forwards and backwards.
+    """lax.dot_general whose products are taken in `dtype` and summed in float32, forwards and
+    backwards.
 
-    Operands of any float type; returns float32, or with dtype=bfloat16 what `out` says (rounded once, after the sum). With
-    dtype=bfloat16 all three products of a training step are bfloat16 x bfloat16 -> float32, and the gradient of a float32
-    weight is never rounded; with float32 it is the plain product, whatever an accelerator would make of it by default (bfloat16
-    on a TPU, TF32 on a GPU).
+    Operands of any float type; returns float32, or with dtype=bfloat16 what `out` says (rounded
+    once, after the sum). With dtype=bfloat16 all three products of a training step are bfloat16 x
+    bfloat16 -> float32, and the gradient of a float32 weight is never rounded; with float32 it is
+    the plain product, whatever an accelerator would make of it by default (bfloat16 on a TPU, TF32
+    on a GPU).
     """
     (lc, rc), (lb, rb) = dimension_numbers
     if jnp.dtype(dtype) == jnp.bfloat16:
         return _dot(lhs, rhs, ((tuple(lc), tuple(rc)), (tuple(lb), tuple(rb))), out)
     if lhs.ndim > 2 and not lb and tuple(lc) == (lhs.ndim - 1,):
-        # All rows in one dimension: XLA's CPU backend needs up to twice the time for the float32 gradients of a product
-        # with several (docs/performance.md). Its bfloat16 products are the other way round.
+        # All rows in one dimension: XLA's CPU backend needs up to twice the time for the float32
+        # gradients of a product with several (docs/performance.md). Its bfloat16 products are the
+        # other way round.
         flat = dot_f32acc(lhs.reshape(-1, lhs.shape[-1]), rhs, (((1,), rc), ((), ())), dtype)
         return flat.reshape(*lhs.shape[:-1], *flat.shape[1:])
     lhs, rhs = lhs.astype(dtype), rhs.astype(dtype)
@@ -117,8 +130,8 @@ def dot_f32acc(lhs, rhs, dimension_numbers, dtype=jnp.bfloat16, out=jnp.float32)
 
 
 class Dense(nn.Module):
-    """Affine map of the last axis: [..., in] -> [..., features]. `dtype` is the type of the product's operands, `out` that of
-    the result."""
+    """Affine map of the last axis: [..., in] -> [..., features]. `dtype` is the type of the
+    product's operands, `out` that of the result."""
 
     features: int
     use_bias: bool = True
@@ -140,7 +153,9 @@ class Dense(nn.Module):
 
 
 def along_last(vector, like):
-    """vector [D] shaped to multiply or add to `like` [..., D]; rank promotion is an error in this project."""
+    """vector [D] shaped to multiply or add to `like` [..., D]; rank promotion is an error in this
+    project.
+    """
     return vector.reshape((1,) * (like.ndim - 1) + (-1,))
 
 
@@ -148,7 +163,9 @@ def along_last(vector, like):
 
 
 class LayerNorm(nn.Module):
-    """Layer norm over the last axis in float32, [..., D] -> f32[..., D]; two-pass variance, so large means are safe."""
+    """Layer norm over the last axis in float32, [..., D] -> f32[..., D]; two-pass variance, so
+    large means are safe.
+    """
 
     epsilon: float = 1e-6
 
@@ -163,17 +180,22 @@ class LayerNorm(nn.Module):
 
 
 def gelu(x, form: str = "exact"):
-    """GELU, "exact" (erf) or "tanh" (the usual approximation, off by at most 5e-4), computed in float32, x's dtype."""
+    """GELU, "exact" (erf) or "tanh" (the usual approximation, off by at most 5e-4), computed in
+    float32, x's dtype.
+    """
     if form not in ("exact", "tanh"):
         raise ValueError(f"gelu={form!r} is not known: write 'exact' or 'tanh'.")
-    # Half-precision tanh and erf are several times slower than float32 on CPUs and no faster elsewhere.
+    # Half-precision tanh and erf are several times slower than float32 on CPUs and no faster
+    # elsewhere.
     return jax.nn.gelu(x.astype(jnp.float32), approximate=form == "tanh").astype(x.dtype)
 
 
 class DropPath(nn.Module):
-    """Stochastic depth (arXiv 1603.09382): drops a whole line's branch with probability `rate`, scales the others.
+    """Stochastic depth (arXiv 1603.09382): drops a whole line's branch with probability `rate`,
+    scales the others.
 
-    x [B, ...], rate f32[] in [0, 1) (may be traced, so that scanned blocks can differ). Needs the rng "drop_path".
+    x [B, ...], rate f32[] in [0, 1) (may be traced, so that scanned blocks can differ). Needs the
+    rng "drop_path".
     """
 
     @nn.compact
@@ -194,7 +216,8 @@ def _wave(position, dim: int):
 
 
 def sincos_2d(rows, cols, dim: int):
-    """Separable 2-D code of MAE and MoCo v3: f32[..., dim] for coordinates rows, cols (float, same shape [...]).
+    """Separable 2-D code of MAE and MoCo v3: f32[..., dim] for coordinates rows, cols (float, same
+    shape [...]).
 
     Four quarters: sin(col), cos(col), sin(row), cos(row), each with frequencies 10000^(-k/(dim/4)).
     """
@@ -207,14 +230,16 @@ def sincos_2d(rows, cols, dim: int):
 
 
 def sincos_flat(n, dim: int):
-    """DiG's 1-D code of a flat token index n (numpy [...]): f32[..., dim], even channels sin, odd cos (interleaved).
+    """DiG's 1-D code of a flat token index n (numpy [...]): f32[..., dim], even channels sin, odd
+    cos (interleaved).
 
     Channel j has the angle n / 10000^(2 * floor(j / 2) / dim).
     """
     if dim % 2:
         raise ValueError(f"The width {dim} is odd; the flat_1d position code needs an even one.")
-    # In float64, like the original: an angle of 255 rounded to float32 would be off by 1e-5, which is enough to move
-    # ReLUs behind batch norms to their other side and so single gradients by parts in a thousand.
+    # In float64, like the original: an angle of 255 rounded to float32 would be off by 1e-5, which
+    # is enough to move ReLUs behind batch norms to their other side and so single gradients by
+    # parts in a thousand.
     angle = n[..., None] / 10000.0 ** (2 * np.arange(dim // 2) / dim)
     codes = np.stack([np.sin(angle), np.cos(angle)], -1)
     return jnp.asarray(codes.reshape(*n.shape, dim), jnp.float32)

@@ -1,16 +1,18 @@
 """Thin-plate splines: the warp of a spatial transformer that straightens a line before it is read.
 
-Shi et al., "Robust Scene Text Recognition with Automatic Rectification" (RARE, arXiv 1603.03915), section 3.1, in the form that
-TRBA (arXiv 1904.01906) took over; the spatial transformer is that of Jaderberg et al. (arXiv 1506.02025).
+Shi et al., "Robust Scene Text Recognition with Automatic Rectification" (RARE, arXiv 1603.03915),
+section 3.1, in the form that TRBA (arXiv 1904.01906) took over; the spatial transformer is that of
+Jaderberg et al. (arXiv 1506.02025).
 
     what                                                        where
     K base points along the top and the bottom of the result    fiducial_points
     T = (delta_C^-1 [C'; 0])^T, delta_C of the base points      coefficients
     I(p) -> I(T [1, p, phi(|p - c_1|), ..]), phi = r^2 ln r^2    displacement, sample
 
-A spline repeats an affine map exactly, the identity too, so the way of the points, C' - C, is splined in place of C': no offset
-means no change of a single bit. Coordinates are those of the real line: -1 and 1 are its left and right (top and bottom) edge
-whatever its padding. All of it is float32.
+A spline repeats an affine map exactly, the identity too, so the way of the points, C' - C, is
+splined in place of C': no offset means no change of a single bit. Coordinates are those of the real
+line: -1 and 1 are its left and right (top and bottom) edge whatever its padding. All of it is
+float32.
 """
 
 import jax.numpy as jnp
@@ -19,7 +21,8 @@ from jax import lax
 
 
 def fiducial_points(count: int) -> np.ndarray:
-    """f64[count,2] (x, y) in [-1, 1]: half of them along the top edge from left to right, then the others along the bottom.
+    """f64[count,2] (x, y) in [-1, 1]: half of them along the top edge from left to right, then the
+    others along the bottom.
 
     ValueError for an odd count or fewer than 4.
     """
@@ -32,7 +35,9 @@ def fiducial_points(count: int) -> np.ndarray:
 
 
 def coefficients(count: int) -> np.ndarray:
-    """f64[3 + count, count]: from values at the points to the spline's affine part (1, x, y) and the weights of its bumps."""
+    """f64[3 + count, count]: from values at the points to the spline's affine part (1, x, y) and
+    the weights of its bumps.
+    """
     points = fiducial_points(count)
     affine = np.concatenate([np.ones((count, 1)), points], axis=1)
     square = np.square(points[:, None] - points[None]).sum(-1)
@@ -42,7 +47,9 @@ def coefficients(count: int) -> np.ndarray:
 
 
 def displacement(offsets, x, y):
-    """The spline through `offsets` f32[B,K,2] at the points, read at x f32[B,W] and y f32[H] in [-1, 1] -> f32[B,H,W,2]."""
+    """The spline through `offsets` f32[B,K,2] at the points, read at x f32[B,W] and y f32[H] in
+    [-1, 1] -> f32[B,H,W,2].
+    """
     count = offsets.shape[1]
     weights = jnp.einsum(
         "ck,bkd->bcd", jnp.asarray(coefficients(count), jnp.float32), offsets, precision="highest"
@@ -60,7 +67,9 @@ def displacement(offsets, x, y):
 
 
 def sample(image, x, y):
-    """Bilinear values of image f32[B,H,W,C] at x, y f32[B,H,W] px inside the image; differentiable in all three."""
+    """Bilinear values of image f32[B,H,W,C] at x, y f32[B,H,W] px inside the image; differentiable
+    in all three.
+    """
     batch, height, width, channels = image.shape
     flat = image.reshape(batch, height * width, channels)
     left, upper = (
@@ -70,15 +79,15 @@ def sample(image, x, y):
     index = (upper * width + left).astype(jnp.int32).reshape(batch, -1, 1)
     corner = lambda step: jnp.take_along_axis(flat, index + step, axis=1, mode="clip").reshape(
         image.shape
-    )  # noqa: E731
+    )
     across, down = (x - left)[..., None], (y - upper)[..., None]
     above, below = (corner(row) * (1.0 - across) + corner(row + 1) * across for row in (0, width))
     return above * (1.0 - down) + below * down
 
 
 def warp(image, width, offsets):
-    """image f32[B,H,W,C], real pixels i32[B], way of the fiducial points f32[B,K,2] in half lines and half heights -> the real
-    part, warped within itself; columns right of it as they were."""
+    """image f32[B,H,W,C], real pixels i32[B], way of the fiducial points f32[B,K,2] in half lines
+    and half heights -> the real part, warped within itself; columns right of it as they were."""
     height, canvas_px = image.shape[1:3]
     columns, rows = (
         jnp.arange(canvas_px, dtype=jnp.float32)[None],

@@ -1,12 +1,13 @@
-"""Vision transformer for text lines of any height, width and patch (arXiv 2010.11929, in the form of DiG and MAE).
+"""Vision transformer for text lines of any height, width and patch (arXiv 2010.11929, in the form
+of DiG and MAE).
 
-Reading order. Tokens run column by column, n = column * Gh + row, so the tokens of a line's real pixels are a prefix
-(one length a line is the whole attention mask), the Gh tokens of a column are neighbours and a window of columns is a
-contiguous slice.
+Reading order. Tokens run column by column, n = column * Gh + row, so the tokens of a line's real
+pixels are a prefix (one length a line is the whole attention mask), the Gh tokens of a column are
+neighbours and a window of columns is a contiguous slice.
 
-Padding. Pixels right of `width` cannot reach a feature: in a column that the line only partly fills they are painted
-as paper, columns beyond it are never attended to, and their own tokens leave as zeros. So features of a line do not
-move when its padding grows.
+Padding. Pixels right of `width` cannot reach a feature: in a column that the line only partly fills
+they are painted as paper, columns beyond it are never attended to, and their own tokens leave as
+zeros. So features of a line do not move when its padding grows.
 """
 
 import math
@@ -32,7 +33,8 @@ from dig_jax.models.layers import (
     xavier_uniform,
 )
 
-# T, S, B are DiG's sizes (its B is 512/8, not the usual 768/12, which is base768 here); micro is for CPUs.
+# T, S, B are DiG's sizes (its B is 512/8, not the usual 768/12, which is base768 here); micro is
+# for CPUs.
 SIZES = {
     "nano": {"width": 64, "depth": 2, "heads": 2},
     "micro": {"width": 128, "depth": 4, "heads": 4},
@@ -48,7 +50,9 @@ PAPER = 1.0  # what the pipeline pads with (255), after normalisation to [-1, 1]
 
 
 def grid(image_shape: Sequence[int], patch: Sequence[int]) -> tuple[int, int]:
-    """(Gh, Gw) of an image shape (..., H, W, C). ValueError when a side does not divide by the patch."""
+    """(Gh, Gw) of an image shape (..., H, W, C). ValueError when a side does not divide by the
+    patch.
+    """
     height, width = image_shape[-3], image_shape[-2]
     for side, px, unit in (("height", height, patch[0]), ("width", width, patch[1])):
         if px <= 0 or px % unit:
@@ -60,7 +64,9 @@ def grid(image_shape: Sequence[int], patch: Sequence[int]) -> tuple[int, int]:
 
 
 def columns(width, patch_w: int):
-    """Columns that hold at least one real pixel, i32[B], for real widths i32[B] in pixels; at least 1."""
+    """Columns that hold at least one real pixel, i32[B], for real widths i32[B] in pixels; at least
+    1.
+    """
     return jnp.maximum((width + patch_w - 1) // patch_w, 1).astype(jnp.int32)
 
 
@@ -71,7 +77,9 @@ def token_valid(width, patch: Sequence[int], grid: Sequence[int]):
 
 
 def patchify(image, patch: Sequence[int]):
-    """[B, H, W, C] -> [B, N, ph * pw * C] in reading order; within a patch: row, column, channel."""
+    """[B, H, W, C] -> [B, N, ph * pw * C] in reading order; within a patch: row, column,
+    channel.
+    """
     rows, cols = grid(image.shape, patch)
     batch, channels = image.shape[0], image.shape[-1]
     x = image.reshape(batch, rows, patch[0], cols, patch[1], channels)
@@ -88,8 +96,8 @@ def unpatchify(patches, patch: Sequence[int], grid: Sequence[int]):
 
 
 def frames(tokens, rows: int, kind: str = "concat"):
-    """Frames of a CTC recogniser, one a column: [B, N, D] -> [B, Gw, Gh * D] ("concat", top row first) or [B, Gw, D]
-    ("mean" over the rows)."""
+    """Frames of a CTC recogniser, one a column: [B, N, D] -> [B, Gw, Gh * D] ("concat", top row
+    first) or [B, Gw, D] ("mean" over the rows)."""
     x = tokens.reshape(tokens.shape[0], -1, rows, tokens.shape[-1])
     if kind == "concat":
         return x.reshape(x.shape[0], x.shape[1], -1)
@@ -99,9 +107,11 @@ def frames(tokens, rows: int, kind: str = "concat"):
 
 
 def position_codes(kind: str, grid: Sequence[int], dim: int, flat_columns: int = 32, offset=None):
-    """What is added to the tokens of a grid: f32[B or 1, N, dim]; constants, so no gradient reaches them.
+    """What is added to the tokens of a grid: f32[B or 1, N, dim]; constants, so no gradient reaches
+    them.
 
-    kind: see `Vit`. offset f32 or i32[B]: added to the column of "sincos_2d"; the others number fixed places.
+    kind: see `Vit`. offset f32 or i32[B]: added to the column of "sincos_2d"; the others number
+    fixed places.
     """
     rows, cols = grid
     if kind == "sincos_2d":
@@ -146,7 +156,9 @@ def _sincos_square(index, count: int, dim: int):
 
 
 def _attend(query, key, value, lengths, dtype, implementation):
-    """Softmax attention of f32[B, N, heads, head dim] over the first lengths[b] keys; scaled by head dim ** -0.5."""
+    """Softmax attention of f32[B, N, heads, head dim] over the first lengths[b] keys; scaled by
+    head dim ** -0.5.
+    """
     backend = jax.default_backend()
     if implementation == "auto":
         fused = backend == "gpu" and dtype == jnp.bfloat16 and query.shape[-1] % 8 == 0
@@ -160,8 +172,9 @@ def _attend(query, key, value, lengths, dtype, implementation):
 
 
 def _attend_plain(query, key, value, lengths, dtype):
-    """The same for CPUs, where the N x N passes over memory are the cost: scaling the queries and dividing the sums,
-    instead of the N x N logits and weights, halves the time of jax.nn.dot_product_attention at N = 256."""
+    """The same for CPUs, where the N x N passes over memory are the cost: scaling the queries and
+    dividing the sums, instead of the N x N logits and weights, halves the time of
+    jax.nn.dot_product_attention at N = 256."""
     query = query * query.shape[-1] ** -0.5
     logits = dot_f32acc(query, key, (((3,), (3,)), ((0, 2), (0, 2))), dtype)  # (B, heads, N, N)
     real = jnp.arange(key.shape[1])[None, :] < lengths[:, None]
@@ -183,7 +196,8 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x, lengths):
         batch, tokens, width = x.shape
-        # One matrix for the three, as in the original: Xavier's bound depends on the 3 * width outputs.
+        # One matrix for the three, as in the original: Xavier's bound depends on the 3 * width
+        # outputs.
         qkv = Dense(
             3 * width, use_bias=False, dtype=self.dtype, out=stored_dtype(self.dtype), name="qkv"
         )(x)
@@ -214,7 +228,9 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block. (x f32[B, N, D], rate f32[], lengths i32[B]) -> (x, None), the form nn.scan wants."""
+    """Pre-norm transformer block. (x f32[B, N, D], rate f32[], lengths i32[B]) -> (x, None), the
+    form nn.scan wants.
+    """
 
     heads: int
     hidden: int
@@ -252,15 +268,17 @@ def blocks(
     scan: bool = False,
     deterministic: bool = True,
 ):
-    """`depth` transformer blocks over x f32[B, N, D], of which the first lengths[b] tokens are read -> f32[B, N, D].
+    """`depth` transformer blocks over x f32[B, N, D], of which the first lengths[b] tokens are read
+    -> f32[B, N, D].
 
-    To be called in a compact module, whose children they become: "block_0", "block_1", ..., or one stacked "blocks"
-    with scan. hidden: width of the feed-forward layer. For the rest see `Vit`.
+    To be called in a compact module, whose children they become: "block_0", "block_1", ..., or one
+    stacked "blocks" with scan. hidden: width of the feed-forward layer. For the rest see `Vit`.
     """
     rates = jnp.linspace(0.0, drop_path, depth)
     block: Any = Block
     if remat:
-        # Inside a scan nothing can be merged across blocks, so the barrier against it would only cost time.
+        # Inside a scan nothing can be merged across blocks, so the barrier against it would only
+        # cost time.
         block = nn.remat(Block, prevent_cse=not scan)
     options = {
         "heads": heads,
@@ -285,23 +303,26 @@ def blocks(
 
 
 class Vit(nn.Module):
-    """(image f32[B, H, W, C] in [-1, 1], width i32[B] px) -> tokens f32[B, N, D], N = Gw * Gh, n = column * Gh + row.
+    """(image f32[B, H, W, C] in [-1, 1], width i32[B] px) -> tokens f32[B, N, D], N = Gw * Gh, n =
+    column * Gh + row.
 
-    mask bool[B, N], True = hidden: the patch embedding is replaced by the mask token before positions are added.
-    column_offset f32 or i32[B]: added to the column index of the position code (a crop's place in its line).
-    keep i32[B, K]: only these patches are read, and nothing is computed for the others (MAE) -> tokens f32[B, K, D]
-    in this order. A line with fewer than K has N in its last places, which leave as zeros. Not together with a mask.
-    prefix f32[B, R, D]: tokens without a position that are read before those of the line and leave before them (a CLS
-    token) -> tokens f32[B, R + N, D].
-    deterministic=False turns drop path on and needs the rng "drop_path".
+    mask bool[B, N], True = hidden: the patch embedding is replaced by the mask token before
+    positions are added. column_offset f32 or i32[B]: added to the column index of the position code
+    (a crop's place in its line). keep i32[B, K]: only these patches are read, and nothing is
+    computed for the others (MAE) -> tokens f32[B, K, D] in this order. A line with fewer than K has
+    N in its last places, which leave as zeros. Not together with a mask. prefix f32[B, R, D]:
+    tokens without a position that are read before those of the line and leave before them (a CLS
+    token) -> tokens f32[B, R + N, D]. deterministic=False turns drop path on and needs the rng
+    "drop_path".
 
-    patch: (height, width) px. width, depth, heads: see SIZES. position: "sincos_2d" for any grid; "flat_1d", DiG's
-    code over row-major indices flat_columns * row + column; or "square_2d", the 2-D code of the square that Union14M's
-    MAE takes these indices for (8 x 32 tokens get the codes of 16 x 16). final_norm: layer norm at the end (DiG drops
-    it whenever its contrastive branch is on). drop_path: rate of the last block, linear from 0 over the depth. remat,
-    scan: recompute blocks in the backward pass; trace one block and loop over stacked parameters ("blocks" instead of
-    "block_i"). attention: "xla" and "cudnn" are jax.nn.dot_product_attention's, "plain" is ours for CPUs, "auto" takes
-    cudnn where a GPU computes in bfloat16, plain on a CPU and xla elsewhere.
+    patch: (height, width) px. width, depth, heads: see SIZES. position: "sincos_2d" for any grid;
+    "flat_1d", DiG's code over row-major indices flat_columns * row + column; or "square_2d", the
+    2-D code of the square that Union14M's MAE takes these indices for (8 x 32 tokens get the codes
+    of 16 x 16). final_norm: layer norm at the end (DiG drops it whenever its contrastive branch is
+    on). drop_path: rate of the last block, linear from 0 over the depth. remat, scan: recompute
+    blocks in the backward pass; trace one block and loop over stacked parameters ("blocks" instead
+    of "block_i"). attention: "xla" and "cudnn" are jax.nn.dot_product_attention's, "plain" is ours
+    for CPUs, "auto" takes cudnn where a GPU computes in bfloat16, plain on a CPU and xla elsewhere.
     """
 
     patch: Sequence[int]
@@ -346,7 +367,8 @@ class Vit(nn.Module):
         codes = jnp.broadcast_to(codes, (*x.shape[:2], self.width))
         if keep is not None:
             real = keep < rows * cols
-            # Pixels and codes are chosen, not embedded tokens: neither has a gradient that would have to be scattered.
+            # Pixels and codes are chosen, not embedded tokens: neither has a gradient that would
+            # have to be scattered.
             x, codes = (
                 jnp.take_along_axis(y, keep[..., None], 1, mode="fill", fill_value=0)
                 for y in (x, codes)

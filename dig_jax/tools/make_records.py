@@ -3,9 +3,9 @@
     python -m dig_jax.tools.make_records --source=folder --input=DATA --output=records/data
     python -m dig_jax.tools.make_records --source=lines --splits=train=4000,validation=400 --output=records/lines
 
-Sources are the modules of dig_jax/data/sources; each has a function `examples` and takes the flags that this has
-parameters for. What cannot be used is counted, named in records.json ("skipped") and summed up at the end; the last
-line says what was made.
+Sources are the modules of dig_jax/data/sources; each has a function `examples` and takes the flags
+that this has parameters for. What cannot be used is counted, named in records.json ("skipped") and
+summed up at the end; the last line says what was made.
 """
 
 import functools
@@ -25,7 +25,9 @@ from dig_jax.data.writer import Example, Report, shown, write
 
 
 def define_flags() -> flags.FlagValues:
-    """The flags of this program, apart from absl's global ones, so that programs can be imported side by side."""
+    """The flags of this program, apart from absl's global ones, so that programs can be imported
+    side by side.
+    """
     own = flags.FlagValues()
     text, number, yes = (
         functools.partial(define, flag_values=own)
@@ -93,14 +95,18 @@ def source_names() -> list[str]:
 
 
 def load(name: str) -> Callable[..., Iterator[Example]]:
-    """The `examples` function of a source. ValueError, naming the sources that exist, for any other name."""
+    """The `examples` function of a source. ValueError, naming the sources that exist, for any other
+    name.
+    """
     if name not in source_names():
         raise ValueError(f"--source is '{name}', but must be one of: {', '.join(source_names())}.")
     return importlib.import_module(f"{sources.__name__}.{name}").examples
 
 
 def arguments(name: str, examples: Callable[..., Any], given: flags.FlagValues) -> dict[str, Any]:
-    """The flags that are parameters of this source. ValueError for a flag set by the user that would have no effect."""
+    """The flags that are parameters of this source. ValueError for a flag set by the user that
+    would have no effect.
+    """
     general = {"help", "h", "source", "output", "shards", "name", "overwrite"}
     takes = {name for name in inspect.signature(examples).parameters if name in given}
     for flag in set(given) - takes - general:

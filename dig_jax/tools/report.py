@@ -2,8 +2,9 @@
 
     python -m dig_jax.tools.report WORKDIR [WORKDIR ...] [--output=FILE]
 
-Curves, collapse figures, reconstructions (masked input, output, original), sample lines with truth and reading; for several
-work folders a comparison table, also printed. The page needs nothing beside itself: pictures are embedded.
+Curves, collapse figures, reconstructions (masked input, output, original), sample lines with truth
+and reading; for several work folders a comparison table, also printed. The page needs nothing
+beside itself: pictures are embedded.
 """
 
 import base64
@@ -45,7 +46,8 @@ figure { margin: 1rem 0 } figure img { max-width: 100%; image-rendering: auto; b
 .reading .right { color: #1a7f37 }
 """
 
-# What is drawn, in this order: a title and the metrics that share its axes (a trailing * matches any ending).
+# What is drawn, in this order: a title and the metrics that share its axes (a trailing * matches
+# any ending).
 CURVES = (
     ("Loss", ("train/loss*",)),
     ("Pixel loss: mean square error on masked patches", ("train/pixel",)),
@@ -79,7 +81,9 @@ def matching(names, patterns):
 
 
 def curve(title, patterns, many) -> str:
-    """One SVG plot of the named metrics of all runs; an empty string where no run has logged any of them."""
+    """One SVG plot of the named metrics of all runs; an empty string where no run has logged any of
+    them.
+    """
     lines = [
         (run, name, *run.series(name)) for run in many for name in matching(run.names(), patterns)
     ]
@@ -127,7 +131,9 @@ COLUMNS = ("run", "start", "protocol", "labels", "data", "CER", "WER", "word acc
 
 
 def comparison(many) -> list[tuple]:
-    """Rows of the comparison: one a recogniser and data set, at the evaluation with the lowest CER."""
+    """Rows of the comparison: one a recogniser and data set, at the evaluation with the lowest
+    CER.
+    """
     rows = []
     for run in many:
         if run.is_recogniser:

@@ -1,19 +1,23 @@
-"""Writes the table of results from work folders: one row a start, one column a protocol with its labels.
+"""Writes the table of results from work folders: one row a start, one column a protocol with its
+labels.
 
     python -m dig_jax.tools.results RUNS_DIR [--figures=FILE.jsonl] [--readme=README.md [--keep]]
 
-Every work folder below RUNS_DIR that holds a recogniser is one figure: the lowest validation CER along its run (that is,
-chosen on that same validation set; no test split is touched). Several runs of one cell are its rates (the lowest is taken:
-one sweep for every row) or its seeds (mean and half the range); runs that differ in anything else, such as the length or the
-recipe of their pre-training, are refused: keep them in folders of their own. A cell holds one figure a data set. How long a
-start was pre-trained stands in its log; what a step of it costs is read from RUNS_DIR/bench/START.json, the last line of
-`bench_step`: time, and the memory of its arguments (parameters, teacher, moments, batch) and temporary buffers. Commits and
-machines are those that the runs noted down (`provenance`). With --readme the table replaces what stands between the two marker
+Every work folder below RUNS_DIR that holds a recogniser is one figure: the lowest validation CER
+along its run (that is, chosen on that same validation set; no test split is touched). Several runs
+of one cell are its rates (the lowest is taken: one sweep for every row) or its seeds (mean and half
+the range); runs that differ in anything else, such as the length or the recipe of their
+pre-training, are refused: keep them in folders of their own. A cell holds one figure a data set.
+How long a start was pre-trained stands in its log; what a step of it costs is read from
+RUNS_DIR/bench/START.json, the last line of `bench_step`: time, and the memory of its arguments
+(parameters, teacher, moments, batch) and temporary buffers. Commits and machines are those that the
+runs noted down (`provenance`). With --readme the table replaces what stands between the two marker
 lines of that file, so no figure is typed.
 
-Work folders are lost with their machine. --figures names a file, to be committed, of one line a start and seed: what is
-found in RUNS_DIR is written there, and what it holds of other seeds and protocols counts as well. For a table older than its
-file, --keep leaves the rows of starts that are found in neither as they stand, with the sentence about their commits.
+Work folders are lost with their machine. --figures names a file, to be committed, of one line a
+start and seed: what is found in RUNS_DIR is written there, and what it holds of other seeds and
+protocols counts as well. For a table older than its file, --keep leaves the rows of starts that are
+found in neither as they stand, with the sentence about their commits.
 """
 
 import collections
@@ -47,9 +51,10 @@ STARTS = (
 
 
 def by_seed(many) -> list[dict]:
-    """One record a start and seed: {"start", "seed", "crops": seen in pre-training, or None, "pretrained": its commit and
-    machine, or None, "figures": [[protocol, labels, dataset, lowest CER, commit and machine], ..]}. What is not in the logs is
-    None. Raises ValueError where two runs of a cell differ in more than seed and learning rate."""
+    """One record a start and seed: {"start", "seed", "crops": seen in pre-training, or None,
+    "pretrained": its commit and machine, or None, "figures": [[protocol, labels, dataset, lowest
+    CER, commit and machine], ..]}. What is not in the logs is None. Raises ValueError where two
+    runs of a cell differ in more than seed and learning rate."""
     records, first, lowest = {}, {}, {}
     for run in many:
         key = run.start, run.config["seed"]
@@ -79,7 +84,9 @@ def by_seed(many) -> list[dict]:
 
 
 def merged(records, earlier) -> list[dict]:
-    """`records` and what `earlier` ones hold beyond them: other starts and seeds, other cells of the same."""
+    """`records` and what `earlier` ones hold beyond them: other starts and seeds, other cells of
+    the same.
+    """
     result = {(record["start"], record["seed"]): record for record in earlier}
     for record in records:
         old = result.get((record["start"], record["seed"]), record)
@@ -101,7 +108,9 @@ def cells(records) -> dict:
 
 
 def figure(seeds) -> str:
-    """`34.6` from one seed, `34.6 ± 0.8 (3)` from several: mean, half the range, how many; `-` from none."""
+    """`34.6` from one seed, `34.6 ± 0.8 (3)` from several: mean, half the range, how many; `-` from
+    none.
+    """
     values = [100 * value for value in seeds.values()]
     if not values:
         return "-"
@@ -111,9 +120,10 @@ def figure(seeds) -> str:
 
 
 def markdown(table, costs=None, kept="") -> str:
-    """The table as Markdown: a row a start, a column a (protocol, labels), in it one figure a data set, the lowest of a
-    column in bold. costs: {start: {column: text}} of further columns, put in front. kept: an earlier text of this function;
-    its rows of starts that are not in `table` stay. Raises ValueError where it has other columns or data sets."""
+    """The table as Markdown: a row a start, a column a (protocol, labels), in it one figure a data
+    set, the lowest of a column in bold. costs: {start: {column: text}} of further columns, put in
+    front. kept: an earlier text of this function; its rows of starts that are not in `table` stay.
+    Raises ValueError where it has other columns or data sets."""
     costs = costs or {}
     found = {start for by_start in table.values() for start in by_start}
     datasets = sorted({dataset for *_, dataset in table})
@@ -151,7 +161,9 @@ def _in_order(starts) -> list[str]:
 
 
 def _read(text: str) -> tuple[str, list[str], dict[str, list[str]]]:
-    """What `markdown` wrote: what stands before the table, its header, and {start: row} without bold."""
+    """What `markdown` wrote: what stands before the table, its header, and {start: row} without
+    bold.
+    """
     before, table = text.split("| start ", 1)
     lines = ("| start " + table.split("\n\n", 1)[0]).replace("**", "").splitlines()
     header, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines)
@@ -159,7 +171,9 @@ def _read(text: str) -> tuple[str, list[str], dict[str, list[str]]]:
 
 
 def _bold(column) -> list[str]:
-    """Cells of a column with the lowest figure of each data set in bold, as far as they tell figures apart."""
+    """Cells of a column with the lowest figure of each data set in bold, as far as they tell
+    figures apart.
+    """
     by_dataset = []
     for texts in zip(*(cell.split(" / ") for cell in column), strict=True):
         best = min((text.split()[0] for text in texts if text != "-"), key=float, default=None)
@@ -168,8 +182,8 @@ def _bold(column) -> list[str]:
 
 
 def origins(records) -> str:
-    """One sentence: with which commit on which machine the figures, and the encoders they are of, were trained; "" where
-    none of the runs noted it down."""
+    """One sentence: with which commit on which machine the figures, and the encoders they are of,
+    were trained; "" where none of the runs noted it down."""
     count = collections.defaultdict(collections.Counter)
     for record in records:
         for *_, origin in record["figures"]:
@@ -187,7 +201,9 @@ def origins(records) -> str:
 
 
 def kept_origins(kept: str, found) -> list[str]:
-    """The sentences of `origins` in an earlier text, without the starts that are in `found`, as their rows are not kept."""
+    """The sentences of `origins` in an earlier text, without the starts that are in `found`, as
+    their rows are not kept.
+    """
     sentences = []
     for sentence in re.findall(rf"^{ORIGINS}.*$", kept, re.MULTILINE):
         before, runs_of = sentence.split(": ", 1)
@@ -201,7 +217,9 @@ def kept_origins(kept: str, found) -> list[str]:
 
 
 def costs(records, folder: pathlib.Path) -> dict:
-    """{start: {column: text}}: crops seen in pre-training, and the cost of a step by `folder`/bench/START.json."""
+    """{start: {column: text}}: crops seen in pre-training, and the cost of a step by
+    `folder`/bench/START.json.
+    """
     result = collections.defaultdict(dict)
     for record in records:
         if record["crops"] is not None:
@@ -224,7 +242,9 @@ def _read_figures(path) -> list[dict]:
 
 
 def between_markers(text: str) -> tuple[str, str, str]:
-    """What stands before, between and after the marker lines. Raises ValueError where a marker is missing."""
+    """What stands before, between and after the marker lines. Raises ValueError where a marker is
+    missing.
+    """
     if BEGIN not in text or END not in text.split(BEGIN, 1)[1]:
         raise ValueError(
             f"no section to replace: the file needs a line {BEGIN} and, below it, a line {END}"

@@ -1,7 +1,7 @@
 """Writes a contact sheet of every augmentation operator alone and of random views by whole recipes.
 
-Columns are lines, rows are operators; the number behind a name is the amount drawn. Pixels beyond a line's real width
-are painted light blue, so that padding shows.
+Columns are lines, rows are operators; the number behind a name is the amount drawn. Pixels beyond a
+line's real width are painted light blue, so that padding shows.
 """
 
 import argparse
@@ -20,7 +20,9 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
 def load_lines(folders, count, height_px, width_px, channels, seed):
-    """`count` random images of each folder, resized to the height and cut to the width: u8[B,H,W,C], i32[B]."""
+    """`count` random images of each folder, resized to the height and cut to the width:
+    u8[B,H,W,C], i32[B].
+    """
     rng = np.random.default_rng(seed)
     images, widths = [], []
     for folder in folders:
@@ -50,7 +52,9 @@ def load_lines(folders, count, height_px, width_px, channels, seed):
 
 
 def panels(image, width, seed, max_shift_px, random_rows):
-    """(label, f32[B,H,W,C]) for the input, every operator at its range's ends, and whole recipes."""
+    """(label, f32[B,H,W,C]) for the input, every operator at its range's ends, and whole
+    recipes.
+    """
     key = jax.random.key(seed)
     yield "input", jnp.asarray(image, jnp.float32) / 255
     stages = [stage for recipe in recipes.RECIPES.values() for stage in views.stages(recipe)]

@@ -2,9 +2,9 @@
 
     python -m dig_jax.tools.show_batch --config=configs/pretrain/dig.py --config.data.train=RECORDS [--output=batch.png]
 
-One row of panels a line: the batch as it leaves the input pipeline, then each picture that the method's `augment` makes of it
-(hidden patches dark, padding tinted), inputs and targets alike. For recognisers the text that the label encodes stands below
-the line.
+One row of panels a line: the batch as it leaves the input pipeline, then each picture that the
+method's `augment` makes of it (hidden patches dark, padding tinted), inputs and targets alike. For
+recognisers the text that the label encodes stands below the line.
 """
 
 import cv2
@@ -40,7 +40,9 @@ def with_mask(picture, mask, patch):
 
 
 def caption(text, width_px, height_px=26):
-    """A strip with text; characters that OpenCV's fonts lack come out as '?', which is why it stands beside the image."""
+    """A strip with text; characters that OpenCV's fonts lack come out as '?', which is why it
+    stands beside the image.
+    """
     strip = np.full((height_px, width_px, 3), 255, np.uint8)
     cv2.putText(
         strip, text, (4, height_px - 8), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (90, 70, 50), 1, cv2.LINE_AA
@@ -49,8 +51,9 @@ def caption(text, width_px, height_px=26):
 
 
 def panels(batch, views, patch, i):
-    """[(name, picture)] of line i: the batch's image, then every f32[.., H, W, 1 or 3] that was made of it. A method that makes
-    several rows of a line (rotation) or cuts windows from it (jigsaw) shows each of them as it is."""
+    """[(name, picture)] of line i: the batch's image, then every f32[.., H, W, 1 or 3] that was
+    made of it. A method that makes several rows of a line (rotation) or cuts windows from it
+    (jigsaw) shows each of them as it is."""
     shown = [("image", as_picture(batch["image"][i], int(batch["width"][i])))]
     pictures = [
         name

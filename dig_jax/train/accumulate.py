@@ -1,13 +1,15 @@
-"""Loss and gradients of a batch, whole or in microbatches one after the other (config.accumulate): memory of a part, update of
-the whole.
+"""Loss and gradients of a batch, whole or in microbatches one after the other (config.accumulate):
+memory of a part, update of the whole.
 
-Microbatch j of k holds the rows j, j + k, j + 2k, ... of the batch, so each device cuts its own rows, no row changes its
-device, and the parts are the same on every mesh. The batch is augmented as a whole: k changes no draw of it. What is summed up
-are the parts' losses, metrics and gradients, weighted by what a part's loss is a mean over: its hidden pixels, the lines that
-fit their frames, or its valid lines (`base.Aux.weight`). So loss and gradients are those of the whole batch, to rounding; drop
-path draws anew in each part, and a metric that is a mean over something else is weighted all the same. A loss in which lines
-meet each other, through contrast or batch norm, would become another one, with the negatives and statistics of a part, and
-so would a sum of means over different things (SimAN): `check` refuses them.
+Microbatch j of k holds the rows j, j + k, j + 2k, ... of the batch, so each device cuts its own
+rows, no row changes its device, and the parts are the same on every mesh. The batch is augmented as
+a whole: k changes no draw of it. What is summed up are the parts' losses, metrics and gradients,
+weighted by what a part's loss is a mean over: its hidden pixels, the lines that fit their frames,
+or its valid lines (`base.Aux.weight`). So loss and gradients are those of the whole batch, to
+rounding; drop path draws anew in each part, and a metric that is a mean over something else is
+weighted all the same. A loss in which lines meet each other, through contrast or batch norm, would
+become another one, with the negatives and statistics of a part, and so would a sum of means over
+different things (SimAN): `check` refuses them.
 """
 
 from __future__ import annotations
@@ -44,8 +46,8 @@ def loss_and_gradients(
     progress: jax.Array,
     count: int = 1,
 ) -> tuple[jax.Array, base.Aux, base.Params]:
-    """(loss f32[], Aux, gradients like state.params) of an augmented batch, in `count` parts. `mutable` goes from part to
-    part."""
+    """(loss f32[], Aux, gradients like state.params) of an augmented batch, in `count` parts.
+    `mutable` goes from part to part."""
     if count == 1:
         loss, aux, grads = _whole(method, state, views, key, progress)
         return loss, aux._replace(weight=None), grads
@@ -70,7 +72,9 @@ def loss_and_gradients(
 
 
 def microbatches(views: base.Batch, count: int) -> base.Batch:
-    """{name: [r B, ...]} -> {name: [count, r B / count, ...]}; r rows of a line, next to each other, stay together."""
+    """{name: [r B, ...]} -> {name: [count, r B / count, ...]}; r rows of a line, next to each
+    other, stay together.
+    """
     lines = min(len(leaf) for leaf in views.values())
 
     def cut(leaf: jax.Array) -> jax.Array:

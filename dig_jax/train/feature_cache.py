@@ -1,7 +1,7 @@
 """Features of a frozen encoder, computed once a record and kept in the host's memory.
 
-A frozen probe runs thousands of steps over the same lines, and its encoder says the same of them every time: most of the
-time of a probe would go into saying it again.
+A frozen probe runs thousands of steps over the same lines, and its encoder says the same of them
+every time: most of the time of a probe would go into saying it again.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ MAX_BYTES = 8 << 30  # beyond it the rest of the records is encoded anew at ever
 
 
 class FeatureCache:
-    """method: one with `frozen_features`. For a single process: several would have to send each other their rows.
+    """method: one with `frozen_features`. For a single process: several would have to send each
+    other their rows.
 
-    Rows are kept by record number, in the shape of the batch in which they were met first. `fill` meets every record in
-    batches that depend on the data alone, so a resumed run has the same features, bit for bit.
+    Rows are kept by record number, in the shape of the batch in which they were met first. `fill`
+    meets every record in batches that depend on the data alone, so a resumed run has the same
+    features, bit for bit.
     """
 
     def __init__(self, method: Any, mesh: Any, max_bytes: int = MAX_BYTES):
@@ -40,7 +42,9 @@ class FeatureCache:
     def __call__(
         self, params: Any, batch: dict[str, np.ndarray], host: dict[str, Any]
     ) -> dict[str, np.ndarray]:
-        """Host batch -> the same with features in the place of "image"; rows that only fill the batch may hold anything."""
+        """Host batch -> the same with features in the place of "image"; rows that only fill the
+        batch may hold anything.
+        """
         if self.rows.keys() >= set(host["index"].tolist()) - {-1}:
             features = self._recall(params, batch, host)
         else:

@@ -1,11 +1,15 @@
-"""Optimiser: learning-rate schedule, and ordered path rules for weight decay, layer decay and freezing.
+"""Optimiser: learning-rate schedule, and ordered path rules for weight decay, layer decay and
+freezing.
 
-Update of a parameter p with rate lr(step), its own scale s and its own weight decay w (Loshchilov & Hutter 2019):
+Update of a parameter p with rate lr(step), its own scale s and its own weight decay w (Loshchilov &
+Hutter 2019):
     p <- p - s * lr * (m_hat / (sqrt(v_hat) + eps) + w * p)
-so the scale multiplies the decayed rate and with it the decay, as in PyTorch's parameter groups (methods.md 15.1, 10).
-Or, for papers from before it, SGD with momentum, the decay in the gradient (Sutskever et al. 2013 as PyTorch has it):
+so the scale multiplies the decayed rate and with it the decay, as in PyTorch's parameter groups
+(methods.md 15.1, 10). Or, for papers from before it, SGD with momentum, the decay in the gradient
+(Sutskever et al. 2013 as PyTorch has it):
     v <- momentum * v + g + w * p,   p <- p - s * lr * v
-A rule may give its parameters another shape of schedule (SimSiam's predictor), and w may grow with the step (DINO, CCD).
+A rule may give its parameters another shape of schedule (SimSiam's predictor), and w may grow with
+the step (DINO, CCD).
 """
 
 from __future__ import annotations
@@ -26,8 +30,8 @@ RULE_KEYS = ("lr_scale", "freeze", "weight_decay", "schedule")
 
 @dataclasses.dataclass(frozen=True)
 class Treatment:
-    """How one parameter is trained: lr_scale a number or, for stacked blocks, an array that broadcasts to it; schedule the
-    shape of its rate, None = everybody's."""
+    """How one parameter is trained: lr_scale a number or, for stacked blocks, an array that
+    broadcasts to it; schedule the shape of its rate, None = everybody's."""
 
     lr_scale: Any = 1.0
     weight_decay: float = 0.0
@@ -37,8 +41,9 @@ class Treatment:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """tx: optax transformation over the whole parameter tree. schedule: step -> learning rate f32[]. trainable: the
-    same tree of bools; gradients of the False leaves are never used and they have no moments in the optimiser state."""
+    """tx: optax transformation over the whole parameter tree. schedule: step -> learning rate
+    f32[]. trainable: the same tree of bools; gradients of the False leaves are never used and they
+    have no moments in the optimiser state."""
 
     tx: optax.GradientTransformation
     schedule: Callable[[Any], jax.Array]
@@ -47,7 +52,9 @@ class Optimizer:
     _groups: tuple[tuple[str, int, int], ...]
 
     def describe(self) -> str:
-        """The derived peak rate, then a line for each way of treating parameters: how many it covers."""
+        """The derived peak rate, then a line for each way of treating parameters: how many it
+        covers.
+        """
         lines = [f"peak learning rate {self.peak:.4g}"]
         lines += [
             f"{arrays:4d} arrays {numbers:12,d} parameters  {what}"
@@ -82,17 +89,17 @@ def create(
 ) -> Optimizer:
     """The optimiser of a run.
 
-    params: parameter tree or its shapes. name: "adamw" (reads b1, b2, eps) or "sgd" (reads momentum). lr: peak rate; with
-    lr_per=256 it is the rate for 256 rows and the peak is lr * batch_size / 256 (min_lr is absolute, as in DiG). clip_norm: of
-    the global gradient norm of what trains; clip_norm_each: instead of the norm of every array (of every block of a stacked
-    one), as DINO and CCD do.
-    rules: ordered (regex, {lr_scale | freeze | weight_decay | schedule}); the first regex found (re.search) in a parameter's
-    path,
-    such as "encoder/block_0/mlp/kernel", decides. Where rules are given they must cover every parameter and each must
-    decide something, so a renamed layer cannot slip out of its rule. layer_decay: see `layer_scales`.
-    Weight decay falls on weights of two or more dimensions only, unless a rule states it; with weight_decay_end it goes
-    from weight_decay to that along half a cosine, and what a rule states changes by the same factor. schedule, min_lr, drops,
-    drop: see `make_schedule`. Raises ValueError.
+    params: parameter tree or its shapes. name: "adamw" (reads b1, b2, eps) or "sgd" (reads
+    momentum). lr: peak rate; with lr_per=256 it is the rate for 256 rows and the peak is lr *
+    batch_size / 256 (min_lr is absolute, as in DiG). clip_norm: of the global gradient norm of what
+    trains; clip_norm_each: instead of the norm of every array (of every block of a stacked one), as
+    DINO and CCD do. rules: ordered (regex, {lr_scale | freeze | weight_decay | schedule}); the
+    first regex found (re.search) in a parameter's path, such as "encoder/block_0/mlp/kernel",
+    decides. Where rules are given they must cover every parameter and each must decide something,
+    so a renamed layer cannot slip out of its rule. layer_decay: see `layer_scales`. Weight decay
+    falls on weights of two or more dimensions only, unless a rule states it; with weight_decay_end
+    it goes from weight_decay to that along half a cosine, and what a rule states changes by the
+    same factor. schedule, min_lr, drops, drop: see `make_schedule`. Raises ValueError.
     """
     if name not in ("adamw", "sgd"):
         raise ValueError(f"config.optim.name is {name!r}: set it to 'adamw' or 'sgd'")
@@ -142,9 +149,10 @@ def make_schedule(
     drops: Sequence[float] | None = None,
     drop: float | None = None,
 ) -> Callable[[Any], jax.Array]:
-    """lr(step) for step 0..total_steps-1: 0 to peak in `warmup_steps` steps, both ends included (step warmup_steps - 1
-    has the peak), then from the peak along half a cosine towards min_lr (never quite reached), or constant, or in "steps":
-    times `drop` (None: 0.1) at each of `drops`, fractions of total_steps, but not below min_lr."""
+    """lr(step) for step 0..total_steps-1: 0 to peak in `warmup_steps` steps, both ends included
+    (step warmup_steps - 1 has the peak), then from the peak along half a cosine towards min_lr
+    (never quite reached), or constant, or in "steps": times `drop` (None: 0.1) at each of `drops`,
+    fractions of total_steps, but not below min_lr."""
     if kind not in ("cosine", "constant", "steps"):
         raise ValueError(
             f"config.optim.schedule is {kind!r}: set it to 'cosine', 'constant' or 'steps'"
@@ -182,7 +190,9 @@ def make_schedule(
 def decay_growth(
     start: float, end: float | None, total_steps: int
 ) -> Callable[[Any], jax.Array] | None:
-    """step -> the factor on weight decay, from 1 along half a cosine towards end / start; None where it stays."""
+    """step -> the factor on weight decay, from 1 along half a cosine towards end / start; None
+    where it stays.
+    """
     if end is None or end == start:
         return None
     if not start > 0:
@@ -220,12 +230,16 @@ def treat(params: Any, weight_decay: float, rules: Rules, layer_decay: float | N
 
 
 def _decays(path: str, leaf: Any) -> bool:
-    """Weights of two or more dimensions; stacked blocks (scan) give biases and norms a second one, hence the name."""
+    """Weights of two or more dimensions; stacked blocks (scan) give biases and norms a second one,
+    hence the name.
+    """
     return leaf.ndim >= 2 and not path.split("/")[-1].endswith(("bias", "scale"))
 
 
 def _match(names: list[str], rules: Rules) -> dict[str, Mapping[str, Any]]:
-    """{path: the first rule that is found in it}. Raises ValueError for idle rules, bare parameters, unknown keys."""
+    """{path: the first rule that is found in it}. Raises ValueError for idle rules, bare
+    parameters, unknown keys.
+    """
     chosen: dict[str, Mapping[str, Any]] = {}
     for pattern, rule in rules:
         unknown = set(rule) - set(RULE_KEYS)
@@ -250,10 +264,12 @@ def _match(names: list[str], rules: Rules) -> dict[str, Mapping[str, Any]]:
 
 
 def layer_scales(named: Mapping[str, Any], decay: float) -> dict[str, Any]:
-    """Learning-rate scale of every parameter under layer-wise decay (methods.md 15.2, as in BEiT and DiG).
+    """Learning-rate scale of every parameter under layer-wise decay (methods.md 15.2, as in BEiT
+    and DiG).
 
-    With n blocks: decay ** (n + 1) for the embedding (patches, mask token, positions), decay ** (n - i) for block i,
-    1 for the rest (final norm, heads). Blocks are "encoder/block_<i>/...", or "encoder/blocks/..." stacked on axis 0.
+    With n blocks: decay ** (n + 1) for the embedding (patches, mask token, positions), decay ** (n
+    - i) for block i, 1 for the rest (final norm, heads). Blocks are "encoder/block_<i>/...", or
+    "encoder/blocks/..." stacked on axis 0.
     """
     single = {n: int(m[1]) for n in named if (m := re.match(r"encoder/blocks?_(\d+)/", n))}
     stacked = [n for n in named if n.startswith("encoder/blocks/")]
@@ -285,7 +301,7 @@ def _decay(treatments: Any) -> optax.GradientTransformation:
     """g -> g + weight_decay * p with each leaf's own number."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        add = lambda u, p, t: u if _masked(u) or not t.weight_decay else u + t.weight_decay * p  # noqa: E731
+        add = lambda u, p, t: u if _masked(u) or not t.weight_decay else u + t.weight_decay * p
         return jax.tree.map(add, updates, params, treatments, is_leaf=_masked), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
@@ -294,7 +310,9 @@ def _decay(treatments: Any) -> optax.GradientTransformation:
 def _step(
     treatments: Any, rates: Mapping[str, Any], usual: str, growth: Any
 ) -> optax.GradientTransformation:
-    """u -> -rate * lr_scale * (u + weight_decay * p) with each leaf's own numbers. The state is the count of steps."""
+    """u -> -rate * lr_scale * (u + weight_decay * p) with each leaf's own numbers. The state is the
+    count of steps.
+    """
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         now = {kind: -rate(state.count) for kind, rate in rates.items()}
@@ -316,7 +334,9 @@ def _step(
 
 
 def _clip_each(most: float, params: Any) -> optax.GradientTransformation:
-    """Scales the gradient of every array, and of every block of a stacked one, to a norm of at most `most`."""
+    """Scales the gradient of every array, and of every block of a stacked one, to a norm of at most
+    `most`.
+    """
     stacked = jax.tree.unflatten(
         jax.tree.structure(params), [name.startswith("encoder/blocks/") for name in paths(params)]
     )

@@ -1,7 +1,9 @@
-"""A profiler trace of some steps, on demand: config.profile="10-20" writes WORKDIR/profile, for XProf or Perfetto.
+"""A profiler trace of some steps, on demand: config.profile="10-20" writes WORKDIR/profile, for
+XProf or Perfetto.
 
-The trace holds what device and host did in these steps, the step numbers of `jax.profiler.StepTraceAnnotation` included. On
-the lead host only: hosts do the same. Where the run resumes behind the first of the steps, the trace begins there.
+The trace holds what device and host did in these steps, the step numbers of
+`jax.profiler.StepTraceAnnotation` included. On the lead host only: hosts do the same. Where the run
+resumes behind the first of the steps, the trace begins there.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ FOLDER = "profile"
 
 
 class Trace:
-    """steps: "10-20", both ends included, "15", or "" for no trace. Raises ValueError for anything else."""
+    """steps: "10-20", both ends included, "15", or "" for no trace. Raises ValueError for anything
+    else.
+    """
 
     def __init__(self, steps: str, workdir: str):
         found = re.fullmatch(r"(\d+)(?:-(\d+))?", steps or "0")
@@ -31,7 +35,9 @@ class Trace:
         self.folder, self.running = os.path.join(workdir, FOLDER), False
 
     def begin(self, step: int, state: Any) -> None:
-        """Before step number `step`: steps in flight are waited for, so that the trace holds none of them."""
+        """Before step number `step`: steps in flight are waited for, so that the trace holds none
+        of them.
+        """
         if self.first <= step <= self.last and not self.running and hosts.is_lead():
             jax.block_until_ready(state)
             jax.profiler.start_trace(self.folder)

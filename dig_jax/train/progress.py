@@ -1,4 +1,6 @@
-"""What a run says while it trains: progress line, `train/` metrics, and the stop at a number that is not finite."""
+"""What a run says while it trains: progress line, `train/` metrics, and the stop at a number that
+is not finite.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,9 @@ import numpy as np
 from dig_jax import hosts
 from dig_jax.workdir import checkpoint, metrics
 
-# Steps in flight: enough that logging never empties the device's queue, and no more, because each of them holds its batch in
-# the device's memory, and all have to end before a run that is asked to stop can save.
+# Steps in flight: enough that logging never empties the device's queue, and no more, because each
+# of them holds its batch in the device's memory, and all have to end before a run that is asked to
+# stop can save.
 LAG = 2
 
 
@@ -34,9 +37,9 @@ class Log:
 
     carry: what `carry` gave when the checkpoint was saved that the run goes on from.
 
-    The loop is never more than LAG steps ahead of the device. Metrics are fetched at the log steps; `flush` fetches what is
-    left. Every fetched step is checked: a loss or gradient that is not finite raises Stopped with the step, the records and
-    the last good checkpoint.
+    The loop is never more than LAG steps ahead of the device. Metrics are fetched at the log steps;
+    `flush` fetches what is left. Every fetched step is checked: a loss or gradient that is not
+    finite raises Stopped with the step, the records and the last good checkpoint.
     """
 
     def __init__(
@@ -81,7 +84,9 @@ class Log:
             self._drain(self.queue[-1][0])
 
     def carry(self) -> dict[str, Any]:
-        """What has been added up since the last log step, JSON: with it the next line of a resumed run is the same."""
+        """What has been added up since the last log step, JSON: with it the next line of a resumed
+        run is the same.
+        """
         return {
             "steps": self.steps,
             "sums": self.sums,

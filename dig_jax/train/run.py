@@ -3,8 +3,9 @@
     open data -> build method -> eval_shape(create) -> shardings -> jit(create) -> init_from -> calibrate -> restore
     -> loop: batch -> to_global -> donated step -> log, evaluate, save
 
-Running the same command again in the same workdir resumes bit for bit: the state is on disk, the data follow from its
-step. SIGTERM saves and ends with exit code 143 (Ctrl-C: 130), so a scheduler that requeues the job loses nothing.
+Running the same command again in the same workdir resumes bit for bit: the state is on disk, the
+data follow from its step. SIGTERM saves and ends with exit code 143 (Ctrl-C: 130), so a scheduler
+that requeues the job loses nothing.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ from dig_jax.workdir import starts as provenance
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """dataset[i] = (batch, host) of step i. charset: of the labels, None for crops. once: makes a dataset of one epoch in
-    which every line comes exactly once; None where an epoch is no such thing."""
+    """dataset[i] = (batch, host) of step i. charset: of the labels, None for crops. once: makes a
+    dataset of one epoch in which every line comes exactly once; None where an epoch is no such
+    thing."""
 
     mixture: Any
     dataset: Any
@@ -51,7 +53,9 @@ class Data:
     def place(
         self, params: base.Params, batch: dict[str, Any], host: dict[str, Any], mesh: Any
     ) -> base.Batch:
-        """Host batch -> global arrays, with the features of a frozen encoder in place of the pixels."""
+        """Host batch -> global arrays, with the features of a frozen encoder in place of the
+        pixels.
+        """
         return sharding.to_global(
             self.features(params, batch, host) if self.features else batch, mesh
         )
@@ -60,8 +64,8 @@ class Data:
 def run(config: Any, workdir: str) -> states.TrainState:
     """Train as the ml_collections config says, in `workdir`; returns the last state.
 
-    Raises ValueError or FileNotFoundError (one sentence) for what the user can mend, Stopped when training cannot go
-    on, SystemExit(143) after SIGTERM.
+    Raises ValueError or FileNotFoundError (one sentence) for what the user can mend, Stopped when
+    training cannot go on, SystemExit(143) after SIGTERM.
     """
     try:
         return _run(config, workdir)
@@ -135,7 +139,9 @@ def _run(config: Any, workdir: str) -> states.TrainState:
 
 
 def open_data(cfg: dict[str, Any], mesh: Any = None) -> Data:
-    """The training data of config.data: kind "crops" (pixels only) or "lines" (pixels and labels)."""
+    """The training data of config.data: kind "crops" (pixels only) or "lines" (pixels and
+    labels).
+    """
     options = dict(cfg["data"])
     kind, spec = options.pop("kind"), options.pop("train")
     for name in ("workers", "max_bad_share"):
@@ -167,8 +173,9 @@ def open_data(cfg: dict[str, Any], mesh: Any = None) -> Data:
 
 
 def charset_of(cfg: dict[str, Any], mixture: records.Mixture) -> Charset:
-    """The characters of the training labels; or of config.init_from, where whole recognisers are taken over: their classes
-    are its characters, and a training label with any other is a ValueError."""
+    """The characters of the training labels; or of config.init_from, where whole recognisers are
+    taken over: their classes are its characters, and a training label with any other is a
+    ValueError."""
     text = None
     if cfg.get("init_from") and "params" in cfg.get("init_parts", ()):
         text = checkpoint.read_meta(cfg["init_from"]).get("charset")
@@ -187,7 +194,9 @@ def charset_of(cfg: dict[str, Any], mixture: records.Mixture) -> Charset:
 
 
 def total_steps(total: dict[str, Any], steps_per_epoch: int) -> int:
-    """config.total {"steps": n} or {"epochs": x}; steps wins where both are given (an override on the command line)."""
+    """config.total {"steps": n} or {"epochs": x}; steps wins where both are given (an override on
+    the command line).
+    """
     steps, epochs = total.get("steps"), total.get("epochs")
     if steps is None and epochs is None:
         raise ValueError(
@@ -209,13 +218,15 @@ def start_state(
     total: int,
     checkpoints: checkpoint.Checkpoints,
 ) -> tuple[states.TrainState, optim.Optimizer, Callable[..., Any]]:
-    """The restored state, or a new one after init_from and calibrate; the optimiser that fits it; the jitted step.
+    """The restored state, or a new one after init_from and calibrate; the optimiser that fits it;
+    the jitted step.
 
-    Until the state is created nothing is compiled, so that what does not fit together is refused at once.
+    Until the state is created nothing is compiled, so that what does not fit together is refused at
+    once.
     """
     raw = sharding.to_global(data.dataset[0][0], mesh)
-    key = lambda: prng.stream(cfg["seed"], "init")  # noqa: E731
-    prepare = lambda batch: method.augment(prng.stream(cfg["seed"], "augment"), batch)  # noqa: E731
+    key = lambda: prng.stream(cfg["seed"], "init")
+    prepare = lambda batch: method.augment(prng.stream(cfg["seed"], "augment"), batch)
     shapes = jax.eval_shape(lambda batch: method.init(key(), prepare(batch))["params"], raw)
     given = {"params": shapes, "total_steps": total, "batch_size": cfg["batch_size"]}
     optimizer = build.call(optim.create, "config.optim", cfg["optim"], **given)
@@ -254,8 +265,9 @@ def start_state(
 
 
 def load_parts(cfg: dict[str, Any], placed: states.TrainState) -> dict[str, Any]:
-    """{"params/encoder": tree} of config.init_parts ("params/encoder", "params", "mutable") from the last or best
-    checkpoint of config.init_from. "teacher/encoder->params/encoder" takes a part over under another name."""
+    """{"params/encoder": tree} of config.init_parts ("params/encoder", "params", "mutable") from
+    the last or best checkpoint of config.init_from. "teacher/encoder->params/encoder" takes a part
+    over under another name."""
     if not cfg.get("init_from"):
         return {}
     workdir, parts = cfg["init_from"], cfg.get("init_parts", ("params/encoder",))
@@ -294,8 +306,9 @@ def graft(
 
 
 def first_batches(cfg: dict[str, Any], data: Data, mesh: Any, params: base.Params) -> Any:
-    """Up to config.calibrate_batches global training batches, one by one, at most one epoch of them. A whole epoch holds
-    every line once: the lines that fill its last batch in training are left out."""
+    """Up to config.calibrate_batches global training batches, one by one, at most one epoch of
+    them. A whole epoch holds every line once: the lines that fill its last batch in training are
+    left out."""
     count = min(cfg["calibrate_batches"], data.steps_per_epoch)
     dataset = data.once() if data.once and count == data.steps_per_epoch else data.dataset
     with pipeline.iterate(dataset, 0, cfg["data"].get("workers", "auto")) as batches:

@@ -1,4 +1,6 @@
-"""SIGTERM and Ctrl-C while training: save after this step, then leave with the code that launchers know."""
+"""SIGTERM and Ctrl-C while training: save after this step, then leave with the code that launchers
+know.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,13 @@ TERMINATED, INTERRUPTED = (
 
 
 class Interrupts:
-    """Context in which the first SIGTERM or Ctrl-C only sets `code`, for the loop to read between two steps.
+    """Context in which the first SIGTERM or Ctrl-C only sets `code`, for the loop to read between
+    two steps.
 
-    A repeated SIGTERM changes nothing, because schedulers repeat it while the save is running. A second Ctrl-C ends the
-    program at once: whoever types it twice does not want to wait; the last checkpoint stays. Only the main thread may
-    set handlers: elsewhere, and with active=False (several processes: there the preemption service of JAX listens),
-    nothing changes.
+    A repeated SIGTERM changes nothing, because schedulers repeat it while the save is running. A
+    second Ctrl-C ends the program at once: whoever types it twice does not want to wait; the last
+    checkpoint stays. Only the main thread may set handlers: elsewhere, and with active=False
+    (several processes: there the preemption service of JAX listens), nothing changes.
     """
 
     def __init__(self, active: bool = True) -> None:

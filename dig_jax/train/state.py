@@ -12,8 +12,9 @@ import optax
 
 @flax.struct.dataclass
 class TrainState:
-    """step i32[] = number of updates done = index of the next batch; params f32 tree; teacher None or a subtree of
-    params; opt_state of optax; mutable {} or what a method keeps (batch statistics, queue, feature scale)."""
+    """step i32[] = number of updates done = index of the next batch; params f32 tree; teacher None
+    or a subtree of params; opt_state of optax; mutable {} or what a method keeps (batch statistics,
+    queue, feature scale)."""
 
     step: jax.Array
     params: Any
@@ -25,7 +26,8 @@ class TrainState:
 def create(
     method: Any, tx: optax.GradientTransformation, batch: dict[str, jax.Array], key: jax.Array
 ) -> TrainState:
-    """The state before step 0. Pure, so it may run under eval_shape and under jit with out_shardings.
+    """The state before step 0. Pure, so it may run under eval_shape and under jit with
+    out_shardings.
 
     batch: one *augmented* batch, or its shapes. The teacher starts as a copy of the student.
     """

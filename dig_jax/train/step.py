@@ -1,6 +1,8 @@
-"""One training step: the method's loss, the optimiser, and what happens when a number is not finite.
+"""One training step: the method's loss, the optimiser, and what happens when a number is not
+finite.
 
-Apart from the trainer, because programs that time, count or compile a step need neither data nor disk.
+Apart from the trainer, because programs that time, count or compile a step need neither data nor
+disk.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ def make_train_step(
     parts: int = 1,
     shardings: Any = None,
 ) -> Callable[..., Any]:
-    """(state, raw batch) -> (state, {name: f32[]}), to be jitted. A step whose loss or gradient is not finite returns
-    the state as it was, and "finite" False. parts: config.accumulate, see there. shardings: of the state on its mesh."""
+    """(state, raw batch) -> (state, {name: f32[]}), to be jitted. A step whose loss or gradient is
+    not finite returns the state as it was, and "finite" False. parts: config.accumulate, see there.
+    shardings: of the state on its mesh."""
 
     def step(
         state: states.TrainState, batch: base.Batch
@@ -43,7 +46,8 @@ def make_train_step(
         loss, aux, grads = accumulate.loss_and_gradients(method, whole, views, key, progress, parts)
         if shardings is not None:
             grads = jax.lax.with_sharding_constraint(grads, shardings.params)
-        # Constants for what is frozen: XLA then drops that part of the backward pass, and clipping does not see it.
+        # Constants for what is frozen: XLA then drops that part of the backward pass, and clipping
+        # does not see it.
         grads = jax.tree.map(
             lambda g, train: g if train else jnp.zeros_like(g), grads, optimizer.trainable
         )
@@ -74,8 +78,8 @@ def jit_train_step(
     mesh: Any,
     state: states.TrainState,
 ) -> Callable[..., Any]:
-    """`make_train_step`, jitted for the mesh, the state (arrays or shapes) donated. Shardings are stated: left to itself, XLA
-    lays what a step writes out anew."""
+    """`make_train_step`, jitted for the mesh, the state (arrays or shapes) donated. Shardings are
+    stated: left to itself, XLA lays what a step writes out anew."""
     shardings = sharding.state_sharding(state, mesh, cfg.get("sharding", ()))
     step = make_train_step(method, optimizer, total, cfg["seed"], accumulate.parts(cfg), shardings)
     rows, everywhere = sharding.batch_sharding(mesh), sharding.everywhere(mesh)

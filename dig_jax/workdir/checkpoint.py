@@ -1,12 +1,15 @@
-"""Checkpoints: state, config and metrics of a step in one Orbax save under WORKDIR/checkpoints/<step>.
+"""Checkpoints: state, config and metrics of a step in one Orbax save under
+WORKDIR/checkpoints/<step>.
 
-Saves are asynchronous (the state may be donated right after `save` returns); a killed process leaves the last committed
-step intact. The last `keep_last` and the best `keep_best` steps stay on disk. Orbax v1 stores the metrics beside the
-state, so "best" survives a restart; a step without the metric counts as worst instead of being kept for ever.
+Saves are asynchronous (the state may be donated right after `save` returns); a killed process
+leaves the last committed step intact. The last `keep_last` and the best `keep_best` steps stay on
+disk. Orbax v1 stores the metrics beside the state, so "best" survives a restart; a step without the
+metric counts as worst instead of being kept for ever.
 
-A committed step is sealed: <step>/seal.json lists the size and CRC-32 of its files, because what lies in an array file is
-not covered by any checksum of Orbax, and a file that is cut off makes it talk of other things. A step that does not fit
-its seal is refused by name; falling back to an older one by itself would hide that work was lost.
+A committed step is sealed: <step>/seal.json lists the size and CRC-32 of its files, because what
+lies in an array file is not covered by any checksum of Orbax, and a file that is cut off makes it
+talk of other things. A step that does not fit its seal is refused by name; falling back to an older
+one by itself would hide that work was lost.
 """
 
 from __future__ import annotations
@@ -37,10 +40,11 @@ class SaveFailed(OSError):
 
 
 class Checkpoints:
-    """The checkpoints of one work folder, for the run that writes them. Every host makes the same calls.
+    """The checkpoints of one work folder, for the run that writes them. Every host makes the same
+    calls.
 
-    every_steps: save when the step is a multiple (0: only when the caller forces it). best_metric: name of an
-    evaluation metric ("" or None: no best), best_mode "min" or "max".
+    every_steps: save when the step is a multiple (0: only when the caller forces it). best_metric:
+    name of an evaluation metric ("" or None: no best), best_mode "min" or "max".
     """
 
     def __init__(
@@ -95,7 +99,8 @@ class Checkpoints:
     def due(self, step: int, metrics: dict[str, float]) -> bool:
         """True when this step is to be saved: the interval says so, or it is the best one so far.
 
-        Raises SaveFailed where the save that was running has failed, so that no step is computed in vain.
+        Raises SaveFailed where the save that was running has failed, so that no step is computed in
+        vain.
         """
         self._raise_failure()
         on_interval = self._every > 0 and step % self._every == 0
@@ -106,9 +111,11 @@ class Checkpoints:
         return on_interval or (bool(self._metric) and score > best)
 
     def save(self, step: int, state: Any, metrics: dict[str, float], meta: dict[str, Any]) -> bool:
-        """Start saving; False where this step is on disk already. Waits for an earlier save that is still running.
+        """Start saving; False where this step is on disk already. Waits for an earlier save that is
+        still running.
 
-        metrics: evaluation results at exactly this step (non-finite ones are left out). meta: JSON (config, charset).
+        metrics: evaluation results at exactly this step (non-finite ones are left out). meta: JSON
+        (config, charset).
         """
         self.wait()
         if any(step == c.step for c in self._checkpointer.checkpoints):
@@ -153,7 +160,8 @@ class Checkpoints:
         ) from error
 
     def restore(self, abstract_state: Any) -> Any:
-        """The latest state, placed by the shardings of `abstract_state` (any mesh), or None where there is none.
+        """The latest state, placed by the shardings of `abstract_state` (any mesh), or None where
+        there is none.
 
         Raises ValueError where it is the state of another model, Damaged where it cannot be read.
         """
@@ -191,7 +199,9 @@ class Checkpoints:
         self._raise_failure()
 
     def close(self) -> None:
-        """As `wait`, and let go of the folder. What failed and was raised before is not raised again."""
+        """As `wait`, and let go of the folder. What failed and was raised before is not raised
+        again.
+        """
         told = self._failure is not None
         try:
             if not told:
@@ -217,11 +227,14 @@ def _best(checkpoints: Any, name: str, sign: float) -> int | None:
 
 
 def steps(workdir: str) -> list[int]:
-    """Committed steps of a work folder, ascending, broken ones too; [] where there are none. Reads only."""
+    """Committed steps of a work folder, ascending, broken ones too; [] where there are none. Reads
+    only.
+    """
     folder = epath.Path(workdir) / FOLDER
     if not folder.is_dir():
         return []
-    # A commit is a rename, so a folder named by a number is committed. In object stores, which cannot rename, a marker says so.
+    # A commit is a rename, so a folder named by a number is committed. In object stores, which
+    # cannot rename, a marker says so.
     remote = "://" in str(workdir)
     named = (p for p in folder.iterdir() if p.name.isdigit())
     return sorted(
@@ -230,7 +243,8 @@ def steps(workdir: str) -> list[int]:
 
 
 def choose_step(workdir: str, which: str = "last") -> int:
-    """The "last" or the "best" step of another run (by its own best_metric; where it has none, the last). Reads only.
+    """The "last" or the "best" step of another run (by its own best_metric; where it has none, the
+    last). Reads only.
 
     Raises FileNotFoundError where there is no checkpoint, ValueError for another word.
     """
@@ -274,7 +288,9 @@ def read_meta(workdir: str) -> dict[str, Any]:
 
 
 def read_config(workdir: str) -> dict[str, Any]:
-    """The expanded config of a run: from its latest checkpoint, or from config.json where it has saved none yet."""
+    """The expanded config of a run: from its latest checkpoint, or from config.json where it has
+    saved none yet.
+    """
     if steps(workdir):
         return read_meta(workdir)["config"]
     path = epath.Path(workdir) / "config.json"
@@ -296,8 +312,9 @@ def has_subtree(workdir: str, path: str) -> bool:
 
 
 def load_subtree(workdir: str, path: str, abstract: Any, step: int | None = None) -> Any:
-    """A part of a checkpoint's state (None: the last), for instance path "params/encoder", with the shapes and shardings
-    of `abstract`. Raises FileNotFoundError without a checkpoint, ValueError naming the leaves that differ."""
+    """A part of a checkpoint's state (None: the last), for instance path "params/encoder", with the
+    shapes and shardings of `abstract`. Raises FileNotFoundError without a checkpoint, ValueError
+    naming the leaves that differ."""
     step = choose_step(workdir) if step is None else step
     checkpoint = _step_folder(workdir, step)
     _check_files(workdir, step)
@@ -386,7 +403,9 @@ def _reason(error: BaseException) -> str:
 
 
 def _name(path: tuple[Any, ...]) -> str:
-    """Path of a leaf, the same for dataclasses, named tuples and dicts (Orbax stores the first two as dicts)."""
+    """Path of a leaf, the same for dataclasses, named tuples and dicts (Orbax stores the first two
+    as dicts).
+    """
     return "/".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path)
 
 

@@ -1,7 +1,8 @@
 """Whole or broken: seal.json in a folder lists the size and the CRC-32 of every other file in it.
 
-Written after everything else, in one rename. A folder without a seal says nothing about itself: its writer was killed
-before, or is older than seals. CRC-32 finds what disks and copies do to files, not what people do on purpose.
+Written after everything else, in one rename. A folder without a seal says nothing about itself: its
+writer was killed before, or is older than seals. CRC-32 finds what disks and copies do to files,
+not what people do on purpose.
 """
 
 from __future__ import annotations

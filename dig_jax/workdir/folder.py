@@ -21,12 +21,14 @@ LOCK = ".lock"
 
 @contextlib.contextmanager
 def claim(workdir: str) -> Iterator[None]:
-    """The work folder, made, found writable, and held against a second run for as long as the context lasts.
+    """The work folder, made, found writable, and held against a second run for as long as the
+    context lasts.
 
-    The lead process holds the lock for all processes of its job. It dies with its process, however that ends, and is a
-    POSIX record lock, which worker processes do not inherit. Over NFS it needs a lock service (NFSv4, or lockd); where a
-    file system has no locks, a line says so and nothing is held. Raises ValueError, also for the address of an object
-    store: such a store has neither locks nor files that grow line by line.
+    The lead process holds the lock for all processes of its job. It dies with its process, however
+    that ends, and is a POSIX record lock, which worker processes do not inherit. Over NFS it needs
+    a lock service (NFSv4, or lockd); where a file system has no locks, a line says so and nothing
+    is held. Raises ValueError, also for the address of an object store: such a store has neither
+    locks nor files that grow line by line.
     """
     if "://" in workdir:
         raise ValueError(
@@ -78,7 +80,9 @@ def _words(error: OSError) -> str:
 
 
 def describe(cfg: dict[str, Any], mixture: Any, charset: Charset | None) -> dict[str, Any]:
-    """What every checkpoint of a run says about it, JSON: the expanded config, the characters, the records it reads."""
+    """What every checkpoint of a run says about it, JSON: the expanded config, the characters, the
+    records it reads.
+    """
     from dig_jax.workdir import checkpoint  # Orbax, see inherit
 
     return {
@@ -107,7 +111,9 @@ def describe_run(workdir: str, meta: dict[str, Any]) -> None:
 
 
 def check_same(saved: dict[str, Any], meta: dict[str, Any], workdir: str) -> None:
-    """ValueError where the run in `workdir` was started with another config, other records or other characters."""
+    """ValueError where the run in `workdir` was started with another config, other records or other
+    characters.
+    """
     old, new = flat(absolute(saved["config"])), flat(meta["config"])
     differ = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
     differ = [

@@ -15,7 +15,9 @@ FLUSH_S = 60.0  # how old the TensorBoard files may be; metrics.jsonl is never b
 
 
 def read_jsonl(path: str) -> list[dict[str, Any]]:
-    """Lines of a metrics.jsonl, in file order. A last line cut off by a killed process is left out."""
+    """Lines of a metrics.jsonl, in file order. A last line cut off by a killed process is left
+    out.
+    """
     with open(path, encoding="utf-8", errors="replace") as file:
         lines = file.read().split("\n")
     rows = []
@@ -59,11 +61,12 @@ def _rewrite(path: str, rows: list[dict[str, Any]]) -> None:
 
 
 class Writer:
-    """Appends {"step": n, name: value, ...} lines to WORKDIR/metrics.jsonl and to WORKDIR/tensorboard.
+    """Appends {"step": n, name: value, ...} lines to WORKDIR/metrics.jsonl and to
+    WORKDIR/tensorboard.
 
-    resume_step: lines of later steps, written before a crash and now repeated, are removed, so the file tells one
-    story. So does an evaluation repeated at that step: the later figure replaces the earlier. active=False (every host
-    but the lead) makes all calls do nothing.
+    resume_step: lines of later steps, written before a crash and now repeated, are removed, so the
+    file tells one story. So does an evaluation repeated at that step: the later figure replaces the
+    earlier. active=False (every host but the lead) makes all calls do nothing.
     """
 
     def __init__(self, workdir: str, resume_step: int = 0, active: bool = True) -> None:
@@ -78,7 +81,8 @@ class Writer:
         self._board = _Board(os.path.join(workdir, "tensorboard"), purge_step=resume_step + 1)
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        """One line. Values become Python floats; NaN and infinity are written as null, since JSON has neither.
+        """One line. Values become Python floats; NaN and infinity are written as null, since JSON
+        has neither.
 
         Raises OSError with a sentence where the disk refuses.
         """
@@ -98,7 +102,9 @@ class Writer:
             self._board.write(int(step), numbers)
 
     def sync(self) -> None:
-        """Wait until the lines are on the disk, for a checkpoint that promises to go on after them."""
+        """Wait until the lines are on the disk, for a checkpoint that promises to go on after
+        them.
+        """
         if self.active:
             with _told(self._path):
                 os.fsync(self._file.fileno())
@@ -111,7 +117,9 @@ class Writer:
 
 
 def _open(path: str) -> Any:
-    """For appending, unbuffered: a line is in the file or it is not, and what failed is not tried again at close."""
+    """For appending, unbuffered: a line is in the file or it is not, and what failed is not tried
+    again at close.
+    """
     return open(path, "ab", buffering=0)
 
 
@@ -127,8 +135,8 @@ def _told(path: str) -> Iterator[None]:
 
 
 class _Board:
-    """TensorBoard scalars, written where they are reported. (tensorboardX's own SummaryWriter writes in a thread that dies
-    on a full disk and lets the caller wait for ever.)"""
+    """TensorBoard scalars, written where they are reported. (tensorboardX's own SummaryWriter
+    writes in a thread that dies on a full disk and lets the caller wait for ever.)"""
 
     def __init__(self, folder: str, purge_step: int) -> None:
         from tensorboardX import (

@@ -1,6 +1,8 @@
-"""What a work folder says about itself: its config, its curves, and which cell of a results table it fills.
+"""What a work folder says about itself: its config, its curves, and which cell of a results table
+it fills.
 
-Read by `report` (one page a comparison) and `results` (the README's table), so that both name things alike.
+Read by `report` (one page a comparison) and `results` (the README's table), so that both name
+things alike.
 """
 
 import dataclasses
@@ -16,7 +18,9 @@ METRIC = "cer"
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One work folder: `config` (expanded), `history` (one dict a logged step, in order of step)."""
+    """One work folder: `config` (expanded), `history` (one dict a logged step, in order of
+    step).
+    """
 
     path: pathlib.Path
     config: Mapping
@@ -28,7 +32,9 @@ class Run:
 
     @property
     def origin(self) -> str | None:
-        """Commits, devices and machine of its starts, in one phrase; None where they were not recorded."""
+        """Commits, devices and machine of its starts, in one phrase; None where they were not
+        recorded.
+        """
         path = self.path / provenance.NAME
         starts = metrics.read_jsonl(path) if path.exists() else []
         if not starts:
@@ -55,12 +61,16 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """True where the log reaches the number of steps that the config states (a length in epochs is not checked)."""
+        """True where the log reaches the number of steps that the config states (a length in epochs
+        is not checked).
+        """
         return self.last_step >= (self.config["total"].get("steps") or 0)
 
     @property
     def start(self) -> str:
-        """What the encoder started from: `random`, or the method (and its half) that pre-trained it."""
+        """What the encoder started from: `random`, or the method (and its half) that pre-trained
+        it.
+        """
         init_from = self.config.get("init_from")
         if not init_from:
             return "random"
@@ -71,7 +81,9 @@ class Run:
 
     @property
     def protocol(self) -> str:
-        """How the recogniser was trained on top: frozen with which head, or fine-tuned as a whole."""
+        """How the recogniser was trained on top: frozen with which head, or fine-tuned as a
+        whole.
+        """
         kinds = sorted(
             {head.get("kind", "linear") for head in self.config["method"]["heads"].values()}
         )
@@ -106,7 +118,9 @@ class Run:
         )
 
     def best(self, name: str) -> float | None:
-        """The lowest value of an error rate along the run (chosen on that validation set), or None if never logged."""
+        """The lowest value of an error rate along the run (chosen on that validation set), or None
+        if never logged.
+        """
         values = self.series(name)[1]
         return min(values) if values else None
 
@@ -120,7 +134,8 @@ class Run:
         )
 
 
-# What runs of one cell of a table may differ in: seeds, the learning rate, and keys that change no number of a step.
+# What runs of one cell of a table may differ in: seeds, the learning rate, and keys that change no
+# number of a step.
 FREE = (
     "seed", "data.subset_seed", "optim.lr", "init_from", "like", "inherit", "log", "checkpoint", "devices", "mesh", "sharding",
     "profile", "compile_cache", "data.workers", "data.max_bad_share", "evals.recognition.batch_size",
@@ -129,8 +144,9 @@ FREE = (
 
 
 def settings(config: Mapping) -> dict:
-    """{"a.b": value} of everything that must be equal in runs of one cell. The run that it starts from counts with its own
-    settings, "init_from.a.b", or with its path where it cannot be read. Heads and rules count without their rates.
+    """{"a.b": value} of everything that must be equal in runs of one cell. The run that it starts
+    from counts with its own settings, "init_from.a.b", or with its path where it cannot be read.
+    Heads and rules count without their rates.
     """
     result = {key: value for key, value in _flat(config).items() if not _is_free(key)}
     if heads := config["method"].get("heads"):
@@ -148,7 +164,8 @@ def settings(config: Mapping) -> dict:
     if start := config.get("init_from"):
         source = read_config(pathlib.Path(start))
         result["init_from"] = "a run" if source else str(pathlib.Path(start).resolve())
-        # Nothing sweeps the rate of a pre-training for a table: there it is a choice like any other.
+        # Nothing sweeps the rate of a pre-training for a table: there it is a choice like any
+        # other.
         theirs = (
             settings(source) | {"optim.lr": source.get("optim", {}).get("lr")} if source else {}
         )
@@ -161,7 +178,9 @@ def settings(config: Mapping) -> dict:
 
 
 def differences(one: Run, two: Run) -> list[str]:
-    """Keys of `settings` in which two runs differ. A key that only one of them states is passed over: configs grow."""
+    """Keys of `settings` in which two runs differ. A key that only one of them states is passed
+    over: configs grow.
+    """
     mine, other = settings(one.config), settings(two.config)
     return sorted(key for key in mine.keys() & other.keys() if mine[key] != other[key])
 

@@ -1,4 +1,6 @@
-"""Where a run ran: a line for each of its starts in WORKDIR/starts.jsonl, so that a figure can name its commit and machine."""
+"""Where a run ran: a line for each of its starts in WORKDIR/starts.jsonl, so that a figure can name
+its commit and machine.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ NAME = "starts.jsonl"
 
 
 def note(workdir: str, step: int, commit: str | None) -> None:
-    """Adds a start at `step` to WORKDIR/starts.jsonl: time, commit, devices, machine and versions. For one process of a job.
+    """Adds a start at `step` to WORKDIR/starts.jsonl: time, commit, devices, machine and versions.
+    For one process of a job.
 
     The file is replaced as a whole, and a last line that a killed process left unfinished goes.
     """
@@ -38,7 +41,9 @@ def note(workdir: str, step: int, commit: str | None) -> None:
 
 
 def commit() -> str | None:
-    """The commit of this package, "+" behind it where tracked files have been changed since; None where it is no checkout."""
+    """The commit of this package, "+" behind it where tracked files have been changed since; None
+    where it is no checkout.
+    """
     root = pathlib.Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():  # an installed copy may lie within somebody else's repository
         return None

@@ -54,7 +54,8 @@ def test_amounts_of_nothing_are_identity(width):
 def test_rotation_moves_a_dot_to_the_known_place():
     width = 61  # centre (30, 15.5)
     turned = geometry.rotate(H, jnp.array([width]), degrees=f32(30.0))
-    # Clockwise as seen: a point right of the centre goes down. The map sends the result's place to the source's.
+    # Clockwise as seen: a point right of the centre goes down. The map sends the result's place to
+    # the source's.
     angle = np.deg2rad(30)
     place = (30 + 20 * np.cos(angle), 15.5 + 20 * np.sin(angle))
     x, y = geometry.apply_matrix(
@@ -87,7 +88,8 @@ def test_crops_equal_cut_and_linear_resize():
         width,
     )
     theirs = cv2.resize(image[8:28, :width], (width, H), interpolation=cv2.INTER_LINEAR)
-    # The first and last rows interpolate across the cut in ours; a cut picture has nothing to interpolate with.
+    # The first and last rows interpolate across the cut in ours; a cut picture has nothing to
+    # interpolate with.
     np.testing.assert_allclose(ours[1:-1, :width], theirs[1:-1], atol=1e-5)
     ours = warp(
         geometry.crop_horizontal(H, jnp.array([width]), left=f32(0.1), right=f32(0.05)),
@@ -104,7 +106,8 @@ def test_perspective_sends_the_corners_of_the_line_to_the_quadrilateral():
     matrix = geometry.perspective(H, jnp.array([width]), corners=jnp.asarray(corners)[None])
     square = np.array([[0, 0], [1, 0], [1, 1], [0, 1]], np.float32)
     quad = (square + np.array([[1, 1], [-1, 1], [-1, -1], [1, -1]]) * corners) * [width, H]
-    # OpenCV's own solution of the same eight equations, on pixel edges; ours acts on pixel centres, half a pixel less.
+    # OpenCV's own solution of the same eight equations, on pixel edges; ours acts on pixel centres,
+    # half a pixel less.
     expected = cv2.getPerspectiveTransform(
         (square * [width, H]).astype(np.float32), quad.astype(np.float32)
     )

@@ -55,7 +55,8 @@ def test_every_real_token_is_hidden_equally_often(span, width):
 
 def test_spans_are_runs():
     mask = np.asarray(random_mask(jax.random.key(2), jnp.full((500,), 240), (1, 60), PATCH, 0.2, 4))
-    # 12 hidden columns of 60 in three runs, at most one of them cut by the end and one by the ring's rest.
+    # 12 hidden columns of 60 in three runs, at most one of them cut by the end and one by the
+    # ring's rest.
     starts = (mask & ~np.roll(mask, 1, axis=1)).sum(axis=1)
     assert starts.max() <= 5 and starts.mean() < 3.2
     single = np.asarray(
@@ -65,7 +66,7 @@ def test_spans_are_runs():
 
 
 def test_deterministic_and_different_for_each_line_and_key(key):
-    draw = lambda k, n: np.asarray(random_mask(k, jnp.full((n,), 128), (8, 32), PATCH, 0.7))  # noqa: E731
+    draw = lambda k, n: np.asarray(random_mask(k, jnp.full((n,), 128), (8, 32), PATCH, 0.7))
     one = draw(key, 16)
     np.testing.assert_array_equal(one, draw(key, 16))
     np.testing.assert_array_equal(

@@ -97,7 +97,9 @@ def planes(image):
 
 
 def slow_view(image, width, draws, recipe, i):
-    """Line i alone, operator by operator in its drawn order (photometry first, then geometry through one map)."""
+    """Line i alone, operator by operator in its drawn order (photometry first, then geometry
+    through one map).
+    """
     image, w = planes(image[i : i + 1]), jnp.asarray(width[i : i + 1])
     order = sorted((int(r[i]), n) for n, r in draws.rank.items() if r[i] < views.UNUSED)
     amounts = {n: {a: v[i : i + 1] for a, v in draws.amounts[n].items()} for n in draws.amounts}
@@ -275,7 +277,9 @@ def test_padding_and_bound_hold_through_all_stages(key, name):
 
 
 def test_no_stage_draws_with_the_key_of_a_line(monkeypatch):
-    """`draw` gives line i of a stage the stage's key with i folded in; later stages must not have one of these keys."""
+    """`draw` gives line i of a stage the stage's key with i folded in; later stages must not have
+    one of these keys.
+    """
     given = []
     monkeypatch.setattr(
         views,
@@ -291,7 +295,9 @@ def test_no_stage_draws_with_the_key_of_a_line(monkeypatch):
 
 
 def test_stages_come_in_turn_each_with_its_chance(key):
-    """Invert half of the lines, then darken all: 1 - image, or not, times 0.5; the draws of a stage are those of its key."""
+    """Invert half of the lines, then darken all: 1 - image, or not, times 0.5; the draws of a stage
+    are those of its key.
+    """
     image, width = lines(64)
     recipe = ({**views.only("invert"), "p": 0.5}, views.only("brightness", factor=0.5))
     view, plain = augment(key, image, width, recipe), image / np.float32(255)

@@ -76,7 +76,9 @@ def test_a_set_that_cannot_be_read_does_not_hide_behind_its_small_weight(tmp_pat
 
 
 def test_weights_count_draws_not_records(tmp_path):
-    """One bad line of ten in a set that gives three quarters of the draws: a tenth of that set, at any weight."""
+    """One bad line of ten in a set that gives three quarters of the draws: a tenth of that set, at
+    any weight.
+    """
     mixture = parts(tmp_path, (0.25, 0.75), broken=1)
     hosts = steps(mixture, 8)
     budget = pipeline.ErrorBudget(0.11, mixture=mixture)

@@ -1,4 +1,6 @@
-"""Bounds of the input path, one by one: paths, links, sizes, time, labels; and properties that hold for any bytes."""
+"""Bounds of the input path, one by one: paths, links, sizes, time, labels; and properties that hold
+for any bytes.
+"""
 
 import io
 import json

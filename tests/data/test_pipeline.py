@@ -25,7 +25,9 @@ def png(array):
 
 
 def line(number, width=40, height=8):
-    """A line whose grey is its number (up to 200) and whose last column is 250, so that its end can be seen."""
+    """A line whose grey is its number (up to 200) and whose last column is 250, so that its end can
+    be seen.
+    """
     image = np.full((height, width), number, np.uint8)
     image[:, -1] = 250
     return png(image)
@@ -176,7 +178,8 @@ def test_recognition_batches_use_their_bucket(fifty):
         assert np.all(widths[host["index"]] <= batch["image"].shape[2])
         np.testing.assert_array_equal(batch["width"], widths[host["index"]])
     assert set(seen) == {64, 128, 192}
-    # 15, 21 and 14 lines: 3 batches of 64 (3 lines move up), 6 of 128 (24 lines), 14 lines of 192 in 4
+    # 15, 21 and 14 lines: 3 batches of 64 (3 lines move up), 6 of 128 (24 lines), 14 lines of 192
+    # in 4
     assert seen == {64: 3, 128: 6, 192: 4}
     order = [dataset[step][0]["image"].shape[2] for step in range(13)]
     assert order != sorted(order)  # batches are shuffled, not by width
@@ -264,7 +267,9 @@ def test_worker_processes_change_nothing(fifty, kind):
 
 @pytest.mark.slow
 def test_worker_processes_leave_nothing_behind(fifty, tmp_path):
-    """Batches and iterator outlive the context, up to the end of the program: neither noise nor leaked memory."""
+    """Batches and iterator outlive the context, up to the end of the program: neither noise nor
+    leaked memory.
+    """
     program = tmp_path / "program.py"
     program.write_text(
         "from dig_jax.data import pipeline, records\n"

@@ -1,4 +1,6 @@
-"""Records folders: what is written, we, TFDS and plain ArrayRecord read back; damage is named and never fatal."""
+"""Records folders: what is written, we, TFDS and plain ArrayRecord read back; damage is named and
+never fatal.
+"""
 
 import json
 import pickle

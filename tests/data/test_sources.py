@@ -1,4 +1,6 @@
-"""Sources of lines: a folder full of traps, and rendered lines that depend on nothing but their seed and number."""
+"""Sources of lines: a folder full of traps, and rendered lines that depend on nothing but their
+seed and number.
+"""
 
 import functools
 import io

@@ -33,7 +33,9 @@ def encode(image, kind):
 
 
 def png_claiming(width, height):
-    """A valid PNG of a few bytes whose header claims any size: what a decompression bomb looks like from outside."""
+    """A valid PNG of a few bytes whose header claims any size: what a decompression bomb looks like
+    from outside.
+    """
 
     def chunk(kind, body):
         return (

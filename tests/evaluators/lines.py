@@ -1,6 +1,8 @@
-"""Record sets whose images spell out what a made-up reader will read, so every rate is known beforehand.
+"""Record sets whose images spell out what a made-up reader will read, so every rate is known
+beforehand.
 
-A character is two blocks of BLOCK px: its class times SHADE in grey, then black (the blank). Nothing is learnt.
+A character is two blocks of BLOCK px: its class times SHADE in grey, then black (the blank).
+Nothing is learnt.
 """
 
 import jax.numpy as jnp
@@ -23,7 +25,9 @@ def draw(reading: str) -> bytes:
 
 
 def write(folder, pairs, split="validation"):
-    """pairs: (truth or None, what the reader will read, or None for an image that cannot be decoded)."""
+    """pairs: (truth or None, what the reader will read, or None for an image that cannot be
+    decoded).
+    """
     examples = (
         (split, b"no image" if reading is None else draw(reading), truth, f"line {i}")
         for i, (truth, reading) in enumerate(pairs)
@@ -33,7 +37,9 @@ def write(folder, pairs, split="validation"):
 
 
 class Reader(base.Method):
-    """Reads the blocks. `heads`: names, each with the number of characters at the start that it misses."""
+    """Reads the blocks. `heads`: names, each with the number of characters at the start that it
+    misses.
+    """
 
     def __init__(self, heads=None):
         self.charset = CHARSET

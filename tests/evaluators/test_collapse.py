@@ -1,4 +1,6 @@
-"""Spread and effective rank of features whose values are known; padding and invalid rows do not count."""
+"""Spread and effective rank of features whose values are known; padding and invalid rows do not
+count.
+"""
 
 import types
 
@@ -62,7 +64,9 @@ def test_position_share_is_the_adjusted_r_squared_of_a_regression_on_places():
 
 
 def test_neighbour_share_against_all_pairs():
-    """By loops over every pair; noise has no neighbours, lines of one frame repeated are all neighbour."""
+    """By loops over every pair; noise has no neighbours, lines of one frame repeated are all
+    neighbour.
+    """
     rng = np.random.default_rng(2)
     frames, length = rng.normal(size=(5, 7, 3)).cumsum(axis=1), np.array([7, 4, 1, 0, 6])
     rows = [frames[b, s] for b in range(5) for s in range(length[b])]
@@ -98,7 +102,9 @@ def test_position_share_between_codes_alone_and_content_alone():
 
 
 class Encoder:
-    """Tokens from a table of 64, two a column of 4 px; what padding and missing lines get would be seen."""
+    """Tokens from a table of 64, two a column of 4 px; what padding and missing lines get would be
+    seen.
+    """
 
     def encode(self, params, batch):
         rows, columns = batch["image"].shape[0], batch["image"].shape[2] // 4
@@ -136,7 +142,7 @@ def test_figures_over_the_real_tokens_of_readable_lines(tmp_path):
         data=data | {"squeeze_px": 32},
         lines=16,
     )
-    widths = lambda made: np.unique(made.batch["width"][made.batch["valid"]]).tolist()  # noqa: E731
+    widths = lambda made: np.unique(made.batch["width"][made.batch["valid"]]).tolist()
     assert widths(made) == [24, 32] and widths(squeezed) == [32]
     flat = made.run(types.SimpleNamespace(params=0.0), 0)
     assert flat == {f"collapse/{name}": float(name == "effective_rank") for name in names}

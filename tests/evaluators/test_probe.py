@@ -1,4 +1,6 @@
-"""The light probe learns what features give away, tells good ones from bad ones, and is the same at every call."""
+"""The light probe learns what features give away, tells good ones from bad ones, and is the same at
+every call.
+"""
 
 import types
 
@@ -31,7 +33,9 @@ OPTIONS = {"steps": 60, "batch_size": 4, "rates": (1e-3, 1e-1), "encode_batch": 
 
 
 class Encoder:
-    """Frames = one-hot class of each block, scaled and shifted by `params` a channel; 0 hides everything."""
+    """Frames = one-hot class of each block, scaled and shifted by `params` a channel; 0 hides
+    everything.
+    """
 
     def encode(self, params, batch):
         ids = batch["image"][:, HEIGHT // 2, BLOCK // 2 :: BLOCK, 0].astype(jnp.int32) // SHADE
@@ -129,7 +133,9 @@ def test_moments_over_real_frames_only():
 
 
 def test_training_records_without_labels_get_no_probe(tmp_path, caplog):
-    """The main use of pre-training must not fail for the lack of labels; sets named on purpose must have them."""
+    """The main use of pre-training must not fail for the lack of labels; sets named on purpose must
+    have them.
+    """
     labelled = records(tmp_path)
     images = [("train", draw("tin"), None, "a"), ("validation", draw("tin"), None, "b")]
     writer.write(tmp_path / "images", images)

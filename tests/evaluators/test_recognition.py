@@ -1,4 +1,6 @@
-"""Rates against a slow edit distance and by hand; every record once, on any number of devices; what cannot be read."""
+"""Rates against a slow edit distance and by hand; every record once, on any number of devices; what
+cannot be read.
+"""
 
 import base64
 import json
@@ -84,7 +86,9 @@ def test_scores_equal_a_slow_loop():
 
 @pytest.mark.parametrize("devices, batch_size", [(1, 3), (8, 8), (8, 9)])
 def test_every_record_once_on_any_number_of_devices(tmp_path, devices, batch_size):
-    """13 lines of several widths: each is wrong in its own way, so a line met twice or not at all moves the rates."""
+    """13 lines of several widths: each is wrong in its own way, so a line met twice or not at all
+    moves the rates.
+    """
     pairs = [(word, word[: i % 4] + "u" * (i % 3)) for i, word in enumerate(WORDS)]
     folder = write(tmp_path / "words", pairs)
     metrics = evaluate(folder, devices=devices, batch_size=batch_size)

@@ -1,7 +1,9 @@
-"""Hostile record messages, shards and manifests, and the list of all kinds of cases that `fuzz_records` runs.
+"""Hostile record messages, shards and manifests, and the list of all kinds of cases that
+`fuzz_records` runs.
 
-Every case is a function of (seed, number) and nothing else. `KINDS` names the builders; each takes a numpy generator and a
-scratch folder and returns (what was done, bytes of an image or of a message | folder of a record set or of images).
+Every case is a function of (seed, number) and nothing else. `KINDS` names the builders; each takes
+a numpy generator and a scratch folder and returns (what was done, bytes of an image or of a message
+| folder of a record set or of images).
 """
 
 import json

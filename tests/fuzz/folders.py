@@ -1,4 +1,6 @@
-"""Hostile image folders for `fuzz_records`: names, links, labels.tsv, splits and SOURCE.md that lie, lead out or never end."""
+"""Hostile image folders for `fuzz_records`: names, links, labels.tsv, splits and SOURCE.md that
+lie, lead out or never end.
+"""
 
 import os
 from collections.abc import Callable
@@ -35,7 +37,9 @@ LABELS: dict[str, Callable[[Rng], bytes]] = {
 
 
 def folder(rng: Rng, scratch: Path) -> tuple[str, Path]:
-    """Six labelled images in two splits, then one to three acts of malice. A secret lies in a folder beside it."""
+    """Six labelled images in two splits, then one to three acts of malice. A secret lies in a
+    folder beside it.
+    """
     root, outside = scratch / "in", scratch / "outside"
     for place in (root / "images", root / "splits", outside):
         place.mkdir(parents=True)
@@ -139,7 +143,9 @@ def _links(rng: Rng, root: Path) -> None:
 
 
 def _special(rng: Rng, root: Path) -> None:
-    """A file where there should be a list, a pipe that nobody writes to, a file of 20 GB without a block on disk."""
+    """A file where there should be a list, a pipe that nobody writes to, a file of 20 GB without a
+    block on disk.
+    """
     target = root / str(
         rng.choice(
             ["labels.tsv", "SOURCE.md", "splits/train.txt", "images/g.png", "splits/extra.txt"]

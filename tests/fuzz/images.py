@@ -1,4 +1,6 @@
-"""Hostile images for `fuzz_records`: sound files of exotic formats, files made to lie, explode or never end, and corruption."""
+"""Hostile images for `fuzz_records`: sound files of exotic formats, files made to lie, explode or
+never end, and corruption.
+"""
 
 import functools
 import io
@@ -155,7 +157,9 @@ def zeros(count: int) -> bytes:
 
 
 def tiff(tags: dict[int, tuple[int, int, int]], following: int = 0, tail: bytes = b"") -> bytes:
-    """A little-endian TIFF with one directory {tag: (type, count, value)}; `following` = offset of the next one."""
+    """A little-endian TIFF with one directory {tag: (type, count, value)}; `following` = offset of
+    the next one.
+    """
     entries = b"".join(struct.pack("<HHII", tag, *tags[tag]) for tag in sorted(tags))
     return (
         b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", following) + tail
@@ -188,7 +192,9 @@ def _tiff(rng: Rng) -> bytes:
 
 
 def scans(count: int, width: int, height: int) -> bytes:
-    """A progressive JPEG with `count` more scans of a few bytes, each of which walks the whole picture."""
+    """A progressive JPEG with `count` more scans of a few bytes, each of which walks the whole
+    picture.
+    """
     data = bytearray(encode(Image.new("L", (64, 64), 90), "JPEG", progressive=True))
     frame = data.index(b"\xff\xc2")
     data[frame + 5 : frame + 9] = struct.pack(">HH", height, width)
@@ -203,7 +209,9 @@ def _jpeg_with(rng: Rng, *segments: bytes) -> bytes:
 
 
 def exif_loop(rng: Rng) -> bytes:
-    """An EXIF block whose directories name themselves and each other as the next, with absurd counts."""
+    """An EXIF block whose directories name themselves and each other as the next, with absurd
+    counts.
+    """
     tags = {0x8769: (4, 1, 8), 0x8825: (4, 1, 8), 0x0112: (3, 1, int(rng.integers(0, 12))),
             0xA005: (4, int(rng.choice(SIZES)), 8), 0x927C: (7, int(rng.choice(SIZES)), 8)}  # fmt: skip
     return b"Exif\0\0" + tiff(tags, 8)
@@ -329,7 +337,9 @@ LARGE = {
 
 
 def corrupt(rng: Rng, data: bytes) -> tuple[str, bytes]:
-    """One to three of: bits flipped, cut, a run zeroed, inserted, repeated, removed, or a number made extreme."""
+    """One to three of: bits flipped, cut, a run zeroed, inserted, repeated, removed, or a number
+    made extreme.
+    """
     done, out = [], bytearray(data)
     for _ in range(int(rng.integers(1, 4))):
         how = str(rng.choice(["flip", "cut", "zero", "insert", "repeat", "remove", "number"]))
@@ -358,7 +368,9 @@ def corrupt(rng: Rng, data: bytes) -> tuple[str, bytes]:
 
 
 def image(rng: Rng, scratch: Path) -> tuple[str, bytes]:
-    """Any image: sound but exotic (1 in 10), made to be hostile (4 in 10, few of them large), or a corrupted one."""
+    """Any image: sound but exotic (1 in 10), made to be hostile (4 in 10, few of them large), or a
+    corrupted one.
+    """
     chance = rng.random()
     if chance < 0.4:
         names = sorted(name for name in HOSTILE_IMAGES if (name in LARGE) == (chance < 0.01))

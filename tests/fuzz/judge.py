@@ -1,4 +1,6 @@
-"""What must hold after a hostile file has gone through the input path: the judge of `fuzz_records`."""
+"""What must hold after a hostile file has gone through the input path: the judge of
+`fuzz_records`.
+"""
 
 import contextlib
 import io
@@ -23,7 +25,8 @@ class Broken(Exception):
 
 
 def judge(kind: str, made: bytes | Path, scratch: Path) -> list[str]:
-    """How a case ended: [] = all was read, or what was counted ("counted: reason") or refused ("refused: sentence").
+    """How a case ended: [] = all was read, or what was counted ("counted: reason") or refused
+    ("refused: sentence").
 
     Raises Broken or whatever the input path raised where it should not.
     """
@@ -71,7 +74,9 @@ def _set_of(data: bytes, scratch: Path, wrap: bool) -> Path:
 
 
 def _judge_set(folder: Path, sound: set[int]) -> list[str]:
-    """Opens and reads a record set as a run does. `sound`: records that must come through whatever the others are."""
+    """Opens and reads a record set as a run does. `sound`: records that must come through whatever
+    the others are.
+    """
     try:
         mixture = records.open_sets(str(folder))
     except (ValueError, OSError) as error:
@@ -165,7 +170,9 @@ def _judge_folder(root: Path, scratch: Path) -> list[str]:
 
 
 def sentence(error: Exception | str) -> str:
-    """The message, if it is one that a person can use: one printable line, no traceback; else Broken."""
+    """The message, if it is one that a person can use: one printable line, no traceback; else
+    Broken.
+    """
     text = str(error)
     if (
         not text

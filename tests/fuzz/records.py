@@ -1,13 +1,15 @@
-"""Thousands of hostile images, messages, shards, manifests and folders through the real input path, in worker processes.
+"""Thousands of hostile images, messages, shards, manifests and folders through the real input path,
+in worker processes.
 
     python -m tests.fuzz.records --cases=10000 --seed=0            # 10 minutes of processor time
     python -m tests.fuzz.records --seed=0 --only=1234              # one case again, with what was done to it
 
-Each case must end in one of three ways: everything read; what cannot be used counted and named, and the sound records beside
-it untouched; or the whole refused with one sentence. Anything else is a failure, whose bytes are kept: an exception, a worker
-that dies (a decoder's segmentation fault too), one that takes longer than --max_seconds or more memory than --max_mb above
-what it had, a record that is neither read nor named, bytes from outside the folder, a file that makes Python run something.
-The last line printed is one JSON object; exit code 0 only without failures.
+Each case must end in one of three ways: everything read; what cannot be used counted and named, and
+the sound records beside it untouched; or the whole refused with one sentence. Anything else is a
+failure, whose bytes are kept: an exception, a worker that dies (a decoder's segmentation fault
+too), one that takes longer than --max_seconds or more memory than --max_mb above what it had, a
+record that is neither read nor named, bytes from outside the folder, a file that makes Python run
+something. The last line printed is one JSON object; exit code 0 only without failures.
 """
 
 import collections
@@ -44,7 +46,9 @@ def build(seed: int, number: int, scratch: Path) -> tuple[str, str, bytes | Path
 
 
 def peak_mb(reset: bool = False) -> float:
-    """Most memory that this process has held since the last reset (Linux; elsewhere since its start), MB."""
+    """Most memory that this process has held since the last reset (Linux; elsewhere since its
+    start), MB.
+    """
     try:
         if reset:
             Path("/proc/self/clear_refs").write_text("5")
@@ -57,7 +61,9 @@ def peak_mb(reset: bool = False) -> float:
 
 
 def run_case(seed: int, number: int, max_mb: float) -> dict[str, Any]:
-    """Builds and judges one case. {"number", "kind", "what", "outcome" or "failure", "seconds", "mb"}; never raises."""
+    """Builds and judges one case. {"number", "kind", "what", "outcome" or "failure", "seconds",
+    "mb"}; never raises.
+    """
     scratch = Path(tempfile.mkdtemp(prefix="fuzz-"))
     result: dict[str, Any] = {"number": number, "kind": "", "what": ""}
     try:
@@ -88,7 +94,9 @@ def run_case(seed: int, number: int, max_mb: float) -> dict[str, Any]:
 
 
 def work(connection: Any, seed: int, max_mb: float, stderr: str) -> None:
-    """A worker process: a number comes in, its result goes out. What decoders print goes to a file."""
+    """A worker process: a number comes in, its result goes out. What decoders print goes to a
+    file.
+    """
     import faulthandler
     import warnings
 
@@ -113,7 +121,8 @@ class Worker:
         self, seed: int, max_seconds: float, max_mb: float, target: Callable[..., None] = work
     ):
         self.options, self.max_seconds, self.target = (seed, max_mb), max_seconds, target
-        # By the clock, building included, so with a wide margin; what counts is the processor time that the worker tells.
+        # By the clock, building included, so with a wide margin; what counts is the processor time
+        # that the worker tells.
         self.patience_s = 10 * max_seconds + 60
         self.process: Any = None
 
@@ -133,7 +142,9 @@ class Worker:
             raise RuntimeError(f"the worker process did not start; see {self.stderr}")
 
     def ask(self, number: int) -> dict[str, Any]:
-        """The result of a case, a failure where the process died or took too long (then the next case gets a new one)."""
+        """The result of a case, a failure where the process died or took too long (then the next
+        case gets a new one).
+        """
         if self.process is None:
             self._start()
         self.pipe.send(number)
@@ -182,7 +193,9 @@ def fuzz(
     minutes: float = float("inf"),
     save: str | None = None,
 ) -> dict[str, Any]:
-    """Runs the cases, no new one after so many minutes, and returns the counts that `main` prints."""
+    """Runs the cases, no new one after so many minutes, and returns the counts that `main`
+    prints.
+    """
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in numbers:
         waiting.put(number)

@@ -1,4 +1,6 @@
-"""The fuzzer: a hundred cases find nothing, and what it must find is found, a dying and a hanging decoder included."""
+"""The fuzzer: a hundred cases find nothing, and what it must find is found, a dying and a hanging
+decoder included.
+"""
 
 import json
 import os

@@ -1,7 +1,8 @@
 """The launchers: what they call, with what, how often, and that nothing of it runs under --dry_run.
 
-Programs that are not here (sbatch, gcloud, kubectl, ...) are stood in for by one that writes down its arguments and answers
-by a list. What SLURM, Google Cloud and Kubernetes do with the calls is not tested.
+Programs that are not here (sbatch, gcloud, kubectl, ...) are stood in for by one that writes down
+its arguments and answers by a list. What SLURM, Google Cloud and Kubernetes do with the calls is
+not tested.
 """
 
 import json
@@ -62,7 +63,9 @@ sys.exit(code)
 
 
 class Place:
-    """A folder with stand-ins in front of PATH. answers: {program: [[exit code, output] of each call, the last for ever]}."""
+    """A folder with stand-ins in front of PATH. answers: {program: [[exit code, output] of each
+    call, the last for ever]}.
+    """
 
     def __init__(self, folder):
         self.folder, self.bin = folder, folder / "bin"
@@ -115,7 +118,8 @@ class Place:
             "stderr": subprocess.PIPE,
             "text": True,
         }
-        # Where the tests run in the background of a shell, SIGINT is ignored, and no trap of a script could undo that.
+        # Where the tests run in the background of a shell, SIGINT is ignored, and no trap of a
+        # script could undo that.
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             return subprocess.Popen(
@@ -177,7 +181,9 @@ def test_shell_scripts_pass_shellcheck(path):
 
 @pytest.mark.parametrize("script", ["local.sh", "slurm.sh", "tpu_vm.sh", "gke.sh"])
 def test_dry_run_prints_what_would_run_and_runs_nothing(place, script):
-    """The lines that it prints, given to a shell, make the calls that a real run makes, with the same arguments."""
+    """The lines that it prints, given to a shell, make the calls that a real run makes, with the
+    same arguments.
+    """
     for asked in (["--dry_run", *FLAGS], [*FLAGS, "--dry_run"]):
         code, out, err = place.run(script, *asked)
         assert code == 0 and err == "" and place.calls() == []

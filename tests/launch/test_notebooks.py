@@ -1,4 +1,6 @@
-"""The notebooks run from top to bottom as they are, at a tiny budget, and are stored without outputs."""
+"""The notebooks run from top to bottom as they are, at a tiny budget, and are stored without
+outputs.
+"""
 
 import json
 import os

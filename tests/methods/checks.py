@@ -1,4 +1,6 @@
-"""What the tests of several methods share: comparing trees, parameters without a zero, lines of noise, eight devices."""
+"""What the tests of several methods share: comparing trees, parameters without a zero, lines of
+noise, eight devices.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ from dig_jax.models import vit
 
 
 def same(first, second, rtol=1e-5, floor=1e-2):
-    """Every leaf equal to rtol of the largest value of its array (or of `floor`, where it is noise about zero)."""
+    """Every leaf equal to rtol of the largest value of its array (or of `floor`, where it is noise
+    about zero).
+    """
     for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(second), strict=True
     ):
@@ -27,7 +31,7 @@ def shaken(params):
     """Parameters with every array random, so that no zero hides a mistake."""
     shake = lambda p: (p + 0.1 * np.cos(1.7 * np.arange(p.size).reshape(p.shape))).astype(
         np.float32
-    )  # noqa: E731
+    )
     return jax.tree.map(shake, jax.device_get(params))
 
 
@@ -37,10 +41,12 @@ def shifted(params):
 
 
 def on_eight_devices(whole, split):
-    """Two trees on a mesh of all eight devices: the first everywhere, the rows of the second shared out."""
+    """Two trees on a mesh of all eight devices: the first everywhere, the rows of the second shared
+    out.
+    """
     mesh = Mesh(np.asarray(jax.devices()), ("data",))
     assert len(jax.devices()) == 8
-    place = lambda tree, *axes: jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*axes)))  # noqa: E731
+    place = lambda tree, *axes: jax.device_put(tree, NamedSharding(mesh, PartitionSpec(*axes)))
     return place(whole), place(split, "data")
 
 
@@ -50,7 +56,9 @@ PATCH, HEIGHT, WIDTH, ROWS = (8, 8), 32, 64, 4
 
 
 def lines(count=8, ragged=True, seed=0, channels=1):
-    """A raw batch of noise; when ragged, of every kind of width: full, a part of a patch, a single pixel."""
+    """A raw batch of noise; when ragged, of every kind of width: full, a part of a patch, a single
+    pixel.
+    """
     rng = np.random.default_rng(seed)
     width = np.resize([WIDTH, 37, 24, 9, WIDTH - 8, 1], count) if ragged else np.full(count, WIDTH)
     image = rng.integers(0, 256, (count, HEIGHT, WIDTH, channels), np.uint8)
@@ -58,7 +66,9 @@ def lines(count=8, ragged=True, seed=0, channels=1):
 
 
 def started(method):
-    """(method, params as they are drawn, params with every array random, augmented batch); row 4 of the batch is filler."""
+    """(method, params as they are drawn, params with every array random, augmented batch); row 4 of
+    the batch is filler.
+    """
     batch = dict(jax.device_get(jax.jit(method.augment)(jax.random.key(0), lines())))
     batch["valid"] = np.arange(8) != 4
     drawn = jax.device_get(jax.jit(method.init)(jax.random.key(1), batch)["params"])
@@ -66,8 +76,8 @@ def started(method):
 
 
 def grown(batch, more=2, columns=4):
-    """The same lines on a canvas `columns` patches wider, other pixels in the padding, and `more` rows that are not valid,
-    one of which hides most of a full line."""
+    """The same lines on a canvas `columns` patches wider, other pixels in the padding, and `more`
+    rows that are not valid, one of which hides most of a full line."""
     extra = columns * PATCH[1]
     view = (
         np.random.default_rng(7)

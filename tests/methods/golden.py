@@ -1,10 +1,12 @@
 """Packs and unpacks the reference numbers that the golden tests need (tests/data/*.npz).
 
-The numbers come from one step of the official PyTorch network in float64 (../shared/golden/README.md). What goes into a
-step (images, weights) is kept to the last bit of float32: a few of the network's ReLUs stand so near zero that rounding
-weights to 6e-8 of their largest value throws one to the other side and moves its gradients by 1 %. What comes out
-(gradients, features) is kept as 16-bit whole numbers * (largest value / 32767), so to 1.5e-5 of the largest value, well
-under the 1e-4 they are held to. All travel as byte planes, which compress better.
+The numbers come from one step of the official PyTorch network in float64
+(../shared/golden/README.md). What goes into a step (images, weights) is kept to the last bit of
+float32: a few of the network's ReLUs stand so near zero that rounding weights to 6e-8 of their
+largest value throws one to the other side and moves its gradients by 1 %. What comes out
+(gradients, features) is kept as 16-bit whole numbers * (largest value / 32767), so to 1.5e-5 of the
+largest value, well under the 1e-4 they are held to. All travel as byte planes, which compress
+better.
 
     python tests/methods/golden.py ../shared/golden/dig.npz tests/data/dig_golden.npz
 """
@@ -21,7 +23,9 @@ TEACHER_SAMPLES = (
 
 
 def teacher_sample(array: np.ndarray) -> np.ndarray:
-    """The values of a teacher array that are kept: all of a small one, evenly spaced ones of a large one."""
+    """The values of a teacher array that are kept: all of a small one, evenly spaced ones of a
+    large one.
+    """
     flat = array.reshape(-1)
     return flat[:: max(1, flat.size // TEACHER_SAMPLES)]
 

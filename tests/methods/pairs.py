@@ -1,7 +1,8 @@
-"""What the tests of the methods that compare two views share: batches, one jitted step, proofs, and numpy oracles.
+"""What the tests of the methods that compare two views share: batches, one jitted step, proofs, and
+numpy oracles.
 
-The oracles start from the encoder's tokens and know only of real rows and columns; everything behind it is written anew, in
-float64, from the papers' equations.
+The oracles start from the encoder's tokens and know only of real rows and columns; everything
+behind it is written anew, in float64, from the papers' equations.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ GOLDEN = pathlib.Path(__file__).parents[1] / "data" / "contrast_golden.npz"
 
 
 def batch(rows=8, width_px=WIDTH, seed=0):
-    """An augmented batch: unrelated noise for views, every kind of width, one row that is not valid, other first columns."""
+    """An augmented batch: unrelated noise for views, every kind of width, one row that is not
+    valid, other first columns.
+    """
     rng = np.random.default_rng(seed)
     made = {
         name: rng.uniform(-1, 1, (rows, HEIGHT, width_px, 1)).astype(np.float32)
@@ -56,7 +59,9 @@ def start(method, given):
 
 
 def stepper(method):
-    """jitted (params, teacher, mutable, batch) -> {"loss", "metrics", "mutable", "grads": of params, teacher and views}."""
+    """jitted (params, teacher, mutable, batch) -> {"loss", "metrics", "mutable", "grads": of
+    params, teacher and views}.
+    """
 
     def loss(params, teacher, images, mutable, given):
         state = types.SimpleNamespace(teacher=teacher, mutable=mutable)
@@ -75,7 +80,9 @@ def stepper(method):
 
 
 class Case:
-    """A method, its state, a batch, and one step of it; `step` compiles once for all tests that keep the shapes."""
+    """A method, its state, a batch, and one step of it; `step` compiles once for all tests that
+    keep the shapes.
+    """
 
     def __init__(self, method):
         self.method, self.batch, self.step = method, batch(), stepper(method)
@@ -91,7 +98,9 @@ class Case:
         return np.asarray(self.encode(params["encoder"], image, self.batch["width"], None, offset))
 
     def means(self, params, view, window_px=None):
-        """The mean token of every real window of every valid row, float64 [M,D], rows first, then windows."""
+        """The mean token of every real window of every valid row, float64 [M,D], rows first, then
+        windows.
+        """
         rows, each = HEIGHT // PATCH[0], (window_px or WIDTH) // PATCH[1]
         tokens, found = self.tokens(params, view), []
         for b in np.flatnonzero(self.valid):
@@ -119,7 +128,9 @@ same = functools.partial(
 
 
 def prove_no_gradient_through_padding(case, views=("view1", "view2")):
-    """No pixel of padding or of a row that is not valid has a gradient, and some of the others have, in each of `views`."""
+    """No pixel of padding or of a row that is not valid has a gradient, and some of the others
+    have, in each of `views`.
+    """
     inside = (np.arange(WIDTH)[None] < case.width[:, None]) & case.valid[:, None]
     for name in views:
         grad = np.abs(case.out["grads"]["views"][name]).max(axis=(1, 3))
@@ -128,7 +139,9 @@ def prove_no_gradient_through_padding(case, views=("view1", "view2")):
 
 
 def prove_padding_does_not_matter(case):
-    """Other pixels in padding and in rows that are not valid: not one bit of loss, metrics, gradients or state moves."""
+    """Other pixels in padding and in rows that are not valid: not one bit of loss, metrics,
+    gradients or state moves.
+    """
     inside = (np.arange(WIDTH)[None] < case.width[:, None]) & case.valid[:, None]
     junk = jax.random.uniform(jax.random.key(9), case.batch["view1"].shape)
     changed = {
@@ -145,8 +158,8 @@ def prove_padding_does_not_matter(case):
 
 
 def prove_growth_and_devices_do_not_matter(case):
-    """A wider canvas, as many rows again that are not valid, all of it over eight devices: same loss, metrics and gradients
-    of parameters. Returns the result as it lies there."""
+    """A wider canvas, as many rows again that are not valid, all of it over eight devices: same
+    loss, metrics and gradients of parameters. Returns the result as it lies there."""
     rows, grown, rng = len(case.valid), 2 * PATCH[1], np.random.default_rng(7)
     wide = {
         name: jnp.pad(x, [(0, rows)] + [(0, 0)] * (x.ndim - 1)) for name, x in case.batch.items()
@@ -157,13 +170,15 @@ def prove_growth_and_devices_do_not_matter(case):
         wide[name] = noise.at[:rows, :, :WIDTH].set(case.batch[name])
     state, wide = checks.on_eight_devices(case.state, wide)
     eight = case.step(*state, wide)
-    pick = lambda out: (out["loss"], out["metrics"], out["grads"]["params"])  # noqa: E731
+    pick = lambda out: (out["loss"], out["metrics"], out["grads"]["params"])
     same(jax.device_get(pick(eight)), pick(case.out))
     return eight
 
 
 def prove_parameters_learn(case, but=()):
-    """Every array of the parameters has a finite gradient that is not all 0, except the mask token and those under `but`."""
+    """Every array of the parameters has a finite gradient that is not all 0, except the mask token
+    and those under `but`.
+    """
     for path, grad in jax.tree_util.tree_leaves_with_path(case.out["grads"]["params"]):
         name = "/".join(key.key for key in path)
         assert np.isfinite(grad).all(), name
@@ -171,7 +186,9 @@ def prove_parameters_learn(case, but=()):
 
 
 def prove_augment(make):
-    """Two different views of one line, with a first column of its own each; other images than asked for are refused."""
+    """Two different views of one line, with a first column of its own each; other images than asked
+    for are refused.
+    """
     given = raw()
     made = jax.jit(make(recipe=BLUR, column_offset_max=9).augment)(jax.random.key(3), given)
     assert set(made) == {"view1", "view2", "width", "valid", "column_offset"}
@@ -185,7 +202,9 @@ def prove_augment(make):
 
 
 def prove_sentences(make, cases):
-    """(changes, words): making the method or augmenting with it raises ValueError with these words."""
+    """(changes, words): making the method or augmenting with it raises ValueError with these
+    words.
+    """
     common = [
         ({"channels": 3}, "images have 1 channels.*made for 3.*config.method.channels"),
         ({"column_offset_max": -1}, "column_offset_max is -1.*0 or more"),
@@ -220,7 +239,9 @@ def prove_encode(make):
 
 
 def prove_a_cnn_learns(make):
-    """A step on a CNN + BiLSTM: finite, padding in no gradient of the heads' loss, and every array of the encoder learns."""
+    """A step on a CNN + BiLSTM: finite, padding in no gradient of the heads' loss, and every array
+    of the encoder learns.
+    """
     case = Case(make(encoder=CNN))
     prove_padding_does_not_matter(case)
     for path, grad in jax.tree_util.tree_leaves_with_path(case.out["grads"]["params"]["encoder"]):
@@ -228,7 +249,9 @@ def prove_a_cnn_learns(make):
 
 
 class Proofs:
-    """What holds for every method without a teacher, as tests of a module that has a fixture `case`."""
+    """What holds for every method without a teacher, as tests of a module that has a fixture
+    `case`.
+    """
 
     def test_every_parameter_learns_and_padding_does_not(self, case):
         prove_parameters_learn(case)
@@ -243,7 +266,9 @@ class Proofs:
 
 
 def prove_chance(loss, instances, expected):
-    """Unrelated rows in 512 dimensions: `loss`, a function of z f32[B,V,S,512] -> (f32[], Aux), is what chance expects."""
+    """Unrelated rows in 512 dimensions: `loss`, a function of z f32[B,V,S,512] -> (f32[], Aux), is
+    what chance expects.
+    """
     z = jax.random.normal(jax.random.key(0), (*instances, 512))
     value, aux = jax.jit(loss)(z)
     np.testing.assert_allclose(value, expected, rtol=0.01)
@@ -252,7 +277,9 @@ def prove_chance(loss, instances, expected):
 
 
 class Given:
-    """Stands for a network: what `loss` would get from it is what the parameters (or the teacher) hold."""
+    """Stands for a network: what `loss` would get from it is what the parameters (or the teacher)
+    hold.
+    """
 
     def __init__(self, answer):
         self.answer = answer
@@ -303,7 +330,9 @@ def cross_entropy(scores, chosen):
 
 
 def nt_xent(z1, z2, temperature):
-    """(losses of the anchors of view 1, those of view 2, share that find their partner): NT-Xent, anchor by anchor."""
+    """(losses of the anchors of view 1, those of view 2, share that find their partner): NT-Xent,
+    anchor by anchor.
+    """
     everything, count = unit(np.concatenate([z1, z2])), len(z1)
     terms, hits = [], 0
     for i, anchor in enumerate(everything):

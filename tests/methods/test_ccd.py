@@ -1,4 +1,6 @@
-"""CCD: finding characters against scipy and slow loops, what may reach the loss, the mended bugs, sanity at the start."""
+"""CCD: finding characters against scipy and slow loops, what may reach the loss, the mended bugs,
+sanity at the start.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def make(**changes):
 
 
 def lines(seed=0):
-    """A raw batch: dark blocks of known places on grainy paper, a speck, ragged widths; one blank line."""
+    """A raw batch: dark blocks of known places on grainy paper, a speck, ragged widths; one blank
+    line.
+    """
     rng = np.random.default_rng(seed)
     width = np.array([64, 50, 33, 64, 41, 64, 9, 64], np.int32)
     image = rng.integers(200, 240, (8, HEIGHT, WIDTH, 1)).astype(np.uint8)
@@ -86,7 +90,9 @@ def prepared():
 
 @jax.jit
 def step(params, teacher, center, batch, images, progress):
-    """((loss, Aux), gradients with respect to the parameters, the teacher and the two views), compiled once."""
+    """((loss, Aux), gradients with respect to the parameters, the teacher and the two views),
+    compiled once.
+    """
 
     def loss(params, teacher, images):
         state = types.SimpleNamespace(teacher=teacher, mutable={"center": center})
@@ -115,7 +121,9 @@ def evaluate(batch=None, params=None, teacher=None, center=None, progress=0.1):
 
 @pytest.mark.parametrize("invert", [False, True])
 def test_foreground_equals_the_best_split_of_the_grey_values(invert):
-    """2-means in one dimension is the threshold of least squares; whatever lies on padding does not move it."""
+    """2-means in one dimension is the threshold of least squares; whatever lies on padding does not
+    move it.
+    """
     raw = lines()
     image, width = np.asarray(raw["image"])[:7] / 255.0, np.asarray(raw["width"])[:7]
     image = 1 - image if invert else image
@@ -142,7 +150,9 @@ def test_a_blank_line_has_no_foreground():
 
 
 def masks():
-    """Noise of several densities, a spiral (the longest way through a picture) and diagonal neighbours."""
+    """Noise of several densities, a spiral (the longest way through a picture) and diagonal
+    neighbours.
+    """
     rng = np.random.default_rng(3)
     out = [rng.random((20, 33)) < density for density in (0.0, 0.2, 0.4, 0.5, 0.6, 1.0)]
     spiral = np.zeros((20, 33), bool)
@@ -158,7 +168,9 @@ def masks():
 
 
 def test_characters_equal_scipys_components():
-    """Every component of at least AREA pixels, 8-connected, left to right, the first MOST of them."""
+    """Every component of at least AREA pixels, 8-connected, left to right, the first MOST of
+    them.
+    """
     pictures = masks()
     ours = np.asarray(jax.jit(lambda m: ccd.characters(m, MOST, AREA))(jnp.asarray(pictures)))
     counts = []
@@ -202,7 +214,7 @@ def test_characters_follow_the_view_exactly():
     def everything(foreground):
         follow = lambda values, outside: ccd.follow(
             values, batch["matrix"], batch["width"], outside
-        )  # noqa: E731
+        )
         first = ccd.characters(foreground, MOST, AREA)
         return (
             first,
@@ -216,10 +228,11 @@ def test_characters_follow_the_view_exactly():
         np.testing.assert_array_equal(
             second[b], slow_follow(first[b], matrix[b], int(batch["width"][b]), MOST)
         )
-    # And the ink of view 2, which was drawn by bilinear resampling, lies where the map sends the foreground.
+    # And the ink of view 2, which was drawn by bilinear resampling, lies where the map sends the
+    # foreground.
     ink = np.asarray(batch["view2"])[..., 0] < 0
     moved = (np.abs(matrix - np.eye(3)).max(axis=(1, 2)) > 0) & (np.arange(8) < 7)
-    match = lambda mask: np.mean((mask == ink)[moved][real[moved]])  # noqa: E731
+    match = lambda mask: np.mean((mask == ink)[moved][real[moved]])
     assert moved.sum() >= 5 and match(sent) > 0.96 > match(np.asarray(batch["foreground"])) + 0.05
 
 
@@ -250,10 +263,12 @@ def test_affine_operators_move_points_to_the_known_places():
 
 
 def test_every_line_and_step_draws_its_own_map():
-    """Published bug: one generator of a fixed seed. A line's map hangs on its key and place, not on the batch size."""
+    """Published bug: one generator of a fixed seed. A line's map hangs on its key and place, not on
+    the batch size.
+    """
     width = jnp.full(64, 50)
     drawn = jax.jit(lambda key, width: geometry.random_affine(key, HEIGHT, width, ccd.AFFINE))
-    draw = lambda seed, width: np.asarray(drawn(jax.random.key(seed), width))  # noqa: E731
+    draw = lambda seed, width: np.asarray(drawn(jax.random.key(seed), width))
     one, two = draw(0, width), draw(1, width)
     assert (
         len(np.unique(one.round(6), axis=0)) == 64
@@ -270,11 +285,13 @@ def test_every_line_and_step_draws_its_own_map():
 
 
 def test_losses_centre_and_figures_equal_slow_loops():
-    """From the paper's equations, character by character and pixel by pixel; only what the networks answer is taken over."""
+    """From the paper's equations, character by character and pixel by pixel; only what the networks
+    answer is taken over.
+    """
     method, params, teacher, center, batch = started()
     (loss, aux), _ = evaluate()
     parts = {"student": params, "teacher": {n: teacher[n] for n in ccd.Method.taught}}
-    apply = lambda who, f, *args: method.network.apply({"params": parts[who]}, *args, method=f)  # noqa: E731
+    apply = lambda who, f, *args: method.network.apply({"params": parts[who]}, *args, method=f)
 
     @jax.jit
     def encoded(batch):
@@ -339,7 +356,9 @@ def test_start_is_near_the_logarithm_of_the_prototypes():
 
 
 def test_a_right_segmentation_costs_nothing():
-    """Published bug: with the softmax taken twice no segmentation can cost less than log(1 + 1/e) = 0.31."""
+    """Published bug: with the softmax taken twice no segmentation can cost less than log(1 + 1/e) =
+    0.31.
+    """
     method, _, _, _, batch = started()
 
     @jax.jit
@@ -355,7 +374,9 @@ def test_a_right_segmentation_costs_nothing():
 
 
 def test_no_character_no_loss_and_the_switch_to_the_learned_map():
-    """Published bug: slots that nothing fills enter loss and centre. The k-means foreground counts up to kmeans_frac."""
+    """Published bug: slots that nothing fills enter loss and centre. The k-means foreground counts
+    up to kmeans_frac.
+    """
     _, _, teacher, center, batch = started()
     empty = {**batch, "foreground": jnp.zeros_like(batch["foreground"])}
     (_, aux), grads = evaluate(empty)
@@ -370,7 +391,9 @@ def test_no_character_no_loss_and_the_switch_to_the_learned_map():
 
 
 def test_gradients_reach_what_they_may_only():
-    """None the teacher, none padding and rows that are not valid; none the last layer in the frozen part."""
+    """None the teacher, none padding and rows that are not valid; none the last layer in the frozen
+    part.
+    """
     _, _, teacher, _, batch = started()
     (loss, _), (grads, theirs, images) = evaluate()
     assert all((g == 0).all() for g in jax.tree.leaves(theirs))
@@ -420,7 +443,7 @@ def test_teacher_moves():
     momentum = float(base.cosine_momentum(0.5, 0.9995))
     assert momentum == pytest.approx(0.99975) and set(moved) == set(teacher)
     for name in ccd.Method.taught:
-        mixed = lambda xi, theta: momentum * np.asarray(xi) + (1 - momentum) * np.asarray(theta)  # noqa: E731
+        mixed = lambda xi, theta: momentum * np.asarray(xi) + (1 - momentum) * np.asarray(theta)
         same(moved[name], jax.tree.map(mixed, teacher[name], params[name]), rtol=1e-6)
 
 
@@ -474,7 +497,9 @@ def test_without_a_recipe_the_views_are_the_line_itself():
 
 @pytest.mark.slow
 def test_characters_can_be_told_apart():
-    """Fixed views, 600 steps: at first the centre takes everything, up to ln K = 4.16; then the loss falls, no collapse."""
+    """Fixed views, 600 steps: at first the centre takes everything, up to ln K = 4.16; then the
+    loss falls, no collapse.
+    """
     method = make(prototypes=64, projector_dim=64, momentum=0.99, kmeans_frac=1.0)
     tx = optax.adam(1e-3)
 

@@ -1,4 +1,6 @@
-"""Colourisation: the colour space against ITU-R 601 and the house's grey, and that the encoder sees no colour."""
+"""Colourisation: the colour space against ITU-R 601 and the house's grey, and that the encoder sees
+no colour.
+"""
 
 from __future__ import annotations
 

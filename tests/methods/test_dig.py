@@ -1,6 +1,8 @@
-"""DiG: what may and what may not reach the loss, the teacher's schedule, the halves, and sanity at the start.
+"""DiG: what may and what may not reach the loss, the teacher's schedule, the halves, and sanity at
+the start.
 
-Agreement with the official network is test_dig_golden.py's part, the loss equation itself test_losses.py's.
+Agreement with the official network is test_dig_golden.py's part, the loss equation itself
+test_losses.py's.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ def make(**changes):
 
 
 def lines(count=6, width_px=WIDTH, ragged=True, seed=0, channels=1):
-    """A raw batch of noise; when ragged, of every kind of width: full, a part of a patch, a part of a window."""
+    """A raw batch of noise; when ragged, of every kind of width: full, a part of a patch, a part of
+    a window.
+    """
     rng = np.random.default_rng(seed)
     width = (
         np.resize([width_px, 37, 24, 9, width_px - 8, 1], count)
@@ -87,7 +91,9 @@ def loss_of(method, params, teacher, batch):
 
 
 def test_losses_start_where_chance_puts_them():
-    """L_con near 2 * 2T ln M with M windows, top-1 near chance, raw pixel loss near the mean square of the pixels."""
+    """L_con near 2 * 2T ln M with M windows, top-1 near chance, raw pixel loss near the mean square
+    of the pixels.
+    """
     method = make(encoder={"width": 64}, projector_width=256, projector_dim=256)
     params, state, batch = start(method, lines(32, ragged=False))
     state.teacher = method.init_teacher(params)
@@ -181,7 +187,8 @@ def test_only_hidden_patches_of_valid_rows_enter_the_pixel_loss():
     assert counts.any() and not counts.all()
     grad = np.abs(np.asarray(jax.grad(loss)(tokens, batch)))[:, 0].max(axis=-1)  # (B, N)
     assert (grad[~counts] == 0).all() and (grad[counts] > 0).all()
-    # The target: other pixels in visible patches, on padding and in rows that are not valid change nothing.
+    # The target: other pixels in visible patches, on padding and in rows that are not valid change
+    # nothing.
     patches = vit.patchify(batch["view1"], PATCH)
     _, _, _, real = pixels.pixel_target(batch["view1"], batch["width"], PATCH, "pixel", 0)
     entering = counts[..., None] & np.asarray(real)
@@ -216,7 +223,9 @@ def test_nothing_passes_through_padding_or_rows_that_are_not_valid(objective, ta
 
 @pytest.mark.parametrize("objective", ["dig", "dis", "gen"])
 def test_loss_does_not_move_when_padding_grows_or_rows_fill_up(objective):
-    """Wider canvas, other pixels in the padding, and two more rows that are not valid: same loss, same gradients."""
+    """Wider canvas, other pixels in the padding, and two more rows that are not valid: same loss,
+    same gradients.
+    """
     method = make(objective=objective, target="normalized", target_floor=0.05)
     params, state, batch = start(method, lines())
     grown, more = 3 * WINDOW, 2
@@ -312,7 +321,9 @@ def test_halves_own_only_what_they_use():
 
 
 def test_the_official_small_heads_have_the_official_number_of_parameters():
-    """methods.md 1.1 and 1.3, where heads are counted without the scales and biases of their batch norms."""
+    """methods.md 1.1 and 1.3, where heads are counted without the scales and biases of their batch
+    norms.
+    """
     method = dig.Method(
         encoder={"patch": (4, 4), "position": "flat_1d", **vit.SIZES["S"]}, channels=3
     )
@@ -446,7 +457,9 @@ def test_wrong_values_are_refused_in_a_sentence(changes, words):
 
 @pytest.mark.slow
 def test_sixteen_lines_can_be_learnt_by_heart():
-    """Fixed views and masks: the reconstruction falls below 1/20 of its start, and most windows find their pair."""
+    """Fixed views and masks: the reconstruction falls below 1/20 of its start, and most windows
+    find their pair.
+    """
     method = make(
         encoder={"width": 64, "depth": 2},
         projector_width=128,

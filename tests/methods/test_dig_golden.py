@@ -1,7 +1,9 @@
-"""One step of DiG against the numbers of the official PyTorch network (float64), loaded weight by weight.
+"""One step of DiG against the numbers of the official PyTorch network (float64), loaded weight by
+weight.
 
-Differences of form: tokens run column by column here and row by row there (a permutation), the position code is the
-official flat one, kernels are stored transposed. `golden.py` says how the numbers are stored.
+Differences of form: tokens run column by column here and row by row there (a permutation), the
+position code is the official flat one, kernels are stored transposed. `golden.py` says how the
+numbers are stored.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ TEACHER = {
 
 
 def _official_name(part: str, path: tuple[str, ...]) -> str:
-    """Name inside a part of the official network for one of our parameters, as ("block_0", "norm1", "scale")."""
+    """Name inside a part of the official network for one of our parameters, as ("block_0", "norm1",
+    "scale").
+    """
     leaf = {"kernel": "weight", "scale": "weight"}.get(path[-1], path[-1])
     if part == "encoder":
         head = path[0].replace("block_", "blocks.")
@@ -67,7 +71,9 @@ def _to_official(tree, names: dict[str, str], patch_shape) -> dict[str, np.ndarr
 
 
 def _from_official(numbers, group, template, names, patch_shape):
-    """The official numbers of a group ("start") in a tree shaped like ours. Every name of a part must be used."""
+    """The official numbers of a group ("start") in a tree shaped like ours. Every name of a part
+    must be used.
+    """
     used = set()
 
     def pick(keys, leaf):

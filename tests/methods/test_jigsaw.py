@@ -1,4 +1,6 @@
-"""Jigsaw: the permutation set against exhaustive search, and that views are the windows in the order of the answer."""
+"""Jigsaw: the permutation set against exhaustive search, and that views are the windows in the
+order of the answer.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ def distances(table):
 
 
 def test_permutations_are_as_far_apart_as_they_can_be():
-    # Latin squares, the even permutations of four, the 120 of six that move any three places to any three (PGL(2, 5)).
+    # Latin squares, the even permutations of four, the 120 of six that move any three places to any
+    # three (PGL(2, 5)).
     for length, count, least in [
         (3, 3, 3),
         (4, 4, 4),

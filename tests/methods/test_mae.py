@@ -1,4 +1,6 @@
-"""MAE: the official network's numbers, what the encoder may read, static shapes on ragged lines, and what enters the loss."""
+"""MAE: the official network's numbers, what the encoder may read, static shapes on ragged lines,
+and what enters the loss.
+"""
 
 from __future__ import annotations
 
@@ -50,14 +52,16 @@ def forward(method):
 
 @functools.cache
 def small():
-    """(method, params as they are drawn, params with every array random, augmented batch), which most tests share; row 4
-    of the batch is filler."""
+    """(method, params as they are drawn, params with every array random, augmented batch), which
+    most tests share; row 4 of the batch is filler."""
     return checks.started(make(column_offset_max=9))
 
 
 @functools.cache
 def pixel_gradients():
-    """f32[B,H,W] of the encoder's tokens (of a sum with random weights) and of the loss, by the pixels of `small`."""
+    """f32[B,H,W] of the encoder's tokens (of a sum with random weights) and of the loss, by the
+    pixels of `small`.
+    """
     method, _, params, batch = small()
 
     def tokens(image):
@@ -68,7 +72,7 @@ def pixel_gradients():
 
     loss = lambda image: method.loss(
         params, STATE, {**batch, "view1": image}, jax.random.key(5), 0.0
-    )[0]  # noqa: E731
+    )[0]
     grads = jax.jit(lambda image: (jax.grad(tokens)(image), jax.grad(loss)(image)))(batch["view1"])
     return tuple(np.asarray(grad)[..., 0] for grad in grads)
 
@@ -77,7 +81,9 @@ def pixel_gradients():
 
 
 def _official_name(path: tuple[str, ...]) -> str:
-    """Name in the official network of one of our parameters, as ("decoder", "block_0", "norm1", "scale")."""
+    """Name in the official network of one of our parameters, as ("decoder", "block_0", "norm1",
+    "scale").
+    """
     *modules, leaf = path
     part = modules[0] if modules else ""
     name = ".".join([*modules[1:], {"kernel": "weight", "scale": "weight"}.get(leaf, leaf)])
@@ -90,7 +96,9 @@ def _official_name(path: tuple[str, ...]) -> str:
 
 
 def _to_official(tree) -> dict[str, np.ndarray]:
-    """Our parameters (or gradients) under the official names, in the official layout; keys without their idle bias."""
+    """Our parameters (or gradients) under the official names, in the official layout; keys without
+    their idle bias.
+    """
     out = {}
     for keys, value in jax.tree_util.tree_leaves_with_path(tree):
         path, value = tuple(key.key for key in keys), np.asarray(value)
@@ -287,12 +295,12 @@ def test_a_line_is_encoded_and_rebuilt_as_it_would_be_alone(cls, line, columns):
 
 
 def test_encoder_is_that_of_any_other_method():
-    shape_of = lambda x: jax.tree.map(lambda y: (y.shape, y.dtype), x)  # noqa: E731
+    shape_of = lambda x: jax.tree.map(lambda y: (y.shape, y.dtype), x)
     trees, with_token = [], make(cls=True)
     for method in (make(), with_token, dig.Method(encoder=ENCODER, channels=1, objective="gen")):
         init = lambda raw, m=method: m.init(jax.random.key(0), m.augment(jax.random.key(1), raw))[
             "params"
-        ]  # noqa: E731
+        ]
         params = jax.eval_shape(init, jax.eval_shape(lines))
         trees.append(shape_of(params["encoder"]))
         assert ("cls_token" in params) == (method is with_token)
@@ -327,13 +335,17 @@ def test_nothing_passes_through_padding_or_rows_that_are_not_valid():
 
 
 def test_loss_does_not_move_when_padding_grows_or_rows_fill_up():
-    """Wider canvas (and so more places), other pixels in the padding, two more rows that are not valid."""
+    """Wider canvas (and so more places), other pixels in the padding, two more rows that are not
+    valid.
+    """
     method, _, params, batch = small()
     same(loss_and_grads(method)(params, grown(batch)), loss_and_grads(method)(params, batch))
 
 
 def test_a_normalised_target_starts_near_one():
-    """Targets have mean 0 and, but for the floor, variance 1, and know nothing of the first prediction."""
+    """Targets have mean 0 and, but for the floor, variance 1, and know nothing of the first
+    prediction.
+    """
     method, drawn, _, batch = small()
     prediction = np.asarray(forward(method)(drawn, batch)[1])[
         batch["mask"] & batch["valid"][:, None]
@@ -362,7 +374,7 @@ def test_column_offset_moves_both_position_codes_of_its_line():
         and len(np.unique(offset)) > 3
     )
     moved = offset + 4 * (np.arange(8) == 2)[:, None]
-    changed = lambda new, old: (np.abs(np.subtract(new, old)).max(axis=(1, 2)) > 1e-4).tolist()  # noqa: E731
+    changed = lambda new, old: (np.abs(np.subtract(new, old)).max(axis=(1, 2)) > 1e-4).tolist()
     tokens, prediction = forward(method)(params, batch)
     assert changed(forward(method)(params, {**batch, "column_offset": moved})[0], tokens) == [
         i == 2 for i in range(8)

@@ -24,7 +24,9 @@ def case():
 
 
 def slow_queue_nce(q, k, queue, temperature):
-    """mean_i -log( exp(q.k+ / T) / (exp(q.k+ / T) + sum over the queue) ) and how often k+ is the nearest."""
+    """mean_i -log( exp(q.k+ / T) / (exp(q.k+ / T) + sum over the queue) ) and how often k+ is the
+    nearest.
+    """
     terms, hits = [], 0
     for query, key in zip(pairs.unit(q), pairs.unit(k)):
         scores = [float(query @ key) / temperature, *(queue @ query / temperature)]
@@ -35,7 +37,9 @@ def slow_queue_nce(q, k, queue, temperature):
 
 @pytest.mark.parametrize("changes", [{}, {"head": "linear", "temperature": 0.07, "window_px": 16}])
 def test_loss_equals_the_slow_loop(case, changes):
-    """v2 on whole lines; v1, here in windows: view 1 asks, view 2 of the teacher answers, one direction only."""
+    """v2 on whole lines; v1, here in windows: view 1 asks, view 2 of the teacher answers, one
+    direction only.
+    """
     if changes:
         method = make(**changes, queue=48)
         params, teacher, mutable = pairs.start(method, case.batch)
@@ -67,7 +71,9 @@ def test_loss_equals_the_slow_loop(case, changes):
 
 
 def test_keys_of_real_lines_enter_the_queue_after_the_loss(case):
-    """The first 8 of 32 places hold this batch's unit keys, but row 4, which is not valid, leaves the old noise in its."""
+    """The first 8 of 32 places hold this batch's unit keys, but row 4, which is not valid, leaves
+    the old noise in its.
+    """
     before, after = np.asarray(case.state[2]["queue"]), case.out["mutable"]["queue"]
     teacher = case.state[1]
     k = pairs.unit(pairs.mlp(teacher["projector"], case.means(teacher, 1), False, False))

@@ -1,4 +1,6 @@
-"""MoCo v3: the loss against numpy and the reference, batch norms view by view, the teacher, the frozen embedding."""
+"""MoCo v3: the loss against numpy and the reference, batch norms view by view, the teacher, the
+frozen embedding.
+"""
 
 import functools
 import math
@@ -32,7 +34,9 @@ def case():
 
 
 def slow_ctr(q, k, temperature):
-    """2T * mean_i -log( exp(q_i.k_i / T) / sum_j exp(q_i.k_j / T) ), and how often its own key is nearest."""
+    """2T * mean_i -log( exp(q_i.k_i / T) / sum_j exp(q_i.k_j / T) ), and how often its own key is
+    nearest.
+    """
     scores = pairs.unit(q) @ pairs.unit(k).T / temperature
     terms = [pairs.cross_entropy(list(row), i) for i, row in enumerate(scores)]
     return 2 * temperature * np.mean(terms), np.mean(scores.argmax(1) == np.arange(len(q)))
@@ -70,7 +74,7 @@ def test_loss_and_gradients_equal_the_reference(chunk):
     """The official one-directional loss, float64, in both directions: keys take no gradient."""
     q, k, value, grad_q = pairs.golden("q", "k", "info_nce", "info_nce_grad_q")
     method = make(loss_chunk=chunk)
-    both = lambda x: jnp.stack([x, x], axis=1)[:, :, None]  # noqa: E731
+    both = lambda x: jnp.stack([x, x], axis=1)[:, :, None]
     real = jnp.ones((24, 2, 1), bool)
     method.network = pairs.Given(
         lambda p: (both(p["q"]), None, real) if "q" in p else (both(p["k"]), real)
@@ -139,7 +143,7 @@ def test_teacher_gets_no_gradient_and_follows_the_cosine(case):
         moved = case.method.update_teacher(teacher, params, jnp.float32(progress))
         student = {name: params[name] for name in teacher}
         expected = jax.tree.map(
-            lambda xi, theta: momentum * xi + (1 - momentum) * theta, teacher, student
+            lambda xi, theta: momentum * xi + (1 - momentum) * theta, teacher, student  # noqa: B023
         )  # noqa: B023
         pairs.same(moved, expected, rtol=1e-6)
         np.testing.assert_allclose(

@@ -1,5 +1,5 @@
-"""The pretext tasks together: their shared parts against slow loops, and what holds for all five alike: what may not reach
-the loss, chance at the start, and that each can be learnt."""
+"""The pretext tasks together: their shared parts against slow loops, and what holds for all five
+alike: what may not reach the loss, chance at the start, and that each can be learnt."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ COUNT, UNREAL, NARROW = 16, 5, 6  # lines, one that is not valid, one too narrow
 
 @pytest.fixture(scope="module", autouse=True)
 def fast_compilation():
-    """Nearly all the time goes into compiling small programs: without optimisation it takes about half."""
+    """Nearly all the time goes into compiling small programs: without optimisation it takes about
+    half.
+    """
     before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", True)
     yield
@@ -57,7 +59,9 @@ def fast_compilation():
 
 
 def lines(channels, seed=0):
-    """Lines that grow brighter to the right, darker at their foot, with some grain; colours follow from the brightness."""
+    """Lines that grow brighter to the right, darker at their foot, with some grain; colours follow
+    from the brightness.
+    """
     rng = np.random.default_rng(seed)
     width = np.resize([WIDTH, 61, WIDTH, 62], COUNT)
     width[NARROW] = 37
@@ -85,7 +89,9 @@ def module_of(name):
 
 @functools.cache
 def made(name):
-    """method, raw batch, first parameters, jitted augment and (params, batch) -> loss, metrics, gradients of both."""
+    """method, raw batch, first parameters, jitted augment and (params, batch) -> loss, metrics,
+    gradients of both.
+    """
     options = {"channels": 1, "column_offset_max": 5, **METHODS[name]}
     method = module_of(name).Method(encoder=ENCODER, **options)
     augment = jax.jit(method.augment)
@@ -134,7 +140,9 @@ def test_cross_entropy_equals_the_slow_loop_and_reads_valid_lines_only():
 
 @pytest.mark.parametrize("tile", [0, 8])
 def test_only_a_tile_layer_knows_where_in_a_window_something_lies(tile):
-    """The mean of tokens is the same in any order; the layer of the papers' networks reads them from left to right."""
+    """The mean of tokens is the same in any order; the layer of the papers' networks reads them
+    from left to right.
+    """
 
     class Tokens(nn.Module):
         patch: tuple = PATCH
@@ -223,7 +231,9 @@ def test_windows_lie_in_their_cells_anywhere_in_the_line_and_never_in_padding():
 
 @pytest.mark.parametrize("context_free", [True, False])
 def test_windows_meet_in_the_classifier_alone_or_in_the_encoder(context_free):
-    """Up to a linear classifier, what two windows say together is the sum of what each says only where none sees the other."""
+    """Up to a linear classifier, what two windows say together is the sum of what each says only
+    where none sees the other.
+    """
     encoder = vit.Vit(**{**ENCODER, "depth": 2})
     network = pretext.Classifier(
         encoder=encoder, views=2, classes=3, hidden=0, tile=8, context_free=context_free
@@ -300,7 +310,9 @@ def test_layouts_that_cannot_be_are_refused_in_a_sentence():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_nothing_passes_through_padding_or_lines_that_do_not_count(name):
-    """Other pixels there change neither loss nor gradients, and no gradient comes out there; all of the encoder learns."""
+    """Other pixels there change neither loss nor gradients, and no gradient comes out there; all of
+    the encoder learns.
+    """
     method, raw, params, augment, evaluate = made(name)
     key = jax.random.key(3)
     batch = augment(key, raw)
@@ -364,7 +376,9 @@ def test_one_device_and_eight_agree(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_task_can_be_learnt(name):
-    """New questions about the same lines at every step: clearly above chance, or below what is known without learning."""
+    """New questions about the same lines at every step: clearly above chance, or below what is
+    known without learning.
+    """
     method, raw, params, augment, evaluate = made(name)
     tx = optax.adam(3e-3)
     opt_state = tx.init(params)
@@ -398,7 +412,9 @@ def test_encoders_of_all_are_the_same_tree_and_read_whole_lines():
 
 @pytest.mark.parametrize("name", CHOICES)
 def test_classifiers_take_a_cnn_as_well(name):
-    """The encoder of the official rotation is one: there every array of it learns; of the others the shapes."""
+    """The encoder of the official rotation is one: there every array of it learns; of the others
+    the shapes.
+    """
     encoder = {"kind": "crnn", "height_px": HEIGHT, "dtype": "float32", **crnn.SIZES["crnn_nano"]}
     method = module_of(name).Method(encoder=encoder, channels=1, **METHODS[name])
     state = types.SimpleNamespace(mutable={})

@@ -1,4 +1,6 @@
-"""The recogniser: frozen means frozen, a sweep equals runs of one head, feature statistics, what is counted."""
+"""The recogniser: frozen means frozen, a sweep equals runs of one head, feature statistics, what is
+counted.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -159,7 +161,9 @@ def test_calibrate_equals_numpy_over_the_real_frames_of_valid_rows():
 
 
 def test_standardised_features_do_not_depend_on_the_scale_of_the_encoder():
-    """What the heads read is the same when every channel of the features is stretched and shifted."""
+    """What the heads read is the same when every channel of the features is stretched and
+    shifted.
+    """
     method = make()
     made = start(method)
     norm = made.params["encoder"]["norm"]
@@ -267,7 +271,9 @@ def test_augmentation_is_off_by_default_and_moves_pixels_when_on(recipe):
 
 
 def test_a_cnn_is_fine_tuned_as_well():
-    """Every array of a CNN + BiLSTM learns from the labels, and its frames come with their lengths."""
+    """Every array of a CNN + BiLSTM learns from the labels, and its frames come with their
+    lengths.
+    """
     cnn = {
         "kind": "crnn",
         "height_px": 16,

@@ -1,4 +1,6 @@
-"""Relative position: what the answer says about the two windows, and that the first one lies the same whatever it is."""
+"""Relative position: what the answer says about the two windows, and that the first one lies the
+same whatever it is.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ def test_the_answer_is_the_number_of_cells_between_the_windows(reach, offsets):
     answer = np.asarray(batch["answer"])[:, 0]
     moved = (second - first - 24 * np.asarray(offsets)[answer])[width >= span]
     assert np.abs(moved).max() <= 6 and len(np.unique(moved)) == 13  # jitter of both
-    # In a line that has room for one place only, the first window is in the middle, whatever the answer.
+    # In a line that has room for one place only, the first window is in the middle, whatever the
+    # answer.
     tight = width == span
     for value in range(2 * reach):
         places = first[tight & (answer == value)] - 24 * reach

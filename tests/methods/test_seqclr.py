@@ -1,4 +1,6 @@
-"""SeqCLR: three mappings and three projectors against numpy from the tokens on, what may not reach the loss, chance."""
+"""SeqCLR: three mappings and three projectors against numpy from the tokens on, what may not reach
+the loss, chance.
+"""
 
 import math
 import types
@@ -29,10 +31,12 @@ def case():
 
 
 def slow_frames(case, params, view):
-    """Means of the tokens of a column, of real columns alone: a list of float64 [S,D], one a valid row."""
+    """Means of the tokens of a column, of real columns alone: a list of float64 [S,D], one a valid
+    row.
+    """
     tokens, rows = case.tokens(params, view), pairs.HEIGHT // pairs.PATCH[0]
     columns = np.maximum(-(-case.width // pairs.PATCH[1]), 1)
-    column = lambda b, c: np.mean([tokens[b, c * rows + r] for r in range(rows)], axis=0)  # noqa: E731
+    column = lambda b, c: np.mean([tokens[b, c * rows + r] for r in range(rows)], axis=0)
     return [
         np.asarray([column(b, c) for c in range(columns[b])], np.float64)
         for b in np.flatnonzero(case.valid)
@@ -54,7 +58,9 @@ def slow_project(params, frames):
 
 
 def slow_instances(case, params, view, window_px):
-    """Project every frame, then average from left to right: float64 [M,K] of the real windows of the valid rows."""
+    """Project every frame, then average from left to right: float64 [M,K] of the real windows of
+    the valid rows.
+    """
     each, found = (window_px or pairs.WIDTH) // pairs.PATCH[1], []
     for frames in slow_frames(case, params, view):
         projected = slow_project(params, frames)
@@ -103,7 +109,7 @@ def test_loss_and_gradients_equal_the_reference(chunk):
         "q", "k", "nt_xent", "nt_xent_grad_q", "nt_xent_grad_k"
     )
     method = make(loss_chunk=chunk)
-    stack = lambda p: jnp.stack([p["q"], p["k"]], axis=1).reshape(4, 6, 2, 16).swapaxes(1, 2)  # noqa: E731
+    stack = lambda p: jnp.stack([p["q"], p["k"]], axis=1).reshape(4, 6, 2, 16).swapaxes(1, 2)
     method.network = pairs.Given(lambda p: (stack(p), jnp.ones((4, 2, 6), bool)))
     loss, grads = jax.jit(jax.value_and_grad(lambda p: method.loss(p, NO_STATE, {}, None, 0.0)[0]))(
         {"q": q, "k": k}
@@ -126,7 +132,9 @@ def test_loss_starts_where_chance_puts_it():
 
 
 def test_displaced_views_are_paired_by_what_they_show():
-    """The grey of a pixel is its column, so each window's mean tells its place in the line; every pair must agree."""
+    """The grey of a pixel is its column, so each window's mean tells its place in the line; every
+    pair must agree.
+    """
     method = make(displace_px=16, recipe=())
     columns = jnp.broadcast_to(
         jnp.arange(pairs.WIDTH, dtype=jnp.uint8)[:, None], (64, pairs.HEIGHT, pairs.WIDTH, 1)
@@ -145,7 +153,7 @@ def test_displaced_views_are_paired_by_what_they_show():
         (1, 0),
         (1, 1),
     }
-    means = lambda view: view.reshape(64, 2, 8, 4, 8).mean((2, 4)).swapaxes(1, 2).reshape(64, 8, 1)  # noqa: E731
+    means = lambda view: view.reshape(64, 2, 8, 4, 8).mean((2, 4)).swapaxes(1, 2).reshape(64, 8, 1)
     patches = jnp.stack([means(batch["view1"]), means(batch["view2"])], axis=1)
     z, real = siamese.instances(patches, batch, pairs.PATCH, 16)
     together = np.asarray(batch["first"][:, 0] == batch["first"][:, 1]) & (np.arange(64) != 9)

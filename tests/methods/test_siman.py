@@ -1,4 +1,6 @@
-"""After SimAN: style from similar places of the guide, content from the other half, and an adversary kept apart."""
+"""After SimAN: style from similar places of the guide, content from the other half, and an
+adversary kept apart.
+"""
 
 import types
 
@@ -32,8 +34,8 @@ def make(**changes):
 
 @pytest.fixture(scope="module")
 def started():
-    """(method, params, augmented batch, raw batch, jitted loss and gradient) of four lines: full, partly padded, without a
-    second half, not valid."""
+    """(method, params, augmented batch, raw batch, jitted loss and gradient) of four lines: full,
+    partly padded, without a second half, not valid."""
     rng = np.random.default_rng(0)
     width = np.array([64, 45, 20, 64])
     image = np.where(
@@ -123,10 +125,10 @@ def test_each_side_learns_from_its_own_terms_only(started):
     method, params, batch, _, evaluate = started
     (_, aux), grads = evaluate(params, batch)
     state = types.SimpleNamespace(mutable={})
-    term = lambda name: jax.jit(  # noqa: E731
+    term = lambda name: jax.jit(
         jax.grad(lambda p: method.loss(p, state, batch, jax.random.key(2), 0.0)[1].metrics[name])
     )(params)
-    size = lambda tree: max(float(jnp.abs(x).max()) for x in jax.tree.leaves(tree))  # noqa: E731
+    size = lambda tree: max(float(jnp.abs(x).max()) for x in jax.tree.leaves(tree))
     fooled, adversary = term("fooled"), term("adversary")
     assert (
         size(fooled["adversary"]) == 0
@@ -142,7 +144,9 @@ def test_each_side_learns_from_its_own_terms_only(started):
 
 
 def test_loss_is_made_of_three_means_by_slow_loops(started):
-    """pixel + lambda fooled + adversary, over real pixels and over patches with any, of lines with two halves."""
+    """pixel + lambda fooled + adversary, over real pixels and over patches with any, of lines with
+    two halves.
+    """
     method, params, batch, _, evaluate = started
     (loss, aux), _ = evaluate(params, batch)
     painted = jax.jit(lambda p: method.network.apply({"params": p}, batch, method="paint"))(params)

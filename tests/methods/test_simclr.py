@@ -48,13 +48,15 @@ def test_loss_is_the_sum_of_both_views_means(case):
 
 @pytest.mark.parametrize("chunk", [None, 7])
 def test_gradients_flow_through_both_sides_as_in_the_reference(chunk):
-    """The official NT-Xent of SemiMTR is the mean; this is the sum of two means, and so are its gradients."""
+    """The official NT-Xent of SemiMTR is the mean; this is the sum of two means, and so are its
+    gradients.
+    """
     q, k, value, grad_q, grad_k = pairs.golden(
         "q", "k", "nt_xent", "nt_xent_grad_q", "nt_xent_grad_k"
     )
     method = make(loss_chunk=chunk)
     real = jnp.ones((24, 2, 1), bool)
-    stack = lambda p: jnp.stack([p["q"], p["k"]], axis=1)[:, :, None]  # noqa: E731
+    stack = lambda p: jnp.stack([p["q"], p["k"]], axis=1)[:, :, None]
     method.network = pairs.Given(lambda p: (stack(p), stack(p), real))
     loss, grads = jax.jit(jax.value_and_grad(lambda p: method.loss(p, NO_STATE, {}, None, 0.0)[0]))(
         {"q": q, "k": k}

@@ -1,4 +1,6 @@
-"""SimMIM: the loss against a slow loop, which pixels may reach it and by which way, and its value at the start."""
+"""SimMIM: the loss against a slow loop, which pixels may reach it and by which way, and its value
+at the start.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,9 @@ def make(**changes):
 
 @functools.cache
 def loss_and_grads(method):
-    """jitted (params, batch) -> (loss, (gradients by parameters, gradients by pixels f32[B,H,W,C]))."""
+    """jitted (params, batch) -> (loss, (gradients by parameters, gradients by pixels
+    f32[B,H,W,C])).
+    """
 
     def loss(params, image, batch):
         return method.loss(params, STATE, {**batch, "view1": image}, jax.random.key(5), 0.0)[0]
@@ -43,8 +47,8 @@ def predict(method):
 
 @functools.cache
 def small():
-    """(method, params as they are drawn, params with every array random, augmented batch), which the tests share; row 4
-    of the batch is filler."""
+    """(method, params as they are drawn, params with every array random, augmented batch), which
+    the tests share; row 4 of the batch is filler."""
     return checks.started(make(column_offset_max=9))
 
 
@@ -72,14 +76,17 @@ def test_loss_is_the_mean_distance_over_hidden_real_pixels():
 
 
 def test_hidden_pixels_are_targets_and_nothing_else():
-    """Their values do not reach the prediction, and visible, padding and filler pixels are no target."""
+    """Their values do not reach the prediction, and visible, padding and filler pixels are no
+    target.
+    """
     method, _, params, batch = small()
     hidden = hidden_pixels(batch)
     dirty = {**batch, "view1": np.where(hidden[..., None], np.float32(np.nan), batch["view1"])}
     np.testing.assert_array_equal(predict(method)(params, dirty), predict(method)(params, batch))
     grad = np.asarray(loss_and_grads(method)(params, batch)[1][1])[..., 0]
     entering = hidden & np.asarray(batch["valid"])[:, None, None]
-    # d|p - x| / dx is +-1 where x is a target; it has no other way to the loss, so all sizes are one over the count.
+    # d|p - x| / dx is +-1 where x is a target; it has no other way to the loss, so all sizes are
+    # one over the count.
     np.testing.assert_allclose(np.abs(grad[entering]), 1 / entering.sum(), rtol=1e-4)
     read = inside(batch) & ~hidden & entering.any(axis=(1, 2), keepdims=True)
     assert (grad[~entering & ~read] == 0).all() and (grad[read] != 0).all()

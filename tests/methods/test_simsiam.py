@@ -1,4 +1,6 @@
-"""SimSiam: the loss against numpy and the reference, the stopped gradient, batch norms view by view."""
+"""SimSiam: the loss against numpy and the reference, the stopped gradient, batch norms view by
+view.
+"""
 
 import types
 
@@ -24,7 +26,9 @@ def case():
 
 
 def test_loss_equals_the_slow_loop(case):
-    """Windows of 16 px; every batch norm sees one view; the predictor ends in a dense layer with a bias."""
+    """Windows of 16 px; every batch norm sees one view; the predictor ends in a dense layer with a
+    bias.
+    """
     params = case.params
     assert set(params["projector"]) == {"dense_0", "norm_0", "dense_1", "norm_1", "dense_2"}
     assert (
@@ -50,7 +54,7 @@ def test_loss_equals_the_slow_loop(case):
 def test_loss_and_gradients_equal_the_reference_and_targets_take_none():
     p1, p2, z1, z2, value, grad = pairs.golden("p1", "p2", "z1", "z2", "simsiam", "simsiam_grad_p1")
     method = make()
-    stack = lambda *views: jnp.stack(views, axis=1)[:, :, None]  # noqa: E731
+    stack = lambda *views: jnp.stack(views, axis=1)[:, :, None]
     real = jnp.ones((24, 2, 1), bool)
     method.network = pairs.Given(lambda p: (stack(p["p1"], p["p2"]), stack(p["z1"], p["z2"]), real))
     given = {"p1": p1, "p2": p2, "z1": z1, "z2": z2}
@@ -63,7 +67,9 @@ def test_loss_and_gradients_equal_the_reference_and_targets_take_none():
 
 
 def test_collapse_shows():
-    """Unrelated predictions: cosine 0 and spread 1 / sqrt(K); equal ones: cosine 1 and no spread."""
+    """Unrelated predictions: cosine 0 and spread 1 / sqrt(K); equal ones: cosine 1 and no
+    spread.
+    """
     method, real = make(), jnp.ones((64, 2, 1), bool)
     apart, equal = (
         jax.random.normal(jax.random.key(0), (2, 64, 2, 1, 256)),

@@ -1,4 +1,6 @@
-"""SSM: the superimposed input, the losses against slow loops, the mended bugs, what may not reach the loss."""
+"""SSM: the superimposed input, the losses against slow loops, the mended bugs, what may not reach
+the loss.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +55,9 @@ def lines(count=16, seed=0):
 
 @functools.cache
 def prepared():
-    """(params, teacher that differs from the student, augmented batch, pictures, codes); one compilation for all."""
+    """(params, teacher that differs from the student, augmented batch, pictures, codes); one
+    compilation for all.
+    """
 
     @jax.jit
     def run(raw):
@@ -74,7 +78,9 @@ def prepared():
 
 @jax.jit
 def step(params, teacher, batch, images, progress):
-    """((loss, Aux), gradients with respect to the parameters, the teacher and all pictures), compiled once."""
+    """((loss, Aux), gradients with respect to the parameters, the teacher and all pictures),
+    compiled once.
+    """
 
     def loss(params, teacher, images):
         state = types.SimpleNamespace(teacher=teacher, mutable={})
@@ -113,7 +119,9 @@ def test_the_real_part_is_mirrored_and_laid_on_the_line():
 
 
 def test_the_teacher_sees_both_pictures_through_one_map_of_this_line_and_step():
-    """Published bug: the generator is seeded with the place in the batch. Both pictures through one map = X through it."""
+    """Published bug: the generator is seeded with the place in the batch. Both pictures through one
+    map = X through it.
+    """
     method = make(affine={"right": (-0.1, 0.1)}, column_offset_max=9)
     raw = {**lines(), "width": jnp.full(16, WIDTH)}
     raw["image"] = jnp.broadcast_to(raw["image"][:1], raw["image"].shape)
@@ -166,7 +174,7 @@ def test_pixel_loss_and_contrast_equal_slow_loops():
 
     @jax.jit
     def parts(batch):
-        apply = lambda tree, f, *args: method.network.apply({"params": tree}, *args, method=f)  # noqa: E731
+        apply = lambda tree, f, *args: method.network.apply({"params": tree}, *args, method=f)
         theirs = {name: teacher[name] for name in ssm.Method.taught}
         features = apply(params, ssm.Network.features, batch, "mixed")
         z, real = apply(params, ssm.Network.project, features, batch)
@@ -213,7 +221,9 @@ def test_pixel_loss_and_contrast_equal_slow_loops():
 
 @pytest.mark.parametrize("progress, weight", [(0.0, 0.0), (0.49, 0.0), (0.75, 0.125), (1.0, 0.25)])
 def test_contrast_counts_late(progress, weight):
-    """Published bug: the loss starts as nothing at all. Until half time it is the pixel loss alone."""
+    """Published bug: the loss starts as nothing at all. Until half time it is the pixel loss
+    alone.
+    """
     _, teacher, _, _, _ = prepared()
     (loss, aux), _ = evaluate(progress=progress)
     np.testing.assert_allclose(
@@ -234,7 +244,9 @@ def test_start():
 
 
 def test_the_direction_token_says_which_picture():
-    """Another direction of a line changes its second features alone; both directions of a line differ."""
+    """Another direction of a line changes its second features alone; both directions of a line
+    differ.
+    """
     params, _, batch, _, _ = prepared()
     features = jax.jit(
         lambda batch: make().network.apply(
@@ -254,7 +266,9 @@ def test_the_direction_token_says_which_picture():
 
 
 def test_gradients_reach_what_they_may_only():
-    """None the teacher, none padding and rows that are not valid; the student's pictures are not the teacher's."""
+    """None the teacher, none padding and rows that are not valid; the student's pictures are not
+    the teacher's.
+    """
     _, teacher, batch, _, _ = prepared()
     (loss, aux), (grads, theirs, images) = evaluate()
     assert all((g == 0).all() for g in jax.tree.leaves(theirs))
@@ -307,7 +321,9 @@ def test_one_device_and_eight_agree():
 
 
 def test_every_part_of_the_teacher_moves_once():
-    """Published bug: the decoder's blocks move twice a step, m^2; and its table does not start as the student's."""
+    """Published bug: the decoder's blocks move twice a step, m^2; and its table does not start as
+    the student's.
+    """
     params, teacher, _, _, _ = prepared()
     method = make(momentum=0.8)
     start = method.init_teacher(params)
@@ -318,7 +334,7 @@ def test_every_part_of_the_teacher_moves_once():
     moved = jax.jit(method.update_teacher)(teacher, params, jnp.float32(0.5))
     momentum = float(base.cosine_momentum(0.5, 0.8))
     assert momentum == pytest.approx(0.9) and set(moved) == set(teacher)
-    mixed = lambda xi, theta: momentum * np.asarray(xi) + (1 - momentum) * np.asarray(theta)  # noqa: E731
+    mixed = lambda xi, theta: momentum * np.asarray(xi) + (1 - momentum) * np.asarray(theta)
     for name in ssm.Method.taught:
         same(moved[name], jax.tree.map(mixed, teacher[name], params[name]), rtol=1e-6)
 

@@ -1,4 +1,6 @@
-"""CNN + BiLSTM: the interface of the ViT, and lines that know nothing of their padding and neighbours."""
+"""CNN + BiLSTM: the interface of the ViT, and lines that know nothing of their padding and
+neighbours.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +48,9 @@ def test_features_do_not_move_with_padding_content_or_neighbours(network):
 
 
 def test_every_real_pixel_counts(network):
-    """Gradient of the sum of squares of one line's tokens reaches all its real pixels and nothing else."""
+    """Gradient of the sum of squares of one line's tokens reaches all its real pixels and nothing
+    else.
+    """
     encode, image, width = network
     grad = jax.grad(
         lambda image: jnp.sum(jnp.square(encode(image, width)[1]) * jnp.arange(32.0)[None, :])

@@ -15,7 +15,9 @@ def collapse(path):
 
 
 def slow_loss(logits, label):
-    """-log of the summed probability of all paths that collapse to the label; None if there is none."""
+    """-log of the summed probability of all paths that collapse to the label; None if there is
+    none.
+    """
     steps, classes = logits.shape
     wide = logits.astype(np.float64)
     log_p = wide - np.log(np.exp(wide).sum(-1, keepdims=True))
@@ -26,7 +28,8 @@ def slow_loss(logits, label):
     return -np.log(total) if total else None
 
 
-# (frames, label): empty, plain, repeats (which need one more frame), exact fits and labels that are too long
+# (frames, label): empty, plain, repeats (which need one more frame), exact fits and labels that are
+# too long
 CASES = [
     (1, []),
     (5, []),

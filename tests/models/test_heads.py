@@ -1,4 +1,6 @@
-"""dig_jax.models.heads: batch norm against numpy and on a mesh, windows, LSTM, published parameter counts."""
+"""dig_jax.models.heads: batch norm against numpy and on a mesh, windows, LSTM, published parameter
+counts.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +49,7 @@ def test_batch_norm_on_eight_devices_equals_one():
 
     alone = step(params, x, weight)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    shard = lambda a: jax.device_put(a, NamedSharding(mesh, PartitionSpec("data")))  # noqa: E731
+    shard = lambda a: jax.device_put(a, NamedSharding(mesh, PartitionSpec("data")))
     spread = step(
         jax.device_put(params, NamedSharding(mesh, PartitionSpec())), shard(x), shard(weight)
     )
@@ -79,7 +81,7 @@ def test_mlp_is_dense_norm_relu_and_a_bare_last_norm():
     params = jax.jit(module.init)(jax.random.key(1), x)["params"]
     assert set(params) == {"dense_0", "norm_0", "dense_1", "norm_1", "dense_2"}
     assert all(set(params[f"dense_{i}"]) == {"kernel"} for i in range(3))
-    norm = lambda y: (y - y.mean(0)) / np.sqrt(y.var(0) + 1e-5)  # noqa: E731
+    norm = lambda y: (y - y.mean(0)) / np.sqrt(y.var(0) + 1e-5)
     y = np.asarray(x, np.float64)
     for i in range(3):
         y = norm(y @ np.asarray(params[f"dense_{i}"]["kernel"], np.float64))
@@ -151,7 +153,9 @@ def test_pixel_decoder_starts_as_pytorch_does():
 
 
 def test_prototypes_are_cosines_whatever_the_lengths():
-    """The head of DINO in numpy; its size for a ViT-S; zeros, as missing characters have, are finite forwards and backwards."""
+    """The head of DINO in numpy; its size for a ViT-S; zeros, as missing characters have, are
+    finite forwards and backwards.
+    """
     head = heads.Prototypes(7, hidden=6, features=5, dtype="float32", gelu="tanh")
     x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)
     params = jax.jit(head.init)(jax.random.key(0), x)["params"]
@@ -170,7 +174,7 @@ def test_prototypes_are_cosines_whatever_the_lengths():
             hidden = (
                 0.5 * hidden * (1 + np.tanh(np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden**3)))
             )
-    unit = lambda v, axis: v / np.linalg.norm(v, axis=axis, keepdims=True)  # noqa: E731
+    unit = lambda v, axis: v / np.linalg.norm(v, axis=axis, keepdims=True)
     expected = unit(hidden, 1) @ unit(p["prototypes"], 0) * p["scale"]
     np.testing.assert_allclose(run(params, x)[0][1], expected, atol=1e-5)
     longer = {
@@ -224,7 +228,7 @@ def test_windows_of_lines_of_many_widths_against_a_slow_loop():
 
 def test_windows_ignore_padding_and_pass_it_no_gradient():
     tokens = jax.random.normal(jax.random.key(0), (1, 20, 3))
-    run = lambda t: heads.pool_windows(t, jnp.array([17]), (2, 10), (8, 4), 16)[0]  # noqa: E731
+    run = lambda t: heads.pool_windows(t, jnp.array([17]), (2, 10), (8, 4), 16)[0]
     np.testing.assert_array_equal(run(tokens), run(tokens.at[:, 10:].set(jnp.nan)))
     grad = np.asarray(jax.grad(lambda t: run(t).sum())(tokens))
     assert not grad[:, 10:].any() and (grad[:, :10] != 0).all()

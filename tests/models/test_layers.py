@@ -48,7 +48,9 @@ def test_float32_dot_is_the_plain_one(name):
 
 @pytest.mark.parametrize("name", PRODUCTS)
 def test_bfloat16_dot_rounds_the_operands_and_nothing_else(name):
-    """Forward and both gradients equal float32 products of rounded operands; any other rounding would show as 1e-3."""
+    """Forward and both gradients equal float32 products of rounded operands; any other rounding
+    would show as 1e-3.
+    """
     a, b, numbers = operands(name)
     rounded = [x.astype(jnp.bfloat16).astype(jnp.float32) for x in (a, b)]
     out, pull = jax.vjp(lambda a, b: layers.dot_f32acc(a, b, numbers), a, b)
@@ -64,8 +66,8 @@ def test_bfloat16_dot_rounds_the_operands_and_nothing_else(name):
 
 
 def test_stored_results_are_rounded_once_and_weights_keep_full_gradients():
-    """bfloat16_stored: the result is the float32 sum rounded to bfloat16, so is the gradient of a bfloat16 operand; that of a
-    float32 weight is not rounded."""
+    """bfloat16_stored: the result is the float32 sum rounded to bfloat16, so is the gradient of a
+    bfloat16 operand; that of a float32 weight is not rounded."""
     a, b, numbers = operands("dense")
     a = a.astype(jnp.bfloat16)
     out, pull = jax.vjp(

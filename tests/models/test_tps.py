@@ -1,4 +1,6 @@
-"""Thin-plate splines against scipy's, sampling against scipy's, and a rectifier that starts as the identity."""
+"""Thin-plate splines against scipy's, sampling against scipy's, and a rectifier that starts as the
+identity.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +63,9 @@ def test_sample_is_bilinear():
 
 
 def test_warp_moves_the_real_part_within_itself():
-    """No offset: not one bit. All points a quarter of the line to the right: pixel x shows what was at x + width / 8."""
+    """No offset: not one bit. All points a quarter of the line to the right: pixel x shows what was
+    at x + width / 8.
+    """
     image, warp = random(3, H, W, 1), jax.jit(tps.warp)
     np.testing.assert_array_equal(warp(image, WIDTH, np.zeros((3, 8, 2), np.float32)), image)
     offsets = np.broadcast_to(np.array([0.25, 0.0], np.float32), (3, 8, 2))
@@ -86,11 +90,13 @@ SIZE = {
 
 @pytest.fixture(scope="module")
 def network():
-    """(params of an encoder with a rectifier, jitted encoder with it, the same without, image, width)."""
+    """(params of an encoder with a rectifier, jitted encoder with it, the same without, image,
+    width).
+    """
     image, width = random(3, 32, 48, 1), np.array([48, 37, 9], np.int32)
     straight, plain = encoders.create({**SIZE, "fiducials": 8}), encoders.create(SIZE)
     params = jax.jit(straight.init)(jax.random.key(0), image, width)["params"]
-    run = lambda module: jax.jit(lambda params, *args: module.apply({"params": params}, *args))  # noqa: E731
+    run = lambda module: jax.jit(lambda params, *args: module.apply({"params": params}, *args))
     return params, run(straight), run(plain), image, width
 
 
@@ -127,7 +133,8 @@ def test_rectified_lines_know_nothing_of_padding(network):
         np.float32
     )
     np.testing.assert_allclose(straight(params, junk, width), tokens, atol=1e-6)
-    # A wider canvas rounds the localisation otherwise: a place off by 1e-5 px shows in noise, not in smooth strokes.
+    # A wider canvas rounds the localisation otherwise: a place off by 1e-5 px shows in noise, not
+    # in smooth strokes.
     smooth = ndimage.uniform_filter(image, (0, 5, 5, 0))
     wider, noisy = (
         np.pad(x, ((0, 0), (0, 0), (0, 16), (0, 0)), constant_values=0.3) for x in (smooth, image)

@@ -1,4 +1,6 @@
-"""dig_jax.models.vit: geometry, position codes, padding, initial weights, forms of the block loop."""
+"""dig_jax.models.vit: geometry, position codes, padding, initial weights, forms of the block
+loop.
+"""
 
 import functools
 import math
@@ -27,7 +29,9 @@ def lines(image_px, seed=0):
 
 @functools.cache
 def start(**options):
-    """(module, params) with every array random, biases and mask token included, so that none can hide a mistake."""
+    """(module, params) with every array random, biases and mask token included, so that none can
+    hide a mistake.
+    """
     module = vit.Vit(**(TINY | options))
     image, width = lines(128)
     params = jax.jit(module.init)(jax.random.key(0), image, width)["params"]
@@ -140,7 +144,9 @@ def test_flat_1d_codes_follow_the_row_major_index():
 
 
 def test_square_2d_codes_take_the_row_major_index_for_a_place_in_a_square():
-    """8 x 32 tokens as 16 x 16, as Union14M's code does: the halves of a line share their column codes."""
+    """8 x 32 tokens as 16 x 16, as Union14M's code does: the halves of a line share their column
+    codes.
+    """
     ours = np.asarray(vit.position_codes("square_2d", (8, 20), 16))[0]
     for n in range(160):
         row, col = divmod(32 * (n % 8) + n // 8, 16)
@@ -187,7 +193,7 @@ def test_no_gradient_from_padding_pixels_and_some_from_every_real_one():
     module, params = start()
     image, width = lines(256)
     weights = jax.random.normal(jax.random.key(2), (4, 128, 32))
-    loss = lambda image: jnp.sum(weights * module.apply({"params": params}, image, width))  # noqa: E731
+    loss = lambda image: jnp.sum(weights * module.apply({"params": params}, image, width))
     grad = np.asarray(jax.jit(jax.grad(loss))(image))[..., 0]
     for i, px in enumerate(WIDTHS):
         assert not grad[i, :, px:].any()
@@ -240,7 +246,9 @@ def test_no_gradient_from_hidden_pixels():
 
 
 def test_kept_patches_in_another_order_are_the_same_tokens():
-    """With every real patch kept, in any order, nothing is missing; those left out cannot reach the others."""
+    """With every real patch kept, in any order, nothing is missing; those left out cannot reach the
+    others.
+    """
     module, params = start()
     image, width = lines(128)
     apply = jax.jit(lambda image, keep: module.apply({"params": params}, image, width, keep=keep))
@@ -262,7 +270,9 @@ def test_kept_patches_in_another_order_are_the_same_tokens():
 
 
 def test_a_prefix_is_read_along_without_a_position():
-    """The embedded first tokens of a line, given as a prefix to the rest of it, make up the line again."""
+    """The embedded first tokens of a line, given as a prefix to the rest of it, make up the line
+    again.
+    """
     module, params = start()
     image, width = lines(128)
     width = jnp.maximum(width, 12)
@@ -283,7 +293,9 @@ def test_a_prefix_is_read_along_without_a_position():
 
 @pytest.mark.parametrize(("size", "millions"), [("T", "5.35"), ("S", "21.31"), ("B", "37.85")])
 def test_parameter_counts_of_dig(size, millions):
-    """The published figures hold with and without final norm (and mask token): the difference is below the print."""
+    """The published figures hold with and without final norm (and mask token): the difference is
+    below the print.
+    """
     for final_norm in (True, False):
         module = vit.Vit(patch=(4, 4), final_norm=final_norm, **vit.SIZES[size])
         tree = jax.eval_shape(
@@ -325,13 +337,15 @@ def test_no_two_blocks_start_alike(scan):
 
 
 def test_one_block_against_numpy():
-    """Pre-norm attention and MLP with their residual sums, line by line over real tokens only, in float64."""
+    """Pre-norm attention and MLP with their residual sums, line by line over real tokens only, in
+    float64.
+    """
     module, params = start(depth=1)
     image, width = lines(128)
     ours = np.asarray(jax.jit(module.apply)({"params": params}, image, width))
     p = jax.tree.map(lambda a: np.asarray(a, np.float64), params)
     block, attn = p["block_0"], p["block_0"]["attn"]
-    dense = lambda x, w: x @ w["kernel"] + w["bias"]  # noqa: E731
+    dense = lambda x, w: x @ w["kernel"] + w["bias"]
 
     def norm(x, w):
         return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * w[
@@ -379,7 +393,7 @@ def test_scan_and_remat_change_nothing(form):
     image, width = lines(128)
 
     def run(module, params):
-        loss = lambda p: jnp.sum(jnp.sin(module.apply({"params": p}, image, width)))  # noqa: E731
+        loss = lambda p: jnp.sum(jnp.sin(module.apply({"params": p}, image, width)))
         return jax.jit(lambda p: (module.apply({"params": p}, image, width), jax.grad(loss)(p)))(
             params
         )
@@ -415,8 +429,9 @@ def test_drop_path_in_the_network(scan):
 
     draws = [np.asarray(noisy(jax.random.key(i))) for i in range(40)]
     np.testing.assert_array_equal(draws[0], noisy(jax.random.key(0)))
-    # Rates rise from 0 in the first block to 0.5 in the last, whose two branches each stay or go: about four outcomes
-    # a line, so all 40 draws stay within them, and the first block never drops anything.
+    # Rates rise from 0 in the first block to 0.5 in the last, whose two branches each stay or go:
+    # about four outcomes a line, so all 40 draws stay within them, and the first block never drops
+    # anything.
     outcomes = {draw[2].round(3).tobytes() for draw in draws}
     assert len(outcomes) == 4
 
@@ -432,12 +447,14 @@ def test_drop_path_needs_its_rng():
     [("bfloat16", "plain"), ("bfloat16", "xla"), ("bfloat16_stored", "plain")],
 )
 def test_bfloat16_is_close_and_returns_float32(dtype, attention):
-    """Precision proof: relative error of features and of every gradient array stays near bfloat16's 2^-8."""
+    """Precision proof: relative error of features and of every gradient array stays near bfloat16's
+    2^-8.
+    """
     module, params = start()
     image, width = lines(128)
 
     def run(module):
-        loss = lambda p: jnp.sum(jnp.sin(module.apply({"params": p}, image, width)))  # noqa: E731
+        loss = lambda p: jnp.sum(jnp.sin(module.apply({"params": p}, image, width)))
         return jax.jit(lambda p: (module.apply({"params": p}, image, width), jax.grad(loss)(p)))(
             params
         )
@@ -445,7 +462,7 @@ def test_bfloat16_is_close_and_returns_float32(dtype, attention):
     tokens, grads = run(module)
     low, low_grads = run(vit.Vit(**TINY | {"dtype": dtype, "attention": attention}))
     assert low.dtype == jnp.float32
-    gap = lambda a, b: float(jnp.linalg.norm((a - b).ravel()) / jnp.linalg.norm(b.ravel()))  # noqa: E731
+    gap = lambda a, b: float(jnp.linalg.norm((a - b).ravel()) / jnp.linalg.norm(b.ravel()))
     assert 1e-5 < gap(low, tokens) < 0.02
     gaps = jax.tree.leaves(jax.tree.map(gap, low_grads, grads), is_leaf=lambda x: x is None)
     assert max(g for g in gaps if np.isfinite(g)) < 0.05

@@ -1,4 +1,6 @@
-"""The command line of make_records: exit codes, one-sentence errors, the summary, and a real subprocess."""
+"""The command line of make_records: exit codes, one-sentence errors, the summary, and a real
+subprocess.
+"""
 
 import json
 import subprocess

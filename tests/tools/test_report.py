@@ -1,4 +1,6 @@
-"""Report and results: figures come from the logs, land in the right cell, and the page needs nothing beside itself."""
+"""Report and results: figures come from the logs, land in the right cell, and the page needs
+nothing beside itself.
+"""
 
 import base64
 import json

@@ -59,7 +59,9 @@ def test_show_batch_writes_labels_and_as_many_rows_as_asked():
 
 @pytest.fixture
 def few_operators(monkeypatch):
-    """Two operators instead of all: each costs seconds to compile, and tests/augment tries every one."""
+    """Two operators instead of all: each costs seconds to compile, and tests/augment tries every
+    one.
+    """
     short = {
         name: {**recipe, "some_of": (0, 1), "operators": recipe["operators"][:1]}
         for name, recipe in (("dig", recipes.DIG), ("lines_light", recipes.LINES_LIGHT))
@@ -89,7 +91,9 @@ def test_show_augment_draws_a_row_for_each_operator_and_recipe(tmp_path, capsys,
 
 
 def test_every_picture_that_a_method_makes_is_shown():
-    """As SSM's: all patches are painted, so none is dark, and the pictures that the networks read have other names."""
+    """As SSM's: all patches are painted, so none is dark, and the pictures that the networks read
+    have other names.
+    """
     batch = {"image": np.full((1, 32, 64, 1), 200, np.uint8), "width": np.array([64], np.int32)}
     views = {
         name: np.zeros((1, 32, 64, 1), np.float32) for name in ("mixed", "moved", "view1", "view2")
@@ -109,7 +113,9 @@ def test_every_picture_that_a_method_makes_is_shown():
 
 
 def test_windows_and_several_rows_of_a_line_are_shown_beside_it():
-    """Two lines of 64 px; a method that makes two rows of each (view1) and cuts a window of 16 px (view2)."""
+    """Two lines of 64 px; a method that makes two rows of each (view1) and cuts a window of 16 px
+    (view2).
+    """
     batch = {"image": np.full((2, 32, 64, 1), 200, np.uint8), "width": np.array([64, 40], np.int32)}
     views = {
         "view1": np.zeros((4, 32, 64, 1), np.float32),

@@ -1,4 +1,6 @@
-"""Features of a frozen encoder: the same from memory as from the encoder, and computed once a record."""
+"""Features of a frozen encoder: the same from memory as from the encoder, and computed once a
+record.
+"""
 
 import types
 
@@ -12,7 +14,9 @@ from dig_jax.train.feature_cache import FeatureCache
 
 
 def lines(numbers, width_px):
-    """(batch, host) of lines whose pixels and real width follow from their number; number -1 only fills the batch."""
+    """(batch, host) of lines whose pixels and real width follow from their number; number -1 only
+    fills the batch.
+    """
     numbers = np.asarray(numbers)
     image = np.zeros((len(numbers), 2, width_px, 1), np.uint8)
     for row, number in enumerate(numbers):

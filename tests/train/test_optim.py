@@ -1,4 +1,6 @@
-"""The optimiser against AdamW written out in numpy, the schedule point by point, the rules and their errors."""
+"""The optimiser against AdamW written out in numpy, the schedule point by point, the rules and
+their errors.
+"""
 
 import math
 
@@ -15,7 +17,7 @@ SIZES = {"total_steps": 10, "batch_size": 4}
 
 def tree(seed=0):
     rng = np.random.default_rng(seed)
-    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
     return {
         "encoder": {"block_0": {"kernel": draw(3, 4), "bias": draw(4)}},
         "head": {"kernel": draw(4, 2)},
@@ -50,7 +52,7 @@ def test_against_adamw_by_hand():
     for g in grads:
         updates, state = optimizer.tx.update(g, state, new)
         new = optax.apply_updates(new, updates)
-    block = lambda t, name: t["encoder"]["block_0"][name]  # noqa: E731
+    block = lambda t, name: t["encoder"]["block_0"][name]
     for name, decay, scale in (("kernel", 0.3, 0.5), ("bias", 0.0, 1.0)):
         expected = adamw_by_hand(
             block(params, name), [block(g, name) for g in grads], rates, decay, scale
@@ -64,8 +66,9 @@ def test_against_adamw_by_hand():
 
 
 def test_against_sgd_by_hand():
-    """PyTorch's: clipped, then the decay as part of the gradient, then the momentum, which keeps old rates out; the rate falls
-    in steps; a stacked array has a rate for each block; what is frozen stands still."""
+    """PyTorch's: clipped, then the decay as part of the gradient, then the momentum, which keeps
+    old rates out; the rate falls in steps; a stacked array has a rate for each block; what is
+    frozen stands still."""
 
     def stacked(seed):
         blocks = [tree(seed + number)["head"]["kernel"] for number in (50, 70)]
@@ -94,7 +97,9 @@ def test_against_sgd_by_hand():
 
 
 def test_schedule_points():
-    """DiG (methods.md 1.8): linspace(0, base, warmup) with its end included, then cosine to an absolute minimum."""
+    """DiG (methods.md 1.8): linspace(0, base, warmup) with its end included, then cosine to an
+    absolute minimum.
+    """
     rate = optim.make_schedule(6e-4, 50_000, 5_000, 1e-5, "cosine")
     np.testing.assert_allclose(rate(0), 0.0)
     np.testing.assert_allclose(rate(2_500), 6e-4 * 2_500 / 4_999, rtol=1e-6)
@@ -108,7 +113,7 @@ def test_schedule_points():
 
 
 def test_rate_scales_with_the_global_batch():
-    create = lambda **o: optim.create(params=tree(), total_steps=10, lr=1.5e-4, **o).schedule(0)  # noqa: E731
+    create = lambda **o: optim.create(params=tree(), total_steps=10, lr=1.5e-4, **o).schedule(0)
     assert float(create(batch_size=1024, lr_per=256)) == pytest.approx(6e-4)
     assert float(create(batch_size=1024)) == pytest.approx(1.5e-4)
 
@@ -178,7 +183,9 @@ def test_layer_decay_reaches_the_update():
 
 
 def test_weight_decay_falls_on_matrices_only():
-    """Also where scan gives biases and norms a second dimension, and where a rule says otherwise."""
+    """Also where scan gives biases and norms a second dimension, and where a rule says
+    otherwise.
+    """
     params = {
         "encoder": {
             "blocks": {
@@ -231,7 +238,9 @@ def test_mistakes_become_sentences(options, sentence):
 
 
 def test_clipping_sees_only_what_trains():
-    """A huge gradient of a frozen array must not shrink the others' steps: seen in Adam's first moment."""
+    """A huge gradient of a frozen array must not shrink the others' steps: seen in Adam's first
+    moment.
+    """
     params = tree()
     grads = jax.tree.map(jnp.ones_like, params)
     grads["head"]["kernel"] = 1e6 * grads["head"]["kernel"]
@@ -258,7 +267,9 @@ def moved(steps, **options):
 
 
 def test_a_rule_may_keep_its_rate_while_the_others_fall():
-    """SimSiam's --fix-pred-lr: warm-up alike, then the peak for one and the cosine for the others."""
+    """SimSiam's --fix-pred-lr: warm-up alike, then the peak for one and the cosine for the
+    others.
+    """
     rules = (("head", {"schedule": "constant", "lr_scale": 0.5}), (".*", {}))
     options = {"rules": rules, "warmup_steps": 2, "b2": 0.98, "eps": 1e-6}
     new = moved(6, **options)
@@ -272,7 +283,9 @@ def test_a_rule_may_keep_its_rate_while_the_others_fall():
 
 
 def test_weight_decay_may_rise_on_a_cosine():
-    """DINO's schedule, by hand; what a rule states rises by the same factor, biases still have none."""
+    """DINO's schedule, by hand; what a rule states rises by the same factor, biases still have
+    none.
+    """
     rules = (("head", {"weight_decay": 0.02}), (".*", {}))
     new = moved(5, rules=rules, weight_decay=0.04, weight_decay_end=0.4, b2=0.98, eps=1e-6)
     rates = [0.05 * (1 + math.cos(math.pi * i / 10)) for i in range(5)]
@@ -296,7 +309,9 @@ def test_weight_decay_may_rise_on_a_cosine():
 
 
 def test_every_array_may_be_clipped_by_its_own_norm():
-    """DINO's clip_gradients, seen in Adam's first moment; stacked blocks each by themselves, small gradients stay."""
+    """DINO's clip_gradients, seen in Adam's first moment; stacked blocks each by themselves, small
+    gradients stay.
+    """
     blocks = jnp.stack([jnp.full((2, 2), 5.0), jnp.full((2, 2), 0.1)])
     grads = {"encoder": {"blocks": {"kernel": blocks}}, "head": jnp.full(4, 3.0)}
     tx = optim.create(params=grads, lr=0.1, clip_norm_each=2.0, **SIZES).tx

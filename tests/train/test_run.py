@@ -1,4 +1,6 @@
-"""The trainer with a toy method: resume, devices, bad numbers, evaluations, sentences. Real records, real pipeline."""
+"""The trainer with a toy method: resume, devices, bad numbers, evaluations, sentences. Real
+records, real pipeline.
+"""
 
 import os
 import re
@@ -158,8 +160,9 @@ class Probe:
 
 
 def test_the_device_never_waits_for_logging(lines, tmp_path, monkeypatch):
-    """Between log steps nothing of a step is fetched, and at a log step two later ones are in flight already; never more
-    than these, else a log interval of batches lies on the device, and a run asked to stop has to compute it first."""
+    """Between log steps nothing of a step is fetched, and at a log step two later ones are in
+    flight already; never more than these, else a log interval of batches lies on the device, and a
+    run asked to stop has to compute it first."""
     started, told = [0], set()
     jitted = train.jit_train_step
 
@@ -171,7 +174,7 @@ def test_the_device_never_waits_for_logging(lines, tmp_path, monkeypatch):
                 return step(state, batch)
             started[0] += 1
             state, values = step(state, batch)
-            tell = lambda what, of: told.add((what, started[0], of))  # noqa: E731
+            tell = lambda what, of: told.add((what, started[0], of))
             return state, {name: Probe(value, started[0], tell) for name, value in values.items()}
 
         return run
@@ -292,7 +295,9 @@ class Witness(base.Method):
 
 
 def test_a_step_gives_fresh_keys_and_the_moved_teacher():
-    """The teacher moves before the loss (the order of DiG); it and the loss know step / total; no key is used twice."""
+    """The teacher moves before the loss (the order of DiG); it and the loss know step / total; no
+    key is used twice.
+    """
     method, batch = Witness(), {"image": jnp.zeros((8, 8, 16, 1), jnp.uint8)}
     optimizer = train.optim.create(
         params=method.init(None, None)["params"], total_steps=4, batch_size=8, lr=0.1
@@ -445,7 +450,9 @@ def test_metrics_are_means_over_the_log_interval(lines, tmp_path):
 
 
 def command_line(tmp_path, spec, devices=8):
-    """The real command with the toy method, for other processes: command without --config, config file, environment."""
+    """The real command with the toy method, for other processes: command without --config, config
+    file, environment.
+    """
     script = tmp_path / "go.py"
     script.write_text(
         "import sys, types, jax\n"
@@ -466,7 +473,9 @@ def command_line(tmp_path, spec, devices=8):
 
 @pytest.mark.slow
 def test_sigterm_ends_a_real_process_with_143(lines, tmp_path):
-    """Killed while it trains, it saves; run again, it goes on; a mistake is one sentence and exit code 1."""
+    """Killed while it trains, it saves; run again, it goes on; a mistake is one sentence and exit
+    code 1.
+    """
     command, config, environment = command_line(tmp_path, lines)
     process = subprocess.Popen(
         [*command, f"--config={config}:1000000"],

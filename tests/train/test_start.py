@@ -84,7 +84,9 @@ def test_calibrate_runs_once_before_the_first_step(lines, tmp_path):
 
 
 def test_statistics_of_an_epoch_count_every_labelled_line_once(lines):
-    """20 lines in batches of 8: the last training batch is filled with 4 lines that have been there."""
+    """20 lines in batches of 8: the last training batch is filled with 4 lines that have been
+    there.
+    """
     cfg = make_config(
         lines, 1, data=ConfigDict(common.lines(lines, height_px=8)), calibrate_batches=9
     ).to_dict()

@@ -1,4 +1,6 @@
-"""Save and restore: exact, on any mesh, best and last, a part of it, and what it says when it does not fit."""
+"""Save and restore: exact, on any mesh, best and last, a part of it, and what it says when it does
+not fit.
+"""
 
 import os
 import signal

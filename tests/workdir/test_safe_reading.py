@@ -1,7 +1,8 @@
-"""Nothing that is read from disk can run code: no such call stands in the package, and files that try are refused.
+"""Nothing that is read from disk can run code: no such call stands in the package, and files that
+try are refused.
 
-Config files are Python that the user chooses to run (`--config=...`), and modules are imported from the package by name; both
-are outside this rule.
+Config files are Python that the user chooses to run (`--config=...`), and modules are imported from
+the package by name; both are outside this rule.
 """
 
 import ast

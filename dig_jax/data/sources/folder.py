@@ -5,8 +5,9 @@
     splits/NAME.txt   one path a line; without any, all images are the split "train"
     SOURCE.md         its '- Source:', '- Licence:' and '- Attribution:' lines go into the record set
 
-Nothing found in the folder can stop the walk: what is broken is counted and named in the report. Nothing outside the folder is
-read: paths that are absolute or hold "..", and links that lead out, are named and left (--follow_links takes the links).
+Nothing found in the folder can stop the walk: what is broken is counted and named in the report.
+Nothing outside the folder is read: paths that are absolute or hold "..", and links that lead out,
+are named and left (--follow_links takes the links).
 """
 
 import contextlib
@@ -57,13 +58,14 @@ def examples(
     follow_links: bool = False,
     workers: int | None = None,
 ) -> Iterator[Example]:
-    """Yields (split, image bytes, text or None, path) in the order of the splits' lists (sorted paths without splits).
+    """Yields (split, image bytes, text or None, path) in the order of the splits' lists (sorted
+    paths without splits).
 
-    Images higher than height_px are reduced to it (Pillow LANCZOS, aspect kept; none is enlarged), made grey
-    (channels 1) or RGB (3), and stored as JPEG of this quality or PNG. A JPEG that needs no change is stored byte for
-    byte. Refused and reported: more than max_pixels (by the header; JPEG 2000: a quarter), all that cannot be
-    decoded to the last row, and what leads out of the folder through a link, unless follow_links. Raises
-    FileNotFoundError where `input` is no folder.
+    Images higher than height_px are reduced to it (Pillow LANCZOS, aspect kept; none is enlarged),
+    made grey (channels 1) or RGB (3), and stored as JPEG of this quality or PNG. A JPEG that needs
+    no change is stored byte for byte. Refused and reported: more than max_pixels (by the header;
+    JPEG 2000: a quarter), all that cannot be decoded to the last row, and what leads out of the
+    folder through a link, unless follow_links. Raises FileNotFoundError where `input` is no folder.
     """
     if not input or not Path(input).is_dir():
         raise FileNotFoundError(f"--input is '{input or ''}', but must be a folder with images.")
@@ -95,7 +97,9 @@ class Root:
         self.real = os.path.realpath(path)
 
     def reason(self, path: str) -> str:
-        """Why a path relative to the folder may not be opened; "" where it may: a file, inside the folder."""
+        """Why a path relative to the folder may not be opened; "" where it may: a file, inside the
+        folder.
+        """
         pure = PurePosixPath(path)
         if "\0" in path:
             return "path holds a NUL character"
@@ -136,7 +140,9 @@ def read_source(root: Root) -> dict[str, str]:
 
 
 def read_labels(root: Root, report: Report) -> dict[str, str]:
-    """labels.tsv -> {path: text}. A line that cannot be used is reported, and its image stays unlabelled."""
+    """labels.tsv -> {path: text}. A line that cannot be used is reported, and its image stays
+    unlabelled.
+    """
     labels: dict[str, str] = {}
     if root.reason("labels.tsv") == "missing":
         report.notes.append("no labels.tsv: all images are unlabelled")
@@ -168,8 +174,8 @@ def read_labels(root: Root, report: Report) -> dict[str, str]:
 
 
 def list_images(root: Root, labels: dict[str, str], report: Report) -> list[tuple[str, str]]:
-    """[(split, path)]: what the splits list, or else every image below the folder and every labelled file as
-    "train"."""
+    """[(split, path)]: what the splits list, or else every image below the folder and every
+    labelled file as "train"."""
     found = dict.fromkeys(_walk(root, report))
     found.update(dict.fromkeys(labels))
     lists = sorted(
@@ -204,7 +210,9 @@ def list_images(root: Root, labels: dict[str, str], report: Report) -> list[tupl
 
 
 def _lines(root: Root, path: str, report: Report) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, line without its end) of the lines that are not blank, read as bytes: they need not be UTF-8."""
+    """(number from 1, line without its end) of the lines that are not blank, read as bytes: they
+    need not be UTF-8.
+    """
     if reason := root.reason(path):
         report.skip(path, f"list cannot be read: {reason}")
         return
@@ -232,8 +240,8 @@ def _shortest(path: str) -> str:
 
 
 def _walk(root: Root, report: Report) -> Iterator[str]:
-    """Image files below root by their suffix, hidden ones left out, as paths relative to it. A linked folder is walked only
-    with root.links and only once, so that links in a circle end."""
+    """Image files below root by their suffix, hidden ones left out, as paths relative to it. A
+    linked folder is walked only with root.links and only once, so that links in a circle end."""
     walked = {root.real}
     for folder, folders, files in os.walk(root.path, followlinks=root.links):
         here = Path(folder).relative_to(root.path)
@@ -270,7 +278,9 @@ def read_image(
     quality: int,
     max_pixels: int,
 ) -> tuple[bytes, str]:
-    """(encoded image as stored, "") or (b"", kind of reason why not). Never raises for what is in the file."""
+    """(encoded image as stored, "") or (b"", kind of reason why not). Never raises for what is in
+    the file.
+    """
     most = 8 * max_pixels + (64 << 20)  # bytes of the largest pixel type, and of its metadata
     try:
         with (root.path / path).open("rb") as file:
@@ -293,8 +303,9 @@ class _TooSlow(BaseException):
 
 @contextlib.contextmanager
 def _time_limit(seconds: int) -> Iterator[None]:
-    """BadImage where the body takes longer. A parser in Python is stopped; a decoder in C ends first, and what those may take
-    is bounded by max_pixels and `check_effort`. Only in a main thread (each worker process has one), and not on Windows."""
+    """BadImage where the body takes longer. A parser in Python is stopped; a decoder in C ends
+    first, and what those may take is bounded by max_pixels and `check_effort`. Only in a main
+    thread (each worker process has one), and not on Windows."""
     if (
         not hasattr(signal, "setitimer")
         or threading.current_thread() is not threading.main_thread()
@@ -317,7 +328,9 @@ def _time_limit(seconds: int) -> Iterator[None]:
 
 
 def decode(data: bytes, height_px: int, channels: int, max_pixels: int) -> tuple[np.ndarray, bool]:
-    """Image file -> (u8[h,w] or u8[h,w,3], True where the file is a JPEG of just this image). Raises BadImage."""
+    """Image file -> (u8[h,w] or u8[h,w,3], True where the file is a JPEG of just this image).
+    Raises BadImage.
+    """
     if not data:
         raise BadImage("empty file")
     try:

@@ -1,8 +1,10 @@
-"""Source: rendered text lines: words of a vocabulary set in the machine's fonts, on paper, with wear.
+"""Source: rendered text lines: words of a vocabulary set in the machine's fonts, on paper, with
+wear.
 
-Line i of a split is a function of (seed, split, i), the vocabulary and the fonts alone: not of the number of lines or
-processes. Fonts differ between machines; fonts="bundled" takes those that come with matplotlib, the same everywhere.
-How a line looks is drawn in dig_jax.data.typeset; this module chooses what it says and in which font.
+Line i of a split is a function of (seed, split, i), the vocabulary and the fonts alone: not of the
+number of lines or processes. Fonts differ between machines; fonts="bundled" takes those that come
+with matplotlib, the same everywhere. How a line looks is drawn in dig_jax.data.typeset; this module
+chooses what it says and in which font.
 """
 
 import collections
@@ -42,7 +44,9 @@ BOOKS = zlib.crc32(b"books")  # stream of randomness beside those of the splits
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """Words with their frequencies, by language. frequency sums to 1 within a language, share over the languages."""
+    """Words with their frequencies, by language. frequency sums to 1 within a language, share over
+    the languages.
+    """
 
     words: dict[str, tuple[str, ...]]
     frequency: dict[str, tuple[float, ...]]
@@ -83,11 +87,11 @@ def examples(
 ) -> Iterator[Example]:
     """Yields (split, image bytes, text, "split/number font"). All images are height_px high.
 
-    splits: "train=4000,validation=400"; count: short for "train=COUNT". input: a UTF-8 text whose words (as often as
-    they stand there) replace our own English, German and French list. fonts: "auto", "bundled" or a folder. books: lines
-    come from so many books, each with one language, font, size, paper, ink and wear of its own, as in a scanned
-    collection; 0: every line looks its own way.
-    ValueError or FileNotFoundError for what a user can mend.
+    splits: "train=4000,validation=400"; count: short for "train=COUNT". input: a UTF-8 text whose
+    words (as often as they stand there) replace our own English, German and French list. fonts:
+    "auto", "bundled" or a folder. books: lines come from so many books, each with one language,
+    font, size, paper, ink and wear of its own, as in a scanned collection; 0: every line looks its
+    own way. ValueError or FileNotFoundError for what a user can mend.
     """
     if not 1 <= min_words <= max_words:
         raise ValueError(
@@ -121,7 +125,9 @@ def examples(
 
 
 def parse_splits(spec: str) -> dict[str, int]:
-    """ "train=4000,validation=400" -> {"train": 4000, "validation": 400}; ValueError for anything else."""
+    """ "train=4000,validation=400" -> {"train": 4000, "validation": 400}; ValueError for anything
+    else.
+    """
     sizes: dict[str, int] = {}
     for part in spec.split(","):
         name, _, number = (piece.strip() for piece in part.partition("="))
@@ -138,7 +144,9 @@ def parse_splits(spec: str) -> dict[str, int]:
 
 
 def read_vocabulary(input: str | None) -> Vocabulary:
-    """Our own list (rarer towards its end: Zipf's law, flattened at the head), or a text's words with their counts."""
+    """Our own list (rarer towards its end: Zipf's law, flattened at the head), or a text's words
+    with their counts.
+    """
     if input is None:
         sections = re.split(r"^\[(\w+)\]\n", WORDS.read_text("utf-8"), flags=re.MULTILINE)[1:]
         words = {
@@ -164,8 +172,8 @@ def read_vocabulary(input: str | None) -> Vocabulary:
 
 
 def find_fonts(where: str, chars: frozenset[str]) -> list[Font]:
-    """Usable fonts, sorted by file name: those with distinct glyphs for all of A-Z, a-z, 0-9. See `examples` for
-    `where`."""
+    """Usable fonts, sorted by file name: those with distinct glyphs for all of A-Z, a-z, 0-9. See
+    `examples` for `where`."""
     import matplotlib  # only for the fonts it carries
 
     bundled = Path(matplotlib.get_data_path(), "fonts", "ttf")
@@ -197,8 +205,8 @@ def find_fonts(where: str, chars: frozenset[str]) -> list[Font]:
 
 
 def _inspect(file: Path, chars: frozenset[str]) -> Font | None:
-    """What a font covers. A missing glyph is drawn as the font's box, so a character with the box's picture is
-    missing."""
+    """What a font covers. A missing glyph is drawn as the font's box, so a character with the box's
+    picture is missing."""
     try:
         font = load_font(str(file), 24)
         box = bytes(font.getmask("\uffff"))
@@ -238,7 +246,9 @@ def _usable(vocabulary: Vocabulary, fonts: Sequence[Font], report: Report) -> Vo
 
 
 class LineMaker:
-    """Makes line `index` of `split`: a pure function of that pair and of what it was made with. Pickles."""
+    """Makes line `index` of `split`: a pure function of that pair and of what it was made with.
+    Pickles.
+    """
 
     def __init__(
         self, vocabulary: Vocabulary, fonts: Sequence[Font], *, seed: int, words: tuple[int, int], height_px: int,
@@ -260,7 +270,8 @@ class LineMaker:
         """(split, encoded image, text, id)."""
         split, index = job
         rng = np.random.default_rng([self.seed, zlib.crc32(split.encode()), index])
-        # The looks of a book come from a stream of its own, which starts anew for each of its lines.
+        # The looks of a book come from a stream of its own, which starts anew for each of its
+        # lines.
         looks = (
             np.random.default_rng([self.seed, BOOKS, int(rng.integers(self.books))])
             if self.books
@@ -278,8 +289,8 @@ class LineMaker:
         return split, encode_image(image, self.codec, self.quality), text, id
 
     def _choose_font(self, rng: np.random.Generator, language: str) -> Font:
-        """First a family, then a font of it: a family of twenty weights is no more frequent than one with a single
-        file."""
+        """First a family, then a font of it: a family of twenty weights is no more frequent than
+        one with a single file."""
         if language not in self._able:
             able = [
                 [font for font in family if self.writable(language, font.covers)[0]]
@@ -290,7 +301,9 @@ class LineMaker:
         return family[int(rng.integers(len(family)))]
 
     def writable(self, language: str, covers: frozenset[str]) -> tuple[list[str], np.ndarray]:
-        """The words of a language that these characters can write, and their cumulative frequency."""
+        """The words of a language that these characters can write, and their cumulative
+        frequency.
+        """
         key = (language, covers)
         if key not in self._writable:
             every = zip(self.vocabulary.words[language], self.vocabulary.frequency[language])
@@ -307,8 +320,8 @@ def compose(
     covers: frozenset[str],
     count: int,
 ) -> str:
-    """A line of `count` words with numbers, capitals and punctuation; a change that the font cannot write is left
-    out."""
+    """A line of `count` words with numbers, capitals and punctuation; a change that the font cannot
+    write is left out."""
     words = [
         known[i]
         for i in np.searchsorted(cumulative, rng.random(count), side="right").clip(

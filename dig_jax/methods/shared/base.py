@@ -1,11 +1,13 @@
 """The contract between one training method and the one trainer.
 
-A method file holds exactly one class `Method(base.Method)`; `config.method.name` is the file's name and the rest of
-`config.method` are the constructor's keyword arguments. A method holds hyper-parameters and Linen modules only: what it
-must remember between steps lies in the pytrees that the trainer passes in and takes back. Methods are pure: the same
-arguments give the same values on one device and on a pod, because batches are global arrays and random keys are given.
+A method file holds exactly one class `Method(base.Method)`; `config.method.name` is the file's name
+and the rest of `config.method` are the constructor's keyword arguments. A method holds
+hyper-parameters and Linen modules only: what it must remember between steps lies in the pytrees
+that the trainer passes in and takes back. Methods are pure: the same arguments give the same values
+on one device and on a pod, because batches are global arrays and random keys are given.
 
-Letters: B lines, H W C pixels, N tokens, D width, S frames, L label length, V classes. `valid` True = real row.
+Letters: B lines, H W C pixels, N tokens, D width, S frames, L label length, V classes. `valid` True
+= real row.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ Batch = dict[str, jax.Array]
 
 
 class Aux(NamedTuple):
-    """What `loss` returns beside the loss: `metrics` {name: f32[]} (global means), the next `mutable` tree, and, where it is
-    not the number of valid lines, how many things the loss is a mean over (`Method.parts_add_up`): f32 or i32[]."""
+    """What `loss` returns beside the loss: `metrics` {name: f32[]} (global means), the next
+    `mutable` tree, and, where it is not the number of valid lines, how many things the loss is a
+    mean over (`Method.parts_add_up`): f32 or i32[]."""
 
     metrics: dict[str, jax.Array]
     mutable: Any
@@ -40,16 +43,19 @@ class Method:
         nn.Module
     )  # all that is trained, the encoder under the name "encoder"; called with an augmented batch
 
-    # Where nothing trains the encoder: a function (params, raw batch) -> {name: f32/i32[B, ...]} that the methods of this
-    # class read in place of batch["image"]. The trainer then runs it once a record and not once a step.
+    # Where nothing trains the encoder: a function (params, raw batch) -> {name: f32/i32[B, ...]}
+    # that the methods of this class read in place of batch["image"]. The trainer then runs it once
+    # a record and not once a step.
     frozen_features: Callable[[Params, Batch], Batch] | None = None
 
-    # Whether the loss of a batch is the mean of the losses of its parts, each weighted by Aux.weight: a mean over lines, or
-    # over pixels, in which no line meets another through contrast or batch norm. Then config.accumulate may cut the batch.
+    # Whether the loss of a batch is the mean of the losses of its parts, each weighted by
+    # Aux.weight: a mean over lines, or over pixels, in which no line meets another through contrast
+    # or batch norm. Then config.accumulate may cut the batch.
     parts_add_up: bool = False
 
     def init(self, key: jax.Array, batch: Batch) -> dict[str, Any]:
-        """{"params": f32 tree, the encoder under params["encoder"]; "mutable": tree or {}} from an augmented batch.
+        """{"params": f32 tree, the encoder under params["encoder"]; "mutable": tree or {}} from an
+        augmented batch.
 
         Default: the parameters of the network, and nothing mutable.
         """
@@ -58,42 +64,56 @@ class Method:
     def loss(
         self, params: Params, state: Any, batch: Batch, key: jax.Array, progress: jax.Array
     ) -> tuple[jax.Array, Aux]:
-        """(f32[] loss over the global batch, Aux). `batch` went through `augment`; read state.teacher, state.mutable.
+        """(f32[] loss over the global batch, Aux). `batch` went through `augment`; read
+        state.teacher, state.mutable.
 
-        progress f32[] in [0, 1) = step / total, for weights and phases that follow the training. Gradients are taken
-        with respect to `params` only; `state.params` is the same tree, without gradients. Metric names are relative
-        ("pixel", "contrast"): the trainer writes them under `train/`.
+        progress f32[] in [0, 1) = step / total, for weights and phases that follow the training.
+        Gradients are taken with respect to `params` only; `state.params` is the same tree, without
+        gradients. Metric names are relative ("pixel", "contrast"): the trainer writes them under
+        `train/`.
         """
         raise NotImplementedError
 
     def augment(self, key: jax.Array, batch: Batch) -> Batch:
-        """Raw u8 batch -> what `loss` reads: f32 views in [-1, 1] and masks, on the device. Default: as it is."""
+        """Raw u8 batch -> what `loss` reads: f32 views in [-1, 1] and masks, on the device.
+        Default: as it is.
+        """
         return batch
 
     def encode(self, params: Params, batch: Batch) -> dict[str, jax.Array]:
-        """Raw batch -> {"tokens": f32[B,N,D], "frames": f32[B,S,F], "frame_length": i32[B]}, deterministic.
+        """Raw batch -> {"tokens": f32[B,N,D], "frames": f32[B,S,F], "frame_length": i32[B]},
+        deterministic.
 
-        Default: of whole lines, no token hidden; the frames are the tokens of a column side by side.
+        Default: of whole lines, no token hidden; the frames are the tokens of a column side by
+        side.
         """
         return encode_lines(self.encoder, params["encoder"], batch)
 
     def init_teacher(self, params: Params) -> Any:
-        """The subtree that the teacher mirrors (same values as `params` at the start), or None. Default: None."""
+        """The subtree that the teacher mirrors (same values as `params` at the start), or None.
+        Default: None.
+        """
         return None
 
     def update_teacher(self, teacher: Any, params: Params, progress: jax.Array) -> Any:
-        """The moved teacher, before a step's loss. `progress` f32[] in [0, 1) = step / total. Default: as it is."""
+        """The moved teacher, before a step's loss. `progress` f32[] in [0, 1) = step / total.
+        Default: as it is.
+        """
         return teacher
 
     def schedules(self, progress: jax.Array) -> dict[str, jax.Array]:
-        """{name: f32[]}: what the method schedules by `progress`, to be logged under `train/`. Default: nothing."""
+        """{name: f32[]}: what the method schedules by `progress`, to be logged under `train/`.
+        Default: nothing.
+        """
         return {}
 
     def calibrate(self, params: Params, mutable: Any, batches: Iterator[Batch]) -> Any:
-        """`mutable` after a look at raw global training batches, before step 0 (feature statistics). Default: as is.
+        """`mutable` after a look at raw global training batches, before step 0 (feature
+        statistics). Default: as is.
 
-        The trainer calls an overridden calibrate after `init_from` with up to config.calibrate_batches batches, never
-        on resume, and each batch can be read once. It runs outside jit, so jit the heavy part inside.
+        The trainer calls an overridden calibrate after `init_from` with up to
+        config.calibrate_batches batches, never on resume, and each batch can be read once. It runs
+        outside jit, so jit the heavy part inside.
         """
         return mutable
 
@@ -103,8 +123,8 @@ class Method:
 
 
 class Taught(Method):
-    """A method with a momentum teacher: the moving average of some parts of the student, which m takes from `momentum` to 1
-    on a cosine (BYOL, arXiv 2006.07733)."""
+    """A method with a momentum teacher: the moving average of some parts of the student, which m
+    takes from `momentum` to 1 on a cosine (BYOL, arXiv 2006.07733)."""
 
     taught: Sequence[str]  # the parts that the teacher mirrors; none = there is no teacher
     momentum: float
@@ -154,7 +174,9 @@ def check_fractions(**values: float) -> None:
 
 
 def check_decoder(width: int, heads: int) -> None:
-    """ValueError for a transformer whose decoder_width its decoder_heads cannot share, or its 2-D position codes."""
+    """ValueError for a transformer whose decoder_width its decoder_heads cannot share, or its 2-D
+    position codes.
+    """
     if width % heads or width % 4:
         raise ValueError(
             f"a decoder_width of {width} does not divide by 4 and into {heads} heads: set config.method.decoder_width to a "
@@ -177,11 +199,15 @@ def encode_lines(encoder: Any, params: Params, batch: Batch) -> dict[str, jax.Ar
 
 
 def cosine_momentum(progress: jax.Array, start: float) -> jax.Array:
-    """m = 1 - (1 - start) (1 + cos(pi progress)) / 2: from `start` at progress 0 to 1 at progress 1 (BYOL, MoCo v3)."""
+    """m = 1 - (1 - start) (1 + cos(pi progress)) / 2: from `start` at progress 0 to 1 at progress 1
+    (BYOL, MoCo v3).
+    """
     return 1.0 - 0.5 * (1.0 + jnp.cos(jnp.pi * progress)) * (1.0 - start)
 
 
 def move_teacher(teacher: Any, params: Params, momentum: jax.Array | float) -> Any:
-    """xi <- m xi + (1 - m) theta for the parts of `params` that the teacher holds, with the student as it stands."""
+    """xi <- m xi + (1 - m) theta for the parts of `params` that the teacher holds, with the student
+    as it stands.
+    """
     student = {name: params[name] for name in teacher}
     return jax.tree.map(lambda xi, theta: momentum * xi + (1 - momentum) * theta, teacher, student)

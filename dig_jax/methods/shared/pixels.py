@@ -1,6 +1,8 @@
-"""Pixels as targets: what methods that rebuild an image ask of their decoder, and how to look at its answer.
+"""Pixels as targets: what methods that rebuild an image ask of their decoder, and how to look at
+its answer.
 
-Shared by DiG, SimMIM, MAE and their kin; everything is float32 and in the reading order of `models/vit.py`.
+Shared by DiG, SimMIM, MAE and their kin; everything is float32 and in the reading order of
+`models/vit.py`.
 """
 
 from __future__ import annotations
@@ -38,11 +40,12 @@ def check(target: str, mask_ratio: float, column_offset_max: int) -> None:
 def pixel_target(image, width, patch, kind, floor):
     """What the decoder shall say of every patch: (target, mean, deviation, real).
 
-    image f32[B,H,W,C] in [-1, 1], width i32[B]. target f32[B,N,P] = (grey - mean) / deviation, grey in [0, 1], P values
-    of a patch as `vit.patchify` orders them. kind "pixel": mean 0, deviation 1 (DiG); "input": the image as it stands,
-    mean and deviation 1/2 (SimMIM); "normalized": mean and unbiased deviation of the real pixels of each patch and
-    channel; "normalized_joint": of each patch, all channels together (MAE). floor: deviation = sqrt(variance + floor^2).
-    real bool[B,N,P] is False for pixels right of `width`.
+    image f32[B,H,W,C] in [-1, 1], width i32[B]. target f32[B,N,P] = (grey - mean) / deviation, grey
+    in [0, 1], P values of a patch as `vit.patchify` orders them. kind "pixel": mean 0, deviation 1
+    (DiG); "input": the image as it stands, mean and deviation 1/2 (SimMIM); "normalized": mean and
+    unbiased deviation of the real pixels of each patch and channel; "normalized_joint": of each
+    patch, all channels together (MAE). floor: deviation = sqrt(variance + floor^2). real
+    bool[B,N,P] is False for pixels right of `width`.
     """
     grey, real = vit.patchify(image * 0.5 + 0.5, patch), real_values(image, width, patch)
     if kind in ("pixel", "input"):
@@ -66,21 +69,27 @@ def pixel_target(image, width, patch, kind, floor):
 
 
 def real_values(image, width, patch):
-    """bool[B,N,P] as `vit.patchify` orders the values of images [B,H,W,C]: False right of `width`."""
+    """bool[B,N,P] as `vit.patchify` orders the values of images [B,H,W,C]: False right of
+    `width`.
+    """
     inside = geometry.inside(width, image.shape[2])[:, None, :, None]
     return vit.patchify(jnp.broadcast_to(inside, image.shape), patch)
 
 
 def asked(batch, patch):
-    """bool[B,N,P]: the values that a masked method is asked for, real pixels of hidden patches of valid rows."""
+    """bool[B,N,P]: the values that a masked method is asked for, real pixels of hidden patches of
+    valid rows.
+    """
     hidden = batch["mask"] & batch["valid"][:, None]
     return real_values(batch["view1"], batch["width"], patch) & hidden[..., None]
 
 
 def masked_loss(prediction, batch, patch, kind, floor, error=losses.masked_mse):
-    """`error` (masked_mse, masked_l1) of a decoder over the hidden patches of view1: real pixels of valid rows only.
+    """`error` (masked_mse, masked_l1) of a decoder over the hidden patches of view1: real pixels of
+    valid rows only.
 
-    prediction f32[B,N,P] in the units of the target. batch: view1 f32[B,H,W,C] in [-1, 1], width, valid, mask bool[B,N].
+    prediction f32[B,N,P] in the units of the target. batch: view1 f32[B,H,W,C] in [-1, 1], width,
+    valid, mask bool[B,N].
     """
     target = pixel_target(batch["view1"], batch["width"], patch, kind, floor)[0]
     return error(prediction, target, asked(batch, patch))
@@ -89,14 +98,15 @@ def masked_loss(prediction, batch, patch, kind, floor, error=losses.masked_mse):
 def pictures(prediction, batch, patch, kind, floor) -> dict[str, jax.Array]:
     """{"masked", "output", "original"}: f32[B,H,W,C] in [0, 1].
 
-    masked: hidden patches grey. output: the prediction in hidden patches, the original elsewhere; with normalised
-    targets it is given the true mean and deviation of its patch, which the network is not asked to know.
+    masked: hidden patches grey. output: the prediction in hidden patches, the original elsewhere;
+    with normalised targets it is given the true mean and deviation of its patch, which the network
+    is not asked to know.
     """
     _, mean, deviation, real = pixel_target(batch["view1"], batch["width"], patch, kind, floor)
     original = batch["view1"] * 0.5 + 0.5
     patches, hidden = vit.patchify(original, patch), batch["mask"][..., None] & real
     grid = vit.grid(original.shape, patch)
-    back = lambda x: vit.unpatchify(jnp.clip(x, 0, 1), patch, grid)  # noqa: E731
+    back = lambda x: vit.unpatchify(jnp.clip(x, 0, 1), patch, grid)
     output = jnp.where(hidden, prediction * deviation + mean, patches)
     return {
         "masked": back(jnp.where(hidden, 0.5, patches)),
@@ -106,10 +116,12 @@ def pictures(prediction, batch, patch, kind, floor) -> dict[str, jax.Array]:
 
 
 class Rebuild(base.Method):
-    """A method that hides patches of a line and rebuilds them; the network makes patch vectors of an augmented batch.
+    """A method that hides patches of a line and rebuilds them; the network makes patch vectors of
+    an augmented batch.
 
-    channels: C of the images. patch: (height, width) px. hide(key, width, grid) -> mask bool[B,N]. target_args: (patch, kind,
-    floor) of `pixel_target`. error: `losses.masked_mse` or `losses.masked_l1`.
+    channels: C of the images. patch: (height, width) px. hide(key, width, grid) -> mask bool[B,N].
+    target_args: (patch, kind, floor) of `pixel_target`. error: `losses.masked_mse` or
+    `losses.masked_l1`.
     """
 
     channels: int
@@ -120,8 +132,8 @@ class Rebuild(base.Method):
     column_offset_max: int
 
     def augment(self, key, batch):
-        """view1 f32[B,H,W,C] in [-1, 1], the line itself; mask bool[B,N], True = hidden; and, when asked for, column_offset
-        i32[B,1]. ValueError for images of another number of channels."""
+        """view1 f32[B,H,W,C] in [-1, 1], the line itself; mask bool[B,N], True = hidden; and, when
+        asked for, column_offset i32[B,1]. ValueError for images of another number of channels."""
         image = base.normalise(batch["image"])
         base.check_channels(image, self.channels)
         mask_key, offset_key = jax.random.split(key)

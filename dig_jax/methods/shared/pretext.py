@@ -1,14 +1,16 @@
-"""Pretext tasks: what the classic ones share. A question is made of a line, and its answer is known without a reader.
+"""Pretext tasks: what the classic ones share. A question is made of a line, and its answer is known
+without a reader.
 
     kind                 methods                                where
     choose 1 of K        rotation, jigsaw, relative_position    Classifier, classify, cross_entropy
       from windows       jigsaw, relative_position              Layout, cutter
     paint the line       colorization, denoising                Painter, paint
 
-A batch of the first kind holds view1 .. viewV f32[B,H,w,C] in [-1, 1], width i32[B] (real pixels of each view), valid bool[B],
-answer i32[B,Q] and perhaps column_offset i32[B,V]: Q questions a line, each of V / Q views. One of the second kind holds
-view1 (what the encoder sees), target f32[B,H,W,P] in [-1, 1] (what shall be painted), width and valid. In both, `valid` is
-False too for lines of which no question can be made; the metric `used` is the share of rows that count.
+A batch of the first kind holds view1 .. viewV f32[B,H,w,C] in [-1, 1], width i32[B] (real pixels of
+each view), valid bool[B], answer i32[B,Q] and perhaps column_offset i32[B,V]: Q questions a line,
+each of V / Q views. One of the second kind holds view1 (what the encoder sees), target f32[B,H,W,P]
+in [-1, 1] (what shall be painted), width and valid. In both, `valid` is False too for lines of
+which no question can be made; the metric `used` is the share of rows that count.
 """
 
 from __future__ import annotations
@@ -29,8 +31,9 @@ from dig_jax.models import heads, layers, vit
 
 
 class Layout(NamedTuple):
-    """A row of windows of full height: `cells` of them, window_px wide and gap_px apart, after which each is pushed to the
-    right by its own 0..jitter_px. So neighbours keep gap_px - jitter_px .. gap_px + jitter_px between them."""
+    """A row of windows of full height: `cells` of them, window_px wide and gap_px apart, after
+    which each is pushed to the right by its own 0..jitter_px. So neighbours keep gap_px - jitter_px
+    .. gap_px + jitter_px between them."""
 
     cells: int
     window_px: int
@@ -64,12 +67,14 @@ def cut(
     column_offset_max: int,
     context_free: bool = True,
 ) -> base.Batch:
-    """Raw batch -> {"view1" .. "viewV", "width", "valid"} and, when asked for, "column_offset": windows as lines of their own.
+    """Raw batch -> {"view1" .. "viewV", "width", "valid"} and, when asked for, "column_offset":
+    windows as lines of their own.
 
-    cells i32[B,V]: the cell that each view shows. recipe: augmentation, or None: of every window by itself if context_free,
-    which parts their tone, else of the whole line before it is cut, so that strokes go on from window to window. The row
-    lies anywhere within the real line; a line that is narrower than the row is not valid, so no window holds padding and
-    nothing about `cells` can be read from where padding lies. ValueError where not even a full image has room for the row.
+    cells i32[B,V]: the cell that each view shows. recipe: augmentation, or None: of every window by
+    itself if context_free, which parts their tone, else of the whole line before it is cut, so that
+    strokes go on from window to window. The row lies anywhere within the real line; a line that is
+    narrower than the row is not valid, so no window holds padding and nothing about `cells` can be
+    read from where padding lies. ValueError where not even a full image has room for the row.
     """
     (rows, count), window_px = cells.shape, layout.window_px
     if layout.span_px > (canvas_px := batch["image"].shape[2]):
@@ -109,8 +114,9 @@ def cutter(
     column_offset_max: int,
     context_free: bool = True,
 ) -> Callable[[jax.Array, base.Batch, jax.Array], base.Batch]:
-    """`cut` with all but the data settled: (key, raw batch, cells) -> augmented batch without an answer. ValueError for values
-    out of range, here, and for images of another number of channels, there."""
+    """`cut` with all but the data settled: (key, raw batch, cells) -> augmented batch without an
+    answer. ValueError for values out of range, here, and for images of another number of channels,
+    there."""
     base.check_column_offset(column_offset_max)
     layout.check(patch_px)
     recipe = views.recipe(recipe)
@@ -126,13 +132,15 @@ def cutter(
 
 
 class Classifier(nn.Module):
-    """Encoder on the views, one vector of each, and a classifier on the vectors of a question side by side.
+    """Encoder on the views, one vector of each, and a classifier on the vectors of a question side
+    by side.
 
-    context_free: the encoder sees every view by itself, and views meet in the classifier alone; else the views of a line,
-    windows without padding, lie side by side in one image, and what shows at the edge of one can be compared with the next.
-    tile: width of a layer with ReLU that makes the vector of all tokens in their order, for windows, which hold no padding;
-    0: the mean over the real tokens, which forgets where in the view they lie. hidden: width of a layer with ReLU before the
-    last one; 0 = linear.
+    context_free: the encoder sees every view by itself, and views meet in the classifier alone;
+    else the views of a line, windows without padding, lie side by side in one image, and what shows
+    at the edge of one can be compared with the next. tile: width of a layer with ReLU that makes
+    the vector of all tokens in their order, for windows, which hold no padding; 0: the mean over
+    the real tokens, which forgets where in the view they lie. hidden: width of a layer with ReLU
+    before the last one; 0 = linear.
     """
 
     encoder: nn.Module  # of `models.encoders`
@@ -175,13 +183,13 @@ def cross_entropy(
 ) -> tuple[jax.Array, jax.Array]:
     """(loss f32[] in nats, accuracy f32[]): means over the questions of valid lines, 0 without any.
 
-    logits f32[B,Q,K], answer i32[B,Q], valid bool[B]. Without knowledge about ln K and 1 / K. Lines that are not valid
-    reach neither figure nor any gradient, not even when they are NaN.
+    logits f32[B,Q,K], answer i32[B,Q], valid bool[B]. Without knowledge about ln K and 1 / K. Lines
+    that are not valid reach neither figure nor any gradient, not even when they are NaN.
     """
     counts = jnp.broadcast_to(valid[:, None], answer.shape)
     logits = jnp.where(counts[..., None], logits, 0.0)
     right = jnp.take_along_axis(jax.nn.log_softmax(logits), answer[..., None], axis=-1)[..., 0]
-    mean = lambda x: jnp.sum(jnp.where(counts, x, 0.0)) / jnp.maximum(jnp.sum(counts), 1)  # noqa: E731
+    mean = lambda x: jnp.sum(jnp.where(counts, x, 0.0)) / jnp.maximum(jnp.sum(counts), 1)
     return -mean(right), mean(jnp.argmax(logits, axis=-1) == answer)
 
 
@@ -198,7 +206,9 @@ def classify(network: Classifier, params, state, batch, key) -> tuple[jax.Array,
 
 
 class Painter(nn.Module):
-    """Encoder on the whole of view1 and a pixel decoder on each token -> f32[B,N,values], values = ph * pw * P."""
+    """Encoder on the whole of view1 and a pixel decoder on each token -> f32[B,N,values], values =
+    ph * pw * P.
+    """
 
     encoder: vit.Vit
     values: int
@@ -220,10 +230,12 @@ class Painter(nn.Module):
 def paint(
     network: Painter, params, state, batch, key, *, untaught, patch, kind, floor
 ) -> tuple[jax.Array, base.Aux]:
-    """`Method.loss`: mean square over every real pixel of valid lines, in the units of `pixels.pixel_target`.
+    """`Method.loss`: mean square over every real pixel of valid lines, in the units of
+    `pixels.pixel_target`.
 
-    untaught f32[B,H,W,P] in [-1, 1]: what can be said without learning anything (the spoilt image itself, grey). Metrics:
-    pixel, the loss, and untaught, the same figure of that answer: learning begins where pixel falls below it.
+    untaught f32[B,H,W,P] in [-1, 1]: what can be said without learning anything (the spoilt image
+    itself, grey). Metrics: pixel, the loss, and untaught, the same figure of that answer: learning
+    begins where pixel falls below it.
     """
     prediction = network.apply({"params": params}, batch, False, rngs={"drop_path": key})
     target, mean, deviation, real = pixels.pixel_target(

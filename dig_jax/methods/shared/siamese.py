@@ -1,7 +1,7 @@
 """Views of a line side by side: what every method that compares views of one line shares.
 
-The V views of a line are neighbouring rows, b * V + v, when they go through a network, so that splitting the batch over
-devices never parts them.
+The V views of a line are neighbouring rows, b * V + v, when they go through a network, so that
+splitting the batch over devices never parts them.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from dig_jax.models import heads, vit
 def stretches(
     key, batch: base.Batch, displace_px: int, window_px: int
 ) -> tuple[tuple[base.Batch, base.Batch], base.Batch]:
-    """Two stretches of each line, W - displace_px wide, that begin up to displace_px apart: their raw batches, and {"first"
-    i32[B,2]}, the window of the line with which each begins.
+    """Two stretches of each line, W - displace_px wide, that begin up to displace_px apart: their
+    raw batches, and {"first" i32[B,2]}, the window of the line with which each begins.
 
-    Where they begin apart, what both show lies at another place in each; `instances` finds the pairs. A line that fits a
-    stretch is shown whole, twice.
+    Where they begin apart, what both show lies at another place in each; `instances` finds the
+    pairs. A line that fits a stretch is shown whole, twice.
     """
     seen = batch["image"].shape[2] - displace_px
     windows = jnp.clip(batch["width"] - seen, 0, displace_px) // window_px
@@ -49,12 +49,14 @@ def two_views(
     displace_px: int = 0,
     window_px: int | None = None,
 ) -> Callable[[jax.Array, base.Batch], base.Batch]:
-    """`Method.augment` of methods that compare two views, with all but the data settled: (key, raw batch) -> {"view1", "view2"
-    f32[B,H,W,C] in [-1, 1], "width", "valid"} and, when asked for, "column_offset" and "first".
+    """`Method.augment` of methods that compare two views, with all but the data settled: (key, raw
+    batch) -> {"view1", "view2" f32[B,H,W,C] in [-1, 1], "width", "valid"} and, when asked for,
+    "column_offset" and "first".
 
-    recipes: of view1 and view2; None leaves the line as it is. max_shift_px: bound on the sideways way of every pixel, None
-    = unbounded. column_offset_max: see `column_offsets`. displace_px: see `stretches`, whole windows of window_px. ValueError
-    for values out of range, here, and for images that do not suit them, there.
+    recipes: of view1 and view2; None leaves the line as it is. max_shift_px: bound on the sideways
+    way of every pixel, None = unbounded. column_offset_max: see `column_offsets`. displace_px: see
+    `stretches`, whole windows of window_px. ValueError for values out of range, here, and for
+    images that do not suit them, there.
     """
     recipes = tuple(views.recipe(recipe) for recipe in recipes)
     base.check_column_offset(column_offset_max)
@@ -95,10 +97,12 @@ def view(key, batch, recipe, max_shift_px) -> jax.Array:
 
 
 def column_offsets(key, rows: int, count: int, most: int) -> base.Batch:
-    """{"column_offset" i32[B,V]}, the first column of each view's position code, uniform in 0..most; {} for most = 0.
+    """{"column_offset" i32[B,V]}, the first column of each view's position code, uniform in
+    0..most; {} for most = 0.
 
-    So narrow crops train the positions that long lines use. Each view draws its own: a shared one would give the pair away,
-    and even the same zero for all lets a network match windows by their position alone.
+    So narrow crops train the positions that long lines use. Each view draws its own: a shared one
+    would give the pair away, and even the same zero for all lets a network match windows by their
+    position alone.
     """
     return {"column_offset": jax.random.randint(key, (rows, count), 0, most + 1)} if most else {}
 
@@ -124,7 +128,8 @@ def interleave(parts: Sequence[jax.Array]) -> jax.Array:
 def encode(
     encoder: vit.Vit, batch: base.Batch, mask: jax.Array | None = None, deterministic: bool = True
 ) -> jax.Array:
-    """view1 and, where there is one, view2 of an augmented batch -> tokens f32[B,V,N,D], in one pass over B * V rows.
+    """view1 and, where there is one, view2 of an augmented batch -> tokens f32[B,V,N,D], in one
+    pass over B * V rows.
 
     encoder: a bound module. mask bool[B,N]: hidden patches of view1; view2 is never masked.
     """
@@ -139,12 +144,14 @@ def encode(
 
 
 def instances(tokens: jax.Array, batch: base.Batch, patch: Sequence[int], window_px: int | None):
-    """Tokens of V views f32[B,V,N,D] -> instances f32[B,V,S,D], the unit of a contrast, and which are real, bool[B,V,S].
+    """Tokens of V views f32[B,V,N,D] -> instances f32[B,V,S,D], the unit of a contrast, and which
+    are real, bool[B,V,S].
 
-    Means over windows of full height and `window_px` width (`heads.pool_windows`): None makes one instance of a whole line
-    (all-to-instance), the width of a patch one of every column (frame-to-instance). Neither padding nor rows that are not
-    valid count, nor, of views that begin at different windows ("first", see `stretches`), what only one of them shows: those
-    of the second view are moved to the places of the first.
+    Means over windows of full height and `window_px` width (`heads.pool_windows`): None makes one
+    instance of a whole line (all-to-instance), the width of a patch one of every column
+    (frame-to-instance). Neither padding nor rows that are not valid count, nor, of views that begin
+    at different windows ("first", see `stretches`), what only one of them shows: those of the
+    second view are moved to the places of the first.
     """
     views_count = tokens.shape[1]
     shape = batch["view1"].shape
@@ -154,14 +161,14 @@ def instances(tokens: jax.Array, batch: base.Batch, patch: Sequence[int], window
         flat, width, vit.grid(shape, patch), patch, window_px or shape[2]
     )
     real = real & valid[:, None]
-    back = lambda x: x.reshape(-1, views_count, *x.shape[1:])  # noqa: E731
+    back = lambda x: x.reshape(-1, views_count, *x.shape[1:])
     pooled, real = back(pooled), back(real)
     return _aligned(pooled, real, batch["first"]) if "first" in batch else (pooled, real)
 
 
 def _aligned(x, real, first):
-    """Instances f32[B,2,S,D], real bool[B,2,S] of views that begin at windows i32[B,2] -> the same, where the second view's
-    S are those of the first; real where both views have them."""
+    """Instances f32[B,2,S,D], real bool[B,2,S] of views that begin at windows i32[B,2] -> the same,
+    where the second view's S are those of the first; real where both views have them."""
     place = (
         jnp.arange(x.shape[2])[None] + (first[:, 0] - first[:, 1])[:, None]
     )  # in view 2, of what is s in view 1
@@ -173,11 +180,12 @@ def _aligned(x, real, first):
 
 
 class Network(nn.Module):
-    """Encoder, projector and, where a method has one, predictor: from views to what a contrast compares.
+    """Encoder, projector and, where a method has one, predictor: from views to what a contrast
+    compares.
 
-    projector, predictor: heads called with (x, real). window_px: see `instances`. by_view: the batch norms of the heads take
-    their statistics in each view alone, as a network does that is called once a view (MoCo v3, SimSiam); else in both
-    views together (SimCLR, DiG).
+    projector, predictor: heads called with (x, real). window_px: see `instances`. by_view: the
+    batch norms of the heads take their statistics in each view alone, as a network does that is
+    called once a view (MoCo v3, SimSiam); else in both views together (SimCLR, DiG).
     """
 
     encoder: nn.Module
@@ -187,7 +195,9 @@ class Network(nn.Module):
     by_view: bool = False
 
     def __call__(self, batch, deterministic=True):
-        """Augmented batch -> predictions q, projections z f32[B,V,S,K], real bool[B,V,S]; without a predictor q is z."""
+        """Augmented batch -> predictions q, projections z f32[B,V,S,K], real bool[B,V,S]; without a
+        predictor q is z.
+        """
         z, real = self.project(batch, deterministic)
         return z if self.predictor is None else self._head(self.predictor, z, real), z, real
 
@@ -202,7 +212,9 @@ class Network(nn.Module):
 
 
 def each(head: Callable[..., jax.Array], x: jax.Array, real: jax.Array) -> jax.Array:
-    """A head with batch norms, called with each view alone: x f32[B,V,S,D], real bool[B,V,S] -> f32[B,V,S,K]."""
+    """A head with batch norms, called with each view alone: x f32[B,V,S,D], real bool[B,V,S] ->
+    f32[B,V,S,K].
+    """
     return jnp.stack([head(x[:, v], real[:, v]) for v in range(x.shape[1])], axis=1)
 
 
@@ -212,10 +224,11 @@ def rows(x: jax.Array, index: int) -> jax.Array:
 
 
 def crosswise(loss: Callable[..., Any], ours: jax.Array, theirs: jax.Array, real: jax.Array) -> Any:
-    """loss(our view 1, their view 2) + loss(our view 2, their view 1), leaf by leaf of what `loss` returns.
+    """loss(our view 1, their view 2) + loss(our view 2, their view 1), leaf by leaf of what `loss`
+    returns.
 
-    ours, theirs f32[B,2,S,K], real bool[B,2,S]: an instance counts when it is real, which in both views it is or is not.
-    loss(x, y, valid=...) takes f32[M,K], f32[M,K], bool[M].
+    ours, theirs f32[B,2,S,K], real bool[B,2,S]: an instance counts when it is real, which in both
+    views it is or is not. loss(x, y, valid=...) takes f32[M,K], f32[M,K], bool[M].
     """
     one = loss(rows(ours, 0), rows(theirs, 1), valid=rows(real, 0))
     two = loss(rows(ours, 1), rows(theirs, 0), valid=rows(real, 1))
@@ -225,14 +238,16 @@ def crosswise(loss: Callable[..., Any], ours: jax.Array, theirs: jax.Array, real
 def among_keys(
     ctr: Callable[..., Any], q: jax.Array, k: jax.Array, real: jax.Array
 ) -> dict[str, jax.Array]:
-    """The figures of ctr(q1, k2) + ctr(q2, k1), f32[] each: contrast (that sum), top1 (share of queries that find their own
-    key, mean of both directions), q_std (spread of unit queries, mean over channels). ctr: `losses.info_nce`."""
+    """The figures of ctr(q1, k2) + ctr(q2, k1), f32[] each: contrast (that sum), top1 (share of
+    queries that find their own key, mean of both directions), q_std (spread of unit queries, mean
+    over channels). ctr: `losses.info_nce`."""
     contrast, top1 = crosswise(ctr, q, k, real)
     return {"contrast": contrast, "top1": top1 / 2, "q_std": losses.unit_std(q, real)}
 
 
 def among_all(ctr: Callable[..., Any], z: jax.Array, real: jax.Array) -> dict[str, jax.Array]:
-    """The figures of instances that look for their partner among those of both views, f32[] each: contrast, top1 (share of
-    instances whose nearest is their partner), q_std (spread of z). ctr: `losses.nt_xent`."""
+    """The figures of instances that look for their partner among those of both views, f32[] each:
+    contrast, top1 (share of instances whose nearest is their partner), q_std (spread of z). ctr:
+    `losses.nt_xent`."""
     contrast, top1 = ctr(rows(z, 0), rows(z, 1), valid=rows(real, 0))
     return {"contrast": contrast, "top1": top1, "q_std": losses.unit_std(z, real)}

@@ -12,9 +12,11 @@ from dig_jax.models.layers import Dense
 
 
 class CtcHead(nn.Module):
-    """(frames [B, S, F], lengths i32[B]) -> logits f32[B, S, V], V = charset_size, the blank included.
+    """(frames [B, S, F], lengths i32[B]) -> logits f32[B, S, V], V = charset_size, the blank
+    included.
 
-    kind "linear": one dense layer. kind "bilstm": `layers` bidirectional LSTMs of `hidden` units each way, then dense.
+    kind "linear": one dense layer. kind "bilstm": `layers` bidirectional LSTMs of `hidden` units
+    each way, then dense.
     """
 
     charset_size: int
@@ -35,10 +37,11 @@ class CtcHead(nn.Module):
 def ctc_loss(logits, lengths, label, label_length):
     """Negative log likelihood of each label, summed over its alignments.
 
-    logits f32[B, S, V], lengths i32[B] (real frames), label i32[B, L] (0 past the length), label_length i32[B] ->
-    (loss f32[B] >= 0 in nats a line, feasible bool[B]). A label needs one frame a character and one more between two
-    equal neighbours; a line with fewer frames has no alignment: feasible False, loss 0, gradient 0. An empty label is
-    feasible and asks for blanks only.
+    logits f32[B, S, V], lengths i32[B] (real frames), label i32[B, L] (0 past the length),
+    label_length i32[B] -> (loss f32[B] >= 0 in nats a line, feasible bool[B]). A label needs one
+    frame a character and one more between two equal neighbours; a line with fewer frames has no
+    alignment: feasible False, loss 0, gradient 0. An empty label is feasible and asks for blanks
+    only.
     """
     used = jnp.arange(label.shape[1])[None, :] < label_length[:, None]
     repeats = jnp.sum((label[:, 1:] == label[:, :-1]) & used[:, 1:], 1)
@@ -52,6 +55,8 @@ def ctc_loss(logits, lengths, label, label_length):
 
 
 def greedy(logits, lengths):
-    """Best class of each frame, i32[B, S]; 0 (blank) past the length. Merging repeats is `Charset.ctc_collapse`."""
+    """Best class of each frame, i32[B, S]; 0 (blank) past the length. Merging repeats is
+    `Charset.ctc_collapse`.
+    """
     ids = jnp.argmax(logits, -1).astype(jnp.int32)
     return jnp.where(jnp.arange(ids.shape[1])[None, :] < lengths[:, None], ids, 0)

@@ -2,14 +2,15 @@
 
     python -m dig_jax.tools.perf.bench_input --records=data/lines --height_px=32 --width_px=256
 
-Stages are timed alone, in one thread, in lines per second of CPU time of this process ("a core"), which other programs
-on the machine disturb little; the whole pipeline then runs as in training (threads or worker processes) and is timed by
-the clock. The last line printed is one JSON object.
+Stages are timed alone, in one thread, in lines per second of CPU time of this process ("a core"),
+which other programs on the machine disturb little; the whole pipeline then runs as in training
+(threads or worker processes) and is timed by the clock. The last line printed is one JSON object.
 
     python -m dig_jax.tools.perf.bench_input --records=data/lines --consume=3700
 
-also says whether the pipeline as timed can feed a step that takes so many lines a second, how many cores that needs, and
-ends with exit code 2 where it cannot. Where `--workers=auto` is too few and the machine has more cores, that is timed too.
+also says whether the pipeline as timed can feed a step that takes so many lines a second, how many
+cores that needs, and ends with exit code 2 where it cannot. Where `--workers=auto` is too few and
+the machine has more cores, that is timed too.
 """
 
 import json
@@ -67,8 +68,8 @@ def measure(
     workers: int | str,
     consume: float | None = None,
 ) -> dict:
-    """Times the stages and the whole. seconds: about how long all of it takes, start of the processes excluded. consume:
-    lines a second that are wanted (see `verdict`)."""
+    """Times the stages and the whole. seconds: about how long all of it takes, start of the
+    processes excluded. consume: lines a second that are wanted (see `verdict`)."""
     if seconds <= 0:
         raise ValueError(f"--seconds is {seconds}; it must be more than 0")
     if consume is not None and not 0 < consume < math.inf:
@@ -155,10 +156,12 @@ def measure(
 
 
 def verdict(consume: float, wall: float, core: float, workers: int, available: int) -> dict:
-    """Whether `wall` lines a second by the clock are enough for a step that takes `consume`, and what would be.
+    """Whether `wall` lines a second by the clock are enough for a step that takes `consume`, and
+    what would be.
 
-    core: lines a second of one core; workers: processes that `wall` was measured with (0 = one thread); available: cores.
-    cores_needed counts the pipeline's alone: a step on the CPU wants its own beside them.
+    core: lines a second of one core; workers: processes that `wall` was measured with (0 = one
+    thread); available: cores. cores_needed counts the pipeline's alone: a step on the CPU wants its
+    own beside them.
     """
     needed = math.ceil(consume / core)
     feeds = wall >= consume
@@ -215,7 +218,9 @@ def _decoded(record, channels: int) -> np.ndarray | None:
 
 
 def _rate(work: Callable[[int], int], seconds: float) -> float:
-    """Lines per second of CPU time; work(turn) returns how many lines it did. One turn to warm up."""
+    """Lines per second of CPU time; work(turn) returns how many lines it did. One turn to warm
+    up.
+    """
     work(0)
     lines, turn, start, stop = 0, 0, time.process_time(), time.perf_counter() + seconds
     while turn < 3 or time.perf_counter() < stop:

@@ -1,11 +1,13 @@
-"""Memory and time of the contrastive losses, all keys at once ("plain") and by chunks of keys ("chunked").
+"""Memory and time of the contrastive losses, all keys at once ("plain") and by chunks of keys
+("chunked").
 
     python -m dig_jax.tools.perf.bench_loss [--instances=2048,4096,8192] [--chunk=1024] [--dim=128] [--loss=info_nce]
     python -m dig_jax.tools.perf.bench_loss --instances=16384,65536 --time=false       # compiles only, so needs no such memory
 
-Prints a table and, last, one JSON object. Memory is the compiler's own figure for the temporary buffers of one
-value_and_grad for both sides of the pair; time is the median of such calls, the two forms in turn. nt_xent of M instances
-compares 2M rows. A form that would need more than --memory_gb is compiled but not run.
+Prints a table and, last, one JSON object. Memory is the compiler's own figure for the temporary
+buffers of one value_and_grad for both sides of the pair; time is the median of such calls, the two
+forms in turn. nt_xent of M instances compares 2M rows. A form that would need more than --memory_gb
+is compiled but not run.
 """
 
 import functools
@@ -24,8 +26,8 @@ TEMPERATURE = 0.2
 
 
 def measure(loss, instances, chunk, dim, seconds, memory_gb=8.0):
-    """[{"instances", "plain": figures, "chunked": figures}], figures {"temporary_mb"} and, unless `seconds` is None or the
-    form needs more than `memory_gb`, {"ms"}."""
+    """[{"instances", "plain": figures, "chunked": figures}], figures {"temporary_mb"} and, unless
+    `seconds` is None or the form needs more than `memory_gb`, {"ms"}."""
     return [
         {"instances": count, **_measure_one(loss, count, chunk, dim, seconds, memory_gb)}
         for count in instances

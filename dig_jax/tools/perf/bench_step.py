@@ -1,12 +1,13 @@
-"""Times one training step on a synthetic batch and says where the time goes and how much of the machine it reaches.
+"""Times one training step on a synthetic batch and says where the time goes and how much of the
+machine it reaches.
 
     python -m dig_jax.tools.perf.bench_step --config=configs/pretrain/dig.py:preset=cpu [--config.key=value ...] [--seconds=20]
     python -m dig_jax.tools.perf.bench_step --config=configs/pretrain/dig.py:preset=words,batch=512 --split=false
 
-Needs jax, flax, optax, numpy, absl and ml_collections, no data and no other package. Prints a few lines and, last, one JSON
-object. Times are medians of repetitions in which everything measured takes turns; `*_spread` is the distance of their
-quartiles over the median. The step runs as in training: compiled, with its state donated, one step handed to the device while
-the last one runs.
+Needs jax, flax, optax, numpy, absl and ml_collections, no data and no other package. Prints a few
+lines and, last, one JSON object. Times are medians of repetitions in which everything measured
+takes turns; `*_spread` is the distance of their quartiles over the median. The step runs as in
+training: compiled, with its state donated, one step handed to the device while the last one runs.
 
     share_*              of the step's time: augmentation, encoder, heads (with the losses), and the rest (teacher average,
                          optimiser); what XLA fuses across these borders can make the rest negative. Not with --split=false
@@ -48,8 +49,8 @@ Timing = collections.namedtuple("Timing", "median spread repetitions")
 
 
 def encoder_pass(method):
-    """The encoder's share of a step as a function of (params, teacher, views): forward and backward over the rows of all
-    views together, and the teacher's forward pass where it has an encoder."""
+    """The encoder's share of a step as a function of (params, teacher, views): forward and backward
+    over the rows of all views together, and the teacher's forward pass where it has an encoder."""
 
     def both(params, teacher, views):
         names = [name for name in views if name.startswith("view")] or ["image"]
@@ -73,7 +74,9 @@ def encoder_pass(method):
 
 
 def matmul(dtype):
-    """A call that multiplies two matrices of `dtype` with sums in float32: the form that the models use. (call, operations)."""
+    """A call that multiplies two matrices of `dtype` with sums in float32: the form that the models
+    use. (call, operations).
+    """
     side = MATMUL.get(jax.default_backend(), MATMUL_ELSEWHERE)
     left, right = jax.random.normal(jax.random.key(0), (2, side, side)).astype(dtype)
     product = jax.jit(
@@ -84,10 +87,12 @@ def matmul(dtype):
 
 
 def timed(calls, seconds, clock=time.perf_counter):
-    """{name: Timing} of calls without arguments, in seconds a call, over about `seconds`, at least three repetitions of each.
+    """{name: Timing} of calls without arguments, in seconds a call, over about `seconds`, at least
+    three repetitions of each.
 
-    The calls take turns, so that a drifting machine slows all of them alike. Waits for the device once a repetition. clock:
-    time.process_time gives CPU time instead, which other programs on the machine disturb little.
+    The calls take turns, so that a drifting machine slows all of them alike. Waits for the device
+    once a repetition. clock: time.process_time gives CPU time instead, which other programs on the
+    machine disturb little.
     """
     turns = {}
     for name, call in calls.items():

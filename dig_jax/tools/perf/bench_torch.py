@@ -1,16 +1,19 @@
-"""One training step of a masked ViT, ours against the same network in PyTorch: same weights, same batch, same threads.
+"""One training step of a masked ViT, ours against the same network in PyTorch: same weights, same
+batch, same threads.
 
     python -m dig_jax.tools.perf.bench_torch [--config=configs/pretrain/dig.py:preset=cpu,objective=gen] [--seconds=30]
     taskset -c 0 python -m dig_jax.tools.perf.bench_torch          # one thread each
 
-Needs the extra "torch" (benchmark only). The network is DiG's reconstruction half: encoder and pixel decoder, loss on hidden
-patches, backward pass, clipping, AdamW. Both read one augmented batch, so augmentation is not part of it. PyTorch is given its
-best: no attention mask (all lines are full), its fused attention kernel, its fused AdamW; float32, not compiled. Ours is the
-trainer's step as it is, once in float32 and once in the dtype that the config states.
+Needs the extra "torch" (benchmark only). The network is DiG's reconstruction half: encoder and
+pixel decoder, loss on hidden patches, backward pass, clipping, AdamW. Both read one augmented
+batch, so augmentation is not part of it. PyTorch is given its best: no attention mask (all lines
+are full), its fused attention kernel, its fused AdamW; float32, not compiled. Ours is the trainer's
+step as it is, once in float32 and once in the dtype that the config states.
 
-First the losses of `STEPS` steps of both are compared, which is the proof that it is the same network; then the steps take
-turns. The last line is JSON: medians and spreads (distance of the quartiles over the median) by the clock and in CPU time of
-this process. The latter is what to compare where other programs want the same cores.
+First the losses of `STEPS` steps of both are compared, which is the proof that it is the same
+network; then the steps take turns. The last line is JSON: medians and spreads (distance of the
+quartiles over the median) by the clock and in CPU time of this process. The latter is what to
+compare where other programs want the same cores.
 """
 
 import json
@@ -77,8 +80,8 @@ def _norm(x, weights, name):
 
 
 class Reference:
-    """The same step in PyTorch. weights: {path: f32 array}, copied. cfg: the expanded config of dig.py, objective "gen".
-    rates: learning rate of each step."""
+    """The same step in PyTorch. weights: {path: f32 array}, copied. cfg: the expanded config of
+    dig.py, objective "gen". rates: learning rate of each step."""
 
     def __init__(self, weights, cfg, rates):
         encoder, options = cfg["method"]["encoder"], cfg["optim"]
@@ -106,7 +109,9 @@ class Reference:
         self.rates, self.clip_norm, self.done = rates, options["clip_norm"], 0
 
     def step(self, batch):
-        """One update on {"view1" [B,H,W,1], "mask" [B,N], "column_offset" [B,1]}; the loss before it."""
+        """One update on {"view1" [B,H,W,1], "mask" [B,N], "column_offset" [B,1]}; the loss before
+        it.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = self.rates[min(self.done, len(self.rates) - 1)]
         self.optimizer.zero_grad(set_to_none=True)
@@ -193,7 +198,9 @@ def flat(tree):
 
 
 def ours(cfg, dtype):
-    """(step on an augmented batch, state, augmented batch, learning rates) of the trainer in one dtype."""
+    """(step on an augmented batch, state, augmented batch, learning rates) of the trainer in one
+    dtype.
+    """
     work = workload.open_workload(cfg, dtype=dtype)
     raw = sharding.to_global(workload.fill(work.raw), sharding.make_mesh(1))
     state, views = jax.jit(work.create)(raw), jax.jit(work.augment)(raw)
@@ -256,7 +263,9 @@ def measure(cfg, seconds):
 
 
 def alternate(calls, seconds):
-    """({name: seconds by the clock}, {name: seconds of CPU time}) of calls in turns, at least five of each."""
+    """({name: seconds by the clock}, {name: seconds of CPU time}) of calls in turns, at least five
+    of each.
+    """
     wall, cpu = {name: [] for name in calls}, {name: [] for name in calls}
     end = time.perf_counter() + seconds
     while time.perf_counter() < end or len(wall["torch"]) < 5:

@@ -1,7 +1,9 @@
-"""Reads a compiled program's text (HLO, after optimisation): what it computes, moves through memory and sends to other devices.
+"""Reads a compiled program's text (HLO, after optimisation): what it computes, moves through memory
+and sends to other devices.
 
-All figures are of one device and one run. What stands in a loop counts as often as the loop turns, where XLA knows how often
-(`known_trip_count`; else once, and `Summary.loops_of_unknown_length` says so). XLA's own cost analysis counts a loop once.
+All figures are of one device and one run. What stands in a loop counts as often as the loop turns,
+where XLA knows how often (`known_trip_count`; else once, and `Summary.loops_of_unknown_length` says
+so). XLA's own cost analysis counts a loop once.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ FREE = {
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-    """One array. kind: one of KINDS. bytes: of the whole array that the group shares. group: the devices of the largest group,
-    in order. times: turns of the loops around it."""
+    """One array. kind: one of KINDS. bytes: of the whole array that the group shares. group: the
+    devices of the largest group, in order. times: turns of the loops around it."""
 
     kind: str
     bytes: int
@@ -46,8 +48,8 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """flops: of matrix products and convolutions (a multiply-add is two). traffic: bytes read and written by every instruction
-    that is not fused into another."""
+    """flops: of matrix products and convolutions (a multiply-add is two). traffic: bytes read and
+    written by every instruction that is not fused into another."""
 
     flops: float
     traffic: float
@@ -95,7 +97,9 @@ class _Program:
             raise ValueError("this text is no HLO module: it has no ENTRY computation")
 
     def visits(self) -> Iterator[tuple[dict[str, Instruction], int]]:
-        """Every computation that runs by itself (no fusion), with the number of its runs, for each place it is called from."""
+        """Every computation that runs by itself (no fusion), with the number of its runs, for each
+        place it is called from.
+        """
         waiting = [(self.entry, 1)]
         while waiting:
             name, times = waiting.pop()
@@ -143,11 +147,13 @@ class _Program:
         return 0.0
 
     def moved(self, instruction: Instruction, computation: dict[str, Instruction]) -> float:
-        """Bytes read and written by one instruction. Slices of an operand count as what is cut out of it."""
+        """Bytes read and written by one instruction. Slices of an operand count as what is cut out
+        of it.
+        """
         opcode, operands = instruction.opcode, instruction.operands
         if opcode in FREE or opcode.endswith("-done"):
             return 0.0
-        size = lambda name: _bytes(computation[name].shape) if name in computation else 0  # noqa: E731
+        size = lambda name: _bytes(computation[name].shape) if name in computation else 0
         if opcode in ("dynamic-slice", "slice", "gather"):
             return 2.0 * _bytes(instruction.shape)
         if opcode == "dynamic-update-slice":
@@ -193,7 +199,8 @@ class _Program:
             scattered = kind == "all-reduce" and len(group) > 1 and all(
                 self._only_sliced(name, computation, whole / len(group)) for name in result
             )  # fmt: skip
-            # XLA merges a sum of which everybody keeps a part into one operation on accelerators, and not on CPUs.
+            # XLA merges a sum of which everybody keeps a part into one operation on accelerators,
+            # and not on CPUs.
             yield Collective("reduce-scatter" if scattered else kind, whole, group, times)
 
     def _only_sliced(self, name: str, computation: dict[str, Instruction], most: float) -> bool:

@@ -1,10 +1,12 @@
-"""Says before any machine is rented what a step of a config needs on a mesh of devices, and whether it fits.
+"""Says before any machine is rented what a step of a config needs on a mesh of devices, and whether
+it fits.
 
     python -m dig_jax.tools.perf.plan --config=configs/pretrain/dig.py:preset=lines,size=B --mesh=data=64,fsdp=4 --device=v5e
     python -m dig_jax.tools.perf.plan --config=configs/pretrain/dig.py:preset=cpu --device=here [--check]
 
-The training step is compiled ahead of time for as many simulated CPU devices, with the trainer's own shardings; no array is
-allocated and no record is read. A table follows, and one JSON object as the last line.
+The training step is compiled ahead of time for as many simulated CPU devices, with the trainer's
+own shardings; no array is allocated and no record is read. A table follows, and one JSON object as
+the last line.
 
     memory      of one device. State and batch are exact. Temporary buffers (activations, gradients) are the CPU compiler's: it
                 writes attention out, so what a kernel that never stores the N x N weights saves stands beside it, and it keeps
@@ -15,8 +17,8 @@ allocated and no record is read. A table follows, and one JSON object as the las
                 binds. A step takes at least that, and about the sum of the three if nothing overlaps; kernels that do not
                 reach their peak come on top. --device=here measures this machine's ceilings instead.
 
---check (with --device=here, on one device) then runs the step and says how far off the plan was; pinned to one core it counts
-CPU time instead of the clock's.
+--check (with --device=here, on one device) then runs the step and says how far off the plan was;
+pinned to one core it counts CPU time instead of the clock's.
 """
 
 import ctypes
@@ -46,7 +48,9 @@ STATE = ("params", "teacher", "opt_state", "mutable")  # what of the state takes
 
 
 def parse_mesh(text):
-    """ "data=64,fsdp=4" -> {"data": 64, "fsdp": 4}; ValueError for anything else. How many devices: the product."""
+    """ "data=64,fsdp=4" -> {"data": 64, "fsdp": 4}; ValueError for anything else. How many devices:
+    the product.
+    """
     sizes = {}
     for item in filter(None, text.split(",")):
         name, _, size = item.partition("=")
@@ -59,8 +63,8 @@ def parse_mesh(text):
 
 
 def measure_here(dtype, seconds=3.0, **calls):
-    """(the ceilings of this machine's first device, its neighbours taken to share its memory; seconds of each of `calls`, timed
-    in turns with them)."""
+    """(the ceilings of this machine's first device, its neighbours taken to share its memory;
+    seconds of each of `calls`, timed in turns with them)."""
     product, operations = bench_step.matmul(layers.compute_dtype(dtype))
     box = [jnp.zeros(COPY_BYTES // 4, jnp.float32)]
     add = jax.jit(
@@ -91,16 +95,18 @@ def cores():
 
 
 def make(cfg, sizes, device, check=False):
-    """The figures as a dict (see the module). cfg: expanded config; sizes: {axis: devices}; device: a Device, or None for this
-    machine's.
+    """The figures as a dict (see the module). cfg: expanded config; sizes: {axis: devices}; device:
+    a Device, or None for this machine's.
 
-    ValueError for a mesh or config that contradicts itself. There must be as many CPU devices (jax_num_cpu_devices).
+    ValueError for a mesh or config that contradicts itself. There must be as many CPU devices
+    (jax_num_cpu_devices).
     """
     encoder = cfg["method"].get("encoder") or {}
     dtype = (
         device.dtype if device and encoder.get("dtype") == "auto" else encoder.get("dtype", "auto")
     )
-    # A CPU compiles no other attention, and XLA's CPU compiler computes nothing again in blocks that stand side by side.
+    # A CPU compiles no other attention, and XLA's CPU compiler computes nothing again in blocks
+    # that stand side by side.
     how = {"attention": "plain", "dtype": dtype} | ({"scan": True} if encoder.get("remat") else {})
     work = workload.open_workload(cfg, **how)
     mesh = sharding.make_mesh(sizes, jax.devices("cpu"))
@@ -162,7 +168,9 @@ def make(cfg, sizes, device, check=False):
 
 
 def run(work, compiled, shardings, mesh):
-    """{"step": a call of the compiled step, "bytes": what the process grew by at most while it ran}; on Linux."""
+    """{"step": a call of the compiled step, "bytes": what the process grew by at most while it
+    ran}; on Linux.
+    """
     raw = sharding.to_global(workload.fill(work.raw), mesh)
     box = [jax.jit(work.create, out_shardings=shardings)(raw)]
     jax.block_until_ready(box)
@@ -194,8 +202,9 @@ def _held(tree, shardings):
 
 
 def _attention_bytes(work, state, mesh):
-    """Bytes that the N x N attention weights of the encoder take for a device's rows, all views and blocks, in float32: about
-    what a kernel that never stores them saves. 0 for an encoder without attention."""
+    """Bytes that the N x N attention weights of the encoder take for a device's rows, all views and
+    blocks, in float32: about what a kernel that never stores them saves. 0 for an encoder without
+    attention."""
     encoder = work.method.encoder
     if not hasattr(encoder, "heads"):
         return 0
@@ -207,7 +216,9 @@ def _attention_bytes(work, state, mesh):
 
 
 def roofline(summary, device):
-    """{"compute", "memory", "network"}: seconds of a step, each by itself, at the device's peaks."""
+    """{"compute", "memory", "network"}: seconds of a step, each by itself, at the device's
+    peaks.
+    """
     links = [
         c.sent / (device.link_gb_s if _near(c.group, device.node) else device.network_gb_s)
         for c in summary.collectives
@@ -225,7 +236,9 @@ def _near(group, node):
 
 
 def advice(figures, cfg, accumulates=False):
-    """What to change where it does not fit, the gentlest first; [] where it fits. Sizes are proportions, not compilations."""
+    """What to change where it does not fit, the gentlest first; [] where it fits. Sizes are
+    proportions, not compilations.
+    """
     if figures["fits"]:
         return []
     held, room = figures["bytes"], figures["memory_bytes"] * (1 - RESERVE)
@@ -336,7 +349,8 @@ def main(argv):
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     try:
         sizes = parse_mesh(FLAGS.mesh)
-        # Before JAX starts: its CPU devices are counted once. Other accelerators of this machine are left alone.
+        # Before JAX starts: its CPU devices are counted once. Other accelerators of this machine
+        # are left alone.
         jax.config.update("jax_num_cpu_devices", int(np.prod(list(sizes.values()))))
         if FLAGS.device != "here" or FLAGS.check:
             jax.config.update("jax_platforms", "cpu")

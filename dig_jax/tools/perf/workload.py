@@ -1,7 +1,8 @@
-"""A config as a workload: one synthetic batch, the method, the optimiser and the step, without data and without disk.
+"""A config as a workload: one synthetic batch, the method, the optimiser and the step, without data
+and without disk.
 
-What bench_step times and plan compiles. Pixels are noise: no shape and so no time depends on them. A recogniser's charset and
-label length, which its records would tell, are stated here.
+What bench_step times and plan compiles. Pixels are noise: no shape and so no time depends on them.
+A recogniser's charset and label length, which its records would tell, are stated here.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ SCHEDULE = {"warmup_steps": 0, "min_lr": 0.0}  # right for any number of steps a
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """One step of a config. raw: {name: ShapeDtypeStruct} of a global batch. create(raw) is the first state, step(state, raw)
-    -> (state, metrics) the step on one device with the whole batch at once; both pure, to be jitted."""
+    """One step of a config. raw: {name: ShapeDtypeStruct} of a global batch. create(raw) is the
+    first state, step(state, raw) -> (state, metrics) the step on one device with the whole batch at
+    once; both pure, to be jitted."""
 
     cfg: dict[str, Any]
     method: Any
@@ -64,17 +66,22 @@ class Workload:
         return sharding.state_sharding(self.abstract(), mesh, self.cfg.get("sharding", ()))
 
     def gradient(self, state: states.TrainState, views: Any) -> Any:
-        """Loss and gradient of augmented views: encoder and heads, without augmentation and optimiser."""
-        # Read from the state, as in training: a constant would let XLA drop what a phase of the training leaves out.
+        """Loss and gradient of augmented views: encoder and heads, without augmentation and
+        optimiser.
+        """
+        # Read from the state, as in training: a constant would let XLA drop what a phase of the
+        # training leaves out.
         progress = state.step / 1000
         loss = lambda params: self.method.loss(
             params, state, views, prng.stream(0, "loss", 0), progress
-        )  # noqa: E731
+        )
         return jax.value_and_grad(loss, has_aux=True)(state.params)
 
 
 def open_workload(cfg: dict[str, Any], **encoder: Any) -> Workload:
-    """The workload of an expanded config, with options of its encoder overridden. ValueError for what contradicts itself."""
+    """The workload of an expanded config, with options of its encoder overridden. ValueError for
+    what contradicts itself.
+    """
     cfg = {
         **cfg,
         "method": dict(cfg["method"]),
@@ -90,7 +97,7 @@ def open_workload(cfg: dict[str, Any], **encoder: Any) -> Workload:
     raw = shapes(cfg)
     method = build.method(cfg, CHARSET if "label" in raw else None)
     accumulate.check(accumulate.parts(cfg), method)
-    views = lambda batch: method.augment(prng.stream(0, "augment", 0), batch)  # noqa: E731
+    views = lambda batch: method.augment(prng.stream(0, "augment", 0), batch)
     params = jax.eval_shape(
         lambda batch: method.init(prng.stream(0, "init"), views(batch))["params"], raw
     )
@@ -123,7 +130,9 @@ def shapes(cfg: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def line_px(data: dict[str, Any]) -> int:
-    """Width of the widest batch of whole lines: what the images are squeezed to, the last bucket, or LINE_PX."""
+    """Width of the widest batch of whole lines: what the images are squeezed to, the last bucket,
+    or LINE_PX.
+    """
     if data.get("squeeze_px"):
         return data["squeeze_px"]
     buckets = data.get("buckets_px")
@@ -151,11 +160,11 @@ def fill(raw: dict[str, jax.ShapeDtypeStruct], seed: int = 0) -> dict[str, np.nd
 
 
 def model_flops(cfg: dict[str, Any]) -> tuple[float, float]:
-    """Operations of a step that the model needs, counted by `matmul_flops` and by the compiler (all operations, in XLA's
-    program before it optimises).
+    """Operations of a step that the model needs, counted by `matmul_flops` and by the compiler (all
+    operations, in XLA's program before it optimises).
 
-    Blocks unrolled, nothing computed twice, attention written out, so that the figures are the same for every way of
-    running the same step.
+    Blocks unrolled, nothing computed twice, attention written out, so that the figures are the same
+    for every way of running the same step.
     """
     work = open_workload(cfg, remat=False, scan=False, attention="xla")
     traced = jax.jit(work.step).trace(work.abstract(), work.raw)
@@ -163,10 +172,12 @@ def model_flops(cfg: dict[str, Any]) -> tuple[float, float]:
 
 
 def matmul_flops(closed: Any) -> float:
-    """Operations of the matrix products and convolutions that the results of a ClosedJaxpr need; a multiply-add is two.
+    """Operations of the matrix products and convolutions that the results of a ClosedJaxpr need; a
+    multiply-add is two.
 
-    Counted from the shapes in the trace: no compiler is asked. Products whose result nobody reads are left out (gradients of
-    what is frozen). Loops count their turns where the trace knows them, else (lax.while_loop) one turn.
+    Counted from the shapes in the trace: no compiler is asked. Products whose result nobody reads
+    are left out (gradients of what is frozen). Loops count their turns where the trace knows them,
+    else (lax.while_loop) one turn.
     """
     return _count(closed.jaxpr, [True] * len(closed.jaxpr.outvars))
 
@@ -195,7 +206,8 @@ def _operations(eqn: Any, wanted: list[bool]) -> float:
     inner = list(_inner(params))
     if name == "cond":
         return max((_count(jaxpr, wanted) for jaxpr in inner), default=0.0)
-    # What one turn hands to the next may be read there, so inside loops everything counts as wanted.
+    # What one turn hands to the next may be read there, so inside loops everything counts as
+    # wanted.
     same = (
         len(inner) == 1 and name not in ("scan", "while") and len(inner[0].outvars) == len(wanted)
     )

@@ -1,4 +1,6 @@
-"""launch/bench_gpu.sh: prints what it would run, runs a case anywhere, and reports one that fails."""
+"""launch/bench_gpu.sh: prints what it would run, runs a case anywhere, and reports one that
+fails.
+"""
 
 import json
 import os

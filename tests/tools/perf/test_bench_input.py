@@ -64,7 +64,7 @@ def test_more_workers_are_tried_where_auto_is_too_few(folder, monkeypatch):
         lambda _, seconds, workers, size: (asked.append(workers) or 900.0 * workers, 0),
     )
     options = dict(height_px=32, width_px=128, channels=1, batch_size=40, seconds=1.0)
-    measure = lambda **more: bench_input.measure(records.open_sets(str(folder)), **options, **more)  # noqa: E731
+    measure = lambda **more: bench_input.measure(records.open_sets(str(folder)), **options, **more)
     result = measure(workers="auto", consume=4000)
     assert (
         asked == [2, 5]

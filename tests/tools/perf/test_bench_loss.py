@@ -1,4 +1,6 @@
-"""bench_loss gives a figure for every size and form, plain memory grows with the square, and JSON comes last."""
+"""bench_loss gives a figure for every size and form, plain memory grows with the square, and JSON
+comes last.
+"""
 
 import json
 import subprocess

@@ -1,4 +1,6 @@
-"""bench_step: figures that add up, operations against closed formulas, and no package but the few of a bare JAX machine."""
+"""bench_step: figures that add up, operations against closed formulas, and no package but the few
+of a bare JAX machine.
+"""
 
 import json
 import math
@@ -49,8 +51,8 @@ def test_figures_add_up(monkeypatch):
 
 
 def test_operations_follow_the_formula_of_a_transformer():
-    """Forward: 24 N D^2 + 4 N^2 D a block and row, 2 N values D for the patches, and the decoder; three times that with the
-    backward pass, less the gradient of the pixels."""
+    """Forward: 24 N D^2 + 4 N^2 D a block and row, 2 N values D for the patches, and the decoder;
+    three times that with the backward pass, less the gradient of the pixels."""
     cfg = micro(**{"batch_size": 3})
     encoder = cfg["method"]["encoder"]
     rows, tokens, width, depth, values = 3, 64 // 4, encoder["width"], encoder["depth"], 32 * 4
@@ -69,17 +71,19 @@ def test_operations_follow_the_formula_of_a_transformer():
 
 def test_operations_of_loops_branches_and_dead_code():
     x = jax.ShapeDtypeStruct((8, 8), jnp.float32)
-    count = lambda f: workload.matmul_flops(jax.make_jaxpr(f)(x)) / (2 * 8**3)  # noqa: E731
+    count = lambda f: workload.matmul_flops(jax.make_jaxpr(f)(x)) / (2 * 8**3)
     assert count(lambda x: jax.lax.scan(lambda c, _: (c @ x, None), x, None, length=5)[0]) == 5
     assert count(lambda x: jax.lax.cond(x[0, 0] > 0, lambda x: x @ x @ x, lambda x: x @ x, x)) == 2
     assert count(lambda x: (jax.jit(lambda x: (x @ x, x + 1))(x)[1], (x @ x)[:0])[0]) == 0
-    loss = lambda x: jnp.sum(jax.checkpoint(lambda x: jnp.sin(x @ x) @ x)(x))  # noqa: E731
+    loss = lambda x: jnp.sum(jax.checkpoint(lambda x: jnp.sin(x @ x) @ x)(x))
     assert count(jax.value_and_grad(loss)) == 2 + 1 + 4  # forwards, the first one again, backwards
     assert count(jax.grad(loss)) == 1 + 4
 
 
 def test_workload_of_a_recogniser():
-    """A frozen probe needs the forward pass alone of its encoder; fine-tuning three times as much."""
+    """A frozen probe needs the forward pass alone of its encoder; fine-tuning three times as
+    much.
+    """
     cfg = scratch.get_config("size=nano,quick").to_dict()
     raw = workload.shapes(cfg)
     assert raw["image"].shape == (8, 32, workload.LINE_PX, 1) and raw["label"].shape == (
@@ -117,7 +121,9 @@ runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 @pytest.mark.slow
 def test_runs_on_a_bare_jax_machine():
-    """With no data library, no checkpoint library and no records; orbax and etils come with flax and are not needed either."""
+    """With no data library, no checkpoint library and no records; orbax and etils come with flax
+    and are not needed either.
+    """
     command = [
         sys.executable,
         "-c",

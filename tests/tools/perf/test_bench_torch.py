@@ -1,4 +1,6 @@
-"""bench_torch: says how to install what it lacks; where PyTorch is installed, the two networks agree."""
+"""bench_torch: says how to install what it lacks; where PyTorch is installed, the two networks
+agree.
+"""
 
 import os
 import pathlib

@@ -1,4 +1,6 @@
-"""plan: what a program holds, does and sends, against what is placed, against closed formulas and in all of XLA's notations."""
+"""plan: what a program holds, does and sends, against what is placed, against closed formulas and
+in all of XLA's notations.
+"""
 
 import dataclasses
 import json
@@ -40,7 +42,9 @@ def compiled(spec, **sizes):
 
 
 def test_loops_count_their_turns():
-    """Three products a matrix, half the rows each: XLA's own cost analysis counts one turn of the two loops."""
+    """Three products a matrix, half the rows each: XLA's own cost analysis counts one turn of the
+    two loops.
+    """
     summary = compiled(P(), data=2)
     assert (
         summary.flops == 3 * DEPTH * 2 * (ROWS // 2) * WIDTH**2
@@ -51,8 +55,8 @@ def test_loops_count_their_turns():
 
 
 def test_collectives_of_data_and_fsdp():
-    """Copied matrices: their gradients are summed, whether in the loop or after it. Matrices cut in two: gathered forwards and
-    backwards, and the gradient is summed and scattered."""
+    """Copied matrices: their gradients are summed, whether in the loop or after it. Matrices cut in
+    two: gathered forwards and backwards, and the gradient is summed and scattered."""
     bytes_ = DEPTH * WIDTH**2 * 4
     copied = hlo.by_kind(compiled(P(), data=4).collectives)
     assert set(copied) == {"all-reduce"} and copied["all-reduce"][1] == pytest.approx(
@@ -136,7 +140,7 @@ def test_bytes_of_a_device_are_those_that_are_placed():
     raw = sharding.to_global(workload.fill(work.raw), mesh)
     state = jax.jit(work.create, out_shardings=sharding.state_sharding(work.abstract(), mesh))(raw)
     first = mesh.devices.flat[0]
-    placed = lambda tree: sum(  # noqa: E731
+    placed = lambda tree: sum(
         shard.data.nbytes
         for leaf in jax.tree.leaves(tree)
         for shard in leaf.addressable_shards
