@@ -169,6 +169,7 @@ def _data(kind: str, train: str, height_px: int, channels: int) -> dict[str, Any
         "squeeze_px": placeholder(
             int
         ),  # width to which whole images are squeezed, as scene text does; None: never
+        "contrast": placeholder(str),  # "stretch": each line's ink to 0, its paper to 255
         "subset": placeholder(object),  # None: all; 0.1: a tenth; 340: so many records
         "subset_seed": 0,
         "subset_order": "random",
@@ -357,6 +358,7 @@ def recognition(args: ConfigDict, **values: Any) -> ConfigDict:
             "data.height_px",
             "data.channels",
             "data.squeeze_px",
+            "data.contrast",
         ),
         evals={
             "recognition": {"every_steps": tenth, "batch_size": 64, "datasets": placeholder(object)}

@@ -25,7 +25,7 @@ FREE_KEYS = (
 )  # fmt: skip
 
 
-OPEN_KEYS = ("data.squeeze_px",)  # None is a value of these, too
+OPEN_KEYS = ("data.squeeze_px", "data.contrast")  # None is a value of these, too
 
 
 def call(function: Callable[..., Any], where: str, options: dict[str, Any], **given: Any) -> Any:

@@ -32,6 +32,7 @@ def get_config(arg=None):
             "data.height_px",
             "data.channels",
             "data.squeeze_px",
+            "data.contrast",
         ),
         method={"name": "recognize", **{name: placeholder(object) for name in METHOD}},
         optim=common.adamw(lr=0.0, weight_decay=0.0),

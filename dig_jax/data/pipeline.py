@@ -50,6 +50,7 @@ CROPS = (
     "width_px",
     "channels",
     "squeeze_px",
+    "contrast",
     "max_pixels",
 )  # keys of config.data that say what a crop is
 
@@ -63,6 +64,7 @@ def pretrain(
     channels: int,
     seed: int,
     squeeze_px: int | None = None,
+    contrast: str | None = None,
     process_index: int = 0,
     process_count: int = 1,
     max_pixels: int = transforms.MAX_PIXELS,
@@ -71,8 +73,9 @@ def pretrain(
     batch_size is global.
 
     squeeze_px: instead of windows, whole images squeezed or stretched to this width, which must be
-    width_px. Without weights every record is drawn once an epoch; with them each set keeps its own
-    epochs.
+    width_px. contrast: "stretch" = transforms.stretch_contrast of each whole line, None or "none" =
+    greys as stored. Without weights every record is drawn once an epoch; with them each set keeps
+    its own epochs.
     """
     if squeeze_px not in (None, width_px):
         raise ValueError(
@@ -96,7 +99,7 @@ def pretrain(
     return (
         grain.MapDataset.range(ENDLESS)
         .map(rows)
-        .map(_Loader(mixture, height_px, channels, max_pixels, squeeze_px))
+        .map(_Loader(mixture, height_px, channels, max_pixels, squeeze_px, contrast))
     )
 
 
@@ -112,6 +115,7 @@ def recognition(
     max_label_length: int | None = None,
     multiple_px: int = 32,
     squeeze_px: int | None = None,
+    contrast: str | None = None,
     process_index: int = 0,
     process_count: int = 1,
     max_pixels: int = transforms.MAX_PIXELS,
@@ -130,7 +134,9 @@ def recognition(
         mixture, batch_size, part, height_px, buckets_px, multiple_px, seed, squeeze_px
     )
     length = _label_length(mixture, max_label_length)
-    loader = _Loader(mixture, height_px, channels, max_pixels, squeeze_px, charset, length)
+    loader = _Loader(
+        mixture, height_px, channels, max_pixels, squeeze_px, contrast, charset, length
+    )
     logging.info(
         "recognition data: %s", summary(mixture, height_px, buckets_px, multiple_px, squeeze_px)
     )
@@ -148,6 +154,7 @@ def evaluation(
     max_label_length: int | None = None,
     multiple_px: int = 32,
     squeeze_px: int | None = None,
+    contrast: str | None = None,
     process_index: int = 0,
     process_count: int = 1,
     max_pixels: int = transforms.MAX_PIXELS,
@@ -165,7 +172,9 @@ def evaluation(
     index, of = buckets.batches(chosen, bucket, len(edges), batch_size, fill=False)
     length = _label_length(mixture, max_label_length) if charset is not None else 0
     rows = functools.partial(_planned_rows, index[:, part], edges[of])
-    loader = _Loader(mixture, height_px, channels, max_pixels, squeeze_px, charset, length)
+    loader = _Loader(
+        mixture, height_px, channels, max_pixels, squeeze_px, contrast, charset, length
+    )
     return grain.MapDataset.range(len(index)).map(rows).map(loader)
 
 
@@ -428,9 +437,13 @@ class _Loader:
         channels: int,
         max_pixels: int,
         squeeze_px: int | None = None,
+        contrast: str | None = None,
         charset: Charset | None = None,
         label_length: int = 0,
     ):
+        if contrast not in (None, "none", "stretch"):
+            raise ValueError(f"data.contrast is {contrast!r}: set it to 'none' or 'stretch'")
+        self.contrast = contrast == "stretch"
         self.mixture, self.charset, self.label_length = mixture, charset, label_length
         self.height_px, self.channels, self.max_pixels, self.squeeze_px = (
             height_px,
@@ -487,7 +500,11 @@ class _Loader:
         image = transforms.decode(record.image, self.channels, self.max_pixels)
         try:
             if self.squeeze_px:
-                return transforms.squeeze(image, self.height_px, self.squeeze_px), self.squeeze_px
+                image = transforms.squeeze(image, self.height_px, self.squeeze_px)
+                return self._contrasted(image), self.squeeze_px
+            if u is not None and self.contrast:  # of the whole line, so the whole line is resized
+                image = self._contrasted(transforms.resize_to_height(image, self.height_px))
+                return transforms.crop(image, width_px, u)
             if u is not None:
                 return transforms.crop_to_height(image, self.height_px, width_px, u)
             height, width = image.shape[:2]
@@ -496,10 +513,13 @@ class _Loader:
                 raise BadRecord(
                     f"{width} x {height} px does not fit its bucket of {width_px} px: the index is stale"
                 )
-            image = transforms.resize_to_height(image, self.height_px)
+            image = self._contrasted(transforms.resize_to_height(image, self.height_px))
             return image, image.shape[1]
         except cv2.error as error:
             raise BadRecord(f"cannot be resized: {' '.join(str(error).split())}") from error
+
+    def _contrasted(self, image: np.ndarray) -> np.ndarray:
+        return transforms.stretch_contrast(image) if self.contrast else image
 
     def _label(self, record: Record, label: np.ndarray, lengths: np.ndarray, row: int) -> int:
         """Writes the label of one row in place; returns how many of its characters the character

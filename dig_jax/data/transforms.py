@@ -25,6 +25,8 @@ from dig_jax.data.sizes import (
 cv2.setNumThreads(1)
 
 PAPER = 255  # the grey level that stands for "nothing written here"
+CONTRAST_PERCENTILES = (2, 90)  # of a line's greys: its ink and its paper
+LEAST_CONTRAST = 8  # grey levels between the two; with less the difference is noise
 MAX_PIXELS = 1 << 24  # 16 Mpx: 100 times a long line at 300 dpi
 MAX_FOREIGN_BYTES = (
     4 << 20
@@ -165,6 +167,21 @@ def squeeze(image: np.ndarray, height_px: int, width_px: int) -> np.ndarray:
     of scene text.
     """
     return _resize(image, height_px, width_px)
+
+
+def stretch_contrast(image: np.ndarray) -> np.ndarray:
+    """u8[h, w, C] of one whole line -> the same, its 2nd percentile of grey at 0, its 90th at 255.
+
+    What lies outside is clipped, colours share one map, and dark ink stays dark. A line with fewer
+    than LEAST_CONTRAST levels between the two is returned as it is.
+    """
+    grey = image[:, :, 0] if image.shape[2] == 1 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    counts = np.cumsum(np.bincount(grey.reshape(-1), minlength=256))
+    low, high = (int(np.searchsorted(100 * counts, p * grey.size)) for p in CONTRAST_PERCENTILES)
+    if high - low < LEAST_CONTRAST:
+        return image
+    levels = (np.arange(256) - low) * (255 / (high - low))
+    return np.clip(levels + 0.5, 0, 255).astype(np.uint8)[image]
 
 
 def _start(width: int, window: int, u: float) -> int:

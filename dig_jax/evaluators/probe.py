@@ -168,7 +168,7 @@ def read_lines(
         charset=charset,
         **{
             name: data[name]
-            for name in ("height_px", "channels", "max_pixels", "squeeze_px")
+            for name in ("height_px", "channels", "max_pixels", "squeeze_px", "contrast")
             if name in data
         },
     )

@@ -294,7 +294,7 @@ def open_set(spec: str, batch_size: int, data: Mapping, mesh: Mesh):
         **sharding.part(mesh).of_data(),
         **{
             name: data[name]
-            for name in ("height_px", "channels", "max_pixels", "squeeze_px")
+            for name in ("height_px", "channels", "max_pixels", "squeeze_px", "contrast")
             if name in data
         },
     )

@@ -390,6 +390,35 @@ def test_what_does_not_fit_is_an_error_at_open(fifty):
         pretrain(fifty, process_count=3)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_contrast_is_of_the_whole_line_whatever_is_read_of_it(tmp_path, kind):
+    """Half of the line is pale: a stretch of a window alone would give that half full contrast."""
+    grey = np.full((16, 200), 180, np.uint8)
+    grey[:, ::2][:, :50], grey[:, ::2][:, 50:] = 80, 160
+    records.write(tmp_path / "a", iter([("train", png(grey), "1", "x")]), shards=1)
+    mixture = records.open_sets(str(tmp_path / "a"))
+    more = {"height_px": 16, "batch_size": 64 if kind == "pretrain" else 1}
+    stretched, stored = (
+        KINDS[kind](
+            mixture,
+            contrast=contrast,
+            **more | ({} if kind == "pretrain" else {"buckets_px": [256]}),
+        )[0][0]
+        for contrast in ("stretch", None)
+    )
+    levels = dict(
+        zip(stored["image"].reshape(-1).tolist(), stretched["image"].reshape(-1).tolist())
+    )
+    assert levels == {80: 0, 160: 204, 180: 255} | ({255: 255} if 255 in levels else {})
+    np.testing.assert_array_equal(stretched["width"], stored["width"])
+
+
+def test_contrast_is_checked(fifty):
+    same(pretrain(fifty, contrast="none")[3], pretrain(fifty)[3])
+    with pytest.raises(ValueError, match="data.contrast is 'strech'.*'stretch'"):
+        pretrain(fifty, contrast="strech")
+
+
 # ---- records that cannot be used ------------------------------------------------------------------------------------
 
 

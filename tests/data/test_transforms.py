@@ -238,3 +238,24 @@ def test_squeeze_has_its_shape_and_keeps_the_ends_of_a_ramp(height, width):
 
 def test_one_thread_of_opencv():
     assert cv2.getNumThreads() == 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_contrast_is_stretched_between_the_2nd_and_the_90th_percentile(channels):
+    grey = np.random.default_rng(0).permutation(np.linspace(60, 160, 2000).round()).reshape(20, 100)
+    line = np.repeat(grey.astype(np.uint8)[:, :, None], channels, axis=2)
+    out = transforms.stretch_contrast(line)
+    low, high = np.percentile(grey, [2, 90])
+    expected = np.clip((line - low) * 255 / (high - low), 0, 255)
+    assert out.dtype == np.uint8 and out.shape == line.shape
+    assert np.abs(out - expected).max() < 4  # the percentiles are whole grey levels here
+    assert (out == 0).mean() == pytest.approx(0.02, abs=0.01)
+    assert (out == 255).mean() == pytest.approx(0.10, abs=0.015)
+    again = transforms.stretch_contrast((line // 2 + 30).astype(np.uint8))
+    assert np.abs(again.astype(int) - out).max() < 9  # a paler copy becomes the same line
+
+
+def test_a_line_without_contrast_stays_as_it_is():
+    for levels in ([200], [200, 204], [0], [255]):
+        line = np.resize(np.array(levels, np.uint8), (8, 30, 1))
+        assert transforms.stretch_contrast(line) is line
