@@ -142,9 +142,8 @@ def test_teacher_gets_no_gradient_and_follows_the_cosine(case):
     for progress, momentum in ((0.0, 0.99), (0.5, 0.995), (1.0, 1.0)):
         moved = case.method.update_teacher(teacher, params, jnp.float32(progress))
         student = {name: params[name] for name in teacher}
-        expected = jax.tree.map(
-            lambda xi, theta: momentum * xi + (1 - momentum) * theta, teacher, student  # noqa: B023
-        )  # noqa: B023
+        blend = lambda xi, theta, m=momentum: m * xi + (1 - m) * theta
+        expected = jax.tree.map(blend, teacher, student)
         pairs.same(moved, expected, rtol=1e-6)
         np.testing.assert_allclose(
             case.method.schedules(jnp.float32(progress))["teacher_momentum"], momentum, rtol=1e-6
