@@ -245,15 +245,19 @@ class Method(base.Method):
         return self._encoded(params, _normalised(batch))
 
     def predict(self, params, mutable, batch):
-        """Raw batch -> {head: {"ids" i32[B,S] best class of every frame, "length" i32[B] real
-        frames}}.
+        """Raw batch -> {head: {"ids" i32[B,S], "confidence" f32[B,S], "length" i32[B]}}.
 
+        Best class of every frame, its probability, and how many frames are real.
         `Charset.ctc_collapse` and `Charset.decode` turn a row into text.
         """
         frames, length = self._frames(params, _normalised(batch))
         logits = self._logits(params["heads"], mutable, frames, length)
         return {
-            name: {"ids": ctc.greedy(logits[i], length), "length": length}
+            name: {
+                "ids": ctc.greedy(logits[i], length),
+                "confidence": ctc.confidence(logits[i]),
+                "length": length,
+            }
             for i, name in enumerate(self.names)
         }
 

@@ -218,6 +218,8 @@ def test_predict_reads_every_head_and_says_how_many_frames_are_real():
     for frames in read.values():
         assert frames["ids"].shape == (6, 12) and frames["ids"].dtype == jnp.int32
         np.testing.assert_array_equal(frames["length"], -(-np.asarray(batch["width"]) // 4))
+        sure = np.asarray(frames["confidence"])
+        assert sure.shape == (6, 12) and (sure > 1 / CHARSET.size).all() and (sure <= 1).all()
 
 
 def test_the_recogniser_learns_to_read_a_batch(key):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dig_jax.models.decoders import ctc
+from dig_jax.text import Charset
 
 
 def collapse(path):
@@ -128,3 +129,28 @@ def test_head_gives_float32_logits_that_padding_does_not_move(kind):
 def test_unknown_head_is_a_sentence():
     with pytest.raises(ValueError, match="lstm2"):
         ctc.CtcHead(5, kind="lstm2").init(jax.random.key(0), jnp.ones((1, 4, 3)), jnp.array([4]))
+
+
+def test_confidence_is_the_softmax_of_the_best_class():
+    logits = np.random.default_rng(0).normal(0, 40, (2, 3, 5)).astype(np.float32)
+    slow = np.exp(logits.astype(np.float64) - logits.max(-1, keepdims=True))
+    slow = (slow / slow.sum(-1, keepdims=True)).max(-1)
+    np.testing.assert_allclose(ctc.confidence(jnp.asarray(logits)), slow, rtol=1e-5)
+
+
+def test_where_characters_lie_and_how_sure_they_are():
+    """- a a - a b b (b): the last frame is padding. The second a stands alone between blanks."""
+    ids = np.array([0, 1, 1, 0, 1, 2, 2, 2])
+    sure = np.array([0.9, 0.3, 0.8, 0.9, 0.5, 0.2, 0.4, 1.0])
+    classes, starts, stops = ctc.spans(ids, 7)
+    assert (classes.tolist(), starts.tolist(), stops.tolist()) == ([1, 1, 2], [1, 4, 5], [3, 5, 7])
+    assert ctc.character_confidence(ids, sure, 7).tolist() == [0.8, 0.5, 0.4]
+    assert ctc.line_confidence(ids, sure, 7) == pytest.approx(1.7 / 3)
+    assert ctc.line_confidence(ids * 0, sure, 2) == pytest.approx(0.6)  # blanks only
+    assert ctc.line_confidence(ids, sure, 0) == 0 and not len(ctc.spans(ids, 0)[0])
+
+
+def test_spans_agree_with_the_collapse():
+    charset, rng = Charset("ab"), np.random.default_rng(1)
+    for ids in rng.integers(0, 3, (50, 12)):
+        assert ctc.spans(ids, 9)[0].tolist() == charset.ctc_collapse(ids, 9)

@@ -4,7 +4,9 @@ Class 0 is the blank.
 """
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dig_jax.models.heads import BiLstm
@@ -60,3 +62,36 @@ def greedy(logits, lengths):
     """
     ids = jnp.argmax(logits, -1).astype(jnp.int32)
     return jnp.where(jnp.arange(ids.shape[1])[None, :] < lengths[:, None], ids, 0)
+
+
+def confidence(logits):
+    """Probability of the best class of each frame, f32[B, S] in (0, 1]."""
+    logits = logits.astype(jnp.float32)
+    return jnp.exp(jnp.max(logits, -1) - jax.nn.logsumexp(logits, -1))
+
+
+def spans(ids, length):
+    """Where each character of a best path lies: (class, first frame, end frame), i64[n] each.
+
+    ids i32[S], of which the first `length` are real. The classes are those of
+    `Charset.ctc_collapse`; a character's frames are the run of its class.
+    """
+    frames = np.asarray(ids, np.int64)[: max(0, int(length))]
+    starts = np.flatnonzero(np.diff(frames, prepend=-1))
+    stops = np.append(starts[1:], len(frames))[: len(starts)]
+    real = frames[starts] != 0
+    return frames[starts][real], starts[real], stops[real]
+
+
+def character_confidence(ids, frame_confidence, length):
+    """Confidence of each character of a best path, f64[n]: the highest among its frames."""
+    _, starts, stops = spans(ids, length)
+    sure = np.asarray(frame_confidence, np.float64)
+    return np.array([sure[start:stop].max() for start, stop in zip(starts, stops)])
+
+
+def line_confidence(ids, frame_confidence, length):
+    """Mean over the characters of a best path; where it reads nothing, mean over its blanks."""
+    chars = character_confidence(ids, frame_confidence, length)
+    values = chars if len(chars) else np.asarray(frame_confidence)[: max(0, int(length))]
+    return float(values.mean()) if len(values) else 0.0
