@@ -13,16 +13,24 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+from dig_jax import trees
 from dig_jax.methods.shared import base
 from dig_jax.text import Charset
 
-# May change when a run is resumed: none of them changes a number of what is still to come, but how
-# far it goes.
-FREE_KEYS = (
-    "total", "log", "evals", "checkpoint", "mesh", "sharding", "compile_cache", "data.workers",
-    "data.max_bad_share", "profile",
+# Keys that change no number of a step: where it runs, what it writes down.
+NEUTRAL_KEYS = (
+    "log",
+    "checkpoint",
+    "mesh",
     "devices",  # what mesh.data was called
-)  # fmt: skip
+    "sharding",
+    "profile",
+    "compile_cache",
+    "data.workers",
+    "data.max_bad_share",
+)
+# May change when a run is resumed. `total` says how far it goes, which its schedules follow.
+FREE_KEYS = (*NEUTRAL_KEYS, "total", "evals")
 
 
 OPEN_KEYS = ("data.squeeze_px", "data.contrast")  # None is a value of these, too
@@ -163,7 +171,7 @@ def check(cfg: dict[str, Any]) -> None:
     """ValueError for a value of the expanded config that would be met too late, after minutes of
     compilation.
     """
-    for key, value in flat(cfg).items():
+    for key, value in trees.flatten(cfg).items():
         for pattern, least, most in BOUNDS:
             if not re.fullmatch(pattern, key) or value is None:
                 continue
@@ -197,13 +205,3 @@ def absolute(cfg: dict[str, Any]) -> dict[str, Any]:
         if cfg.get(key) and "://" not in cfg[key]
     }
     return cfg | paths
-
-
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts -> {"a.b": value}; lists stay values."""
-    if not isinstance(tree, dict):
-        return {prefix: tree}
-    result: dict[str, Any] = {}
-    for key, value in tree.items():
-        result.update(flat(value, f"{prefix}.{key}" if prefix else str(key)))
-    return result

@@ -112,7 +112,7 @@ def barrier(name: str) -> None:
 def sum_hosts(tree: Any, counts: bool = True) -> Any:
     """Sum of a tree of Python numbers or numpy arrays over all hosts; the same result everywhere.
 
-    counts: False on a host whose rows another host counts, see `sharding.Part`.
+    counts: False on a host whose rows another host counts, see `sharding.HostShard`.
     """
     if jax.process_count() == 1:
         return tree

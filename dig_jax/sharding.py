@@ -31,6 +31,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from dig_jax import trees
+
 AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")  # the axes over which a batch is split
 
@@ -107,12 +109,12 @@ def make_mesh(
         )
     laid_out = np.asarray(devices[:count], object).reshape([shape[name] for name in AXES])
     mesh = Mesh(laid_out, AXES, axis_types=(AxisType.Auto,) * len(AXES))
-    part(mesh)
+    host_shard(mesh)
     return mesh
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class HostShard:
     """What this host reads of the global batch: the run number `index` of `count` equal ones. Hosts
     that share rows, because "tensor" crosses them, read the same part, and `counts` is True on one
     of them."""
@@ -126,7 +128,7 @@ class Part:
         return {"process_index": self.index, "process_count": self.count}
 
 
-def part(mesh: Mesh) -> Part:
+def host_shard(mesh: Mesh) -> HostShard:
     """The part of this host. Raises ValueError where hosts would share some of their rows only."""
     blocks = mesh.devices.reshape(
         -1, mesh.shape["tensor"]
@@ -145,9 +147,9 @@ def part(mesh: Mesh) -> Part:
         )
     mine = jax.process_index()
     if mine not in rows:  # a mesh of other machines, which is compiled for and never run
-        return Part(0, 1, True)
+        return HostShard(0, 1, True)
     run = tuple(sorted(rows[mine]))
-    return Part(
+    return HostShard(
         runs.index(run),
         len(runs),
         mine == min(p for p, numbers in rows.items() if tuple(sorted(numbers)) == run),
@@ -180,7 +182,7 @@ def describe(state: Any, mesh: Mesh, rules: Rules = ()) -> str:
         here += size // math.prod(mesh.shape[axis] for axis in spec if axis)
         for axis, dimension in uneven:
             whole.setdefault(f"{axis}={mesh.shape[axis]}", []).append(
-                f"{_name(path)} ({dimension})"
+                f"{trees.path_name(path)} ({dimension})"
             )
     lines = [f"mesh {shape}: {mesh.size} devices, {hosts} host{'s' if hosts > 1 else ''}"]
     lines[0] += f"; state {total / 2**20:.1f} MiB, {here / 2**20:.1f} MiB a device"
@@ -195,7 +197,7 @@ def _spec(path: Any, leaf: Any, mesh: Mesh, rules: Rules) -> tuple[P, list[tuple
     """(PartitionSpec, [(axis, dimension it would have cut)]) of one leaf."""
     if not leaf.ndim:
         return P(), []
-    name = _name(path)
+    name = trees.path_name(path)
     axes = next((axes for pattern, axes in (*rules, *RULES) if re.search(pattern, name)), None)
     if axes is None:
         raise ValueError(
@@ -224,11 +226,6 @@ def _spec(path: Any, leaf: Any, mesh: Mesh, rules: Rules) -> tuple[P, list[tuple
             axis = None
         chosen.append(axis)
     return P(*chosen), uneven
-
-
-def _name(path: Any) -> str:
-    """Path of a leaf, the same for dataclasses, named tuples, lists and dicts."""
-    return "/".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path)
 
 
 def gather(tree: Any, shardings: Any) -> Any:
@@ -280,7 +277,7 @@ def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This host's rows {name: [B_local, ...]} -> global arrays {name: [B, ...]}, split by row,
     parts concatenated.
     """
-    count, sharding = part(mesh).count, batch_sharding(mesh)
+    count, sharding = host_shard(mesh).count, batch_sharding(mesh)
     check_batch_size(len(next(iter(batch.values()))) * count, mesh)
 
     def place(rows: np.ndarray) -> jax.Array:

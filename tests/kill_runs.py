@@ -51,7 +51,7 @@ PHASES = {
     "before the commit": ("commit", LINGER_S / 2),
     "after the commit": ("commit", 0.1),
     "deleting an old step": ("deletion", LINGER_S),
-    "the seal": ("seal.json.tmp", LINGER_S),
+    "the checksums": ("checksums.json.tmp", LINGER_S),
     "any moment": ("begun", 3.0),
 }
 
@@ -114,7 +114,11 @@ def watch(workdir: str, pipe: int) -> None:
         if not path.startswith(workdir):
             return
         name, told = os.path.basename(path), None
-        if event == "open" and name in ("config.json.tmp", "metrics.jsonl.tmp", "seal.json.tmp"):
+        if event == "open" and name in (
+            "config.json.tmp",
+            "metrics.jsonl.tmp",
+            "checksums.json.tmp",
+        ):
             told = name.replace("config.json.tmp", "config.json")
         elif event == "os.mkdir" and "orbax-checkpoint-tmp" in path:
             told = "folder for a save"

@@ -18,8 +18,7 @@ import pytest
 from dig_jax import config as build
 from dig_jax import hosts, main
 from dig_jax.train import run as train
-from dig_jax.workdir import checkpoint, folder, metrics
-from dig_jax.workdir import checksums as seal
+from dig_jax.workdir import checkpoint, checksums, folder, metrics
 from tests import toy
 from tests.toy import make_config, rows_of, same, write_lines
 from tests.workdir.test_checkpoint import META, abstract_of, make_state, save_all
@@ -141,7 +140,7 @@ def test_a_second_run_is_refused_until_the_first_is_dead(lines, tmp_path):
         assert os.listdir(tmp_path) == [folder.LOCK]
         other.send_signal(signal.SIGKILL)
         other.wait()
-    with folder.claim(str(tmp_path)):
+    with folder.lock_workdir(str(tmp_path)):
         assert subprocess.run(command).returncode == 9
         assert str(os.getpid()) in (tmp_path / folder.LOCK).read_text()
     assert int(train.run(make_config(lines, 1), str(tmp_path)).step) == 1
@@ -152,7 +151,7 @@ def test_where_nothing_can_be_locked_a_line_says_so(tmp_path, monkeypatch, capsy
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(build.fcntl, "lockf", no_locks)
-    with folder.claim(str(tmp_path)):
+    with folder.lock_workdir(str(tmp_path)):
         assert "see to it that no second run uses" in capsys.readouterr().err
 
 
@@ -166,9 +165,11 @@ def two_steps(tmp_path_factory):
     assert save_all(folder, {1: 0.5, 2: 0.6}, keep_last=2)[0] == [1, 2]
     step = folder / "checkpoints" / "2"
     files = sorted(
-        str(p.relative_to(step)) for p in step.rglob("*") if p.is_file() and p.name != seal.NAME
+        str(p.relative_to(step))
+        for p in step.rglob("*")
+        if p.is_file() and p.name != checksums.NAME
     )
-    assert len(files) == 12 and (step / seal.NAME).exists()
+    assert len(files) == 12 and (step / checksums.NAME).exists()
     return folder, files
 
 
@@ -212,9 +213,9 @@ def test_every_broken_file_is_named_and_the_older_step_goes_on(two_steps, tmp_pa
 def test_the_only_step_broken(two_steps, tmp_path):
     shutil.copytree(two_steps[0], tmp_path / "a")
     shutil.rmtree(tmp_path / "a" / "checkpoints" / "1")
-    (tmp_path / "a" / "checkpoints" / "2" / seal.NAME).write_text("{")
+    (tmp_path / "a" / "checkpoints" / "2" / checksums.NAME).write_text("{")
     with pytest.raises(
-        checkpoint.Damaged, match=r"\(seal.json cannot be read\).*no other whole one"
+        checkpoint.Damaged, match=r"\(checksums.json cannot be read\).*no other whole one"
     ):
         checkpoint.Checkpoints(str(tmp_path / "a"))
 
@@ -226,7 +227,7 @@ def test_a_step_without_a_seal_is_still_read_with_care(two_steps, tmp_path, name
     """
     workdir = tmp_path / "a"
     shutil.copytree(two_steps[0], workdir)
-    (workdir / "checkpoints" / "2" / seal.NAME).unlink()
+    (workdir / "checkpoints" / "2" / checksums.NAME).unlink()
     assert checkpoint.read_meta(str(workdir)) == META
     path = workdir / "checkpoints" / "2" / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -30,7 +30,7 @@ def test_optimiser_of_a_recogniser_that_trains_as_a_whole(name):
 def test_encoder_rate(name):
     rules = build(name, "encoder_lr=0.1").optim.rules
     params = {part: {"kernel": jnp.ones((2, 2))} for part in ("encoder", "norm", "heads")}
-    treated = optim.treat(params, 0.05, rules, None)
+    treated = optim.param_groups(params, 0.05, rules, None)
     scales = {part: treated[part]["kernel"].lr_scale for part in params}
     assert scales == {"encoder": 0.1, "norm": 1.0, "heads": 1.0}
     assert all(treated[part]["kernel"].weight_decay == 0.05 for part in params)

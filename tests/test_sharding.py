@@ -91,7 +91,7 @@ def test_every_host_reads_a_run_of_the_batch(monkeypatch, hosts, sizes, parts):
     found = []
     for host in range(hosts):
         monkeypatch.setattr(jax, "process_index", lambda host=host: host)
-        part = sharding.part(mesh)
+        part = sharding.host_shard(mesh)
         found.append((part.index, part.count, part.counts))
     assert found == parts
     assert part.of_data() == {"process_index": parts[-1][0], "process_count": parts[-1][1]}
@@ -103,7 +103,7 @@ def test_hosts_that_share_some_rows_are_refused():
     with pytest.raises(
         ValueError, match="config.mesh.tensor=2 cuts across hosts of 3 devices unevenly"
     ):
-        sharding.part(mesh)
+        sharding.host_shard(mesh)
 
 
 def test_rows_are_split_in_order():

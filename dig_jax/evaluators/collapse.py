@@ -94,7 +94,7 @@ class Evaluator:
             records.open_sets(spec or data["train"]),
             batch_size=lines + -lines % mesh.size,
             seed=seed,
-            **sharding.part(mesh).of_data(),
+            **sharding.host_shard(mesh).of_data(),
             **{name: data[name] for name in pipeline.CROPS if name in data},
         )
         self.batch = sharding.to_global(crops[0][0], mesh)

@@ -291,7 +291,7 @@ def open_set(spec: str, batch_size: int, data: Mapping, mesh: Mesh):
     dataset = pipeline.evaluation(  # no charset: texts stay on the host, and unlabelled records are met and counted
         mixture,
         batch_size=batch_size,
-        **sharding.part(mesh).of_data(),
+        **sharding.host_shard(mesh).of_data(),
         **{
             name: data[name]
             for name in ("height_px", "channels", "max_pixels", "squeeze_px", "contrast")
@@ -317,7 +317,7 @@ def over_hosts(
     """Sums of all hosts, the same on each of them."""
     by_head = {head: dataclasses.asdict(score) for head, score in scores.items()}
     sums = hosts.sum_hosts(
-        {"counts": dataclasses.asdict(counts), "scores": by_head}, sharding.part(mesh).counts
+        {"counts": dataclasses.asdict(counts), "scores": by_head}, sharding.host_shard(mesh).counts
     )
     return {head: Score(**score) for head, score in sums["scores"].items()}, Counts(
         **sums["counts"]

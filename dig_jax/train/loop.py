@@ -27,7 +27,7 @@ class Loop:
     def __init__(self, cfg, step, data, mesh, total, checkpoints, writer, evals, meta, trace):
         self.cfg, self.step, self.data, self.mesh, self.total = cfg, step, data, mesh, total
         self.checkpoints, self.writer, self.evals, self.meta = checkpoints, writer, evals, meta
-        self.part, self.trace = sharding.part(mesh), trace
+        self.part, self.trace = sharding.host_shard(mesh), trace
         self.budget = pipeline.ErrorBudget(
             cfg["data"].get("max_bad_share", 0.01), mixture=data.mixture
         )

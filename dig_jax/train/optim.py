@@ -24,12 +24,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from dig_jax import trees
+
 Rules = Sequence[tuple[str, Mapping[str, Any]]]
 RULE_KEYS = ("lr_scale", "freeze", "weight_decay", "schedule")
 
 
 @dataclasses.dataclass(frozen=True)
-class Treatment:
+class ParamGroup:
     """How one parameter is trained: lr_scale a number or, for stacked blocks, an array that
     broadcasts to it; schedule the shape of its rate, None = everybody's."""
 
@@ -116,19 +118,19 @@ def create(
         raise ValueError(
             "config.optim has both clip_norm and clip_norm_each: set one of them to None"
         )
-    treatments = treat(params, weight_decay, rules, layer_decay)
-    kinds = {schedule, *(t.schedule for t in jax.tree.leaves(treatments) if t.schedule)}
+    groups = param_groups(params, weight_decay, rules, layer_decay)
+    kinds = {schedule, *(t.schedule for t in jax.tree.leaves(groups) if t.schedule)}
     rates = {
         kind: make_schedule(peak, total_steps, warmup_steps, min_lr, kind, drops, drop)
         for kind in kinds
     }
     rate, growth = rates[schedule], decay_growth(weight_decay, weight_decay_end, total_steps)
-    trainable = jax.tree.map(lambda t: not t.freeze, treatments)
+    trainable = jax.tree.map(lambda t: not t.freeze, groups)
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    direction, after = optax.scale_by_adam(b1=b1, b2=b2, eps=eps), treatments
+    direction, after = optax.scale_by_adam(b1=b1, b2=b2, eps=eps), groups
     if name == "sgd":
-        direction = optax.chain(_decay(treatments), optax.trace(decay=momentum))
-        after = jax.tree.map(lambda t: dataclasses.replace(t, weight_decay=0.0), treatments)
+        direction = optax.chain(_decay(groups), optax.trace(decay=momentum))
+        after = jax.tree.map(lambda t: dataclasses.replace(t, weight_decay=0.0), groups)
     trained = optax.chain(
         _clip_each(clip_norm_each, params) if clip_norm_each else clip,
         direction,
@@ -137,7 +139,7 @@ def create(
     )
     labels = jax.tree.map(lambda train: "train" if train else "freeze", trainable)
     tx = optax.partition({"train": trained, "freeze": optax.set_to_zero()}, labels)
-    return Optimizer(tx, rate, trainable, peak, _group(params, treatments))
+    return Optimizer(tx, rate, trainable, peak, _group(params, groups))
 
 
 def make_schedule(
@@ -207,15 +209,9 @@ def decay_growth(
     return growth
 
 
-def paths(params: Any) -> dict[str, Any]:
-    """{"encoder/block_0/...": leaf} in tree order."""
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    return {"/".join(str(getattr(k, "key", k)) for k in path): leaf for path, leaf in leaves}
-
-
-def treat(params: Any, weight_decay: float, rules: Rules, layer_decay: float | None) -> Any:
-    """Tree of Treatment, one for every parameter."""
-    named = paths(params)
+def param_groups(params: Any, weight_decay: float, rules: Rules, layer_decay: float | None) -> Any:
+    """Tree of ParamGroup, one for every parameter."""
+    named = trees.named_leaves(params)
     scales = layer_scales(named, layer_decay) if layer_decay else {}
     overrides = _match(list(named), rules)
     result = []
@@ -224,7 +220,7 @@ def treat(params: Any, weight_decay: float, rules: Rules, layer_decay: float | N
         decay = rule.get("weight_decay", weight_decay if _decays(path, leaf) else 0.0)
         scale = scales.get(path, 1.0) * rule.get("lr_scale", 1.0)
         result.append(
-            Treatment(scale, decay, bool(rule.get("freeze", False)), rule.get("schedule"))
+            ParamGroup(scale, decay, bool(rule.get("freeze", False)), rule.get("schedule"))
         )
     return jax.tree.unflatten(jax.tree.structure(params), result)
 
@@ -297,18 +293,18 @@ def _masked(x: Any) -> bool:
     return isinstance(x, optax.MaskedNode)
 
 
-def _decay(treatments: Any) -> optax.GradientTransformation:
+def _decay(groups: Any) -> optax.GradientTransformation:
     """g -> g + weight_decay * p with each leaf's own number."""
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         add = lambda u, p, t: u if _masked(u) or not t.weight_decay else u + t.weight_decay * p
-        return jax.tree.map(add, updates, params, treatments, is_leaf=_masked), state
+        return jax.tree.map(add, updates, params, groups, is_leaf=_masked), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def _step(
-    treatments: Any, rates: Mapping[str, Any], usual: str, growth: Any
+    groups: Any, rates: Mapping[str, Any], usual: str, growth: Any
 ) -> optax.GradientTransformation:
     """u -> -rate * lr_scale * (u + weight_decay * p) with each leaf's own numbers. The state is the
     count of steps.
@@ -318,14 +314,14 @@ def _step(
         now = {kind: -rate(state.count) for kind, rate in rates.items()}
         grown = growth(state.count) if growth else 1.0
 
-        def one(u: Any, p: Any, t: Treatment) -> Any:
+        def one(u: Any, p: Any, t: ParamGroup) -> Any:
             if _masked(u):
                 return u
             u = u + t.weight_decay * grown * p if t.weight_decay else u
             u = u * jnp.broadcast_to(t.lr_scale, u.shape) if not _is_one(t.lr_scale) else u
             return now[t.schedule or usual] * u
 
-        updates = jax.tree.map(one, updates, params, treatments, is_leaf=_masked)
+        updates = jax.tree.map(one, updates, params, groups, is_leaf=_masked)
         return updates, optax.ScaleByScheduleState(count=optax.safe_increment(state.count))
 
     return optax.GradientTransformation(
@@ -338,7 +334,8 @@ def _clip_each(most: float, params: Any) -> optax.GradientTransformation:
     `most`.
     """
     stacked = jax.tree.unflatten(
-        jax.tree.structure(params), [name.startswith("encoder/blocks/") for name in paths(params)]
+        jax.tree.structure(params),
+        [name.startswith("encoder/blocks/") for name in trees.named_leaves(params)],
     )
 
     def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
@@ -362,9 +359,9 @@ def _is_one(scale: Any) -> bool:
     return isinstance(scale, float) and scale == 1.0
 
 
-def _group(params: Any, treatments: Any) -> tuple[tuple[str, int, int], ...]:
+def _group(params: Any, groups: Any) -> tuple[tuple[str, int, int], ...]:
     counts: dict[str, list[int]] = {}
-    for leaf, t in zip(jax.tree.leaves(params), jax.tree.leaves(treatments)):
+    for leaf, t in zip(jax.tree.leaves(params), jax.tree.leaves(groups)):
         scale = f"{t.lr_scale:.4g}" if isinstance(t.lr_scale, (int, float)) else "by layer"
         shape = f", {t.schedule} rate" if t.schedule else ""
         what = "frozen" if t.freeze else f"lr x {scale}, weight decay {t.weight_decay:g}{shape}"

@@ -100,7 +100,7 @@ def _run(config: Any, workdir: str) -> states.TrainState:
         data = dataclasses.replace(data, features=FeatureCache(method, mesh))
     meta = folder.describe(cfg, data.mixture, data.charset)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(folder.claim(workdir))
+        stack.enter_context(folder.lock_workdir(workdir))
         checkpoints = build.call(
             checkpoint.Checkpoints, "config.checkpoint", cfg.get("checkpoint", {}), workdir=workdir
         )
@@ -152,7 +152,7 @@ def open_data(cfg: dict[str, Any], mesh: Any = None) -> Data:
         if name in options
     }
     mixture = build.call(records.open_sets, "config.data", chosen, spec=spec)
-    host = sharding.part(mesh).of_data() if mesh is not None else {}
+    host = sharding.host_shard(mesh).of_data() if mesh is not None else {}
     common = {"mixture": mixture, "batch_size": cfg["batch_size"], **host}
     charset, once = None, None
     if kind == "crops":
@@ -249,7 +249,7 @@ def start_state(
     if not resumed:
         loaded = load_parts(cfg, placed)  # before anything is compiled: it may not fit
         state = jax.jit(create, out_shardings=shardings)(raw)
-        state = graft(state, loaded, method)
+        state = replace_parts(state, loaded, method)
     if data.features and total > 0:
         with pipeline.iterate(data.once(), 0, cfg["data"].get("workers", "auto")) as batches:
             data.features.fill(state.params, batches)
@@ -289,7 +289,7 @@ def load_parts(cfg: dict[str, Any], placed: states.TrainState) -> dict[str, Any]
     return loaded
 
 
-def graft(
+def replace_parts(
     state: states.TrainState, loaded: dict[str, Any], method: base.Method
 ) -> states.TrainState:
     """The state with these parts in place of its own; the teacher follows."""

@@ -6,10 +6,9 @@ leaves the last committed step intact. The last `keep_last` and the best `keep_b
 disk. Orbax v1 stores the metrics beside the state, so "best" survives a restart; a step without the
 metric counts as worst instead of being kept for ever.
 
-A committed step is sealed: <step>/seal.json lists the size and CRC-32 of its files, because what
-lies in an array file is not covered by any checksum of Orbax, and a file that is cut off makes it
-talk of other things. A step that does not fit its seal is refused by name; falling back to an older
-one by itself would hide that work was lost.
+A committed step has checksums: <step>/checksums.json lists the size and CRC-32 of its files. Orbax
+has none of what lies in an array file, and its message about a file that is cut off misleads. A
+step that does not fit them is refused by name. Falling back to an older one would hide lost work.
 """
 
 from __future__ import annotations
@@ -25,7 +24,8 @@ import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from dig_jax.workdir import checksums as seal
+from dig_jax import trees
+from dig_jax.workdir import checksums
 
 FOLDER = "checkpoints"
 LAYOUT = 1  # of a checkpoint and its meta; a program refuses the layouts of later ones
@@ -71,7 +71,7 @@ class Checkpoints:
             )
         self._metric, self._sign = best_metric or "", (1.0 if best_mode == "max" else -1.0)
         self._every, self._workdir = every_steps, workdir
-        self._sealing: threading.Thread | None = None
+        self._summing: threading.Thread | None = None
         self._failure: tuple[int, BaseException] | None = None
         if found := steps(workdir):  # before Orbax looks at it, which would say less, in more lines
             _check_files(workdir, found[-1], contents=jax.process_index() == 0)
@@ -129,18 +129,18 @@ class Checkpoints:
             self._failure = step, error
             self._raise_failure()
         if response is not None:
-            self._sealing = threading.Thread(
-                target=self._finish, args=(step, response), name=f"seal {step}"
+            self._summing = threading.Thread(
+                target=self._finish, args=(step, response), name=f"checksums {step}"
             )
-            self._sealing.start()
+            self._summing.start()
         return response is not None
 
     def _finish(self, step: int, response: Any) -> None:
-        """In a thread of its own: wait for the commit, then seal it."""
+        """In a thread of its own: wait for the commit, then write its checksums."""
         try:
             response.result()
             if jax.process_index() == 0:
-                seal.write(self.path(step))
+                checksums.write(self.path(step))
         except BaseException as error:  # raised where the trainer looks: due, save, wait
             self._failure = step, error
 
@@ -192,10 +192,10 @@ class Checkpoints:
         return os.path.join(self.folder, str(step))
 
     def wait(self) -> None:
-        """Until the running save is on disk, and sealed; SaveFailed where it is not."""
-        if self._sealing is not None:
-            self._sealing.join()
-            self._sealing = None
+        """Until the running save is on disk, with its checksums; SaveFailed where it is not."""
+        if self._summing is not None:
+            self._summing.join()
+            self._summing = None
         self._raise_failure()
 
     def close(self) -> None:
@@ -353,10 +353,10 @@ def _shapes_of(workdir: str, step: int) -> dict[str, tuple[int, ...]]:
     """{path of a leaf: its shape} of a checkpoint's state."""
     try:
         tree = ocp.metadata(_step_folder(workdir, step), "state").metadata
-        leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+        leaves = trees.named_leaves(tree)
     except Exception as error:
         raise _damaged(workdir, step, _reason(error)) from error
-    shapes = {_name(path): tuple(leaf.shape) for path, leaf in leaves if hasattr(leaf, "shape")}
+    shapes = {n: tuple(leaf.shape) for n, leaf in leaves.items() if hasattr(leaf, "shape")}
     if not shapes:  # Orbax takes a folder whose files it cannot read for one of another kind
         raise _damaged(workdir, step, "its files do not describe any array")
     return shapes
@@ -365,7 +365,7 @@ def _shapes_of(workdir: str, step: int) -> dict[str, tuple[int, ...]]:
 def _check_files(workdir: str, step: int, contents: bool = True) -> None:
     """Raises Damaged where the files of a step are not those that were written."""
     folder = str(_step_folder(workdir, step))
-    fault = None if "://" in folder else seal.fault(folder, contents)
+    fault = None if "://" in folder else checksums.fault(folder, contents)
     if fault is None and not os.path.isdir(os.path.join(folder, "state")) and "://" not in folder:
         fault = "its folder state is missing"
     if fault:
@@ -376,9 +376,9 @@ def _damaged(workdir: str, step: int, why: str) -> Damaged:
     """The sentence: what is broken, which other step is whole, how to go on."""
     folder = _step_folder(workdir, step)
     others = [
-        s for s in steps(workdir) if s != step and (folder.parent / str(s) / seal.NAME).exists()
+        s for s in steps(workdir) if s != step and checksums.exist(str(folder.parent / str(s)))
     ]
-    whole = [s for s in others if not seal.fault(str(folder.parent / str(s)))]
+    whole = [s for s in others if not checksums.fault(str(folder.parent / str(s)))]
     go_on = (
         f"step {whole[-1]} is whole: to go on from it, move the broken one out of the way (mv {folder} "
         f"{folder.parent.parent}/broken-{step}) and run the same command again"
@@ -402,18 +402,9 @@ def _reason(error: BaseException) -> str:
     return text if len(text) <= 160 else text[:157] + "..."
 
 
-def _name(path: tuple[Any, ...]) -> str:
-    """Path of a leaf, the same for dataclasses, named tuples and dicts (Orbax stores the first two
-    as dicts).
-    """
-    return "/".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path)
-
-
 def _check_tree(abstract: Any, saved: dict[str, tuple[int, ...]], what: str, mend: str) -> None:
     """ValueError with one sentence that names the leaves in which the two trees differ."""
-    wanted = {
-        _name(p): tuple(leaf.shape) for p, leaf in jax.tree_util.tree_flatten_with_path(abstract)[0]
-    }
+    wanted = {n: tuple(leaf.shape) for n, leaf in trees.named_leaves(abstract).items()}
     differ = [
         f"{n} is {saved[n]} there and {wanted[n]} here"
         for n in sorted(wanted.keys() & saved.keys())

@@ -12,15 +12,15 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from dig_jax import hosts
-from dig_jax.config import FREE_KEYS, absolute, flat
+from dig_jax import hosts, trees
+from dig_jax.config import FREE_KEYS, absolute
 from dig_jax.text import Charset
 
 LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def claim(workdir: str) -> Iterator[None]:
+def lock_workdir(workdir: str) -> Iterator[None]:
     """The work folder, made, found writable, and held against a second run for as long as the
     context lasts.
 
@@ -114,11 +114,9 @@ def check_same(saved: dict[str, Any], meta: dict[str, Any], workdir: str) -> Non
     """ValueError where the run in `workdir` was started with another config, other records or other
     characters.
     """
-    old, new = flat(absolute(saved["config"])), flat(meta["config"])
+    old, new = trees.flatten(absolute(saved["config"])), trees.flatten(meta["config"])
     differ = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
-    differ = [
-        k for k in differ if not any(k == free or k.startswith(free + ".") for free in FREE_KEYS)
-    ]
+    differ = [key for key in differ if not trees.lies_under(key, FREE_KEYS)]
     if differ:
         shown = "; ".join(f"{k} was {old.get(k)!r} and is {new.get(k)!r}" for k in differ[:5])
         more = f"; and {len(differ) - 5} more" if len(differ) > 5 else ""

@@ -10,6 +10,8 @@ import json
 import pathlib
 from collections.abc import Mapping
 
+from dig_jax import trees
+from dig_jax.config import NEUTRAL_KEYS
 from dig_jax.workdir import metrics
 from dig_jax.workdir import starts as provenance
 
@@ -137,10 +139,16 @@ class Run:
 # What runs of one cell of a table may differ in: seeds, the learning rate, and keys that change no
 # number of a step.
 FREE = (
-    "seed", "data.subset_seed", "optim.lr", "init_from", "like", "inherit", "log", "checkpoint", "devices", "mesh", "sharding",
-    "profile", "compile_cache", "data.workers", "data.max_bad_share", "evals.recognition.batch_size",
+    *NEUTRAL_KEYS,
+    "seed",
+    "data.subset_seed",
+    "optim.lr",
+    "init_from",
+    "like",
+    "inherit",
+    "evals.recognition.batch_size",
     "evals.recognition.pictures",
-)  # fmt: skip
+)
 
 
 def settings(config: Mapping) -> dict:
@@ -148,7 +156,11 @@ def settings(config: Mapping) -> dict:
     from counts with its own settings, "init_from.a.b", or with its path where it cannot be read.
     Heads and rules count without their rates.
     """
-    result = {key: value for key, value in _flat(config).items() if not _is_free(key)}
+    result = {
+        key: value
+        for key, value in trees.flatten(config).items()
+        if not trees.lies_under(key, FREE)
+    }
     if heads := config["method"].get("heads"):
         result = {
             key: value for key, value in result.items() if not key.startswith("method.heads.")
@@ -183,21 +195,6 @@ def differences(one: Run, two: Run) -> list[str]:
     """
     mine, other = settings(one.config), settings(two.config)
     return sorted(key for key in mine.keys() & other.keys() if mine[key] != other[key])
-
-
-def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(free + ".") for free in FREE)
-
-
-def _flat(tree: Mapping, prefix: str = "") -> dict:
-    result = {}
-    for key, value in tree.items():
-        result |= (
-            _flat(value, f"{prefix}{key}.")
-            if isinstance(value, Mapping)
-            else {f"{prefix}{key}": value}
-        )
-    return result
 
 
 def read_config(workdir: pathlib.Path) -> Mapping | None:

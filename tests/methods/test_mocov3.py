@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from configs.pretrain import mocov3 as config
+from dig_jax import trees
 from dig_jax.methods import mocov3
 from dig_jax.train import optim
 from tests.methods import pairs
@@ -123,10 +124,10 @@ def test_the_frozen_patch_embedding_takes_no_gradient_and_all_else_does(case):
 def test_the_rule_of_the_config_freezes_the_same_parameters(case):
     """Weight decay and moments, too; without freezing there is no rule."""
     options = config.get_config("preset=cpu").to_dict()
-    treatments = optim.treat(
+    treatments = optim.param_groups(
         case.params, options["optim"]["weight_decay"], options["optim"]["rules"], None
     )
-    for path, treatment in optim.paths(treatments).items():
+    for path, treatment in trees.named_leaves(treatments).items():
         assert treatment.freeze == path.startswith("encoder/patch_embed/"), path
     assert not config.get_config("preset=cpu,freeze_patch_embed=false").optim.rules
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from configs.pretrain import siman as config
+from dig_jax import trees
 from dig_jax.augment import views
 from dig_jax.methods import siman
 from dig_jax.models import vit
@@ -192,10 +193,10 @@ def test_one_device_and_eight_agree(started):
 def test_the_adversary_has_a_rate_of_its_own(started):
     """By the rule of the config: half that of encoder and decoder."""
     _, params, *_ = started
-    treated = optim.treat(params, 0.05, config.get_config("preset=cpu").optim.rules, None)
+    treated = optim.param_groups(params, 0.05, config.get_config("preset=cpu").optim.rules, None)
     scales = {
         (path.startswith("adversary/"), treatment.lr_scale)
-        for path, treatment in optim.paths(treated).items()
+        for path, treatment in trees.named_leaves(treated).items()
     }
     assert scales == {(True, 0.5), (False, 1.0)}
 

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 import pytest
 
+from dig_jax import trees
 from dig_jax.train import optim
 
 SIZES = {"total_steps": 10, "batch_size": 4}
@@ -198,14 +199,16 @@ def test_weight_decay_falls_on_matrices_only():
         "vector": jnp.ones(3),
         "mask_token": jnp.ones(3),
     }
-    found = optim.treat(params, 0.1, (("mask_token", {"weight_decay": 0.2}), (".*", {})), None)
+    found = optim.param_groups(
+        params, 0.1, (("mask_token", {"weight_decay": 0.2}), (".*", {})), None
+    )
     decays = jax.tree.map(lambda t: t.weight_decay, found)
     assert decays["encoder"]["blocks"] == {"kernel": 0.1, "q_bias": 0.0, "scale": 0.0}
     assert (decays["table"], decays["vector"], decays["mask_token"]) == (0.1, 0.0, 0.2)
 
 
 def test_first_matching_rule_decides():
-    found = optim.treat(
+    found = optim.param_groups(
         tree(),
         0.0,
         (("bias", {"lr_scale": 2.0}), ("^encoder", {"lr_scale": 3.0}), (".*", {})),
@@ -296,14 +299,16 @@ def test_weight_decay_may_rise_on_a_cosine():
         ("head/kernel", 0.5),
         ("encoder/block_0/bias", 0.0),
     ):
-        p = np.asarray(optim.paths(tree())[path], np.float64)
+        p = np.asarray(trees.named_leaves(tree())[path], np.float64)
         m = v = np.zeros_like(p)
         for t in range(1, 6):
-            g = np.asarray(optim.paths(tree(t))[path], np.float64)
+            g = np.asarray(trees.named_leaves(tree(t))[path], np.float64)
             m, v = 0.9 * m + 0.1 * g, 0.98 * v + 0.02 * g * g
             direction = (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.98**t)) + 1e-6)
             p = p - rates[t - 1] * (direction + half * decays[t - 1] * p)
-        np.testing.assert_allclose(optim.paths(new)[path], p, rtol=2e-5, atol=1e-6, err_msg=path)
+        np.testing.assert_allclose(
+            trees.named_leaves(new)[path], p, rtol=2e-5, atol=1e-6, err_msg=path
+        )
     kept = moved(5, weight_decay=0.04, weight_decay_end=0.04)
     jax.tree.map(np.testing.assert_array_equal, kept, moved(5, weight_decay=0.04))
 

@@ -26,7 +26,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dig_jax import sharding
+from dig_jax import sharding, trees
 from dig_jax.tools.perf import bench_step, workload
 from dig_jax.train.step import make_train_step
 
@@ -191,12 +191,6 @@ def check(cfg):
             )
 
 
-def flat(tree):
-    """{"encoder/block_0/...": leaf}."""
-    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {"/".join(str(getattr(key, "key", key)) for key in path): leaf for path, leaf in leaves}
-
-
 def ours(cfg, dtype):
     """(step on an augmented batch, state, augmented batch, learning rates) of the trainer in one
     dtype.
@@ -227,7 +221,7 @@ def measure(cfg, seconds):
         step, state, views, schedule = ours(cfg, dtype)
         if reference is None:
             rates = jax.jit(schedule)(np.arange(workload.TOTAL_STEPS)).tolist()
-            reference = Reference(flat(state.params), cfg, rates)
+            reference = Reference(trees.named_leaves(state.params), cfg, rates)
             batch = {name: torch.tensor(np.asarray(value)) for name, value in views.items()}
         boxes[dtype] = [step, state, views]
 
