@@ -150,7 +150,7 @@ def test_where_nothing_can_be_locked_a_line_says_so(tmp_path, monkeypatch, capsy
     def no_locks(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(build.fcntl, "lockf", no_locks)
+    monkeypatch.setattr(folder.fcntl, "lockf", no_locks)
     with folder.lock_workdir(str(tmp_path)):
         assert "see to it that no second run uses" in capsys.readouterr().err
 

@@ -143,7 +143,7 @@ def run_here(monkeypatch, config, workdir, stop=None):
         )
         if stop is None:
             return train.run(config, str(workdir)), seen
-        patch.setattr(train.sharding, "stop_requested", lambda count, local: count == stop)
+        patch.setattr(train.hosts, "stop_requested", lambda count, local: count == stop)
         with pytest.raises(SystemExit):
             train.run(config, str(workdir))
         return None, seen

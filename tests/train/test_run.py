@@ -76,7 +76,7 @@ def test_resume_is_bit_exact(lines, tmp_path, monkeypatch):
         return step == 2
 
     with monkeypatch.context() as patch:
-        patch.setattr(train.sharding, "stop_requested", stop_at_two)
+        patch.setattr(train.hosts, "stop_requested", stop_at_two)
         with pytest.raises(SystemExit) as stopped:
             train.run(make_config(lines, 4), str(tmp_path / "parts"))
     assert stopped.value.code == 143
