@@ -15,7 +15,6 @@ from pathlib import Path
 import jax
 import pytest
 
-from dig_jax import config as build
 from dig_jax import hosts, main
 from dig_jax.train import run as train
 from dig_jax.workdir import checkpoint, checksums, folder, metrics
