@@ -1,0 +1,91 @@
+"""readings-SET.tsv: every evaluated line of a data set, with its truth, reading and confidence.
+
+One line a record, tab-separated, UTF-8, under the header `path truth reading edits confidence`:
+
+    path        the id that the source gave the record, which is its path in most sets
+    truth       as labelled, in normal form; readings are written as they are
+    edits       between the two under the rule `raw`; the sum over characters of the truth is the CER
+    confidence  mean over the characters of the reading, 0 to 1; empty where there is none
+
+Records without a text are left out. Backslash, tab and line ends are written as \\\\, \\t, \\n, \\r.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+COLUMNS = ("path", "truth", "reading", "edits", "confidence")
+PREFIX, ENDING = "readings-", ".tsv"
+ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
+PLAIN = {escaped: char for char, escaped in ESCAPES.items()}
+
+
+class Reading(NamedTuple):
+    """One line of a data set as a recogniser read it."""
+
+    path: str
+    truth: str
+    reading: str
+    edits: int
+    confidence: float | None = None
+
+
+def file_of(workdir, dataset: str) -> pathlib.Path:
+    return pathlib.Path(workdir) / f"{PREFIX}{dataset}{ENDING}"
+
+
+def datasets(workdir) -> list[str]:
+    """Data sets whose readings lie in a work folder, in order of name."""
+    names = (path.name for path in pathlib.Path(workdir).glob(f"{PREFIX}*{ENDING}"))
+    return sorted(name.removeprefix(PREFIX).removesuffix(ENDING) for name in names)
+
+
+def write(path, lines: Iterable[Reading]) -> None:
+    """Writes the file; it appears whole or not at all."""
+    path = pathlib.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", encoding="utf-8", newline="\n") as file:
+        file.write("\t".join(COLUMNS) + "\n")
+        for line in lines:
+            sure = "" if line.confidence is None else f"{line.confidence:.4f}"
+            texts = map(_escaped, (line.path, line.truth, line.reading))
+            file.write("\t".join([*texts, str(line.edits), sure]) + "\n")
+    os.replace(partial, path)
+
+
+def read(path) -> list[Reading]:
+    """Inverse of `write`. ValueError, with one sentence, for what is no such file."""
+    text = pathlib.Path(path).read_text(encoding="utf-8")
+    header, *rows = text.removesuffix("\n").split("\n")
+    if header.rstrip("\r").split("\t") != list(COLUMNS):
+        raise ValueError(
+            f"{path} is no table of readings: its first line has to name the columns "
+            f"{', '.join(COLUMNS)}, with tabs between them"
+        )
+    return [_parsed(path, number, row) for number, row in enumerate(rows, start=2)]
+
+
+def _parsed(path, number: int, row: str) -> Reading:
+    cells = row.rstrip("\r").split("\t")
+    try:
+        name, truth, reading, edits, sure = cells
+        texts = map(_plain, (name, truth, reading))
+        return Reading(*texts, int(edits), float(sure) if sure else None)
+    except ValueError:
+        raise ValueError(
+            f"{path} line {number} is no reading: it needs {len(COLUMNS)} cells with tabs between "
+            f"them, {', '.join(COLUMNS)}; got {row[:80]!r}"
+        ) from None
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"[\\\t\n\r]", lambda match: ESCAPES[match.group()], text)
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"\\[\\tnr]", lambda match: PLAIN[match.group()], text)
