@@ -1,0 +1,246 @@
+"""Scores the readings of one recogniser, or says whether two differ on the same lines.
+
+    python -m dig_jax.tools.compare RUN                          rates with intervals, and which errors
+    python -m dig_jax.tools.compare RUN_A RUN_B --group_by='^images/(.+)_'
+    python -m dig_jax.tools.compare a.tsv b.tsv --rule=waics,parseq94
+
+RUN is a work folder in which an evaluation left readings-SET.tsv, or such a file. With two, each
+data set that both have read is compared line by line: the difference of each rate, and its 95 %
+interval from a paired bootstrap. A difference counts as shown where the interval leaves out zero.
+
+Lines of one work, writer or page are wrong together, so an interval over lines alone is too
+narrow. --group_by names what belongs together: a regular expression on the path of a line, whose
+capture groups (or whole match) are the group. The verdict then goes by groups. Rules:
+dig_jax/evaluators/scoring.py.
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+import sys
+from collections import Counter
+from collections.abc import Sequence
+
+from absl import flags
+
+from dig_jax.evaluators import intervals, scoring
+from dig_jax.text import Charset, normalize
+from dig_jax.tools.tables import as_text, bounds, percent
+from dig_jax.workdir import readings
+from dig_jax.workdir.readings import Reading
+
+TITLES = {"cer": "CER", "wer": "WER", "word_accuracy": "word accuracy", "one_minus_ned": "1 - NED"}
+
+
+def define_flags() -> flags.FlagValues:
+    own = flags.FlagValues()
+    text = functools.partial(flags.DEFINE_string, flag_values=own)
+    flags.DEFINE_bool("help", False, "show this text.", short_name="h", flag_values=own)
+    text("set", None, "the data set to score (default: every one that was read).")
+    text(
+        "group_by", None, "regular expression on the path of a line; what it matches is the group."
+    )
+    rules = f"scoring rules with commas between them: {', '.join(scoring.RULES)}, or all."
+    text("rule", "raw,waics", rules)
+    flags.DEFINE_integer(
+        "errors", 15, "rows of the tables of errors; 0 = none.", lower_bound=0, flag_values=own
+    )
+    return own
+
+
+def load(source: str, only: str | None = None) -> dict[str, list[Reading]]:
+    """{data set: lines} of a work folder, or of one file of readings."""
+    path = pathlib.Path(source)
+    if path.is_file():
+        name = path.stem.removeprefix(readings.PREFIX)
+        return {only or name: readings.read(path)}
+    names = readings.datasets(path)
+    if not names:
+        raise ValueError(
+            f"{source} holds no {readings.PREFIX}SET{readings.ENDING}: name a work folder in which "
+            f"configs/recognize/*.py have evaluated, or such a file"
+        )
+    if only is not None and only not in names:
+        raise ValueError(f"{source} has no readings of {only!r}; it has: {', '.join(names)}")
+    chosen = names if only is None else [only]
+    return {name: readings.read(readings.file_of(path, name)) for name in chosen}
+
+
+def paired(a: Sequence[Reading], b: Sequence[Reading]) -> tuple[list[Reading], list[Reading], int]:
+    """The lines of both in the order of `a`, and how many stand on one side only.
+
+    Equal paths pair in order of appearance. ValueError where nothing pairs, or truths differ.
+    """
+    left, right = _by_key(a), _by_key(b)
+    keys = [key for key in left if key in right]
+    if not keys:
+        raise ValueError(
+            f"the two have no line in common; paths are such as {a[0].path if a else 'none'!r} and "
+            f"{b[0].path if b else 'none'!r}: compare readings of the same records"
+        )
+    for key in keys:
+        if normalize(left[key].truth) != normalize(right[key].truth):
+            raise ValueError(
+                f"{key[0]} is labelled {left[key].truth!r} on one side and {right[key].truth!r} on "
+                f"the other: compare readings of the same records"
+            )
+    alone = len(left) + len(right) - 2 * len(keys)
+    return [left[key] for key in keys], [right[key] for key in keys], alone
+
+
+def _by_key(lines: Sequence[Reading]) -> dict[tuple[str, int], Reading]:
+    seen: Counter[str] = Counter()
+    result = {}
+    for line in lines:
+        result[line.path, seen[line.path]] = line
+        seen[line.path] += 1
+    return result
+
+
+def pairs(lines: Sequence[Reading]) -> list[scoring.Pair]:
+    return [(line.truth, line.reading) for line in lines]
+
+
+def paths(lines: Sequence[Reading]) -> list[str]:
+    return [line.path for line in lines]
+
+
+def rates(lines: Sequence[Reading], rules: Sequence[str], group_by: str | None) -> str:
+    """Table of one recogniser on one set: a row for each rule and rate, with both intervals."""
+    by_line = intervals.group_ids(paths(lines))
+    by_group = intervals.group_ids(paths(lines), group_by) if group_by else None
+    rows = []
+    for rule in rules:
+        counts = scoring.count(pairs(lines), rule)
+        values = scoring.rates(counts.sum(axis=0))
+        for rate, title in TITLES.items():
+            groups = [by_line] if by_group is None else [by_line, by_group]
+            found = [bounds(*intervals.interval(counts, group, rate)) for group in groups]
+            rows.append([rule, int(counts[:, 0].sum()), title, percent(values[rate]), *found])
+    header = ["rule", "lines", "rate", "%", "by line", *(["by group"] if group_by else [])]
+    return as_text(header, rows)
+
+
+def differences(
+    a: Sequence[Reading], b: Sequence[Reading], rules: Sequence[str], group_by: str | None
+) -> str:
+    """Table of two recognisers on the same lines: a row for each rule and rate."""
+    by_line = intervals.group_ids(paths(a))
+    by_group = intervals.group_ids(paths(a), group_by) if group_by else None
+    rows = []
+    for rule in rules:
+        counts = [scoring.count(pairs(lines), rule) for lines in (a, b)]
+        for rate, title in TITLES.items():
+            groups = [by_line] if by_group is None else [by_line, by_group]
+            found = [intervals.compare(*counts, group, rate) for group in groups]
+            last = found[-1]
+            rows.append(
+                [
+                    *(rule, title, percent(last.a), percent(last.b), percent(last.value, "+")),
+                    *(bounds(one.low, one.high, "+") for one in found),
+                    *(f"{last.p:.3f}", "yes" if last.is_real else "not shown"),
+                ]
+            )
+    by = ["by line", "by group"] if group_by else ["by line"]
+    return as_text(["rule", "rate", "A %", "B %", "A - B", *by, "p", "real?"], rows)
+
+
+def errors(lines: Sequence[Reading], rule: str, most: int) -> str:
+    """The most frequent confusions, and the errors of each character."""
+    aligned = scoring.alignments(pairs(lines), rule)
+    name = lambda char: scoring.named(char) or "(nothing)"
+    confused = [(name(t), name(r), n) for (t, r), n in scoring.confusions(aligned, most)]
+    chars = [
+        (
+            *(name(row["char"]), row["count"], row["mistaken"], row["missed"], row["inserted"]),
+            scoring.named(row["read_as"]),
+        )
+        for row in scoring.by_character(aligned)[:most]
+    ]
+    if not confused:
+        return f"No error under the rule {rule}."
+    return "\n".join(
+        [
+            f"Most frequent errors under the rule {rule}:",
+            as_text(["truth", "read as", "times"], confused),
+            "",
+            "Errors by character of the truth:",
+            as_text(["char", "in truth", "mistaken", "missed", "inserted", "mostly as"], chars),
+        ]
+    )
+
+
+def lacking(source: str, lines: Sequence[Reading]) -> str:
+    """Sentence on characters that the charset of a work folder lacks; "" where there is none."""
+    path = pathlib.Path(source) / "charset.json"
+    if not path.is_file():
+        return ""
+    charset = Charset.from_json(path.read_text(encoding="utf-8"))
+    found = scoring.lacking([line.truth for line in lines], charset)
+    if not found:
+        return ""
+    named = ", ".join(f"{scoring.named(char)} ({n})" for char, n in found.most_common())
+    return f"The charset lacks {len(found)} characters of the truth, so they are errors: {named}."
+
+
+def heading(name: str, lines: Sequence[Reading], group_by: str | None) -> str:
+    """Which set, how many lines, how many groups, and how far those carry."""
+    if not group_by:
+        return f"{name}: {len(lines)} lines (--group_by names what belongs together)"
+    number = len(set(intervals.group_ids(paths(lines), group_by).tolist()))
+    few = ", too few for a sound interval" if number < intervals.FEW_GROUPS else ""
+    return f"{name}: {len(lines)} lines in {number} groups{few}"
+
+
+def report(sources: Sequence[str], given: flags.FlagValues) -> str:
+    """All that is printed. ValueError and OSError for what the user can mend."""
+    rules = list(scoring.RULES) if given.rule == "all" else given.rule.split(",")
+    for rule in rules:
+        scoring.find_rule(rule)
+    if len(sources) == 2 and all(pathlib.Path(source).is_file() for source in sources):
+        given.set = given.set or "readings"  # two files need not bear one name
+    sets = [load(source, given.set) for source in sources]
+    parts = []
+    if len(sources) == 1:
+        for name, lines in sets[0].items():
+            tables = [rates(lines, rules, given.group_by), lacking(sources[0], lines)]
+            if given.errors:
+                tables.append(errors(lines, rules[0], given.errors))
+            parts += [heading(name, lines, given.group_by), *filter(None, tables)]
+        return "\n\n".join(parts)
+    common = [name for name in sets[0] if name in sets[1]]
+    if not common:
+        raise ValueError(
+            f"{sources[0]} has read {', '.join(sets[0])} and {sources[1]} {', '.join(sets[1])}: "
+            f"evaluate both on one set"
+        )
+    parts.append(f"A: {sources[0]}\nB: {sources[1]}")
+    for name in common:
+        a, b, alone = paired(sets[0][name], sets[1][name])
+        note = f"; {alone} lines that only one of them has read are left out" if alone else ""
+        parts += [heading(name, a, given.group_by) + note, differences(a, b, rules, given.group_by)]
+    return "\n\n".join(parts)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code: 0 done, 1 something that the user can mend (one sentence on stderr)."""
+    given = define_flags()
+    try:
+        sources = given(sys.argv if argv is None else ["compare", *argv])[1:]
+        if given.help:
+            print(f"{__doc__}{given.get_help()}")
+            return 0
+        if not 1 <= len(sources) <= 2:
+            raise ValueError(
+                f"name one or two work folders or files of readings, not {len(sources)}"
+            )
+        print(report(sources, given))
+    except (ValueError, OSError, flags.Error) as error:
+        print(f"compare: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

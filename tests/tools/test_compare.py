@@ -1,0 +1,86 @@
+"""The comparison on readings made by hand: verdicts, pairing, and what a user may do wrong."""
+
+import pytest
+
+from dig_jax.text import Charset
+from dig_jax.tools import compare
+from dig_jax.workdir import readings
+from dig_jax.workdir.readings import Reading
+
+WORKS = [f"{w}/{i}.png" for w in range(12) for i in range(4)]
+
+
+def save(folder, errors, name="words", truth="a" * 10):
+    lines = [Reading(p, truth, truth[: len(truth) - n], n, 0.5) for p, n in zip(WORKS, errors)]
+    readings.write(readings.file_of(folder, name), lines)
+    return str(folder)
+
+
+def run(capsys, *argv):
+    code = compare.main(list(map(str, argv)))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_one_recogniser(tmp_path, capsys):
+    folder = save(tmp_path / "a", [2, 0] * 24)
+    (tmp_path / "a/charset.json").write_text(Charset("bc").to_json())
+    code, out, _ = run(capsys, folder, "--group_by=^[^/]+")
+    rows = {tuple(row.split()[:4]): row for row in out.splitlines()}
+    assert code == 0 and "words: 48 lines in 12 groups" in out
+    assert "[7." in rows["raw", "48", "CER", "10.0"]  # by line; each work has the same errors:
+    assert rows["raw", "48", "CER", "10.0"].endswith("[10.0, 10.0]")
+    assert ("waics", "48", "word", "accuracy") in rows
+    assert "a (480)" in out and "lacks 1 characters" in out
+    assert any(row.split() == ["a", "480", "0", "48", "0"] for row in out.splitlines())
+
+
+def test_two_recognisers(tmp_path, capsys):
+    a, b = save(tmp_path / "a", [2] * 48), save(tmp_path / "b", [3, 2] * 24)
+    code, out, _ = run(capsys, a, b, "--rule=raw", "--group_by=^[^/]+")
+    row = next(row for row in out.splitlines() if row.startswith("raw   CER"))
+    assert code == 0 and row.split()[2:5] == ["20.0", "25.0", "-5.0"] and row.endswith("yes")
+    code, out, _ = run(capsys, a, a, "--rule=raw")
+    assert out.count("not shown") == 4 and "--group_by" in out
+
+
+def test_lines_pair_by_path_whatever_their_order(tmp_path):
+    lines = [Reading(path, str(i), str(i), 0) for i, path in enumerate(["x", "y", "x", "z"])]
+    first, second, alone = compare.paired(lines, [lines[3], *lines[:3], Reading("n", "", "", 0)])
+    assert first == second == lines and alone == 1
+    with pytest.raises(ValueError, match="x is labelled '0' on one side and '7'"):
+        compare.paired(lines, [Reading("x", "7", "", 1)])
+    with pytest.raises(ValueError, match="no line in common; .*'x'.*'n'"):
+        compare.paired(lines, [Reading("n", "", "", 0)])
+
+
+def test_files_and_sets(tmp_path, capsys):
+    a = save(tmp_path / "a", [1] * 48)
+    save(tmp_path / "a", [0] * 48, "more")
+    b = readings.file_of(save(tmp_path / "b", [1] * 48, "other"), "other")
+    assert run(capsys, a, "--set=more")[1].count("lines (") == 1
+    assert run(capsys, readings.file_of(a, "words"), b)[0] == 0  # two files, whatever their names
+    code, _, err = run(capsys, a, tmp_path / "b")
+    assert code == 1 and "has read more, words" in err and "other" in err
+
+
+@pytest.mark.parametrize(
+    "argv, words",
+    [
+        ([], "one or two work folders"),
+        (["{a}", "--rule=best"], "no scoring rule 'best'"),
+        (["{a}", "--set=none"], "no readings of 'none'; it has: words"),
+        (["{a}", "--group_by=^9"], "matches no part of 44 of 48 paths"),
+        (["{a}/nothing"], "holds no readings-SET.tsv"),
+        (["{a}", "--colour=red"], "colour"),
+    ],
+)
+def test_mistakes_are_one_sentence(tmp_path, capsys, argv, words):
+    a = save(tmp_path / "a", [1] * 48)
+    code, _, err = run(capsys, *(part.format(a=a) for part in argv))
+    assert code == 1 and words in err and err.count("\n") == 1
+
+
+def test_help(capsys):
+    code, out, _ = run(capsys, "--help")
+    assert code == 0 and "--group_by" in out.replace("--[no]", "--") and "paired bootstrap" in out
