@@ -304,17 +304,17 @@ class Mixture:
 _PART = re.compile(r"(?P<path>.*?)(?:@(?P<split>[^@*/]*))?(?:\*(?P<weight>[^*@/]*))?")
 
 
-def parse_spec(spec: str) -> list[tuple[str, str, float | None]]:
-    """'PATH[@SPLIT][*WEIGHT],PATH2...' -> [(path, split, weight or None)]; the split is 'train'
-    where none is named.
+def parse_spec(spec: str, split: str = "train") -> list[tuple[str, str, float | None]]:
+    """'PATH[@SPLIT][*WEIGHT],PATH2...' -> [(path, split, weight or None)]; `split` is that of a
+    part which names none.
 
     Raises ValueError for an empty part, an empty split, or a weight that is not a number above 0.
     """
     parts = []
     for part in spec.split(","):
         match = _PART.fullmatch(part.strip())
-        path, split, weight = match["path"], match["split"], match["weight"]
-        if not path or split == "":
+        path, named, weight = match["path"], match["split"], match["weight"]
+        if not path or named == "":
             raise ValueError(
                 f"Cannot read '{part}' in the data spec '{spec}'; write PATH[@SPLIT][*WEIGHT],PATH2..."
             )
@@ -327,7 +327,7 @@ def parse_spec(spec: str) -> list[tuple[str, str, float | None]]:
                 raise ValueError(
                     f"The weight '{weight}' in data spec '{spec}' must be a number above 0, as in *0.5."
                 )
-        parts.append((path, split or "train", None if weight is None else value))
+        parts.append((path, named or split, None if weight is None else value))
     return parts
 
 

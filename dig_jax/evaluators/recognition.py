@@ -12,16 +12,18 @@ exactly once.
     eval/<dataset>/unread               records that cannot be decoded, named in the log: an empty reading in the rates
                                         where the text is known, only this count where it is lost, too (a damaged shard)
     eval/<dataset>/unlabelled           readable records without a text: in none of the rates
-    eval/cer                            mean of the data sets' cer: what "best checkpoint" can go by
+    eval/<dataset>/cer_even, cer_odd    cer over the records of even and of odd number, of validation sets: a step chosen on
+                                        one half is judged on the other (`workdir/read.py`)
+    eval/cer                            mean cer of the validation sets: what "best checkpoint" can go by; no test set counts
 
 The rates are quotients of sums, not means of the lines' rates, so they do not depend on batches,
 devices or hosts. They are strict: truth and reading are compared as they are, the truth in its
 normal form, as in training (`text.normalize`). A rate can pass 1 where a reading is longer than its
 truth. Truths without any (alphanumeric) character: 0 edits of 0 characters are 0.
 
-Several heads (a sweep, `methods/recognize.py`): `eval/<dataset>/cer@<head>` for each, and
-everything else from the head with the lowest raw CER on this very data set. So name validation sets
-here, and a test set only for one settled head.
+Several heads (a sweep, `methods/recognize.py`): `eval/<dataset>/cer@<head>` for each. Everything
+else is of one head: on a validation set of the head with the lowest CER there, on a test set of the
+head with the lowest mean CER over the validation sets. A test set alone cannot choose.
 
 WORKDIR/pictures/readings-<dataset>.json: {"dataset", "step", "head", "lines": [{"index", "truth",
 "reading", "png"}]}, png in base64; records at even distances through the set, not picked.
@@ -46,6 +48,7 @@ from dig_jax import hosts, sharding
 from dig_jax.data import pipeline, records
 from dig_jax.text import Charset, alphanumeric, normalize
 from dig_jax.train.feature_cache import FeatureCache
+from dig_jax.workdir.datasets import may_choose, named_sets
 
 
 @dataclasses.dataclass
@@ -61,12 +64,18 @@ class Score:
     chars_alnum: int = 0
     edits_words: int = 0
     words: int = 0
+    edits_even: int = 0
+    chars_even: int = 0
 
-    def add(self, truth: str, reading: str) -> None:
+    def add(self, truth: str, reading: str, even: bool = False) -> None:
+        """One line; even: whether its record has an even number."""
         self.lines += 1
         self.exact += truth == reading
-        self.edits += Levenshtein.distance(truth, reading)
+        edits = Levenshtein.distance(truth, reading)
+        self.edits += edits
         self.chars += len(truth)
+        self.edits_even += edits * even
+        self.chars_even += len(truth) * even
         words = truth.split()
         self.edits_words += Levenshtein.distance(words, reading.split())
         self.words += len(words)
@@ -82,6 +91,14 @@ class Score:
             "word_accuracy": self.exact / max(self.lines, 1),
             "cer_alnum": self.edits_alnum / max(self.chars_alnum, 1),
             "word_accuracy_alnum": self.exact_alnum / max(self.lines, 1),
+        }
+
+    def halves(self) -> dict[str, float]:
+        """Character error rates of the records of even and of odd number."""
+        odd_edits, odd_chars = self.edits - self.edits_even, self.chars - self.chars_even
+        return {
+            "cer_even": self.edits_even / max(self.chars_even, 1),
+            "cer_odd": odd_edits / max(odd_chars, 1),
         }
 
 
@@ -122,25 +139,36 @@ class Evaluator:
         self.workers = data.get("workers", "auto")
         batch_size += -batch_size % mesh.size
         specs = named_sets(datasets, data)
-        self.sets = {name: open_set(spec, batch_size, data, mesh) for name, spec in specs.items()}
+        self.validation = [name for name, spec in specs.items() if may_choose(spec)]
+        others = [name for name in specs if name not in self.validation]
+        self.sets = {
+            name: open_set(specs[name], batch_size, data, mesh)
+            for name in [*self.validation, *others]  # a head is chosen before a test set is read
+        }
         cached = method.frozen_features and jax.process_count() == 1
         self.features = {name: FeatureCache(method, mesh) for name in self.sets} if cached else {}
 
     def run(self, state, step) -> dict[str, float]:
-        metrics = {}
+        metrics: dict[str, float] = {}
+        cers: list[dict[str, float]] = []  # {head: CER} of each validation set
         for name in self.sets:
-            metrics |= {
-                f"eval/{name}/{key}": value
-                for key, value in self.score(name, state, int(step)).items()
-            }
-        metrics["eval/cer"] = sum(metrics[f"eval/{name}/cer"] for name in self.sets) / len(
-            self.sets
-        )
+            scores, counts, samples = self.score(name, state)
+            by_head = {head: score.rates()["cer"] for head, score in scores.items()}
+            cers += [by_head] if name in self.validation else []
+            head = lowest([by_head] if name in self.validation or len(by_head) == 1 else cers)
+            figures = self.figures(name, head, scores, counts)
+            metrics |= {f"eval/{name}/{key}": float(value) for key, value in figures.items()}
+            if hosts.is_lead():
+                samples = sorted(samples, key=lambda sample: sample[0])[: self.pictures]
+                save_samples(self.folder, name, int(step), head, samples)
+        if self.validation:
+            means = [metrics[f"eval/{name}/cer"] for name in self.validation]
+            metrics["eval/cer"] = sum(means) / len(means)
         return metrics
 
-    def score(self, name: str, state, step: int) -> dict[str, float]:
-        """All figures of one data set. Raises RuntimeError if any record was met twice or not at
-        all.
+    def score(self, name: str, state) -> tuple[dict[str, Score], Counts, list]:
+        """Sums of one data set for each head, and sample lines. Raises RuntimeError if any record
+        was met twice or not at all.
         """
         _, size = self.sets[name]
         scores: dict[str, Score] = {}
@@ -162,7 +190,7 @@ class Evaluator:
                 line = {head: texts[row] for head, texts in readings.items()}
                 truth = host["text"][row]
                 truth = None if truth is None else normalize(truth)
-                self.count(counts, scores, truth, line, unread=not widths[row])
+                self.count(counts, scores, truth, line, not widths[row], index % 2 == 0)
                 if index in shown:
                     samples.append((index, truth, line, image[row, :, : max(widths[row], 1)]))
         scores, counts = over_hosts(scores, counts, self.mesh)
@@ -170,7 +198,7 @@ class Evaluator:
             raise RuntimeError(
                 f"{counts.rows} records of {name} were evaluated but it holds {size}: a pipeline bug"
             )
-        return self.report(name, step, scores, counts, samples)
+        return scores, counts, samples
 
     def readings(
         self, name, state
@@ -191,6 +219,11 @@ class Evaluator:
                 predicted = self.predict(
                     state.params, state.mutable, sharding.to_global(told, self.mesh)
                 )
+                if len(predicted) > 1 and not self.validation:
+                    raise ValueError(
+                        f"{len(predicted)} heads and no validation set to choose one by: add one "
+                        "to config.evals.recognition.datasets, as in PATH@validation,PATH@test"
+                    )
                 if waiting is not None:
                     yield self.as_text(*waiting)
                 waiting = batch, host, predicted
@@ -214,6 +247,7 @@ class Evaluator:
         truth: str | None,
         line: dict[str, str],
         unread: bool,
+        even: bool,
     ) -> None:
         """Adds one record: `line` is its reading by every head."""
         counts.rows += 1
@@ -222,7 +256,7 @@ class Evaluator:
         counts.unknown_chars += len(self.charset.encode(truth)[1]) if truth is not None else 0
         for head, reading in line.items():
             if truth is not None:
-                scores[head].add(truth, "" if unread else reading)
+                scores[head].add(truth, "" if unread else reading, even)
 
     def log(self, errors: list[str]) -> None:
         for error in errors:
@@ -230,55 +264,32 @@ class Evaluator:
                 self.named.add(error)
                 logging.warning("evaluation: counted as unread: %s", error)
 
-    def report(
-        self, name: str, step: int, scores: dict[str, Score], counts: Counts, samples: list
-    ) -> dict[str, float]:
-        """The metrics of one data set from its sums, the best head's readings on disk."""
-        rates = {head: score.rates() for head, score in scores.items()}
-        best = min(rates, key=lambda head: (rates[head]["cer"], head))
-        if not scores[best].lines:
+    def figures(self, name: str, head: str, scores: dict[str, Score], counts: Counts) -> dict:
+        """The metrics of one data set: those of `head`, and the CER of every head."""
+        if not scores[head].lines:
             raise ValueError(
-                f"none of the {counts.rows} records of {name} has a text: evaluate on labelled records"
+                f"none of the {counts.rows} records of {name} has a text: "
+                "evaluate on labelled records"
             )
-        figures = (
-            {f"cer@{head}": rate["cer"] for head, rate in rates.items()} if len(rates) > 1 else {}
-        )
-        figures |= rates[best] | {
+        result: dict[str, float] = {}
+        for other, score in scores.items():
+            cers = {"cer": score.rates()["cer"]}
+            cers |= score.halves() if name in self.validation else {}
+            if len(scores) > 1:
+                result |= {f"{key}@{other}": value for key, value in cers.items()}
+            if other == head:
+                result |= cers | score.rates()
+        return result | {
             "unknown_chars": counts.unknown_chars,
-            "lines": scores[best].lines,
+            "lines": scores[head].lines,
             "unread": counts.unread,
             "unlabelled": counts.unlabelled,
         }
-        if hosts.is_lead():
-            save_samples(
-                self.folder,
-                name,
-                step,
-                best,
-                sorted(samples, key=lambda sample: sample[0])[: self.pictures],
-            )
-        return {key: float(value) for key, value in figures.items()}
 
 
-def named_sets(datasets: Mapping[str, str] | str | None, data: Mapping) -> dict[str, str]:
-    """{name: spec}. A part PATH@SPLIT is named by its folder, with -SPLIT behind it where that is
-    not "validation".
-    """
-    if isinstance(datasets, Mapping):
-        return dict(datasets)
-    if datasets is None:
-        parts = [(path, "validation") for path, _, _ in records.parse_spec(data["train"])]
-    else:
-        parts = [(path, split) for path, split, _ in records.parse_spec(datasets)]
-    sets: dict[str, str] = {}
-    for path, split in dict.fromkeys(parts):
-        name = pathlib.Path(path).name + ("" if split == "validation" else f"-{split}")
-        if name in sets:
-            raise ValueError(
-                f"{sets[name]} and {path}@{split} would both be called {name}: rename a folder"
-            )
-        sets[name] = f"{path}@{split}"
-    return sets
+def lowest(cers: list[dict[str, float]]) -> str:
+    """The head with the lowest mean of {head: CER} over data sets; of equals the first by name."""
+    return min(cers[0], key=lambda head: (sum(by_head[head] for by_head in cers), head))
 
 
 def open_set(spec: str, batch_size: int, data: Mapping, mesh: Mesh):

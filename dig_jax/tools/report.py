@@ -28,23 +28,27 @@ _OUTPUT = flags.DEFINE_string(
 STYLE = """
 :root { --ink: #1d2733; --soft: #5d6b7a; --line: #dde3ea; --paper: #fff; --tint: #f5f7fa; }
 * { box-sizing: border-box }
-body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper); max-width: 1080px;
-       margin: 2.5rem auto; padding: 0 1.25rem }
+body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper);
+       max-width: 1080px; margin: 2.5rem auto; padding: 0 1.25rem }
 h1 { font-size: 1.7rem; margin: 0 0 .2rem }
 h2 { font-size: 1.25rem; margin: 2.4rem 0 .6rem; border-bottom: 1px solid var(--line) }
 h3 { font-size: 1rem; margin: 1.4rem 0 .4rem } p, figcaption { color: var(--soft) }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums } .scroll { overflow-x: auto }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
+.scroll { overflow-x: auto }
 th, td { text-align: left; padding: .4rem .7rem; border-bottom: 1px solid var(--line) }
 th { background: var(--tint); font-weight: 600 }
 td.number, th.number { text-align: right }
 .curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); gap: .8rem }
 .curves svg { width: 100%; height: auto }
-figure { margin: 1rem 0 } figure img { max-width: 100%; image-rendering: auto; border: 1px solid var(--line) }
-.reading { margin: .9rem 0 } .reading img { max-width: 100%; display: block; border: 1px solid var(--line); background: #fff }
+figure { margin: 1rem 0 } figure img { max-width: 100%; border: 1px solid var(--line) }
+.reading { margin: .9rem 0 }
+.reading img { max-width: 100%; display: block; border: 1px solid var(--line); background: #fff }
 .reading code { display: block; white-space: pre-wrap; font-size: .95rem }
 .reading .wrong { color: #b42318 }
 .reading .right { color: #1a7f37 }
 """
+
+READINGS = 48  # sample lines a data set; a page of all of them would weigh as much as the records
 
 # What is drawn, in this order: a title and the metrics that share its axes (a trailing * matches
 # any ending).
@@ -53,8 +57,8 @@ CURVES = (
     ("Pixel loss: mean square error on masked patches", ("train/pixel",)),
     ("Contrast loss", ("train/contrast",)),
     ("Contrast: share of queries whose positive ranks first", ("train/top1*",)),
-    ("Character error rate on validation", ("eval/*/cer", "probe/*/cer")),
-    ("Word error rate on validation", ("eval/*/wer",)),
+    ("Character error rate", ("eval/*/cer", "probe/*/cer")),
+    ("Word error rate", ("eval/*/wer",)),
     (
         "Spread of the queries (0 = collapse, healthy: 1 / sqrt of their dimension)",
         ("train/q_std",),
@@ -108,6 +112,7 @@ def curve(title, patterns, many) -> str:
                 if len({line[1] for line in lines}) == 1
                 else f"{run.name}: {short}"
             )
+            label = label.replace("$", r"\$")  # of a name, no formula
             axes.plot(steps, values, lw=1.3, label=label, marker="." if len(steps) < 30 else None)
         axes.set(title=title, xlabel="step")
         axes.grid(alpha=0.25)
@@ -127,22 +132,46 @@ def percent(value) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
-COLUMNS = ("run", "start", "protocol", "labels", "data", "CER", "WER", "word accuracy")
+COLUMNS = (
+    "run", "start", "protocol", "labels", "data", "CER", "honest CER", "WER", "word accuracy"
+)  # fmt: skip
+CHOICE = (
+    "Figures of a validation set are those of the evaluation with its lowest CER; figures of a test "
+    "set those of the evaluation that validation chose. The honest CER leaves out the luck of that "
+    "choice: each half of the validation lines, read where the other half was lowest."
+)
 
 
 def comparison(many) -> list[tuple]:
-    """Rows of the comparison: one a recogniser and data set, at the evaluation with the lowest
-    CER.
-    """
+    """Rows of the comparison, one a recogniser and data set; unfinished runs say so."""
     rows = []
     for run in many:
-        if run.is_recogniser:
-            for dataset in run.datasets():
-                figures = [run.at_best(dataset, name) for name in ("cer", "wer", "word_accuracy")]
-                rows.append(
-                    (run.name, run.start, run.protocol, run.labels, dataset, *map(percent, figures))
-                )
+        name = f"{run.name} ({run.state})" if run.state else run.name
+        for dataset in run.datasets() if run.is_recogniser else ():
+            cer, wer, words = (run.at_best(dataset, key) for key in ("cer", "wer", "word_accuracy"))
+            chosen = dataset in run.validation
+            honest = runs.honest(run.candidates(dataset)) if chosen and run.trained else cer
+            figures = map(percent, (cer, honest, wer, words))
+            rows.append((name, run.start, run.protocol, run.labels, dataset, *figures))
     return rows
+
+
+def optimism(many) -> str:
+    """One sentence: how far the lowest CERs of these runs lie below the honest ones; "" where none
+    was chosen.
+    """
+    gaps = []
+    for run in many:
+        for dataset in run.validation if run.is_recogniser and run.trained else ():
+            honest = runs.honest(run.candidates(dataset))
+            if honest is not None:
+                gaps.append(100 * (honest - run.at_best(dataset, "cer")))
+    if not gaps:
+        return ""
+    average = sum(gaps) / len(gaps)
+    return (
+        f"The lowest CER is optimistic by {average:.1f} points on average, {max(gaps):.1f} at most."
+    )
 
 
 def as_text(columns, rows) -> str:
@@ -158,8 +187,7 @@ def as_text(columns, rows) -> str:
 def as_html(columns, rows) -> str:
     def cells(tag, row):
         numbers = [
-            str(cell).endswith("%") or name in ("CER", "WER", "word accuracy")
-            for name, cell in zip(columns, row)
+            str(cell).endswith("%") or name in COLUMNS[5:] for name, cell in zip(columns, row)
         ]
         return "".join(
             f"<{tag}{' class=number' if n else ''}>{html.escape(str(cell))}</{tag}>"
@@ -173,22 +201,25 @@ def as_html(columns, rows) -> str:
 
 def summary(run) -> str:
     """One table of what the run was and where it ended."""
-    method, data, last = (
-        run.config["method"],
-        run.config["data"],
-        run.history[-1] if run.history else {},
-    )
+    method, data = run.config["method"], run.config["data"]
     facts = [
         ("method", method.get("objective", method["name"])),
         ("training data", data.get("train")),
         ("start", run.start),
-        ("steps", last.get("step", 0)),
+        ("steps", f"{run.last_step} ({run.state})" if run.state else run.last_step),
         ("batch", f"{run.config.get('batch_size')} lines"),
         ("seed", run.config.get("seed")),
     ]
     if run.is_recogniser:
         facts[3:3] = [("protocol", run.protocol), ("labels", run.labels)]
+        facts += [(f"characters of {name} that it cannot write", n) for name, n in unknown(run)]
     return as_html(("", ""), facts)
+
+
+def unknown(run) -> list[tuple[str, int]]:
+    """(data set, how many characters of its truth the charset lacks), where there are any."""
+    counts = [(name, run.last(name, "unknown_chars")) for name in run.datasets()]
+    return [(name, int(count)) for name, count in counts if count]
 
 
 def reconstructions(run) -> str:
@@ -204,15 +235,23 @@ def reconstructions(run) -> str:
 
 
 def readings(run) -> str:
-    """Sample lines with truth and reading."""
+    """Sample lines with truth and reading: at most READINGS a data set."""
     parts = []
     for path in sorted(run.path.glob("pictures/readings-*.json")):
         parts.append(f"<h3>{html.escape(path.stem.removeprefix('readings-'))}</h3>")
-        for line in json.loads(path.read_text(encoding="utf-8"))["lines"]:
-            verdict = "right" if line["truth"] == line["reading"] else "wrong"
+        lines = json.loads(path.read_text(encoding="utf-8"))["lines"]
+        if len(lines) > READINGS:
+            where = html.escape(f"pictures/{path.name}")
+            parts.append(f"<p>{READINGS} of {len(lines)} lines; all of them are in {where}.</p>")
+            # at even distances, as they were drawn from the set
+            lines = [lines[i * len(lines) // READINGS] for i in range(READINGS)]
+        for line in lines:
+            truth, reading = str(line["truth"]), str(line["reading"])
+            verdict = "right" if truth == reading else "wrong"
+            picture = html.escape(f"data:image/png;base64,{line['png']}")
             parts.append(
-                f"<div class=reading><img src='data:image/png;base64,{line['png']}'><code>{html.escape(line['truth'])}</code>"
-                f"<code class={verdict}>{html.escape(line['reading']) or '(nothing read)'}</code></div>"
+                f'<div class=reading><img src="{picture}"><code>{html.escape(truth)}</code>'
+                f"<code class={verdict}>{html.escape(reading) or '(nothing read)'}</code></div>"
             )
     return "".join(parts)
 
@@ -234,23 +273,21 @@ def section(run) -> str:
 def page(many) -> str:
     """The whole report as one HTML document."""
     parts = []
-    if len(many) > 1:
-        rows = comparison(many)
-        if rows:
-            parts.append(
-                "<h2>Comparison</h2><p>Each row at the evaluation with its lowest CER on that validation set.</p>"
-            )
-            parts.append(as_html(COLUMNS, rows))
-        recognisers = [run for run in many if run.is_recogniser]
-        if recognisers:
-            parts.append(
-                f"<div class=curves>{curve('Character error rate on validation', ('eval/*/cer',), recognisers)}</div>"
-            )
+    if rows := comparison(many):
+        parts.append(f"<h2>{'Comparison' if len(many) > 1 else 'Figures'}</h2>")
+        parts.append(f"<p>{html.escape(f'{CHOICE} {optimism(many)}')}</p>")
+        parts.append(as_html(COLUMNS, rows))
+    recognisers = [run for run in many if run.is_recogniser]
+    if recognisers and len(many) > 1:
+        plot = curve("Character error rate", ("eval/*/cer",), recognisers)
+        parts.append(f"<div class=curves>{plot}</div>")
     parts.extend(section(run) for run in many)
     title = "dig_jax: " + (many[0].name if len(many) == 1 else f"{len(many)} runs")
     return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style><h1>{html.escape(title)}</h1>{''.join(parts)}</html>"
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        "<meta name=viewport content='width=device-width'>"
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
+        f"<h1>{html.escape(title)}</h1>{''.join(parts)}</html>"
     )
 
 
@@ -264,6 +301,8 @@ def main(argv):
     rows = comparison(many)
     if rows:
         print(as_text(COLUMNS, rows))
+        if words := optimism(many):
+            print(words)
     output = pathlib.Path(_OUTPUT.value or many[0].path / "report.html")
     output.write_text(page(many), encoding="utf-8")
     print(f"report: {output}")

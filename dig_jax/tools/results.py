@@ -3,11 +3,16 @@ labels.
 
     python -m dig_jax.tools.results RUNS_DIR [--figures=FILE.jsonl] [--readme=README.md [--keep]]
 
-Every work folder below RUNS_DIR that holds a recogniser is one figure: the lowest validation CER
-along its run (that is, chosen on that same validation set; no test split is touched). Several runs
-of one cell are its rates (the lowest is taken: one sweep for every row) or its seeds (mean and half
-the range); runs that differ in anything else, such as the length or the recipe of their
-pre-training, are refused: keep them in folders of their own. A cell holds one figure a data set.
+Every work folder below RUNS_DIR that holds a recogniser is one figure: on a validation set the
+lowest CER along its run, on a test set the CER where validation was lowest. Several runs of one
+cell are its rates (validation chooses one: one sweep for every row) or its seeds (mean and half the
+range). Runs that differ in anything else, such as the length or the recipe of their pre-training,
+are refused: keep them in folders of their own. A cell holds one figure a data set.
+
+A lowest CER is lucky: the same lines chose the step, the rate and the head. Behind an arrow stands
+the honest figure: each half of the validation lines (records of even and of odd number), read where
+the other half was lowest. A sentence below the table says how much lower the lucky figures are.
+
 How long a start was pre-trained stands in its log; what a step of it costs is read from
 RUNS_DIR/bench/START.json, the last line of `bench_step`: time, and the memory of its arguments
 (parameters, teacher, moments, batch) and temporary buffers. Commits and machines are those that the
@@ -52,10 +57,13 @@ STARTS = (
 
 def by_seed(many) -> list[dict]:
     """One record a start and seed: {"start", "seed", "crops": seen in pre-training, or None,
-    "pretrained": its commit and machine, or None, "figures": [[protocol, labels, dataset, lowest
-    CER, commit and machine], ..]}. What is not in the logs is None. Raises ValueError where two
-    runs of a cell differ in more than seed and learning rate."""
-    records, first, lowest = {}, {}, {}
+    "pretrained": its commit and machine, or None, "figures": [[protocol, labels, dataset, CER,
+    commit and machine, honest CER or None], ..]}. What is not in the logs is None. Raises
+    ValueError where two runs of a cell differ in more than seed and learning rate, or where no
+    validation set can choose between them."""
+    records: dict[tuple, dict] = {}
+    first: dict[tuple, runs.Run] = {}
+    sweeps = collections.defaultdict(list)  # of each cell and seed: (run, its candidates)
     for run in many:
         key = run.start, run.config["seed"]
         record = records.setdefault(
@@ -72,15 +80,27 @@ def by_seed(many) -> list[dict]:
             other = first.setdefault((*cell, run.start), run)
             if keys := runs.differences(other, run):
                 raise ValueError(
-                    f"{other.path} and {run.path} are both {run.protocol}, {run.labels}, from {run.start}, but differ in "
-                    f"{', '.join(keys)}: move one of them out of this folder, or train it again with the same values"
+                    f"{other.path} and {run.path} are both {run.protocol}, {run.labels}, "
+                    f"from {run.start}, but differ in {', '.join(keys)}: move one of them out of "
+                    "this folder, or train it again with the same values"
                 )
-            cer = run.best(f"eval/{dataset}/{runs.METRIC}")
-            if (*key, *cell) not in lowest or cer < lowest[*key, *cell][0]:
-                lowest[*key, *cell] = cer, run.origin
-    for (start, seed, *cell), figure_and_origin in lowest.items():
-        records[start, seed]["figures"].append([*cell, *figure_and_origin])
+            sweeps[(*key, *cell)].append((run, run.candidates(dataset)))
+    for (start, seed, *cell), sweep in sweeps.items():
+        records[start, seed]["figures"].append([*cell, *_settled(sweep)])
     return list(records.values())
+
+
+def _settled(sweep) -> tuple[float, str | None, float | None]:
+    """(CER, commit and machine, honest CER) of the runs of one cell and seed: their sweep."""
+    every = [candidate for _, candidates in sweep for candidate in candidates]
+    if len(sweep) > 1 and all(candidate.by is None for candidate in every):
+        raise ValueError(
+            f"{sweep[0][0].path} and {sweep[1][0].path} were evaluated on a test set alone, which "
+            "must not choose between them: evaluate a validation set along with it"
+        )
+    chosen = runs.choose(every)
+    run = next(run for run, candidates in sweep if any(c is chosen for c in candidates))
+    return chosen.cer, run.origin, runs.honest(every)
 
 
 def merged(records, earlier) -> list[dict]:
@@ -99,24 +119,43 @@ def merged(records, earlier) -> list[dict]:
 
 
 def cells(records) -> dict:
-    """{(protocol, labels, dataset): {start: {seed: lowest CER}}} from records."""
+    """{(protocol, labels, dataset): {start: {seed: (CER, honest CER or None)}}} from records."""
     table = collections.defaultdict(lambda: collections.defaultdict(dict))
     for record in records:
-        for *cell, cer, _ in record["figures"]:
-            table[tuple(cell)][record["start"]][record["seed"]] = cer
+        for protocol, labels, dataset, cer, _, *more in record["figures"]:
+            honest = more[0] if more else None  # figures files from before there was one
+            table[protocol, labels, dataset][record["start"]][record["seed"]] = cer, honest
     return table
 
 
 def figure(seeds) -> str:
-    """`34.6` from one seed, `34.6 ± 0.8 (3)` from several: mean, half the range, how many; `-` from
-    none.
+    """Of one seed `34.6`, of several `34.6 ± 0.8 (3)`: mean, half the range, how many; `-` of none.
+    Behind an arrow the honest CER, where all seeds have one: `34.6 → 35.1`.
     """
-    values = [100 * value for value in seeds.values()]
-    if not values:
+    if not seeds:
         return "-"
-    if len(values) == 1:
-        return f"{values[0]:.1f}"
-    return f"{statistics.mean(values):.1f} ± {(max(values) - min(values)) / 2:.1f} ({len(values)})"
+    values, honest = zip(*seeds.values())
+    text = f"{100 * statistics.mean(values):.1f}"
+    if len(values) > 1:
+        text += f" ± {50 * (max(values) - min(values)):.1f} ({len(values)})"
+    return text if None in honest else f"{text} → {100 * statistics.mean(honest):.1f}"
+
+
+def optimism(records) -> str:
+    """One sentence: how much lower the lowest CERs are than the honest ones; "" without any."""
+    gaps = [
+        100 * (more[0] - cer)
+        for record in records
+        for _, _, _, cer, _, *more in record["figures"]
+        if more and more[0] is not None
+    ]
+    if not gaps:
+        return ""
+    return (
+        f"Behind an arrow: each half of the validation lines read where the other half chose. The "
+        f"lowest CER of {len(gaps)} figure{'s' * (len(gaps) > 1)} is optimistic by "
+        f"{statistics.mean(gaps):.1f} points on average, {max(gaps):.1f} at most."
+    )
 
 
 def markdown(table, costs=None, kept="") -> str:
@@ -143,8 +182,9 @@ def markdown(table, costs=None, kept="") -> str:
         before, old_header, old_rows = _read(kept)
         if (before, old_header) != (figures, header):
             raise ValueError(
-                f"rows of {before.strip() or 'one data set'} and columns {', '.join(old_header)} cannot be kept beside "
-                f"{figures.strip() or 'one data set'} and {', '.join(header)}: leave out --keep, or run what is missing"
+                f"rows of {before.strip() or 'one data set'} and columns {', '.join(old_header)} "
+                f"cannot be kept beside {figures.strip() or 'one data set'} and "
+                f"{', '.join(header)}: leave out --keep, or run what is missing"
             )
         rows = old_rows | rows
     ordered = [rows[start] for start in _in_order(rows)]
@@ -186,7 +226,7 @@ def origins(records) -> str:
     were trained; "" where none of the runs noted it down."""
     count = collections.defaultdict(collections.Counter)
     for record in records:
-        for *_, origin in record["figures"]:
+        for _, _, _, _, origin, *_ in record["figures"]:
             count[origin or "not recorded"]["figure"] += 1
         if record["crops"] is not None:
             count[record["pretrained"] or "not recorded"]["pre-training"] += 1
@@ -197,7 +237,8 @@ def origins(records) -> str:
         for origin, kinds in count.items()
     }
     phrases = (f"{origin} ({kinds})" for origin, kinds in sorted(counted.items()))
-    return f"{ORIGINS} of {', '.join(_in_order({record['start'] for record in records}))}: {'; '.join(phrases)}."
+    starts = ", ".join(_in_order({record["start"] for record in records}))
+    return f"{ORIGINS} of {starts}: {'; '.join(phrases)}."
 
 
 def kept_origins(kept: str, found) -> list[str]:
@@ -264,11 +305,12 @@ def main(argv):
     ]
     if not many:
         raise SystemExit(
-            f"no work folder of a recogniser below {argv[1]}: train one first, or name its parent folder"
+            f"no work folder of a recogniser below {argv[1]}: train one first, "
+            "or name its parent folder"
         )
     for run in (run for run in many if not run.finished):
         print(
-            f"left out: {run.path} stands at step {run.last_step} of {run.config['total']['steps']}",
+            f"left out: {run.path} stands at step {run.last_step} of {run.total}",
             file=sys.stderr,
         )
     many = [run for run in many if run.finished]
@@ -287,7 +329,8 @@ def main(argv):
     except ValueError as error:
         raise SystemExit(str(error)) from None
     found = {record["start"] for record in records}
-    table = "\n\n".join(filter(None, [table, origins(records), *kept_origins(kept, found)]))
+    notes = [optimism(records), origins(records), *kept_origins(kept, found)]
+    table = "\n\n".join(filter(None, [table, *notes]))
     print(table)
     if stored:
         stored.write_text(

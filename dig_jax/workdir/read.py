@@ -6,16 +6,29 @@ things alike.
 """
 
 import dataclasses
+import functools
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from dig_jax import trees
 from dig_jax.config import NEUTRAL_KEYS
-from dig_jax.workdir import metrics
+from dig_jax.workdir import datasets, metrics
 from dig_jax.workdir import starts as provenance
 
 METRIC = "cer"
+
+
+class Candidate(NamedTuple):
+    """One evaluation of one head: its row of the log, the figure that a choice goes by, the CER to
+    report, and the CER of each half of the lines where that was logged."""
+
+    row: Mapping
+    by: float | None
+    cer: float
+    even: float | None = None
+    odd: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,17 +46,21 @@ class Run:
         return self.path.name
 
     @property
+    def starts(self) -> list[dict]:
+        """Its starts, one a line of starts.jsonl; none where they were not recorded."""
+        path = self.path / provenance.NAME
+        return metrics.read_jsonl(path) if path.exists() else []
+
+    @property
     def origin(self) -> str | None:
         """Commits, devices and machine of its starts, in one phrase; None where they were not
         recorded.
         """
-        path = self.path / provenance.NAME
-        starts = metrics.read_jsonl(path) if path.exists() else []
-        if not starts:
+        if not self.starts:
             return None
-        commits = dict.fromkeys(start["commit"] or "no checkout" for start in starts)
+        commits = dict.fromkeys(start["commit"] or "no checkout" for start in self.starts)
         places = dict.fromkeys(
-            f"{start['devices']} ({start['machine']}), JAX {start['jax']}" for start in starts
+            f"{start['devices']} ({start['machine']}), JAX {start['jax']}" for start in self.starts
         )
         return f"{', '.join(commits)} on {', '.join(places)}"
 
@@ -62,18 +79,39 @@ class Run:
         return self.history[-1]["step"] if self.history else 0
 
     @property
+    def total(self) -> int:
+        """How many steps it was to make; 0 where that is a number of epochs that no start noted."""
+        noted = [start["total"] for start in self.starts if start.get("total") is not None]
+        return self.config["total"].get("steps") or (noted[-1] if noted else 0)
+
+    @property
     def finished(self) -> bool:
-        """True where the log reaches the number of steps that the config states (a length in epochs
-        is not checked).
+        """Whether the log reaches the last step."""
+        return self.last_step >= self.total
+
+    @property
+    def state(self) -> str:
+        """ "" of a finished run; of another, how far it came."""
+        return "" if self.finished else f"unfinished: step {self.last_step} of {self.total}"
+
+    @property
+    def reader(self) -> Mapping | None:
+        """The config by which its recogniser was trained: its own, or where it only evaluates, that
+        of the run whose weights it took. None where that run cannot be read any more.
         """
-        return self.last_step >= (self.config["total"].get("steps") or 0)
+        config = self.config
+        while config is not None and config["total"].get("steps") == 0 and config.get("init_from"):
+            config = read_config(pathlib.Path(config["init_from"]))
+        return config
 
     @property
     def start(self) -> str:
         """What the encoder started from: `random`, or the method (and its half) that pre-trained
         it.
         """
-        init_from = self.config.get("init_from")
+        if self.reader is None:
+            return "unknown"
+        init_from = self.reader.get("init_from")
         if not init_from:
             return "random"
         config = read_config(pathlib.Path(init_from))
@@ -86,18 +124,19 @@ class Run:
         """How the recogniser was trained on top: frozen with which head, or fine-tuned as a
         whole.
         """
-        kinds = sorted(
-            {head.get("kind", "linear") for head in self.config["method"]["heads"].values()}
-        )
+        method = self.config["method"]
+        kinds = sorted({head.get("kind", "linear") for head in method["heads"].values()})
         head = {"linear": "linear CTC", "bilstm": "BiLSTM CTC"}.get(
             "+".join(kinds), "+".join(kinds)
         )
-        return f"frozen, {head}" if self.config["method"].get("frozen") else f"fine-tuned, {head}"
+        return f"frozen, {head}" if method.get("frozen") else f"fine-tuned, {head}"
 
     @property
     def labels(self) -> str:
-        """How many labelled lines it was given, as the config states it."""
-        subset = self.config["data"].get("subset")
+        """How many labelled lines its recogniser was trained with."""
+        if self.reader is None:
+            return "unknown"
+        subset = self.reader["data"].get("subset")
         if subset is None or subset == 1.0:
             return "100 %"
         return f"{subset * 100:g} %" if subset < 1 else f"{subset:g} lines"
@@ -119,21 +158,86 @@ class Run:
             }
         )
 
-    def best(self, name: str) -> float | None:
-        """The lowest value of an error rate along the run (chosen on that validation set), or None
-        if never logged.
+    def last(self, dataset: str, name: str) -> float | None:
+        """The last value of `eval/<dataset>/<name>`."""
+        values = self.series(f"eval/{dataset}/{name}")[1]
+        return values[-1] if values else None
+
+    @functools.cached_property
+    def validation(self) -> set[str]:
+        """Those of its data sets by which a step may be chosen."""
+        specs: dict[str, str] = {}
+        for name, options in (self.config.get("evals") or {}).items():
+            if (options.get("evaluator") or name) == "recognition":
+                specs |= datasets.named_sets(options.get("datasets"), self.config["data"])
+        # A set that no config names, as in logs that were put together by hand: by its name.
+        return {
+            name for name in self.datasets() if datasets.may_choose(specs.get(name) or _spec(name))
+        }
+
+    def candidates(self, dataset: str) -> list[Candidate]:
+        """What a choice for this data set chooses from: each evaluation, and of several heads each.
+
+        On a validation set the choice goes by its own CER. On another it goes by the validation set
+        of the same folder, else by the mean over all validation sets; `Candidate.by` is None where
+        none was evaluated along with it.
         """
-        values = self.series(name)[1]
-        return min(values) if values else None
+        rows = [row for row in self.history if row.get(f"eval/{dataset}/{METRIC}") is not None]
+        if dataset not in self.validation:
+            own = self.validation & {dataset.rsplit("-", 1)[0]}
+            return [
+                Candidate(row, _mean(row, own or self.validation), row[f"eval/{dataset}/{METRIC}"])
+                for row in rows
+            ]
+        result = []
+        for row in rows:
+            halves = ("cer_even", "cer_odd")
+            prefix = f"eval/{dataset}/"
+            heads = sorted(
+                name[len(prefix) + 3 :] for name in row if name.startswith(prefix + "cer@")
+            )
+            for head in heads or [""]:
+                cer, even, odd = (row.get(prefix + name + head) for name in (METRIC, *halves))
+                result.append(Candidate(row, cer, cer, even, odd))
+        return result
+
+    def chosen(self, dataset: str) -> Candidate | None:
+        """The evaluation that validation chooses; the last one where there was no validation."""
+        return choose(self.candidates(dataset))
 
     def at_best(self, dataset: str, name: str) -> float | None:
-        """`eval/<dataset>/<name>` at the evaluation with the lowest character error rate."""
-        rows = [row for row in self.history if row.get(f"eval/{dataset}/{METRIC}") is not None]
-        return (
-            min(rows, key=lambda row: row[f"eval/{dataset}/{METRIC}"]).get(f"eval/{dataset}/{name}")
-            if rows
-            else None
-        )
+        """`eval/<dataset>/<name>` at the evaluation that validation chooses."""
+        candidate = self.chosen(dataset)
+        return candidate.row.get(f"eval/{dataset}/{name}") if candidate else None
+
+
+def _spec(name: str) -> str:
+    """The split that the name of a data set tells: "a-test" -> "a@test"."""
+    return "@".join(name.rsplit("-", 1)) if name.endswith(("-test", "-train")) else name
+
+
+def _mean(row: Mapping, names: Iterable[str]) -> float | None:
+    values = [row.get(f"eval/{name}/{METRIC}") for name in names]
+    return None if not values or None in values else sum(values) / len(values)
+
+
+def choose(candidates: list[Candidate]) -> Candidate | None:
+    """The candidate with the lowest `by`, of equals the first; without any `by` the last one."""
+    judged = [candidate for candidate in candidates if candidate.by is not None]
+    if judged:
+        return min(judged, key=lambda candidate: candidate.by)
+    return candidates[-1] if candidates else None
+
+
+def honest(candidates: list[Candidate]) -> float | None:
+    """The CER without the luck of the choice: each half of the lines, read by the candidate with
+    the lowest CER on the other half; the mean of the two. None where halves were not logged.
+    """
+    if not candidates or any(None in (c.even, c.odd) for c in candidates):
+        return None
+    by_even = min(candidates, key=lambda candidate: candidate.even)
+    by_odd = min(candidates, key=lambda candidate: candidate.odd)
+    return (by_even.odd + by_odd.even) / 2
 
 
 # What runs of one cell of a table may differ in: seeds, the learning rate, and keys that change no
@@ -146,72 +250,3 @@ FREE = (
     "init_from",
     "like",
     "inherit",
-    "evals.recognition.batch_size",
-    "evals.recognition.pictures",
-)
-
-
-def settings(config: Mapping) -> dict:
-    """{"a.b": value} of everything that must be equal in runs of one cell. The run that it starts
-    from counts with its own settings, "init_from.a.b", or with its path where it cannot be read.
-    Heads and rules count without their rates.
-    """
-    result = {
-        key: value
-        for key, value in trees.flatten(config).items()
-        if not trees.lies_under(key, FREE)
-    }
-    if heads := config["method"].get("heads"):
-        result = {
-            key: value for key, value in result.items() if not key.startswith("method.heads.")
-        }
-        result["method.heads"] = sorted(
-            {json.dumps(head, sort_keys=True) for head in heads.values()}
-        )
-    rules = config.get("optim", {}).get("rules") or ()
-    rules = [
-        (pattern, {k: v for k, v in rule.items() if k != "lr_scale"}) for pattern, rule in rules
-    ]
-    result["optim.rules"] = [(pattern, rule) for pattern, rule in rules if rule]
-    if start := config.get("init_from"):
-        source = read_config(pathlib.Path(start))
-        result["init_from"] = "a run" if source else str(pathlib.Path(start).resolve())
-        # Nothing sweeps the rate of a pre-training for a table: there it is a choice like any
-        # other.
-        theirs = (
-            settings(source) | {"optim.lr": source.get("optim", {}).get("lr")} if source else {}
-        )
-        result |= {
-            f"init_from.{key}": value
-            for key, value in theirs.items()
-            if not key.startswith("evals.")
-        }
-    return result
-
-
-def differences(one: Run, two: Run) -> list[str]:
-    """Keys of `settings` in which two runs differ. A key that only one of them states is passed
-    over: configs grow.
-    """
-    mine, other = settings(one.config), settings(two.config)
-    return sorted(key for key in mine.keys() & other.keys() if mine[key] != other[key])
-
-
-def read_config(workdir: pathlib.Path) -> Mapping | None:
-    """`WORKDIR/config.json`, or None where there is none."""
-    try:
-        return json.loads((workdir / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-
-
-def load(workdir) -> Run:
-    """Reads one work folder. Raises FileNotFoundError with one sentence where it is not one."""
-    path = pathlib.Path(workdir)
-    config = read_config(path)
-    if config is None:
-        raise FileNotFoundError(
-            f"{path} has no config.json: name a work folder that dig_jax.main has trained in"
-        )
-    log = path / "metrics.jsonl"  # not there before the first logged step
-    return Run(path.resolve(), config, metrics.read_jsonl(log) if log.exists() else [])

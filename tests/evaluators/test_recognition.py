@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from dig_jax import sharding
+from dig_jax.data import writer
 from dig_jax.evaluators import recognition
 from dig_jax.evaluators.recognition import Score
-from tests.evaluators.lines import CHARSET, DATA, Reader, write
+from dig_jax.workdir import datasets
+from tests.evaluators.lines import CHARSET, DATA, Reader, draw, write
 
 STATE = types.SimpleNamespace(params={}, mutable={})
 WORDS = [
@@ -121,6 +123,34 @@ def test_the_best_head_is_chosen_by_raw_cer_and_all_are_reported(tmp_path):
     assert not any("@" in name for name in evaluate(folder))
 
 
+def test_halves_are_of_even_and_odd_records_and_add_up(tmp_path):
+    folder = write(tmp_path / "words", [("tin", "tin"), ("toes", "tos"), ("sun", "su")])
+    metrics = evaluate(folder)
+    assert metrics["eval/words/cer_even"] == 1 / 6 and metrics["eval/words/cer_odd"] == 1 / 4
+
+
+def test_only_validation_sets_choose(tmp_path):
+    """The mean and the head come from validation, whatever would be best on the test set."""
+    folder = tmp_path / "words"
+    pairs = {"validation": [("tint", "tint")], "test": [("sun", "unnn")], "train": [("it", "")]}
+    examples = [
+        (split, draw(reading), truth, f"{split} {i}")
+        for split, lines in pairs.items()
+        for i, (truth, reading) in enumerate(lines)
+    ]
+    writer.write(folder, examples)
+    heads = {"lr_1": 1, "lr_2": 0}  # lr_1 misses the first character: better on the test line
+    every = f"{folder}@test,{folder}@train,{folder}"  # without a split: validation
+    metrics = evaluate(folder, heads=heads, datasets=every)
+    assert metrics["eval/cer"] == metrics["eval/words/cer"] == 0
+    assert metrics["eval/words-test/cer"] == metrics["eval/words-test/cer@lr_2"] == 1.0
+    assert metrics["eval/words-test/cer@lr_1"] < 1.0
+    assert "eval/words-test/cer_even" not in metrics
+    assert "eval/cer" not in evaluate(folder, datasets=f"{folder}@test")
+    with pytest.raises(ValueError, match="2 heads and no validation set"):
+        evaluate(folder, heads=heads, datasets=f"{folder}@test")
+
+
 def test_what_cannot_be_read_counts_as_an_error_and_is_named(tmp_path, caplog):
     pairs = [("tent", "tent"), ("lost", None), (None, "tin"), (None, None), ("toe", "toe")]
     folder = write(tmp_path / "words", pairs)
@@ -162,12 +192,20 @@ def test_readings_are_saved_for_the_report(tmp_path):
 
 
 def test_names_of_data_sets():
-    named = recognition.named_sets
+    named = datasets.named_sets
     assert named(None, {"train": "x/a*3,y/b@train"}) == {
         "a": "x/a@validation",
         "b": "y/b@validation",
     }
-    assert named("x/a@test,x/a@validation", {}) == {"a-test": "x/a@test", "a": "x/a@validation"}
-    assert named({"mine": "x/a@test,y/b"}, {}) == {"mine": "x/a@test,y/b"}
+    assert named("x/a@test,x/a", {}) == {"a-test": "x/a@test", "a": "x/a@validation"}
+    assert named({"mine": "x/a@test,y/b"}, {}) == {"mine": "x/a@test,y/b@validation"}
     with pytest.raises(ValueError, match="rename"):
         named("x/a@test,y/a@test", {})
+
+
+@pytest.mark.parametrize(
+    "spec, may",
+    [("a", True), ("a@val", True), ("a@test", False), ("a,b@test_2", False), ("a@train", False)],
+)
+def test_no_choice_by_test_or_training_lines(spec, may):
+    assert datasets.may_choose(spec) is may

@@ -70,9 +70,81 @@ def evaluations(*cers, dataset="val"):
 
 def test_best_is_the_lowest_along_the_run_and_its_companions_come_from_the_same_step(workdir):
     run = runs.load(workdir("a", evaluations(0.5, 0.2, 0.4)))
-    assert run.best("eval/val/cer") == 0.2
+    assert run.at_best("val", "cer") == 0.2
     assert run.at_best("val", "wer") == 0.8
-    assert run.best("eval/val/nothing") is None
+    assert run.at_best("val", "nothing") is run.at_best("nothing", "cer") is None
+
+
+def test_a_test_set_is_reported_where_validation_was_lowest(workdir):
+    both = [
+        {"step": step, "eval/a/cer": val, "eval/b/cer": 0.5, "eval/a-test/cer": test}
+        for step, val, test in ((1, 0.4, 0.10), (2, 0.2, 0.30), (3, 0.3, 0.20))
+    ]
+    assert runs.load(workdir("both", both)).at_best("a-test", "cer") == 0.30
+    # Without validation of the same folder, the mean of all validation sets decides.
+    others = [{"step": 1, "eval/a/cer": 0.1, "eval/c-test/cer": 0.6}]
+    others += [{"step": 2, "eval/a/cer": 0.2, "eval/c-test/cer": 0.5}]
+    assert runs.load(workdir("others", others)).at_best("c-test", "cer") == 0.6
+    # Without any, nothing may be chosen: the last evaluation counts.
+    alone = evaluations(0.2, 0.4, dataset="a-test")
+    assert runs.load(workdir("alone", alone)).at_best("a-test", "cer") == 0.4
+
+
+def test_the_config_tells_a_test_set_from_a_validation_set_of_a_like_name(workdir):
+    evals = {"recognition": {"datasets": {"iam-test": "x/a@validation", "final": "x/b@test"}}}
+    rows = [
+        {"step": 1, "eval/iam-test/cer": 0.2, "eval/final/cer": 0.5},
+        {"step": 2, "eval/iam-test/cer": 0.3, "eval/final/cer": 0.4},
+    ]
+    run = runs.load(workdir("a", rows, evals=evals))
+    assert run.validation == {"iam-test"} and run.at_best("final", "cer") == 0.5
+
+
+def halves(*pairs):
+    return [
+        {"step": i, "eval/val/cer": (e + o) / 2, "eval/val/cer_even": e, "eval/val/cer_odd": o}
+        for i, (e, o) in enumerate(pairs, 1)
+    ]
+
+
+def test_the_honest_figure_reads_each_half_where_the_other_half_chose(workdir):
+    run = runs.load(workdir("a", halves((0.20, 0.40), (0.30, 0.26), (0.32, 0.24))))
+    # even chooses the first, odd the third; the lowest mean is the second or third
+    assert run.at_best("val", "cer") == pytest.approx(0.28)
+    assert runs.honest(run.candidates("val")) == pytest.approx((0.40 + 0.32) / 2)
+    assert runs.honest(runs.load(workdir("b", evaluations(0.3))).candidates("val")) is None
+    (row,) = report.comparison([run])
+    assert row[5:7] == ("28.0 %", "36.0 %")
+    assert "optimistic by 8.0 points" in report.page([run])
+
+
+def test_heads_are_choices_like_steps(workdir):
+    row = {"step": 1, "eval/val/cer": 0.25}
+    for head, even, odd in (("lr_1", 0.2, 0.4), ("lr_2", 0.3, 0.2)):
+        row |= {f"eval/val/cer_even@{head}": even, f"eval/val/cer_odd@{head}": odd}
+        row |= {f"eval/val/cer@{head}": (even + odd) / 2}
+    run = runs.load(workdir("a", [row]))
+    assert runs.honest(run.candidates("val")) == pytest.approx((0.4 + 0.3) / 2)
+
+
+def test_runs_judged_on_a_test_set_alone_cannot_be_swept(workdir):
+    many = [
+        runs.load(workdir(name, evaluations(cer, dataset="a-test"), optim=optim(lr)))
+        for name, cer, lr in (("a", 0.3, 1e-3), ("b", 0.2, 2e-3))
+    ]
+    with pytest.raises(ValueError, match="test set alone.*validation set along with it"):
+        results.by_seed(many)
+    assert results.by_seed(many[:1])[0]["figures"][0][3] == 0.3
+
+
+def test_the_table_shows_the_honest_figure_and_how_lucky_the_lowest_is(workdir):
+    many = [runs.load(workdir("a", halves((0.20, 0.40), (0.30, 0.26))))]
+    many += [runs.load(workdir("b", halves((0.22, 0.24)), optim=optim(1e-3)))]
+    records = results.by_seed(many)
+    assert "| **23.0 → 31.0** |" in results.markdown(results.cells(records))
+    assert "1 figure is optimistic by 8.0 points" in results.optimism(records)
+    old = [{**records[0], "figures": [["p", "l", "d", 0.2, "commit"]]}]
+    assert "| **20.0** |" in results.markdown(results.cells(old)) and not results.optimism(old)
 
 
 def test_start_protocol_and_labels_are_read_from_the_configs(workdir):
@@ -96,7 +168,10 @@ def test_seeds_are_averaged_and_rates_of_one_seed_are_a_sweep(workdir):
         for i, (cer, seed) in enumerate([(0.30, 0), (0.20, 0), (0.25, 0), (0.40, 1)])
     ]
     table = results.cells(results.by_seed(many))
-    assert table["fine-tuned, linear CTC", "100 %", "val"]["random"] == {0: 0.20, 1: 0.40}
+    assert table["fine-tuned, linear CTC", "100 %", "val"]["random"] == {
+        0: (0.20, None),
+        1: (0.40, None),
+    }
     assert "30.0 ± 10.0 (2)" in results.markdown(table)
 
 
@@ -116,7 +191,9 @@ def test_rates_seeds_and_what_changes_no_number_may_differ_in_a_cell(workdir):
         workdir("c", evaluations(0.2), init_from=two, optim=slow, seed=2),
     ]
     table = results.cells(results.by_seed(map(runs.load, many)))
-    assert table["fine-tuned, linear CTC", "100 %", "val"]["dig"] == {0: 0.3, 1: 0.2, 2: 0.2}
+    assert table["fine-tuned, linear CTC", "100 %", "val"]["dig"] == {
+        seed: (cer, None) for seed, cer in enumerate((0.3, 0.2, 0.2))
+    }
 
 
 @pytest.mark.parametrize(
@@ -199,6 +276,42 @@ def test_a_run_is_finished_when_its_log_reaches_the_last_step(workdir, tmp_path)
     assert not runs.load(workdir("b", evaluations(0.5), total={"steps": 20})).finished
     (workdir("c", []) / "metrics.jsonl").unlink()  # just begun
     assert not runs.load(tmp_path / "c").finished and runs.load(tmp_path / "c").datasets() == []
+    epochs = workdir("d", evaluations(0.5), total={"steps": None, "epochs": 3})
+    start = {"step": 0, "commit": "c", "devices": "1", "machine": "m", "jax": "1", "total": 30}
+    (epochs / "starts.jsonl").write_text(json.dumps(start) + "\n")
+    assert runs.load(epochs).state == "unfinished: step 10 of 30"
+
+
+def test_unfinished_runs_are_marked(workdir):
+    run = runs.load(workdir("b", evaluations(0.5), total={"steps": 20}))
+    assert report.comparison([run])[0][0] == "b (unfinished: step 10 of 20)"
+    assert "10 (unfinished: step 10 of 20)" in report.summary(run)
+    done = runs.load(workdir("a", evaluations(0.5)))
+    assert "unfinished" not in report.page([done])
+
+
+def test_an_evaluation_tells_of_the_recogniser_that_it_evaluates(workdir):
+    pretrained = workdir("p", [], objective="gen")
+    trained = workdir("t", evaluations(0.3), init_from=pretrained, subset=0.1)
+    judged = {"step": 0, "eval/a-test/cer": 0.4, "eval/a-test/unknown_chars": 7.0}
+    path = workdir("e", [judged], init_from=trained, total={"steps": 0})
+    run = runs.load(path)
+    assert (run.start, run.labels, run.finished) == ("gen", "10 %", True)
+    assert "characters of a-test that it cannot write" in report.summary(run)
+    page = report.page([run])
+    assert "Character error rate on validation" not in page and "Figures" in page
+    shutil.rmtree(trained)
+    assert (runs.load(path).start, runs.load(path).labels) == ("unknown", "unknown")
+
+
+def test_a_page_shows_some_readings_and_names_the_file_of_all(workdir):
+    path = workdir("a", evaluations(0.5))
+    (path / "pictures").mkdir()
+    lines = [{"truth": f"t{i}", "reading": f"t{i}", "png": "AAAA"} for i in range(3000)]
+    (path / "pictures" / "readings-val.json").write_text(json.dumps({"lines": lines}))
+    page = report.readings(runs.load(path))
+    assert page.count("<img") == report.READINGS and "of 3000 lines" in page
+    assert "pictures/readings-val.json" in page
 
 
 def table_in(path, folder, *options):
@@ -285,7 +398,7 @@ def test_a_figure_names_the_commit_of_the_rate_it_is_of_and_replaces_the_one_of_
         (path / "starts.jsonl").write_text(json.dumps(start) + "\n")
     cell, other = (["fine-tuned, linear CTC", labels, "val"] for labels in ("100 %", "10 %"))
     records = results.by_seed(runs.load(source.parent / name) for name in "abc")
-    assert records[0]["figures"] == [[*cell, 0.2, runs.load(source.parent / "b").origin]]
+    assert records[0]["figures"] == [[*cell, 0.2, runs.load(source.parent / "b").origin, None]]
     earlier = [
         {
             "start": "gen",
@@ -320,6 +433,19 @@ def test_page_is_self_contained_and_escapes_what_was_read(workdir):
     assert "&lt;b&gt;so&lt;/b&gt;" in page and "<b>so" not in page
     assert page.count("data:image/png;base64,") == 2 and "<svg" in page
     assert not re.search(r"(src|href)=['\"]?(http|/|\.)", page)
+
+
+def test_nothing_of_a_work_folder_becomes_markup(workdir):
+    """Names, configs, metrics and pictures are written by whoever made the folder."""
+    evil = '<script>x</script>\'" onerror="y'
+    rows = [{"step": s, f"eval/{evil}/cer": 0.5, "train/loss": 1.0} for s in (1, 2)]
+    path = workdir("a$b$ <i>", rows, seed=evil, data={"train": evil}, batch_size=evil)
+    (path / "pictures").mkdir()
+    line = {"truth": evil, "reading": [evil], "png": evil}
+    name = "readings-<script>x<.json"
+    (path / "pictures" / name).write_text(json.dumps({"lines": [line]}))
+    page = report.page([runs.load(path), runs.load(path)])
+    assert "<script" not in page and "<i>" not in page and 'onerror="y' not in page
 
 
 def test_comparison_has_one_row_a_recogniser(workdir):
