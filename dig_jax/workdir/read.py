@@ -250,3 +250,72 @@ FREE = (
     "init_from",
     "like",
     "inherit",
+    "evals.recognition.batch_size",
+    "evals.recognition.pictures",
+)
+
+
+def settings(config: Mapping) -> dict:
+    """{"a.b": value} of everything that must be equal in runs of one cell. The run that it starts
+    from counts with its own settings, "init_from.a.b", or with its path where it cannot be read.
+    Heads and rules count without their rates.
+    """
+    result = {
+        key: value
+        for key, value in trees.flatten(config).items()
+        if not trees.lies_under(key, FREE)
+    }
+    if heads := config["method"].get("heads"):
+        result = {
+            key: value for key, value in result.items() if not key.startswith("method.heads.")
+        }
+        result["method.heads"] = sorted(
+            {json.dumps(head, sort_keys=True) for head in heads.values()}
+        )
+    rules = config.get("optim", {}).get("rules") or ()
+    rules = [
+        (pattern, {k: v for k, v in rule.items() if k != "lr_scale"}) for pattern, rule in rules
+    ]
+    result["optim.rules"] = [(pattern, rule) for pattern, rule in rules if rule]
+    if start := config.get("init_from"):
+        source = read_config(pathlib.Path(start))
+        result["init_from"] = "a run" if source else str(pathlib.Path(start).resolve())
+        # Nothing sweeps the rate of a pre-training for a table: there it is a choice like any
+        # other.
+        theirs = (
+            settings(source) | {"optim.lr": source.get("optim", {}).get("lr")} if source else {}
+        )
+        result |= {
+            f"init_from.{key}": value
+            for key, value in theirs.items()
+            if not key.startswith("evals.")
+        }
+    return result
+
+
+def differences(one: Run, two: Run) -> list[str]:
+    """Keys of `settings` in which two runs differ. A key that only one of them states is passed
+    over: configs grow.
+    """
+    mine, other = settings(one.config), settings(two.config)
+    return sorted(key for key in mine.keys() & other.keys() if mine[key] != other[key])
+
+
+def read_config(workdir: pathlib.Path) -> Mapping | None:
+    """`WORKDIR/config.json`, or None where there is none."""
+    try:
+        return json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def load(workdir) -> Run:
+    """Reads one work folder. Raises FileNotFoundError with one sentence where it is not one."""
+    path = pathlib.Path(workdir)
+    config = read_config(path)
+    if config is None:
+        raise FileNotFoundError(
+            f"{path} has no config.json: name a work folder that dig_jax.main has trained in"
+        )
+    log = path / "metrics.jsonl"  # not there before the first logged step
+    return Run(path.resolve(), config, metrics.read_jsonl(log) if log.exists() else [])
