@@ -280,4 +280,4 @@ def test_every_preset_has_a_loss_and_rules_that_cover_its_state(file, arg):
     names = [
         jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(state.params)
     ]
-    assert not method.parts_add_up or not [name for name in names if re.search(r"\['norm_\d", name)]
+    assert not method.loss_is_mean or not [name for name in names if re.search(r"\['norm_\d", name)]

@@ -77,7 +77,7 @@ def stages(recipe):
     return (recipe,) if isinstance(recipe, Mapping) else tuple(recipe)
 
 
-def still(recipe):
+def without_motion(recipe):
     """A recipe without the operators that move pixels; None stays None."""
 
     if recipe is None:

@@ -10,12 +10,12 @@ Paper   Guan et al., "Self-supervised Character-to-Character Distillation for Te
     characters = connected components of the foreground               characters, components
     the characters of view 2 = those of view 1, through the map       follow
     feature of a character = mean of the tokens that it covers        shares, Network.project
-    L_dis = 1/2 sum over (student v1, teacher v2), (student v2, teacher v1), siamese.crosswise, losses.distillation
+    L_dis = 1/2 sum over (student v1, teacher v2), (student v2, teacher v1), contrast.symmetrised, losses.distillation
         mean over characters of -softmax((t - c) / 0.04) . log softmax(s / 0.1)
     c <- 0.9 c + 0.1 mean of t                                        Method._moved_center
     L_seg = cross-entropy of both views' pixels with the k-means foreground, which follows the map as well
     L = L_dis + L_seg                                                 Method.loss
-    xi <- m xi + (1 - m) theta, m: 0.9995 -> 1                        base.Taught
+    xi <- m xi + (1 - m) theta, m: 0.9995 -> 1                        base.WithTeacher
 
 Certain, from the authors' code (TongkunGuan/CCD): all of the above and every default; geometry in 7
 of 10 cases and else the bare image as view 2; 8-connected components of at least 30 px, at most 26;
@@ -64,7 +64,7 @@ import jax.numpy as jnp
 
 from dig_jax import losses
 from dig_jax.augment import color, geometry, views
-from dig_jax.methods.shared import base, siamese
+from dig_jax.methods.shared import base, contrast, two_views
 from dig_jax.models import encoders, heads, vit
 
 KMEANS_STEPS = 10
@@ -214,7 +214,7 @@ class Network(nn.Module):
 
     def encode_views(self, batch, deterministic=True):
         """Two views -> tokens f32[B,2,N,D]."""
-        return siamese.encode(self.encoder, batch, None, deterministic)
+        return two_views.encode(self.encoder, batch, None, deterministic)
 
     def project(self, tokens, weight):
         """Tokens f32[B,2,N,D], weights of `shares` f32[B,2,S,N] -> answers of S characters
@@ -229,7 +229,7 @@ class Network(nn.Module):
         return image.reshape(*tokens.shape[:2], *image.shape[1:])
 
 
-class Method(base.Taught):
+class Method(base.WithTeacher):
     """CCD.
 
     encoder: keyword arguments of `vit.Vit`. channels: C of the images. recipe: a name or recipe of
@@ -242,7 +242,7 @@ class Method(base.Taught):
     ValueError for values out of range.
     """
 
-    taught = ("encoder", "projector")
+    teacher_parts = ("encoder", "projector")
 
     def __init__(
         self,
@@ -285,7 +285,7 @@ class Method(base.Taught):
         self.patch, self.channels, self.recipe = (
             tuple(encoder["patch"]),
             channels,
-            views.still(views.recipe(recipe)),
+            views.without_motion(views.recipe(recipe)),
         )
         self.characters, self.min_area_px, self.affine_p = characters, min_area_px, affine_p
         self.kmeans_frac, self.frozen_frac, self.prototypes = kmeans_frac, frozen_frac, prototypes
@@ -321,20 +321,20 @@ class Method(base.Taught):
         moved = jax.random.bernoulli(chance_key, self.affine_p, width.shape)[:, None, None]
         matrix = geometry.random_affine(map_key, image.shape[1], width, self.affine)
         matrix = jnp.where(moved, matrix, geometry.identity(len(width)))
-        plain, view = base.normalise(image), siamese.view(second_key, batch, self.recipe, None)
+        plain, view = base.normalise(image), two_views.view(second_key, batch, self.recipe, None)
         places = geometry.apply_matrix(matrix, *geometry.pixel_grid(*image.shape[:3]))
         planes = geometry.resample(
             jnp.moveaxis(view, 3, 1), *geometry.limit_shift(*places, width, None)
         )
         changed = (moved & geometry.inside(width, image.shape[2])[:, None])[..., None]
         return {
-            "view1": siamese.view(first_key, batch, self.recipe, None),
+            "view1": two_views.view(first_key, batch, self.recipe, None),
             "view2": jnp.where(changed, jnp.moveaxis(planes, 1, 3), plain),
             "matrix": matrix,
             "foreground": two_means(plain * 0.5 + 0.5, width),
             "width": width,
             "valid": batch["valid"],
-        } | siamese.column_offsets(offset_key, len(width), 2, self.column_offset_max)
+        } | two_views.column_offsets(offset_key, len(width), 2, self.column_offset_max)
 
     # loss
 
@@ -359,7 +359,7 @@ class Method(base.Taught):
         theirs = self._apply(teacher, Network.encode_views, batch)
         theirs = self._apply(teacher, Network.project, theirs, weight)
         match = functools.partial(losses.distillation, center=center, **self.temperatures)
-        distillation = siamese.crosswise(match, student, theirs, valid) / 2
+        distillation = contrast.symmetrised(match, student, theirs, valid) / 2
 
         metrics = {
             "distillation": distillation,

@@ -41,7 +41,7 @@ import jax
 import jax.numpy as jnp
 
 from dig_jax.augment import geometry
-from dig_jax.methods.shared import base, pretext, siamese
+from dig_jax.methods.shared import base, pretext, two_views
 from dig_jax.models import encoders, vit
 
 RED, GREEN, BLUE = 0.299, 0.587, 0.114  # shares of Y in ITU-R 601, as in augment.color.luma
@@ -54,7 +54,7 @@ class Method(base.Method):
     pixel decoder. Raises ValueError.
     """
 
-    parts_add_up = True
+    loss_is_mean = True
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Method(base.Method):
             "width": batch["width"],
             "valid": batch["valid"],
         }
-        return out | siamese.column_offsets(key, len(grey), 1, self.column_offset_max)
+        return out | two_views.column_offsets(key, len(grey), 1, self.column_offset_max)
 
     def loss(self, params, state, batch, key, progress):
         grey = jnp.zeros_like(batch["target"])

@@ -37,7 +37,7 @@ import jax
 import jax.numpy as jnp
 
 from dig_jax.augment import color
-from dig_jax.methods.shared import base, pixels, pretext, siamese
+from dig_jax.methods.shared import base, pixels, pretext, two_views
 from dig_jax.models import encoders, vit
 
 
@@ -50,7 +50,7 @@ class Method(base.Method):
     Raises ValueError.
     """
 
-    parts_add_up = True
+    loss_is_mean = True
 
     def __init__(
         self,
@@ -88,14 +88,14 @@ class Method(base.Method):
         """view1: the spoilt line; target: the clean one; both f32[B,H,W,C] in [-1, 1]."""
         base.check_channels(batch["image"], self.channels)
         view_key, drop_key, offset_key = jax.random.split(key, 3)
-        spoilt = siamese.view(view_key, batch, self.recipe, None)
+        spoilt = two_views.view(view_key, batch, self.recipe, None)
         lost = jax.random.bernoulli(drop_key, self.drop, (*spoilt.shape[:3], 1))
         out = {
             "view1": jnp.where(lost, vit.PAPER, spoilt),
             "target": base.normalise(batch["image"]),
         }
         out |= {"width": batch["width"], "valid": batch["valid"]}
-        return out | siamese.column_offsets(offset_key, len(spoilt), 1, self.column_offset_max)
+        return out | two_views.column_offsets(offset_key, len(spoilt), 1, self.column_offset_max)
 
     def loss(self, params, state, batch, key, progress):
         return pretext.paint(

@@ -10,10 +10,10 @@ Paper   Yang et al., "Reading and Writing: Discriminative and Generative Modelin
     masked original + augmented original, one encoder pass          Network.encode_views
     pool to W windows, project: z                                   Network.instances
     q1, q2 = predictor(z) of student, k1, k2 = z of teacher         Method._contrast
-    L_con = ctr(q1, k2) + ctr(q2, k1), ctr = 2T InfoNCE             siamese.among_keys, losses.info_nce
+    L_con = ctr(q1, k2) + ctr(q2, k1), ctr = 2T InfoNCE             contrast.info_nce_metrics, losses.info_nce
     L_mim = mean over masked patches of (decoder(tokens) - x)^2     pixels.masked_loss, losses.masked_mse
     L = 1.0 L_mim + 0.1 L_con                                       Method.loss
-    xi <- m xi + (1 - m) theta before the keys, m: 0.99 -> 1        base.Taught, base.cosine_momentum
+    xi <- m xi + (1 - m) theta before the keys, m: 0.99 -> 1        base.WithTeacher, base.cosine_momentum
 
 Easily overlooked, and done as the authors do: the augmented view is not masked. Only the contrast
 reads the masked view through the pixel projector; the decoder reads the encoder. Batch norms take
@@ -57,11 +57,11 @@ import jax.numpy as jnp
 
 from dig_jax import losses
 from dig_jax.augment import masks, views
-from dig_jax.methods.shared import base, pixels, siamese
+from dig_jax.methods.shared import base, contrast, pixels, two_views
 from dig_jax.models import encoders, heads, vit
 
 # The objectives, and what the teacher mirrors in each; the predictor belongs to queries only.
-TAUGHT = {
+TEACHER_PARTS = {
     "dig": ("encoder", "projector", "pix_projector"),
     "dis": ("encoder", "projector"),
     "gen": (),
@@ -110,7 +110,7 @@ class Network(nn.Module):
         """Masked first view and plain second view -> tokens f32[B,V,N,D], in one pass over B * V
         rows.
         """
-        return siamese.encode(self.encoder, batch, batch.get("mask"), deterministic)
+        return two_views.encode(self.encoder, batch, batch.get("mask"), deterministic)
 
     def instances(self, tokens, batch):
         """Tokens of two views -> z f32[B,2,S,K] of S windows, and which are real, bool[B,2,S]."""
@@ -120,7 +120,7 @@ class Network(nn.Module):
             )
             real = real & batch["valid"][:, None]
             tokens = jnp.stack([self.pix_projector(tokens[:, 0], real), tokens[:, 1]], axis=1)
-        pooled, real = siamese.instances(tokens, batch, self.patch, self.window_px)
+        pooled, real = contrast.instances(tokens, batch, self.patch, self.window_px)
         return self.projector(pooled, real), real
 
     def predict(self, z, real):
@@ -131,7 +131,7 @@ class Network(nn.Module):
         return self.pix_decoder(tokens[:, 0])
 
 
-class Method(base.Taught):
+class Method(base.WithTeacher):
     """DiG or one of its halves.
 
     encoder: see `encoders.create` (final_norm follows from the objective unless given). channels: C
@@ -166,9 +166,9 @@ class Method(base.Taught):
         decoder_width: int = 192,
         loss_chunk: int | None = None,
     ):
-        if objective not in TAUGHT:
+        if objective not in TEACHER_PARTS:
             raise ValueError(
-                f"objective is {objective!r}; set config.method.objective to one of {', '.join(TAUGHT)}"
+                f"objective is {objective!r}; set config.method.objective to one of {', '.join(TEACHER_PARTS)}"
             )
         pixels.check(target, mask_ratio, column_offset_max)
         base.check_fractions(momentum=momentum)
@@ -176,11 +176,13 @@ class Method(base.Taught):
         self.encoder = encoders.create(encoder)
         self.patch, self.channels = tuple(encoder["patch"]), channels
         self.contrasts, self.reconstructs = objective != "gen", objective != "dis"
-        self.parts_add_up = not self.contrasts
+        self.loss_is_mean = not self.contrasts
         self.mask_ratio, self.mask_span = mask_ratio, mask_span
         self.target, self.target_floor = target, target_floor
-        self.taught, self.momentum = TAUGHT[objective], momentum
-        self.ctr = functools.partial(losses.info_nce, temperature=temperature, chunk=loss_chunk)
+        self.teacher_parts, self.momentum = TEACHER_PARTS[objective], momentum
+        self.contrast_loss = functools.partial(
+            losses.info_nce, temperature=temperature, chunk=loss_chunk
+        )
         self.weight_pixel, self.weight_contrast = weight_pixel, weight_contrast
         self.recipe = views.recipe(recipe)
         self.max_shift_px, self.column_offset_max = max_shift_px, column_offset_max
@@ -210,8 +212,8 @@ class Method(base.Taught):
                 mask_key, batch["width"], grid, self.patch, self.mask_ratio, self.mask_span
             )
         if self.contrasts:
-            out["view2"] = siamese.view(view_key, batch, self.recipe, self.max_shift_px)
-        out |= siamese.column_offsets(
+            out["view2"] = two_views.view(view_key, batch, self.recipe, self.max_shift_px)
+        out |= two_views.column_offsets(
             offset_key, len(image), 1 + self.contrasts, self.column_offset_max
         )
         return out
@@ -220,7 +222,7 @@ class Method(base.Taught):
 
     def loss(self, params, state, batch, key, progress):
         """weight_pixel * L_mim + weight_contrast * L_con. Metrics: pixel; contrast, top1, q_std:
-        `siamese.among_keys`.
+        `contrast.info_nce_metrics`.
         """
         tokens = self._apply(
             params, Network.encode_views, batch, deterministic=False, rngs={"drop_path": key}
@@ -235,7 +237,7 @@ class Method(base.Taught):
         if self.contrasts:
             metrics |= self._contrast(params, state.teacher, tokens, batch)
             total += self.weight_contrast * metrics["contrast"]
-        weight = jnp.sum(pixels.asked(batch, self.patch)) if self.parts_add_up else None
+        weight = jnp.sum(pixels.loss_weights(batch, self.patch)) if self.loss_is_mean else None
         return total, base.Aux(metrics, state.mutable, weight)
 
     def _contrast(self, params, teacher, tokens, batch):
@@ -248,7 +250,7 @@ class Method(base.Taught):
         k, _ = self._apply(
             teacher, Network.instances, self._apply(teacher, Network.encode_views, batch), batch
         )
-        return siamese.among_keys(self.ctr, q, k, real)
+        return contrast.info_nce_metrics(self.contrast_loss, q, k, real)
 
     # reconstruct
 

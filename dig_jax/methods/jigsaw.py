@@ -66,7 +66,7 @@ class Method(base.Method):
     joins the windows, 4096 in the paper. Raises ValueError.
     """
 
-    parts_add_up = True
+    loss_is_mean = True
 
     def __init__(
         self,

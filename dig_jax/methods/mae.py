@@ -150,17 +150,17 @@ class Network(nn.Module):
         return grid, real, real & ~batch["mask"], offset
 
 
-class Method(pixels.Rebuild):
+class Method(pixels.MaskedPixels):
     """MAE.
 
     encoder: keyword arguments of `vit.Vit`. channels: C of the images. mask_ratio, mask_span: see
     `masks.random_mask`. decoder_*: of the decoder's transformer. target, target_floor: see
     `pixels.pixel_target`; the default floor is the official one, which blows the grain of blank
-    paper up to full size. column_offset_max: see `siamese.column_offsets`. Raises ValueError for
+    paper up to full size. column_offset_max: see `two_views.column_offsets`. Raises ValueError for
     values out of range.
     """
 
-    parts_add_up = True
+    loss_is_mean = True
 
     def __init__(
         self,

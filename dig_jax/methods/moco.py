@@ -6,7 +6,7 @@ Papers  v1: He et al., "Momentum Contrast for Unsupervised Visual Representation
         v2: Chen et al., "Improved Baselines with Momentum Contrastive Learning", arXiv 2003.04297.
 
     what                                                          where
-    f_q: encoder, mean over the tokens, head; q = f_q(view 1)     siamese.Network
+    f_q: encoder, mean over the tokens, head; q = f_q(view 1)     contrast.Network
     f_k: their moving average; k = f_k(view 2), no gradient       Method.init_teacher, Method.loss
     theta_k <- m theta_k + (1 - m) theta_q, before the keys       Method.update_teacher, base.move_teacher
     L = -log exp(q.k / T) / (exp(q.k / T) + sum_queue exp(..))    losses.queue_nce
@@ -46,7 +46,7 @@ import jax.numpy as jnp
 
 from dig_jax import losses
 from dig_jax.augment import views
-from dig_jax.methods.shared import base, siamese
+from dig_jax.methods.shared import base, contrast, two_views
 from dig_jax.models import encoders, heads
 
 HEADS = ("linear", "mlp")
@@ -57,9 +57,9 @@ class Method(base.Method):
 
     encoder: see `encoders.create`. channels: C of the images. queue: keys that it holds, a multiple
     of the keys of a global batch (its rows times the windows of a row). projector_width: hidden
-    units of the "mlp" head. window_px: `siamese.instances`, None = whole lines. recipe: of both
+    units of the "mlp" head. window_px: `contrast.instances`, None = whole lines. recipe: of both
     views, a name or a recipe of `views`; max_shift_px None = unbounded. column_offset_max:
-    `siamese.column_offsets`. Raises ValueError.
+    `two_views.column_offsets`. Raises ValueError.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Method(base.Method):
         self.encoder = encoders.create(encoder)
         self.temperature, self.momentum = temperature, momentum
         self.queue_shape = (queue, projector_dim)
-        self.augment = siamese.two_views(
+        self.augment = two_views.augmenter(
             channels=channels,
             recipes=(recipe, recipe),
             max_shift_px=max_shift_px,
@@ -94,7 +94,7 @@ class Method(base.Method):
         )
         features = (projector_width, projector_dim) if head == "mlp" else (projector_dim,)
         projector = heads.Mlp(features, self.encoder.dtype, hidden_norm=None, last_norm=None)
-        self.network = siamese.Network(
+        self.network = contrast.Network(
             encoder=self.encoder, projector=projector, window_px=window_px
         )
 
@@ -118,17 +118,17 @@ class Method(base.Method):
         queue), q_std.
         """
         teacher = jax.lax.stop_gradient(state.teacher)
-        queries, keys = siamese.single(batch, 0), siamese.single(batch, 1)
+        queries, keys = two_views.single(batch, 0), two_views.single(batch, 1)
         q, _, real = self.network.apply(
             {"params": params}, queries, deterministic=False, rngs={"drop_path": key}
         )
         k, _ = self.network.apply({"params": teacher}, keys, method="project")
-        q_rows, k_rows, valid = siamese.rows(q, 0), siamese.rows(k, 0), siamese.rows(real, 0)
-        contrast, top1 = losses.queue_nce(
+        q_rows, k_rows, valid = contrast.rows(q, 0), contrast.rows(k, 0), contrast.rows(real, 0)
+        loss, top1 = losses.queue_nce(
             q_rows, k_rows, state.mutable["queue"], self.temperature, valid
         )
-        metrics = {"contrast": contrast, "top1": top1, "q_std": losses.unit_std(q, real)}
-        return contrast, base.Aux(metrics, enqueue(state.mutable, k_rows, valid))
+        metrics = {"contrast": loss, "top1": top1, "q_std": losses.unit_std(q, real)}
+        return loss, base.Aux(metrics, enqueue(state.mutable, k_rows, valid))
 
     def init_teacher(self, params):
         return params

@@ -3,12 +3,12 @@
 Paper   Chen, Xie, He, "An Empirical Study of Training Self-Supervised Vision Transformers", ICCV 2021, arXiv 2104.02057.
 
     what                                                          where (algorithm 1)
-    two views by two families of augmentations                    siamese.two_views
-    f_q: encoder, projector, predictor: q1, q2                    siamese.Network
-    f_k: moving average of encoder and projector: k1, k2          base.Taught, Method.loss
+    two views by two families of augmentations                    two_views.augmenter
+    f_q: encoder, projector, predictor: q1, q2                    contrast.Network
+    f_k: moving average of encoder and projector: k1, k2          base.WithTeacher, Method.loss
     ctr(q, k) = 2T * cross-entropy(q k^T / T, own key)            losses.info_nce
-    L = ctr(q1, k2) + ctr(q2, k1)                                 siamese.among_keys
-    f_k <- m f_k + (1 - m) f_q before the keys, m: 0.99 -> 1      base.Taught, base.cosine_momentum
+    L = ctr(q1, k2) + ctr(q2, k1)                                 contrast.info_nce_metrics
+    f_k <- m f_k + (1 - m) f_q before the keys, m: 0.99 -> 1      base.WithTeacher, base.cosine_momentum
     random patch embedding, never trained (section 4)             Method._student
 
 Certain, from the public code (the ViT recipe): projector and predictor as in DiG, which took them
@@ -40,21 +40,21 @@ import jax
 
 from dig_jax import losses
 from dig_jax.augment import views
-from dig_jax.methods.shared import base, siamese
+from dig_jax.methods.shared import base, contrast, two_views
 from dig_jax.models import encoders, heads
 
 
-class Method(base.Taught):
+class Method(base.WithTeacher):
     """MoCo v3.
 
-    encoder: see `encoders.create`. channels: C of the images. window_px: `siamese.instances`, None
+    encoder: see `encoders.create`. channels: C of the images. window_px: `contrast.instances`, None
     = whole lines. predictor_width: hidden units of the predictor. recipes: of view 1 and view 2, a
     name or a recipe of `views` or None = the line itself; max_shift_px None = unbounded.
-    column_offset_max: `siamese.column_offsets`. loss_chunk: keys at a time in the loss, None = all
+    column_offset_max: `two_views.column_offsets`. loss_chunk: keys at a time in the loss, None = all
     (`losses.info_nce`). Raises ValueError.
     """
 
-    taught = ("encoder", "projector")  # the predictor belongs to queries only
+    teacher_parts = ("encoder", "projector")  # the predictor belongs to queries only
 
     def __init__(
         self,
@@ -85,15 +85,17 @@ class Method(base.Taught):
         base.check_fractions(momentum=momentum)
         self.encoder = encoders.create(encoder)
         self.momentum, self.freeze_patch_embed = momentum, freeze_patch_embed
-        self.ctr = functools.partial(losses.info_nce, temperature=temperature, chunk=loss_chunk)
-        self.augment = siamese.two_views(
+        self.contrast_loss = functools.partial(
+            losses.info_nce, temperature=temperature, chunk=loss_chunk
+        )
+        self.augment = two_views.augmenter(
             channels=channels,
             recipes=recipes,
             max_shift_px=max_shift_px,
             column_offset_max=column_offset_max,
         )
         dtype = self.encoder.dtype
-        self.network = siamese.Network(
+        self.network = contrast.Network(
             encoder=self.encoder,
             projector=heads.Mlp((projector_width, projector_width, projector_dim), dtype),
             predictor=heads.Mlp((predictor_width, projector_dim), dtype),
@@ -102,13 +104,13 @@ class Method(base.Taught):
         )
 
     def loss(self, params, state, batch, key, progress):
-        """L. Metrics: contrast (L itself), top1, q_std: `siamese.among_keys`."""
+        """L. Metrics: contrast (L itself), top1, q_std: `contrast.info_nce_metrics`."""
         student, teacher = self._student(params), jax.lax.stop_gradient(state.teacher)
         q, _, real = self.network.apply(
             {"params": student}, batch, deterministic=False, rngs={"drop_path": key}
         )
         k, _ = self.network.apply({"params": teacher}, batch, method="project")
-        metrics = siamese.among_keys(self.ctr, q, k, real)
+        metrics = contrast.info_nce_metrics(self.contrast_loss, q, k, real)
         return metrics["contrast"], base.Aux(metrics, state.mutable)
 
     def _student(self, params):

@@ -64,7 +64,7 @@ class Method(base.Method):
     Raises ValueError for what contradicts itself.
     """
 
-    parts_add_up = True
+    loss_is_mean = True
 
     def __init__(
         self,

@@ -40,7 +40,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from dig_jax.augment import geometry
-from dig_jax.methods.shared import base, pretext, siamese
+from dig_jax.methods.shared import base, pretext, two_views
 from dig_jax.models import encoders
 
 
@@ -52,7 +52,7 @@ class Method(base.Method):
     module. Raises ValueError.
     """
 
-    parts_add_up = True
+    loss_is_mean = True
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class Method(base.Method):
             "valid": batch["valid"],
             "answer": answer,
         }
-        return out | siamese.column_offsets(key, len(line), self.classes, self.column_offset_max)
+        return out | two_views.column_offsets(key, len(line), self.classes, self.column_offset_max)
 
     def loss(self, params, state, batch, key, progress):
         return pretext.classify(self.network, params, state, batch, key)

@@ -3,10 +3,10 @@
 Paper   Aberdam et al., "Sequence-to-Sequence Contrastive Learning for Text Recognition", CVPR 2021, arXiv 2012.10873.
 
     what                                                          where
-    two views whose letters stay in place                         siamese.two_views
+    two views whose letters stay in place                         two_views.augmenter
     base encoder, one frame a column of patches: H                Network
     g: frame -> frame, none, "mlp" or "bilstm"                    Projector
-    m: frames -> instances, z = m(g(H))                           Network, siamese.instances
+    m: frames -> instances, z = m(g(H))                           Network, contrast.instances
     l(i) = -log exp(s_ij / T) / sum_{k != i} exp(s_ik / T)        losses.nt_xent, s = cosine, j = i's partner
     L = mean of l over the instances of both views                Method.loss
 
@@ -46,7 +46,7 @@ import flax.linen as nn
 
 from dig_jax import losses
 from dig_jax.augment import views
-from dig_jax.methods.shared import base, siamese
+from dig_jax.methods.shared import base, contrast, two_views
 from dig_jax.models import encoders, heads, vit
 from dig_jax.models.layers import Dense
 
@@ -88,7 +88,7 @@ class Network(nn.Module):
     window_px: int | None
 
     def __call__(self, batch, deterministic=True):
-        tokens = siamese.encode(self.encoder, batch, deterministic=deterministic)  # (B, V, N, D)
+        tokens = two_views.encode(self.encoder, batch, deterministic=deterministic)  # (B, V, N, D)
         height, patch_px = batch["view1"].shape[1], self.encoder.patch[1]
         frames = tokens.reshape(-1, *tokens.shape[2:])
         frames = vit.frames(frames, height // self.encoder.patch[0], "mean")  # (B * V, S, D)
@@ -96,7 +96,7 @@ class Network(nn.Module):
         frames = self.projector(frames, lengths)
         frames = frames.reshape(*tokens.shape[:2], *frames.shape[1:])
         # A frame is the token of a patch as high as the line.
-        return siamese.instances(frames, batch, (height, patch_px), self.window_px)
+        return contrast.instances(frames, batch, (height, patch_px), self.window_px)
 
 
 class Method(base.Method):
@@ -105,8 +105,8 @@ class Method(base.Method):
     encoder: see `encoders.create`. channels: C of the images. window_px: the mapping, see above; a
     multiple of the patch width. projection: one of PROJECTIONS, of projector_width hidden units (a
     direction) and projector_dim outputs. recipe: of both views, a name or a recipe of `views`;
-    max_shift_px None = unbounded. column_offset_max: `siamese.column_offsets`. displace_px:
-    `siamese.stretches`. loss_chunk: keys at a time in the loss, None = all (`losses.nt_xent`).
+    max_shift_px None = unbounded. column_offset_max: `two_views.column_offsets`. displace_px:
+    `two_views.displaced_crops`. loss_chunk: keys at a time in the loss, None = all (`losses.nt_xent`).
     Raises ValueError.
     """
 
@@ -131,8 +131,10 @@ class Method(base.Method):
                 f"projection is {projection!r}; set config.method.projection to one of {', '.join(PROJECTIONS)}"
             )
         self.encoder = encoders.create(encoder)
-        self.ctr = functools.partial(losses.nt_xent, temperature=temperature, chunk=loss_chunk)
-        self.augment = siamese.two_views(
+        self.contrast_loss = functools.partial(
+            losses.nt_xent, temperature=temperature, chunk=loss_chunk
+        )
+        self.augment = two_views.augmenter(
             channels=channels,
             recipes=(recipe, recipe),
             max_shift_px=max_shift_px,
@@ -144,9 +146,9 @@ class Method(base.Method):
         self.network = Network(encoder=self.encoder, projector=projector, window_px=window_px)
 
     def loss(self, params, state, batch, key, progress):
-        """L. Metrics: contrast (L itself), top1, q_std: `siamese.among_all`."""
+        """L. Metrics: contrast (L itself), top1, q_std: `contrast.nt_xent_metrics`."""
         z, real = self.network.apply(
             {"params": params}, batch, deterministic=False, rngs={"drop_path": key}
         )
-        metrics = siamese.among_all(self.ctr, z, real)
+        metrics = contrast.nt_xent_metrics(self.contrast_loss, z, real)
         return metrics["contrast"], base.Aux(metrics, state.mutable)

@@ -45,7 +45,7 @@ import jax.numpy as jnp
 
 from dig_jax import losses
 from dig_jax.augment import views
-from dig_jax.methods.shared import base, pixels, siamese
+from dig_jax.methods.shared import base, pixels, two_views
 from dig_jax.models import encoders, vit
 from dig_jax.models.layers import Dense, LayerNorm
 
@@ -89,8 +89,8 @@ class Network(nn.Module):
     def paint(self, batch, deterministic=True):
         """Augmented batch -> the content half as it was, patch vectors f32[R,N,P] in [-1, 1]."""
         patch, grid = self.encoder.patch, vit.grid(batch["view1"].shape, self.encoder.patch)
-        image = siamese.interleave([batch["view1"], batch["guide"]])
-        width = siamese.interleave([batch["width"], batch["guide_width"]])
+        image = two_views.interleave([batch["view1"], batch["guide"]])
+        width = two_views.interleave([batch["width"], batch["guide_width"]])
         offset = batch["column_offset"].reshape(-1) if "column_offset" in batch else None
         tokens = self.encoder(image, width, column_offset=offset, deterministic=deterministic)
         content, guide = jnp.moveaxis(tokens.reshape(-1, 2, *tokens.shape[1:]), 1, 0)
@@ -155,7 +155,7 @@ class Method(base.Method):
     encoder: keyword arguments of `vit.Vit`. channels: C of the images. decoder_*: of decoder and
     adversary alike. weight_adversary: lambda; 0 leaves the painted image to L2 alone, while the
     adversary still learns to judge it. recipe: what the content half suffers; nothing that moves
-    pixels. column_offset_max: `siamese.column_offsets`. Raises ValueError for values out of range.
+    pixels. column_offset_max: `two_views.column_offsets`. Raises ValueError for values out of range.
     """
 
     def __init__(
@@ -207,14 +207,16 @@ class Method(base.Method):
         left = jnp.clip(batch["width"], 1, half)
         right = jnp.clip(batch["width"] - half, 1, half)
         halves, widths = [image[:, :, :half], image[:, :, half:]], [left, right]
-        raw = {"image": siamese.interleave(halves), "width": siamese.interleave(widths)}
+        raw = {"image": two_views.interleave(halves), "width": two_views.interleave(widths)}
         view_key, offset_key = jax.random.split(key)
-        return siamese.column_offsets(offset_key, len(raw["width"]), 2, self.column_offset_max) | {
-            "view1": siamese.view(view_key, raw, self.recipe, 0.0),
+        return two_views.column_offsets(
+            offset_key, len(raw["width"]), 2, self.column_offset_max
+        ) | {
+            "view1": two_views.view(view_key, raw, self.recipe, 0.0),
             "original": base.normalise(raw["image"]),
-            "guide": base.normalise(siamese.interleave(halves[::-1])),
+            "guide": base.normalise(two_views.interleave(halves[::-1])),
             "width": raw["width"],
-            "guide_width": siamese.interleave(widths[::-1]),
+            "guide_width": two_views.interleave(widths[::-1]),
             "valid": jnp.repeat(batch["valid"] & (batch["width"] > half), 2),
         }
 

@@ -3,9 +3,9 @@
 Paper   Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020, arXiv 2002.05709.
 
     what                                                          where
-    two views of a line by one family of augmentations            siamese.two_views
-    f: encoder, mean over the tokens of the whole line: h         siamese.Network, siamese.instances
-    g: projector of dense layers and batch norms, z = g(h)        siamese.Network, heads.Mlp
+    two views of a line by one family of augmentations            two_views.augmenter
+    f: encoder, mean over the tokens of the whole line: h         contrast.Network, contrast.instances
+    g: projector of dense layers and batch norms, z = g(h)        contrast.Network, heads.Mlp
     l(i, j) = -log exp(s_ij / T) / sum_{k != i} exp(s_ik / T)     losses.nt_xent, s = cosine
     L = mean_i l(a_i, b_i) + mean_i l(b_i, a_i)                   Method.loss
 
@@ -33,7 +33,7 @@ from typing import Any
 
 from dig_jax import losses
 from dig_jax.augment import views
-from dig_jax.methods.shared import base, siamese
+from dig_jax.methods.shared import base, contrast, two_views
 from dig_jax.models import encoders, heads
 
 
@@ -42,7 +42,7 @@ class Method(base.Method):
 
     encoder: see `encoders.create`. channels: C of the images. projector_width None: as wide as the
     encoder. recipe: of both views, a name or a recipe of `views`; max_shift_px None = unbounded.
-    column_offset_max: `siamese.column_offsets`. loss_chunk: keys at a time in the loss, None = all
+    column_offset_max: `two_views.column_offsets`. loss_chunk: keys at a time in the loss, None = all
     (`losses.nt_xent`). Raises ValueError.
     """
 
@@ -65,8 +65,10 @@ class Method(base.Method):
                 f"projector_layers is {projector_layers}; set config.method.projector_layers to 1 or more"
             )
         self.encoder = encoders.create(encoder)
-        self.ctr = functools.partial(losses.nt_xent, temperature=temperature, chunk=loss_chunk)
-        self.augment = siamese.two_views(
+        self.contrast_loss = functools.partial(
+            losses.nt_xent, temperature=temperature, chunk=loss_chunk
+        )
+        self.augment = two_views.augmenter(
             channels=channels,
             recipes=(recipe, recipe),
             max_shift_px=max_shift_px,
@@ -74,14 +76,14 @@ class Method(base.Method):
         )
         widths = (projector_width or self.encoder.width,) * (projector_layers - 1)
         projector = heads.Mlp((*widths, projector_dim), self.encoder.dtype, last_norm="scale")
-        self.network = siamese.Network(encoder=self.encoder, projector=projector)
+        self.network = contrast.Network(encoder=self.encoder, projector=projector)
 
     def loss(self, params, state, batch, key, progress):
-        """L. Metrics: contrast (L itself), top1, q_std: `siamese.among_all`."""
+        """L. Metrics: contrast (L itself), top1, q_std: `contrast.nt_xent_metrics`."""
         z, _, real = self.network.apply(
             {"params": params}, batch, deterministic=False, rngs={"drop_path": key}
         )
-        metrics = siamese.among_all(self.ctr, z, real)
+        metrics = contrast.nt_xent_metrics(self.contrast_loss, z, real)
         # The mean over all views is half the sum of the means of view 1 and of view 2, which have
         # as many rows.
         metrics["contrast"] = 2.0 * metrics["contrast"]

@@ -40,7 +40,7 @@ import flax.linen as nn
 
 from dig_jax import losses
 from dig_jax.augment import masks
-from dig_jax.methods.shared import pixels, siamese
+from dig_jax.methods.shared import pixels, two_views
 from dig_jax.models import encoders, heads, layers, vit
 
 
@@ -55,7 +55,7 @@ class Network(nn.Module):
         """Augmented batch -> patch vectors f32[B,N,P] in the units of the target, for hidden and
         visible patches.
         """
-        tokens = siamese.encode(self.encoder, batch, batch["mask"], deterministic)[:, 0]
+        tokens = two_views.encode(self.encoder, batch, batch["mask"], deterministic)[:, 0]
         init = {
             "kernel_init": layers.uniform_fan_in(),
             "bias_init": heads.bias_fan_in(self.encoder.width),
@@ -63,16 +63,16 @@ class Network(nn.Module):
         return layers.Dense(self.values, dtype=self.encoder.dtype, **init, name="head")(tokens)
 
 
-class Method(pixels.Rebuild):
+class Method(pixels.MaskedPixels):
     """SimMIM.
 
     encoder: keyword arguments of `vit.Vit`. channels: C of the images. mask_unit_px: (height,
     width) of what is hidden at a time, whole patches. target, target_floor: see
-    `pixels.pixel_target`. column_offset_max: see `siamese.column_offsets`. Raises ValueError for
+    `pixels.pixel_target`. column_offset_max: see `two_views.column_offsets`. Raises ValueError for
     values out of range.
     """
 
-    parts_add_up = True
+    loss_is_mean = True
 
     def __init__(
         self,

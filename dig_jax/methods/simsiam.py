@@ -3,11 +3,11 @@
 Paper   Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 2021, arXiv 2011.10566.
 
     what                                                          where
-    two views of a line by one family of augmentations            siamese.two_views
-    f: encoder, mean over the tokens, 3-layer projector: z        siamese.Network
-    h: predictor with a bottleneck: p = h(z)                      siamese.Network
+    two views of a line by one family of augmentations            two_views.augmenter
+    f: encoder, mean over the tokens, 3-layer projector: z        contrast.Network
+    h: predictor with a bottleneck: p = h(z)                      contrast.Network
     D(p, z) = -cos(p, stopgrad(z))                                losses.negative_cosine, Method.loss
-    L = D(p1, z2) / 2 + D(p2, z1) / 2                             siamese.crosswise
+    L = D(p1, z2) / 2 + D(p2, z1) / 2                             contrast.symmetrised
 
 Certain, from the public code: projector of three equally wide layers without biases, the last batch
 norm bare; predictor 2048 -> 512 with batch norm and ReLU -> 2048 with a bias and no norm; batch
@@ -36,7 +36,7 @@ import jax
 
 from dig_jax import losses
 from dig_jax.augment import views
-from dig_jax.methods.shared import base, siamese
+from dig_jax.methods.shared import base, contrast, two_views
 from dig_jax.models import encoders, heads
 
 
@@ -44,9 +44,9 @@ class Method(base.Method):
     """SimSiam.
 
     encoder: see `encoders.create`. channels: C of the images. predictor_width: the bottleneck, a
-    quarter of projector_dim in the paper. window_px: `siamese.instances`, None = whole lines.
+    quarter of projector_dim in the paper. window_px: `contrast.instances`, None = whole lines.
     recipe: of both views, a name or a recipe of `views`; max_shift_px None = unbounded.
-    column_offset_max: `siamese.column_offsets`. Raises ValueError.
+    column_offset_max: `two_views.column_offsets`. Raises ValueError.
     """
 
     def __init__(
@@ -63,14 +63,14 @@ class Method(base.Method):
         column_offset_max: int = 0,
     ):
         self.encoder = encoders.create(encoder)
-        self.augment = siamese.two_views(
+        self.augment = two_views.augmenter(
             channels=channels,
             recipes=(recipe, recipe),
             max_shift_px=max_shift_px,
             column_offset_max=column_offset_max,
         )
         dtype = self.encoder.dtype
-        self.network = siamese.Network(
+        self.network = contrast.Network(
             encoder=self.encoder,
             projector=heads.Mlp((projector_width, projector_width, projector_dim), dtype),
             predictor=heads.Mlp((predictor_width, projector_dim), dtype, last_norm=None),
@@ -83,5 +83,5 @@ class Method(base.Method):
         p, z, real = self.network.apply(
             {"params": params}, batch, deterministic=False, rngs={"drop_path": key}
         )
-        loss = siamese.crosswise(losses.negative_cosine, p, jax.lax.stop_gradient(z), real) / 2
+        loss = contrast.symmetrised(losses.negative_cosine, p, jax.lax.stop_gradient(z), real) / 2
         return loss, base.Aux({"cosine": -loss, "q_std": losses.unit_std(z, real)}, state.mutable)

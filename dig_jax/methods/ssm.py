@@ -10,9 +10,9 @@ Paper   Gao et al., "Self-Supervised Pre-training with Symmetric Superimposition
     L_pix = mean (pixels of decoder(z, 0) - I)^2 + (... (z, g) - g(I))^2  Method._pixel, pixels.masked_loss
     teacher: X' = 0.5 (A(I) + A(g(I))), one affine map A for both       Method.augment, geometry.random_affine
     L_feat = ctr(q_0, k_0) + ctr(q_g, k_g) over windows of decoder features, ctr = 2T InfoNCE
-                                                                        siamese.among_keys, losses.info_nce
+                                                                        contrast.info_nce_metrics, losses.info_nce
     L = L_pix + w L_feat, w = 0 for the first half, then up to 0.25     Method.loss, Method._weight
-    xi <- m xi + (1 - m) theta, m: 0.995 -> 1                           base.Taught
+    xi <- m xi + (1 - m) theta, m: 0.995 -> 1                           base.WithTeacher
 
 Certain, from the authors' code (FaltingsA/SSM): all of the above, the decoder (a linear map, 2-D
 positions, a direction token of the table times sqrt(width) in front, 4 blocks, layer norm, the
@@ -60,7 +60,7 @@ import jax.numpy as jnp
 
 from dig_jax import losses
 from dig_jax.augment import color, geometry
-from dig_jax.methods.shared import base, pixels, siamese
+from dig_jax.methods.shared import base, contrast, pixels, two_views
 from dig_jax.models import encoders, heads, layers, vit
 
 DIRECTIONS = 4  # as it is, flipped left-right, flipped top-bottom, turned by 180 degrees
@@ -147,7 +147,7 @@ class Network(nn.Module):
         direction = jnp.stack([jnp.zeros_like(batch["direction"]), batch["direction"]], 1).reshape(
             -1
         )
-        twice = siamese.interleave([tokens, tokens])
+        twice = two_views.interleave([tokens, tokens])
         x = self.decoder(
             twice, direction, jnp.repeat(batch["width"], 2), vit.grid(image.shape, self.patch)
         )
@@ -161,14 +161,14 @@ class Network(nn.Module):
         """Features of two directions -> z f32[B,2,S,K] of S windows, and which are real,
         bool[B,2,S].
         """
-        pooled, real = siamese.instances(features, batch, self.patch, self.window_px)
-        return siamese.each(self.projector, pooled, real), real
+        pooled, real = contrast.instances(features, batch, self.patch, self.window_px)
+        return contrast.each(self.projector, pooled, real), real
 
     def predict(self, z, real):
-        return siamese.each(self.predictor, z, real)
+        return contrast.each(self.predictor, z, real)
 
 
-class Method(base.Taught):
+class Method(base.WithTeacher):
     """SSM.
 
     encoder: keyword arguments of `vit.Vit`. channels: C of the images. affine: {amount: (lowest,
@@ -179,7 +179,7 @@ class Method(base.Taught):
     ValueError for values out of range.
     """
 
-    taught = ("encoder", "decoder", "projector")
+    teacher_parts = ("encoder", "decoder", "projector")
 
     def __init__(
         self,
@@ -222,7 +222,9 @@ class Method(base.Taught):
             grayscale_p,
             column_offset_max,
         )
-        self.ctr = functools.partial(losses.info_nce, temperature=temperature, chunk=loss_chunk)
+        self.contrast_loss = functools.partial(
+            losses.info_nce, temperature=temperature, chunk=loss_chunk
+        )
         self.momentum = momentum
         self.weight_contrast, self.contrast_from = weight_contrast, contrast_from
         self.network = Network(
@@ -280,13 +282,13 @@ class Method(base.Taught):
             "mask": jnp.ones((len(width), rows * columns), bool),
             "width": width,
             "valid": batch["valid"],
-        } | siamese.column_offsets(offset_key, len(width), 2, self.column_offset_max)
+        } | two_views.column_offsets(offset_key, len(width), 2, self.column_offset_max)
 
     # loss
 
     def loss(self, params, state, batch, key, progress):
         """L_pix + w * L_feat. Metrics: pixel (sum of both directions); contrast, top1, q_std:
-        `siamese.among_keys`.
+        `contrast.info_nce_metrics`.
         """
         teacher = jax.lax.stop_gradient(state.teacher)
         features = self._apply(
@@ -314,8 +316,8 @@ class Method(base.Taught):
         k, _ = self._apply(
             teacher, Network.project, self._apply(teacher, Network.features, batch, "moved"), batch
         )
-        return siamese.among_keys(
-            self.ctr, q, k[:, ::-1], real
+        return contrast.info_nce_metrics(
+            self.contrast_loss, q, k[:, ::-1], real
         )  # across views, so that direction 0 meets direction 0
 
     def _weight(self, progress):

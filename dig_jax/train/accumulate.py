@@ -30,7 +30,7 @@ def parts(cfg: dict[str, Any]) -> int:
 
 def check(count: int, method: base.Method) -> None:
     """ValueError where the method's loss over parts is not that over the batch."""
-    if count > 1 and not method.parts_add_up:
+    if count > 1 and not method.loss_is_mean:
         raise ValueError(
             f"config.accumulate is {count}, but the loss of this method over a batch (contrast, batch norm or several means) "
             "is not made up of those over its parts: leave it at 1 and save memory with config.method.encoder.remat and "

@@ -290,7 +290,7 @@ def test_losses_centre_and_figures_equal_slow_loops():
     """
     method, params, teacher, center, batch = started()
     (loss, aux), _ = evaluate()
-    parts = {"student": params, "teacher": {n: teacher[n] for n in ccd.Method.taught}}
+    parts = {"student": params, "teacher": {n: teacher[n] for n in ccd.Method.teacher_parts}}
     apply = lambda who, f, *args: method.network.apply({"params": parts[who]}, *args, method=f)
 
     @jax.jit
@@ -442,7 +442,7 @@ def test_teacher_moves():
     moved = jax.jit(method.update_teacher)(teacher, params, jnp.float32(0.5))
     momentum = float(base.cosine_momentum(0.5, 0.9995))
     assert momentum == pytest.approx(0.99975) and set(moved) == set(teacher)
-    for name in ccd.Method.taught:
+    for name in ccd.Method.teacher_parts:
         mixed = lambda xi, theta: momentum * np.asarray(xi) + (1 - momentum) * np.asarray(theta)
         same(moved[name], jax.tree.map(mixed, teacher[name], params[name]), rtol=1e-6)
 

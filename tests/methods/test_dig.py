@@ -299,7 +299,7 @@ def test_teacher_moves_towards_the_student_and_holds_no_predictor():
 
 def test_halves_own_only_what_they_use():
     trees, metrics = {}, {}
-    for objective in dig.TAUGHT:
+    for objective in dig.TEACHER_PARTS:
         method = make(objective=objective)
         params, state, batch = start(method, lines())
         trees[objective] = (set(params), state.teacher and set(state.teacher), set(batch))
@@ -499,7 +499,7 @@ def test_sixteen_lines_can_be_learnt_by_heart():
 def test_keys_may_be_compared_in_chunks():
     """config.method.loss_chunk reaches the loss, which is the same to rounding."""
     q, k = jax.random.normal(jax.random.key(0), (2, 9, 5))
-    whole, parts = (make(loss_chunk=chunk).ctr(q, k) for chunk in (None, 4))
+    whole, parts = (make(loss_chunk=chunk).contrast_loss(q, k) for chunk in (None, 4))
     np.testing.assert_allclose(parts, whole, rtol=1e-6)
     params, state, batch = start(make(), lines())
     with pytest.raises(ValueError, match="chunk is 0"):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dig_jax.methods import seqclr
-from dig_jax.methods.shared import siamese
+from dig_jax.methods.shared import contrast
 from tests.methods import pairs
 from tests.models.test_heads import slow_lstm
 
@@ -155,7 +155,7 @@ def test_displaced_views_are_paired_by_what_they_show():
     }
     means = lambda view: view.reshape(64, 2, 8, 4, 8).mean((2, 4)).swapaxes(1, 2).reshape(64, 8, 1)
     patches = jnp.stack([means(batch["view1"]), means(batch["view2"])], axis=1)
-    z, real = siamese.instances(patches, batch, pairs.PATCH, 16)
+    z, real = contrast.instances(patches, batch, pairs.PATCH, 16)
     together = np.asarray(batch["first"][:, 0] == batch["first"][:, 1]) & (np.arange(64) != 9)
     apart = np.asarray(batch["first"][:, 0] != batch["first"][:, 1]) & (np.arange(64) != 9)
     np.testing.assert_array_equal(np.asarray(real[:, 0]).sum(1), 2 * together + apart)

@@ -175,7 +175,7 @@ def test_pixel_loss_and_contrast_equal_slow_loops():
     @jax.jit
     def parts(batch):
         apply = lambda tree, f, *args: method.network.apply({"params": tree}, *args, method=f)
-        theirs = {name: teacher[name] for name in ssm.Method.taught}
+        theirs = {name: teacher[name] for name in ssm.Method.teacher_parts}
         features = apply(params, ssm.Network.features, batch, "mixed")
         z, real = apply(params, ssm.Network.project, features, batch)
         keys, _ = apply(
@@ -236,7 +236,7 @@ def test_contrast_counts_late(progress, weight):
 
 def test_start():
     params, teacher, batch, _, _ = prepared()
-    same_teacher = {name: params[name] for name in ssm.Method.taught}
+    same_teacher = {name: params[name] for name in ssm.Method.teacher_parts}
     (_, aux), _ = evaluate(teacher=same_teacher)
     rows = sum(-(-int(w) // WINDOW) for w, valid in zip(batch["width"], batch["valid"]) if valid)
     np.testing.assert_allclose(aux.metrics["contrast"], 4 * 0.2 * math.log(rows), rtol=0.25)
@@ -335,7 +335,7 @@ def test_every_part_of_the_teacher_moves_once():
     momentum = float(base.cosine_momentum(0.5, 0.8))
     assert momentum == pytest.approx(0.9) and set(moved) == set(teacher)
     mixed = lambda xi, theta: momentum * np.asarray(xi) + (1 - momentum) * np.asarray(theta)
-    for name in ssm.Method.taught:
+    for name in ssm.Method.teacher_parts:
         same(moved[name], jax.tree.map(mixed, teacher[name], params[name]), rtol=1e-6)
 
 

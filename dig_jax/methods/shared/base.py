@@ -28,7 +28,7 @@ Batch = dict[str, jax.Array]
 class Aux(NamedTuple):
     """What `loss` returns beside the loss: `metrics` {name: f32[]} (global means), the next
     `mutable` tree, and, where it is not the number of valid lines, how many things the loss is a
-    mean over (`Method.parts_add_up`): f32 or i32[]."""
+    mean over (`Method.loss_is_mean`): f32 or i32[]."""
 
     metrics: dict[str, jax.Array]
     mutable: Any
@@ -51,7 +51,7 @@ class Method:
     # Whether the loss of a batch is the mean of the losses of its parts, each weighted by
     # Aux.weight: a mean over lines, or over pixels, in which no line meets another through contrast
     # or batch norm. Then config.accumulate may cut the batch.
-    parts_add_up: bool = False
+    loss_is_mean: bool = False
 
     def init(self, key: jax.Array, batch: Batch) -> dict[str, Any]:
         """{"params": f32 tree, the encoder under params["encoder"]; "mutable": tree or {}} from an
@@ -122,15 +122,15 @@ class Method:
         return self.network.apply({"params": params}, *args, method=method, **options)
 
 
-class Taught(Method):
+class WithTeacher(Method):
     """A method with a momentum teacher: the moving average of some parts of the student, which m
     takes from `momentum` to 1 on a cosine (BYOL, arXiv 2006.07733)."""
 
-    taught: Sequence[str]  # the parts that the teacher mirrors; none = there is no teacher
+    teacher_parts: Sequence[str]  # the parts that the teacher mirrors; none = there is no teacher
     momentum: float
 
     def init_teacher(self, params):
-        return {name: params[name] for name in self.taught} or None
+        return {name: params[name] for name in self.teacher_parts} or None
 
     def update_teacher(self, teacher, params, progress):
         """xi <- m xi + (1 - m) theta, with the student as it stands before this step's update."""
@@ -141,7 +141,11 @@ class Taught(Method):
         )
 
     def schedules(self, progress):
-        return {"teacher_momentum": cosine_momentum(progress, self.momentum)} if self.taught else {}
+        return (
+            {"teacher_momentum": cosine_momentum(progress, self.momentum)}
+            if self.teacher_parts
+            else {}
+        )
 
 
 def normalise(image: jax.Array) -> jax.Array:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from dig_jax import losses
 from dig_jax.augment import geometry
-from dig_jax.methods.shared import base, siamese
+from dig_jax.methods.shared import base, two_views
 from dig_jax.models import vit
 
 TARGETS = ("pixel", "normalized", "normalized_joint", "input")
@@ -76,7 +76,7 @@ def real_values(image, width, patch):
     return vit.patchify(jnp.broadcast_to(inside, image.shape), patch)
 
 
-def asked(batch, patch):
+def loss_weights(batch, patch):
     """bool[B,N,P]: the values that a masked method is asked for, real pixels of hidden patches of
     valid rows.
     """
@@ -92,7 +92,7 @@ def masked_loss(prediction, batch, patch, kind, floor, error=losses.masked_mse):
     valid, mask bool[B,N].
     """
     target = pixel_target(batch["view1"], batch["width"], patch, kind, floor)[0]
-    return error(prediction, target, asked(batch, patch))
+    return error(prediction, target, loss_weights(batch, patch))
 
 
 def pictures(prediction, batch, patch, kind, floor) -> dict[str, jax.Array]:
@@ -115,7 +115,7 @@ def pictures(prediction, batch, patch, kind, floor) -> dict[str, jax.Array]:
     }
 
 
-class Rebuild(base.Method):
+class MaskedPixels(base.Method):
     """A method that hides patches of a line and rebuilds them; the network makes patch vectors of
     an augmented batch.
 
@@ -139,7 +139,7 @@ class Rebuild(base.Method):
         mask_key, offset_key = jax.random.split(key)
         out = {"view1": image, "width": batch["width"], "valid": batch["valid"]}
         out["mask"] = self.hide(mask_key, batch["width"], vit.grid(image.shape, self.patch))
-        return out | siamese.column_offsets(offset_key, len(image), 1, self.column_offset_max)
+        return out | two_views.column_offsets(offset_key, len(image), 1, self.column_offset_max)
 
     def loss(self, params, state, batch, key, progress):
         """`masked_loss`, also the metric pixel."""
@@ -147,7 +147,9 @@ class Rebuild(base.Method):
             {"params": params}, batch, deterministic=False, rngs={"drop_path": key}
         )
         loss = masked_loss(prediction, batch, *self.target_args, error=self.error)
-        return loss, base.Aux({"pixel": loss}, state.mutable, jnp.sum(asked(batch, self.patch)))
+        return loss, base.Aux(
+            {"pixel": loss}, state.mutable, jnp.sum(loss_weights(batch, self.patch))
+        )
 
     def reconstruct(self, params, batch, key):
         """`pictures` of a raw batch."""

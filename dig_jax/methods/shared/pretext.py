@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from dig_jax import losses
 from dig_jax.augment import views
-from dig_jax.methods.shared import base, pixels, siamese
+from dig_jax.methods.shared import base, contrast, pixels, two_views
 from dig_jax.models import heads, layers, vit
 
 # ---- windows ----
@@ -88,7 +88,7 @@ def cut(
     pushed = jax.random.randint(jitter_key, cells.shape, 0, layout.jitter_px + 1)
     start = left[:, None] + cells * (window_px + layout.gap_px) + pushed  # (B, V)
     columns = (start[..., None] + jnp.arange(window_px)[None, None]).reshape(rows, 1, -1, 1)
-    image = batch["image"] if context_free else siamese.view(view_key, batch, recipe, None)
+    image = batch["image"] if context_free else two_views.view(view_key, batch, recipe, None)
     windows = jnp.take_along_axis(
         image, columns, axis=2, mode="clip"
     )  # (B, H, V * w, C); lines too narrow do not count
@@ -98,11 +98,11 @@ def cut(
             "image": windows.reshape(-1, *windows.shape[2:]),
             "width": jnp.full(rows * count, window_px, jnp.int32),
         }
-        windows = siamese.view(view_key, lines, recipe, None).reshape(windows.shape)
+        windows = two_views.view(view_key, lines, recipe, None).reshape(windows.shape)
     out = {f"view{i + 1}": windows[:, i] for i in range(count)}
     out["width"] = jnp.full(rows, window_px, jnp.int32)
     out["valid"] = batch["valid"] & (batch["width"] >= layout.span_px)
-    return out | siamese.column_offsets(offset_key, rows, count, column_offset_max)
+    return out | two_views.column_offsets(offset_key, rows, count, column_offset_max)
 
 
 def cutter(
@@ -156,14 +156,14 @@ class Classifier(nn.Module):
         views = [batch[f"view{i + 1}"] for i in range(self.views)]
         if self.context_free:
             rows = {name: jnp.repeat(batch[name], self.views) for name in ("width", "valid")}
-            rows["view1"] = siamese.interleave(views)
+            rows["view1"] = two_views.interleave(views)
             if "column_offset" in batch:
                 rows["column_offset"] = batch["column_offset"].reshape(-1, 1)
         else:
             rows = {"view1": jnp.concatenate(views, axis=2), "width": batch["width"] * self.views}
             if "column_offset" in batch:
                 rows["column_offset"] = batch["column_offset"][:, :1]
-        tokens = siamese.encode(self.encoder, rows, None, deterministic)
+        tokens = two_views.encode(self.encoder, rows, None, deterministic)
         how = {"dtype": self.encoder.dtype, "kernel_init": layers.uniform_fan_in()}
         if self.tile:
             flat = tokens.reshape(
@@ -171,7 +171,7 @@ class Classifier(nn.Module):
             )  # columns in their order, so windows as well
             x = jax.nn.relu(layers.Dense(self.tile, **how, name="tile")(flat))
         else:
-            x, _ = siamese.instances(tokens, rows, self.encoder.patch, None)  # (B * V, 1, 1, D)
+            x, _ = contrast.instances(tokens, rows, self.encoder.patch, None)  # (B * V, 1, 1, D)
         x = x.reshape(*batch["answer"].shape, -1)  # (B, Q, V / Q * D)
         if self.hidden:
             x = jax.nn.relu(layers.Dense(self.hidden, **how, name="fuse")(x))
@@ -216,7 +216,7 @@ class Painter(nn.Module):
 
     @nn.compact
     def __call__(self, batch, deterministic=True):
-        tokens = siamese.encode(self.encoder, batch, None, deterministic)[:, 0]
+        tokens = two_views.encode(self.encoder, batch, None, deterministic)[:, 0]
         decoder = heads.PixelDecoder(
             self.values,
             self.decoder_width,

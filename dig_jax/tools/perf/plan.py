@@ -163,7 +163,7 @@ def make(cfg, sizes, device, check=False):
         checked["time_over_plan"] = checked["ms_step"] / sum(figures["ms"].values())
         checked["memory_over_plan"] = checked["bytes"] / total
         figures["checked"] = checked
-    figures["try"] = advice(figures, cfg, accumulates=work.method.parts_add_up)
+    figures["try"] = advice(figures, cfg, accumulates=work.method.loss_is_mean)
     return figures
 
 

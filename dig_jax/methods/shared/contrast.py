@@ -1,0 +1,129 @@
+"""What a contrast compares: instances of two views of one line, their networks and figures."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dig_jax import losses
+from dig_jax.methods.shared import base, two_views
+from dig_jax.models import heads, vit
+
+
+def instances(tokens: jax.Array, batch: base.Batch, patch: Sequence[int], window_px: int | None):
+    """Tokens of V views f32[B,V,N,D] -> instances f32[B,V,S,D], the unit of a contrast, and which
+    are real, bool[B,V,S].
+
+    Means over windows of full height and `window_px` width (`heads.pool_windows`): None makes one
+    instance of a whole line (all-to-instance), the width of a patch one of every column
+    (frame-to-instance). Neither padding nor rows that are not valid count, nor, of views that begin
+    at different windows ("first", see `two_views.displaced_crops`), what only one of them shows: those of the
+    second view are moved to the places of the first.
+    """
+    views_count = tokens.shape[1]
+    shape = batch["view1"].shape
+    width, valid = (jnp.repeat(batch[name], views_count) for name in ("width", "valid"))
+    flat = tokens.reshape(-1, *tokens.shape[2:])
+    pooled, real = heads.pool_windows(
+        flat, width, vit.grid(shape, patch), patch, window_px or shape[2]
+    )
+    real = real & valid[:, None]
+    back = lambda x: x.reshape(-1, views_count, *x.shape[1:])
+    pooled, real = back(pooled), back(real)
+    return _aligned(pooled, real, batch["first"]) if "first" in batch else (pooled, real)
+
+
+def _aligned(x, real, first):
+    """Instances f32[B,2,S,D], real bool[B,2,S] of views that begin at windows i32[B,2] -> the same,
+    where the second view's S are those of the first; real where both views have them."""
+    place = (
+        jnp.arange(x.shape[2])[None] + (first[:, 0] - first[:, 1])[:, None]
+    )  # in view 2, of what is s in view 1
+    shown = (place >= 0) & (place < x.shape[2])
+    place = jnp.where(shown, place, 0)
+    moved = jnp.take_along_axis(x[:, 1], place[..., None], axis=1)
+    both = real[:, 0] & shown & jnp.take_along_axis(real[:, 1], place, axis=1)
+    return jnp.stack([x[:, 0], moved], axis=1), jnp.stack([both, both], axis=1)
+
+
+class Network(nn.Module):
+    """Encoder, projector and, where a method has one, predictor: from views to what a contrast
+    compares.
+
+    projector, predictor: heads called with (x, real). window_px: see `instances`. by_view: the
+    batch norms of the heads take their statistics in each view alone, as a network does that is
+    called once a view (MoCo v3, SimSiam); else in both views together (SimCLR, DiG).
+    """
+
+    encoder: nn.Module
+    projector: nn.Module
+    predictor: nn.Module | None = None
+    window_px: int | None = None
+    by_view: bool = False
+
+    def __call__(self, batch, deterministic=True):
+        """Augmented batch -> predictions q, projections z f32[B,V,S,K], real bool[B,V,S]; without a
+        predictor q is z.
+        """
+        z, real = self.project(batch, deterministic)
+        return z if self.predictor is None else self._head(self.predictor, z, real), z, real
+
+    def project(self, batch, deterministic=True):
+        """(z, real) alone: all that a teacher, which has no predictor, can do."""
+        tokens = two_views.encode(self.encoder, batch, None, deterministic)
+        x, real = instances(tokens, batch, self.encoder.patch, self.window_px)
+        return self._head(self.projector, x, real), real
+
+    def _head(self, head, x, real):
+        return each(head, x, real) if self.by_view else head(x, real)
+
+
+def each(head: Callable[..., jax.Array], x: jax.Array, real: jax.Array) -> jax.Array:
+    """A head with batch norms, called with each view alone: x f32[B,V,S,D], real bool[B,V,S] ->
+    f32[B,V,S,K].
+    """
+    return jnp.stack([head(x[:, v], real[:, v]) for v in range(x.shape[1])], axis=1)
+
+
+def rows(x: jax.Array, index: int) -> jax.Array:
+    """The instances of one view: [B,V,S,...] -> [B * S, ...], as losses want them."""
+    return x[:, index].reshape(-1, *x.shape[3:])
+
+
+def symmetrised(
+    loss: Callable[..., Any], ours: jax.Array, theirs: jax.Array, real: jax.Array
+) -> Any:
+    """loss(our view 1, their view 2) + loss(our view 2, their view 1), leaf by leaf of what `loss`
+    returns.
+
+    ours, theirs f32[B,2,S,K], real bool[B,2,S]: an instance counts when it is real, which in both
+    views it is or is not. loss(x, y, valid=...) takes f32[M,K], f32[M,K], bool[M].
+    """
+    one = loss(rows(ours, 0), rows(theirs, 1), valid=rows(real, 0))
+    two = loss(rows(ours, 1), rows(theirs, 0), valid=rows(real, 1))
+    return jax.tree.map(operator.add, one, two)
+
+
+def info_nce_metrics(
+    contrast_loss: Callable[..., Any], q: jax.Array, k: jax.Array, real: jax.Array
+) -> dict[str, jax.Array]:
+    """The figures of contrast_loss(q1, k2) + contrast_loss(q2, k1), f32[] each: contrast (that sum), top1 (share of
+    queries that find their own key, mean of both directions), q_std (spread of unit queries, mean
+    over channels). contrast_loss: `losses.info_nce`."""
+    contrast, top1 = symmetrised(contrast_loss, q, k, real)
+    return {"contrast": contrast, "top1": top1 / 2, "q_std": losses.unit_std(q, real)}
+
+
+def nt_xent_metrics(
+    contrast_loss: Callable[..., Any], z: jax.Array, real: jax.Array
+) -> dict[str, jax.Array]:
+    """The figures of instances that look for their partner among those of both views, f32[] each:
+    contrast, top1 (share of instances whose nearest is their partner), q_std (spread of z). contrast_loss:
+    `losses.nt_xent`."""
+    contrast, top1 = contrast_loss(rows(z, 0), rows(z, 1), valid=rows(real, 0))
+    return {"contrast": contrast, "top1": top1, "q_std": losses.unit_std(z, real)}
