@@ -1,0 +1,97 @@
+"""Public benchmarks: what each is, where to ask for it, and whether a converted set is complete.
+
+    python -m dig_jax.tools.benchmarks                                  all of them, one a line
+    python -m dig_jax.tools.benchmarks iiit5k                           one: terms, counts, command
+    python -m dig_jax.tools.benchmarks iiit5k --check=records/iiit5k    what the converted set differs in
+
+No data is downloaded: most sets may not be passed on. With --check the exit code is 1 where
+anything differs.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import textwrap
+
+from absl import flags
+
+from dig_jax.data import benchmarks
+from dig_jax.data.benchmarks import Benchmark
+from dig_jax.tools.make_records import source_names
+from dig_jax.tools.tables import as_text
+
+
+def define_flags() -> flags.FlagValues:
+    own = flags.FlagValues()
+    flags.DEFINE_bool("help", False, "show this text.", short_name="h", flag_values=own)
+    text = functools.partial(flags.DEFINE_string, flag_values=own)
+    text("check", None, "a records folder, to be held against the benchmark that is named.")
+    return own
+
+
+def counts(benchmark: Benchmark) -> str:
+    unit = "" if benchmark.unit == "records" else f" {benchmark.unit}"
+    return ", ".join(f"{split} {count:,}{unit}" for split, count in benchmark.counts.items())
+
+
+def overview() -> str:
+    rows = [
+        (one.name, one.kind, counts(one), one.rule, one.licence)
+        for one in benchmarks.registry().values()
+    ]
+    return as_text(("name", "kind", "records", "rule", "licence"), rows)
+
+
+def details(benchmark: Benchmark) -> str:
+    """Everything about one benchmark."""
+    command = benchmark.command
+    if benchmark.converter not in source_names():
+        command += f"\n(this copy of dig_jax has no source {benchmark.converter!r} yet)"
+    facts = [
+        ("what", benchmark.what),
+        ("kind", benchmark.kind),
+        ("records", f"{counts(benchmark)} (from {benchmark.source})"),
+        ("licence", benchmark.licence),
+        ("ask at", benchmark.home),
+        ("unsure", benchmark.unsure),
+        ("score by", benchmark.rule),
+        ("before", benchmark.before),
+        ("convert", command),
+        ("check", f"python -m dig_jax.tools.benchmarks {benchmark.name} --check=RECORDS"),
+    ]
+    lines = [benchmark.title]
+    for name, fact in facts:
+        if fact:
+            wide = name in ("convert", "check", "ask at")
+            parts = fact.splitlines() if wide else textwrap.wrap(fact, 84)
+            lines += [f"  {label:<9}{part}" for label, part in zip([name, *" " * 9], parts)]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit code: 0 done, 1 a set that differs, or what the user can mend (a sentence on stderr)."""
+    given = define_flags()
+    try:
+        names = given(sys.argv if argv is None else ["benchmarks", *argv])[1:]
+        if given.help:
+            print(f"{__doc__}{given.get_help()}")
+            return 0
+        if given.check is None:
+            print("\n\n".join(details(benchmarks.find(n)) for n in names) or overview())
+            return 0
+        if len(names) != 1:
+            raise ValueError("--check holds a records folder against one benchmark: name it")
+        wrong = benchmarks.check(names[0], given.check)
+    except (ValueError, OSError, flags.Error) as error:
+        print(f"benchmarks: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    for sentence in wrong:
+        print(f"{given.check}: {sentence}.")
+    if not wrong:
+        print(f"{given.check} is {names[0]} as published: {counts(benchmarks.find(names[0]))}.")
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
