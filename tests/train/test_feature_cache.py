@@ -2,7 +2,9 @@
 record.
 """
 
+import gc
 import types
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +12,13 @@ import numpy as np
 import pytest
 
 from dig_jax import sharding
+from dig_jax.train import feature_cache
 from dig_jax.train.feature_cache import FeatureCache
+
+
+@pytest.fixture(autouse=True)
+def no_other_caches(monkeypatch):
+    monkeypatch.setattr(feature_cache, "_caches", weakref.WeakSet())
 
 
 def lines(numbers, width_px):
@@ -66,8 +74,9 @@ def test_an_unknown_record_is_encoded_and_kept(method):
     np.testing.assert_array_equal(first["frames"], second["frames"])
 
 
-def test_beyond_its_room_nothing_is_kept_and_everything_still_answered(method):
-    cache = FeatureCache(method, sharding.make_mesh(1), max_bytes=1)
+def test_beyond_its_room_nothing_is_kept_and_everything_still_answered(method, monkeypatch):
+    monkeypatch.setattr(feature_cache, "MAX_BYTES", 1)
+    cache = FeatureCache(method, sharding.make_mesh(1))
     cache.fill(1.0, [lines([0], 8), lines([1], 8)])
     assert sorted(cache.rows) == [0]
     batch, host = lines([1, 2], 8)
@@ -75,3 +84,51 @@ def test_beyond_its_room_nothing_is_kept_and_everything_still_answered(method):
         cache(1.0, batch, host)["frames"], method.frozen_features(1.0, batch)["frames"]
     )
     assert sorted(cache.rows) == [0]
+
+
+def test_missing_rows_are_encoded_alone(method):
+    """Of a batch of eight lines whose last three are not known, four rows are encoded."""
+    cache = FeatureCache(method, sharding.make_mesh(1))
+    cache.fill(1.0, [lines([0, 1, 2, 3, 4], 12)])
+    method.calls.clear()
+    batch, host = lines([0, 1, 2, 3, 4, 5, 6, 7], 12)
+    told = cache(1.0, batch, host)
+    encoded = {shape[0] for shape in method.calls} - {8}  # of eight only the shape was asked
+    assert encoded == {4}
+    fresh = method.frozen_features(1.0, batch)
+    np.testing.assert_array_equal(told["frames"], fresh["frames"])
+    np.testing.assert_array_equal(told["frame_length"], fresh["frame_length"])
+
+
+def test_the_caches_of_a_process_share_one_budget(method, monkeypatch):
+    monkeypatch.setattr(feature_cache, "free_bytes", lambda: 1e12)
+    first, second = (FeatureCache(method, sharding.make_mesh(1)) for _ in range(2))
+    first.fill(1.0, [lines([0, 1], 8)])
+    monkeypatch.setattr(feature_cache, "MAX_BYTES", first.nbytes)
+    second.fill(1.0, [lines([0, 1], 8)])
+    assert not second.rows and feature_cache.room() == 0
+    del first
+    gc.collect()
+    second.fill(1.0, [lines([0, 1], 8)])
+    assert sorted(second.rows) == [0, 1]
+
+
+def test_the_budget_is_half_of_the_free_memory(monkeypatch):
+    monkeypatch.setattr(feature_cache, "free_bytes", lambda: 1000)
+    assert feature_cache.room() == 500
+
+
+def test_free_memory_of_the_machine_and_of_the_container(tmp_path):
+    def write(name, text):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    assert feature_cache.free_bytes(tmp_path) == np.inf
+    write("proc/meminfo", "MemTotal:  9000 kB\nMemAvailable:   2000 kB\n")
+    assert feature_cache.free_bytes(tmp_path) == 2000 * 1024
+    write("sys/fs/cgroup/memory.max", "max\n")
+    write("sys/fs/cgroup/memory.current", "700\n")
+    assert feature_cache.free_bytes(tmp_path) == 2000 * 1024
+    write("sys/fs/cgroup/memory.max", "1000\n")
+    write("sys/fs/cgroup/memory.stat", "anon 1\ninactive_file 100\n")
+    assert feature_cache.free_bytes(tmp_path) == 400
