@@ -1,7 +1,8 @@
 """A light frozen probe during pre-training: a linear CTC reader on a few hundred labelled lines.
 
     lines -> method.encode (once) -> frames standardised with the training lines' statistics
-          -> one linear layer a learning rate, all at once (vmap), Adam with a cosine schedule, a few hundred steps
+          -> one linear layer a learning rate, one after the other, by Adam with a cosine schedule,
+             a few hundred steps
     probe/<dataset>/cer = CER of the best rate on the validation lines
 
 It is for watching a run. The figure for a table comes from `configs/recognize/probe.py`, which
@@ -14,6 +15,7 @@ names the former). Training records that lack labels are passed over, with a war
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -28,6 +30,7 @@ from rapidfuzz.distance import Levenshtein
 
 from dig_jax import sharding
 from dig_jax.data import pipeline, records
+from dig_jax.models.decoders import ctc
 from dig_jax.text import Charset, normalize
 
 STD_FLOOR = 1e-6
@@ -77,12 +80,15 @@ class Evaluator:
             if missing := unlabelled(path):
                 if sets:
                     raise ValueError(
-                        f"config.evals.probe.sets is {sets!r}, but {path} has {missing}: leave it out of them"
+                        f"config.evals.probe.sets is {sets!r}, but {path} has {missing}: "
+                        "leave it out of them"
                     )
                 logging.warning(
-                    "no light probe on %s: it has %s; to watch one, name labelled records as probe=PATH, or say probe=none",
-                    pathlib.Path(path).name, missing,
-                )  # fmt: skip
+                    "no light probe on %s: it has %s; to watch one, name labelled records as "
+                    "probe=PATH, or say probe=none",
+                    pathlib.Path(path).name,
+                    missing,
+                )
                 continue
             charset = Charset.from_texts(records.open_sets(train).texts())
             splits = [
@@ -109,7 +115,8 @@ class Evaluator:
             )
         if not train.texts or not validation.texts:
             raise ValueError(
-                "the light probe has nothing to learn or to read: set its `sets` to labelled records"
+                "the light probe has nothing to learn or to read: "
+                "set config.evals.probe.sets to labelled records"
             )
         mean, std = moments(train)
         train, validation = (
@@ -215,56 +222,58 @@ def moments(lines: Lines) -> tuple[np.ndarray, np.ndarray]:
 
 def fit(lines: Lines, classes: int, rates: Sequence[float], steps: int, batch_size: int, seed: int):
     """Linear CTC layers {"kernel" f32[K,F,V], "bias" f32[K,V]}, one a rate, from zero by Adam. Same
-    seed, same result.
+    seed, same result. The lines must be feasible.
     """
     rng = np.random.default_rng(seed)
     count, batch_size = len(lines.texts), min(batch_size, len(lines.texts))
     whole = count // batch_size * batch_size  # of an epoch: what is over is another line each time
     epochs = [rng.permutation(count)[:whole] for _ in range(steps * batch_size // whole + 1)]
     order = np.concatenate(epochs).reshape(-1, batch_size)[:steps]
-    heads = {
-        "kernel": jnp.zeros((len(rates), lines.frames.shape[-1], classes)),
-        "bias": jnp.zeros((len(rates), classes)),
-    }
-    return _fit(
-        heads, lines.frames, lines.length, lines.label, order, np.asarray(rates, np.float32)
-    )
+    return _fit(lines._replace(texts=None), order, np.asarray(rates, np.float32), classes)
 
 
-@jax.jit
-def _fit(heads, frames, length, label, order, rates):
+@functools.partial(jax.jit, static_argnames="classes")
+def _fit(lines: Lines, order, rates, classes: int):
+    """Rates one after the other: only one holds logits f32[B,S,V] at a time, and V may be 5,000."""
     adam = optax.scale_by_adam()
     steps = order.shape[0]
+    label_length = (lines.label > 0).sum(axis=1)
 
-    def loss(heads, rows):
-        logits = _logits(heads, frames[rows])  # (K, B, S, V)
-        behind = (jnp.arange(frames.shape[1])[None] >= length[rows][:, None]).astype(jnp.float32)
-        labels = label[rows]
-        padding = (labels == 0).astype(jnp.float32)
-        return jax.vmap(lambda logits: optax.ctc_loss(logits, behind, labels, padding).mean())(
-            logits
-        ).sum()
+    def loss(head, rows):
+        logits = _logits(head, lines.frames[rows])  # (B, S, V)
+        losses, _ = ctc.ctc_loss(logits, lines.length[rows], lines.label[rows], label_length[rows])
+        return losses.mean()
 
-    def update(carry, step_rows):
-        heads, memory = carry
-        step, rows = step_rows
-        moves, memory = adam.update(jax.grad(loss)(heads, rows), memory)
-        scale = -0.5 * (1 + jnp.cos(jnp.pi * step / steps)) * rates  # (K,)
-        moves = jax.tree.map(lambda move: move * scale.reshape(-1, *[1] * (move.ndim - 1)), moves)
-        return (optax.apply_updates(heads, moves), memory), None
+    def train(rate):
+        def update(carry, step_rows):
+            head, memory = carry
+            step, rows = step_rows
+            moves, memory = adam.update(jax.grad(loss)(head, rows), memory)
+            scale = -0.5 * (1 + jnp.cos(jnp.pi * step / steps)) * rate
+            moves = jax.tree.map(lambda move: move * scale, moves)
+            return (optax.apply_updates(head, moves), memory), None
 
-    (heads, _), _ = jax.lax.scan(update, (heads, adam.init(heads)), (jnp.arange(steps), order))
-    return heads
+        head = {
+            "kernel": jnp.zeros((lines.frames.shape[-1], classes)),
+            "bias": jnp.zeros(classes),
+        }
+        (head, _), _ = jax.lax.scan(update, (head, adam.init(head)), (jnp.arange(steps), order))
+        return head
+
+    return jax.lax.map(train, rates)
 
 
-def _logits(heads, frames):
-    return jnp.einsum("bsf,kfv->kbsv", frames, heads["kernel"]) + heads["bias"][:, None, None]
+def _logits(head, frames):
+    """frames f32[..,F] -> f32[..,V], in float32 on every device."""
+    products = jnp.matmul(frames, head["kernel"], precision=jax.lax.Precision.HIGHEST)
+    return products + jnp.expand_dims(head["bias"], range(products.ndim - 1))
 
 
 @jax.jit
 def read(heads, frames):
-    """Best class of every frame: i32[K,n,S]."""
-    return jnp.argmax(_logits(heads, frames), axis=-1)
+    """Best class of every frame: i32[K,n,S]. One head and one line at a time hold logits."""
+    best = lambda head: jax.lax.map(lambda line: jnp.argmax(_logits(head, line), axis=-1), frames)
+    return jax.lax.map(best, heads)
 
 
 def error_rate(charset: Charset, ids: np.ndarray, lines: Lines) -> float:

@@ -2,8 +2,10 @@
 every call.
 """
 
+import math
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -149,6 +151,47 @@ def test_training_records_without_labels_get_no_probe(tmp_path, caplog):
         assert alone.run(types.SimpleNamespace(params=1.0), 0) == {}
         with pytest.raises(ValueError, match=f"config.evals.probe.sets.*{name}"):
             make(data, sets=str(tmp_path / name))
+
+
+def test_many_classes_are_never_held_for_all_rates_lines_and_frames_at_once():
+    """5,000 classes: no array of a program is larger than one batch's (or one line's) logits."""
+    rates, count, batch, frames, width, classes = 3, 64, 4, 50, 8, 5000
+    shape = jax.ShapeDtypeStruct
+    lines = Lines(
+        shape((count, frames, width), jnp.float32),
+        shape((count,), jnp.int32),
+        shape((count, 6), jnp.int32),
+        None,
+    )
+    order, sweep = shape((5, batch), jnp.int32), shape((rates,), jnp.float32)
+    fitted = jax.make_jaxpr(probe._fit, static_argnums=3)(lines, order, sweep, classes)
+    heads = {
+        "kernel": shape((rates, width, classes), jnp.float32),
+        "bias": shape((rates, classes), jnp.float32),
+    }
+    read = jax.make_jaxpr(probe.read)(heads, lines.frames)
+    limits = {"fit": batch * frames * classes, "read": max(frames, rates * width) * classes}
+    for (name, limit), program in zip(limits.items(), (fitted, read)):
+        assert largest(program.jaxpr) <= limit, name
+
+
+def largest(jaxpr) -> int:
+    """Numbers in the largest array that a program makes, in the programs inside it too."""
+    sizes = [math.prod(var.aval.shape) for eqn in jaxpr.eqns for var in eqn.outvars]
+    for eqn in jaxpr.eqns:
+        for inner in jax.tree.leaves(
+            list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr") or hasattr(x, "eqns")
+        ):
+            if hasattr(inner, "jaxpr") or hasattr(inner, "eqns"):
+                sizes.append(largest(getattr(inner, "jaxpr", inner)))
+    return max(sizes, default=0)
+
+
+def test_products_are_exact_on_every_device():
+    """ "highest" on the product; the default is bfloat16 or TF32 on accelerators."""
+    frames, head = jnp.zeros((2, 3)), {"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros(4)}
+    text = str(jax.make_jaxpr(probe._logits)(head, frames))
+    assert "HIGHEST" in text
 
 
 def test_no_readable_line_is_a_sentence(tmp_path):
