@@ -123,6 +123,17 @@ def sum_hosts(tree: Any, counts: bool = True) -> Any:
     )
 
 
+def gather(data: bytes) -> list[bytes]:
+    """The bytes that each host gives, in the order of the hosts; the same list everywhere."""
+    if jax.process_count() == 1:
+        return [data]
+    lengths = multihost_utils.process_allgather(np.array(len(data), np.int32)).reshape(-1)
+    padded = np.zeros(max(int(lengths.max()), 1), np.uint8)
+    padded[: len(data)] = np.frombuffer(data, np.uint8)
+    rows = multihost_utils.process_allgather(padded)
+    return [row[:length].tobytes() for row, length in zip(rows, lengths.tolist())]
+
+
 def stop_requested(count: int, local_signal: bool) -> bool:
     """True when the job must save and leave after the step that is number `count` of this process,
     from 1 on. With several hosts all of them say so at the same step. Not the step of the run: a

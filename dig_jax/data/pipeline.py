@@ -11,8 +11,8 @@ processes cannot change a value.
 batch: {"image" u8[B,H,W,C], "width" i32[B], "valid" bool[B]} and, for recognition, {"label"
 i32[B,L] (0 = CTC blank = padding), "label_length" i32[B]}; B counts the rows of this host. host,
 which never goes to a device: {"index" i64[B] (record number in the mixture, -1 in a row that only
-fills a batch), "text" list of str or None, "errors" list of str, "bad" list of the record numbers
-that they name, "unknown_chars" int, "epoch" float}.
+fills a batch), "text" list of str or None, "id" list of str, "errors" list of str, "bad" list of
+the record numbers that they name, "unknown_chars" int, "epoch" float}.
 """
 
 import contextlib
@@ -467,6 +467,7 @@ class _Loader:
         host = {
             "index": rows.index,
             "text": [None] * size,
+            "id": [""] * size,
             "errors": [],
             "bad": [],
             "unknown_chars": 0,
@@ -474,7 +475,7 @@ class _Loader:
         }
         real = np.flatnonzero(rows.index >= 0)
         for row, record in zip(real.tolist(), self.mixture.read(rows.index[real])):
-            host["text"][row] = record.text
+            host["text"][row], host["id"][row] = record.text, record.id
             try:
                 image, width = self._image(
                     record, rows.width_px, None if rows.u is None else rows.u[row]

@@ -1,115 +1,63 @@
 """How well a recogniser reads: character and word error rate and word accuracy, over every record
 exactly once.
 
-    eval/<dataset>/cer                  edits between truth and reading / characters of the truth, sums over all records
-    eval/<dataset>/wer                  the same over words, split at whitespace
-    eval/<dataset>/word_accuracy        share of records read without any error. A record is a word in sets of words and
-                                        a whole line in sets of lines, where it is line accuracy
-    eval/<dataset>/cer_alnum,           the usual rule of scene text (methods.md 14.4): only 0-9, a-z, A-Z, lower case.
-        word_accuracy_alnum             It drops accents and punctuation, so it never stands alone
-    eval/<dataset>/unknown_chars        characters of the truth that the charset lacks: no reading can get them right
+    eval/<dataset>/cer, wer,            rates of `evaluators/scoring.py` under the rule `raw`. A record is
+        word_accuracy, one_minus_ned    a word in sets of words and a line in sets of lines, so there
+                                        word_accuracy is line accuracy
+    eval/<dataset>/cer_alnum,           the same under the rule `waics`, the usual one of scene text. It
+        word_accuracy_alnum             drops accents and punctuation, so it never stands alone
+    eval/<dataset>/unknown_chars        characters of the truth that the charset lacks: no reading can get
+                                        them right; named once on the terminal
     eval/<dataset>/lines                records that count in the rates above
-    eval/<dataset>/unread               records that cannot be decoded, named in the log: an empty reading in the rates
-                                        where the text is known, only this count where it is lost, too (a damaged shard)
+    eval/<dataset>/unread               records that cannot be decoded, named in the log: an empty reading
+                                        in the rates where the text is known, only this count where it is
+                                        lost, too (a damaged shard)
     eval/<dataset>/unlabelled           readable records without a text: in none of the rates
-    eval/<dataset>/cer_even, cer_odd    cer over the records of even and of odd number, of validation sets: a step chosen on
-                                        one half is judged on the other (`workdir/read.py`)
-    eval/cer                            mean cer of the validation sets: what "best checkpoint" can go by; no test set counts
+    eval/<dataset>/cer_even, cer_odd    cer over the records of even and of odd number, of validation
+                                        sets: a step chosen on one half is judged on the other
+                                        (`workdir/read.py`)
+    eval/cer, eval/word_accuracy        means over the validation sets; cer is what "best checkpoint" can
+                                        go by. No test set counts
+    eval/cer_weighted,                  of several validation sets: every line alike, not every set
+        word_accuracy_weighted
 
 The rates are quotients of sums, not means of the lines' rates, so they do not depend on batches,
-devices or hosts. They are strict: truth and reading are compared as they are, the truth in its
-normal form, as in training (`text.normalize`). A rate can pass 1 where a reading is longer than its
-truth. Truths without any (alphanumeric) character: 0 edits of 0 characters are 0.
+devices or hosts. A rate can pass 1 where a reading is longer than its truth.
 
 Several heads (a sweep, `methods/recognize.py`): `eval/<dataset>/cer@<head>` for each. Everything
 else is of one head: on a validation set of the head with the lowest CER there, on a test set of the
 head with the lowest mean CER over the validation sets. A test set alone cannot choose.
 
+WORKDIR/readings-<dataset>.tsv: every labelled record with its reading (`workdir/readings.py`), of
+the evaluation that validation chooses so far, so of the one that the tables report.
 WORKDIR/pictures/readings-<dataset>.json: {"dataset", "step", "head", "lines": [{"index", "truth",
-"reading", "png"}]}, png in base64; records at even distances through the set, not picked.
+"reading", "png"}]}, png in base64; records at even distances through the set, not picked, of the
+last evaluation.
 """
 
 from __future__ import annotations
 
-import base64
-import dataclasses
-import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-import cv2
 import jax
 import numpy as np
 from absl import logging
 from jax.sharding import Mesh
-from rapidfuzz.distance import Levenshtein
 
 from dig_jax import hosts, sharding
 from dig_jax.data import pipeline, records
-from dig_jax.text import Charset, alphanumeric, normalize
+from dig_jax.evaluators import scoring
+from dig_jax.evaluators.lines import Line, Text, over_hosts, save_readings, save_samples
+from dig_jax.models.decoders import ctc
+from dig_jax.text import Charset, normalize
 from dig_jax.train.feature_cache import FeatureCache
+from dig_jax.workdir import metrics as log
+from dig_jax.workdir import readings
 from dig_jax.workdir.datasets import may_choose, named_sets
+from dig_jax.workdir.read import Run
 
-
-@dataclasses.dataclass
-class Score:
-    """Sums over lines; two scores add up number by number."""
-
-    lines: int = 0
-    exact: int = 0
-    exact_alnum: int = 0
-    edits: int = 0
-    chars: int = 0
-    edits_alnum: int = 0
-    chars_alnum: int = 0
-    edits_words: int = 0
-    words: int = 0
-    edits_even: int = 0
-    chars_even: int = 0
-
-    def add(self, truth: str, reading: str, even: bool = False) -> None:
-        """One line; even: whether its record has an even number."""
-        self.lines += 1
-        self.exact += truth == reading
-        edits = Levenshtein.distance(truth, reading)
-        self.edits += edits
-        self.chars += len(truth)
-        self.edits_even += edits * even
-        self.chars_even += len(truth) * even
-        words = truth.split()
-        self.edits_words += Levenshtein.distance(words, reading.split())
-        self.words += len(words)
-        truth, reading = alphanumeric(truth), alphanumeric(reading)
-        self.exact_alnum += truth == reading
-        self.edits_alnum += Levenshtein.distance(truth, reading)
-        self.chars_alnum += len(truth)
-
-    def rates(self) -> dict[str, float]:
-        return {
-            "cer": self.edits / max(self.chars, 1),
-            "wer": self.edits_words / max(self.words, 1),
-            "word_accuracy": self.exact / max(self.lines, 1),
-            "cer_alnum": self.edits_alnum / max(self.chars_alnum, 1),
-            "word_accuracy_alnum": self.exact_alnum / max(self.lines, 1),
-        }
-
-    def halves(self) -> dict[str, float]:
-        """Character error rates of the records of even and of odd number."""
-        odd_edits, odd_chars = self.edits - self.edits_even, self.chars - self.chars_even
-        return {
-            "cer_even": self.edits_even / max(self.chars_even, 1),
-            "cer_odd": odd_edits / max(odd_chars, 1),
-        }
-
-
-@dataclasses.dataclass
-class Counts:
-    """What was met on the way: `rows` every record once, whatever became of it."""
-
-    rows: int = 0
-    unread: int = 0
-    unlabelled: int = 0
-    unknown_chars: int = 0
+PLATEAU = 0.9  # share of empty readings from which on a reader counts as stuck
 
 
 class Evaluator:
@@ -132,17 +80,17 @@ class Evaluator:
     ):
         self.charset: Charset = method.charset
         self.mesh = mesh
-        self.folder = pathlib.Path(workdir) / "pictures"
+        self.workdir = pathlib.Path(workdir)
         self.predict = jax.jit(method.predict, out_shardings=sharding.batch_sharding(mesh))
         self.pictures = pictures
-        self.named: set[str] = set()  # errors already logged
+        self.named: set[str] = set()  # what was told already
         self.workers = data.get("workers", "auto")
         batch_size += -batch_size % mesh.size
-        specs = named_sets(datasets, data)
-        self.validation = [name for name, spec in specs.items() if may_choose(spec)]
-        others = [name for name in specs if name not in self.validation]
+        self.specs = named_sets(datasets, data)
+        self.validation = [name for name, spec in self.specs.items() if may_choose(spec)]
+        others = [name for name in self.specs if name not in self.validation]
         self.sets = {
-            name: open_set(specs[name], batch_size, data, mesh)
+            name: open_set(self.specs[name], batch_size, data, mesh)
             for name in [*self.validation, *others]  # a head is chosen before a test set is read
         }
         cached = method.frozen_features and jax.process_count() == 1
@@ -150,61 +98,90 @@ class Evaluator:
 
     def run(self, state, step) -> dict[str, float]:
         metrics: dict[str, float] = {}
+        found: dict[str, tuple[str, list[Line]]] = {}  # {data set: (head, labelled lines)}
         cers: list[dict[str, float]] = []  # {head: CER} of each validation set
         for name in self.sets:
-            scores, counts, samples = self.score(name, state)
-            by_head = {head: score.rates()["cer"] for head, score in scores.items()}
+            lines, samples = self.read(name, state)
+            labelled = [line for line in lines if line.truth is not None]
+            if not labelled:
+                raise ValueError(
+                    f"none of the {len(lines)} records of {name} has a text: "
+                    "evaluate on labelled records"
+                )
+            counts = {
+                head: scoring.count(line.pair(head) for line in labelled)
+                for head in sorted(labelled[0].texts)
+            }
+            by_head = {head: float(cer(rows)) for head, rows in counts.items()}
             cers += [by_head] if name in self.validation else []
             head = lowest([by_head] if name in self.validation or len(by_head) == 1 else cers)
-            figures = self.figures(name, head, scores, counts)
+            found[name] = head, labelled
+            figures = self.figures(name, head, lines, labelled, counts)
             metrics |= {f"eval/{name}/{key}": float(value) for key, value in figures.items()}
+            self.tell(name, head, labelled)
             if hosts.is_lead():
-                samples = sorted(samples, key=lambda sample: sample[0])[: self.pictures]
-                save_samples(self.folder, name, int(step), head, samples)
-        if self.validation:
-            means = [metrics[f"eval/{name}/cer"] for name in self.validation]
-            metrics["eval/cer"] = sum(means) / len(means)
+                samples = sorted(samples, key=lambda sample: sample[0].index)[: self.pictures]
+                save_samples(self.workdir / "pictures", name, int(step), head, samples)
+        metrics |= self.averages(metrics)
+        if hosts.is_lead():
+            for name, (head, labelled) in found.items():
+                if self.is_chosen(name, metrics, int(step)):
+                    save_readings(readings.file_of(self.workdir, name), head, labelled)
         return metrics
 
-    def score(self, name: str, state) -> tuple[dict[str, Score], Counts, list]:
-        """Sums of one data set for each head, and sample lines. Raises RuntimeError if any record
-        was met twice or not at all.
+    def averages(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Means over the validation sets: of sets, and where there are several, of lines, too."""
+        result = {}
+        sizes = {name: metrics[f"eval/{name}/lines"] for name in self.validation}
+        for rate in ("cer", "word_accuracy") if sizes else ():
+            values = {name: metrics[f"eval/{name}/{rate}"] for name in sizes}
+            means = scoring.averages(values, sizes)
+            result[f"eval/{rate}"] = means["plain"]
+            if len(sizes) > 1:
+                result[f"eval/{rate}_weighted"] = means["weighted"]
+        return result
+
+    def is_chosen(self, name: str, metrics: Mapping[str, float], step: int) -> bool:
+        """Whether the tables would report this evaluation, of all those up to this step."""
+        file = self.workdir / "metrics.jsonl"
+        before = log.read_jsonl(file) if file.exists() else []
+        rows = [*(row for row in before if row["step"] < step), {"step": step, **metrics}]
+        config = {"evals": {"recognition": {"datasets": self.specs}}, "data": {}}
+        return Run(self.workdir, config, rows).chosen(name).row is rows[-1]
+
+    def read(self, name: str, state) -> tuple[list[Line], list]:
+        """All lines of one data set in order, the same on every host, and sample lines of this
+        host. Raises RuntimeError if any record was met twice or not at all.
         """
         _, size = self.sets[name]
-        scores: dict[str, Score] = {}
-        counts, samples = Counts(), []
-        shown = set(
-            np.linspace(0, size - 1, min(size, self.pictures * jax.process_count()))
-            .astype(int)
-            .tolist()
-        )
-        for host, image, widths, readings in self.readings(name, state):
+        shown = min(size, self.pictures * jax.process_count())
+        shown = set(np.linspace(0, size - 1, shown).astype(int).tolist())
+        lines, samples = [], []
+        for host, image, widths, texts in self.readings(name, state):
             self.log(host["errors"])
-            for head in readings:
-                scores.setdefault(
-                    head, Score()
-                )  # also where this host has only rows that fill the batch
             for row, index in enumerate(host["index"].tolist()):
                 if index < 0:  # only fills the batch
                     continue
-                line = {head: texts[row] for head, texts in readings.items()}
                 truth = host["text"][row]
                 truth = None if truth is None else normalize(truth)
-                self.count(counts, scores, truth, line, not widths[row], index % 2 == 0)
+                path = host["id"][row] or f"record {index}"
+                each = {head: rows[row] for head, rows in texts.items()}
+                line = Line(index, path, truth, not widths[row], each)
+                lines.append(line)
                 if index in shown:
-                    samples.append((index, truth, line, image[row, :, : max(widths[row], 1)]))
-        scores, counts = over_hosts(scores, counts, self.mesh)
-        if counts.rows != size:
+                    samples.append((line, image[row, :, : max(widths[row], 1)]))
+        lines = over_hosts(lines, sharding.host_shard(self.mesh).counts)
+        if [line.index for line in lines] != list(range(size)):
             raise RuntimeError(
-                f"{counts.rows} records of {name} were evaluated but it holds {size}: a pipeline bug"
+                f"{len(lines)} records of {name} were evaluated but it holds {size}: a pipeline bug"
             )
-        return scores, counts, samples
+        return lines, samples
 
     def readings(
         self, name, state
-    ) -> Iterator[tuple[dict, np.ndarray, np.ndarray, dict[str, list[str]]]]:
+    ) -> Iterator[tuple[dict, np.ndarray, np.ndarray, dict[str, list[Text]]]]:
         """(host, images u8[b,H,W,C], width i32[b] with 0 in rows that are not valid, {head:
-        readings}) of this host's rows.
+        texts}) of this host's rows.
 
         One batch ahead: the device reads while the host decodes images.
         """
@@ -233,30 +210,14 @@ class Evaluator:
     def as_text(self, batch, host, predicted):
         texts = {}
         for head, frames in predicted.items():
-            rows = zip(local_rows(frames["ids"]), local_rows(frames["length"]))
-            texts[head] = [
-                self.charset.decode(self.charset.ctc_collapse(ids, int(length)))
-                for ids, length in rows
-            ]
+            ids, lengths = local_rows(frames["ids"]), local_rows(frames["length"])
+            sure = local_rows(frames["confidence"]) if "confidence" in frames else [None] * len(ids)
+            texts[head] = [self.text(*row) for row in zip(ids, sure, lengths)]
         return host, batch["image"], np.where(batch["valid"], batch["width"], 0), texts
 
-    def count(
-        self,
-        counts: Counts,
-        scores: dict[str, Score],
-        truth: str | None,
-        line: dict[str, str],
-        unread: bool,
-        even: bool,
-    ) -> None:
-        """Adds one record: `line` is its reading by every head."""
-        counts.rows += 1
-        counts.unread += unread
-        counts.unlabelled += truth is None and not unread
-        counts.unknown_chars += len(self.charset.encode(truth)[1]) if truth is not None else 0
-        for head, reading in line.items():
-            if truth is not None:
-                scores[head].add(truth, "" if unread else reading, even)
+    def text(self, ids, sure, length) -> Text:
+        text = self.charset.decode(self.charset.ctc_collapse(ids, int(length)))
+        return Text(text, None if sure is None else ctc.line_confidence(ids, sure, length))
 
     def log(self, errors: list[str]) -> None:
         for error in errors:
@@ -264,27 +225,61 @@ class Evaluator:
                 self.named.add(error)
                 logging.warning("evaluation: counted as unread: %s", error)
 
-    def figures(self, name: str, head: str, scores: dict[str, Score], counts: Counts) -> dict:
+    def figures(
+        self,
+        name: str,
+        head: str,
+        lines: Sequence[Line],
+        labelled: Sequence[Line],
+        counts: Mapping[str, np.ndarray],
+    ) -> dict[str, float]:
         """The metrics of one data set: those of `head`, and the CER of every head."""
-        if not scores[head].lines:
-            raise ValueError(
-                f"none of the {counts.rows} records of {name} has a text: "
-                "evaluate on labelled records"
-            )
         result: dict[str, float] = {}
-        for other, score in scores.items():
-            cers = {"cer": score.rates()["cer"]}
-            cers |= score.halves() if name in self.validation else {}
-            if len(scores) > 1:
+        even = np.array([line.index % 2 == 0 for line in labelled])
+        for other, rows in counts.items():
+            cers = {"cer": cer(rows)}
+            if name in self.validation:
+                cers |= {"cer_even": cer(rows[even]), "cer_odd": cer(rows[~even])}
+            if len(counts) > 1:
                 result |= {f"{key}@{other}": value for key, value in cers.items()}
             if other == head:
-                result |= cers | score.rates()
+                result |= scoring.rates(rows.sum(axis=0)) | cers
+        alnum = scoring.score((line.pair(head) for line in labelled), "waics")
+        lacking = scoring.lacking((line.truth for line in labelled), self.charset)
         return result | {
-            "unknown_chars": counts.unknown_chars,
-            "lines": scores[head].lines,
-            "unread": counts.unread,
-            "unlabelled": counts.unlabelled,
+            "cer_alnum": alnum["cer"],
+            "word_accuracy_alnum": alnum["word_accuracy"],
+            "unknown_chars": lacking.total(),
+            "lines": len(labelled),
+            "unread": sum(line.unread for line in lines),
+            "unlabelled": sum(line.truth is None and not line.unread for line in lines),
         }
+
+    def tell(self, name: str, head: str, labelled: Sequence[Line]) -> None:
+        """What a user should know at once: characters that cannot be read, a reader that is stuck."""
+        lacking = scoring.lacking((line.truth for line in labelled), self.charset)
+        if lacking and name not in self.named:
+            self.named.add(name)
+            chars = ", ".join(f"{scoring.named(char)} ({n})" for char, n in lacking.most_common(20))
+            more = f" and {len(lacking) - 20} more" if len(lacking) > 20 else ""
+            hosts.report(
+                f"{name}: {lacking.total()} characters of the truth are not in the charset, so they "
+                f"count as errors: {chars}{more}"
+            )
+        empty = scoring.share_empty([line.pair(head) for line in labelled])
+        if empty >= PLATEAU:
+            hosts.report(
+                f"{name}: {100 * empty:.0f} % of the lines are read as nothing. The reader is still "
+                "on CTC's plateau, where blanks alone are the best answer. Most readers leave it "
+                "with time: train longer (config.total.steps), or raise config.optim.lr two- or "
+                "threefold; if train/loss has not moved for long, use more labels, or init_from a "
+                "pre-training"
+            )
+
+
+def cer(rows: np.ndarray) -> np.ndarray:
+    """Character error rate of rows of `scoring.count`."""
+    return scoring.rates(rows.sum(axis=0))["cer"]
 
 
 def lowest(cers: list[dict[str, float]]) -> str:
@@ -320,34 +315,3 @@ def local_rows(array: jax.Array) -> np.ndarray:
         return np.asarray(array)
     shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
     return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
-
-
-def over_hosts(
-    scores: dict[str, Score], counts: Counts, mesh: Mesh
-) -> tuple[dict[str, Score], Counts]:
-    """Sums of all hosts, the same on each of them."""
-    by_head = {head: dataclasses.asdict(score) for head, score in scores.items()}
-    sums = hosts.sum_hosts(
-        {"counts": dataclasses.asdict(counts), "scores": by_head}, sharding.host_shard(mesh).counts
-    )
-    return {head: Score(**score) for head, score in sums["scores"].items()}, Counts(
-        **sums["counts"]
-    )
-
-
-def save_samples(folder: pathlib.Path, name: str, step: int, head: str, samples: list) -> None:
-    """Writes readings-<name>.json; the file appears whole or not at all."""
-    lines = []
-    for index, truth, line, image in samples:
-        ok, png = cv2.imencode(".png", image[..., ::-1] if image.shape[-1] == 3 else image)
-        if not ok:
-            raise OSError(
-                f"could not encode the picture of record {index} of {name}, shape {image.shape}"
-            )
-        png = base64.b64encode(png.tobytes()).decode()
-        lines.append({"index": index, "truth": truth or "", "reading": line[head], "png": png})
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"readings-{name}.partial"
-    content = {"dataset": name, "step": step, "head": head, "lines": lines}
-    partial.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    partial.replace(folder / f"readings-{name}.json")

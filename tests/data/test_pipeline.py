@@ -91,8 +91,8 @@ def same(one, two):
         assert batch1[name].dtype == batch2[name].dtype
         np.testing.assert_array_equal(batch1[name], batch2[name], err_msg=name)
     np.testing.assert_array_equal(host1["index"], host2["index"])
-    assert [host1[k] for k in ("text", "errors", "unknown_chars", "epoch")] == [
-        host2[k] for k in ("text", "errors", "unknown_chars", "epoch")
+    assert [host1[k] for k in ("text", "id", "errors", "unknown_chars", "epoch")] == [
+        host2[k] for k in ("text", "id", "errors", "unknown_chars", "epoch")
     ]
 
 
@@ -121,8 +121,9 @@ def test_hosts_have_disjoint_rows_of_the_one_host_batch(fifty, kind, hosts):
         assert all(len(b["width"]) == 8 // hosts for b, _ in pieces)
         joined = {name: np.concatenate([b[name] for b, _ in pieces]) for name in batch}
         text = sum((h["text"] for _, h in pieces), [])
+        ids = sum((h["id"] for _, h in pieces), [])
         host_rows = np.concatenate([h["index"] for _, h in pieces])
-        same((batch, host), (joined, host | {"index": host_rows, "text": text}))
+        same((batch, host), (joined, host | {"index": host_rows, "text": text, "id": ids}))
         assert sum(h["unknown_chars"] for _, h in pieces) == host["unknown_chars"]
         real = host_rows[host_rows >= 0]
         assert len(set(real)) == len(real) or kind != "evaluation"
@@ -303,6 +304,7 @@ def test_whole_lines_are_padded_with_paper_and_labelled(fifty):
         expected[:, : width - 1], expected[:, width - 1] = number, 250
         np.testing.assert_array_equal(batch["image"][row, :, :, 0], expected)
         assert batch["width"][row] == width and host["text"][row] == str(number)
+        assert host["id"][row] == f"id{number}"
         length = batch["label_length"][row]
         assert (
             CHARSET.decode(batch["label"][row, :length]) == str(number)

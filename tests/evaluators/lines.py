@@ -51,6 +51,10 @@ class Reader(base.Method):
         ids = jnp.where(ids < CHARSET.size, ids, 0)  # paper
         place = jnp.arange(ids.shape[1])[None]
         return {
-            name: {"ids": jnp.where(place < 2 * missed, 0, ids), "length": length}
+            name: {
+                "ids": jnp.where(place < 2 * missed, 0, ids),
+                "confidence": jnp.full(ids.shape, 0.5),
+                "length": length,
+            }
             for name, missed in self.heads.items()
         }
