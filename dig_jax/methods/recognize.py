@@ -156,14 +156,21 @@ class Method(base.Method):
 
     def _logits(self, heads, mutable, frames, length):
         """All heads at once: f32[K,B,S,V], K in the order of `names`."""
-        if self.standardize:
-            frames = (frames - mutable["scale"]["mean"][None, None]) / mutable["scale"]["std"][
-                None, None
-            ]
-        stacked = jax.tree.map(
-            lambda *leaves: jnp.stack(leaves), *(heads[name] for name in self.names)
+        frames = self._scaled(mutable, frames)
+        return jax.vmap(lambda params: self.head.apply({"params": params}, frames, length))(
+            self._stacked(heads)
         )
-        return jax.vmap(lambda params: self.head.apply({"params": params}, frames, length))(stacked)
+
+    def _scaled(self, mutable, frames):
+        """Frames as the heads take them."""
+        if not self.standardize:
+            return frames
+        mean, std = (mutable["scale"][name][None, None] for name in ("mean", "std"))
+        return (frames - mean) / std
+
+    def _stacked(self, heads):
+        """Parameters of all heads, each leaf [K, ..] in the order of `names`."""
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(heads[n] for n in self.names))
 
     # training
 
@@ -251,13 +258,16 @@ class Method(base.Method):
         `Charset.ctc_collapse` and `Charset.decode` turn a row into text.
         """
         frames, length = self._frames(params, _normalised(batch))
-        logits = self._logits(params["heads"], mutable, frames, length)
+        frames = self._scaled(mutable, frames)
+
+        def read(head):
+            logits = self.head.apply({"params": head}, frames, length)
+            return {"ids": ctc.greedy(logits, length), "confidence": ctc.confidence(logits)}
+
+        # One head after the other: logits of 5,000 classes are large enough once.
+        texts = jax.lax.map(read, self._stacked(params["heads"]))
         return {
-            name: {
-                "ids": ctc.greedy(logits[i], length),
-                "confidence": ctc.confidence(logits[i]),
-                "length": length,
-            }
+            name: jax.tree.map(lambda x, i=i: x[i], texts) | {"length": length}
             for i, name in enumerate(self.names)
         }
 

@@ -16,6 +16,7 @@ import pathlib
 import matplotlib
 from absl import app, flags
 
+from dig_jax.tools import program
 from dig_jax.workdir import read as runs
 
 matplotlib.use("Agg")
@@ -294,19 +295,19 @@ def page(many) -> str:
 def main(argv):
     if len(argv) < 2:
         raise app.UsageError("name at least one work folder")
-    try:
-        many = [runs.load(workdir) for workdir in argv[1:]]
-    except FileNotFoundError as error:
-        raise SystemExit(str(error)) from None
+    many = [runs.load(program.path(workdir, "WORKDIR")) for workdir in argv[1:]]
     rows = comparison(many)
     if rows:
         print(as_text(COLUMNS, rows))
         if words := optimism(many):
             print(words)
-    output = pathlib.Path(_OUTPUT.value or many[0].path / "report.html")
+    output = many[0].path / "report.html"
+    if _OUTPUT.value:
+        output = program.path(_OUTPUT.value, "--output")
+        output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(page(many), encoding="utf-8")
     print(f"report: {output}")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    program.run(main)

@@ -34,6 +34,7 @@ import sys
 
 from absl import app, flags
 
+from dig_jax.tools import program
 from dig_jax.workdir import read as runs
 
 _README = flags.DEFINE_string(
@@ -297,7 +298,8 @@ def between_markers(text: str) -> tuple[str, str, str]:
 def main(argv):
     if len(argv) != 2:
         raise app.UsageError("name the one folder that holds the work folders")
-    folders = sorted(path.parent for path in pathlib.Path(argv[1]).glob("**/config.json"))
+    root = program.path(argv[1], "RUNS_DIR")
+    folders = sorted(path.parent for path in root.glob("**/config.json"))
     many = [
         run
         for run in map(runs.load, folders)
@@ -305,7 +307,7 @@ def main(argv):
     ]
     if not many:
         raise SystemExit(
-            f"no work folder of a recogniser below {argv[1]}: train one first, "
+            f"no work folder of a recogniser below {root}: train one first, "
             "or name its parent folder"
         )
     for run in (run for run in many if not run.finished):
@@ -314,18 +316,18 @@ def main(argv):
             file=sys.stderr,
         )
     many = [run for run in many if run.finished]
-    readme = pathlib.Path(_README.value) if _README.value else None
+    readme = program.path(_README.value, "--readme") if _README.value else None
     try:
         head, old, rest = (
             between_markers(readme.read_text(encoding="utf-8")) if readme else ("", "", "")
         )
     except (OSError, ValueError) as error:
         raise SystemExit(f"{readme}: {error}") from None
-    stored = pathlib.Path(_FIGURES.value) if _FIGURES.value else None
+    stored = program.path(_FIGURES.value, "--figures") if _FIGURES.value else None
     try:
         records = merged(by_seed(many), _read_figures(stored) if stored and stored.exists() else [])
         kept = old.strip() if _KEEP.value else ""
-        table = markdown(cells(records), costs(records, pathlib.Path(argv[1])), kept)
+        table = markdown(cells(records), costs(records, root), kept)
     except ValueError as error:
         raise SystemExit(str(error)) from None
     found = {record["start"] for record in records}
@@ -341,4 +343,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    app.run(main)
+    program.run(main)

@@ -6,7 +6,6 @@ line's real width are painted light blue, so that padding shows.
 
 import argparse
 import sys
-from pathlib import Path
 
 import cv2
 import jax
@@ -14,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dig_jax.augment import recipes, views
+from dig_jax.tools import program
 
 PADDING = np.array([190, 215, 245], np.uint8)
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
@@ -25,8 +25,8 @@ def load_lines(folders, count, height_px, width_px, channels, seed):
     """
     rng = np.random.default_rng(seed)
     images, widths = [], []
-    for folder in folders:
-        paths = sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in SUFFIXES)
+    for folder in (program.path(folder, "--input") for folder in folders):
+        paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
         if not paths:
             raise FileNotFoundError(
                 f"There is no image in {folder}: --input takes folders of line images."
@@ -136,15 +136,11 @@ def main(argv=None):
             args.input, args.count, args.height_px, args.width_px, args.channels, args.seed
         )
         picture = sheet(panels(image, width, args.seed, args.max_shift_px, args.rows), width)
-        Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-        if not cv2.imwrite(args.output, picture[..., ::-1]):
-            raise ValueError(
-                f"{args.output} cannot be written: --output takes the name of a .png file."
-            )
+        output = program.write_picture(args.output, picture[..., ::-1])
     except (ValueError, OSError, cv2.error) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"{args.output}: {picture.shape[1]} x {picture.shape[0]} px, {len(width)} lines")
+    print(f"{output}: {picture.shape[1]} x {picture.shape[0]} px, {len(width)} lines")
     return 0
 
 

@@ -15,6 +15,7 @@ from ml_collections import config_flags
 
 from dig_jax import config as build
 from dig_jax import prng
+from dig_jax.tools import program
 from dig_jax.train import run as train
 
 FLAGS = flags.FLAGS
@@ -105,27 +106,22 @@ def sheet(batch, host, views, patch, rows):
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    try:
-        cfg = FLAGS.config.to_dict()
-        build.inherit(cfg)
-        data = train.open_data(cfg)
-        method = build.method(cfg, data.charset)
-        batch, host = data.dataset[FLAGS.step]
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(f"error: {error}") from None
+    cfg = FLAGS.config.to_dict()
+    build.inherit(cfg)
+    build.check(cfg)
+    data = train.open_data(cfg)
+    method = build.method(cfg, data.charset)
+    batch, host = data.dataset[FLAGS.step]
     views = jax.jit(method.augment)(prng.stream(cfg["seed"], "augment", FLAGS.step), batch)
     picture = sheet(batch, host, views, cfg["method"]["encoder"]["patch"], FLAGS.rows)
-    cv2.imwrite(FLAGS.output, picture)
+    output = program.write_picture(FLAGS.output, picture)
     for error in host["errors"]:
         print(f"unusable record: {error}")
-    print(
-        f"{FLAGS.output}: {min(FLAGS.rows, len(batch['image']))} of {len(batch['image'])} lines of step {FLAGS.step}"
-    )
+    lines = len(batch["image"])
+    print(f"{output}: {min(FLAGS.rows, lines)} of {lines} lines of step {FLAGS.step}")
 
 
-if (
-    __name__ == "__main__"
-):  # flags are global: defined here, so that programs can be imported side by side
+if __name__ == "__main__":  # flags are global: programs can be imported side by side
     config_flags.DEFINE_config_file(
         "config", None, "Config of a training run; config.data.train must name records."
     )
@@ -133,4 +129,4 @@ if (
     flags.DEFINE_integer("step", 0, "Which training step to show.", lower_bound=0)
     flags.DEFINE_integer("rows", 12, "How many lines.", lower_bound=1)
     flags.mark_flag_as_required("config")
-    app.run(main)
+    program.run(main)

@@ -222,6 +222,20 @@ def test_predict_reads_every_head_and_says_how_many_frames_are_real():
         assert sure.shape == (6, 12) and (sure > 1 / CHARSET.size).all() and (sure <= 1).all()
 
 
+def test_predict_holds_the_logits_of_one_head_at_a_time():
+    method = make({name: LINEAR for name in ("lr_1", "lr_2", "lr_3")})
+    made, batch = start(method), make_batch()
+    program = jax.make_jaxpr(method.predict)(made.params, made.mutable, batch)
+    classes = CHARSET.size
+    heads_of = [
+        var.aval.shape[0]
+        for equation in program.eqns
+        for var in equation.outvars
+        if len(var.aval.shape) == 4 and var.aval.shape[-1] == classes
+    ]
+    assert not heads_of and any(equation.primitive.name == "scan" for equation in program.eqns)
+
+
 def test_the_recogniser_learns_to_read_a_batch(key):
     method = make(frozen=False, standardize=False)
     batch = make_batch()

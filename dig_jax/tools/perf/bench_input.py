@@ -20,11 +20,12 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 
 from dig_jax.data import pipeline, transforms
 from dig_jax.data.parallel import cores
 from dig_jax.data.records import BadRecord, Mixture, open_sets
+from dig_jax.tools import program
 
 _ADVICE = {
     "read": "put the records on a faster disk, or store smaller images (JPEG rather than PNG)",
@@ -265,4 +266,4 @@ if __name__ == "__main__":
         "Can the pipeline feed so many lines a second? Exit code 2 where it cannot.",
     )
     logging.set_verbosity(logging.WARNING)
-    app.run(main)
+    program.run(main)

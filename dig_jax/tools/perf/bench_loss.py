@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from absl import app, flags, logging
 
 from dig_jax import losses
+from dig_jax.tools import program
 from dig_jax.tools.perf import bench_step
 
 FLAGS = flags.FLAGS
@@ -105,9 +106,7 @@ def main(argv):
     print(json.dumps(rounded))
 
 
-if (
-    __name__ == "__main__"
-):  # flags are global: defined here, so that programs can be imported side by side
+if __name__ == "__main__":  # flags are global: programs can be imported side by side
     flags.DEFINE_list(
         "instances", ["2048", "4096", "8192"], "Sizes M of the global batch of instances."
     )
@@ -125,4 +124,4 @@ if (
     )
     flags.DEFINE_float("memory_gb", 8.0, "Forms that need more are not timed.", lower_bound=0.0)
     logging.set_verbosity(logging.WARNING)
-    app.run(main)
+    program.run(main)

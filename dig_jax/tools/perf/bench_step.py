@@ -37,6 +37,7 @@ from ml_collections import config_flags
 
 from dig_jax import sharding
 from dig_jax.models import layers
+from dig_jax.tools import program
 from dig_jax.tools.perf import workload
 from dig_jax.train import accumulate
 
@@ -240,9 +241,7 @@ def main(argv):
     print(json.dumps(rounded(figures)))
 
 
-if (
-    __name__ == "__main__"
-):  # flags are global: defined here, so that programs can be imported side by side
+if __name__ == "__main__":  # flags are global: programs can be imported side by side
     config_flags.DEFINE_config_file(
         "config", None, "Config of a training run; its records are not read."
     )
@@ -252,4 +251,4 @@ if (
     flags.DEFINE_bool("split", True, "Also time the parts of the step, each compiled by itself.")
     flags.mark_flag_as_required("config")
     logging.set_verbosity(logging.WARNING)
-    app.run(main)
+    program.run(main)

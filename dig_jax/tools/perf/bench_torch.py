@@ -27,6 +27,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from dig_jax import sharding, trees
+from dig_jax.tools import program
 from dig_jax.tools.perf import bench_step, workload
 from dig_jax.train.step import make_train_step
 
@@ -309,4 +310,4 @@ if __name__ == "__main__":
         "seconds", 30.0, "How long to time; compilation not counted.", lower_bound=0.0
     )
     logging.set_verbosity(logging.WARNING)
-    app.run(main)
+    program.run(main)

@@ -37,6 +37,7 @@ from ml_collections import config_flags
 
 from dig_jax import sharding
 from dig_jax.models import layers
+from dig_jax.tools import program
 from dig_jax.tools.perf import bench_step, hlo, workload
 from dig_jax.tools.perf.devices import DEVICES, Device
 from dig_jax.train import accumulate
@@ -385,4 +386,4 @@ if __name__ == "__main__":
     flags.DEFINE_bool("check", False, "Also run the step here and compare.")
     flags.mark_flag_as_required("config")
     logging.set_verbosity(logging.WARNING)
-    app.run(main)
+    program.run(main)

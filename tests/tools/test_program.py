@@ -1,0 +1,127 @@
+"""Every program explains itself with exit code 0, and a mistake ends in one sentence."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from dig_jax import __main__ as overview
+from dig_jax.tools import program
+
+ROOT = pathlib.Path(__file__).parents[2]
+# Imports once what all of them need, then runs each in a fork: their flags are global.
+RUN = """
+import json, os, runpy, sys
+import jax, cv2, grain, matplotlib
+from ml_collections import config_flags
+result = {}
+for command in json.loads(sys.argv[1]):
+    out, back = os.pipe()
+    child = os.fork()
+    if not child:
+        os.dup2(back, 1), os.dup2(back, 2)
+        sys.argv = command
+        code = 0
+        try:
+            runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            code = end.code
+            if isinstance(code, str):
+                print(code)
+                code = 1
+        except BaseException as error:
+            print("Traceback", repr(error))
+            code = 99
+        sys.stdout.flush()
+        os._exit(code or 0)
+    os.close(back)
+    text = open(out, encoding="utf-8", errors="replace").read()
+    result[" ".join(command)] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), text
+print(json.dumps(result))
+"""
+
+
+HELP = [[name, "--help"] for name in overview.programs() if name != "dig_jax.main"]
+MAPS = [["dig_jax"], ["dig_jax.tools"], ["dig_jax.train"]]
+CONFIG = f"--config={ROOT / 'configs/pretrain/dig.py'}:preset=cpu"
+TOOLS = "dig_jax.tools."
+MISTAKES = [
+    ("show_batch", [CONFIG], "config.data.train is not set"),
+    ("show_batch", [CONFIG, "--config.data.train=nowhere"], "No record set at nowhere"),
+    ("show_batch", [CONFIG, "--config.data.train=RECORDS@none"], "it has: train"),
+    ("show_batch", [CONFIG, "--config.data.train=RECORDS@"], "PATH[@SPLIT]"),
+    ("show_batch", [CONFIG, "--config.optim.rate=1"], "error: the command line"),
+    ("perf.bench_input", ["--records=RECORDS@none"], "it has: train"),
+    ("perf.bench_step", ["--config=nowhere.py"], "nowhere.py"),
+    ("report", ["gs://bucket/run"], "address of an object store"),
+    ("report", ["~/no/such/run"], "has no config.json"),
+    ("results", ["s3://x"], "address of an object store"),
+    ("show_augment", ["--input=gs://a/b", "--output=a.png"], "address of an object store"),
+]
+
+
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory, lines):
+    """{command: (exit code, all that it printed)} of all commands above, from one process."""
+    folder = tmp_path_factory.mktemp("here")
+    (folder / "RECORDS").symlink_to(lines)
+    commands = [*HELP, *MAPS, *([TOOLS + tool, *given] for tool, given, _ in MISTAKES)]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", RUN, json.dumps(commands)],
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        cwd=folder,
+    )
+    assert not done.returncode, done.stderr
+    assert os.listdir(folder) == ["RECORDS"]  # no folder called ~ or gs:
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_every_program_answers_help_with_its_docstring(answers):
+    assert len(HELP) > 10
+    for command in HELP:
+        code, text = answers[" ".join(command)]
+        words = overview.programs()[command[0]]
+        assert code == 0 and words[:40] in " ".join(text.split()), (command, code, text)
+
+
+def test_the_map_names_every_program_and_training_by_the_wrong_name_is_an_error(answers):
+    code, text = answers["dig_jax"]
+    assert code == 0 and answers["dig_jax.tools"] == [0, text]
+    assert all(name in text for name in overview.programs())
+    code, text = answers["dig_jax.train"]
+    assert code == 1 and "python -m dig_jax.main" in text
+
+
+def test_mistakes_are_one_sentence(answers):
+    for tool, given, words in MISTAKES:
+        code, text = answers[" ".join([TOOLS + tool, *given])]
+        assert code == 1 and words in text and "Traceback" not in text, (tool, given, text)
+        assert len(text.strip().splitlines()) == 1, (tool, given, text)
+
+
+def test_paths_of_home_are_expanded(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert program.path("~/a", "--output") == pathlib.Path("/home/me/a")
+    with pytest.raises(ValueError, match="--output is ~nobody_is_called_so/a.*no such user"):
+        program.path("~nobody_is_called_so/a", "--output")
+
+
+def test_a_picture_that_cannot_be_written_is_a_sentence(tmp_path):
+    picture = np.zeros((2, 2, 3), np.uint8)
+    assert program.write_picture(str(tmp_path / "new" / "a.png"), picture).is_file()
+    with pytest.raises(ValueError, match="name of a .png file"):
+        program.write_picture(str(tmp_path / "a.what"), picture)
+
+
+def test_help_shows_the_text_of_the_config(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text('"""My experiment.\n\nExpected: 3 %."""\n')
+    for argv in ([f"--config={file}:quick", "--help"], ["--config", str(file), "--help"]):
+        assert "Expected: 3 %." in program.config_text(argv)
+    assert program.config_text(["--help"]) == ""
