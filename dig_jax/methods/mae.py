@@ -55,7 +55,7 @@ import jax.numpy as jnp
 from dig_jax import losses
 from dig_jax.augment import masks
 from dig_jax.methods.shared import base, pixels
-from dig_jax.models import encoders, vit
+from dig_jax.models import encoders, transformer, vit
 from dig_jax.models.layers import Dense, LayerNorm, along_last
 
 TOKEN_INIT = nn.initializers.normal(0.02)
@@ -63,7 +63,7 @@ TOKEN_INIT = nn.initializers.normal(0.02)
 
 class Decoder(nn.Module):
     """Pixels of every patch from the encoded visible ones. values: of a patch, ph * pw * C. prefix:
-    tokens before those of the line. form: `vit.Vit.form`. The rest as in `vit.Vit`."""
+    tokens before those of the line. form: `Vit.form`. The rest as in `vit.Vit`."""
 
     values: int
     width: int
@@ -88,7 +88,7 @@ class Decoder(nn.Module):
         x = x + vit.position_codes(
             self.position, grid, self.width, self.flat_columns, column_offset
         )
-        x = vit.blocks(
+        x = transformer.blocks(
             jnp.concatenate([front, x], axis=1),
             self.prefix + jnp.sum(real, axis=1),
             depth=self.depth,
@@ -193,6 +193,6 @@ class Method(pixels.MaskedPixels):
             prefix=int(cls),
             position=self.encoder.position,
             flat_columns=self.encoder.flat_columns,
-            form=self.encoder.form,
+            form=self.encoder.form(decoder_width // decoder_heads),
         )
         self.network = Network(encoder=self.encoder, decoder=decoder, hide=hide)

@@ -95,7 +95,8 @@ class Method(base.Method):
             encoder = {**encoder, "drop_path": drop_path}
         self.encoder = encoders.create(encoder)
         self.norm = None if self.encoder.final_norm else LayerNorm()
-        self.head = ctc.CtcHead(charset_size=charset.size, **next(iter(heads.values())))
+        head = {"dtype": self.encoder.dtype, **next(iter(heads.values()))}
+        self.head = ctc.CtcHead(charset_size=charset.size, **head)
         self.frozen_features = self._frozen_features if frozen and recipe is None else None
 
     def init(self, key, batch):

@@ -46,7 +46,7 @@ import jax.numpy as jnp
 from dig_jax import losses
 from dig_jax.augment import views
 from dig_jax.methods.shared import base, pixels, two_views
-from dig_jax.models import encoders, vit
+from dig_jax.models import encoders, transformer, vit
 from dig_jax.models.layers import Dense, LayerNorm
 
 EPSILON = 1e-5  # of every variance
@@ -56,7 +56,7 @@ class Painter(nn.Module):
     """Tokens or patches f32[R,N,K] of lines with lengths i32[R] -> f32[R,N,features], by a shallow
     transformer.
 
-    form: `vit.Vit.form`.
+    form: `Vit.form`.
     """
 
     features: int
@@ -71,7 +71,7 @@ class Painter(nn.Module):
         x = Dense(self.width, dtype=dtype, name="embed")(x) + vit.position_codes(
             "sincos_2d", grid, self.width
         )
-        x = vit.blocks(
+        x = transformer.blocks(
             x, lengths, depth=self.depth, heads=self.heads, hidden=4 * self.width, **self.form
         )
         return Dense(self.features, dtype=dtype, name="out")(LayerNorm(name="norm")(x))
@@ -184,7 +184,7 @@ class Method(base.Method):
             "width": decoder_width,
             "depth": decoder_depth,
             "heads": decoder_heads,
-            "form": self.encoder.form,
+            "form": self.encoder.form(decoder_width // decoder_heads),
         }
         decoder = Painter(features=math.prod(self.patch) * channels, **own)
         self.network = Network(

@@ -61,7 +61,7 @@ import jax.numpy as jnp
 from dig_jax import losses
 from dig_jax.augment import color, geometry
 from dig_jax.methods.shared import base, contrast, pixels, two_views
-from dig_jax.models import encoders, heads, layers, vit
+from dig_jax.models import encoders, heads, layers, transformer, vit
 
 DIRECTIONS = 4  # as it is, flipped left-right, flipped top-bottom, turned by 180 degrees
 AFFINE = {
@@ -81,7 +81,7 @@ class Decoder(nn.Module):
     depth: int
     heads: int
     patch: tuple[int, int]
-    form: Mapping[str, Any]  # `vit.Vit.form`
+    form: Mapping[str, Any]  # `Vit.form`
 
     @nn.compact
     def __call__(self, tokens, direction, width_px, grid):
@@ -92,7 +92,7 @@ class Decoder(nn.Module):
         x = x + jnp.broadcast_to(vit.position_codes("sincos_2d", grid, self.width), x.shape)
         x = jnp.concatenate([math.sqrt(self.width) * table[direction][:, None], x], axis=1)
         real = vit.token_valid(width_px, self.patch, grid)
-        x = vit.blocks(
+        x = transformer.blocks(
             x,
             1 + real.sum(1),
             depth=self.depth,
@@ -119,7 +119,7 @@ class Network(nn.Module):
     def setup(self):
         self.encoder = encoders.create_vit(self.encoder_args)
         self.patch = tuple(self.encoder_args["patch"])
-        form = self.encoder.form
+        form = self.encoder.form(self.decoder_width // self.decoder_heads)
         self.decoder = Decoder(
             self.decoder_width, self.decoder_depth, self.decoder_heads, self.patch, form
         )

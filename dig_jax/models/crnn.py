@@ -98,9 +98,11 @@ class Convolution(nn.Module):
     @nn.compact
     def __call__(self, x, real):
         x = jnp.where(real[:, None, :, None], x, 0.0)
+        dtype = compute_dtype(self.dtype)
         options = {
             "use_bias": False,
-            "dtype": compute_dtype(self.dtype),
+            "dtype": dtype,
+            "precision": "highest" if dtype == jnp.float32 else None,
             "kernel_init": nn.initializers.kaiming_normal(),
         }
         x = nn.Conv(self.features, (self.side, self.side), name="conv", **options)(x)
@@ -170,7 +172,7 @@ class Crnn(nn.Module):
     layers: int
     fiducials: int = 0
     final_norm: bool = True
-    dtype: str = "auto"
+    dtype: str = "float32"
 
     @property
     def patch(self) -> tuple[int, int]:

@@ -8,16 +8,64 @@ need to make frames with lengths of them.
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+
 from dig_jax.models import crnn, vit
 
 KINDS = {"vit": vit.Vit, "crnn": crnn.Crnn}
 
 
+def resolve(
+    options: Mapping[str, Any], platform: str, compute_capability: str | None = None
+) -> dict[str, Any]:
+    """The options of an encoder, every "auto" replaced by what suits a device. A pure function.
+
+    platform: "cpu", "gpu" or "tpu". compute_capability: of an NVIDIA card, such as "8.0"; None or
+    another text ("gfx90a") where there is none to know.
+    dtype: see `best_dtype`.
+    attention: "plain" on a CPU; "cudnn" for bfloat16 on NVIDIA cards from 8.0 on, with heads whose
+    width is a multiple of 8 up to 128 (up to 256 from 9.0 on); "xla" elsewhere.
+    """
+    result, version = dict(options), _version(compute_capability)
+    if result.get("dtype", "auto") == "auto":
+        result["dtype"] = best_dtype(platform, compute_capability)
+    if result.get("kind", "vit") != "vit":
+        return result
+    if result.get("attention", "auto") == "auto":
+        head = result.get("width", 1) // max(result.get("heads", 1), 1)
+        nvidia = platform == "gpu" and version is not None and version >= (8, 0)
+        fits = head % 8 == 0 and head <= (256 if nvidia and version >= (9, 0) else 128)
+        fused = nvidia and fits and result["dtype"] != "float32"
+        result["attention"] = "plain" if platform == "cpu" else "cudnn" if fused else "xla"
+    return result
+
+
+def best_dtype(platform: str, compute_capability: str | None = None) -> str:
+    """bfloat16 on a TPU and on a GPU, but float32 on a CPU and on NVIDIA cards before 8.0."""
+    version = _version(compute_capability)
+    old = platform == "gpu" and version is not None and version < (8, 0)
+    return "float32" if platform == "cpu" or old else "bfloat16"
+
+
+def _version(compute_capability: str | None) -> tuple[int, ...] | None:
+    """ "8.6" -> (8, 6); None for what is no compute capability of NVIDIA's."""
+    parts = (compute_capability or "").split(".")
+    return tuple(map(int, parts)) if all(part.isdigit() for part in parts) else None
+
+
+def here() -> tuple[str, str | None]:
+    """(platform, compute capability or None) of this machine's first device, for `resolve`."""
+    device = jax.local_devices()[0]
+    return device.platform, getattr(device, "compute_capability", None)
+
+
 def create(options: Mapping[str, Any]) -> vit.Vit | crnn.Crnn:
     """The module that config.method.encoder describes; kind "vit" unless it says another.
-    ValueError for a kind that is not.
+
+    What is "auto" still is resolved for this machine; an experiment for another one calls `resolve`
+    before. ValueError for a kind that is not.
     """
-    options = dict(options)
+    options = resolve(options, *here())
     kind = options.pop("kind", "vit")
     if kind not in KINDS:
         raise ValueError(

@@ -79,7 +79,7 @@ class Mlp(nn.Module):
     """
 
     features: Sequence[int]
-    dtype: str = "auto"
+    dtype: str = "float32"
     hidden_norm: str | None = "affine"
     last_norm: str | None = "bare"
 
@@ -108,7 +108,7 @@ class PixelDecoder(nn.Module):
 
     features: int
     hidden: int = 192
-    dtype: str = "auto"
+    dtype: str = "float32"
     gelu: str = "exact"
 
     @nn.compact
@@ -141,7 +141,7 @@ class Prototypes(nn.Module):
     hidden: int = 2048
     features: int = 256
     learn_length: bool = True
-    dtype: str = "auto"
+    dtype: str = "float32"
     gelu: str = "exact"
 
     @nn.compact
@@ -212,7 +212,7 @@ class BiLstm(nn.Module):
 
     features: int
     layers: int = 1
-    dtype: str = "auto"
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x, lengths):

@@ -17,18 +17,20 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-DTYPES = ("auto", "float32", "bfloat16", "bfloat16_stored")
+DTYPES = ("float32", "bfloat16", "bfloat16_stored")
 xavier_uniform = nn.initializers.xavier_uniform()
 
 
 def compute_dtype(name: str) -> Any:
-    """Type of matrix-product operands: "auto" is bfloat16 on GPU and TPU and float32 on CPU."""
+    """Type of matrix-product operands. ValueError for a name that is none of DTYPES.
+
+    "auto" is none either: `encoders.resolve` replaces it before anything is traced.
+    """
     if name not in DTYPES:
         raise ValueError(
-            f"dtype={name!r} is not known: set config.method.encoder.dtype to one of {', '.join(DTYPES)}"
+            f"dtype={name!r} is not known: set config.method.encoder.dtype to 'auto' or one of "
+            f"{', '.join(DTYPES)}"
         )
-    if name == "auto":
-        name = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     return jnp.dtype(name.removesuffix("_stored"))
 
 
@@ -135,7 +137,7 @@ class Dense(nn.Module):
 
     features: int
     use_bias: bool = True
-    dtype: str = "auto"
+    dtype: str = "float32"
     kernel_init: Any = xavier_uniform
     bias_init: Any = nn.initializers.zeros
     out: Any = jnp.float32

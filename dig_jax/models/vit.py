@@ -12,24 +12,19 @@ zeros. So features of a line do not move when its padding grows.
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange, reduce
 
+from dig_jax.models import transformer
 from dig_jax.models.layers import (
     Dense,
-    DropPath,
     LayerNorm,
     along_last,
-    compute_dtype,
-    dot_f32acc,
-    gelu,
     sincos_2d,
     sincos_flat,
-    stored_dtype,
     xavier_uniform,
 )
 
@@ -80,29 +75,23 @@ def patchify(image, patch: Sequence[int]):
     """[B, H, W, C] -> [B, N, ph * pw * C] in reading order; within a patch: row, column,
     channel.
     """
-    rows, cols = grid(image.shape, patch)
-    batch, channels = image.shape[0], image.shape[-1]
-    x = image.reshape(batch, rows, patch[0], cols, patch[1], channels)
-    return x.transpose(0, 3, 1, 2, 4, 5).reshape(batch, cols * rows, patch[0] * patch[1] * channels)
+    grid(image.shape, patch)
+    return rearrange(image, "b (r h) (c w) k -> b (c r) (h w k)", h=patch[0], w=patch[1])
 
 
 def unpatchify(patches, patch: Sequence[int], grid: Sequence[int]):
     """Inverse of patchify: [B, N, ph * pw * C] -> [B, H, W, C]."""
-    rows, cols = grid
-    x = patches.reshape(patches.shape[0], cols, rows, patch[0], patch[1], -1)
-    return x.transpose(0, 2, 3, 1, 4, 5).reshape(
-        patches.shape[0], rows * patch[0], cols * patch[1], -1
-    )
+    sizes = {"r": grid[0], "h": patch[0], "w": patch[1]}
+    return rearrange(patches, "b (c r) (h w k) -> b (r h) (c w) k", **sizes)
 
 
 def frames(tokens, rows: int, kind: str = "concat"):
     """Frames of a CTC recogniser, one a column: [B, N, D] -> [B, Gw, Gh * D] ("concat", top row
     first) or [B, Gw, D] ("mean" over the rows)."""
-    x = tokens.reshape(tokens.shape[0], -1, rows, tokens.shape[-1])
     if kind == "concat":
-        return x.reshape(x.shape[0], x.shape[1], -1)
+        return rearrange(tokens, "b (c r) d -> b c (r d)", r=rows)
     if kind == "mean":
-        return jnp.mean(x, 2)
+        return reduce(tokens, "b (c r) d -> b c d", "mean", r=rows)
     raise ValueError(f"frames={kind!r} is not known: write 'concat' or 'mean'.")
 
 
@@ -152,154 +141,7 @@ def _sincos_square(index, count: int, dim: int):
     return sincos_2d(*np.divmod(index, side), dim)
 
 
-# ---- network ---------------------------------------------------------------------------------------------------------
-
-
-def _attend(query, key, value, lengths, dtype, implementation):
-    """Softmax attention of f32[B, N, heads, head dim] over the first lengths[b] keys; scaled by
-    head dim ** -0.5.
-    """
-    backend = jax.default_backend()
-    if implementation == "auto":
-        fused = backend == "gpu" and dtype == jnp.bfloat16 and query.shape[-1] % 8 == 0
-        implementation = "cudnn" if fused else "plain" if backend == "cpu" else "xla"
-    if implementation == "plain":
-        return _attend_plain(query, key, value, lengths, dtype)
-    query, key, value = (x.astype(dtype) for x in (query, key, value))
-    return jax.nn.dot_product_attention(
-        query, key, value, key_value_seq_lengths=lengths, implementation=implementation
-    ).astype(jnp.float32)
-
-
-def _attend_plain(query, key, value, lengths, dtype):
-    """The same for CPUs, where the N x N passes over memory are the cost: scaling the queries and
-    dividing the sums, instead of the N x N logits and weights, halves the time of
-    jax.nn.dot_product_attention at N = 256."""
-    query = query * query.shape[-1] ** -0.5
-    logits = dot_f32acc(query, key, (((3,), (3,)), ((0, 2), (0, 2))), dtype)  # (B, heads, N, N)
-    real = jnp.arange(key.shape[1])[None, :] < lengths[:, None]
-    logits = jnp.where(real[:, None, None, :], logits, -jnp.inf)
-    weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, -1, keepdims=True)))
-    sums = dot_f32acc(
-        weights, value, (((3,), (1,)), ((0, 1), (0, 2))), dtype
-    )  # (B, heads, N, head dim)
-    return (sums / jnp.sum(weights, -1, keepdims=True)).transpose(0, 2, 1, 3)
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention; learned biases on queries and values, none on keys (BEiT, DiG)."""
-
-    heads: int
-    dtype: str
-    implementation: str
-
-    @nn.compact
-    def __call__(self, x, lengths):
-        batch, tokens, width = x.shape
-        # One matrix for the three, as in the original: Xavier's bound depends on the 3 * width
-        # outputs.
-        qkv = Dense(
-            3 * width, use_bias=False, dtype=self.dtype, out=stored_dtype(self.dtype), name="qkv"
-        )(x)
-        query, key, value = jnp.split(qkv, 3, -1)
-        query = query + along_last(
-            self.param("q_bias", nn.initializers.zeros, (width,), jnp.float32), query
-        )
-        value = value + along_last(
-            self.param("v_bias", nn.initializers.zeros, (width,), jnp.float32), value
-        )
-        query, key, value = (y.reshape(batch, tokens, self.heads, -1) for y in (query, key, value))
-        out = _attend(query, key, value, lengths, compute_dtype(self.dtype), self.implementation)
-        return Dense(width, dtype=self.dtype, name="proj")(out.reshape(batch, tokens, width))
-
-
-class FeedForward(nn.Module):
-    hidden: int
-    dtype: str
-    gelu: str
-
-    @nn.compact
-    def __call__(self, x):
-        hidden = gelu(
-            Dense(self.hidden, dtype=self.dtype, out=stored_dtype(self.dtype), name="fc1")(x),
-            self.gelu,
-        )
-        return Dense(x.shape[-1], dtype=self.dtype, name="fc2")(hidden)
-
-
-class Block(nn.Module):
-    """Pre-norm transformer block. (x f32[B, N, D], rate f32[], lengths i32[B]) -> (x, None), the
-    form nn.scan wants.
-    """
-
-    heads: int
-    hidden: int
-    dtype: str
-    gelu: str
-    implementation: str
-    stochastic: bool
-
-    @nn.compact
-    def __call__(self, x, rate, lengths):
-        def add(x, branch):
-            return x + (DropPath()(branch, rate) if self.stochastic else branch)
-
-        attention = Attention(self.heads, self.dtype, self.implementation, name="attn")
-        x = add(x, attention(LayerNorm(name="norm1")(x), lengths))
-        x = add(
-            x,
-            FeedForward(self.hidden, self.dtype, self.gelu, name="mlp")(LayerNorm(name="norm2")(x)),
-        )
-        return x, None
-
-
-def blocks(
-    x,
-    lengths,
-    *,
-    depth: int,
-    heads: int,
-    hidden: int,
-    dtype: str = "auto",
-    gelu: str = "exact",
-    attention: str = "auto",
-    drop_path: float = 0.0,
-    remat: bool = False,
-    scan: bool = False,
-    deterministic: bool = True,
-):
-    """`depth` transformer blocks over x f32[B, N, D], of which the first lengths[b] tokens are read
-    -> f32[B, N, D].
-
-    To be called in a compact module, whose children they become: "block_0", "block_1", ..., or one
-    stacked "blocks" with scan. hidden: width of the feed-forward layer. For the rest see `Vit`.
-    """
-    rates = jnp.linspace(0.0, drop_path, depth)
-    block: Any = Block
-    if remat:
-        # Inside a scan nothing can be merged across blocks, so the barrier against it would only
-        # cost time.
-        block = nn.remat(Block, prevent_cse=not scan)
-    options = {
-        "heads": heads,
-        "hidden": hidden,
-        "dtype": dtype,
-        "gelu": gelu,
-        "implementation": attention,
-        "stochastic": drop_path > 0.0 and not deterministic,
-    }
-    if scan and depth:
-        stacked = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "drop_path": True},
-            in_axes=(0, nn.broadcast),
-            length=depth,
-        )
-        return stacked(**options, name="blocks")(x, rates, lengths)[0]
-    for i in range(depth):
-        x, _ = block(**options, name=f"block_{i}")(x, rates[i], lengths)
-    return x
+# ---- network ----
 
 
 class Vit(nn.Module):
@@ -321,8 +163,8 @@ class Vit(nn.Module):
     of 16 x 16). final_norm: layer norm at the end (DiG drops it whenever its contrastive branch is
     on). drop_path: rate of the last block, linear from 0 over the depth. remat, scan: recompute
     blocks in the backward pass; trace one block and loop over stacked parameters ("blocks" instead
-    of "block_i"). attention: "xla" and "cudnn" are jax.nn.dot_product_attention's, "plain" is ours
-    for CPUs, "auto" takes cudnn where a GPU computes in bfloat16, plain on a CPU and xla elsewhere.
+    of "block_i"). dtype: see `layers`. attention: see `transformer.attend`; what "auto" stands for in a
+    config is said by `encoders.resolve`.
     """
 
     patch: Sequence[int]
@@ -336,14 +178,18 @@ class Vit(nn.Module):
     drop_path: float = 0.0
     remat: bool = False
     scan: bool = False
-    dtype: str = "auto"
+    dtype: str = "float32"
     gelu: str = "exact"
-    attention: str = "auto"
+    attention: str = "plain"
 
-    @property
-    def form(self) -> dict[str, str]:
-        """What the transformer of a method takes over from its encoder: arguments of `blocks`."""
-        return {"dtype": self.dtype, "gelu": self.gelu, "attention": self.attention}
+    def form(self, head_width: int) -> dict[str, str]:
+        """What a method's own transformer takes over: arguments of `transformer.blocks`.
+
+        cuDNN takes heads of 128 at most on every card that has it; wider ones are left to XLA.
+        """
+        fits = head_width <= 128 and head_width % 8 == 0
+        attention = self.attention if fits or self.attention != "cudnn" else "xla"
+        return {"dtype": self.dtype, "gelu": self.gelu, "attention": attention}
 
     @nn.compact
     def __call__(
@@ -383,7 +229,7 @@ class Vit(nn.Module):
         if prefix is not None:
             x = jnp.concatenate([prefix, x], 1)
             real = jnp.pad(real, ((0, 0), (prefix.shape[1], 0)), constant_values=True)
-        x = blocks(
+        x = transformer.blocks(
             x,
             jnp.sum(real, 1),
             depth=self.depth,

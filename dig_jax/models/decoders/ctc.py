@@ -25,7 +25,7 @@ class CtcHead(nn.Module):
     kind: str = "linear"
     hidden: int = 256
     layers: int = 1
-    dtype: str = "auto"
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, frames, lengths):

@@ -36,7 +36,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from dig_jax import sharding
-from dig_jax.models import layers
+from dig_jax.models import encoders, layers
 from dig_jax.tools import program
 from dig_jax.tools.perf import workload
 from dig_jax.train import accumulate
@@ -142,7 +142,8 @@ def measure(cfg, seconds, split=True):
     peak = (jax.local_devices()[0].memory_stats() or {}).get(
         "peak_bytes_in_use"
     )  # before anything else is run
-    dtype = layers.compute_dtype((cfg["method"].get("encoder") or {}).get("dtype", "auto"))
+    encoder = encoders.resolve(cfg["method"].get("encoder") or {}, *encoders.here())
+    dtype = layers.compute_dtype(encoder["dtype"])
     dtypes = ("float32", "bfloat16") if jax.default_backend() == "cpu" else (dtype.name,)
     products = {name: matmul(name) for name in dtypes}
     calls = {"step": train, **{name: product for name, (product, _) in products.items()}}

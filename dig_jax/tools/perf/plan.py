@@ -36,7 +36,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from dig_jax import sharding
-from dig_jax.models import layers
+from dig_jax.models import encoders, layers
 from dig_jax.tools import program
 from dig_jax.tools.perf import bench_step, hlo, workload
 from dig_jax.tools.perf.devices import DEVICES, Device
@@ -85,7 +85,10 @@ def measure_here(dtype, seconds=3.0, **calls):
     stats = jax.local_devices()[0].memory_stats() or {}
     bandwidth = 2 * COPY_BYTES / times["copy"].median / 1e9
     memory = stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    tflops, dtype = operations / times["product"].median / 1e12, layers.compute_dtype("auto").name
+    tflops, dtype = (
+        operations / times["product"].median / 1e12,
+        encoders.best_dtype(*encoders.here()),
+    )
     device = Device(tflops, memory / 1e9, bandwidth, bandwidth / 2, 1 << 30, bandwidth / 2, dtype)
     return device, {name: times[name].median for name in calls}
 
@@ -103,9 +106,9 @@ def make(cfg, sizes, device, check=False):
     (jax_num_cpu_devices).
     """
     encoder = cfg["method"].get("encoder") or {}
-    dtype = (
-        device.dtype if device and encoder.get("dtype") == "auto" else encoder.get("dtype", "auto")
-    )
+    dtype = encoder.get("dtype", "auto")
+    if dtype == "auto":
+        dtype = device.dtype if device else encoders.best_dtype(*encoders.here())
     # A CPU compiles no other attention, and XLA's CPU compiler computes nothing again in blocks
     # that stand side by side.
     how = {"attention": "plain", "dtype": dtype} | ({"scan": True} if encoder.get("remat") else {})

@@ -1,0 +1,175 @@
+"""Transformer blocks over tokens of lines of different lengths (arXiv 1706.03762, pre-norm).
+
+Keys past a line's length are never attended to. The three forms of attention compute the same.
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dig_jax.models.layers import (
+    Dense,
+    DropPath,
+    LayerNorm,
+    along_last,
+    compute_dtype,
+    dot_f32acc,
+    gelu,
+    stored_dtype,
+)
+
+ATTENTION = ("plain", "xla", "cudnn")
+
+
+def attend(query, key, value, lengths, dtype, implementation):
+    """Softmax attention of [B, N, heads, head dim] over the first lengths[b] keys -> f32.
+
+    Logits are scaled by head dim ** -0.5. implementation: one of ATTENTION; "xla" and "cudnn" are
+    those of jax.nn.dot_product_attention, "plain" is ours for CPUs. Raises ValueError for another.
+    """
+    if implementation not in ATTENTION:
+        raise ValueError(
+            f"attention is {implementation!r}; set config.method.encoder.attention to 'auto' or "
+            f"one of {', '.join(ATTENTION)}"
+        )
+    if implementation == "plain":
+        return _attend_plain(query, key, value, lengths, dtype)
+    query, key, value = (x.astype(dtype) for x in (query, key, value))
+    # The function takes no precision, and accelerators round float32 operands by default.
+    with jax.default_matmul_precision("highest" if dtype == jnp.float32 else None):
+        return jax.nn.dot_product_attention(
+            query, key, value, key_value_seq_lengths=lengths, implementation=implementation
+        ).astype(jnp.float32)
+
+
+def _attend_plain(query, key, value, lengths, dtype):
+    """The same for CPUs, where the N x N passes over memory are the cost: scaling the queries and
+    dividing the sums, instead of the N x N logits and weights, halves the time of
+    jax.nn.dot_product_attention at N = 256."""
+    query = query * query.shape[-1] ** -0.5
+    logits = dot_f32acc(query, key, (((3,), (3,)), ((0, 2), (0, 2))), dtype)  # (B, heads, N, N)
+    real = jnp.arange(key.shape[1])[None, :] < lengths[:, None]
+    logits = jnp.where(real[:, None, None, :], logits, -jnp.inf)
+    weights = jnp.exp(logits - jax.lax.stop_gradient(jnp.max(logits, -1, keepdims=True)))
+    sums = dot_f32acc(
+        weights, value, (((3,), (1,)), ((0, 1), (0, 2))), dtype
+    )  # (B, heads, N, head dim)
+    return (sums / jnp.sum(weights, -1, keepdims=True)).transpose(0, 2, 1, 3)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; learned biases on queries and values, none on keys (BEiT, DiG)."""
+
+    heads: int
+    dtype: str
+    implementation: str
+
+    @nn.compact
+    def __call__(self, x, lengths):
+        batch, tokens, width = x.shape
+        # One matrix for the three, as in the original: Xavier's bound depends on the 3 * width
+        # outputs.
+        qkv = Dense(
+            3 * width, use_bias=False, dtype=self.dtype, out=stored_dtype(self.dtype), name="qkv"
+        )(x)
+        query, key, value = jnp.split(qkv, 3, -1)
+        query = query + along_last(
+            self.param("q_bias", nn.initializers.zeros, (width,), jnp.float32), query
+        )
+        value = value + along_last(
+            self.param("v_bias", nn.initializers.zeros, (width,), jnp.float32), value
+        )
+        query, key, value = (y.reshape(batch, tokens, self.heads, -1) for y in (query, key, value))
+        out = attend(query, key, value, lengths, compute_dtype(self.dtype), self.implementation)
+        return Dense(width, dtype=self.dtype, name="proj")(out.reshape(batch, tokens, width))
+
+
+class FeedForward(nn.Module):
+    hidden: int
+    dtype: str
+    gelu: str
+
+    @nn.compact
+    def __call__(self, x):
+        hidden = gelu(
+            Dense(self.hidden, dtype=self.dtype, out=stored_dtype(self.dtype), name="fc1")(x),
+            self.gelu,
+        )
+        return Dense(x.shape[-1], dtype=self.dtype, name="fc2")(hidden)
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block. (x f32[B, N, D], rate f32[], lengths i32[B]) -> (x, None), the
+    form nn.scan wants.
+    """
+
+    heads: int
+    hidden: int
+    dtype: str
+    gelu: str
+    implementation: str
+    stochastic: bool
+
+    @nn.compact
+    def __call__(self, x, rate, lengths):
+        def add(x, branch):
+            return x + (DropPath()(branch, rate) if self.stochastic else branch)
+
+        attention = Attention(self.heads, self.dtype, self.implementation, name="attn")
+        x = add(x, attention(LayerNorm(name="norm1")(x), lengths))
+        x = add(
+            x,
+            FeedForward(self.hidden, self.dtype, self.gelu, name="mlp")(LayerNorm(name="norm2")(x)),
+        )
+        return x, None
+
+
+def blocks(
+    x,
+    lengths,
+    *,
+    depth: int,
+    heads: int,
+    hidden: int,
+    dtype: str = "float32",
+    gelu: str = "exact",
+    attention: str = "plain",
+    drop_path: float = 0.0,
+    remat: bool = False,
+    scan: bool = False,
+    deterministic: bool = True,
+):
+    """`depth` transformer blocks over x f32[B, N, D], of which the first lengths[b] tokens are read
+    -> f32[B, N, D].
+
+    To be called in a compact module, whose children they become: "block_0", "block_1", ..., or one
+    stacked "blocks" with scan. hidden: width of the feed-forward layer. For the rest see `Vit`.
+    """
+    rates = jnp.linspace(0.0, drop_path, depth)
+    block: Any = Block
+    if remat:
+        # Inside a scan nothing can be merged across blocks, so the barrier against it would only
+        # cost time.
+        block = nn.remat(Block, prevent_cse=not scan)
+    options = {
+        "heads": heads,
+        "hidden": hidden,
+        "dtype": dtype,
+        "gelu": gelu,
+        "implementation": attention,
+        "stochastic": drop_path > 0.0 and not deterministic,
+    }
+    if scan and depth:
+        stacked = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "drop_path": True},
+            in_axes=(0, nn.broadcast),
+            length=depth,
+        )
+        return stacked(**options, name="blocks")(x, rates, lengths)[0]
+    for i in range(depth):
+        x, _ = block(**options, name=f"block_{i}")(x, rates[i], lengths)
+    return x

@@ -1,0 +1,85 @@
+"""What "auto" stands for on each device, and that tracing does not ask this machine."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from dig_jax.models import encoders
+
+VIT = {"patch": (8, 4), "width": 64, "depth": 1, "heads": 2, "dtype": "auto", "attention": "auto"}
+CRNN = {
+    "kind": "crnn", "height_px": 32, "stem": 8, "stages": (8, 8, 8, 8), "blocks": (1, 1, 1, 1),
+    "width": 16, "layers": 1, "dtype": "auto",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("platform", "capability", "head_width", "dtype", "attention"),
+    [
+        ("cpu", None, 64, "float32", "plain"),
+        ("tpu", None, 64, "bfloat16", "xla"),
+        ("gpu", "7.0", 64, "float32", "xla"),
+        ("gpu", "7.5", 64, "float32", "xla"),
+        ("gpu", "8.0", 64, "bfloat16", "cudnn"),
+        ("gpu", "8.6", 128, "bfloat16", "cudnn"),
+        ("gpu", "8.9", 136, "bfloat16", "xla"),
+        ("gpu", "9.0", 256, "bfloat16", "cudnn"),
+        ("gpu", "9.0", 264, "bfloat16", "xla"),
+        ("gpu", "9.0", 60, "bfloat16", "xla"),
+        ("gpu", "10.0", 256, "bfloat16", "cudnn"),
+        ("gpu", "gfx90a", 64, "bfloat16", "xla"),
+        ("gpu", None, 64, "bfloat16", "xla"),
+    ],
+)
+def test_auto_on_each_device(platform, capability, head_width, dtype, attention):
+    options = {**VIT, "width": 2 * head_width}
+    found = encoders.resolve(options, platform, capability)
+    assert (found["dtype"], found["attention"]) == (dtype, attention)
+    assert options["dtype"] == "auto", "the options are left as they were"
+    assert encoders.resolve(CRNN, platform, capability)["dtype"] == dtype
+    assert "attention" not in encoders.resolve(CRNN, platform, capability)
+
+
+def test_what_is_stated_stays_and_float32_takes_no_cudnn():
+    stated = {**VIT, "dtype": "bfloat16_stored", "attention": "plain"}
+    assert encoders.resolve(stated, "gpu", "9.0") == stated
+    assert encoders.resolve({**VIT, "dtype": "float32"}, "gpu", "9.0")["attention"] == "xla"
+    assert (
+        encoders.resolve({**VIT, "dtype": "bfloat16_stored"}, "gpu", "9.0")["attention"] == "cudnn"
+    )
+
+
+def test_a_decoder_with_wide_heads_leaves_cudnn():
+    vit = encoders.create({**VIT, "dtype": "bfloat16", "attention": "cudnn"})
+    found = [vit.form(width)["attention"] for width in (32, 128, 36, 256)]
+    assert found == ["cudnn", "cudnn", "xla", "xla"]
+    with pytest.raises(ValueError, match=r"attention is 'flash'; set config\.method\.encoder"):
+        trace(encoders.create({**VIT, "attention": "flash"}))
+
+
+def trace(module):
+    image, width = jnp.zeros((2, 32, 32, 1)), jnp.array([32, 9])
+    params = jax.eval_shape(module.init, jax.random.key(0), image, width)
+    return jax.make_jaxpr(module.apply)(params, image, width)
+
+
+@pytest.mark.parametrize("options", [VIT, CRNN], ids=["vit", "crnn"])
+def test_tracing_for_a_tpu_on_this_cpu(options, monkeypatch):
+    module = encoders.create(encoders.resolve(options, "tpu"))
+    monkeypatch.setattr(jax, "default_backend", lambda: pytest.fail("tracing asked the host"))
+    products = [
+        equation
+        for equation in equations(trace(module).jaxpr)
+        if equation.primitive.name in ("dot_general", "conv_general_dilated")
+    ]
+    assert products
+    for equation in products:
+        assert {x.aval.dtype.name for x in equation.invars} == {"bfloat16"}, equation
+
+
+def equations(jaxpr):
+    """Every equation of a jaxpr and of those inside it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jax.core.jaxprs_in_params(equation.params):
+            yield from equations(inner)
