@@ -10,24 +10,19 @@ anything differs.
 
 from __future__ import annotations
 
-import functools
-import sys
 import textwrap
 
-from absl import flags
+from absl import app, flags
 
 from dig_jax.data import benchmarks
 from dig_jax.data.benchmarks import Benchmark
+from dig_jax.tools import program
 from dig_jax.tools.make_records import source_names
 from dig_jax.tools.tables import as_text
 
-
-def define_flags() -> flags.FlagValues:
-    own = flags.FlagValues()
-    flags.DEFINE_bool("help", False, "show this text.", short_name="h", flag_values=own)
-    text = functools.partial(flags.DEFINE_string, flag_values=own)
-    text("check", None, "a records folder, to be held against the benchmark that is named.")
-    return own
+_CHECK = flags.DEFINE_string(
+    "check", None, "A records folder, to be held against the benchmark that is named."
+)
 
 
 def counts(benchmark: Benchmark) -> str:
@@ -69,29 +64,21 @@ def details(benchmark: Benchmark) -> str:
     return "\n".join(lines)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Exit code: 0 done, 1 a set that differs, or what the user can mend (a sentence on stderr)."""
-    given = define_flags()
-    try:
-        names = given(sys.argv if argv is None else ["benchmarks", *argv])[1:]
-        if given.help:
-            print(f"{__doc__}{given.get_help()}")
-            return 0
-        if given.check is None:
-            print("\n\n".join(details(benchmarks.find(n)) for n in names) or overview())
-            return 0
-        if len(names) != 1:
-            raise ValueError("--check holds a records folder against one benchmark: name it")
-        wrong = benchmarks.check(names[0], given.check)
-    except (ValueError, OSError, flags.Error) as error:
-        print(f"benchmarks: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+def main(argv):
+    names = argv[1:]
+    if _CHECK.value is None:
+        print("\n\n".join(details(benchmarks.find(name)) for name in names) or overview())
+        return 0
+    if len(names) != 1:
+        raise app.UsageError("--check holds a records folder against one benchmark: name it")
+    folder = program.path(_CHECK.value, "--check")
+    wrong = benchmarks.check(names[0], folder)
     for sentence in wrong:
-        print(f"{given.check}: {sentence}.")
+        print(f"{folder}: {sentence}.")
     if not wrong:
-        print(f"{given.check} is {names[0]} as published: {counts(benchmarks.find(names[0]))}.")
+        print(f"{folder} is {names[0]} as published: {counts(benchmarks.find(names[0]))}.")
     return int(bool(wrong))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main)

@@ -16,37 +16,30 @@ dig_jax/evaluators/scoring.py.
 
 from __future__ import annotations
 
-import functools
 import pathlib
-import sys
 from collections import Counter
 from collections.abc import Sequence
 
-from absl import flags
+from absl import app, flags
 
 from dig_jax.evaluators import intervals, scoring
 from dig_jax.text import Charset, normalize
-from dig_jax.tools.tables import as_text, bounds, percent
+from dig_jax.tools import program
+from dig_jax.tools.tables import GROUP_BY, as_text, bounds, percent
 from dig_jax.workdir import readings
+from dig_jax.workdir.read import Run
 from dig_jax.workdir.readings import Reading
 
 TITLES = {"cer": "CER", "wer": "WER", "word_accuracy": "word accuracy", "one_minus_ned": "1 - NED"}
 
 
-def define_flags() -> flags.FlagValues:
-    own = flags.FlagValues()
-    text = functools.partial(flags.DEFINE_string, flag_values=own)
-    flags.DEFINE_bool("help", False, "show this text.", short_name="h", flag_values=own)
-    text("set", None, "the data set to score (default: every one that was read).")
-    text(
-        "group_by", None, "regular expression on the path of a line; what it matches is the group."
-    )
-    rules = f"scoring rules with commas between them: {', '.join(scoring.RULES)}, or all."
-    text("rule", "raw,waics", rules)
-    flags.DEFINE_integer(
-        "errors", 15, "rows of the tables of errors; 0 = none.", lower_bound=0, flag_values=own
-    )
-    return own
+_SET = flags.DEFINE_string("set", None, "The data set to score (default: each that was read).")
+_RULE = flags.DEFINE_string(
+    "rule", "raw,waics", f"Scoring rules, with commas: {', '.join(scoring.RULES)}; or all."
+)
+_ERRORS = flags.DEFINE_integer(
+    "errors", 15, "Rows of the tables of errors; 0 = none.", lower_bound=0
+)
 
 
 def load(source: str, only: str | None = None) -> dict[str, list[Reading]]:
@@ -146,6 +139,29 @@ def differences(
     return as_text(["rule", "rate", "A %", "B %", "A - B", *by, "p", "real?"], rows)
 
 
+INTERVALS = ("run", "start", "labels", "data", "lines", "CER", "by line", "groups", "by group")
+
+
+def interval_rows(many: Sequence[Run], group_by: str | None) -> list[tuple]:
+    """Rows under INTERVALS: each recogniser, one that only evaluates too, and each data set whose
+    readings lie in its folder. ValueError for a pattern that some path does not match.
+    """
+    rows = []
+    for run in many:
+        for name in readings.datasets(run.path) if run.is_recogniser else ():
+            lines = readings.read(readings.file_of(run.path, name))
+            counts = scoring.count(pairs(lines))
+            alone = intervals.group_ids(paths(lines))
+            row = [run.name, run.start, run.labels, name, len(lines)]
+            row.append(percent(scoring.rates(counts.sum(axis=0))["cer"]))
+            row.append(bounds(*intervals.interval(counts, alone)))
+            groups = intervals.group_ids(paths(lines), group_by) if group_by else None
+            row.append("-" if groups is None else len(set(groups.tolist())))
+            row.append("-" if groups is None else bounds(*intervals.interval(counts, groups)))
+            rows.append(tuple(row))
+    return rows
+
+
 def errors(lines: Sequence[Reading], rule: str, most: int) -> str:
     """The most frequent confusions, and the errors of each character."""
     aligned = scoring.alignments(pairs(lines), rule)
@@ -193,54 +209,46 @@ def heading(name: str, lines: Sequence[Reading], group_by: str | None) -> str:
     return f"{name}: {len(lines)} lines in {number} groups{few}"
 
 
-def report(sources: Sequence[str], given: flags.FlagValues) -> str:
-    """All that is printed. ValueError and OSError for what the user can mend."""
-    rules = list(scoring.RULES) if given.rule == "all" else given.rule.split(",")
-    for rule in rules:
-        scoring.find_rule(rule)
-    if len(sources) == 2 and all(pathlib.Path(source).is_file() for source in sources):
-        given.set = given.set or "readings"  # two files need not bear one name
-    sets = [load(source, given.set) for source in sources]
+def one(source: str, rules: Sequence[str]) -> str:
+    """Scores, lacking characters and errors of one recogniser, set by set."""
     parts = []
-    if len(sources) == 1:
-        for name, lines in sets[0].items():
-            tables = [rates(lines, rules, given.group_by), lacking(sources[0], lines)]
-            if given.errors:
-                tables.append(errors(lines, rules[0], given.errors))
-            parts += [heading(name, lines, given.group_by), *filter(None, tables)]
-        return "\n\n".join(parts)
-    common = [name for name in sets[0] if name in sets[1]]
-    if not common:
-        raise ValueError(
-            f"{sources[0]} has read {', '.join(sets[0])} and {sources[1]} {', '.join(sets[1])}: "
-            f"evaluate both on one set"
-        )
-    parts.append(f"A: {sources[0]}\nB: {sources[1]}")
-    for name in common:
-        a, b, alone = paired(sets[0][name], sets[1][name])
-        note = f"; {alone} lines that only one of them has read are left out" if alone else ""
-        parts += [heading(name, a, given.group_by) + note, differences(a, b, rules, given.group_by)]
+    for name, lines in load(source, _SET.value).items():
+        parts += [heading(name, lines, GROUP_BY.value), rates(lines, rules, GROUP_BY.value)]
+        parts += filter(None, [lacking(source, lines)])
+        if _ERRORS.value:
+            parts.append(errors(lines, rules[0], _ERRORS.value))
     return "\n\n".join(parts)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Exit code: 0 done, 1 something that the user can mend (one sentence on stderr)."""
-    given = define_flags()
-    try:
-        sources = given(sys.argv if argv is None else ["compare", *argv])[1:]
-        if given.help:
-            print(f"{__doc__}{given.get_help()}")
-            return 0
-        if not 1 <= len(sources) <= 2:
-            raise ValueError(
-                f"name one or two work folders or files of readings, not {len(sources)}"
-            )
-        print(report(sources, given))
-    except (ValueError, OSError, flags.Error) as error:
-        print(f"compare: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    return 0
+def two(sources: Sequence[str], rules: Sequence[str]) -> str:
+    """Differences of two recognisers, set by set. Two files need not bear one name."""
+    files = all(pathlib.Path(source).is_file() for source in sources)
+    only = _SET.value or ("readings" if files else None)
+    a, b = (load(source, only) for source in sources)
+    common = [name for name in a if name in b]
+    if not common:
+        raise ValueError(
+            f"{sources[0]} has read {', '.join(a)} and {sources[1]} {', '.join(b)}: "
+            f"evaluate both on one set"
+        )
+    parts = [f"A: {sources[0]}\nB: {sources[1]}"]
+    for name in common:
+        left, right, alone = paired(a[name], b[name])
+        note = f"; {alone} lines that only one of them has read are left out" if alone else ""
+        parts.append(heading(name, left, GROUP_BY.value) + note)
+        parts.append(differences(left, right, rules, GROUP_BY.value))
+    return "\n\n".join(parts)
+
+
+def main(argv):
+    sources = [str(program.path(text, "a work folder")) for text in argv[1:]]
+    if not 1 <= len(sources) <= 2:
+        raise app.UsageError("name one or two work folders or files of readings")
+    rules = list(scoring.RULES) if _RULE.value == "all" else _RULE.value.split(",")
+    for rule in rules:
+        scoring.find_rule(rule)
+    print(one(sources[0], rules) if len(sources) == 1 else two(sources, rules))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program.run(main)

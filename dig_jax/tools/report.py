@@ -1,6 +1,6 @@
 """Writes one self-contained `report.html` about one or several work folders.
 
-    python -m dig_jax.tools.report WORKDIR [WORKDIR ...] [--output=FILE]
+    python -m dig_jax.tools.report WORKDIR [WORKDIR ...] [--output=FILE] [--group_by=REGEX]
 
 Curves, collapse figures, reconstructions (masked input, output, original), sample lines with truth
 and reading; for several work folders a comparison table, also printed. The page needs nothing
@@ -17,6 +17,8 @@ import matplotlib
 from absl import app, flags
 
 from dig_jax.tools import program
+from dig_jax.tools.compare import INTERVALS, interval_rows
+from dig_jax.tools.tables import GROUP_BY, as_text
 from dig_jax.workdir import read as runs
 
 matplotlib.use("Agg")
@@ -175,20 +177,11 @@ def optimism(many) -> str:
     )
 
 
-def as_text(columns, rows) -> str:
-    """A plain table for the terminal."""
-    widths = [max(len(str(row[i])) for row in [columns, *rows]) for i in range(len(columns))]
-    lines = [
-        "  ".join(str(cell).ljust(width) for cell, width in zip(row, widths)).rstrip()
-        for row in [columns, *rows]
-    ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
-
-
 def as_html(columns, rows) -> str:
     def cells(tag, row):
         numbers = [
-            str(cell).endswith("%") or name in COLUMNS[5:] for name, cell in zip(columns, row)
+            str(cell).endswith("%") or name in (*COLUMNS[5:], *INTERVALS[4:])
+            for name, cell in zip(columns, row)
         ]
         return "".join(
             f"<{tag}{' class=number' if n else ''}>{html.escape(str(cell))}</{tag}>"
@@ -271,13 +264,22 @@ def section(run) -> str:
     return "".join(parts)
 
 
-def page(many) -> str:
+SPREAD = (
+    "95 % intervals of the CER, from a bootstrap over lines and over groups of lines that belong "
+    "together (a work, a writer, a page), which --group_by names. Where there are groups, theirs is "
+    "the one to go by; two recognisers are compared by dig_jax.tools.compare."
+)
+
+
+def page(many, group_by=None) -> str:
     """The whole report as one HTML document."""
     parts = []
     if rows := comparison(many):
         parts.append(f"<h2>{'Comparison' if len(many) > 1 else 'Figures'}</h2>")
         parts.append(f"<p>{html.escape(f'{CHOICE} {optimism(many)}')}</p>")
         parts.append(as_html(COLUMNS, rows))
+    if rows := interval_rows(many, group_by):
+        parts.append(f"<h2>Intervals</h2><p>{SPREAD}</p>{as_html(INTERVALS, rows)}")
     recognisers = [run for run in many if run.is_recogniser]
     if recognisers and len(many) > 1:
         plot = curve("Character error rate", ("eval/*/cer",), recognisers)
@@ -301,11 +303,18 @@ def main(argv):
         print(as_text(COLUMNS, rows))
         if words := optimism(many):
             print(words)
+    try:
+        spread = interval_rows(many, GROUP_BY.value)
+        text = page(many, GROUP_BY.value)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    if spread:
+        print(f"\n{as_text(INTERVALS, spread)}\n")
     output = many[0].path / "report.html"
     if _OUTPUT.value:
         output = program.path(_OUTPUT.value, "--output")
         output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(page(many), encoding="utf-8")
+    output.write_text(text, encoding="utf-8")
     print(f"report: {output}")
 
 

@@ -2,6 +2,7 @@
 labels.
 
     python -m dig_jax.tools.results RUNS_DIR [--figures=FILE.jsonl] [--readme=README.md [--keep]]
+    python -m dig_jax.tools.results RUNS_DIR --intervals [--group_by=REGEX]
 
 Every work folder below RUNS_DIR that holds a recogniser is one figure: on a validation set the
 lowest CER along its run, on a test set the CER where validation was lowest. Several runs of one
@@ -35,6 +36,8 @@ import sys
 from absl import app, flags
 
 from dig_jax.tools import program
+from dig_jax.tools.compare import INTERVALS, interval_rows
+from dig_jax.tools.tables import GROUP_BY, as_markdown
 from dig_jax.workdir import read as runs
 
 _README = flags.DEFINE_string(
@@ -45,6 +48,13 @@ _FIGURES = flags.DEFINE_string(
 )
 _KEEP = flags.DEFINE_bool(
     "keep", False, "Keep the rows of the marked section whose start has no figure otherwise."
+)
+
+_INTERVALS = flags.DEFINE_bool(
+    "intervals",
+    False,
+    "Add the 95 % interval of every run and data set, by line and by group (--group_by), also of "
+    "work folders that only evaluate.",
 )
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -300,12 +310,9 @@ def main(argv):
         raise app.UsageError("name the one folder that holds the work folders")
     root = program.path(argv[1], "RUNS_DIR")
     folders = sorted(path.parent for path in root.glob("**/config.json"))
-    many = [
-        run
-        for run in map(runs.load, folders)
-        if run.is_recogniser and run.trained and run.datasets()
-    ]
-    if not many:
+    readers = [run for run in map(runs.load, folders) if run.is_recogniser and run.datasets()]
+    many = [run for run in readers if run.trained]
+    if not many and not (readers and _INTERVALS.value):
         raise SystemExit(
             f"no work folder of a recogniser below {root}: train one first, "
             "or name its parent folder"
@@ -327,12 +334,15 @@ def main(argv):
     try:
         records = merged(by_seed(many), _read_figures(stored) if stored and stored.exists() else [])
         kept = old.strip() if _KEEP.value else ""
-        table = markdown(cells(records), costs(records, root), kept)
+        price = costs(records, root)
+        table = markdown(cells(records), price, kept) if records else ""
+        spread = interval_rows(readers, GROUP_BY.value) if _INTERVALS.value else []
     except ValueError as error:
         raise SystemExit(str(error)) from None
     found = {record["start"] for record in records}
     notes = [optimism(records), origins(records), *kept_origins(kept, found)]
-    table = "\n\n".join(filter(None, [table, *notes]))
+    spread = as_markdown(INTERVALS, spread) if spread else ""
+    table = "\n\n".join(filter(None, [table, *notes, spread]))
     print(table)
     if stored:
         stored.write_text(

@@ -1,7 +1,16 @@
-"""Tables for the terminal, and figures in them."""
+"""Tables for the terminal, figures in them, and the flag that programs with intervals share."""
 
 import math
 from collections.abc import Sequence
+
+from absl import flags
+
+GROUP_BY = flags.DEFINE_string(
+    "group_by",
+    None,
+    "Regular expression on the path of a line; what it matches is the group (work, writer, page) "
+    "whose lines an interval takes together.",
+)
 
 
 def as_text(columns: Sequence, rows: Sequence[Sequence]) -> str:
@@ -11,6 +20,12 @@ def as_text(columns: Sequence, rows: Sequence[Sequence]) -> str:
     table.insert(1, ["-" * width for width in widths])
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in table)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def as_markdown(columns: Sequence, rows: Sequence[Sequence]) -> str:
+    """The same as a Markdown table."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
 def percent(value: float, sign: str = "") -> str:

@@ -226,8 +226,8 @@ def test_groups_from_paths():
     assert intervals.group_ids(WORKS).tolist() == [0, 1, 2, 3, 4, 5]
     assert intervals.group_ids(WORKS, "^[^/]+").tolist() == [0, 0, 1, 0, 2, 2]
     assert intervals.group_ids(WORKS, "^([^/]+)/").tolist() == [0, 0, 1, 0, 2, 2]
-    two = intervals.group_ids(["x_1_p2", "x_1_p3", "y_1_p2"], r"^(\w)_(\d)")
-    assert two.tolist() == [0, 0, 1]
+    two = intervals.group_ids(["x_1_p2", "x_2_p2", "y_3_p2", "x_4_p3"], r"^(\w)_\d_(p\d)")
+    assert two.tolist() == [0, 0, 1, 2]  # the capture groups together, not all that matched
     with pytest.raises(ValueError, match="3 of 6 paths, such as 'b/1'"):
         intervals.group_ids(WORKS, "^a")
     with pytest.raises(ValueError, match="no regular expression"):
@@ -320,6 +320,9 @@ def test_the_paired_bootstrap_equals_a_slow_loop():
         chosen = rng.choices(range(40), k=40)
         draws.append(sum(one[i] - two[i] for i in chosen) / 400)
     found = intervals.compare(counts_of(one), counts_of(two), np.arange(40))
+    draws = np.array(draws)
+    p = 2 * min((draws <= 0).mean(), (draws >= 0).mean())
+    assert 0.05 < p < 0.95 and found.p == pytest.approx(p, abs=0.05)
     assert (found.low, found.high) == pytest.approx(
         np.quantile(draws, [0.025, 0.975]).tolist(), abs=0.012
     )

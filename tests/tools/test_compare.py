@@ -1,6 +1,8 @@
 """The comparison on readings made by hand: verdicts, pairing, and what a user may do wrong."""
 
 import pytest
+from absl import app, flags
+from absl.testing import flagsaver
 
 from dig_jax.text import Charset
 from dig_jax.tools import compare
@@ -17,17 +19,18 @@ def save(folder, errors, name="words", truth="a" * 10):
 
 
 def run(capsys, *argv):
-    code = compare.main(list(map(str, argv)))
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+    """What is printed for this command line."""
+    with flagsaver.flagsaver():
+        compare.main(flags.FLAGS(["compare", *map(str, argv)]))
+    return capsys.readouterr().out
 
 
 def test_one_recogniser(tmp_path, capsys):
     folder = save(tmp_path / "a", [2, 0] * 24)
     (tmp_path / "a/charset.json").write_text(Charset("bc").to_json())
-    code, out, _ = run(capsys, folder, "--group_by=^[^/]+")
+    out = run(capsys, folder, "--group_by=^[^/]+")
     rows = {tuple(row.split()[:4]): row for row in out.splitlines()}
-    assert code == 0 and "words: 48 lines in 12 groups" in out
+    assert "words: 48 lines in 12 groups" in out
     assert "[7." in rows["raw", "48", "CER", "10.0"]  # by line; each work has the same errors:
     assert rows["raw", "48", "CER", "10.0"].endswith("[10.0, 10.0]")
     assert ("waics", "48", "word", "accuracy") in rows
@@ -37,11 +40,22 @@ def test_one_recogniser(tmp_path, capsys):
 
 def test_two_recognisers(tmp_path, capsys):
     a, b = save(tmp_path / "a", [2] * 48), save(tmp_path / "b", [3, 2] * 24)
-    code, out, _ = run(capsys, a, b, "--rule=raw", "--group_by=^[^/]+")
+    out = run(capsys, a, b, "--rule=raw", "--group_by=^[^/]+")
     row = next(row for row in out.splitlines() if row.startswith("raw   CER"))
-    assert code == 0 and row.split()[2:5] == ["20.0", "25.0", "-5.0"] and row.endswith("yes")
-    code, out, _ = run(capsys, a, a, "--rule=raw")
+    assert row.split()[2:5] == ["20.0", "25.0", "-5.0"] and row.endswith("yes")
+    out = run(capsys, a, a, "--rule=raw")
     assert out.count("not shown") == 4 and "--group_by" in out
+
+
+def test_the_verdict_goes_by_groups(tmp_path, capsys):
+    """One work is read worse by B, all others alike: over lines that is a clear difference."""
+    a, b = save(tmp_path / "a", [1] * 48), save(tmp_path / "b", [9] * 4 + [1] * 44)
+    verdicts = {}
+    for options in ([], ["--group_by=^[^/]+"]):
+        out = run(capsys, a, b, "--rule=raw", *options)
+        row = next(row for row in out.splitlines() if row.startswith("raw   CER"))
+        verdicts[len(options)] = row.split(maxsplit=6)[-1].endswith("yes")
+    assert verdicts == {0: True, 1: False}
 
 
 def test_lines_pair_by_path_whatever_their_order(tmp_path):
@@ -58,29 +72,26 @@ def test_files_and_sets(tmp_path, capsys):
     a = save(tmp_path / "a", [1] * 48)
     save(tmp_path / "a", [0] * 48, "more")
     b = readings.file_of(save(tmp_path / "b", [1] * 48, "other"), "other")
-    assert run(capsys, a, "--set=more")[1].count("lines (") == 1
-    assert run(capsys, readings.file_of(a, "words"), b)[0] == 0  # two files, whatever their names
-    code, _, err = run(capsys, a, tmp_path / "b")
-    assert code == 1 and "has read more, words" in err and "other" in err
+    assert run(capsys, a, "--set=more").count("lines (") == 1
+    assert "A - B" in run(
+        capsys, readings.file_of(a, "words"), b
+    )  # two files, whatever their names
+    with pytest.raises(ValueError, match="has read more, words and .* other: evaluate both"):
+        run(capsys, a, tmp_path / "b")
 
 
 @pytest.mark.parametrize(
     "argv, words",
     [
-        ([], "one or two work folders"),
         (["{a}", "--rule=best"], "no scoring rule 'best'"),
         (["{a}", "--set=none"], "no readings of 'none'; it has: words"),
         (["{a}", "--group_by=^9"], "matches no part of 44 of 48 paths"),
         (["{a}/nothing"], "holds no readings-SET.tsv"),
-        (["{a}", "--colour=red"], "colour"),
     ],
 )
 def test_mistakes_are_one_sentence(tmp_path, capsys, argv, words):
     a = save(tmp_path / "a", [1] * 48)
-    code, _, err = run(capsys, *(part.format(a=a) for part in argv))
-    assert code == 1 and words in err and err.count("\n") == 1
-
-
-def test_help(capsys):
-    code, out, _ = run(capsys, "--help")
-    assert code == 0 and "--group_by" in out.replace("--[no]", "--") and "paired bootstrap" in out
+    with pytest.raises(ValueError, match=words):
+        run(capsys, *(part.format(a=a) for part in argv))
+    with pytest.raises(app.UsageError, match="one or two work folders"):
+        run(capsys, a, a, a)

@@ -15,6 +15,7 @@ from absl.testing import flagsaver
 
 from dig_jax.tools import report, results
 from dig_jax.workdir import read as runs
+from dig_jax.workdir import readings
 
 
 @pytest.fixture
@@ -461,3 +462,45 @@ def test_comparison_has_one_row_a_recogniser(workdir):
 def test_a_folder_that_is_no_work_folder_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no config.json"):
         runs.load(tmp_path)
+
+
+def with_readings(path, errors=(0, 0, 3, 3, 1, 1)):
+    lines = [
+        readings.Reading(f"{'abc'[i // 2]}/{i}", "tint", "tint"[: 4 - n], n, 0.5)
+        for i, n in enumerate(errors)
+    ]
+    readings.write(readings.file_of(path, "val"), lines)
+    return path
+
+
+def test_intervals_by_line_and_by_group_of_training_and_evaluation_folders(workdir, capsys):
+    cer = evaluations(8 / 24)
+    train = with_readings(workdir("runs/train", cer))
+    only = with_readings(workdir("runs/only", cer, init_from=train, total={"steps": 0}))
+    with flagsaver.flagsaver(group_by="^[^/]+"):
+        report.main(["", str(train), str(only)])
+    printed = capsys.readouterr().out
+    rows = [row.split() for row in printed.splitlines() if row.startswith(("train ", "only "))]
+    for row in rows[2:]:  # below those of the comparison
+        low, high = float(row[-5].strip("[,")), float(row[-4].strip("]"))
+        assert row[-6] == "33.3" and row[-3] == "3" and 0 < low < 33.3 < high < 75
+        assert row[-2:] == ["[0.0,", "75.0]"]  # three works: any of them thrice
+    page = (train / "report.html").read_text()
+    assert "<h2>Intervals</h2>" in page and page.count("[0.0, 75.0]") == 2
+    with flagsaver.flagsaver(intervals=True):
+        results.main(["", str(train.parent)])
+    table = capsys.readouterr().out
+    assert "| only | random | 100 % | val | 6 | 33.3 | [" in table and table.count("| - | - |") == 2
+    with flagsaver.flagsaver(group_by="^9"), pytest.raises(SystemExit, match="no part of 6 of 6"):
+        report.main(["", str(train)])
+
+
+def test_an_evaluation_folder_alone_has_intervals(workdir, capsys):
+    train = workdir("train", evaluations(0.5))
+    only = workdir("runs/only", evaluations(8 / 24), init_from=train, total={"steps": 0})
+    with pytest.raises(SystemExit, match="no work folder of a recogniser"):
+        results.main(["", str(only.parent)])
+    with_readings(only)
+    with flagsaver.flagsaver(intervals=True):
+        results.main(["", str(only.parent)])
+    assert capsys.readouterr().out.startswith("| run | start | labels |")
