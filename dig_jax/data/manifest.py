@@ -77,7 +77,8 @@ def _check_splits(manifest: dict[str, Any]) -> None:
             isinstance(shards, list) and isinstance(counts, list) and len(shards) == len(counts) > 0
         ):
             raise ValueError(f"{where} must have as many 'shard_counts' as 'shards', in two lists")
-        for name in [*shards, entry["index"]]:
+        optional = [entry["labels"]] if "labels" in entry else []  # of older versions: none
+        for name in [*shards, entry["index"], *optional]:
             if not isinstance(name, str) or not re.fullmatch(r"\w[\w.-]*", name):
                 raise ValueError(
                     f"{where} names the file {name!r}, which is no plain name in this folder"

@@ -2,11 +2,14 @@
 
 import collections
 import itertools
+import math
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent import futures
 from typing import Any
+
+from absl import logging
 
 
 def cores() -> int:
@@ -14,6 +17,35 @@ def cores() -> int:
     has).
     """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+WORKER_BATCHES = 2  # that a worker process of the input pipeline makes ahead
+
+
+def free_shared_memory(path: str = "/dev/shm") -> float:
+    """Bytes that are free where processes share memory; inf where there is no such place."""
+    if not os.path.isdir(path):
+        return math.inf
+    free = os.statvfs(path)
+    return free.f_bavail * free.f_frsize
+
+
+def fitting_workers(wanted: int, batch_bytes: int, free_bytes: float) -> int:
+    """At most `wanted` worker processes whose batches fit into the shared memory: each holds those
+    made ahead, one in the making and one in use. Says so where it is fewer; 0 = a thread."""
+    each = (WORKER_BATCHES + 2) * batch_bytes
+    count = int(min(wanted, free_bytes // max(each, 1)))
+    if count < wanted:
+        logging.warning(
+            "/dev/shm has %.0f MiB free and %d worker processes need %.0f MiB for their batches: "
+            "reading with %s instead. Raise it (docker --shm-size, on Kubernetes an emptyDir of "
+            "medium Memory), or lower config.data.workers",
+            free_bytes / 2**20,
+            wanted,
+            wanted * each / 2**20,
+            f"{count} of them" if count else "a thread",
+        )
+    return count
 
 
 def ordered_map(

@@ -9,13 +9,14 @@ import os
 import re
 import shutil
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
+from dig_jax.data import labels
 from dig_jax.data.sizes import BadRecord, header_size
 from dig_jax.text import Charset, normalize
 
@@ -135,8 +136,7 @@ class _Split:
         self.name, self.spool = name, folder / f"spool-{name}"
         self.writer = ArrayRecordWriter(str(self.spool), WRITER_OPTIONS)
         self.sizes: list[tuple[int, int]] = []
-        self.label_chars: list[int] = []
-        self.chars: set[str] = set()
+        self.texts: list[str | None] = []
         self.bytes, self.digest = 0, hashlib.sha256()
 
     def add(self, image: bytes, text: str | None, id: str, size: tuple[int, int]) -> None:
@@ -145,8 +145,7 @@ class _Split:
         self.bytes += len(value)
         self.digest.update(value)
         self.sizes.append(size)
-        self.label_chars.append(-1 if text is None else len(text))
-        self.chars.update(text or "")
+        self.texts.append(text)
 
     def finish(self, folder: Path, shards: int) -> dict[str, Any]:
         """Closes the spool, deals it out to shards of equal size, writes the index, and returns the
@@ -162,18 +161,20 @@ class _Split:
             _deal(self.spool, [folder / name for name in names], bounds)
             self.spool.unlink()
         sizes = np.array(self.sizes, np.uint16).reshape(-1, 2)
-        labels = np.array(self.label_chars, np.int32)
-        index = f"index-{self.name}.npz"
+        chars = np.array([-1 if t is None else len(t) for t in self.texts], np.int32)
+        index, labels_file = f"index-{self.name}.npz", f"labels-{self.name}.npz"
         np.savez_compressed(
-            folder / index, width_px=sizes[:, 0], height_px=sizes[:, 1], label_chars=labels
+            folder / index, width_px=sizes[:, 0], height_px=sizes[:, 1], label_chars=chars
         )
+        (folder / labels_file).write_bytes(labels.pack(self.texts))
         return {
             "count": count,
             "digest": self.digest.hexdigest(),
-            "labelled": int((labels >= 0).sum()),
+            "labelled": int((chars >= 0).sum()),
             "shards": names,
             "shard_counts": [b - a for a, b in zip(bounds, bounds[1:])],
             "index": index,
+            "labels": labels_file,
             "width_px": [int(f(sizes[:, 0])) for f in (np.min, np.median, np.max)],
             "height_px": [int(f(sizes[:, 1])) for f in (np.min, np.median, np.max)],
         }
@@ -300,10 +301,8 @@ def _spool(folder: Path, examples: Iterable[Example], report: Report) -> list[_S
 def _charset(splits: list[_Split]) -> str:
     """Characters of the training labels, or of all labels where no split is called train; '' where
     nothing is labelled."""
-    texts: Iterator[set[str]] = iter(
-        [s.chars for s in splits if s.name == "train"] or [s.chars for s in splits]
-    )
-    chars = set().union(*texts)
+    chosen = [s for s in splits if s.name == "train"] or splits
+    chars = set().union(*(text or "" for s in chosen for text in s.texts))
     return Charset("".join(sorted(chars))).chars if chars else ""
 
 
