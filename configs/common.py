@@ -155,8 +155,9 @@ def lines(
     own = {
         "buckets_px": buckets_px,
         "multiple_px": 32,
-        "max_label_length": placeholder(int),
-    }  # None: the longest label
+        "max_label_length": placeholder(int),  # None: the longest label
+        "max_width_px": placeholder(int),  # wider lines are left out; None: see data/limits.py
+    }
     return {**_data("lines", train, height_px, channels), **own, **more}
 
 

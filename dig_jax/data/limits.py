@@ -103,3 +103,15 @@ def _too_long(mixture: Mixture, widths: np.ndarray, short: np.ndarray, frame_px:
         raise ValueError(f"{what}, so CTC can learn nothing: {mend}")
     warning = "warning: " if short.mean() >= WARN_SHARE else ""
     return f"{warning}{what}; they are left out: {mend}"
+
+
+def out_of_memory(error: Exception, batch_shape: Sequence[int]) -> str:
+    """One sentence that names the widest batch [B, H, W, C]; "" for an error of another kind."""
+    if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
+        return ""
+    rows, height_px, width_px, _ = batch_shape
+    return (
+        f"out of memory; the widest batch of this host is {rows} lines of {height_px} x {width_px} "
+        "px: lower config.batch_size, config.data.max_width_px (lines) or config.data.width_px "
+        f"(windows), or set config.accumulate (it says: {' '.join(str(error).split())[:200]})"
+    )

@@ -167,17 +167,13 @@ def read_lines(
     """[(batch, numbers of the rows to keep i64[k], their k texts)] of `count` random lines, read
     whole by every host.
     """
-    total = len(records.open_sets(spec))
+    total = len(records.open_sets(spec, labelled=True))
     subset = count if 1 < count < total else None
     dataset = pipeline.evaluation(
-        records.open_sets(spec, subset=subset, subset_seed=seed),
+        records.open_sets(spec, subset=subset, subset_seed=seed, labelled=True),
         batch_size=batch_size,
         charset=charset,
-        **{
-            name: data[name]
-            for name in ("height_px", "channels", "max_pixels", "squeeze_px", "contrast")
-            if name in data
-        },
+        **{name: data[name] for name in pipeline.WHOLE if name in data},
     )
     lines = []
     with pipeline.iterate(dataset, 0, workers=0) as batches:

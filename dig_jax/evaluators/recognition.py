@@ -298,11 +298,7 @@ def open_set(spec: str, batch_size: int, data: Mapping, mesh: Mesh):
         mixture,
         batch_size=batch_size,
         **sharding.host_shard(mesh).of_data(),
-        **{
-            name: data[name]
-            for name in ("height_px", "channels", "max_pixels", "squeeze_px", "contrast")
-            if name in data
-        },
+        **{name: data[name] for name in pipeline.WHOLE if name in data},
     )
     return dataset, len(mixture)
 

@@ -14,7 +14,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from dig_jax import config as build
 from dig_jax import hosts, prng, sharding
-from dig_jax.data import pipeline, records
+from dig_jax.data import limits, pipeline, records
 from dig_jax.hosts import report
 from dig_jax.methods.shared import base
 from dig_jax.text import Charset
@@ -113,6 +113,7 @@ def _run(config: Any, workdir: str) -> states.TrainState:
             build.evaluator(name, options, method, mesh, workdir, cfg)
             for name, options in cfg.get("evals", {}).items()
         ]
+        stack.enter_context(explain_memory(data.dataset.batch_shape))
         state, optimizer, step = start_state(cfg, method, data, mesh, total, checkpoints)
         start = int(state.step)
         report(
@@ -138,6 +139,17 @@ def _run(config: Any, workdir: str) -> states.TrainState:
         return loop.run(state, saved.get("log"))
 
 
+@contextlib.contextmanager
+def explain_memory(batch_shape: tuple[int, ...]) -> Iterator[None]:
+    """Running out of memory as Stopped, with the widest batch and what makes it smaller."""
+    try:
+        yield
+    except Exception as error:
+        if words := limits.out_of_memory(error, batch_shape):
+            raise Stopped(words) from error
+        raise
+
+
 def open_data(cfg: dict[str, Any], mesh: Any = None) -> Data:
     """The training data of config.data: kind "crops" (pixels only) or "lines" (pixels and
     labels).
@@ -151,24 +163,37 @@ def open_data(cfg: dict[str, Any], mesh: Any = None) -> Data:
         for name in ("subset", "subset_seed", "subset_order")
         if name in options
     }
-    mixture = build.call(records.open_sets, "config.data", chosen, spec=spec)
+    lines = kind == "lines"
+    mixture = build.call(records.open_sets, "config.data", chosen, spec=spec, labelled=lines)
     host = sharding.host_shard(mesh).of_data() if mesh is not None else {}
     common = {"mixture": mixture, "batch_size": cfg["batch_size"], **host}
     charset, once = None, None
     if kind == "crops":
         dataset = build.call(pipeline.pretrain, "config.data", options, seed=cfg["seed"], **common)
-    elif kind == "lines":
+    elif lines:
+        mixture, told = limits.learnable(
+            mixture,
+            height_px=options["height_px"],
+            frame_px=(cfg["method"].get("encoder") or {}).get("patch", (32, 4))[1],
+            squeeze_px=options.get("squeeze_px"),
+            max_width_px=options.pop("max_width_px", None),
+            buckets_px=options.get("buckets_px", "auto"),
+        )
+        for sentence in told:
+            report(sentence)
+        common["mixture"] = mixture
         charset = common["charset"] = charset_of(cfg, mixture)
         dataset = build.call(
             pipeline.recognition, "config.data", options, seed=cfg["seed"], **common
         )
         if not mixture.weighted:
-            once = functools.partial(pipeline.evaluation, **common, **options)
+            most = int(mixture.widths(options["height_px"]).max())
+            once = functools.partial(pipeline.evaluation, max_width_px=most, **common, **options)
     else:
         raise ValueError(
             f"config.data.kind is {kind!r}: set it to 'crops' (pre-training) or 'lines' (recognition)"
         )
-    steps = pipeline.steps_per_epoch(mixture, cfg["batch_size"], kind == "lines")
+    steps = pipeline.steps_per_epoch(mixture, cfg["batch_size"], lines)
     return Data(mixture, dataset, charset, steps, once)
 
 

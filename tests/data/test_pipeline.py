@@ -12,7 +12,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
-from dig_jax.data import pipeline, records, transforms
+from dig_jax.data import parallel, pipeline, records, transforms
 from dig_jax.text import Charset
 
 CHARSET = Charset("0123456789 ")
@@ -496,3 +496,25 @@ def test_limit_of_pixels_reaches_the_decoder(fifty):
         np.array_equal(batch["valid"], 20 + 3 * host["index"] <= 100)
         and transforms.MAX_PIXELS > 8 * 200
     )
+
+
+# ---- shared memory ----------------------------------------------------------------------------
+
+
+def test_workers_fit_into_the_shared_memory(caplog):
+    mib = 1 << 20
+    assert parallel.fitting_workers(4, 12 * mib, 64 * mib) == 1
+    assert "64 MiB free and 4 worker processes need 192 MiB" in caplog.text
+    assert "--shm-size" in caplog.text and "config.data.workers" in caplog.text
+    assert parallel.fitting_workers(4, 20 * mib, 64 * mib) == 0 and "a thread" in caplog.text
+    caplog.clear()
+    assert parallel.fitting_workers(4, mib, 64 * mib) == 4 and not caplog.text
+    assert parallel.fitting_workers(4, mib, float("inf")) == 4
+    assert parallel.free_shared_memory("/no/such/place") == float("inf")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_too_small_a_shared_memory_means_a_thread(fifty, kind, monkeypatch):
+    monkeypatch.setattr(pipeline, "free_shared_memory", lambda: 1000)
+    with pipeline.iterate(KINDS[kind](fifty), workers=2) as steps:
+        same(next(steps), KINDS[kind](fifty)[0])

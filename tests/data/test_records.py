@@ -24,6 +24,7 @@ from dig_jax.data.records import (
     serialize,
     write,
 )
+from dig_jax.data.writer import example_class
 
 
 def image(width=20, height=10, codec="png"):
@@ -74,6 +75,7 @@ def test_manifest_says_what_the_folder_holds(folder):
     assert manifest["charset"] == " 0123456eiln"  # of train: its lines are numbered to 6
     assert sorted(p.name for p in (folder / "one").iterdir()) == sorted(
         ["records.json", "index-train.npz", "index-validation.npz", *train["shards"]]
+        + ["labels-train.npz", "labels-validation.npz"]
         + manifest["splits"]["validation"]["shards"]
     )
 
@@ -106,7 +108,7 @@ def test_shards_are_plain_array_record_and_tfds_parses_them(folder):
         and example["id"] == b"train/2"
         and example["image"].shape == (10, 22, 1)
     )
-    example = records.example_class().FromString(values[2]).features.feature
+    example = example_class().FromString(values[2]).features.feature
     assert example["text"].bytes_list.value[0] == b"line 4"
 
 
