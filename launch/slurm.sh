@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Trains on a SLURM cluster and asks for its place in the queue again after a preemption or at the time limit.
-#   launch/slurm.sh [--dry_run] --config=configs/pretrain/dig.py:preset=lines --workdir=/shared/runs/dig ...
-# Edit the #SBATCH lines. One task a GPU: JAX gives each task the GPU of its place on the node, so every task of a node must see
-# all GPUs of that node (--gpus-per-node, not --gpus-per-task). PYTHON names an interpreter that every node sees.
+# Trains on a SLURM cluster, and queues again after a preemption or at the time limit.
+#   launch/slurm.sh [--dry_run] --config=configs/pretrain/dig.py:preset=lines \
+#     --workdir=/shared/runs/dig ...
+# Edit the #SBATCH lines. One task a GPU: JAX gives each task the GPU of its place on the node. So
+# every task must see all GPUs of its node (--gpus-per-node, not --gpus-per-task).
+# PYTHON names an interpreter that every node sees. --dry_run prints the commands.
 #SBATCH --job-name=dig_jax
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=4
@@ -13,20 +15,25 @@
 #SBATCH --open-mode=append
 #SBATCH --requeue
 #SBATCH --signal=B:TERM@120
+case " $* " in *" --help "* | *" -h "*) # prints the lines above
+  sed -n '2,${/^#/!q;/^#SBATCH/!s/^# \{0,1\}//p}' "$0"; exit ;; esac
 set -uo pipefail
 dry_run='' flags=()
-for flag in "$@"; do if [ "$flag" = --dry_run ]; then dry_run=1; else flags+=("$flag"); fi; done
+for flag in "$@"; do
+  if [ "$flag" = --dry_run ]; then dry_run=1; else flags+=("$flag"); fi
+done
 submit=(sbatch "${BASH_SOURCE[0]}" "${flags[@]}")
-train=(srun --wait=300 "${PYTHON:-python}" -m dig_jax.main "${flags[@]}") # 300 s after the first task has ended, SLURM ends the others
+# 300 s after the first task has ended, SLURM ends the others.
+train=(srun --wait=300 "${PYTHON:-python}" -m dig_jax.main "${flags[@]}")
 if [ -n "$dry_run" ]; then printf '%s\n' "${submit[*]@Q}" "${train[*]@Q}"; exit 0; fi
 [ -n "${SLURM_JOB_ID:-}" ] || exec "${submit[@]}"
 
-# To the tasks by scancel: srun itself answers SIGTERM with SIGKILL to its tasks, and nothing would be saved.
+# To the tasks by scancel: srun answers SIGTERM with SIGKILL to its tasks, and nothing is saved.
 trap 'interrupted=1; scancel --signal=TERM "$SLURM_JOB_ID"' TERM
 "${train[@]}" &
-while interrupted='' code=0; wait "$!" || code=$?; [ -n "$interrupted" ]; do :; done # a trap ends `wait` early
-# 143 = saved after SIGTERM. Only a job that still runs goes back to the queue: one that you cancelled stays away.
-if [ "$code" = 143 ] && [ -n "$(squeue --noheader --jobs="$SLURM_JOB_ID" --states=RUNNING --format=%i)" ]; then
-  scontrol requeue "$SLURM_JOB_ID"
-fi
+# A trap ends `wait` early.
+while interrupted='' code=0; wait "$!" || code=$?; [ -n "$interrupted" ]; do :; done
+# 143 = saved after SIGTERM. A job that you cancelled runs no more, and stays away.
+runs() { squeue --noheader --jobs="$SLURM_JOB_ID" --states=RUNNING --format=%i; }
+if [ "$code" = 143 ] && [ -n "$(runs)" ]; then scontrol requeue "$SLURM_JOB_ID"; fi
 exit "$code"

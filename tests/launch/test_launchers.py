@@ -79,7 +79,6 @@ class Place:
             "squeue",
             "gcloud",
             "kubectl",
-            "pkill",
             "sleep",
         ):
             (self.bin / name).write_text(FAKE.format(python=sys.executable))
@@ -104,6 +103,7 @@ class Place:
             "ZONE": "z",
             "IMAGE": "a/b:c",
             "SETUP": "cd .",
+            "TMPDIR": str(folder),
         }
         self.answer()
 
@@ -173,10 +173,19 @@ def test_shell_scripts_pass_shellcheck(path):
     assert program, "shellcheck is missing: pip install 'dig_jax[test]'"
     checked = subprocess.run([program, path], capture_output=True, text=True)
     assert not checked.returncode, checked.stdout
-    longest = (
-        60 if path.name == "real_input.sh" else 40
-    )  # a protocol of many stages; the others are launchers
-    assert os.access(path, os.X_OK) and len(path.read_text().splitlines()) <= longest
+    lines = path.read_text().splitlines()
+    longest = 90 if path.name == "real_input.sh" else 60  # a protocol of many stages
+    assert os.access(path, os.X_OK) and len(lines) <= longest and max(map(len, lines)) <= 100
+
+
+@pytest.mark.parametrize("path", sorted(LAUNCH.glob("*.sh")), ids=lambda path: path.name)
+def test_help_explains_and_starts_nothing(place, path):
+    for given in (["--help"], [*FLAGS, "-h"], ["--help", "--dry_run"]):
+        code, out, err = place.run(path.name, *given)
+        assert (code, err, place.calls()) == (0, "", [])
+        assert f"launch/{path.name}" in out and "SBATCH" not in out.replace("#SBATCH lines", "")
+        assert 2 <= len(out.splitlines()) < 30 and "pipefail" not in out
+    assert set(os.listdir(place.folder)) == {"bin", "answers", "calls"}
 
 
 @pytest.mark.parametrize("script", ["local.sh", "slurm.sh", "tpu_vm.sh", "gke.sh"])
@@ -379,6 +388,27 @@ def test_tpu_workers_get_the_flags_as_they_were_given(place):
     (place.folder / "calls").write_text("")
     place.bash(ssh[7].removeprefix("--command="))  # what each worker does
     assert place.words("python") == [["python", *TRAIN]] and (place.folder / "the code").is_dir()
+
+
+def test_tpu_ends_the_run_that_it_left_behind_and_no_other(place):
+    """Each worker may run other Python programs; a process number may have been given anew."""
+    place.answer(gcloud=[[0, "ACTIVE"], [0]])
+    assert place.run("tpu_vm.sh", *FLAGS)[0] == 0
+    command = place.words("gcloud")[1][7].removeprefix("--command=")
+    place.answer(python=[[143, "waits"]])
+    left = subprocess.Popen(["bash", "-c", command], env=place.env, cwd=place.folder)
+    until((place.folder / "waiting-0").exists)
+    assert (place.folder / "dig_jax-dig.pid").read_text().strip() == str(left.pid)
+    (place.folder / "waiting-0").unlink()
+    other = subprocess.Popen([place.bin / "python"], env=place.env, cwd=place.folder)
+    until((place.folder / "waiting-0").exists)
+    place.answer()  # the next one ends at once
+    place.bash(command)
+    assert left.wait(timeout=20) == 143 and other.poll() is None
+    (place.folder / "dig_jax-dig.pid").write_text(f"{os.getpid()}\n")  # given anew, to this test
+    place.bash(command)
+    other.kill()
+    other.wait()
 
 
 @pytest.mark.parametrize(
