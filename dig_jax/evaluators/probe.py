@@ -200,8 +200,7 @@ def padded(arrays: list[np.ndarray]) -> np.ndarray:
 
 def feasible(lines: Lines) -> tuple[Lines, int]:
     """The lines that CTC can learn, and how many were left out."""
-    repeats = ((lines.label[:, 1:] == lines.label[:, :-1]) & (lines.label[:, 1:] > 0)).sum(axis=1)
-    fits = lines.length >= (lines.label > 0).sum(axis=1) + repeats
+    fits = lines.length >= ctc.frames_needed(lines.label, (lines.label > 0).sum(axis=1))
     texts = [text for text, fit in zip(lines.texts, fits) if fit]
     return Lines(lines.frames[fits], lines.length[fits], lines.label[fits], texts), int(
         (~fits).sum()

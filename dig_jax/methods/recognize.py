@@ -30,7 +30,7 @@ What to watch
   tokens of a pre-trained encoder have a large common part, which the fresh head has to learn to
   ignore first (random tokens have not). So fine-tuning and scratch standardise, too.
 - A line whose label needs more frames than it has (length + repeats > frames) cannot be learnt by
-  CTC. It is left out of the loss (optax would charge 1e5 for it) and counted in the metric
+  CTC. It is left out of the loss and counted in the metric
   `infeasible_frac`.
 """
 

@@ -5,6 +5,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from dig_jax.models.decoders import ctc
@@ -67,6 +68,53 @@ def test_loss_equals_the_sum_over_all_alignments():
         np.testing.assert_allclose(
             loss[i], expected or 0.0, rtol=1e-5, atol=1e-6, err_msg=str(cases[i])
         )
+
+
+@pytest.fixture(scope="module")
+def random_lines():
+    """Lines of 60 frames and 40 classes: short, long, with repeats, exact fits, one impossible."""
+    rng = np.random.default_rng(3)
+    label_length = np.array([20, 7, 0, 30, 12, 30], np.int32)
+    label = rng.integers(1, 40, (6, 30)).astype(np.int32)
+    label[1, :7], label[4] = 5, np.tile([3, 3, 4], 10)
+    lengths = np.array([60, 33, 9, 60, 16, 20], np.int32)
+    logits = 4.0 * rng.normal(size=(6, 60, 40)).astype(np.float32)
+    return tuple(map(jnp.asarray, (logits, lengths, label, label_length)))
+
+
+def optax_loss(logits, lengths, label, label_length):
+    """The same by optax, without the line that has no alignment."""
+    pad = lambda count, most: (jnp.arange(most)[None] >= count[:, None]).astype(jnp.float32)
+    rest = pad(lengths, 60), label, pad(label_length, 30)
+    losses = optax.ctc_loss(logits, *rest, blank_id=0)
+    return jnp.where(jnp.arange(6) == 5, 0.0, losses)
+
+
+def test_value_and_gradient_equal_those_of_optax(random_lines):
+    logits, *rest = random_lines
+    weights = jnp.arange(1.0, 7.0)  # cotangents that differ
+    ours = lambda x: (ctc.ctc_loss(x, *rest)[0] * weights).sum()
+    theirs = lambda x: (optax_loss(x, *rest) * weights).sum()
+    value, gradient = jax.jit(jax.value_and_grad(ours))(logits)
+    wanted, slope = jax.jit(jax.value_and_grad(theirs))(logits)
+    assert ctc.ctc_loss(logits, *rest)[1].tolist() == [True] * 5 + [False]
+    np.testing.assert_allclose(value, wanted, rtol=1e-6)
+    np.testing.assert_allclose(gradient, slope, atol=2e-4)
+    np.testing.assert_allclose(gradient.sum(-1), 0.0, atol=1e-5)  # softmax minus posteriors
+    assert not np.asarray(gradient[5]).any() and not np.asarray(gradient[1, 33:]).any()
+
+
+def test_the_value_alone_is_that_of_the_gradient(random_lines):
+    logits, *rest = random_lines
+    alone = jax.jit(lambda x: ctc.ctc_loss(x, *rest)[0])(logits)
+    beside = jax.jit(lambda x: jax.vjp(lambda y: ctc.ctc_loss(y, *rest)[0], x)[0])(logits)
+    np.testing.assert_allclose(alone, beside, rtol=1e-6)
+
+
+def test_frames_needed_of_numpy_and_jax():
+    label, length = np.array([[1, 1, 2, 2], [3, 3, 3, 3], [4, 4, 9, 9]]), np.array([4, 3, 0])
+    assert ctc.frames_needed(label, length).tolist() == [6, 5, 0]
+    assert jax.jit(ctc.frames_needed)(label, length).tolist() == [6, 5, 0]
 
 
 def test_infeasible_lines_and_padding_frames_have_no_gradient():
