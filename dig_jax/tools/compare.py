@@ -33,6 +33,7 @@ from dig_jax.workdir.readings import Reading
 TITLES = {"cer": "CER", "wer": "WER", "word_accuracy": "word accuracy", "one_minus_ned": "1 - NED"}
 
 
+flags.declare_key_flag("group_by")
 _SET = flags.DEFINE_string("set", None, "The data set to score (default: each that was read).")
 _RULE = flags.DEFINE_string(
     "rule", "raw,waics", f"Scoring rules, with commas: {', '.join(scoring.RULES)}; or all."

@@ -24,6 +24,7 @@ from dig_jax.workdir import read as runs
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend has to be chosen first
 
+flags.declare_key_flag("group_by")
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Where to write the page (default: report.html in the first work folder)."
 )

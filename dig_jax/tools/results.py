@@ -40,6 +40,7 @@ from dig_jax.tools.compare import INTERVALS, interval_rows
 from dig_jax.tools.tables import GROUP_BY, as_markdown
 from dig_jax.workdir import read as runs
 
+flags.declare_key_flag("group_by")
 _README = flags.DEFINE_string(
     "readme", None, "File whose marked section the table replaces (default: only print)."
 )
