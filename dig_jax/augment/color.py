@@ -189,7 +189,43 @@ def rescale(image, width, *, factor):
     return out
 
 
+def morphology(image, width, *, grow):
+    """Thicker strokes (grow f32[B] towards 1) or thinner ones (towards -1), of dark ink.
+
+    A mixture of the image with its minimum or maximum over 3 x 3 pixels: erosion and dilation.
+    """
+    height, canvas_px = image.shape[2:]
+    padded = jnp.pad(extend(image, width), ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
+
+    def over(pick):
+        tall = [padded[:, :, i : i + height] for i in range(3)]
+        tall = pick(pick(tall[0], tall[1]), tall[2])
+        wide = [tall[..., i : i + canvas_px] for i in range(3)]
+        return pick(pick(wide[0], wide[1]), wide[2])
+
+    other = jnp.where(_each(grow) > 0, over(jnp.minimum), over(jnp.maximum))
+    return _blend(other, image, 1.0 - jnp.abs(grow))
+
+
+def erase(image, width, *, boxes, grey):
+    """Paints boxes f32[B,N,4] with one grey f32[B]: cutout (DeVries and Taylor, arXiv 1708.04552).
+
+    A box is (centre x as a fraction of the real width, centre y of the height, half its width and
+    height in px).
+    """
+    height, canvas_px = image.shape[2:]
+    x = jnp.arange(canvas_px, dtype=jnp.float32)[None, None, None, :]
+    y = jnp.arange(height, dtype=jnp.float32)[None, None, :, None]
+    box = boxes[..., None, None]
+    across = jnp.abs(x - box[:, :, 0] * width[:, None, None, None]) <= box[:, :, 2]
+    down = jnp.abs(y - box[:, :, 1] * height) <= box[:, :, 3]
+    hit = jnp.any(across & down, axis=1, keepdims=True)
+    return jnp.where(hit, _each(grey), image)
+
+
 TONES = {
+    "morphology": morphology,
+    "erase": erase,
     "contrast": contrast,
     "solarize": solarize,
     "grayscale": grayscale,

@@ -237,6 +237,8 @@ MATRICES = {
     "rotate": rotate,
     "perspective": perspective,
     "affine": affine,
+    "scale": scale,
+    "shear": shear,
 }
 
 
@@ -276,6 +278,46 @@ def apply_piecewise(x, y, width, offsets):
     return x + dx, y + dy
 
 
+def stretch(x, width, times, canvas_px):
+    """Makes lines `times` f32[B] as wide, as far as the canvas has room: (x f32[B,H,W], new width).
+
+    x: columns of the result, mapped to columns of the line as it is. The new width i32[B] is a
+    whole number of pixels in 1 .. canvas_px.
+    """
+    wide = jnp.clip(jnp.round(times * width), 1, canvas_px)
+    ratio = (width / wide)[:, None, None]
+    return (x + 0.5) * ratio - 0.5, wide.astype(jnp.int32)
+
+
+NODE_PX = 12  # between the nodes of `elastic`: about the width of a letter of a 32 px high line
+
+
+def elastic(x, y, keys, reach_px):
+    """Bends lines smoothly: (x, y), f32[B,H,W] each, moved by up to about 2 * reach_px f32[B].
+
+    Every node of a grid with NODE_PX between its nodes draws a normal displacement; a cubic
+    B-spline joins them, after Simard et al. (ICDAR 2003), who smooth pixel noise with a Gaussian.
+    """
+    _, height, canvas_px = x.shape
+    down, across = _spline(height), _spline(canvas_px)
+    shape = (2, down.shape[1], across.shape[1])
+    nodes = jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+    nodes = nodes * reach_px[:, None, None, None]
+    moved = jnp.einsum("hj,bdji,wi->dbhw", down, nodes, across, precision="highest")
+    return x + moved[0], y + moved[1]
+
+
+def _spline(size):
+    """f32[size, nodes]: the weight of each node at each pixel, a cubic B-spline of unit variance."""
+    nodes = size // NODE_PX + 3
+    at = jnp.arange(size, dtype=jnp.float32)[:, None] / NODE_PX + 1.0
+    away = jnp.abs(at - jnp.arange(nodes, dtype=jnp.float32)[None])
+    near = 2.0 / 3.0 - away**2 + away**3 / 2.0
+    far = jnp.clip(2.0 - away, 0.0) ** 3 / 6.0
+    weight = jnp.where(away < 1.0, near, far)
+    return weight / jnp.sqrt(jnp.sum(weight**2, axis=1, keepdims=True))
+
+
 def pixel_grid(batch, height, canvas_px):
     """(x, y), f32[B,H,W] each: the position of every pixel."""
     shape = (batch, height, canvas_px)
@@ -284,13 +326,14 @@ def pixel_grid(batch, height, canvas_px):
     return x, y
 
 
-def limit_shift(x, y, width, max_shift_px):
-    """Keeps every real pixel's horizontal displacement within +-max_shift_px (None: no bound) and x
-    inside the line.
+def limit_shift(x, y, width, max_shift_px, start=None):
+    """Keeps every pixel's way sideways from `start` f32[B,H,W] (None: its place) within +-max_shift_px (None: no
+    bound) and x inside the line.
 
     Windows of two views hold the same letters only if the text did not travel between windows.
     """
-    start = jnp.arange(x.shape[2], dtype=jnp.float32)[None, None, :]
+    if start is None:
+        start = jnp.arange(x.shape[2], dtype=jnp.float32)[None, None, :]
     right = width.astype(jnp.float32)[:, None, None] - 1.0
     if max_shift_px is not None:
         x = start + jnp.clip(x - start, -max_shift_px, max_shift_px)

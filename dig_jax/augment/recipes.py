@@ -4,6 +4,7 @@ A recipe is a stage or a sequence of stages, which a line passes in turn. A stag
     operators   ((name, {amount: range, ..}), ..), names unique, see views.OPERATORS for the amounts of each
     some_of     (lowest, highest): every line draws how many of the operators it gets, which, and their order
                 (imgaug's SomeOf with random_order; (1, 1) is its OneOf)
+                An amount "p" is the chance that a drawn operator is carried out; absent = 1.
     p           chance that a line gets any of the operators; absent = 1
     jitter      {"p", "brightness", "contrast", "saturation", "hue"}: torchvision's ColorJitter, or None
     grayscale_p chance of losing all colour at the end
@@ -165,8 +166,30 @@ SIMAN = _stage(
     grayscale_p=0.2,
 )
 
+# For recognisers of whole lines, trained for many epochs on few labels: every line looks new each
+# time. "stretch" changes the width of a line, so this recipe serves recognisers only.
+LINES_STRONG = (
+    _stage(
+        ("stretch", {"times": (0.85, 1.15), "p": 0.9}),
+        ("scale", {"across": 1.0, "down": (0.9, 1.1), "p": 0.9}),
+        ("shear", {"degrees_x": (-11.0, 11.0), "degrees_y": 0.0, "p": 0.9}),
+        ("rotate", {"degrees": (-0.8, 0.8), "p": 0.9}),
+        ("shift", {"right_px": (-2.0, 2.0), "down_px": (-2.0, 2.0), "p": 0.9}),
+        ("elastic", {"reach_px": (0.3, 0.8), "p": 0.4}),
+    ),
+    _stage(("morphology", {"grow": (-0.7, 0.7)}), p=0.3),
+    _stage(("blur", {"sigma": (0.3, 1.2)}), p=0.3),
+    _stage(
+        ("contrast", {"alpha": (0.6, 1.4)}),
+        ("brightness", {"factor": (0.7, 1.3)}),
+        p=0.5,
+    ),
+    _stage(("noise", {"sigma": (0.01, 0.1)}), p=0.4),
+    _stage(("erase", {"half_px": (1.5, 6.0), "grey": (0.0, 1.0)}), p=0.3),
+)
+
 # The names that configs know.
 RECIPES = {
-    "dig": DIG, "lines_light": LINES_LIGHT, "seqclr_0": SEQCLR_0, "seqclr_1": SEQCLR_1, "seqclr_2": SEQCLR_2, "simclr": SIMCLR,
+    "dig": DIG, "lines_light": LINES_LIGHT, "lines_strong": LINES_STRONG, "seqclr_0": SEQCLR_0, "seqclr_1": SEQCLR_1, "seqclr_2": SEQCLR_2, "simclr": SIMCLR,
     "mocov2": MOCOV2, "mocov3_1": MOCOV3_1, "mocov3_2": MOCOV3_2, "siman": SIMAN,
 }  # fmt: skip

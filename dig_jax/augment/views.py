@@ -34,8 +34,12 @@ OPERATORS = {
     "shift": ("right_px", "down_px"),
     "rotate": ("degrees",),
     "piecewise": ("scale",),
+    "elastic": ("reach_px",),
+    "stretch": ("times",),
     "perspective": ("scale",),
     "affine": ("times", "degrees_x", "degrees_y"),
+    "scale": ("across", "down"),
+    "shear": ("degrees_x", "degrees_y"),
     "invert": (),
     "brightness": ("factor",),
     "gamma": ("exponent",),
@@ -52,10 +56,13 @@ OPERATORS = {
     "dropout": ("share", "per_channel_p"),
     "impulse": ("share",),
     "speckle": ("spread",),
+    "morphology": ("grow",),
+    "erase": ("half_px", "grey"),
 }
-MOVING = {*geometry.MATRICES, "piecewise"}  # operators that move pixels
+MOVING = {*geometry.MATRICES, "piecewise", "elastic", "stretch"}  # operators that move pixels
 JITTER = ("brightness", "contrast", "saturation", "hue")
 DICE = 128  # random numbers a line may use
+BOXES = 3  # that `erase` paints
 UNUSED = 1000  # rank of an operator that a line did not draw
 
 
@@ -134,7 +141,7 @@ def _check_stage(recipe):
             raise ValueError(
                 f"There is no augmentation operator '{name}' (nearest: '{near}'; all: {list(OPERATORS)})."
             )
-        if set(amounts) != set(OPERATORS[name]):
+        if set(amounts) - {"p"} != set(OPERATORS[name]):
             raise ValueError(
                 f"Operator '{name}' takes the amounts {list(OPERATORS[name])}, not {list(amounts)}."
             )
@@ -200,6 +207,11 @@ def _draw_amounts(name, amounts, dice):
         return {"threshold": drawn["threshold"], "above": dice.happens(drawn["invert_above_p"])}
     if name == "channel_shuffle":
         return {"order": jnp.where(dice.happens(drawn["p"]) > 0, dice.order(3), jnp.arange(3))}
+    if name == "erase":
+        places = dice.uniform(BOXES, 2)
+        low, high = _range(amounts["half_px"])
+        half = low + (high - low) * dice.uniform(BOXES, 2)
+        return {"boxes": jnp.concatenate([places, half], 1), "grey": drawn["grey"]}
     if name == "dropout":
         return {"share": drawn["share"], "per_channel": dice.happens(drawn["per_channel_p"])}
     return drawn
@@ -215,6 +227,9 @@ def _draw_line(key, *, recipe):
         count = jnp.where(dice.happens(recipe["p"]) > 0, count, 0)
     place = dice.order(len(names))
     place = jnp.where(place < count, place, UNUSED)
+    for i, (_, ranges) in enumerate(recipe["operators"]):
+        if ranges.get("p", 1.0) < 1.0:
+            place = place.at[i].set(jnp.where(dice.happens(ranges["p"]) > 0, place[i], UNUSED))
     amounts = {name: _draw_amounts(name, ranges, dice) for name, ranges in recipe["operators"]}
     jitter = {}
     if recipe.get("jitter"):
@@ -291,13 +306,23 @@ def _chains(draws, recipe, height, width, names, warp_rank):
 
 
 def source_map(draws, recipe, shape, width, max_shift_px=None):
-    """Where each pixel of the view comes from: (x, y), f32[B,H,W] each, inside the real line; shape
-    (B, C, H, W).
+    """Where each pixel of the view comes from: (x, y), f32[B,H,W] each, inside the real line, and
+    the view's real width i32[B]; shape (B, C, H, W).
 
     Other things than the image (a mask, boxes of letters) can follow the view through it.
     """
     batch, _, height, canvas_px = shape
     x, y = geometry.pixel_grid(batch, height, canvas_px)
+    wide = width
+    if "stretch" in draws.rank:
+        used = draws.rank["stretch"] < UNUSED
+        times = jnp.where(used, draws.amounts["stretch"]["times"], 1.0)
+        x, wide = geometry.stretch(x, width, times, canvas_px)
+    start = x
+    if "elastic" in draws.rank:
+        used = draws.rank["elastic"] < UNUSED
+        reach = jnp.where(used, draws.amounts["elastic"]["reach_px"], 0.0)
+        x, y = geometry.elastic(x, y, draws.noise_keys, reach)
     names = [n for n, _ in recipe["operators"] if n in geometry.MATRICES]
     rank = draws.rank
     warp_rank = rank.get("piecewise", jnp.full((batch,), UNUSED))
@@ -311,19 +336,26 @@ def source_map(draws, recipe, shape, width, max_shift_px=None):
         x, y = geometry.apply_piecewise(x, y, width, offsets)
     if names:
         x, y = geometry.apply_matrix(before, x, y)
-    return geometry.limit_shift(x, y, width, max_shift_px)
+    return *geometry.limit_shift(x, y, width, max_shift_px, start), wide
 
 
 def augment(key, image, width, recipe, max_shift_px=None):
-    """One random view of each line.
+    """One random view of each line, see `augment_lines`, by a recipe that keeps their widths."""
+    if any(name == "stretch" for stage in stages(recipe) for name, _ in stage["operators"]):
+        raise ValueError("This recipe changes the width of lines: use it for recognisers only.")
+    return augment_lines(key, image, width, recipe, max_shift_px)[0]
+
+
+def augment_lines(key, image, width, recipe, max_shift_px=None):
+    """One random view of each line, and its width.
 
     key: a JAX key. image: u8[B,H,W,C] in [0,255] or f32 in [0,1], C = 1 or 3. width: i32[B], real
     pixels, 1..W. recipe: see augment/recipes.py. max_shift_px: bound on the horizontal way of every
     pixel, None = unbounded
         as in the official recipe.
 
-    Returns f32[B,H,W,C] in [0,1]; columns right of `width` are the input's. ValueError for an
-    impossible recipe.
+    Returns (f32[B,H,W,C] in [0,1], i32[B]). Columns right of the line are the input's, white where
+    a line has shrunk. ValueError for an impossible recipe.
     """
     check(recipe)
     if max_shift_px is not None and max_shift_px < 0:
@@ -331,18 +363,19 @@ def augment(key, image, width, recipe, max_shift_px=None):
     if image.dtype == jnp.uint8:
         image = image.astype(jnp.float32) / 255.0
     image = jnp.transpose(image, (0, 3, 1, 2))  # planes inside, see color.py
-    original = image
+    outside = jnp.where(geometry.inside(width, image.shape[3])[:, None, None], 1.0, image)
     later = jax.random.fold_in(
         key, 2**32 - 1
     )  # beyond the number of any line: `draw` folds those in
     for i, stage in enumerate(stages(recipe)):
-        image = _pass(jax.random.fold_in(later, i) if i else key, image, width, stage, max_shift_px)
+        own = jax.random.fold_in(later, i) if i else key
+        image, width = _pass(own, image, width, stage, max_shift_px)
     real = geometry.inside(width, image.shape[3])[:, None, None]
-    return jnp.transpose(jnp.where(real, image, original), (0, 2, 3, 1))
+    return jnp.transpose(jnp.where(real, image, outside), (0, 2, 3, 1)), width
 
 
 def _pass(key, image, width, recipe, max_shift_px):
-    """Lines (planes, f32[B,C,H,W]) through one stage."""
+    """Lines (planes, f32[B,C,H,W]) through one stage: (lines, their widths)."""
     channels = image.shape[1]
     draws = draw(key, image.shape[0], recipe)
     colourless = color.COLOURLESS if channels == 1 else ()
@@ -354,9 +387,8 @@ def _pass(key, image, width, recipe, max_shift_px):
         slots = _slots(draws.rank, names, recipe["some_of"][1])
         image = _in_order(image, width, names, slots, draws.amounts, draws.noise_keys)
     if any(n in MOVING for n in draws.rank):
-        image = geometry.resample(
-            image, *source_map(draws, recipe, image.shape, width, max_shift_px)
-        )
+        x, y, width = source_map(draws, recipe, image.shape, width, max_shift_px)
+        image = geometry.resample(image, x, y)
     if names := photometric(draws.jitter):
         amounts = {
             n: {"turn" if n == "jitter_hue" else "factor": draws.jitter[n][1]} for n in names
@@ -365,4 +397,4 @@ def _pass(key, image, width, recipe, max_shift_px):
         image = _in_order(image, width, names, slots, amounts, None)
     if channels == 3 and recipe.get("grayscale_p"):
         image = color.grayscale(image, width, alpha=draws.gray)
-    return image
+    return image, width
