@@ -155,7 +155,7 @@ class Method(base.Method):
             name: value for name, value in self.encode(params, batch).items() if name != "tokens"
         }
 
-    def _logits(self, heads, mutable, frames, length):
+    def _logits(self, heads, mutable, frames, length, key=None):
         """All heads at once: f32[K,B,S,V], K in the order of `names`."""
         frames = self._scaled(mutable, frames)
         return jax.vmap(lambda params: self.head.apply({"params": params}, frames, length))(
@@ -181,8 +181,10 @@ class Method(base.Method):
         """
         if self.recipe is None:
             return _normalised(batch)
-        image = views.augment(key, batch["image"], batch["width"], self.recipe, self.max_shift_px)
-        return batch | {"image": image * 2.0 - 1.0}
+        image, width = views.augment_lines(
+            key, batch["image"], batch["width"], self.recipe, self.max_shift_px
+        )
+        return batch | {"image": image * 2.0 - 1.0, "width": width}
 
     def loss(self, params, state, batch, key, progress):
         """Sum over heads of the mean over real, feasible lines of -log p(label | line)."""

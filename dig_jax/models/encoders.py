@@ -10,9 +10,9 @@ from typing import Any
 
 import jax
 
-from dig_jax.models import crnn, vit
+from dig_jax.models import cnn, crnn, vit
 
-KINDS = {"vit": vit.Vit, "crnn": crnn.Crnn}
+KINDS = {"vit": vit.Vit, "crnn": crnn.Crnn, "cnn": cnn.Cnn}
 
 
 def resolve(
@@ -72,7 +72,7 @@ def create(options: Mapping[str, Any]) -> vit.Vit | crnn.Crnn:
             f"kind is {kind!r}; set config.method.encoder.kind to one of {', '.join(KINDS)}"
         )
     # A CNN's follows from its layers; configs state it for those who read the tokens.
-    patch = tuple(options.pop("patch")) if kind == "crnn" and "patch" in options else None
+    patch = tuple(options.pop("patch")) if kind != "vit" and "patch" in options else None
     module = KINDS[kind](**options)
     if patch not in (None, module.patch):
         raise ValueError(

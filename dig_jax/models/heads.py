@@ -17,6 +17,7 @@ from dig_jax.models.layers import (
     gelu,
     uniform_fan_in,
 )
+from dig_jax.models.recurrence import recurrence
 from dig_jax.models.vit import columns
 
 # Kinds of batch norm behind a dense layer: with scale and bias, with a scale alone, with neither.
@@ -205,49 +206,42 @@ class BiLstm(nn.Module):
     """Bidirectional LSTM over frames: (x [B, S, F], lengths i32[B]) -> f32[B, S, 2 * features],
     zeros past the length.
 
-    The backward direction starts at each line's last real frame, so padding never matters. Both
-    directions run in one loop and the input products of all frames in one matrix product, which
-    leaves the loop one small product a frame.
+    The backward direction starts at each line's last real frame, so padding never matters. The
+    input products of all frames are one matrix product, see `models/recurrence.py` for the rest.
     """
 
     features: int
     layers: int = 1
     dtype: str = "float32"
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, x, lengths):
+    def __call__(self, x, lengths, key=None):
+        """key: of the dropout in front of each layer; None = none."""
         for i in range(self.layers):
-            x = self._layer(x, lengths, i)
+            x = self._layer(dropped(x, self.dropout, key, i), lengths, i)
         return x
 
     def _layer(self, x, lengths, i):
-        batch, steps, size = x.shape[0], x.shape[1], self.features
-        time = jnp.arange(steps)[None, :]
-        # An involution on the real frames of each line that leaves its padding in place.
-        flip = jnp.where(time < lengths[:, None], lengths[:, None] - 1 - time, time)[..., None]
+        size = self.features
         gates = Dense(8 * size, dtype=self.dtype, name=f"input_{i}")(x)
-        ahead, back = jnp.split(gates, 2, -1)
-        gates = jnp.stack([ahead, jnp.take_along_axis(back, flip, 1)])  # (2, B, S, 4 * features)
         orthogonal = nn.initializers.orthogonal()
         weights = self.param(
             f"recurrent_{i}", _per_gate(orthogonal), (2, size, 4 * size), jnp.float32
         )
-        dtype = compute_dtype(self.dtype)
+        real = jnp.arange(x.shape[1])[:, None] < lengths[None, :]
+        gates = jnp.moveaxis(gates, 1, 0)
+        out = recurrence(gates, weights, real.astype(jnp.float32), compute_dtype(self.dtype))
+        return jnp.moveaxis(out, 0, 1)
 
-        def step(carry, gates):
-            hidden, cell = carry
-            gates = gates + dot_f32acc(hidden, weights, (((2,), (1,)), ((0,), (0,))), dtype)
-            write, forget, new, show = jnp.split(gates, 4, -1)
-            # + 1: a fresh cell remembers (Jozefowicz et al. 2015).
-            cell = jax.nn.sigmoid(forget + 1.0) * cell + jax.nn.sigmoid(write) * jnp.tanh(new)
-            hidden = jax.nn.sigmoid(show) * jnp.tanh(cell)
-            return (hidden, cell), hidden
 
-        start = jnp.zeros((2, batch, size), jnp.float32)
-        _, out = lax.scan(step, (start, start), jnp.moveaxis(gates, 2, 0))
-        ahead, back = jnp.moveaxis(out, 0, 2)  # each (B, S, features)
-        out = jnp.concatenate([ahead, jnp.take_along_axis(back, flip, 1)], -1)
-        return jnp.where((time < lengths[:, None])[..., None], out, 0.0)
+def dropped(x, share: float, key, layer: int):
+    """Dropout (Srivastava et al. 2014) of `share` of the values of x f32[...] in front of a layer,
+    by its own part of the key; as it is without a key."""
+    if key is None or not share:
+        return x
+    kept = jax.random.bernoulli(jax.random.fold_in(key, layer), 1.0 - share, x.shape)
+    return jnp.where(kept, x / (1.0 - share), 0.0)
 
 
 def _per_gate(init):

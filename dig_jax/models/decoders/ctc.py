@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dig_jax.models.heads import BiLstm
+from dig_jax.models.heads import BiLstm, dropped
 from dig_jax.models.layers import Dense
 
 
@@ -27,13 +27,17 @@ class CtcHead(nn.Module):
     hidden: int = 256
     layers: int = 1
     dtype: str = "float32"
+    dropout: float = 0.0
 
     @nn.compact
-    def __call__(self, frames, lengths):
+    def __call__(self, frames, lengths, key=None):
+        """key: of the dropout in front of every layer, in training; None = none."""
         if self.kind not in ("linear", "bilstm"):
             raise ValueError(f"head={self.kind!r} is not known: write 'linear' or 'bilstm'.")
         if self.kind == "bilstm":
-            frames = BiLstm(self.hidden, self.layers, self.dtype, name="lstm")(frames, lengths)
+            lstm = BiLstm(self.hidden, self.layers, self.dtype, self.dropout, name="lstm")
+            frames = lstm(frames, lengths, key)
+        frames = dropped(frames, self.dropout, key, self.layers)
         return Dense(self.charset_size, dtype=self.dtype, name="classify")(frames)
 
 
