@@ -158,9 +158,10 @@ class Method(base.Method):
     def _logits(self, heads, mutable, frames, length, key=None):
         """All heads at once: f32[K,B,S,V], K in the order of `names`."""
         frames = self._scaled(mutable, frames)
-        return jax.vmap(lambda params: self.head.apply({"params": params}, frames, length))(
-            self._stacked(heads)
-        )
+        read = lambda params: self.head.apply({"params": params}, frames, length, key)
+        if len(self.names) == 1:  # a stack of one would slow the products of an LSTM
+            return read(heads[self.names[0]])[None]
+        return jax.vmap(read)(self._stacked(heads))
 
     def _scaled(self, mutable, frames):
         """Frames as the heads take them."""
@@ -191,7 +192,7 @@ class Method(base.Method):
         frames, length = self._frames(params, batch, None if self.frozen else key)
         if self.frozen:
             frames = jax.lax.stop_gradient(frames)
-        logits = self._logits(params["heads"], state.mutable, frames, length)  # (K, B, S, V)
+        logits = self._logits(params["heads"], state.mutable, frames, length, key)  # (K, B, S, V)
         score = jax.vmap(
             lambda logits: ctc.ctc_loss(logits, length, batch["label"], batch["label_length"])
         )
