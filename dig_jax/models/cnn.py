@@ -21,7 +21,7 @@ from dig_jax.models.layers import LayerNorm, compute_dtype
 from dig_jax.models.vit import PAPER, columns, grid
 
 COLUMN_PX = 4
-POOLS = ((2, 2), (2, 2), (1, 1), (2, 1), (2, 1))  # of height and width, behind each convolution
+POOLS = ((2, 2), (2, 2), (2, 1), (2, 1), (1, 1))  # of height and width, behind each convolution
 SIZES = {
     "cnn": {"channels": (16, 48, 96, 128, 192)},
     "cnn_nano": {"channels": (8, 8, 16, 16, 16)},
