@@ -25,6 +25,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dig_jax.models import tps
+from dig_jax.models.convolution import conv3x3
 from dig_jax.models.heads import BiLstm
 from dig_jax.models.layers import Dense, LayerNorm, along_last, compute_dtype
 from dig_jax.models.vit import PAPER, columns, grid
@@ -105,6 +106,8 @@ class Convolution(nn.Module):
             "precision": "highest" if dtype == jnp.float32 else None,
             "kernel_init": nn.initializers.kaiming_normal(),
         }
+        if self.side == 3:  # with a gradient that is fast on a CPU
+            options["conv_general_dilated"] = lambda x, kernel, *_, **__: conv3x3(x, kernel)
         x = nn.Conv(self.features, (self.side, self.side), name="conv", **options)(x)
         return LineNorm(name="norm")(x, real)
 

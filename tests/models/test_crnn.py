@@ -7,20 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dig_jax.models import crnn, encoders, vit
+from dig_jax.models import cnn, crnn, encoders, vit
 
-SIZE = {
-    "kind": "crnn",
-    "height_px": 32,
-    "dtype": "float32",
-    "patch": (32, 4),
-    **crnn.SIZES["crnn_nano"],
+COMMON = {"height_px": 32, "dtype": "float32", "patch": (32, 4)}
+SIZES = {
+    "crnn": {"kind": "crnn", **COMMON, **crnn.SIZES["crnn_nano"]},
+    "cnn": {"kind": "cnn", **COMMON, **cnn.SIZES["cnn_nano"]},
 }
+SIZE = SIZES["crnn"]
 
 
-@pytest.fixture(scope="module")
-def network():
-    module = encoders.create(SIZE)
+@pytest.fixture(scope="module", params=SIZES)
+def network(request):
+    module = encoders.create(SIZES[request.param])
     image = jax.random.uniform(jax.random.key(1), (3, 32, 64, 1), minval=-1.0)
     width = jnp.array([64, 37, 9])
     params = jax.jit(module.init)(jax.random.key(0), image, width)
@@ -68,8 +67,8 @@ def test_mistakes_become_sentences():
         encoders.create({**SIZE, "height_px": 24, "patch": (24, 4)}).init(
             jax.random.key(0), image[:, :24], width
         )
-    with pytest.raises(ValueError, match="kind is 'cnn'.*vit, crnn"):
-        encoders.create({**SIZE, "kind": "cnn"})
+    with pytest.raises(ValueError, match="kind is 'rnn'.*vit, crnn, cnn"):
+        encoders.create({**SIZE, "kind": "rnn"})
     with pytest.raises(ValueError, match="kind is 'crnn'.*needs the tokens of a ViT"):
         encoders.create_vit(SIZE)
     with pytest.raises(ValueError, match=r"patch is \(8, 4\).*\(32, 4\)"):
