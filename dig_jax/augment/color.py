@@ -14,13 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from dig_jax.augment import geometry
-
-TAPS = 5  # imgaug's kernel size for every sigma below 2.1 px; it cuts the bell at 2 px
-MAX_SIGMA_PX = 2.1
-
-
-def _each(amount):
-    return amount[:, None, None, None]
+from dig_jax.augment.filters import FILTERS, KERNELS, convolve, correlate, each, extend
 
 
 def luma(image):
@@ -31,7 +25,7 @@ def luma(image):
 
 
 def _blend(other, image, share):
-    return jnp.clip(other * (1.0 - _each(share)) + image * _each(share), 0.0, 1.0)
+    return jnp.clip(other * (1.0 - each(share)) + image * each(share), 0.0, 1.0)
 
 
 def contrast(image, width, *, alpha):
@@ -41,8 +35,8 @@ def contrast(image, width, *, alpha):
 
 def solarize(image, width, *, threshold, above):
     """Inverts the values >= threshold where above > 0.5, else the values < threshold."""
-    bright = image >= _each(threshold)
-    return jnp.where(bright == (_each(above) > 0.5), 1.0 - image, image)
+    bright = image >= each(threshold)
+    return jnp.where(bright == (each(above) > 0.5), 1.0 - image, image)
 
 
 def grayscale(image, width, *, alpha):
@@ -52,7 +46,7 @@ def grayscale(image, width, *, alpha):
 
 def jitter_brightness(image, width, *, factor):
     """factor * image."""
-    return jnp.clip(image * _each(factor), 0.0, 1.0)
+    return jnp.clip(image * each(factor), 0.0, 1.0)
 
 
 def jitter_contrast(image, width, *, factor):
@@ -60,7 +54,7 @@ def jitter_contrast(image, width, *, factor):
     real = geometry.inside(width, image.shape[3]).astype(image.dtype)
     total = jnp.sum(jnp.sum(luma(image), axis=(1, 2)) * real, axis=1)
     mean = total / (image.shape[2] * width.astype(image.dtype))
-    return _blend(_each(mean), image, factor)
+    return _blend(each(mean), image, factor)
 
 
 def jitter_saturation(image, width, *, factor):
@@ -89,7 +83,7 @@ def jitter_hue(image, width, *, turn):
         return value - chroma * jnp.clip(jnp.minimum(k, 4.0 - k), 0.0, 1.0)
 
     turned = jnp.stack([channel(5.0), channel(3.0), channel(1.0)], axis=1)
-    return jnp.where(_each(turn) == 0.0, image, jnp.clip(turned, 0.0, 1.0))
+    return jnp.where(each(turn) == 0.0, image, jnp.clip(turned, 0.0, 1.0))
 
 
 def invert(image, width):
@@ -106,7 +100,7 @@ def brightness(image, width, *, factor):
 
 def gamma(image, width, *, exponent):
     """image ** exponent."""
-    return jnp.clip(image, 1e-6, 1.0) ** _each(exponent)
+    return jnp.clip(image, 1e-6, 1.0) ** each(exponent)
 
 
 def channel_shuffle(image, width, *, order):
@@ -134,7 +128,7 @@ def temperature(image, width, *, kelvin):
 
 def posterize(image, width, *, levels):
     """At most `levels` (2 or more) values in equal steps."""
-    steps = _each(jnp.floor(levels) - 1.0)
+    steps = each(jnp.floor(levels) - 1.0)
     return jnp.round(image * steps) / steps
 
 
@@ -183,9 +177,7 @@ def rescale(image, width, *, factor):
         coarse = jnp.broadcast_to(
             jnp.mean(blocks, axis=(3, 5), keepdims=True), blocks.shape
         ).reshape(padded.shape)
-        out += coarse[:, :, :height, :canvas_px] * _each(
-            jnp.maximum(1.0 - jnp.abs(octave - i), 0.0)
-        )
+        out += coarse[:, :, :height, :canvas_px] * each(jnp.maximum(1.0 - jnp.abs(octave - i), 0.0))
     return out
 
 
@@ -203,7 +195,7 @@ def morphology(image, width, *, grow):
         wide = [tall[..., i : i + canvas_px] for i in range(3)]
         return pick(pick(wide[0], wide[1]), wide[2])
 
-    other = jnp.where(_each(grow) > 0, over(jnp.minimum), over(jnp.maximum))
+    other = jnp.where(each(grow) > 0, over(jnp.minimum), over(jnp.maximum))
     return _blend(other, image, 1.0 - jnp.abs(grow))
 
 
@@ -220,7 +212,7 @@ def erase(image, width, *, boxes, grey):
     across = jnp.abs(x - box[:, :, 0] * width[:, None, None, None]) <= box[:, :, 2]
     down = jnp.abs(y - box[:, :, 1] * height) <= box[:, :, 3]
     hit = jnp.any(across & down, axis=1, keepdims=True)
-    return jnp.where(hit, _each(grey), image)
+    return jnp.where(hit, each(grey), image)
 
 
 TONES = {
@@ -255,108 +247,6 @@ COLOURLESS = (
 )
 
 
-def blur(*, sigma):
-    """GaussianBlur as a filter; sigma f32[B] in pixels, 0 = untouched. Returns (down, across,
-    keep), see `convolve`.
-    """
-    distance = jnp.arange(TAPS, dtype=jnp.float32)[None, :] - TAPS // 2
-    bell = jnp.exp(-0.5 * (distance / jnp.maximum(sigma, 1e-3)[:, None]) ** 2)
-    bell = bell / jnp.sum(bell, axis=1, keepdims=True)
-    return bell, bell, jnp.zeros_like(sigma)
-
-
-def sharpen(*, alpha, lightness):
-    """imgaug's Sharpen as a filter: (1 - alpha) * image + alpha * (3x3 kernel of -1 with 8 +
-    lightness in the middle).
-
-    The kernel sums to `lightness`, so flat areas become (1 - alpha + alpha * lightness) times as
-    bright.
-    """
-    box = jnp.array([0, 1, 1, 1, 0], jnp.float32)[None, :] * jnp.ones_like(alpha)[:, None]
-    return box, -alpha[:, None] * box, 1.0 - alpha + alpha * (9.0 + lightness)
-
-
-def average(*, size):
-    """AverageBlur over a square of `size` f32[B] pixels, 1 .. TAPS, as a filter."""
-    distance = jnp.abs(jnp.arange(TAPS, dtype=jnp.float32) - TAPS // 2)[None, :]
-    box = jnp.clip(0.5 * size[:, None] + 0.5 - distance, 0.0, 1.0)
-    box = box / jnp.sum(box, axis=1, keepdims=True)
-    return box, box, jnp.zeros_like(size)
-
-
-FILTERS = {"blur": blur, "sharpen": sharpen, "average": average}
-
-
-def motion(*, degrees):
-    """MotionBlur over TAPS pixels in a direction, as a kernel f32[B,TAPS,TAPS]."""
-    place = jnp.arange(TAPS, dtype=jnp.float32) - TAPS // 2
-    angle = jnp.deg2rad(degrees)[:, None]
-    hat = lambda at: jnp.maximum(
-        1.0 - jnp.abs(at[:, :, None] - place[None, None]), 0.0
-    )  # (B, step, tap)
-    kernel = jnp.sum(
-        hat(place[None] * jnp.sin(angle))[:, :, :, None]
-        * hat(place[None] * jnp.cos(angle))[:, :, None],
-        axis=1,
-    )
-    return kernel / jnp.sum(kernel, axis=(1, 2), keepdims=True)
-
-
-def emboss(*, alpha, strength):
-    """Emboss: (1 - alpha) * image + alpha * (light from the lower right), as a kernel
-    f32[B,TAPS,TAPS].
-    """
-    light = jnp.array([[-1, 0, 0], [0, 1, 0], [0, 0, 1]], jnp.float32)
-    slope = jnp.array([[-1, -1, 0], [-1, 0, 1], [0, 1, 1]], jnp.float32)
-    identity = jnp.zeros((3, 3)).at[1, 1].set(1.0)
-    share = alpha[:, None, None]
-    kernel = (1.0 - share) * identity[None] + share * (
-        light[None] + strength[:, None, None] * slope[None]
-    )
-    return jnp.pad(kernel, ((0, 0), (1, 1), (1, 1)))
-
-
-KERNELS = {"motion": motion, "emboss": emboss}
-
-
-def extend(image, width):
-    """Repeats each line's last real column over its padding, so that no filter reads padding."""
-    column = (width - 1)[:, None, None, None]
-    edge = jnp.take_along_axis(image, column, axis=3)
-    return jnp.where(jnp.arange(image.shape[3])[None, None, None, :] > column, edge, image)
-
-
-def convolve(image, width, down, across, keep):
-    """keep * image + the separable filter down (f32[B,TAPS]) x across (f32[B,TAPS]), clipped to
-    [0,1]; keep f32[B].
-    """
-    height, canvas_px = image.shape[2:]
-    reach = TAPS // 2
-    padded = jnp.pad(
-        extend(image, width), ((0, 0), (0, 0), (reach, reach), (reach, reach)), mode="edge"
-    )
-    # Shifted sums, not a convolution: XLA's depthwise convolutions on CPUs are 20 times slower.
-    tall = sum(_each(down[:, i]) * padded[:, :, i : i + height] for i in range(TAPS))
-    both = sum(_each(across[:, i]) * tall[..., i : i + canvas_px] for i in range(TAPS))
-    return jnp.clip(_each(keep) * image + both, 0.0, 1.0)
-
-
-def correlate(image, width, kernel):
-    """The sum of the neighbours, each times its weight in kernel f32[B,TAPS,TAPS], clipped to
-    [0,1].
-    """
-    height, canvas_px = image.shape[2:]
-    reach = TAPS // 2
-    padded = jnp.pad(
-        extend(image, width), ((0, 0), (0, 0), (reach, reach), (reach, reach)), mode="edge"
-    )
-    places = [(i, j) for i in range(TAPS) for j in range(TAPS)]
-    total = sum(
-        _each(kernel[:, i, j]) * padded[:, :, i : i + height, j : j + canvas_px] for i, j in places
-    )
-    return jnp.clip(total, 0.0, 1.0)
-
-
 def grain(keys, shape):
     """f32[B, *shape]: standard normal values for GRAINS, each line's from its own key."""
     return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
@@ -364,7 +254,7 @@ def grain(keys, shape):
 
 def noise(image, grain, *, sigma):
     """image + sigma * grain, sigma f32[B]."""
-    return jnp.clip(image + _each(sigma) * grain, 0.0, 1.0)
+    return jnp.clip(image + each(sigma) * grain, 0.0, 1.0)
 
 
 def dropout(image, grain, *, share, per_channel):
@@ -372,21 +262,21 @@ def dropout(image, grain, *, share, per_channel):
     own.
     """
     together = jnp.broadcast_to(grain[:, :1], grain.shape)
-    chance = jax.scipy.special.ndtr(jnp.where(_each(per_channel) > 0.5, grain, together))
-    return jnp.where(chance < _each(share), 0.0, image)
+    chance = jax.scipy.special.ndtr(jnp.where(each(per_channel) > 0.5, grain, together))
+    return jnp.where(chance < each(share), 0.0, image)
 
 
 def impulse(image, grain, *, share):
     """ImpulseNoise: a share f32[B] of the values becomes black or white, half each."""
     chance = jax.scipy.special.ndtr(grain)
-    image = jnp.where(chance < 0.5 * _each(share), 0.0, image)
-    return jnp.where(chance > 1.0 - 0.5 * _each(share), 1.0, image)
+    image = jnp.where(chance < 0.5 * each(share), 0.0, image)
+    return jnp.where(chance > 1.0 - 0.5 * each(share), 1.0, image)
 
 
 def speckle(image, grain, *, spread):
     """MultiplyElementwise: every value times its own factor, uniform within 1 +- spread."""
     return jnp.clip(
-        image * (1.0 + _each(spread) * (2.0 * jax.scipy.special.ndtr(grain) - 1.0)), 0.0, 1.0
+        image * (1.0 + each(spread) * (2.0 * jax.scipy.special.ndtr(grain) - 1.0)), 0.0, 1.0
     )
 
 

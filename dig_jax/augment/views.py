@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dig_jax.augment import color, geometry, recipes
+from dig_jax.augment import color, filters, geometry, recipes
 
 # A name of recipes.py, a stage or several; None = the image as it is.
 Recipe = str | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
@@ -145,9 +145,9 @@ def _check_stage(recipe):
             raise ValueError(
                 f"Operator '{name}' takes the amounts {list(OPERATORS[name])}, not {list(amounts)}."
             )
-        if name == "blur" and max(_range(amounts["sigma"])) > color.MAX_SIGMA_PX:
+        if name == "blur" and max(_range(amounts["sigma"])) > filters.MAX_SIGMA_PX:
             raise ValueError(
-                f"Blur has {color.TAPS} taps, which serve a sigma of up to {color.MAX_SIGMA_PX} px only."
+                f"Blur has {filters.TAPS} taps, which serve a sigma of up to {filters.MAX_SIGMA_PX} px only."
             )
     low, high = recipe["some_of"]
     if not 0 <= low <= high <= len(names):

@@ -36,7 +36,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dig_jax.augment import color
+from dig_jax.augment import filters
 from dig_jax.methods.shared import base, pixels, pretext, two_views
 from dig_jax.models import encoders, vit
 
@@ -139,9 +139,9 @@ def _check(drop, noise_sigma, blur_sigma_px):
         raise ValueError(
             f"noise_sigma is {noise_sigma}; set config.method.noise_sigma to 0 or more, in grey of [0, 1]"
         )
-    if not 0 <= blur_sigma_px <= color.MAX_SIGMA_PX:
+    if not 0 <= blur_sigma_px <= filters.MAX_SIGMA_PX:
         raise ValueError(
-            f"blur_sigma_px is {blur_sigma_px}; set config.method.blur_sigma_px to 0..{color.MAX_SIGMA_PX} px"
+            f"blur_sigma_px is {blur_sigma_px}; set config.method.blur_sigma_px to 0..{filters.MAX_SIGMA_PX} px"
         )
     if not (drop or noise_sigma or blur_sigma_px):
         raise ValueError(

@@ -52,11 +52,11 @@ def load_lines(folders, count, height_px, width_px, channels, seed):
 
 
 def panels(image, width, seed, max_shift_px, random_rows):
-    """(label, f32[B,H,W,C]) for the input, every operator at its range's ends, and whole
+    """(label, (f32[B,H,W,C], i32[B] widths)) for the input, every operator at its range's ends, and whole
     recipes.
     """
     key = jax.random.key(seed)
-    yield "input", jnp.asarray(image, jnp.float32) / 255
+    yield "input", (jnp.asarray(image, jnp.float32) / 255, width)
     stages = [stage for recipe in recipes.RECIPES.values() for stage in views.stages(recipe)]
     operators = {
         name: amounts for stage in reversed(stages) for name, amounts in stage["operators"]
@@ -67,20 +67,25 @@ def panels(image, width, seed, max_shift_px, random_rows):
             fixed = {
                 a: float(end) if a.endswith("_p") else v[end] if isinstance(v, tuple) else v
                 for a, v in amounts.items()
+                if a != "p"
             }
             label = f"{name} " + " ".join(f"{v:.2g}" for v in fixed.values())
-            yield label, views.augment(key, image, width, views.only(name, **fixed), max_shift_px)
+            recipe = views.only(name, **fixed)
+            yield label, views.augment_lines(key, image, width, recipe, max_shift_px)
     jitter = {"some_of": (0, 0), "operators": (), "jitter": dict(recipes.DIG["jitter"], p=1.0)}
     for name, recipe in {"jitter": jitter, **recipes.RECIPES}.items():
-        run = jax.jit(lambda k, recipe=recipe: views.augment(k, image, width, recipe, max_shift_px))
+        run = jax.jit(
+            lambda k, recipe=recipe: views.augment_lines(k, image, width, recipe, max_shift_px)
+        )
         for row in range(random_rows):
             yield f"{name} #{row + 1}", run(jax.random.fold_in(key, row))
 
 
-def sheet(rows, width, label_px=150, gap_px=4, padding_px=12):
+def sheet(rows, shown_px, label_px=150, gap_px=4, padding_px=12):
     """One u8[.., .., 3] picture of (label, views) rows; of the padding it shows `padding_px`."""
-    lines, shown = [], width + padding_px
-    for label, view in rows:
+    lines, shown = [], shown_px + padding_px
+    for label, (view, width) in rows:
+        width = np.asarray(width)
         view = np.round(np.asarray(view) * 255).astype(np.uint8)
         view = np.broadcast_to(view, (*view.shape[:3], 3)).copy()
         view[

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from dig_jax.augment import color
+from dig_jax.augment import color, filters
 
 B, H, W = 3, 12, 20
 WIDTH = np.array([20, 13, 4])
@@ -34,7 +34,7 @@ def tone(name, image, **amounts):
 
 def convolve(image, width, kernel):
     return np.moveaxis(
-        np.asarray(color.convolve(jnp.moveaxis(image, 3, 1), jnp.asarray(width), *kernel)), 1, 3
+        np.asarray(filters.convolve(jnp.moveaxis(image, 3, 1), jnp.asarray(width), *kernel)), 1, 3
     )
 
 
@@ -70,11 +70,11 @@ def test_amounts_of_nothing_are_identity(channels):
         atol = {"posterize": 1e-5, "temperature": 2e-3}.get(name, 2e-7)
         inside = np.arange(W)[None, None, :, None] < WIDTH[:, None, None, None]
         np.testing.assert_allclose(np.where(inside, same, image), image, atol=atol, err_msg=name)
-    average = color.average(size=jnp.ones(B))
+    average = filters.average(size=jnp.ones(B))
     for kernel in (
-        color.blur(sigma=jnp.zeros(B)),
+        filters.blur(sigma=jnp.zeros(B)),
         average,
-        color.sharpen(alpha=jnp.zeros(B), lightness=jnp.ones(B)),
+        filters.sharpen(alpha=jnp.zeros(B), lightness=jnp.ones(B)),
     ):
         np.testing.assert_allclose(convolve(image, np.full(B, W), kernel), image, atol=1e-6)
 
@@ -109,7 +109,7 @@ def test_grayscale_blends_to_opencv_grey():
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 1.5])
 def test_blur_equals_opencv_with_five_taps(sigma):
     image = picture()
-    ours = convolve(image, WIDTH, color.blur(sigma=jnp.full((B,), sigma)))
+    ours = convolve(image, WIDTH, filters.blur(sigma=jnp.full((B,), sigma)))
     for i, w in enumerate(WIDTH):
         theirs = cv2.GaussianBlur(image[i, :, :w], (5, 5), sigma, borderType=cv2.BORDER_REPLICATE)
         np.testing.assert_allclose(ours[i, :, :w], theirs, atol=1e-5)
@@ -118,14 +118,14 @@ def test_blur_equals_opencv_with_five_taps(sigma):
 def test_blur_conserves_the_mean_of_a_blot():
     image = np.zeros((B, H, W, 1), np.float32)
     image[:, 5, 8] = 0.8
-    ours = convolve(image, np.full(B, W), color.blur(sigma=f32(0.5, 1.0, 1.5)))
+    ours = convolve(image, np.full(B, W), filters.blur(sigma=f32(0.5, 1.0, 1.5)))
     np.testing.assert_allclose(np.sum(ours, axis=(1, 2, 3)), 0.8, rtol=1e-5)
     assert np.all(np.diff(np.max(ours, axis=(1, 2, 3))) < 0)
 
 
 def test_sharpen_is_the_kernel_of_imgaug():
     image, alpha, lightness = picture(), [0.5, 0.2, 0.0], [0.5, 1.5, 0.3]
-    ours = convolve(image, WIDTH, color.sharpen(alpha=f32(*alpha), lightness=f32(*lightness)))
+    ours = convolve(image, WIDTH, filters.sharpen(alpha=f32(*alpha), lightness=f32(*lightness)))
     for i, w in enumerate(WIDTH):
         effect = np.full((3, 3), -1.0)
         effect[1, 1] = 8 + lightness[i]
@@ -140,8 +140,8 @@ def test_filters_never_read_padding():
     image = picture()
     other = np.where(np.arange(W)[None, None, :, None] < WIDTH[:, None, None, None], image, 1.0)
     for kernel in (
-        color.blur(sigma=f32(1, 1, 1)),
-        color.sharpen(alpha=f32(1, 1, 1), lightness=f32(1, 1, 1)),
+        filters.blur(sigma=f32(1, 1, 1)),
+        filters.sharpen(alpha=f32(1, 1, 1), lightness=f32(1, 1, 1)),
     ):
         one, two = (convolve(i, WIDTH, kernel) for i in (image, other))
         for i, w in enumerate(WIDTH):
@@ -205,7 +205,7 @@ def test_equalize_is_opencvs_on_the_real_part():
 def test_median_and_average_are_those_of_their_neighbours():
     image = picture(1)
     median = tone("median", image)
-    average = convolve(image, WIDTH, color.average(size=f32(3.0, 5.0, 1.0)))
+    average = convolve(image, WIDTH, filters.average(size=f32(3.0, 5.0, 1.0)))
     for row, side in enumerate((3, 5, 1)):
         line = real(image, row)[..., 0]
         padded = np.pad(line, 1, mode="edge")
@@ -218,19 +218,19 @@ def test_median_and_average_are_those_of_their_neighbours():
 def test_kernels_equal_opencvs_correlation():
     """Motion across and down is a mean of five; emboss is its kernel."""
     image = picture(1)
-    motion = np.asarray(color.motion(degrees=f32(0.0, 90.0, 45.0)))
+    motion = np.asarray(filters.motion(degrees=f32(0.0, 90.0, 45.0)))
     np.testing.assert_allclose(motion[0], np.eye(5)[2][:, None] * np.full(5, 0.2), atol=1e-6)
     np.testing.assert_allclose(motion[1], motion[0].T, atol=1e-6)
     np.testing.assert_allclose(motion[2], motion[2].T, atol=1e-6)
     assert motion[2].argmax() == 12 and motion[2][0, 4] == 0 and abs(motion[2].sum() - 1) < 1e-6
-    emboss = np.asarray(color.emboss(alpha=f32(0.0, 1.0, 0.5), strength=f32(1.0, 0.5, 1.5)))
+    emboss = np.asarray(filters.emboss(alpha=f32(0.0, 1.0, 0.5), strength=f32(1.0, 0.5, 1.5)))
     np.testing.assert_allclose(emboss[0], np.outer(np.eye(5)[2], np.eye(5)[2]), atol=1e-6)
     np.testing.assert_allclose(
         emboss[1][1:4, 1:4], [[-1.5, -0.5, 0], [-0.5, 1, 0.5], [0, 0.5, 1.5]], atol=1e-6
     )
     for kernels in (motion, emboss):
         ours = np.asarray(
-            color.correlate(jnp.moveaxis(image, 3, 1), jnp.asarray(WIDTH), jnp.asarray(kernels))
+            filters.correlate(jnp.moveaxis(image, 3, 1), jnp.asarray(WIDTH), jnp.asarray(kernels))
         )[:, 0]
         for row in range(B):
             line = np.ascontiguousarray(real(image, row)[..., 0])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dig_jax.augment import color, geometry, recipes, views
+from dig_jax.augment import color, filters, geometry, recipes, views
 
 H, W = 16, 48
 
@@ -106,8 +106,8 @@ def slow_view(image, width, draws, recipe, i):
     for _, name in order:
         if name in color.TONES:
             image = color.TONES[name](image, w, **amounts[name])
-        elif name in color.FILTERS:
-            image = color.convolve(image, w, *color.FILTERS[name](**amounts[name]))
+        elif name in filters.FILTERS:
+            image = filters.convolve(image, w, *filters.FILTERS[name](**amounts[name]))
     x, y = geometry.pixel_grid(1, H, W)
     for _, name in reversed(order):  # a result pixel asks the last operator first
         if name in geometry.MATRICES:
