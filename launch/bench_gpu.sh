@@ -18,8 +18,8 @@ python=${PYTHON:-python3} budget=${BUDGET_S:-520} limit=${CASE_S:-150} mode=${1:
 stored=dtype=bfloat16_stored
 cases=(S-512 "S-512+$stored" "S-512+$stored+gelu=tanh" S-512+remat=True+scan=True
   S-512+attention=xla "S-1024+$stored" S-1024 B-512 T-1024 S-512+gelu=tanh
-  S-512+--xla_gpu_enable_triton_gemm=false S-512+scan=True S-1024+remat=True+scan=True S-512+remat=True
-  S-2048+remat=True+scan=True S-256 T-2048 B-256)
+  S-512+--xla_gpu_enable_triton_gemm=false S-512+scan=True S-1024+remat=True+scan=True
+  S-512+remat=True S-2048+remat=True+scan=True S-256 T-2048 B-256)
 [ "$mode" = --tiny ] && cases=("nano-8,objective=gen+depth=1")
 keep() { tee -a ${OUT:+"$OUT/bench_gpu.jsonl"}; }
 failed() { # case, why
