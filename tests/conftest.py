@@ -2,6 +2,7 @@
 between runs.
 """
 
+import getpass
 import os
 import tempfile
 
@@ -11,8 +12,10 @@ import pytest
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# One cache a user: a folder that another user made could not be written.
 jax.config.update(
-    "jax_compilation_cache_dir", os.path.join(tempfile.gettempdir(), "dig_jax_test_cache")
+    "jax_compilation_cache_dir",
+    os.path.join(tempfile.gettempdir(), f"dig_jax_test_cache_{getpass.getuser()}"),
 )
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 

@@ -294,7 +294,8 @@ def open_set(spec: str, batch_size: int, data: Mapping, mesh: Mesh):
         raise ValueError(
             f"{spec} holds no record to evaluate on: name another split, as in PATH@validation"
         )
-    dataset = pipeline.evaluation(  # no charset: texts stay on the host, and unlabelled records are met and counted
+    # No charset: texts stay on the host, and unlabelled records are met and counted.
+    dataset = pipeline.evaluation(
         mixture,
         batch_size=batch_size,
         **sharding.host_shard(mesh).of_data(),

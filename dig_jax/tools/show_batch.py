@@ -1,6 +1,7 @@
 """Writes a contact sheet of what the model really sees: every line, its views and its masks.
 
-    python -m dig_jax.tools.show_batch --config=configs/pretrain/dig.py --config.data.train=RECORDS [--output=batch.png]
+    python -m dig_jax.tools.show_batch --config=configs/pretrain/dig.py \\
+      --config.data.train=RECORDS [--output=batch.png]
 
 One row of panels a line: the batch as it leaves the input pipeline, then each picture that the
 method's `augment` makes of it (hidden patches dark, padding tinted), inputs and targets alike. For

@@ -30,10 +30,12 @@ FAKE = """#!{python} -SE
 import json, os, signal, sys, time
 folder, name = os.path.split(os.path.abspath(__file__))
 index = int(os.environ.get("DIG_PROCESS_INDEX", 0))
-call = [name, sys.argv[1:], {{k: v for k, v in os.environ.items() if k.startswith(("DIG_", "JAX_COORD", "JAX_LOCAL"))}}]
+told = {{k: v for k, v in os.environ.items() if k.startswith(("DIG_", "JAX_COORD", "JAX_LOCAL"))}}
+call = [name, sys.argv[1:], told]
 with open(folder + "/../calls", "a+") as file:
     file.seek(0)
-    before = [c for c in map(json.loads, file) if c[0] == name and int(c[2].get("DIG_PROCESS_INDEX", 0)) == index]
+    before = [c for c in map(json.loads, file) if c[0] == name]
+    before = [c for c in before if int(c[2].get("DIG_PROCESS_INDEX", 0)) == index]
     file.write(json.dumps(call) + "\\n")
 if name == "scancel":
     os.kill(int(open(folder + "/../waiting-0").read()), signal.SIGTERM)
@@ -467,7 +469,8 @@ def test_gke_pods_find_each_other_and_start_again_together(place):
     job = train["template"]["spec"]
     (container,) = job["template"]["spec"]["containers"]
     env = {entry["name"]: entry for entry in container["env"]}
-    host = f"{jobset['metadata']['name']}-{train['name']}-0-0.{jobset['metadata']['name']}"  # JobSet's names for its pods
+    name = jobset["metadata"]["name"]
+    host = f"{name}-{train['name']}-0-0.{name}"  # JobSet's names for its pods
     assert (
         env["JAX_COORDINATOR_ADDRESS"]["value"] == f"{host}:8476"
         and env["DIG_PROCESS_COUNT"]["value"] == "8"

@@ -93,9 +93,9 @@ def faults(source: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_no_call_that_runs_what_a_file_says(path):
-    assert not faults(path.read_text("utf-8")), path
+def test_no_call_that_runs_what_a_file_says():
+    found = {str(path.relative_to(ROOT)): faults(path.read_text("utf-8")) for path in FILES}
+    assert len(found) > 50 and not {path: calls for path, calls in found.items() if calls}
 
 
 @pytest.mark.parametrize("source", [
