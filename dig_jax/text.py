@@ -4,6 +4,10 @@ benchmarks compare.
 Ids: 0 is the CTC blank and the padding of label arrays; characters are 1 .. len(chars). A character
 is one Unicode code point after NFC, so a combining mark without a composed form (the small e above
 of Fraktur print) is a character of its own.
+
+Right to left. Frames run from left to right, but Hebrew and Arabic are stored in the order of
+speech. A character set with a `base` direction keeps its ids in the order of the picture: `encode`
+brings a label into it, `decode` turns a reading back. Lines without such letters are not touched.
 """
 
 import dataclasses
@@ -13,6 +17,7 @@ import unicodedata
 from collections.abc import Iterable
 
 import numpy as np
+from bidi.algorithm import get_display
 
 BLANK = 0
 
@@ -34,15 +39,86 @@ def alphanumeric(text: str) -> str:
     return re.sub(r"[^0-9A-Za-z]+", "", unicodedata.normalize("NFC", text)).lower()
 
 
+# ---- right to left
+
+
+RIGHT_TO_LEFT = ("R", "AL")  # bidirectional classes of Hebrew, Arabic and their relatives
+STRONG = ("L", *RIGHT_TO_LEFT)
+
+
+def has_right_to_left(text: str) -> bool:
+    return any(
+        char > "\u058f" and unicodedata.bidirectional(char) in RIGHT_TO_LEFT for char in text
+    )
+
+
+def direction_of(text: str) -> str:
+    """Where a line begins, by its first letter with a direction (UAX #9, P2): "L" or "R"."""
+    kinds = (unicodedata.bidirectional(char) for char in text)
+    first = next((kind for kind in kinds if kind in STRONG), "L")
+    return "R" if first in RIGHT_TO_LEFT else "L"
+
+
+def base_direction(texts: Iterable[str]) -> str:
+    """The direction in which most lines with right-to-left letters begin; "" without such a line."""
+    begins = [direction_of(text) for text in texts if has_right_to_left(text)]
+    return max("RL", key=begins.count) if begins else ""
+
+
+def to_visual(text: str, base: str | None = None) -> str:
+    """A line in the order of its picture, left to right (Unicode bidi, UAX #9); brackets as drawn.
+
+    base: "L" or "R", where the line begins; None = by its first letter. A combining mark stays
+    behind its letter.
+    """
+    if not has_right_to_left(text):
+        return text
+    return _marks_behind(get_display(text, base_dir=base or direction_of(text)))
+
+
+def to_logical(visual: str, base: str) -> str:
+    """The line whose picture reads `visual` from left to right: inverse of `to_visual`.
+
+    Some pictures have two answers (a Latin and a Hebrew word side by side). The line then begins
+    in the direction `base`.
+    """
+    if not has_right_to_left(visual):
+        return visual
+    sides = (base, "L" if base == "R" else "R")
+    lines = [to_visual(visual, side) for side in sides]
+    return next((line for line in lines if to_visual(line) == visual), lines[0])
+
+
+def _marks_behind(text: str) -> str:
+    """Reversing a line puts its marks before their letters; this puts them behind again (L3)."""
+    chars, marks = [], []
+    for char in text:
+        kind = unicodedata.bidirectional(char)
+        if kind == "NSM":
+            marks.append(char)
+            continue
+        # Marks behind a letter from the left are in place; those before one from the right not.
+        chars += [char, *reversed(marks)] if kind in RIGHT_TO_LEFT else [*marks, char]
+        marks = []
+    return "".join(chars + marks)
+
+
+# ---- characters and ids
+
+
 @dataclasses.dataclass(frozen=True)
 class Charset:
     """The characters that a recogniser can write. `chars[i]` has id i + 1; id 0 is the blank.
+
+    base: "" = ids are in the order of the text; "L" or "R" = in the order of the picture, and a
+    reading that could begin at either side begins there.
 
     Raises ValueError where `chars` is empty or holds a character twice (two ids for one character
     could not be decoded back).
     """
 
     chars: str
+    base: str = ""
     _ids: dict[str, int] = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self):
@@ -59,14 +135,18 @@ class Charset:
         object.__setattr__(self, "_ids", ids)
 
     @classmethod
-    def from_texts(cls, texts: Iterable[str]) -> "Charset":
+    def from_texts(cls, texts: Iterable[str], base: str = "") -> "Charset":
         """All characters of the normalised texts, sorted by code point: the same for any order of
-        the texts.
+        the texts. base: see the class; `base_direction` of the same texts chooses it.
         """
-        seen: set[str] = set()
-        for text in texts:
-            seen.update(normalize(text))
-        return cls("".join(sorted(seen)))
+        return cls("".join(sorted(_characters(texts, base))), base)
+
+    def extended(self, texts: Iterable[str]) -> "Charset":
+        """This character set and, behind it, the characters of the texts that it lacks: every id
+        stays what it was.
+        """
+        new = _characters(texts, self.base) - set(self.chars)
+        return dataclasses.replace(self, chars=self.chars + "".join(sorted(new)))
 
     @property
     def size(self) -> int:
@@ -77,7 +157,8 @@ class Charset:
         """Ids of the normalised text, and the characters that this set lacks (left out of the ids,
         in order, with repeats)."""
         ids, unknown = [], []
-        for char in normalize(text):
+        text = normalize(text)
+        for char in to_visual(text) if self.base else text:
             found = self._ids.get(char)
             if found is None:
                 unknown.append(char)
@@ -86,8 +167,8 @@ class Charset:
         return ids, unknown
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Plain look-up; blanks (0) are left out and repeats kept. An id outside [0, size) is a
-        ValueError.
+        """Plain look-up; blanks (0) are left out and repeats kept. With a `base` the order of the
+        picture is turned into that of the text. An id outside [0, size) is a ValueError.
         """
         chars = []
         for value in ids:
@@ -98,7 +179,8 @@ class Charset:
                 )
             if index != BLANK:
                 chars.append(self.chars[index - 1])
-        return "".join(chars)
+        text = "".join(chars)
+        return to_logical(text, self.base) if self.base else text
 
     def ctc_collapse(self, ids: np.ndarray, length: int) -> list[int]:
         """Best path -> label (Graves et al. 2006): of the first `length` frames, merge repeats,
@@ -114,15 +196,23 @@ class Charset:
 
     def to_json(self) -> str:
         """One JSON object, ASCII only, so that lone combining marks survive any editor."""
-        return json.dumps({"chars": self.chars})
+        return json.dumps({"chars": self.chars} | ({"base": self.base} if self.base else {}))
 
     @classmethod
     def from_json(cls, value: str) -> "Charset":
         """Inverse of `to_json`; ValueError where the text is not such an object."""
         try:
-            chars = json.loads(value)["chars"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            content = json.loads(value)
+            return cls(content["chars"], content.get("base", ""))
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"Not a character set: no JSON object with 'chars' in {value[:60]!r}."
             ) from error
-        return cls(chars)
+
+
+def _characters(texts: Iterable[str], base: str) -> set[str]:
+    """What a character set with this base needs for the texts: brackets may turn round."""
+    seen: set[str] = set()
+    for text in map(normalize, texts):
+        seen.update(to_visual(text) if base else text)
+    return seen

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dig_jax.text import Charset, alphanumeric, normalize
+from dig_jax.text import (
+    Charset,
+    alphanumeric,
+    base_direction,
+    direction_of,
+    normalize,
+    to_logical,
+    to_visual,
+)
 
 
 def test_normalize_composes_and_cleans_white_space():
@@ -117,3 +125,74 @@ def test_ctc_collapse_against_the_loop():
     for _ in range(300):
         ids, length = rng.integers(0, 4, 12).astype(np.int32), int(rng.integers(0, 13))
         assert charset.ctc_collapse(ids, length) == slow_collapse(ids.tolist(), length)
+
+
+# ---- right to left
+
+SHALOM = "\u05e9\u05dc\u05d5\u05dd"  # written from the right, its first letter at the right
+PICTURES = {
+    SHALOM: SHALOM[::-1],
+    f"{SHALOM} 12.5": f"12.5 {SHALOM[::-1]}",
+    f"abc {SHALOM}": f"abc {SHALOM[::-1]}",
+    f"({SHALOM})": f"({SHALOM[::-1]})",  # brackets are drawn as they open and close
+    f"{SHALOM}, abc!": f"!abc ,{SHALOM[::-1]}",
+    "\u0633\u0644\u0627\u0645 \u0661\u0662": "\u0661\u0662 \u0645\u0627\u0644\u0633",
+    "It's (12) %": "It's (12) %",
+}
+
+
+@pytest.mark.parametrize("text, picture", PICTURES.items())
+def test_labels_follow_the_picture_and_readings_are_turned_back(text, picture):
+    assert to_visual(text) == picture
+    assert to_logical(picture, direction_of(text)) == text
+    charset = Charset.from_texts(PICTURES, base_direction([text]))
+    assert charset.decode(charset.encode(text)[0]) == text
+
+
+def test_marks_stay_behind_their_letters():
+    pointed = "\u05e9\u05c1\u05b8\u05dc\u05d5\u05b9\u05dd"  # two marks on the first letter
+    picture = "\u05dd\u05d5\u05b9\u05dc\u05e9\u05c1\u05b8"
+    assert to_visual(pointed) == picture and to_logical(picture, "R") == pointed
+
+
+WORDS = st.sampled_from([SHALOM, SHALOM[:2], "\u0633\u0644\u0627\u0645", "\u05d1\u05b8"])
+LATIN = st.sampled_from(["abc", "It's", "e\u0364"])
+
+
+@given(st.lists(WORDS, min_size=1), st.sampled_from(["", " 7", " 12.5", "!", " ?", "."]))
+@settings(max_examples=50, deadline=None)
+def test_lines_from_the_right_come_back(words, end):
+    line = " ".join(words) + end
+    assert to_logical(to_visual(line), "R") == line
+
+
+@given(st.lists(WORDS, min_size=1), st.lists(LATIN, min_size=1), st.booleans())
+@settings(max_examples=50, deadline=None)
+def test_mixed_lines_come_back_to_the_same_picture(words, latin, first):
+    """A Latin and a Hebrew part side by side: the picture does not say which was first, the base
+    does."""
+    parts = (" ".join(words), " ".join(latin))
+    line = " ".join(parts if first else parts[::-1])
+    assert to_logical(to_visual(line), direction_of(line)) == line
+    assert to_visual(to_logical(to_visual(line), "L")) == to_visual(line)
+
+
+def test_the_base_is_chosen_by_the_lines_with_right_to_left_letters():
+    assert base_direction(["abc", "1"]) == ""
+    assert base_direction([*["abc"] * 9, SHALOM]) == "R"
+    assert base_direction([f"abc {SHALOM}", f"b {SHALOM}", SHALOM]) == "L"
+
+
+def test_old_character_sets_keep_the_order_of_the_text():
+    old = Charset.from_json('{"chars": "' + SHALOM + '"}')
+    assert old.base == "" and old.decode(old.encode(SHALOM)[0]) == SHALOM
+    assert old.encode(SHALOM)[0] == [1, 2, 3, 4]
+    new = Charset.from_texts([SHALOM], "R")
+    assert Charset.from_json(new.to_json()) == new != old
+
+
+def test_an_extended_character_set_keeps_its_ids():
+    old = Charset("cab")
+    new = old.extended(["abz", "\u00e9c"])
+    assert new.chars == "cabz\u00e9" and new.encode("cab")[0] == old.encode("cab")[0]
+    assert old.extended(["abc"]) == old
