@@ -7,8 +7,8 @@ step.
 Takes encoder, heads, feature statistics, charset, height and channels from RECOGNISER_DIR: from its
 checkpoint with the lowest validation CER where it kept one, which is the step that its figure is
 of, or with checkpoint=last from the last. Without `datasets`: the validation split of its training
-records. Writes metrics.jsonl at step 0 and pictures/readings-*.json. A run of several heads reports
-each and chooses the best on the very set: for a test split, train one head at the settled rate.
+records. Writes metrics.jsonl at step 0, readings-SET.tsv and pictures/readings-*.json. A run of
+several heads reports each and chooses by validation, so name a validation set beside a test set.
 """
 
 from ml_collections.config_dict import placeholder

@@ -26,10 +26,10 @@ import numpy as np
 import optax
 from absl import logging
 from jax.sharding import NamedSharding, PartitionSpec
-from rapidfuzz.distance import Levenshtein
 
 from dig_jax import sharding
 from dig_jax.data import pipeline, records
+from dig_jax.evaluators import scoring
 from dig_jax.models.decoders import ctc
 from dig_jax.text import Charset, normalize
 
@@ -272,11 +272,8 @@ def read(heads, frames):
 
 
 def error_rate(charset: Charset, ids: np.ndarray, lines: Lines) -> float:
-    """Edits between the texts and the readings of ids i32[n,S] / characters of the texts."""
+    """CER of the readings of ids i32[n,S] under the rule `raw`."""
     readings = [
         charset.decode(charset.ctc_collapse(row, int(n))) for row, n in zip(ids, lines.length)
     ]
-    edits = sum(
-        Levenshtein.distance(truth, reading) for truth, reading in zip(lines.texts, readings)
-    )
-    return edits / max(sum(map(len, lines.texts)), 1)
+    return scoring.score(zip(lines.texts, readings))["cer"]
