@@ -28,9 +28,8 @@ import jax
 import jax.numpy as jnp
 
 _TINY = 1e-12
-_NEVER = (
-    -1e30
-)  # the logit of what may not be chosen; finite, because rows of nothing else would give inf - inf
+# The logit of what may not be chosen; finite, because rows of nothing else would give inf - inf.
+_NEVER = -1e30
 
 
 def unit(x: jax.Array) -> jax.Array:
@@ -116,8 +115,9 @@ def queue_nce(
     rows = unit(q) / temperature
     positive = jnp.sum(rows * unit(k), axis=1)
     negative = _products(rows, unit(queue.astype(jnp.float32)))  # (M, Q)
-    total = jnp.logaddexp(positive, jax.nn.logsumexp(negative, axis=1))
-    return _mean(total - positive, valid), _mean(positive > negative.max(axis=1), valid)
+    others = jax.nn.logsumexp(negative, axis=1)
+    loss = jax.nn.softplus(others - positive)  # exact where it is near 0
+    return _mean(loss, valid), _mean(positive > negative.max(axis=1), valid)
 
 
 def _cross_entropy(rows, keys, real, chunk=None, shift=0):
@@ -125,7 +125,9 @@ def _cross_entropy(rows, keys, real, chunk=None, shift=0):
     and top-1 of real rows.
 
     rows f32[M, K], divided by the temperature; keys f32[M, K]; real bool[M], of rows as of keys.
-    With a shift, row i and key i are one vector and are not compared.
+    With a shift, row i and key i are one vector and are not compared. -log softmax is
+    ln(1 + sum of exp(negative - positive)): a difference of two logarithms would lose the digits of
+    a loss near 0.
     """
     if chunk is not None and chunk < 1:
         raise ValueError(
@@ -133,27 +135,30 @@ def _cross_entropy(rows, keys, real, chunk=None, shift=0):
         )
     index = jnp.arange(len(keys))
     skip = index if shift else jnp.full_like(index, -1)
+    own = jnp.roll(index, -shift)
     if chunk is None or chunk >= len(keys):
-        total, _, nearest = _totals(rows, keys, index, real, skip)
+        others, _, nearest = _totals(rows, keys, index, real, skip, own)
     else:
-        total, nearest = _chunked_totals(rows, keys, real, skip, chunk)
+        others, nearest = _chunked_totals(rows, keys, real, skip, own, chunk)
     positive = jnp.sum(rows * jnp.roll(keys, -shift, axis=0), axis=1)
-    return _mean(total - positive, real), _mean(nearest == jnp.roll(index, -shift), real)
+    return _mean(jax.nn.softplus(others - positive), real), _mean(nearest == own, real)
 
 
-def _totals(rows, keys, index, real, skip):
+def _totals(rows, keys, index, real, skip, own):
     """Of each row among `keys`, all but number `skip` and what is not real: log sum exp of the
-    products, the largest of them, and the number of that key. keys f32[N, K] have the numbers index
-    i32[N]; skip i32[M], -1 for none.
+    products with the negatives, the largest product, and the number of that key.
+
+    keys f32[N, K] have the numbers index i32[N]; skip i32[M], -1 for none; own i32[M]: the positive.
     """
-    logits = jnp.where(
-        real[None, :] & (index[None, :] != skip[:, None]), _products(rows, keys), _NEVER
-    )  # (M, N)
-    return jax.nn.logsumexp(logits, axis=1), logits.max(axis=1), index[jnp.argmax(logits, axis=1)]
+    allowed = real[None, :] & (index[None, :] != skip[:, None])
+    logits = jnp.where(allowed, _products(rows, keys), _NEVER)  # (M, N)
+    negatives = jnp.where(index[None, :] == own[:, None], _NEVER, logits)
+    nearest = index[jnp.argmax(logits, axis=1)]
+    return jax.nn.logsumexp(negatives, axis=1), logits.max(axis=1), nearest
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _chunked_totals(rows, keys, real, skip, chunk):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _chunked_totals(rows, keys, real, skip, own, chunk):
     """`_totals` over `chunk` keys at a time: (log sum exp f32[M], nearest key i32[M]); largest
     buffer M x chunk.
 
@@ -164,7 +169,7 @@ def _chunked_totals(rows, keys, real, skip, chunk):
 
     def step(carry, part):
         total, best, nearest = carry
-        part_total, part_best, part_nearest = _totals(rows, *part, skip)
+        part_total, part_best, part_nearest = _totals(rows, *part, skip, own)
         nearest = jnp.where(part_best > best, part_nearest, nearest)
         return (jnp.logaddexp(total, part_total), jnp.maximum(best, part_best), nearest), None
 
@@ -174,24 +179,24 @@ def _chunked_totals(rows, keys, real, skip, chunk):
     return total, nearest
 
 
-def _chunked_forward(rows, keys, real, skip, chunk):
-    total, nearest = _chunked_totals(rows, keys, real, skip, chunk)
-    return (total, nearest), (rows, keys, real, skip, total)
+def _chunked_forward(rows, keys, real, skip, own, chunk):
+    total, nearest = _chunked_totals(rows, keys, real, skip, own, chunk)
+    return (total, nearest), (rows, keys, real, skip, own, total)
 
 
 def _chunked_backward(chunk, saved, cotangents):
-    rows, keys, real, skip, total = saved
+    rows, keys, real, skip, own, total = saved
 
     def step(grad_rows, part):
         part_keys, *rest = part
         part_total, pull = jax.vjp(
-            lambda rows, keys: _totals(rows, keys, *rest, skip)[0], rows, part_keys
+            lambda rows, keys: _totals(rows, keys, *rest, skip, own)[0], rows, part_keys
         )
         from_part, grad_keys = pull(cotangents[0] * jnp.exp(part_total - total))
         return grad_rows + from_part, grad_keys
 
     grad_rows, grad_keys = jax.lax.scan(step, jnp.zeros_like(rows), _split(keys, real, chunk))
-    return grad_rows, grad_keys.reshape(-1, keys.shape[1])[: len(keys)], None, None
+    return grad_rows, grad_keys.reshape(-1, keys.shape[1])[: len(keys)], None, None, None
 
 
 _chunked_totals.defvjp(_chunked_forward, _chunked_backward)

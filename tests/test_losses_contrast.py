@@ -201,3 +201,38 @@ def test_a_collapse_is_no_success():
         for chunk in (None, 7):
             assert jitted(name, chunk)(ones)[1] <= 1 / 16
     assert queue_nce(*ones, ones[0], 0.2)[1] == 0
+
+
+@pytest.mark.parametrize("name", ["info_nce", "info_nce chunked", "nt_xent", "queue_nce"])
+def test_a_loss_near_zero_keeps_its_digits(name):
+    """At T 0.07 a positive stands some 14 nats above its negatives: against float64."""
+    rng, temperature = np.random.default_rng(5), 0.07
+    q = np.linalg.qr(rng.normal(size=(64, 64)))[0][:12]  # rows of length 1, at right angles
+    k = q + 0.01 * rng.normal(size=q.shape)
+    queue = np.linalg.qr(rng.normal(size=(64, 64)))[0][:20] * 0.1 + rng.normal(size=(20, 64))
+    f32 = lambda *arrays: [jnp.asarray(x, jnp.float32) for x in arrays]
+    wide = lambda x: np.asarray(x, np.float32).astype(np.float64)
+    unit = lambda x: wide(x) / np.linalg.norm(wide(x), axis=1, keepdims=True)
+    if name == "nt_xent":
+        rows = keys = np.concatenate([unit(q), unit(k)])
+        own, scale = np.roll(np.arange(24), -12), 1.0
+        ours = losses.nt_xent(*f32(q, k), temperature)[0]
+    elif name == "queue_nce":
+        rows, own, scale = unit(q), np.zeros(12, int), 1.0
+        ours = losses.queue_nce(*f32(q, k, queue), temperature)[0]
+    else:
+        rows, keys, own, scale = unit(q), unit(k), np.arange(12), 2 * temperature
+        chunk = 5 if "chunked" in name else None
+        ours = losses.info_nce(*f32(q, k), temperature, chunk=chunk)[0]
+    each = []
+    for i, row in enumerate(rows):
+        if name == "queue_nce":
+            positive, others = row @ unit(k)[i], unit(queue) @ row
+        else:
+            positive = row @ keys[own[i]]
+            left_out = {own[i], i} if name == "nt_xent" else {own[i]}
+            others = np.delete(keys, sorted(left_out), axis=0) @ row
+        each.append(np.log1p(np.exp((others - positive) / temperature).sum()))
+    wanted = scale * np.mean(each)
+    assert 1e-7 < wanted < 1e-3
+    np.testing.assert_allclose(ours, wanted, rtol=5e-6)

@@ -27,18 +27,20 @@ import optax
 from dig_jax import trees
 
 Rules = Sequence[tuple[str, Mapping[str, Any]]]
-RULE_KEYS = ("lr_scale", "freeze", "weight_decay", "schedule")
+RULE_KEYS = ("lr_scale", "freeze", "freeze_frac", "weight_decay", "schedule")
 
 
 @dataclasses.dataclass(frozen=True)
 class ParamGroup:
     """How one parameter is trained: lr_scale a number or, for stacked blocks, an array that
-    broadcasts to it; schedule the shape of its rate, None = everybody's."""
+    broadcasts to it; schedule the shape of its rate, None = everybody's; start the step before which
+    it is held."""
 
     lr_scale: Any = 1.0
     weight_decay: float = 0.0
     freeze: bool = False
     schedule: str | None = None
+    start: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,9 +97,10 @@ def create(
     momentum). lr: peak rate; with lr_per=256 it is the rate for 256 rows and the peak is lr *
     batch_size / 256 (min_lr is absolute, as in DiG). clip_norm: of the global gradient norm of what
     trains; clip_norm_each: instead of the norm of every array (of every block of a stacked one), as
-    DINO and CCD do. rules: ordered (regex, {lr_scale | freeze | weight_decay | schedule}); the
+    DINO and CCD do. rules: ordered (regex, {lr_scale | freeze | freeze_frac | weight_decay | schedule}); the
     first regex found (re.search) in a parameter's path, such as "encoder/block_0/mlp/kernel",
-    decides. Where rules are given they must cover every parameter and each must decide something,
+    decides. freeze_frac (adamw) holds a parameter, its moments, its count and its decay for that
+    share of the run, as PyTorch does for a gradient of None. Where rules are given they must cover every parameter and each must decide something,
     so a renamed layer cannot slip out of its rule. layer_decay: see `layer_scales`. Weight decay
     falls on weights of two or more dimensions only, unless a rule states it; with weight_decay_end
     it goes from weight_decay to that along half a cosine, and what a rule states changes by the
@@ -118,7 +121,7 @@ def create(
         raise ValueError(
             "config.optim has both clip_norm and clip_norm_each: set one of them to None"
         )
-    groups = param_groups(params, weight_decay, rules, layer_decay)
+    groups = param_groups(params, weight_decay, rules, layer_decay, total_steps)
     kinds = {schedule, *(t.schedule for t in jax.tree.leaves(groups) if t.schedule)}
     rates = {
         kind: make_schedule(peak, total_steps, warmup_steps, min_lr, kind, drops, drop)
@@ -127,8 +130,16 @@ def create(
     rate, growth = rates[schedule], decay_growth(weight_decay, weight_decay_end, total_steps)
     trainable = jax.tree.map(lambda t: not t.freeze, groups)
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    direction, after = optax.scale_by_adam(b1=b1, b2=b2, eps=eps), groups
+    direction, after = (
+        _late(optax.scale_by_adam(b1=b1, b2=b2, eps=eps), groups, b1, b2, eps),
+        groups,
+    )
     if name == "sgd":
+        if any(t.start for t in jax.tree.leaves(groups)):
+            raise ValueError(
+                "a rule of config.optim.rules has freeze_frac, which is for name='adamw': set "
+                "config.optim.name so, or remove it"
+            )
         direction = optax.chain(_decay(groups), optax.trace(decay=momentum))
         after = jax.tree.map(lambda t: dataclasses.replace(t, weight_decay=0.0), groups)
     trained = optax.chain(
@@ -209,7 +220,9 @@ def decay_growth(
     return growth
 
 
-def param_groups(params: Any, weight_decay: float, rules: Rules, layer_decay: float | None) -> Any:
+def param_groups(
+    params: Any, weight_decay: float, rules: Rules, layer_decay: float | None, total_steps: int
+) -> Any:
     """Tree of ParamGroup, one for every parameter."""
     named = trees.named_leaves(params)
     scales = layer_scales(named, layer_decay) if layer_decay else {}
@@ -219,9 +232,9 @@ def param_groups(params: Any, weight_decay: float, rules: Rules, layer_decay: fl
         rule = overrides.get(path, {})
         decay = rule.get("weight_decay", weight_decay if _decays(path, leaf) else 0.0)
         scale = scales.get(path, 1.0) * rule.get("lr_scale", 1.0)
-        result.append(
-            ParamGroup(scale, decay, bool(rule.get("freeze", False)), rule.get("schedule"))
-        )
+        start = math.ceil(rule.get("freeze_frac", 0.0) * total_steps)
+        freeze = bool(rule.get("freeze", False))
+        result.append(ParamGroup(scale, decay, freeze, rule.get("schedule"), start))
     return jax.tree.unflatten(jax.tree.structure(params), result)
 
 
@@ -303,6 +316,35 @@ def _decay(groups: Any) -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
+def _late(
+    adam: optax.GradientTransformation, groups: Any, b1: float, b2: float, eps: float
+) -> optax.GradientTransformation:
+    """`adam`, with moments and count of each leaf beginning at its group's first step.
+
+    The state is that of `adam`. Gradients of 0 keep moments at their start, so what is left to do
+    is to divide them by the bias of a count of the leaf's own.
+    """
+    if not any(t.start for t in jax.tree.leaves(groups)):
+        return adam
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        held = lambda u, t: (
+            u if _masked(u) or not t.start else jnp.where(state.count < t.start, 0.0, u)
+        )
+        updates = jax.tree.map(held, updates, groups, is_leaf=_masked)
+        updates, state = adam.update(updates, state, params)
+
+        def one(u: Any, mu: Any, nu: Any, t: ParamGroup) -> Any:
+            if _masked(u) or not t.start:
+                return u
+            count = jnp.maximum(state.count - t.start, 1).astype(jnp.float32)
+            return (mu / (1 - b1**count)) / (jnp.sqrt(nu / (1 - b2**count)) + eps)
+
+        return jax.tree.map(one, updates, state.mu, state.nu, groups, is_leaf=_masked), state
+
+    return optax.GradientTransformation(adam.init, update)
+
+
 def _step(
     groups: Any, rates: Mapping[str, Any], usual: str, growth: Any
 ) -> optax.GradientTransformation:
@@ -319,6 +361,7 @@ def _step(
                 return u
             u = u + t.weight_decay * grown * p if t.weight_decay else u
             u = u * jnp.broadcast_to(t.lr_scale, u.shape) if not _is_one(t.lr_scale) else u
+            u = jnp.where(state.count < t.start, 0.0, u) if t.start else u
             return now[t.schedule or usual] * u
 
         updates = jax.tree.map(one, updates, params, groups, is_leaf=_masked)
@@ -364,6 +407,7 @@ def _group(params: Any, groups: Any) -> tuple[tuple[str, int, int], ...]:
     for leaf, t in zip(jax.tree.leaves(params), jax.tree.leaves(groups)):
         scale = f"{t.lr_scale:.4g}" if isinstance(t.lr_scale, (int, float)) else "by layer"
         shape = f", {t.schedule} rate" if t.schedule else ""
+        shape += f", from step {t.start}" if t.start else ""
         what = "frozen" if t.freeze else f"lr x {scale}, weight decay {t.weight_decay:g}{shape}"
         entry = counts.setdefault(what, [0, 0])
         entry[0] += 1

@@ -334,3 +334,34 @@ def test_description_counts_parameters():
         params=tree(), lr=0.1, rules=(("head", {"freeze": True}), (".*", {})), **SIZES
     ).describe()
     assert "1 arrays            8 parameters  frozen" in text and "lr x 1, weight decay 0" in text
+
+
+def test_freeze_frac_holds_moments_count_and_decay():
+    """PyTorch's AdamW for a parameter whose gradient is None at first, as CCD's prototypes: its
+    first step is a first step, while the schedule and the decay's growth have gone on.
+    """
+    params, grads = tree(0), [tree(seed) for seed in range(1, 9)]
+    rules = (("head/kernel", {"freeze_frac": 0.3, "weight_decay": 0.2}), ("", {}))
+    optimizer = optim.create(
+        params=params, lr=0.05, weight_decay=0.1, weight_decay_end=0.4, rules=rules, total_steps=8,
+        batch_size=1,
+    )  # fmt: skip
+    state, new, history = optimizer.tx.init(params), params, []
+    for g in grads:
+        updates, state = optimizer.tx.update(g, state, new)
+        new = optax.apply_updates(new, updates)
+        history.append(new["head"]["kernel"])
+    p, mu, nu, count = np.asarray(params["head"]["kernel"], np.float64), 0.0, 0.0, 0
+    for step in range(8):
+        if step >= 3:  # ceil(0.3 * 8): progress has reached 0.3
+            count += 1
+            g = np.asarray(grads[step]["head"]["kernel"], np.float64)
+            mu, nu = 0.9 * mu + 0.1 * g, 0.999 * nu + 0.001 * g * g
+            move = mu / (1 - 0.9**count) / (np.sqrt(nu / (1 - 0.999**count)) + 1e-8)
+            rate = 0.05 * 0.5 * (1 + math.cos(math.pi * step / 8))
+            decay = 2 * (0.4 - 0.15 * (1 + math.cos(math.pi * step / 8)))
+            p = p - rate * (move + decay * p)
+        np.testing.assert_allclose(history[step], p, rtol=2e-5, atol=1e-6, err_msg=str(step))
+    assert "from step 3" in optimizer.describe()
+    with pytest.raises(ValueError, match="freeze_frac.*adamw"):
+        optim.create(params=params, name="sgd", lr=0.1, rules=rules, total_steps=8, batch_size=1)
