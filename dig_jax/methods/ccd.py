@@ -5,10 +5,10 @@ Paper   Guan et al., "Self-supervised Character-to-Character Distillation for Te
 
     what                                                              where
     view 1: colour; view 2: colour, then an affine map that is known  Method.augment, geometry.random_affine
-    foreground: k-means (k = 2) of the grey values                    two_means
+    foreground: k-means (k = 2) of the grey values                    characters.two_means
     later in training: foreground = what the network segments         Method.loss, `kmeans_frac`
-    characters = connected components of the foreground               characters, components
-    the characters of view 2 = those of view 1, through the map       follow
+    characters = connected components of the foreground               characters.components
+    the characters of view 2 = those of view 1, through the map       characters.follow
     feature of a character = mean of the tokens that it covers        shares, Network.project
     L_dis = 1/2 sum over (student v1, teacher v2), (student v2, teacher v1), contrast.symmetrised, losses.distillation
         mean over characters of -softmax((t - c) / 0.04) . log softmax(s / 0.1)
@@ -63,110 +63,14 @@ import jax
 import jax.numpy as jnp
 
 from dig_jax import losses
-from dig_jax.augment import color, geometry, views
+from dig_jax.augment import characters, geometry, views
 from dig_jax.methods.shared import base, contrast, two_views
 from dig_jax.models import encoders, heads, vit
 
-KMEANS_STEPS = 10
 AFFINE = {
     "scale_x": (0.6, 1.1), "scale_y": (0.6, 1.1), "degrees": (-10.0, 10.0), "shear_x": (-45.0, 45.0),
     "shear_y": (-10.0, 10.0), "right": (-0.02, 0.02), "down": (-0.02, 0.02),
 }  # fmt: skip
-
-
-# characters
-
-
-def two_means(image, width):
-    """Foreground of lines f32[B,H,W,C] in [0, 1] by 2-means of their real pixels' grey values ->
-    bool[B,H,W].
-
-    The cluster that most pixels of the real line's border belong to is paper. A blank line has no
-    foreground.
-    """
-    grey, real = (
-        color.luma(jnp.moveaxis(image, 3, 1))[:, 0],
-        geometry.inside(width, image.shape[2])[:, None],
-    )
-    middle = (
-        jnp.min(grey, (1, 2), where=real, initial=1.0)
-        + jnp.max(grey, (1, 2), where=real, initial=0.0)
-    ) / 2
-
-    def mean(chosen):
-        total = jnp.sum(grey, (1, 2), where=chosen & real)
-        return total / jnp.maximum(jnp.sum(chosen & real, (1, 2)), 1)
-
-    def lloyd(_, middle):
-        bright = grey > middle[:, None, None]
-        return (mean(bright) + mean(~bright)) / 2
-
-    bright = grey > jax.lax.fori_loop(0, KMEANS_STEPS, lloyd, middle)[:, None, None]
-    row, column = jnp.arange(grey.shape[1])[None, :, None], jnp.arange(grey.shape[2])[None, None]
-    edge = (
-        (row == 0)
-        | (row == grey.shape[1] - 1)
-        | (column == 0)
-        | (column == width[:, None, None] - 1)
-    )
-    border = edge & real
-    bright_paper = 2 * jnp.sum(bright & border, (1, 2)) >= jnp.sum(border, (1, 2))
-    return (bright != bright_paper[:, None, None]) & real
-
-
-def components(mask):
-    """bool[B,H,W] -> i32[B,H,W]: every pixel of the mask gets the name of its 8-connected
-    component, the rest H * W.
-
-    A component is named after its leftmost pixel (the topmost of these), column * H + row: sorting
-    names sorts from left to right. Each step takes the lowest name of the 3 x 3 neighbours, until
-    nothing changes.
-    """
-    height, width = mask.shape[1:]
-    nothing = height * width
-    start = jnp.where(
-        mask, (jnp.arange(width)[None] * height + jnp.arange(height)[:, None])[None], nothing
-    )
-
-    def lowest(name):
-        p = jnp.pad(name, ((0, 0), (1, 1), (1, 1)), constant_values=nothing)
-        p = jnp.minimum(jnp.minimum(p[:, :-2], p[:, 1:-1]), p[:, 2:])
-        p = jnp.minimum(jnp.minimum(p[..., :-2], p[..., 1:-1]), p[..., 2:])
-        return jnp.where(mask, p, nothing)
-
-    def step(state):
-        name, _ = state
-        new = functools.reduce(
-            lambda name, _: lowest(name), range(8), name
-        )  # eight a turn: all devices agree on the end
-        return new, jnp.any(new != name)
-
-    return jax.lax.while_loop(lambda state: state[1], step, (start, jnp.bool_(True)))[0]
-
-
-def characters(mask, most: int, min_area: int):
-    """bool[B,H,W] -> i32[B,H,W]: the number of the character that a pixel belongs to, `most` where
-    it belongs to none.
-
-    Characters are the components of at least min_area pixels, numbered 0, 1, ... by their left
-    edges; the first `most` count.
-    """
-    name = components(mask).reshape(len(mask), -1)
-    area = jax.vmap(lambda name: jnp.bincount(name, length=mask[0].size + 1))(
-        name
-    )  # by name; the last is the rest
-    large = (area >= min_area).at[:, -1].set(False)
-    number = jnp.where(large, jnp.minimum(jnp.cumsum(large, axis=1) - 1, most), most)
-    return jnp.take_along_axis(number, name, axis=1).reshape(mask.shape)
-
-
-def follow(values, matrix, width, outside):
-    """Labels of view 1, [B,H,W], as they lie in the view that is view 1 sent through the map
-    f32[B,3,3].
-    """
-    return geometry.nearest(
-        values, *geometry.apply_matrix(matrix, *geometry.pixel_grid(*values.shape)), width, outside
-    )
 
 
 def shares(character, most: int, patch):
@@ -331,7 +235,7 @@ class Method(base.WithTeacher):
             "view1": two_views.view(first_key, batch, self.recipe, None),
             "view2": jnp.where(changed, jnp.moveaxis(planes, 1, 3), plain),
             "matrix": matrix,
-            "foreground": two_means(plain * 0.5 + 0.5, width),
+            "foreground": characters.two_means(plain * 0.5 + 0.5, width),
             "width": width,
             "valid": batch["valid"],
         } | two_views.column_offsets(offset_key, len(width), 2, self.column_offset_max)
@@ -390,8 +294,8 @@ class Method(base.WithTeacher):
             geometry.inside(batch["width"], foreground.shape[2])[:, None]
             & batch["valid"][:, None, None]
         )
-        first = characters(foreground & real, self.characters, self.min_area_px)
-        second = follow(first, batch["matrix"], batch["width"], self.characters)
+        first = characters.find(foreground & real, self.characters, self.min_area_px)
+        second = characters.follow(first, batch["matrix"], batch["width"], self.characters)
         weights, found = zip(
             *(shares(view, self.characters, self.patch) for view in (first, second))
         )
@@ -408,7 +312,9 @@ class Method(base.WithTeacher):
         pair = jnp.stack(
             [batch["foreground"], jnp.broadcast_to(real, batch["foreground"].shape)], 1
         )  # (B, 2, H, W)
-        moved = jax.vmap(lambda x: follow(x, batch["matrix"], batch["width"], False), 1, 1)(pair)
+        moved = jax.vmap(
+            lambda x: characters.follow(x, batch["matrix"], batch["width"], False), 1, 1
+        )(pair)
         wanted, real = jnp.moveaxis(jnp.stack([pair, moved], 1), 2, 0)
         chances = jax.nn.log_softmax(logits)
         picked = jnp.where(wanted, chances[..., 1], chances[..., 0])

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import optax
 
 from dig_jax import trees
+from dig_jax.train.schedules import decay_growth, make_schedule
 
 Rules = Sequence[tuple[str, Mapping[str, Any]]]
 RULE_KEYS = ("lr_scale", "freeze", "freeze_frac", "weight_decay", "schedule")
@@ -151,73 +152,6 @@ def create(
     labels = jax.tree.map(lambda train: "train" if train else "freeze", trainable)
     tx = optax.partition({"train": trained, "freeze": optax.set_to_zero()}, labels)
     return Optimizer(tx, rate, trainable, peak, _group(params, groups))
-
-
-def make_schedule(
-    peak: float,
-    total_steps: int,
-    warmup_steps: int,
-    min_lr: float,
-    kind: str,
-    drops: Sequence[float] | None = None,
-    drop: float | None = None,
-) -> Callable[[Any], jax.Array]:
-    """lr(step) for step 0..total_steps-1: 0 to peak in `warmup_steps` steps, both ends included
-    (step warmup_steps - 1 has the peak), then from the peak along half a cosine towards min_lr
-    (never quite reached), or constant, or in "steps": times `drop` (None: 0.1) at each of `drops`,
-    fractions of total_steps, but not below min_lr."""
-    if kind not in ("cosine", "constant", "steps"):
-        raise ValueError(
-            f"config.optim.schedule is {kind!r}: set it to 'cosine', 'constant' or 'steps'"
-        )
-    if kind == "steps" and not (drops and all(0 < at < 1 for at in drops)):
-        raise ValueError(
-            f"config.optim.drops is {tuple(drops or ())}: give fractions of the run, in (0, 1), at which lr falls"
-        )
-    if total_steps and warmup_steps >= total_steps:
-        raise ValueError(
-            f"config.optim.warmup_steps is {warmup_steps} but the run has {total_steps} steps: lower it or train longer"
-        )
-    if kind == "cosine" and min_lr > peak:
-        raise ValueError(
-            f"config.optim.min_lr is {min_lr:g}, above the peak rate {peak:g}: lower min_lr or raise lr"
-        )
-
-    def rate(step: Any) -> jax.Array:
-        step = jnp.asarray(step, jnp.float32)
-        rising = peak * step / max(warmup_steps - 1, 1)
-        done = jnp.clip((step - warmup_steps) / max(total_steps - warmup_steps, 1), 0.0, 1.0)
-        falling = (
-            min_lr + 0.5 * (peak - min_lr) * (1 + jnp.cos(math.pi * done))
-            if kind == "cosine"
-            else peak
-        )
-        if kind == "steps":
-            passed = sum((step >= round(at * total_steps)).astype(jnp.float32) for at in drops)
-            falling = jnp.maximum(peak * (0.1 if drop is None else drop) ** passed, min_lr)
-        return jnp.where(step < warmup_steps, rising, falling)
-
-    return rate
-
-
-def decay_growth(
-    start: float, end: float | None, total_steps: int
-) -> Callable[[Any], jax.Array] | None:
-    """step -> the factor on weight decay, from 1 along half a cosine towards end / start; None
-    where it stays.
-    """
-    if end is None or end == start:
-        return None
-    if not start > 0:
-        raise ValueError(
-            f"config.optim.weight_decay_end is {end} and weight_decay {start}: start above 0"
-        )
-
-    def growth(step: Any) -> jax.Array:
-        done = jnp.clip(jnp.asarray(step, jnp.float32) / max(total_steps, 1), 0.0, 1.0)
-        return (end + 0.5 * (start - end) * (1 + jnp.cos(math.pi * done))) / start
-
-    return growth
 
 
 def param_groups(

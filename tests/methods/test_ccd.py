@@ -15,7 +15,7 @@ import optax
 import pytest
 from scipy import ndimage
 
-from dig_jax.augment import geometry, views
+from dig_jax.augment import characters, geometry, views
 from dig_jax.methods import ccd
 from dig_jax.methods.shared import base
 from tests.methods import checks
@@ -131,7 +131,7 @@ def test_foreground_equals_the_best_split_of_the_grey_values(invert):
     image = np.where((np.arange(WIDTH) < width[:, None])[:, None, :, None], image, junk).astype(
         np.float32
     )
-    found = np.asarray(jax.jit(ccd.two_means)(jnp.asarray(image), jnp.asarray(width)))
+    found = np.asarray(jax.jit(characters.two_means)(jnp.asarray(image), jnp.asarray(width)))
     for b, w in enumerate(width):
         grey = image[b, :, :w, 0]
         values = np.unique(grey)
@@ -146,7 +146,7 @@ def test_foreground_equals_the_best_split_of_the_grey_values(invert):
 
 def test_a_blank_line_has_no_foreground():
     for grey in (0.0, 0.4, 1.0):
-        assert not jax.jit(ccd.two_means)(jnp.full((1, 8, 8, 3), grey), jnp.array([6])).any()
+        assert not jax.jit(characters.two_means)(jnp.full((1, 8, 8, 3), grey), jnp.array([6])).any()
 
 
 def masks():
@@ -172,7 +172,7 @@ def test_characters_equal_scipys_components():
     them.
     """
     pictures = masks()
-    ours = np.asarray(jax.jit(lambda m: ccd.characters(m, MOST, AREA))(jnp.asarray(pictures)))
+    ours = np.asarray(jax.jit(lambda m: characters.find(m, MOST, AREA))(jnp.asarray(pictures)))
     counts = []
     for mask, number in zip(pictures, ours):
         expected = slow_characters(mask)
@@ -212,10 +212,10 @@ def test_characters_follow_the_view_exactly():
 
     @jax.jit
     def everything(foreground):
-        follow = lambda values, outside: ccd.follow(
+        follow = lambda values, outside: characters.follow(
             values, batch["matrix"], batch["width"], outside
         )
-        first = ccd.characters(foreground, MOST, AREA)
+        first = characters.find(foreground, MOST, AREA)
         return (
             first,
             follow(first, MOST),
@@ -363,7 +363,7 @@ def test_a_right_segmentation_costs_nothing():
 
     @jax.jit
     def cost(size):
-        second = ccd.follow(batch["foreground"], batch["matrix"], batch["width"], False)
+        second = characters.follow(batch["foreground"], batch["matrix"], batch["width"], False)
         wanted = jnp.stack([batch["foreground"], second], 1)
         return method._segmentation(
             size * jnp.stack([1.0 - 2.0 * wanted, 2.0 * wanted - 1.0], -1), batch
