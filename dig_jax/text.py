@@ -20,13 +20,18 @@ import numpy as np
 from bidi.algorithm import get_display
 
 BLANK = 0
+# Zero-width space, word joiner, byte order mark: nobody sees them. (The joiners U+200C and U+200D
+# stay, which change how letters look.)
+INVISIBLE = {0x200B: None, 0x2060: None, 0xFEFF: None}
 
 
 def normalize(text: str) -> str:
     """NFC, every run of white space (no-break spaces and line ends too) one space, no outer
-    space.
+    space, no INVISIBLE character.
+
+    Labels are stored so, and both sides of every error rate are brought into this form.
     """
-    return " ".join(unicodedata.normalize("NFC", text).split())
+    return " ".join(unicodedata.normalize("NFC", text.translate(INVISIBLE)).split())
 
 
 def alphanumeric(text: str) -> str:

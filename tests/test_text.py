@@ -196,3 +196,8 @@ def test_an_extended_character_set_keeps_its_ids():
     new = old.extended(["abz", "\u00e9c"])
     assert new.chars == "cabz\u00e9" and new.encode("cab")[0] == old.encode("cab")[0]
     assert old.extended(["abc"]) == old
+
+
+def test_characters_that_nobody_sees_are_no_characters():
+    assert normalize("\ufeffzwei\u200b Wör\u2060ter \u200b") == "zwei Wörter"
+    assert normalize("می\u200cخواهم") == "می\u200cخواهم"  # a joiner changes how letters look

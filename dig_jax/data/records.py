@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from dig_jax.data import labels
 from dig_jax.data.manifest import read_manifest
 from dig_jax.data.record_set import Record, RecordSet, parse
 from dig_jax.data.sizes import BadRecord, resized_width
-from dig_jax.data.writer import Report, encode_image, serialize, shown, write
+from dig_jax.data.writer import MANIFEST, Report, encode_image, serialize, shown, write
 
 __all__ = [
     "BadRecord", "Mixture", "Record", "RecordSet", "Report", "encode_image", "open_sets", "parse",
@@ -118,14 +119,37 @@ class Mixture:
 _PART = re.compile(r"(?P<path>.*?)(?:@(?P<split>[^@*/]*))?(?:\*(?P<weight>[^*@/]*))?")
 
 
+def _cut(spec: str) -> list[str]:
+    """The parts of a spec. Pieces between commas that only together name a records folder are one
+    part."""
+
+    def exists(part: str) -> bool:
+        path = _PART.fullmatch(part.strip())["path"]
+        return (Path(path).expanduser() / MANIFEST).is_file()
+
+    parts, pieces = [], spec.split(",")
+    while pieces:
+        longer = (n for n in range(2, len(pieces) + 1) if exists(",".join(pieces[:n])))
+        count = 1 if exists(pieces[0]) else next(longer, 1)
+        parts.append(",".join(pieces[:count]))
+        pieces = pieces[count:]
+    return parts
+
+
 def parse_spec(spec: str, split: str = "train") -> list[tuple[str, str, float | None]]:
     """'PATH[@SPLIT][*WEIGHT],PATH2...' -> [(path, split, weight or None)]; `split` is that of a
     part which names none.
 
+    A comma may stand in a PATH that is a records folder while what stands before it is none.
     Raises ValueError for an empty part, an empty split, or a weight that is not a number above 0.
     """
+    if "://" in spec:
+        raise ValueError(
+            f"'{spec}' is the address of an object store: name a folder of a file system, such as "
+            "the bucket mounted"
+        )
     parts = []
-    for part in spec.split(","):
+    for part in _cut(spec):
         match = _PART.fullmatch(part.strip())
         path, named, weight = match["path"], match["split"], match["weight"]
         if not path or named == "":

@@ -6,11 +6,13 @@ OpenCV to one thread for the process: a text line is far too small to share betw
 reading threads or worker processes already fill the cores.
 """
 
+import math
 import warnings
+from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dig_jax.data.sizes import (
     JPEG,
@@ -26,6 +28,8 @@ cv2.setNumThreads(1)
 
 PAPER = 255  # the grey level that stands for "nothing written here"
 CONTRAST_PERCENTILES = (2, 90)  # of a line's greys: its ink and its paper
+GOOD_CONTRAST = 64  # grey levels that white ground must leave to what is written
+MAX_SAMPLE_VALUE, PHOTOMETRIC = 281, 262  # tags of TIFF
 LEAST_CONTRAST = 8  # grey levels between the two; with less the difference is noise
 MAX_PIXELS = 1 << 24  # 16 Mpx: 100 times a long line at 300 dpi
 MAX_FOREIGN_BYTES = (
@@ -37,8 +41,8 @@ def decode(data: bytes, channels: int, max_pixels: int = MAX_PIXELS) -> np.ndarr
     """Encoded image -> u8[h, w, channels], channels 1 (grey) or 3 (RGB).
 
     The size is read from the header before any pixel is, so that a small file that unpacks to
-    gigabytes costs nothing. OpenCV decodes JPEG and PNG, which make_records writes; Pillow decodes
-    the rest of sizes.FORMATS, because OpenCV might take another size for such a file than the one
+    gigabytes costs nothing. OpenCV decodes JPEG and plain PNG, which make_records writes; Pillow
+    decodes the rest of sizes.FORMATS, because OpenCV might take another size for such a file than the one
     that was checked. Raises BadRecord for an empty string, something that is no image, more than
     max_pixels pixels, a truncated file, or one that is made to take minutes. Not found: bytes
     changed in the middle of a JPEG, which has no checksum and decodes to a damaged picture.
@@ -48,6 +52,7 @@ def decode(data: bytes, channels: int, max_pixels: int = MAX_PIXELS) -> np.ndarr
     if not data:
         raise BadRecord("empty: the image has no bytes")
     native = data.startswith((JPEG, PNG))
+    by_opencv = data.startswith(JPEG) or _is_plain_png(data)
     if not native and len(data) > MAX_FOREIGN_BYTES:
         raise BadRecord(
             f"too large: {len(data)} bytes that are neither JPEG nor PNG; at most {MAX_FOREIGN_BYTES} are read"
@@ -68,12 +73,22 @@ def decode(data: bytes, channels: int, max_pixels: int = MAX_PIXELS) -> np.ndarr
     # its coded pixels.
     if data.startswith(JPEG) and data.rfind(b"\xff\xd9") < 0:
         raise BadRecord("truncated: the JPEG has no end marker")
-    image = (_by_opencv if native else _by_pillow)(data, channels)
+    image = (_by_opencv if by_opencv else _by_pillow)(data, channels)
     if image is None or image.shape[:2] != (height, width):
         raise BadRecord(
             f"truncated or damaged: the header says {width} x {height} px, the pixels cannot be decoded"
         )
     return image
+
+
+def _is_plain_png(data: bytes) -> bool:
+    """A PNG of 8 bits or less without transparency: of others OpenCV drops half the bits, and the
+    alpha channel."""
+    if not data.startswith(PNG):
+        return False
+    bits, colours = data[24:26].ljust(2, b"\0")
+    head = max(data.find(b"IDAT"), 0)
+    return bits <= 8 and colours not in (4, 6) and data.find(b"tRNS", 0, head) < 0
 
 
 def _by_opencv(data: bytes, channels: int) -> np.ndarray | None:
@@ -102,26 +117,59 @@ def _by_pillow(data: bytes, channels: int) -> np.ndarray | None:
 
 
 def flatten(image: Image.Image, channels: int) -> Image.Image:
-    """Any pixel type of Pillow -> L (channels 1) or RGB (3): transparent parts on white, 16 bits to
-    8. Reads all pixels.
+    """Any pixel type of Pillow -> L (channels 1) or RGB (3): 8 bits by `_eight_bits`, transparent
+    parts on the ground that leaves contrast. Reads all pixels.
     """
     mode = "L" if channels == 1 else "RGB"
     if image.mode.startswith("I") or image.mode == "F":
-        image = Image.fromarray(_eight_bits(np.asarray(image)))
+        tags = getattr(image, "tag_v2", {})
+        image = Image.fromarray(_eight_bits(np.asarray(image), tags.get(MAX_SAMPLE_VALUE)))
+        if tags.get(PHOTOMETRIC) == 0:  # white is zero, which Pillow minds in 8 bits only
+            image = ImageOps.invert(image)
     if "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBA", "RGBa"):
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = _on_ground(image.convert("RGBA"))
     return image.convert(mode)
 
 
-def _eight_bits(values: np.ndarray) -> np.ndarray:
-    """Greys of any number type -> u8; where one is above 255, all are taken for 16 bits (plain
-    clipping would make them white). Row by row, because the float copies of a large picture would
-    be eight times its size."""
-    scale = 257 if np.nanmax(values, initial=0) > 255 else 1
+def grey_range(image: Image.Image) -> int:
+    """Grey levels between the darkest and the lightest pixel."""
+    low, high = image.convert("L").getextrema()
+    return high - low
+
+
+def _on_ground(image: Image.Image) -> Image.Image:
+    """RGBA on white; on black where white swallows what is written, as it does white writing."""
+    white, black = (
+        Image.alpha_composite(Image.new("RGBA", image.size, ground), image)
+        for ground in ("white", "black")
+    )
+    if grey_range(white) >= GOOD_CONTRAST or grey_range(white) >= grey_range(black):
+        return white
+    return black
+
+
+def _eight_bits(values: np.ndarray, white: Any = None) -> np.ndarray:
+    """Greys [h, w] of any number type -> u8, white becoming 255.
+
+    white: as the file states it, or else 1 for fractions, and the largest number of as many bits
+    (8 or more) as the lightest pixel has: cameras put 10 or 12 bits into 16. Fractions that reach
+    below 0 run from the lowest to the highest. Row by row, because float copies of a large picture
+    would be eight times its size.
+    """
+    low = high = 0.0
+    for row in values:
+        row = row[np.isfinite(row)]
+        low, high = min(low, float(row.min(initial=0))), max(high, float(row.max(initial=0)))
+    fractions = values.dtype.kind == "f" and high <= 1
+    white = white[0] if isinstance(white, tuple) and white else white
+    if not (isinstance(white, int | float) and white >= high > 0):
+        bits = max(8, math.ceil(math.log2(high + 1)))
+        white = max(high - low, 1.0) if fractions else 2.0**bits - 1
+    black = low if fractions else 0.0
     out = np.empty(values.shape, np.uint8)
     for row, line in zip(out, values):
-        row[:] = np.clip(np.nan_to_num(line.astype(np.float64)) / scale + 0.5, 0, 255)
+        greys = (np.nan_to_num(line.astype(np.float64)) - black) * (255 / white)
+        row[:] = np.clip(greys + 0.5, 0, 255)
     return out
 
 
@@ -191,9 +239,13 @@ def _start(width: int, window: int, u: float) -> int:
 def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     if image.shape[:2] == (height, width):
         return image
-    how = cv2.INTER_AREA if height < image.shape[0] else cv2.INTER_LINEAR
-    out = cv2.resize(image, (width, height), interpolation=how)
-    return out.reshape(height, width, image.shape[2])  # OpenCV drops the axis of a single channel
+    channels = image.shape[2]
+    # Each axis by its own direction: first averaged where it shrinks, so that nothing aliases.
+    shrunk = min(height, image.shape[0]), min(width, image.shape[1])
+    for size, how in ((shrunk, cv2.INTER_AREA), ((height, width), cv2.INTER_LINEAR)):
+        if image.shape[:2] != size:
+            image = cv2.resize(image, size[::-1], interpolation=how)
+    return image.reshape(height, width, channels)  # OpenCV drops the axis of a single channel
 
 
 def _pad(image: np.ndarray, width_px: int) -> tuple[np.ndarray, int]:

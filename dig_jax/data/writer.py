@@ -3,6 +3,7 @@ shards, index, report."""
 
 import collections
 import functools
+import glob
 import hashlib
 import json
 import os
@@ -18,7 +19,7 @@ import numpy as np
 
 from dig_jax.data import labels
 from dig_jax.data.sizes import BadRecord, header_size
-from dig_jax.text import Charset, normalize
+from dig_jax.text import INVISIBLE, Charset, normalize
 
 SCHEMA_VERSION = 1
 MANIFEST = "records.json"
@@ -30,6 +31,7 @@ MAX_LABEL_CHARS = 10_000  # a label array is as wide as the longest label, for e
 MAX_ASPECT = (
     500  # times wider than high: ten times a long line; a batch is as wide as its widest line
 )
+UPRIGHT = 2  # times higher than wide: a line that runs downwards
 BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 Example = tuple[str, bytes, str | None, str]  # split, encoded image, text or None, source id
@@ -215,7 +217,12 @@ def write(
     exists (with overwrite only where it is no records folder), ValueError where there is no
     example.
     """
-    output = Path(output)
+    if "://" in str(output):
+        raise ValueError(
+            f"--output is {output}, the address of an object store: name a folder of a file system, "
+            "such as the bucket mounted"
+        )
+    output = Path(output).expanduser()
     report = report or Report()
     _check_output(output, overwrite)
     if shards < 0:
@@ -223,6 +230,12 @@ def write(
             f"shards is {shards}, but must be 0 (as many as the size asks for) or more."
         )
     output.absolute().parent.mkdir(parents=True, exist_ok=True)
+    left = sorted(output.absolute().parent.glob(f".{glob.escape(output.name)}.unfinished-*"))
+    if left:
+        report.notes.append(
+            f"{len(left)} folders of conversions that were killed or still run, such as {left[0]}: "
+            "delete those of which none runs any more"
+        )
     folder = output.absolute().parent / f".{output.absolute().name}.unfinished-{os.getpid()}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
@@ -270,7 +283,8 @@ def _check_output(output: Path, overwrite: bool) -> None:
 
 def _spool(folder: Path, examples: Iterable[Example], report: Report) -> list[_Split]:
     splits: dict[str, _Split] = {}
-    directed = 0
+    directed = invisible = 0
+    upright: list[str] = []
     for split, image, text, id in examples:
         try:
             size = header_size(image)
@@ -282,7 +296,10 @@ def _spool(folder: Path, examples: Iterable[Example], report: Report) -> list[_S
         if size[0] > MAX_ASPECT * size[1] > 0:
             report.skip(id, f"more than {MAX_ASPECT} times as wide as high")
             continue
+        if size[1] > UPRIGHT * size[0] > 0 and (text is None or len(text) > 2):
+            upright.append(id)
         if text is not None:
+            invisible += any(chr(code) in text for code in INVISIBLE)
             text = normalize(text)
             directed += not BIDI.isdisjoint(text)
             if fault := label_fault(text):
@@ -291,6 +308,15 @@ def _spool(folder: Path, examples: Iterable[Example], report: Report) -> list[_S
         if split not in splits:
             splits[split] = _Split(folder, split)
         splits[split].add(image, text, id, size)
+    if upright:
+        report.notes.append(
+            f"{len(upright)} images are more than {UPRIGHT} times as high as wide, such as "
+            f"{shown(upright[0])}: turn lines that run downwards by 90 degrees first"
+        )
+    if invisible:
+        report.notes.append(
+            f"{invisible} labels held zero-width characters (such as U+200B), which are taken out"
+        )
     if directed:
         report.notes.append(
             f"{directed} labels hold marks of writing direction (such as U+202E), which are kept as characters"

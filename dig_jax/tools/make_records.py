@@ -21,7 +21,9 @@ from absl import flags
 from tqdm import tqdm
 
 from dig_jax.data import sources
+from dig_jax.data.holdout import hold_back
 from dig_jax.data.writer import Example, Report, shown, write
+from dig_jax.tools import program
 
 
 def define_flags() -> flags.FlagValues:
@@ -70,7 +72,16 @@ def define_flags() -> flags.FlagValues:
     )
     number("max_pixels", 50_000_000, "folder: larger images are refused.", lower_bound=1)
     yes("follow_links", False, "folder: take what symbolic links name outside the folder too.")
-    number("seed", 0, "lines: the same seed makes the same lines.", lower_bound=0)
+    flags.DEFINE_float(
+        "validation",
+        None,
+        "share of the labelled lines to hold back at random as the split validation, such as 0.1, "
+        "where the source has none.",
+        lower_bound=0.0,
+        upper_bound=0.9,
+        flag_values=own,
+    )
+    number("seed", 0, "of lines, and of what --validation holds back.", lower_bound=0)
     text("splits", "train=4000,validation=400", "lines: how many lines each split gets.")
     number("count", None, "lines: short for --splits=train=COUNT.", lower_bound=1)
     number("min_words", 1, "lines: fewest words a line.", lower_bound=1)
@@ -107,7 +118,8 @@ def arguments(name: str, examples: Callable[..., Any], given: flags.FlagValues) 
     """The flags that are parameters of this source. ValueError for a flag set by the user that
     would have no effect.
     """
-    general = {"help", "h", "source", "output", "shards", "name", "overwrite"}
+    general = {"help", "h", "source", "output", "shards", "name", "overwrite", "validation"}
+    general |= {"seed"} if given.validation else set()
     takes = {name for name in inspect.signature(examples).parameters if name in given}
     for flag in set(given) - takes - general:
         if given[flag].present:
@@ -127,9 +139,14 @@ def make(given: flags.FlagValues) -> dict[str, Any]:
         raise ValueError("--output is missing: name the records folder to make.")
     source, report = load(given.source), Report()
     options = arguments(given.source, source, given)
+    if given.input:
+        options["input"] = str(program.path(given.input, "--input"))
+    examples = source(report=report, **options)
+    if given.validation:
+        examples = hold_back(examples, given.validation, given.seed, report)
     manifest = write(
-        given.output,
-        progress(source(report=report, **options), report),
+        program.path(given.output, "--output"),
+        progress(examples, report),
         name=given.name,
         height_px=given.height_px,
         shards=given.shards,

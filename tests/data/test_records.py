@@ -444,3 +444,48 @@ def test_reading_never_imports_tensorflow(folder):
         ).stdout
         == "False\n"
     )
+
+
+def test_a_comma_in_a_path_can_be_named(tmp_path):
+    for name in ("a,b", "c", "d,e,f"):
+        write(tmp_path / name / "rec", lines(2) + lines(1, "test"))
+    spec = f"{tmp_path}/a,b/rec*2,{tmp_path}/c/rec@test,{tmp_path}/d,e,f/rec@train"
+    assert parse_spec(spec) == [
+        (f"{tmp_path}/a,b/rec", "train", 2.0),
+        (f"{tmp_path}/c/rec", "test", None),
+        (f"{tmp_path}/d,e,f/rec", "train", None),
+    ]
+    assert len(open_sets(spec)) == 5
+
+
+def test_addresses_of_object_stores_are_refused_and_home_is_found(tmp_path, monkeypatch):
+    for address in ("gs://bucket/rec", "s3://bucket/rec"):
+        with pytest.raises(ValueError, match="address of an object store"):
+            open_sets(f"{tmp_path},{address}@train")
+        with pytest.raises(ValueError, match="address of an object store"):
+            write(address, lines(1))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write("~/rec", lines(2))
+    assert (tmp_path / "rec").is_dir() and len(open_sets("~/rec")) == 2
+
+
+def test_val_is_the_validation_split(tmp_path):
+    for name in ("val", "valid", "dev"):
+        write(tmp_path / name, lines(3) + lines(2, name))
+        found = records.RecordSet(tmp_path / name, "validation")
+        assert len(found) == 2 and found.split == name
+    write(tmp_path / "none", lines(3))
+    with pytest.raises(
+        ValueError, match=r"evals.recognition.datasets.*make_records --validation=0.1"
+    ):
+        records.RecordSet(tmp_path / "none", "validation")
+
+
+def test_leftovers_zero_widths_and_upright_lines_are_noted(tmp_path):
+    (tmp_path / ".rec.unfinished-123").mkdir()
+    rows = [("train", image(20, 10), "a\u200bb", "x"), ("train", image(8, 30), "abc", "tall")]
+    notes = write(tmp_path / "rec", rows + [("train", image(8, 30), "1", "digit")])["notes"]
+    assert any("1 folders of conversions that were killed" in n and "123" in n for n in notes)
+    assert any("1 labels held zero-width characters" in note for note in notes)
+    assert any("1 images are more than 2 times as high as wide, such as tall" in n for n in notes)
+    assert records.RecordSet(tmp_path / "rec")[0].text == "ab"

@@ -5,6 +5,7 @@ seed and number.
 import functools
 import io
 import os
+import re
 import struct
 import zlib
 
@@ -26,7 +27,10 @@ def encoded(image, kind="PNG", **options):
 
 
 def grey(width=60, height=24, value=200):
-    return Image.new("L", (width, height), value)
+    """A picture of one grey with a dark stroke, so that it has contrast."""
+    image = Image.new("L", (width, height), value)
+    image.paste(value // 4, (width // 2, height // 2, width // 2 + 3, height // 2 + 3))
+    return image
 
 
 def pixels(data, flag=cv2.IMREAD_UNCHANGED):
@@ -466,3 +470,86 @@ def test_a_book_has_one_font_and_one_ground_and_many_texts():
     assert len(looks(render(count=24, seed=3, books=3))) <= 6 < len(looks(render(count=24, seed=3)))
     with pytest.raises(ValueError, match="books is -1"):
         render(count=1, books=-1)
+
+
+# ---- lists as others write them -----------------------------------------------------------------
+
+
+def labels_of(root, text):
+    (root / "labels.tsv").write_bytes(text.encode())
+    found, report = read(root)
+    return {id: label for _, _, label, id in found}, report
+
+
+def two_images(tmp_path, names=("a.png", "b.png")):
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(encoded(grey()))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "noted"),
+    [
+        ('a.png\t"He said ""no"""\nb.png\t"two, three"\n', ['He said "no"', "two, three"], True),
+        ('a.png\t"He said ""no"""\nb.png\tplain\n', ['He said "no"', "plain"], True),
+        ('"a.png"\t"one"\n"b.png"\t"two"\n', ["one", "two"], True),
+        ('a.png\t"Ja", sagte er\nb.png\t"""x"""\n', ['"Ja", sagte er', '"""x"""'], False),
+        ('a.png\t"Ja"\nb.png\tnein\n', ['"Ja"', "nein"], False),
+        ('a.png\t12" pipe\nb.png\t"\n', ['12" pipe', '"'], False),
+    ],
+)
+def test_quoted_labels_are_unquoted_where_the_file_is_quoted(tmp_path, text, expected, noted):
+    found, report = labels_of(two_images(tmp_path), text)
+    assert [found["a.png"], found["b.png"]] == expected
+    assert any("as spreadsheets do it" in note for note in report.notes) == noted
+
+
+def test_paths_from_windows_absolute_ones_and_other_unicode_forms_are_found(tmp_path):
+    decomposed = "Gru\u0308n.png"  # as macOS stores it
+    two_images(tmp_path, ("sub/a.png", "b.png", decomposed))
+    found, report = labels_of(
+        tmp_path, f"sub\\a.png\tone\n{tmp_path}/b.png\ttwo\nGr\u00fcn.png\t3\n"
+    )
+    assert found == {"sub/a.png": "one", "b.png": "two", decomposed: "3"}
+    assert report.skipped()["count"] == 0
+    notes = " ".join(report.notes)
+    assert "1 paths with back-slashes" in notes and "1 absolute paths inside" in notes
+    assert "1 names in another Unicode form" in notes
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits" / "test.txt").write_text(f"sub\\a.png\nGr\u00fcn.png\n{tmp_path}/b.png\n")
+    assert len(read(tmp_path)[0]) == 3
+
+
+def test_what_is_passed_over_by_its_suffix_is_named(tmp_path):
+    two_images(tmp_path)
+    for name in ("c.heic", "d.JXL", "e.pdf", "f.jpeg.part", "notes.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    _, report = labels_of(tmp_path, "a.png\tone\nb.png\ttwo\n")
+    assert {entry["name"] for entry in report.first} == {"c.heic", "d.JXL", "e.pdf", "f.jpeg.part"}
+    assert report.reasons[".heic is not read: convert it to PNG or JPEG"] == 1
+
+
+def test_an_image_without_contrast_is_kept_and_named(tmp_path):
+    two_images(tmp_path)
+    (tmp_path / "blank.png").write_bytes(encoded(Image.new("L", (60, 24), 250)))
+    found, report = read(tmp_path)
+    assert len(found) == 3
+    assert dict(report.reasons) == {"no contrast: nothing can be seen on it (image kept)": 1}
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        ({"a.gt.txt": "one", "b.gt.txt": "two"}, "2 pairs x.png \\+ x.gt.txt"),
+        ({"gt.txt": "a.png\tone"}, "gt.txt looks like them"),
+        ({"p/labels.tsv": "a.png\tone"}, "labels lie deeper, in p/labels.tsv"),
+    ],
+)
+def test_labels_of_other_layouts_are_named(tmp_path, files, words):
+    two_images(tmp_path)
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    _, report = read(tmp_path)
+    assert re.search(f"no labels.tsv: .*{words}", report.notes[0])

@@ -259,3 +259,89 @@ def test_a_line_without_contrast_stays_as_it_is():
     for levels in ([200], [200, 204], [0], [255]):
         line = np.resize(np.array(levels, np.uint8), (8, 30, 1))
         assert transforms.stretch_contrast(line) is line
+
+
+def strokes(height, width, every):
+    """Black strokes of one pixel on white, u8[h, w, 1]."""
+    image = np.full((height, width, 1), 255, np.uint8)
+    image[:, ::every] = 0
+    return image
+
+
+def test_squeezing_a_low_and_wide_word_keeps_its_ink():
+    """24 x 512 to 32 x 128: sideways averaged, upwards linear. Sampled, three strokes in four go."""
+    out = transforms.squeeze(strokes(24, 512, 4), 32, 128)
+    assert np.abs(out.astype(int) - 191).max() <= 1  # 3/4 white
+    tall = transforms.squeeze(strokes(512, 24, 24)[:, :, :], 32, 128)
+    assert tall.shape == (32, 128, 1) and tall.min() < 20
+    turned = transforms.squeeze(strokes(24, 512, 4).transpose(1, 0, 2), 128, 32)
+    assert np.abs(turned.astype(int) - 191).max() <= 1
+
+
+def saved(image, kind, **options):
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+RAMP = np.linspace(0, 255, 600).round().astype(np.uint8).reshape(12, 50)
+GREYS = {
+    "float 0..1": (RAMP / 255.0).astype(np.float32),
+    "float -1..1": (RAMP / 127.5 - 1).astype(np.float32),
+    "float 0..255": RAMP.astype(np.float32),
+    "12 bits": RAMP.astype(np.uint16) * 16,
+    "10 bits": RAMP.astype(np.uint16) * 4,
+    "16 bits": RAMP.astype(np.uint16) * 257,
+    "8 bits in 16": RAMP.astype(np.uint16),
+    "32 bits": RAMP.astype(np.int32) * 257,
+}
+
+
+@pytest.mark.parametrize("name", GREYS)
+def test_greys_of_any_number_type_keep_their_picture(name):
+    data = saved(Image.fromarray(GREYS[name]), "TIFF")
+    out = transforms.decode(data, 1)[:, :, 0].astype(int)
+    assert np.abs(out - RAMP).max() <= 2
+
+
+def test_bits_of_a_png_and_of_what_the_file_states():
+    for bits in (10, 12, 16):
+        values = RAMP.astype(np.uint16) * (((1 << bits) - 1) // 255)
+        data = saved(Image.fromarray(values), "PNG")
+        for channels in (1, 3):
+            out = transforms.decode(data, channels)[:, :, 0].astype(int)
+            assert np.abs(out - RAMP).max() <= 3, bits
+    dark = Image.fromarray(RAMP.astype(np.uint16) * 2)  # of 4095, says the file: a dark picture
+    out = transforms.decode(saved(dark, "TIFF", tiffinfo={281: 4095}), 1)
+    assert abs(int(out.max()) - 510 * 255 / 4095) <= 1
+    inverted = saved(Image.fromarray(RAMP.astype(np.uint16) * 257), "TIFF", tiffinfo={262: 0})
+    turned = Image.open(io.BytesIO(inverted))
+    if turned.tag_v2[262] == 0:
+        assert np.abs(transforms.decode(inverted, 1)[:, :, 0] - (255.0 - RAMP)).max() <= 2
+
+
+def written(ink, alpha):
+    """A word in `ink` on nothing: RGBA with a bar in the middle."""
+    pixels = np.zeros((12, 40, 4), np.uint8)
+    pixels[:, :, :3] = ink
+    pixels[4:8, 5:30, 3] = alpha
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_writing_on_transparency_keeps_its_contrast(kind, channels):
+    options = {"lossless": True} if kind == "WEBP" else {}
+    for ink, ground in ((0, 255), (90, 255), (255, 0), (230, 0)):
+        out = transforms.decode(saved(written(ink, 255), kind, **options), channels)
+        assert out[0, 0, 0] == ground and abs(int(out[6, 10, 0]) - ink) <= 1, ink
+    nothing = transforms.decode(saved(written(0, 0), kind, **options), channels)
+    assert (nothing == 255).all()  # transparent is paper
+
+
+def test_a_transparent_colour_of_a_palette_is_seen():
+    image = Image.new("P", (20, 10), 0)
+    image.putpalette([0, 0, 0, 10, 10, 10])
+    image.paste(1, (5, 2, 15, 8))
+    out = transforms.decode(saved(image, "PNG", transparency=0), 1)
+    assert out[0, 0, 0] == 255 and out[5, 10, 0] == 10

@@ -18,7 +18,9 @@ def data(tmp_path):
     root = tmp_path / "data"
     (root / "splits").mkdir(parents=True)
     for i in range(6):
-        (root / f"{i}.png").write_bytes(encode_image(np.full((60, 100 + i), 200, np.uint8), "png"))
+        image = np.full((60, 100 + i), 200, np.uint8)
+        image[20:40, 30:40] = 0
+        (root / f"{i}.png").write_bytes(encode_image(image, "png"))
     (root / "labels.tsv").write_text("".join(f"{i}.png\tline {i}\n" for i in range(6)))
     (root / "splits" / "train.txt").write_text("0.png\n1.png\n2.png\n3.png\ngone.png\n")
     (root / "splits" / "test.txt").write_text("4.png\n5.png\n")
@@ -146,3 +148,43 @@ def test_as_a_program_with_worker_processes(data, tmp_path):
     assert done.returncode == 0 and "--source" in done.stdout and "folder, lines" in done.stdout
     done = subprocess.run([*command, "--source=x", "--output=y"], capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("make_records: --source is 'x'")
+
+
+def unsplit(data):
+    for file in (data / "splits").iterdir():
+        file.unlink()
+    (data / "splits").rmdir()
+    for i in range(6, 40):
+        (data / f"{i}.png").write_bytes((data / "0.png").read_bytes())
+    (data / "labels.tsv").write_text("".join(f"{i}.png\tline {i}\n" for i in range(30)))
+    return data
+
+
+def test_lines_are_held_back_for_validation(data, tmp_path, capsys):
+    unsplit(data)
+    kept = []
+    for name, more in (("a", []), ("b", []), ("c", ["--seed=1"])):
+        out = tmp_path / name
+        options = ["--validation=0.1", "--workers=0", f"--output={out}", *more]
+        code, text, err = run(capsys, f"--input={data}", *options)
+        assert code == 0 and "3 of 30 labelled lines are held back" in text, err
+        assert "train 37 (27 labelled), validation 3 (3 labelled)" in text
+        kept.append(list(open_sets(f"{out}@validation").texts()))
+        assert not set(kept[-1]) & set(open_sets(str(out)).texts())
+    assert kept[0] == kept[1] != kept[2]
+
+
+def test_validation_is_refused_where_there_is_one(tmp_path, capsys):
+    options = ["--source=lines", "--fonts=bundled", "--workers=0", "--validation=0.1"]
+    code, _, err = run(capsys, *options, f"--output={tmp_path / 'x'}")
+    assert code == 1 and "has a split 'validation': leave the option out" in err
+
+
+def test_paths_of_home_and_of_stores(data, tmp_path, capsys, monkeypatch):
+    for flag in ("--output", "--input"):
+        paths = {"--output": str(tmp_path / "x"), "--input": str(data), flag: "gs://bucket/x"}
+        code, _, err = run(capsys, *(f"{name}={path}" for name, path in paths.items()))
+        assert code == 1 and f"{flag} is gs://bucket/x, the address of an object store" in err
+    monkeypatch.setenv("HOME", str(tmp_path))
+    code, _, err = run(capsys, "--input=~/data", "--output=~/made", "--workers=0")
+    assert code == 0 and (tmp_path / "made" / "records.json").is_file(), err

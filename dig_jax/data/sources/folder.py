@@ -13,25 +13,29 @@ are named and left (--follow_links takes the links).
 import contextlib
 import functools
 import os
-import re
 import signal
-import stat
 import threading
 import warnings
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from dig_jax.data.lists import Root, read_labels, read_lines, read_source
 from dig_jax.data.parallel import ordered_map
 from dig_jax.data.sizes import BadRecord, check_effort, open_image, resized_width
-from dig_jax.data.transforms import flatten
-from dig_jax.data.writer import Example, Report, encode_image, shown
+from dig_jax.data.transforms import LEAST_CONTRAST, flatten
+from dig_jax.data.writer import Example, Report, encode_image
 
 SUFFIXES = frozenset(
     ".avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .ppm .pnm .tga .tif .tiff .webp".split()
+)
+# Pictures, pages and unfinished downloads that somebody may miss in the records.
+UNREAD = frozenset(
+    ".heic .heif .jxl .jxr .pdf .svg .psd .xcf .djvu .djv .eps .ps .exr .hdr .dng .cr2 .nef .arw "
+    ".raw .ico .zip .tar .gz .part .crdownload".split()
 )
 KINDS = {
     "too large": "more than {max_pixels} pixels",
@@ -39,7 +43,6 @@ KINDS = {
     "not an image": "not an image",
 }
 MAX_SECONDS = 60  # for one image; only one that is made to be slow comes near
-MAX_LINE_BYTES = 1 << 20  # of a line of labels.tsv or of a list
 
 
 class BadImage(Exception):
@@ -76,6 +79,8 @@ def examples(
     labels = read_labels(root, report)
     jobs = list_images(root, labels, report)
     report.total = len(jobs)
+    for what, count in root.mended.items():
+        report.notes.append(f"{count} {what} in the lists are taken for what they mean")
     make = functools.partial(
         read_image, root=root, height_px=height_px, channels=channels, codec=codec, quality=quality,
         max_pixels=max_pixels,
@@ -85,92 +90,8 @@ def examples(
     ):
         if reason:
             report.skip(path, reason)
-        else:
+        if image:
             yield split, image, labels.get(path), path
-
-
-class Root:
-    """The input folder, and what in it may be opened. links: symbolic links may lead out of it."""
-
-    def __init__(self, path: str | Path, links: bool = False):
-        self.path, self.links = Path(path), links
-        self.real = os.path.realpath(path)
-
-    def reason(self, path: str) -> str:
-        """Why a path relative to the folder may not be opened; "" where it may: a file, inside the
-        folder.
-        """
-        pure = PurePosixPath(path)
-        if "\0" in path:
-            return "path holds a NUL character"
-        if pure.is_absolute() or PureWindowsPath(path).is_absolute() or ".." in pure.parts:
-            return "path leads out of the folder"
-        try:
-            if not stat.S_ISREG(os.stat(self.path / path).st_mode):
-                return "not a file"
-        except OSError:  # missing, a name that is too long, links in a circle
-            return "missing"
-        if (
-            not self.links
-            and os.path.commonpath([self.real, os.path.realpath(self.path / path)]) != self.real
-        ):
-            return "link leads out of the folder"
-        return ""
-
-
-def read_source(root: Root) -> dict[str, str]:
-    """{"source", "licence", "attribution"} as far as SOURCE.md tells them."""
-    found = {"source": str(root.path)}
-    if root.reason("SOURCE.md"):
-        return found
-    with (root.path / "SOURCE.md").open("rb") as file:
-        lines = file.read(1 << 16).decode("utf-8", "replace").splitlines()
-    for key, pattern in (
-        ("source", "source"),
-        ("licence", "licen[cs]e"),
-        ("attribution", "attribution"),
-    ):
-        matches = (
-            re.match(rf"\W{{0,9}}{pattern}\W{{0,9}}:\W*?(\S.*)$", line[:2000], re.IGNORECASE)
-            for line in lines
-        )
-        if match := next(filter(None, matches), None):
-            found[key] = shown(match[1].strip())
-    return found
-
-
-def read_labels(root: Root, report: Report) -> dict[str, str]:
-    """labels.tsv -> {path: text}. A line that cannot be used is reported, and its image stays
-    unlabelled.
-    """
-    labels: dict[str, str] = {}
-    if root.reason("labels.tsv") == "missing":
-        report.notes.append("no labels.tsv: all images are unlabelled")
-        return labels
-    for number, line in _lines(root, "labels.tsv", report):
-        name = f"labels.tsv line {number}"
-        path, tab, text = line.partition(b"\t")
-        try:
-            path, text = os.fsdecode(path), text.decode("utf-8")
-        except UnicodeDecodeError:
-            report.skip(name, "label is not UTF-8 (image kept, unlabelled)")
-            continue
-        path, reason = _shortest(path), root.reason(path)
-        if not tab:
-            report.skip(name, "label line without a tab")
-        elif "\t" in text:
-            report.skip(
-                f"{name}: {path}", "label line with more than one tab (image kept, unlabelled)"
-            )
-        elif reason:
-            report.skip(
-                f"{name}: {path}", "label names a missing image" if reason == "missing" else reason
-            )
-        elif path in labels:
-            report.skip(f"{name}: {path}", "second label for one image (the first is kept)")
-        else:
-            labels[path] = text
-    return labels
 
 
 def list_images(root: Root, labels: dict[str, str], report: Report) -> list[tuple[str, str]]:
@@ -187,8 +108,8 @@ def list_images(root: Root, labels: dict[str, str], report: Report) -> list[tupl
     splits_of: dict[str, list[str]] = {}
     for file in lists:
         split = PurePosixPath(file).stem
-        for number, line in _lines(root, file, report):
-            path = _shortest(os.fsdecode(line))
+        for number, line in read_lines(root, file, report):
+            path = root.find(os.fsdecode(line))
             name, reason = f"{file} line {number}: {path}", root.reason(path)
             if reason:
                 report.skip(name, "split names a missing image" if reason == "missing" else reason)
@@ -209,36 +130,6 @@ def list_images(root: Root, labels: dict[str, str], report: Report) -> list[tupl
     return jobs
 
 
-def _lines(root: Root, path: str, report: Report) -> Iterator[tuple[int, bytes]]:
-    """(number from 1, line without its end) of the lines that are not blank, read as bytes: they
-    need not be UTF-8.
-    """
-    if reason := root.reason(path):
-        report.skip(path, f"list cannot be read: {reason}")
-        return
-    with (root.path / path).open("rb") as file:
-        head = file.read(3)
-        if head.startswith((b"\xff\xfe", b"\xfe\xff")):
-            report.skip(path, "list is UTF-16, not UTF-8 (none of it is read)")
-            return
-        file.seek(3 if head == b"\xef\xbb\xbf" else 0)
-        for number, line in enumerate(
-            iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), start=1
-        ):
-            if len(line) > MAX_LINE_BYTES:
-                report.skip(
-                    f"{path} line {number}",
-                    f"line of more than {MAX_LINE_BYTES} bytes (what follows is not read)",
-                )
-                return
-            if line.strip():
-                yield number, line.rstrip(b"\r\n")
-
-
-def _shortest(path: str) -> str:
-    return str(PurePosixPath(path))
-
-
 def _walk(root: Root, report: Report) -> Iterator[str]:
     """Image files below root by their suffix, hidden ones left out, as paths relative to it. A
     linked folder is walked only with root.links and only once, so that links in a circle end."""
@@ -257,8 +148,12 @@ def _walk(root: Root, report: Report) -> Iterator[str]:
                 report.skip((here / name).as_posix(), "link leads out of the folder")
             walked.add(real)
         for file in sorted(files):
-            if not file.startswith(".") and os.path.splitext(file)[1].lower() in SUFFIXES:
-                path = (here / file).as_posix()
+            if file.startswith("."):
+                continue
+            path, suffix = (here / file).as_posix(), os.path.splitext(file)[1].lower()
+            if suffix in UNREAD:
+                report.skip(path, f"{suffix} is not read: convert it to PNG or JPEG")
+            elif suffix in SUFFIXES:
                 if reason := root.reason(path):
                     report.skip(
                         path,
@@ -278,8 +173,8 @@ def read_image(
     quality: int,
     max_pixels: int,
 ) -> tuple[bytes, str]:
-    """(encoded image as stored, "") or (b"", kind of reason why not). Never raises for what is in
-    the file.
+    """(encoded image as stored, "") or (b"", kind of reason why not), or an image that is kept and
+    what is odd about it. Never raises for what is in the file.
     """
     most = 8 * max_pixels + (64 << 20)  # bytes of the largest pixel type, and of its metadata
     try:
@@ -294,7 +189,9 @@ def read_image(
             image, untouched = decode(data, height_px, channels, max_pixels)
     except BadImage as error:
         return b"", str(error)
-    return (data if untouched and codec == "jpeg" else encode_image(image, codec, quality)), ""
+    kept = data if untouched and codec == "jpeg" else encode_image(image, codec, quality)
+    flat = int(image.max()) - int(image.min()) < LEAST_CONTRAST
+    return kept, "no contrast: nothing can be seen on it (image kept)" if flat else ""
 
 
 class _TooSlow(BaseException):

@@ -1,0 +1,202 @@
+"""The lists of a folder of images: labels.tsv, splits/*.txt, SOURCE.md. Whatever stands in them is
+read right, or counted and named."""
+
+import functools
+import os
+import re
+import stat
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from dig_jax.data.writer import Report, shown
+
+MAX_LINE_BYTES = 1 << 20  # of a line of labels.tsv or of a list
+QUOTED = re.compile(r'"(?:[^"]|"")*"')
+
+
+class Root:
+    """The input folder, and what in it may be opened. links: symbolic links may lead out of it.
+    mended: how often a list named a file in another way than the folder does."""
+
+    def __init__(self, path: str | Path, links: bool = False):
+        self.path, self.links = Path(path), links
+        self.real = os.path.realpath(path)
+        self.mended: Counter[str] = Counter()
+
+    def find(self, path: str) -> str:
+        """The path that a list means, relative to the folder. Taken too: an absolute one that lies
+        inside the folder, back-slashes, another Unicode form of the same name."""
+        for root in (os.path.abspath(self.path), self.real):
+            if path.startswith(f"{root}/"):
+                self.mended["absolute paths inside the folder"] += 1
+                path = path[len(root) + 1 :]
+        path = str(PurePosixPath(path))
+        if self.reason(path) != "missing":
+            return path
+        if "\\" in path and not self.reason(slashed := path.replace("\\", "/")):
+            self.mended["paths with back-slashes"] += 1
+            return slashed
+        if not path.isascii() and (name := self._by_form.get(unicodedata.normalize("NFC", path))):
+            self.mended["names in another Unicode form (NFC, NFD) than the file's"] += 1
+            return name
+        return path
+
+    @functools.cached_property
+    def _by_form(self) -> dict[str, str]:
+        """{NFC of a path: path} of all files below the folder whose names are not plain ASCII."""
+        return {
+            unicodedata.normalize("NFC", path): path
+            for folder, _, files in os.walk(self.path)
+            for file in files
+            if not (path := os.path.relpath(os.path.join(folder, file), self.path)).isascii()
+        }
+
+    def reason(self, path: str) -> str:
+        """Why a path relative to the folder may not be opened; "" where it may: a file, inside the
+        folder.
+        """
+        pure = PurePosixPath(path)
+        if "\0" in path:
+            return "path holds a NUL character"
+        if pure.is_absolute() or PureWindowsPath(path).is_absolute() or ".." in pure.parts:
+            return "path leads out of the folder"
+        try:
+            if not stat.S_ISREG(os.stat(self.path / path).st_mode):
+                return "not a file"
+        except OSError:  # missing, a name that is too long, links in a circle
+            return "missing"
+        if (
+            not self.links
+            and os.path.commonpath([self.real, os.path.realpath(self.path / path)]) != self.real
+        ):
+            return "link leads out of the folder"
+        return ""
+
+
+def read_source(root: Root) -> dict[str, str]:
+    """{"source", "licence", "attribution"} as far as SOURCE.md tells them."""
+    found = {"source": str(root.path)}
+    if root.reason("SOURCE.md"):
+        return found
+    with (root.path / "SOURCE.md").open("rb") as file:
+        lines = file.read(1 << 16).decode("utf-8", "replace").splitlines()
+    for key, pattern in (
+        ("source", "source"),
+        ("licence", "licen[cs]e"),
+        ("attribution", "attribution"),
+    ):
+        matches = (
+            re.match(rf"\W{{0,9}}{pattern}\W{{0,9}}:\W*?(\S.*)$", line[:2000], re.IGNORECASE)
+            for line in lines
+        )
+        if match := next(filter(None, matches), None):
+            found[key] = shown(match[1].strip())
+    return found
+
+
+def read_labels(root: Root, report: Report) -> dict[str, str]:
+    """labels.tsv -> {path: text}. A line that cannot be used is reported, and its image stays
+    unlabelled.
+    """
+    labels: dict[str, str] = {}
+    if root.reason("labels.tsv") == "missing":
+        report.notes.append(f"no labels.tsv: all images are unlabelled{_other_labels(root)}")
+        return labels
+    rows = []
+    for number, line in read_lines(root, "labels.tsv", report):
+        path, tab, text = line.partition(b"\t")
+        try:
+            rows.append((number, os.fsdecode(path), tab, text.decode("utf-8")))
+        except UnicodeDecodeError:
+            report.skip(f"labels.tsv line {number}", "label is not UTF-8 (image kept, unlabelled)")
+    quoted = is_quoted([text for *_, text in rows])
+    if quoted:
+        count = sum(text.startswith('"') for *_, text in rows)
+        report.notes.append(
+            f"labels.tsv is quoted as spreadsheets do it: quotation marks around {count} labels "
+            "are taken off, doubled ones inside made single"
+        )
+    for number, path, tab, text in rows:
+        name = f"labels.tsv line {number}"
+        if quoted:
+            path, text = unquoted(path), unquoted(text)
+        path = root.find(path)
+        reason = root.reason(path)
+        if not tab:
+            report.skip(name, "label line without a tab")
+        elif "\t" in text:
+            report.skip(
+                f"{name}: {path}", "label line with more than one tab (image kept, unlabelled)"
+            )
+        elif reason:
+            report.skip(
+                f"{name}: {path}", "label names a missing image" if reason == "missing" else reason
+            )
+        elif path in labels:
+            report.skip(f"{name}: {path}", "second label for one image (the first is kept)")
+        else:
+            labels[path] = text
+    return labels
+
+
+def read_lines(root: Root, path: str, report: Report) -> Iterator[tuple[int, bytes]]:
+    """(number from 1, line without its end) of the lines that are not blank, read as bytes: they
+    need not be UTF-8.
+    """
+    if reason := root.reason(path):
+        report.skip(path, f"list cannot be read: {reason}")
+        return
+    with (root.path / path).open("rb") as file:
+        head = file.read(3)
+        if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+            report.skip(path, "list is UTF-16, not UTF-8 (none of it is read)")
+            return
+        file.seek(3 if head == b"\xef\xbb\xbf" else 0)
+        for number, line in enumerate(
+            iter(lambda: file.readline(MAX_LINE_BYTES + 1), b""), start=1
+        ):
+            if len(line) > MAX_LINE_BYTES:
+                report.skip(
+                    f"{path} line {number}",
+                    f"line of more than {MAX_LINE_BYTES} bytes (what follows is not read)",
+                )
+                return
+            if line.strip():
+                yield number, line.rstrip(b"\r\n")
+
+
+def is_quoted(fields: list[str]) -> bool:
+    """Whether these fields come from a spreadsheet, or csv in Python: each that holds a quotation
+    mark is quoted, with a doubled mark in one of them, or every field is quoted."""
+    marked = [field for field in fields if '"' in field]
+    return (
+        bool(marked)
+        and all(map(QUOTED.fullmatch, marked))
+        and (any('""' in field[1:-1] for field in marked) or 1 < len(fields) == len(marked))
+    )
+
+
+def unquoted(field: str) -> str:
+    """The field without its quotation marks, where it has them."""
+    return field[1:-1].replace('""', '"') if QUOTED.fullmatch(field) else field
+
+
+def _other_labels(root: Root) -> str:
+    """What else in the folder looks like labels, as the end of a sentence."""
+    files = [
+        os.path.relpath(os.path.join(folder, file), root.path)
+        for folder, _, names in os.walk(root.path)
+        for file in names
+        if file.endswith((".gt.txt", "labels.tsv")) or file == "gt.txt"
+    ]
+    pairs = sum(file.endswith(".gt.txt") for file in files)
+    nested = sorted(file for file in files if file.endswith("labels.tsv"))
+    if pairs:
+        return f"; it looks like {pairs} pairs x.png + x.gt.txt, which this source does not read"
+    if nested:
+        return f"; labels lie deeper, in {shown(nested[0])}: name that folder as --input"
+    if "gt.txt" in files:
+        return "; gt.txt looks like them: as path, tab, text it can be renamed to labels.tsv"
+    return ""
