@@ -10,7 +10,7 @@ import inspect
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from dig_jax import trees
@@ -22,7 +22,6 @@ NEUTRAL_KEYS = (
     "log",
     "checkpoint",
     "mesh",
-    "devices",  # what mesh.data was called
     "sharding",
     "profile",
     "compile_cache",
@@ -44,10 +43,9 @@ def call(function: Callable[..., Any], where: str, options: dict[str, Any], **gi
     known = [name for name in parameters if name not in ("self", *given)]
     for name in options:
         if name not in known and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}? " if near else ""
             raise ValueError(
-                f"{where} has the key {name!r}, which {_title(function)} does not take: {hint}It takes {known}"
+                f"{where} has the key {name!r}, which {_title(function)} does not take: "
+                f"{hint(name, known)}It takes {known}"
             )
     absent = [
         n for n in known if n not in options and parameters[n].default is inspect.Parameter.empty
@@ -63,6 +61,14 @@ def call(function: Callable[..., Any], where: str, options: dict[str, Any], **gi
             f"{where} lacks {absent}, which {_title(function)} needs: add it to the config"
         )
     return function(**given, **options)
+
+
+def hint(name: str, names: Iterable[str]) -> str:
+    """ "did you mean 'lr'? " where a name is near, or has these initials (learning_rate)."""
+    names = list(names)
+    initials = "".join(word[:1] for word in name.split("_"))
+    near = difflib.get_close_matches(name, names, n=1) or [n for n in names if n == initials]
+    return f"did you mean {near[0]!r}? " if near else ""
 
 
 def _title(function: Callable[..., Any]) -> str:
@@ -88,51 +94,43 @@ def load_module(package: str, name: str, where: str) -> Any:
         ) from error
 
 
-def method(cfg: dict[str, Any], charset: Charset | None) -> base.Method:
-    options = dict(cfg["method"])
-    name = options.pop("name")
+def method(
+    options: Mapping[str, Any], charset: Charset | None, encoder: Mapping[str, Any] | None
+) -> base.Method:
+    """The method of config.method; `encoder` stands for the one there."""
+    options = {**options, **({"encoder": encoder} if encoder else {})}
+    module = load_module("methods", options.pop("name"), "config.method.name")
     given = {"charset": charset} if charset is not None else {}
-    return call(
-        load_module("methods", name, "config.method.name").Method, "config.method", options, **given
-    )
+    return call(module.Method, "config.method", options, **given)
 
 
-def evaluator(
-    name: str,
-    options: dict[str, Any],
-    method: base.Method,
-    mesh: Any,
-    workdir: str,
-    cfg: dict[str, Any],
-) -> tuple[str, int, Any]:
-    """(name, every_steps, evaluator). Options: every_steps (0 or absent: only at the end),
-    evaluator (module, if it is not the name: two of one kind), the rest are the evaluator's own."""
+def evaluator(name: str, options: Mapping[str, Any], **given: Any) -> tuple[str, int, Any]:
+    """(name, every_steps, evaluator) of config.evals.<name>.
+
+    Options: every_steps (0: only at the end), evaluator (module, if it is not the name: two of one
+    kind), the rest are the evaluator's own.
+    """
     options = dict(options)
-    every = options.pop("every_steps", 0) or 0
-    module = load_module(
-        "evaluators", options.pop("evaluator", None) or name, f"the name of config.evals.{name}"
-    )
-    given = {"method": method, "mesh": mesh, "workdir": workdir, "data": cfg["data"]}
+    every, kind = options.pop("every_steps"), options.pop("evaluator", None) or name
+    module = load_module("evaluators", kind, f"the name of config.evals.{name}")
     return name, every, call(module.Evaluator, f"config.evals.{name}", options, **given)
 
 
 def inherit(cfg: dict[str, Any]) -> None:
     """Fill what config.inherit names and the config leaves None from the run in config.init_from or
-    config.like.
+    config.shape_from.
 
-    So sizes and records are stated once, where they were chosen. `like` takes the config only,
-    `init_from` the weights too. What that run leaves to its method's default is left to it here.
-    Raises ValueError where a value is missing.
+    So sizes and records are stated once, where they were chosen. `shape_from` takes the config
+    only, `init_from` the weights too. What that run leaves to its method's default is left to it
+    here. Raises ValueError where a value is missing.
     """
-    source = cfg.get("init_from") or cfg.get("like")
+    source = cfg["init_from"] or cfg["shape_from"]
     theirs = {}
-    if source and cfg.get("inherit"):
-        from dig_jax.workdir import (
-            checkpoint,
-        )  # needs Orbax, and who builds from a config alone does not
+    if source and cfg["inherit"]:
+        from dig_jax.workdir import checkpoint  # needs Orbax, which a config alone does not
 
         theirs = checkpoint.read_config(source)
-    for key in cfg.get("inherit", ()):
+    for key in cfg["inherit"]:
         *folders, name = key.split(".")
         mine, other = cfg, theirs
         for folder in folders:
@@ -143,13 +141,18 @@ def inherit(cfg: dict[str, Any]) -> None:
                 continue
             mine[name] = other.get(name)
             if key == "method.encoder" and mine[name] and checkpoint.steps(source):
-                # A method may drop the encoder's final norm by itself, so the checkpoint is asked,
-                # not the config.
+                # A method may drop the encoder's final norm by itself, so the checkpoint is asked.
                 mine[name]["final_norm"] = checkpoint.has_subtree(source, "params/encoder/norm")
         if mine.get(name) is None and key not in OPEN_KEYS:
             where = f" and {source} has none" if source else ""
-            how = ", or name the run to take it from with --config.init_from=DIR (config and weights) or "
-            how = "" if source else how + "--config.like=DIR (config only)"
+            how = (
+                ""
+                if source
+                else (
+                    ", or name the run to take it from with --config.init_from=DIR (config and "
+                    "weights) or --config.shape_from=DIR (config only)"
+                )
+            )
             raise ValueError(f"config.{key} is not set{where}: give it{how}")
 
 
@@ -181,27 +184,42 @@ def check(cfg: dict[str, Any]) -> None:
                 span = f"{least} or more" if most is None else f"a number from {least} to {most}"
                 raise ValueError(f"config.{key} is {value}: set it to {span}")
     data = cfg["data"]
-    if not data.get("train"):
-        raise ValueError(
-            "config.data.train is not set: name records, as in --config.data.train=records/lines"
-        )
-    if data.get("channels") not in (None, 1, 3):
+    if data["channels"] not in (None, 1, 3):
         raise ValueError(
             f"config.data.channels is {data['channels']}: set it to 1 (grey) or 3 (colour)"
         )
-    if (workers := str(data.get("workers", "auto"))) != "auto" and not workers.isdecimal():
+    if (workers := str(data["workers"])) != "auto" and not workers.isdecimal():
         raise ValueError(
-            f"config.data.workers is {workers}: set it to 'auto', 0 (a thread) or a number of processes"
+            f"config.data.workers is {workers}: set it to 'auto', 0 (a thread) or a number of "
+            "processes"
         )
 
 
+def check_records(cfg: Mapping[str, Any]) -> None:
+    """ValueError where the config names no records."""
+    if not cfg["data"].get("train"):
+        raise ValueError(
+            "config.data.train is not set: name records, as in --config.data.train=records/lines"
+        )
+
+
+PATH_KEYS = ("init_from", "shape_from", "compile_cache")
+SPEC_KEYS = r"data\.train|evals\.\w+\.(datasets|sets|spec)"  # PATH[@SPLIT][*WEIGHT],PATH2...
+
+
 def absolute(cfg: dict[str, Any]) -> dict[str, Any]:
-    """The same config with whole paths to other runs: what config.json says must hold from any
-    folder.
-    """
-    paths = {
-        key: os.path.abspath(cfg[key])
-        for key in ("init_from", "like")
-        if cfg.get(key) and "://" not in cfg[key]
-    }
-    return cfg | paths
+    """The same config with whole paths, "~" expanded: config.json must hold from any folder."""
+
+    def whole(path: str) -> str:
+        return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+
+    def walk(value: Any, key: str) -> Any:
+        if isinstance(value, dict):
+            return {name: walk(v, f"{key}.{name}" if key else name) for name, v in value.items()}
+        if key in PATH_KEYS and value:
+            return whole(value)
+        if re.match(SPEC_KEYS, key) and isinstance(value, str) and value:
+            return ",".join(whole(part.strip()) for part in re.split(r"(?<!\\),", value))
+        return value
+
+    return walk(cfg, "")

@@ -109,6 +109,32 @@ def barrier(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
+def broadcast(number: int | None) -> int | None:
+    """The lead's number, on every host; the others' is not looked at."""
+    if jax.process_count() == 1:
+        return number
+    told = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if number is None else number)))
+    return None if told < 0 else told
+
+
+def check_same(what: str, number: int) -> None:
+    """ValueError, on every host, where they do not have the same number."""
+    if jax.process_count() > 1:
+        numbers = multihost_utils.process_allgather(np.int32(number)).ravel().tolist()
+        if len(set(numbers)) > 1:
+            raise ValueError(
+                f"{what} differs: {numbers}, by host. Let all hosts see the same files (an NFS "
+                "mount may show old ones for a minute), and run the same command again"
+            )
+
+
+def gather_rows(rows: np.ndarray) -> np.ndarray:
+    """i32[n] of every host, as long everywhere, one after the other."""
+    if jax.process_count() == 1:
+        return rows
+    return np.concatenate(multihost_utils.process_allgather(np.asarray(rows, np.int32)))
+
+
 def sum_hosts(tree: Any, counts: bool = True) -> Any:
     """Sum of a tree of Python numbers or numpy arrays over all hosts; the same result everywhere.
 

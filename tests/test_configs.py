@@ -22,13 +22,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs import common
+from dig_jax.configs import common
 from dig_jax.data import records, writer
 from dig_jax.data.sources import lines
 from dig_jax.methods import recognize
+from dig_jax.models import encoders
+from dig_jax.train import command_line, defaults
 from dig_jax.train import run as train
 from dig_jax.workdir import checkpoint, metrics
 from dig_jax.workdir import starts as provenance
+from tests import toy
 from tests.train.test_run import spy_on_data
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +42,7 @@ FILES = sorted(
 )
 
 METHODS = {
-    path: importlib.import_module(f"configs.{path.replace('/', '.')}")
+    path: importlib.import_module(f"dig_jax.configs.{path.replace('/', '.')}")
     for path in FILES
     if path.startswith("pretrain")
 }
@@ -57,7 +60,8 @@ CASES = [
 
 
 def build(file, arg=None):
-    return importlib.import_module(f"configs.{file.replace('/', '.')}").get_config(arg)
+    """What the file states."""
+    return importlib.import_module(f"dig_jax.configs.{file.replace('/', '.')}").get_config(arg)
 
 
 def golden_file(file, arg):
@@ -65,8 +69,11 @@ def golden_file(file, arg):
 
 
 def expanded(config):
-    """Sorted JSON; a value that is left open is null."""
-    return json.dumps(config.to_dict(), indent=1, sort_keys=True) + "\n"
+    """Sorted JSON with all defaults of the code; a value that is left open is null."""
+    cfg = defaults.filled(config.to_dict())
+    if cfg["method"].get("encoder"):
+        cfg["method"]["encoder"] = encoders.sized(cfg["method"]["encoder"])
+    return json.dumps(cfg, indent=1, sort_keys=True) + "\n"
 
 
 def different_at_quick():
@@ -143,7 +150,8 @@ def lines_set(tmp_path_factory):
 
 def run_quick(file, arg, workdir, **changes):
     """The last state, and {metric: last value} of the run."""
-    config = build(file, f"{arg},quick")
+    config = command_line.complete(build(file, f"{arg},quick"))
+    config.unlock()
     config.update_from_flattened_dict({"mesh.data": 1, **changes})
     if (
         config.data.kind == "crops" and "gap_px" not in config.method
@@ -203,13 +211,13 @@ def test_every_method_runs_and_resumes_bit_for_bit(file, lines_set, tmp_path, mo
     """Four steps of its cpu preset, the collapse figures, the light probe, pictures where the
     method draws any; then steps 3 and 4 again from the checkpoint of step 2: same state, same
     records, same figures of training."""
-    seen, made, make = spy_on_data(monkeypatch), [], train.jit_train_step
+    seen, made = spy_on_data(monkeypatch), []
 
-    def make_once(*args):  # one compilation for both runs
-        made.append(made[0] if made else make(*args))
+    def make_once(step):  # one compilation for both runs
+        made.append(made[0] if made else step)
         return made[-1]
 
-    monkeypatch.setattr(train, "jit_train_step", make_once)
+    toy.wrap_step(monkeypatch, make_once)
     arg, whole, parts = f"preset=cpu,records={lines_set}", tmp_path / "whole", tmp_path / "parts"
     changes = {"total.steps": 4, "checkpoint.every_steps": 2, "checkpoint.keep_last": 2}
     first, values = run_quick(file, arg, whole, **changes)
@@ -347,7 +355,7 @@ def test_arguments_take_the_type_of_their_default():
 )
 def test_wrong_arguments_become_sentences(arg, sentence):
     with pytest.raises(ValueError, match=sentence):
-        build("pretrain/dig", arg)
+        expanded(build("pretrain/dig", arg))
 
 
 def test_a_recipe_may_be_named():

@@ -16,6 +16,7 @@ import jax
 import pytest
 
 from dig_jax import hosts, main
+from dig_jax.data import records
 from dig_jax.train import run as train
 from dig_jax.workdir import checkpoint, checksums, folder, metrics
 from tests import toy
@@ -347,7 +348,7 @@ def test_one_changed_label_changes_the_fingerprint(tmp_path):
     prints = set()
     for name, text in (("a", "ab"), ("b", "ab"), ("c", "ba")):
         toy.writer.write(tmp_path / name, iter([("train", image, text, "x")]))
-        prints.add(train.records.RecordSet(tmp_path / name).fingerprint)
+        prints.add(records.RecordSet(tmp_path / name).fingerprint)
     assert len(prints) == 2
 
 

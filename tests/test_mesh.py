@@ -22,6 +22,7 @@ from dig_jax.methods.shared import base
 from dig_jax.text import Charset
 from dig_jax.train import accumulate, optim
 from dig_jax.train import state as states
+from dig_jax.train.experiment import completed
 from tests import test_configs
 from tests.methods import pairs
 
@@ -236,10 +237,10 @@ def test_every_preset_has_a_loss_and_rules_that_cover_its_state(file, arg):
     """No leaf without a rule, and most of the bytes are cut; who says that parts add up has no
     batch norm.
     """
-    module = importlib.import_module(f"configs.{file.replace('/', '.')}")
-    cfg = module.get_config(f"{arg},quick" if arg else "quick").to_dict()
+    module = importlib.import_module(f"dig_jax.configs.{file.replace('/', '.')}")
+    cfg = completed(module.get_config(f"{arg},quick" if arg else "quick").to_dict())
     charset = Charset.from_texts(["abc"]) if file.startswith("recognize") else None
-    method = build.method(cfg, charset)
+    method = build.method(cfg["method"], charset, cfg["method"]["encoder"])
     shape = (8, cfg["data"]["height_px"], cfg["data"].get("width_px", 64), cfg["data"]["channels"])
     raw = {
         "image": jnp.zeros(shape, jnp.uint8),

@@ -58,13 +58,11 @@ def folder(tmp_path_factory):
     (root / "file").write_text("not a folder")
     (root / "toy.py").write_text(
         "from tests import toy\n"
-        "from configs import common\n"
-        "from ml_collections import ConfigDict\n"
         f"RECORDS = {str(root / 'records')!r}\n"
         "def get_config(arg=None):\n"
         "    config = toy.make_config(RECORDS, 2, evals={'toy': {'every_steps': 1}})\n"
         "    if arg == 'lines':\n"
-        "        config.data = ConfigDict(common.lines(RECORDS, height_px=8))\n"
+        "        config.data = toy.whole_lines(RECORDS)\n"
         "    return config\n"
     )
     return root
@@ -79,15 +77,7 @@ def run(monkeypatch, capsys, *arguments):
     monkeypatch.setattr(sys, "argv", argv)
     monkeypatch.setattr(flags, "FLAGS", values)
     monkeypatch.setattr(config_flags.config_flags, "FLAGS", values)
-    monkeypatch.setattr(
-        main, "_CONFIG", config_flags.DEFINE_config_file("config", flag_values=values)
-    )
-    monkeypatch.setattr(
-        main, "_WORKDIR", flags.DEFINE_string("workdir", None, "", flag_values=values)
-    )
-    monkeypatch.setattr(
-        main, "_TRACEBACK", flags.DEFINE_bool("traceback", False, "", flag_values=values)
-    )
+    main.define_flags(values)
     flags.mark_flags_as_required(["config", "workdir"], flag_values=values)
     monkeypatch.setattr(main.hosts, "initialize", lambda: None)
     jax.clear_caches()
@@ -102,7 +92,7 @@ def run(monkeypatch, capsys, *arguments):
 
 TOY, SIMMIM = (
     "--config={root}/toy.py",
-    "--config=configs/pretrain/simmim.py:preset=cpu,size=nano,probe=none,batch=8,steps=2",
+    "--config=configs/pretrain/simmim.py:preset=cpu,size=nano,probe=none,batch=8,steps=200",
 )
 REAL = SIMMIM + ",records={root}/records"
 WHOLE = "--config.init_parts=('params',)"
@@ -110,11 +100,13 @@ READER = "--config=configs/recognize/probe.py:decoder=ctc"
 
 MISTAKES = [
     # the command line
-    ((TOY, "--config.optim.lrr=3"), r"lrr.*[Dd]id you mean \"lr\""),
+    ((TOY, "--config.optim.lrr=3"), r"config.optim has no key 'lrr': did you mean 'lr'"),
+    ((TOY, "--config.optim.learning_rate=3"), r"no key 'learning_rate': did you mean 'lr'"),
     ((TOY, "--config.optim.lr=fast"), r"config.optim.lr=fast"),
     ((TOY, "--config.batch_size=7.5"), r"config.batch_size=7.5"),
     ((TOY, "stray"), r"unexpected argument 'stray': give --config"),
-    (("--config=/no/such/file.py",), r"/no/such/file.py"),
+    (("--config=/no/such/file.py",), r"there is no config file /no/such/file.py: Name a file, or one of"),
+    (("--config=simclrr",), r"there is no config file simclrr: did you mean simclr\? .*probe"),
     ((), r"--config must"),
     # arguments of a config
     ((SIMMIM + ",sise=S",), r"no argument 'sise': did you mean 'size'"),
@@ -125,7 +117,7 @@ MISTAKES = [
     (("--config=configs/recognize/finetune.py:labels=1",), r"labels=1: give a share"),
     # folders
     ((TOY, "--workdir={root}/file"), r"--workdir=\S+/file is a file: name a folder"),
-    ((TOY, "--workdir=gs://bucket/run"), r"--workdir=gs://bucket/run is the address of an object store: name a folder"),
+    ((TOY, "--workdir=gs://bucket/run"), r"--workdir=gs://bucket/run: it is the address of an object store: name a folder"),
     ((TOY, "--workdir={root}/file/below"), r"--workdir=\S+/file/below cannot be written \(not a directory\): name another"),
     ((TOY, "--config.data.train=/no/such"), r"No record set at /no/such .*make_records"),
     ((TOY, "--config.data.train={root}/records@dev"), r"records has no split 'dev'; it has: train"),
@@ -171,7 +163,7 @@ MISTAKES = [
     ((REAL, "--config.method.mask_ratio=1.5"), r"mask_ratio is 1.5; it must lie between 0 and 1: set config.method.mask_ratio"),
     ((REAL, "--config.method.encoder.dtype=float7"), r"dtype='float7' is not known: set config.method.encoder.dtype to one of"),
     ((REAL.replace("probe=none", "probe=/no/such"),), r"No record set at /no/such"),
-    ((REAL, "--config.evals.collapse.spec=/no/such"), r"the config has no key 'spec'"),
+    ((REAL, "--config.evals.collapse.spec=/no/such"), r"No record set at /no/such"),
     # labels
     ((TOY + ":lines", "--config.data.train={root}/bare"), r"label"),
     (

@@ -5,17 +5,17 @@ import importlib
 import jax.numpy as jnp
 import pytest
 
-from configs import common
+from dig_jax.configs import common
 from dig_jax.train import optim
 
 
 def build(name, arg=None):
-    return importlib.import_module(f"configs.recognize.{name}").get_config(arg)
+    return importlib.import_module(f"dig_jax.configs.recognize.{name}").get_config(arg)
 
 
 @pytest.mark.parametrize("name", ["finetune", "scratch"])
 def test_what_is_taken_over_by_evaluate_is_stated(name):
-    taken = importlib.import_module("configs.recognize.evaluate").METHOD
+    taken = importlib.import_module("dig_jax.configs.recognize.evaluate").METHOD
     assert set(taken) <= set(build(name).method) and not build(name).method.frozen
     assert set(taken) <= set(build("probe").method)
 
@@ -73,7 +73,7 @@ def test_labels_as_a_share_or_a_number():
 
 
 def test_everything_that_shapes_encoder_and_data_is_in_the_locked_config():
-    from configs.pretrain import dig
+    from dig_jax.configs.pretrain import dig
 
     config = dig.get_config("preset=cpu").lock()
     config.update_from_flattened_dict(

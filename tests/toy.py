@@ -2,6 +2,7 @@
 pipeline.
 """
 
+import functools
 import os
 import sys
 import types
@@ -9,10 +10,11 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
-from configs import common
 from dig_jax.data import writer
 from dig_jax.methods.shared import base
+from dig_jax.train.experiment import Experiment
 from dig_jax.workdir import metrics
 
 
@@ -83,6 +85,14 @@ def install(monkeypatch):
     Evaluator.calls = []
 
 
+def wrap_step(monkeypatch, wrap):
+    """The trainer's jitted step is wrap(step)."""
+    build = Experiment.__dict__["step"].func
+    wrapped = functools.cached_property(lambda self: wrap(build(self)))
+    wrapped.__set_name__(Experiment, "step")
+    monkeypatch.setattr(Experiment, "step", wrapped)
+
+
 def write_lines(folder, count=20, broken=()):
     rng = np.random.default_rng(0)
     rows = []
@@ -93,17 +103,34 @@ def write_lines(folder, count=20, broken=()):
     return str(folder)
 
 
+def crops(spec, height_px=8, width_px=16):
+    """config.data of random windows."""
+    data = {"kind": "crops", "train": spec, "height_px": height_px, "width_px": width_px}
+    return ConfigDict(data | {"channels": 1})
+
+
+def whole_lines(spec, height_px=8):
+    """config.data of whole labelled lines."""
+    data = {"kind": "lines", "train": spec, "height_px": height_px, "channels": 1}
+    return ConfigDict(data)
+
+
 def make_config(spec, steps=6, **changes):
-    config = common.base(
-        batch_size=8,
-        method={"name": "toy"},
-        data=common.crops(spec, height_px=8, width_px=16),
-        optim=common.adamw(1e-2, 0.1),
-    )
-    config.total.steps = steps
-    config.log.every_steps = 1
-    config.checkpoint.every_steps = 0
-    config.update_from_flattened_dict(changes)
+    config = ConfigDict({"seed": 0, "batch_size": 8, "method": {"name": "toy"}})
+    config.data = crops(spec)
+    config.optim = {"lr": 1e-2, "weight_decay": 0.1}
+    config.total = {"steps": steps}
+    config.log = {"every_steps": 1}
+    config.checkpoint = {"every_steps": 0}
+    config.evals = {}
+    for key, value in changes.items():
+        *folders, name = key.split(".")
+        inside = config
+        for folder in folders:
+            if folder not in inside:
+                inside[folder] = {}
+            inside = inside[folder]
+        inside[name] = value
     return config
 
 

@@ -16,35 +16,38 @@ since they are short, and take smaller components, since letters of a line are s
 a word image.
 """
 
-from configs import common
+from dig_jax.configs import common
 
-AFFINE = {
-    "scale_x": (0.8, 1.1), "scale_y": (0.8, 1.1), "degrees": (-1.5, 1.5), "shear_x": (-20.0, 20.0),
-    "right": (-0.02, 0.02), "down": (-0.05, 0.05),
-}  # fmt: skip
-WORDS = {
-    **common.LINES, "patch": (4, 4), "width_px": 128, "squeeze_px": 128, "channels": 3, "epochs": 3.0, "steps": 0, "lr": 5e-4,
-    "weight_decay": 0.04, "warmup_steps": 39062, "encoder": {"drop_path": 0.1},
-    "optim": {"weight_decay_end": 0.4, "clip_norm_each": 3.0},
-    "method": {"characters": 26, "min_area_px": 30, "recipe": "dig", "prototypes": 65536, "momentum": 0.9995,
-               "column_offset_max": 0, "projector_width": 2048, "projector_dim": 256, "decoder_width": 128},
-}  # fmt: skip
-LINES = {
-    **common.LINES,
-    "method": {"characters": 32, "min_area_px": 12, "recipe": "lines_light", "prototypes": 4096, "momentum": 0.996,
-               "column_offset_max": common.COLUMN_OFFSET_MAX, "affine": AFFINE, "projector_width": 1024,
-               "projector_dim": 256, "decoder_width": 128},
-}  # fmt: skip
-CPU = {
-    **common.CPU, "lr": 2e-3,
-    "method": {**LINES["method"], "characters": 16, "prototypes": 1024, "projector_width": 256, "projector_dim": 128},
-}  # fmt: skip
-PRESETS = {"cpu": CPU, "lines": LINES, "words": WORDS}
+PRESETS = ("cpu", "lines", "words")
 
 
 def get_config(arg=None):
-    # Official values unless a preset says otherwise; both losses have the weight 1 in all of them.
-    method = {"name": "ccd", "kmeans_frac": 0.3, "frozen_frac": 0.01, "affine_p": 0.7}
-    method |= {"student_temperature": 0.1, "teacher_temperature": 0.04, "center_momentum": 0.9}
-    method |= {"weight_distillation": 1.0, "weight_segmentation": 1.0}
-    return common.pretrain(arg, PRESETS, method)
+    args = common.pretraining_args(arg, PRESETS)
+    config = common.pretraining("ccd")
+    method = config.method
+    method.characters, method.min_area_px = 32, 12
+    method.recipe = "lines_light"
+    method.affine = {"scale_x": (0.8, 1.1), "scale_y": (0.8, 1.1), "degrees": (-1.5, 1.5)}
+    method.affine.update(shear_x=(-20.0, 20.0), right=(-0.02, 0.02), down=(-0.05, 0.05))
+    method.prototypes, method.momentum = 4096, 0.996
+    method.column_offset_max = common.COLUMN_OFFSET_MAX
+    method.projector_width, method.projector_dim, method.decoder_width = 1024, 256, 128
+
+    if args.preset == "cpu":
+        common.cpu(config)
+        config.optim.lr = 2e-3
+        method.characters, method.prototypes = 16, 1024
+        method.projector_width, method.projector_dim = 256, 128
+    if args.preset == "words":
+        common.words(config)
+        config.total = {"epochs": 3.0}
+        method.encoder.drop_path = 0.1
+        method.characters, method.min_area_px = 26, 30
+        method.recipe = "dig"
+        del method.affine
+        method.prototypes, method.momentum = 65536, 0.9995
+        method.column_offset_max = 0
+        method.projector_width = 2048
+        config.optim = {"lr": 5e-4, "lr_per": 256, "min_lr": 1e-6, "warmup_steps": 39062}
+        config.optim.update(weight_decay=0.04, weight_decay_end=0.4, clip_norm_each=3.0)
+    return common.finished(config, args)

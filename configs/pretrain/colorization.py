@@ -14,15 +14,19 @@ For records in colour, such as photographed words; of grey scans nothing can be 
 (ImageNet, VGG-like) have no counterpart. quick: two steps of a toy.
 """
 
-from configs import common
+from dig_jax.configs import common
 
-LINES = {
-    **common.LINES, "channels": 3,
-    "method": {"decoder_width": 192, "column_offset_max": common.COLUMN_OFFSET_MAX},
-}  # fmt: skip
-CPU = {**common.CPU, "channels": 3, "method": {**LINES["method"], "decoder_width": 128}}
-PRESETS = {"cpu": CPU, "lines": LINES}
+PRESETS = ("cpu", "lines")
 
 
 def get_config(arg=None):
-    return common.pretrain(arg, PRESETS, {"name": "colorization"})
+    args = common.pretraining_args(arg, PRESETS)
+    config = common.pretraining("colorization")
+    config.data.channels = 3
+    config.method.decoder_width = 192
+    config.method.column_offset_max = common.COLUMN_OFFSET_MAX
+
+    if args.preset == "cpu":
+        common.cpu(config)
+        config.method.decoder_width = 128
+    return common.finished(config, args)

@@ -12,26 +12,24 @@
 quick: two steps of a toy.
 """
 
-from configs import common
+from dig_jax.configs import common
 
-LINES = {
-    **common.LINES,
-    "method": {"drop": 0.5, "noise_sigma": 0.2, "blur_sigma_px": 1.5, "target": "normalized", "target_floor": 0.05,
-               "decoder_width": 192, "column_offset_max": common.COLUMN_OFFSET_MAX},
-}  # fmt: skip
-CPU = {**common.CPU, "method": {**LINES["method"], "decoder_width": 128}}
-MASKING = {
-    **LINES,
-    "method": {
-        **LINES["method"],
-        "drop": 0.25,
-        "noise_sigma": 0.0,
-        "blur_sigma_px": 0.0,
-        "target": "pixel",
-    },
-}
-PRESETS = {"cpu": CPU, "lines": LINES, "masking": MASKING}
+PRESETS = ("cpu", "lines", "masking")
 
 
 def get_config(arg=None):
-    return common.pretrain(arg, PRESETS, {"name": "denoising"})
+    args = common.pretraining_args(arg, PRESETS)
+    config = common.pretraining("denoising")
+    method = config.method
+    method.drop, method.noise_sigma, method.blur_sigma_px = 0.5, 0.2, 1.5
+    method.target, method.target_floor = "normalized", 0.05
+    method.decoder_width = 192
+    method.column_offset_max = common.COLUMN_OFFSET_MAX
+
+    if args.preset == "cpu":
+        common.cpu(config)
+        method.decoder_width = 128
+    if args.preset == "masking":
+        method.drop, method.noise_sigma, method.blur_sigma_px = 0.25, 0.0, 0.0
+        method.target = "pixel"
+    return common.finished(config, args)

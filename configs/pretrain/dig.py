@@ -24,52 +24,46 @@ augmentation runs after the squeeze. probe: labelled records for the light probe
 splits train and validation) and none for words. quick: two steps of a toy.
 """
 
-from ml_collections.config_dict import placeholder
+from dig_jax.configs import common
 
-from configs import common
-
-WORDS = {
-    "size": "S", "patch": (4, 4), "width_px": 128, "squeeze_px": 128, "channels": 3, "batch": 1024, "epochs": 10.0, "steps": 0,
-    "position": "flat_1d", "lr": 1.5e-4, "weight_decay": 0.1, "warmup_steps": 5000, "min_lr": 1e-5, "encoder": {},
-    # The official optimiser decays the mask token, too: it is 3-D there.
-    "optim": {"rules": (("/mask_token$", {"weight_decay": 0.1}), ("", {}))},
-    "method": {"mask_ratio": 0.7, "mask_span": 1, "target": "pixel", "target_floor": 1e-6, "weight_contrast": 0.1,
-               "recipe": "dig", "max_shift_px": placeholder(float), "column_offset_max": 0, "projector_width": 4096,
-               "projector_dim": 256, "pix_projector_width": 512, "decoder_width": 192},
-}  # fmt: skip
-LINES = {
-    **common.LINES,
-    "method": {"mask_ratio": 0.7, "mask_span": 1, "target": "normalized", "target_floor": 0.05, "weight_contrast": 0.02,
-               "recipe": "lines_light", "max_shift_px": 2.0, "column_offset_max": common.COLUMN_OFFSET_MAX,
-               "projector_width": 1024, "projector_dim": 256, "pix_projector_width": 512, "decoder_width": 192},
-}  # fmt: skip
-CPU = {
-    **common.CPU,
-    "method": {**LINES["method"], "mask_ratio": 0.5, "mask_span": 2, "projector_width": 256, "projector_dim": 128,
-               "pix_projector_width": 256, "decoder_width": 128},
-}  # fmt: skip
-DEMO = {
-    **CPU, "steps": 900, "lr": 2e-3,
-    "method": {**CPU["method"], "weight_contrast": 0.1, "window_px": 16, "max_shift_px": 4.0},
-}  # fmt: skip
-PRESETS = {
-    "words": WORDS,
-    "words_paper": {**WORDS, "epochs": 3.0},
-    "lines": LINES,
-    "cpu": CPU,
-    "demo": DEMO,
-}
+PRESETS = ("words", "words_paper", "lines", "cpu", "demo")
 
 
 def get_config(arg=None):
-    # Official heads, sizes and weights unless a preset says otherwise; weight_pixel is 1 in all of
-    # them.
-    method = {
-        "name": "dig",
-        "window_px": 32,
-        "temperature": 0.2,
-        "momentum": 0.99,
-        "weight_pixel": 1.0,
-    }
-    method |= {"loss_chunk": placeholder(int)}
-    return common.pretrain(arg, PRESETS, method, objective="dig")
+    args = common.pretraining_args(arg, PRESETS, objective="dig")
+    config = common.pretraining("dig")
+    method = config.method
+    method.objective = args.objective
+    method.mask_ratio = 0.7
+    method.target, method.target_floor = "normalized", 0.05
+    method.weight_contrast = 0.02
+    method.recipe, method.max_shift_px = "lines_light", 2.0
+    method.column_offset_max = common.COLUMN_OFFSET_MAX
+    method.projector_width, method.projector_dim = 1024, 256
+    method.pix_projector_width, method.decoder_width = 512, 192
+
+    if args.preset in ("words", "words_paper"):
+        common.words(config)
+        config.batch_size = 1024
+        config.total = {"epochs": 10.0 if args.preset == "words" else 3.0}
+        method.encoder.position = "flat_1d"
+        method.target, method.target_floor = "pixel", 1e-6
+        method.weight_contrast = 0.1
+        method.recipe, method.max_shift_px = "dig", None
+        method.column_offset_max = 0
+        method.projector_width = 4096
+        config.optim = {"lr": 1.5e-4, "lr_per": 256, "min_lr": 1e-5, "warmup_steps": 5000}
+        config.optim.weight_decay = 0.1
+        # The official optimiser decays the mask token, too: it is 3-D there.
+        config.optim.rules = (("/mask_token$", {"weight_decay": 0.1}), ("", {}))
+    if args.preset in ("cpu", "demo"):
+        common.cpu(config)
+        method.mask_ratio, method.mask_span = 0.5, 2
+        method.projector_width, method.projector_dim = 256, 128
+        method.pix_projector_width, method.decoder_width = 256, 128
+    if args.preset == "demo":
+        config.total.steps = 900
+        config.optim.lr = 2e-3
+        method.weight_contrast = 0.1
+        method.window_px, method.max_shift_px = 16, 4.0
+    return common.finished(config, args)

@@ -16,24 +16,30 @@ narrower than the row of windows do not count (train/used): windows * (window_px
 permutations) has no counterpart. quick: two steps of a toy.
 """
 
-from configs import common
+from dig_jax.configs import common
 
-LINES = {
-    **common.LINES,
-    "method": {"windows": 5, "permutations": 20, "window_px": 40, "gap_px": 8, "jitter_px": 8, "recipe": "lines_light",
-               "tile_width": 512, "projector_width": 1024, "context_free": True, "column_offset_max": common.COLUMN_OFFSET_MAX},
-}  # fmt: skip
-CPU = {
-    **common.CPU, "width_px": 192,
-    "method": {**LINES["method"], "windows": 4, "permutations": 12, "tile_width": 256, "projector_width": 256},
-}  # fmt: skip
-SEAMS = {
-    **CPU, "size": "crnn_micro", "width_px": 192,
-    "method": {**CPU["method"], "context_free": False, "windows": 3, "permutations": 6, "window_px": 64, "gap_px": 0,
-               "jitter_px": 0},
-}  # fmt: skip
-PRESETS = {"cpu": CPU, "seams": SEAMS, "lines": LINES}
+PRESETS = ("cpu", "seams", "lines")
 
 
 def get_config(arg=None):
-    return common.pretrain(arg, PRESETS, {"name": "jigsaw"})
+    args = common.pretraining_args(arg, PRESETS)
+    config = common.pretraining("jigsaw")
+    method = config.method
+    method.windows, method.permutations = 5, 20
+    method.window_px, method.gap_px, method.jitter_px = 40, 8, 8
+    method.recipe = "lines_light"
+    method.context_free = True
+    method.tile_width, method.projector_width = 512, 1024
+    method.column_offset_max = common.COLUMN_OFFSET_MAX
+
+    if args.preset in ("cpu", "seams"):
+        common.cpu(config)
+        config.data.width_px = 192
+        method.windows, method.permutations = 4, 12
+        method.tile_width, method.projector_width = 256, 256
+    if args.preset == "seams":
+        method.encoder = common.encoder("crnn_micro")
+        method.windows, method.permutations = 3, 6
+        method.window_px, method.gap_px, method.jitter_px = 64, 0, 0
+        method.context_free = False
+    return common.finished(config, args)

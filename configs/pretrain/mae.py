@@ -13,29 +13,36 @@ cpu and lines have a narrower and shallower decoder than the official one, which
 encoder of size S.
 """
 
-from configs import common
+from dig_jax.configs import common
 
-LINES = {
-    **common.LINES,
-    "method": {"mask_ratio": 0.75, "mask_span": 1, "target": "normalized", "target_floor": 0.05, "decoder_width": 256,
-               "decoder_depth": 4, "decoder_heads": 8, "column_offset_max": common.COLUMN_OFFSET_MAX},
-}  # fmt: skip
-# Ratio and runs are those that worked for DiG's reconstruction at this size.
-CPU = {
-    **common.CPU,
-    "method": {**LINES["method"], "mask_ratio": 0.5, "mask_span": 2, "decoder_width": 64, "decoder_depth": 2,
-               "decoder_heads": 4},
-}  # fmt: skip
-WORDS = {
-    **common.LINES, "patch": (4, 4), "width_px": 128, "squeeze_px": 128, "channels": 3, "batch": 1024, "epochs": 20.0,
-    "steps": 0, "position": "square_2d", "lr": 1.5e-4, "min_lr": 0.0, "warmup_steps": 19531,
-    # The official optimiser decays the two tokens, too: they are 3-D there.
-    "optim": {"b2": 0.95, "rules": (("(cls|mask)_token$", {"weight_decay": 0.05}), ("", {}))},
-    "method": {"mask_ratio": 0.75, "decoder_width": 512, "decoder_depth": 8, "decoder_heads": 16, "cls": True,
-               "target": "normalized_joint", "target_floor": 5e-4},
-}  # fmt: skip
-PRESETS = {"cpu": CPU, "lines": LINES, "words_union14m": WORDS}
+PRESETS = ("cpu", "lines", "words_union14m")
 
 
 def get_config(arg=None):
-    return common.pretrain(arg, PRESETS, {"name": "mae"})
+    args = common.pretraining_args(arg, PRESETS)
+    config = common.pretraining("mae")
+    method = config.method
+    method.mask_ratio = 0.75
+    method.target, method.target_floor = "normalized", 0.05
+    method.decoder_width, method.decoder_depth, method.decoder_heads = 256, 4, 8
+    method.column_offset_max = common.COLUMN_OFFSET_MAX
+
+    if args.preset == "cpu":
+        common.cpu(config)
+        # Ratio and runs are those that worked for DiG's reconstruction at this size.
+        method.mask_ratio, method.mask_span = 0.5, 2
+        method.decoder_width, method.decoder_depth, method.decoder_heads = 64, 2, 4
+    if args.preset == "words_union14m":
+        common.words(config)
+        config.batch_size = 1024
+        config.total = {"epochs": 20.0}
+        method.encoder.position = "square_2d"
+        method.cls = True
+        method.target, method.target_floor = "normalized_joint", 5e-4
+        method.decoder_width, method.decoder_depth, method.decoder_heads = 512, 8, 16
+        method.column_offset_max = 0
+        config.optim = {"lr": 1.5e-4, "lr_per": 256, "warmup_steps": 19531, "b2": 0.95}
+        config.optim.weight_decay = 0.05
+        # The official optimiser decays the two tokens, too: they are 3-D there.
+        config.optim.rules = (("(cls|mask)_token$", {"weight_decay": 0.05}), ("", {}))
+    return common.finished(config, args)

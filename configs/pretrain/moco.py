@@ -13,30 +13,33 @@ that is longer than an epoch holds a line's own older keys. words departs in the
 v2's, without crops and flips). method.max_shift_px bounds the way of text sideways.
 """
 
-from ml_collections.config_dict import placeholder
+from dig_jax.configs import common
 
-from configs import common
-
-V1 = {"head": "linear", "temperature": 0.07}
-V2 = {"head": "mlp", "temperature": 0.2}
-LINES = {
-    **common.LINES,
-    "method": {**V2, "queue": 65536, "projector_width": 2048, "recipe": "lines_light",
-               "column_offset_max": common.COLUMN_OFFSET_MAX},
-}  # fmt: skip
-CPU = {**common.CPU, "method": {**LINES["method"], "queue": 2048, "projector_width": 256}}
-WORDS = {
-    **common.LINES, "size": "crnn", "width_px": 100, "squeeze_px": 100, "steps": 200000, "lr": 0.03, "warmup_steps": 0,
-    "weight_decay": 1e-4, "min_lr": 0.0,
-    "optim": {"name": "sgd", "schedule": "steps", "drops": (0.6, 0.8), "rules": (("", {"weight_decay": 1e-4}),)},
-    "method": {**V1, "queue": 65536, "recipe": "mocov2", "column_offset_max": 0},
-}  # fmt: skip
-PRESETS = {"cpu": CPU, "lines": LINES, "words": WORDS}
+PRESETS = ("cpu", "lines", "words")
 
 
 def get_config(arg=None):
-    method = {
-        "name": "moco", "momentum": 0.999, "projector_dim": 128, "window_px": placeholder(int),
-        "max_shift_px": 8.0,
-    }  # fmt: skip
-    return common.pretrain(arg, PRESETS, method)
+    args = common.pretraining_args(arg, PRESETS)
+    config = common.pretraining("moco")
+    method = config.method
+    method.head, method.temperature = "mlp", 0.2
+    method.momentum, method.queue = 0.999, 65536
+    method.recipe, method.max_shift_px = "lines_light", 8.0
+    method.projector_width, method.projector_dim = 2048, 128
+    method.column_offset_max = common.COLUMN_OFFSET_MAX
+
+    if args.preset == "cpu":
+        common.cpu(config)
+        method.queue, method.projector_width = 2048, 256
+    if args.preset == "words":
+        common.words(config, width_px=100, channels=1)
+        config.total.steps = 200000
+        method.encoder = common.encoder("crnn")
+        method.head, method.temperature = "linear", 0.07
+        method.recipe = "mocov2"
+        del method.projector_width
+        method.column_offset_max = 0
+        config.optim = {"name": "sgd", "lr": 0.03, "lr_per": 256, "weight_decay": 1e-4}
+        config.optim.update(schedule="steps", drops=(0.6, 0.8))
+        config.optim.rules = (("", {"weight_decay": 1e-4}),)
+    return common.finished(config, args)

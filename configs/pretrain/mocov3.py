@@ -15,40 +15,34 @@ CNN (size=crnn) has no patch embedding: give it false. method.max_shift_px bound
 of windows.
 """
 
-from ml_collections.config_dict import placeholder
+from dig_jax.configs import common
 
-from configs import common
-
-FROZEN = (("^encoder/patch_embed/", {"freeze": True}), ("", {}))
-LINES = {
-    **common.LINES,
-    "method": {"recipes": ("lines_light", "lines_light"), "column_offset_max": common.COLUMN_OFFSET_MAX,
-               "projector_width": 1024, "projector_dim": 256, "predictor_width": 1024},
-}  # fmt: skip
-CPU = {
-    **common.CPU,
-    "method": {
-        **LINES["method"],
-        "projector_width": 256,
-        "projector_dim": 128,
-        "predictor_width": 256,
-    },
-}
-WORDS = {  # 1,281,167 images in batches of 4096, 300 epochs of which 40 warm up; 12 heads where other S have 6
-    **common.LINES, "patch": (4, 4), "width_px": 128, "squeeze_px": 128, "channels": 3, "batch": 4096, "steps": 93600,
-    "warmup_steps": 12480, "lr": 1.5e-4, "weight_decay": 0.1, "min_lr": 0.0, "optim": {}, "encoder": {"heads": 12},
-    "method": {"recipes": ("mocov3_1", "mocov3_2"), "column_offset_max": 0, "projector_width": 4096, "projector_dim": 256,
-               "predictor_width": 4096},
-}  # fmt: skip
-PRESETS = {"cpu": CPU, "lines": LINES, "words": WORDS}
+PRESETS = ("cpu", "lines", "words")
 
 
 def get_config(arg=None):
-    method = {
-        "name": "mocov3", "window_px": placeholder(int), "temperature": 0.2, "momentum": 0.99,
-        "max_shift_px": 2.0, "loss_chunk": placeholder(int),
-    }  # fmt: skip
-    config = common.pretrain(arg, PRESETS, method, freeze_patch_embed=True)
-    if config.method.freeze_patch_embed:
-        config.optim.rules = FROZEN
-    return config
+    args = common.pretraining_args(arg, PRESETS, freeze_patch_embed=True)
+    config = common.pretraining("mocov3")
+    method = config.method
+    method.freeze_patch_embed = args.freeze_patch_embed
+    method.momentum, method.temperature = 0.99, 0.2
+    method.recipes, method.max_shift_px = ("lines_light", "lines_light"), 2.0
+    method.column_offset_max = common.COLUMN_OFFSET_MAX
+    method.projector_width, method.projector_dim, method.predictor_width = 1024, 256, 1024
+
+    if args.preset == "cpu":
+        common.cpu(config)
+        method.projector_width, method.projector_dim, method.predictor_width = 256, 128, 256
+    if args.preset == "words":
+        # 1,281,167 images in batches of 4096, 300 epochs of which 40 warm up.
+        common.words(config)
+        config.batch_size = 4096
+        config.total = {"steps": 93600}
+        method.encoder.heads = 12  # where other S have 6
+        method.recipes = ("mocov3_1", "mocov3_2")
+        method.column_offset_max = 0
+        method.projector_width, method.predictor_width = 4096, 4096
+        config.optim = {"lr": 1.5e-4, "lr_per": 256, "warmup_steps": 12480, "weight_decay": 0.1}
+    if args.freeze_patch_embed:
+        config.optim.rules = (("^encoder/patch_embed/", {"freeze": True}), ("", {}))
+    return common.finished(config, args)

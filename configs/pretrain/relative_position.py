@@ -15,24 +15,30 @@ Only two windows of a line are encoded, so a step is cheap for its crops. The pa
 (photographs, AlexNet-like, SGD) has no counterpart. quick: two steps of a toy.
 """
 
-from configs import common
+from dig_jax.configs import common
 
-LINES = {
-    **common.LINES,
-    "method": {"reach": 2, "window_px": 40, "gap_px": 8, "jitter_px": 8, "recipe": "lines_light", "tile_width": 512,
-               "projector_width": 1024, "context_free": True, "column_offset_max": common.COLUMN_OFFSET_MAX},
-}  # fmt: skip
-CPU = {
-    **common.CPU,
-    "width_px": LINES["width_px"],
-    "method": {**LINES["method"], "tile_width": 256, "projector_width": 256},
-}
-SEAMS = {
-    **CPU, "size": "crnn_micro", "width_px": 192,
-    "method": {**CPU["method"], "context_free": False, "reach": 1, "window_px": 64, "gap_px": 0, "jitter_px": 0},
-}  # fmt: skip
-PRESETS = {"cpu": CPU, "seams": SEAMS, "lines": LINES}
+PRESETS = ("cpu", "seams", "lines")
 
 
 def get_config(arg=None):
-    return common.pretrain(arg, PRESETS, {"name": "relative_position"})
+    args = common.pretraining_args(arg, PRESETS)
+    config = common.pretraining("relative_position")
+    method = config.method
+    method.reach = 2
+    method.window_px, method.gap_px, method.jitter_px = 40, 8, 8
+    method.recipe = "lines_light"
+    method.context_free = True
+    method.tile_width, method.projector_width = 512, 1024
+    method.column_offset_max = common.COLUMN_OFFSET_MAX
+
+    if args.preset in ("cpu", "seams"):
+        common.cpu(config)
+        config.data.width_px = 256
+        method.tile_width, method.projector_width = 256, 256
+    if args.preset == "seams":
+        config.data.width_px = 192
+        method.encoder = common.encoder("crnn_micro")
+        method.reach = 1
+        method.window_px, method.gap_px, method.jitter_px = 64, 0, 0
+        method.context_free = False
+    return common.finished(config, args)

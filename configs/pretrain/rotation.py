@@ -13,24 +13,28 @@ words trains the BiLSTM behind the CNN too, which the source adds later. A step 
 rows a line. quick: two steps of a toy.
 """
 
-from ml_collections.config_dict import placeholder
+from dig_jax.configs import common
 
-from configs import common
-
-LINES = {
-    **common.LINES,
-    "method": {"classes": 2, "square_cells": True, "column_offset_max": common.COLUMN_OFFSET_MAX},
-}
-CPU = {**common.CPU, "method": LINES["method"]}
-WORDS = {
-    **common.LINES, "size": "crnn", "width_px": 100, "squeeze_px": 100, "batch": 128, "steps": 200000, "lr": 0.1,
-    "warmup_steps": 0, "weight_decay": 5e-4, "min_lr": 0.0,
-    "optim": {"name": "sgd", "lr_per": placeholder(int), "schedule": "steps", "drops": (0.3, 0.6, 0.8), "drop": 0.2,
-              "clip_norm": 5.0, "rules": (("", {"weight_decay": 5e-4}),)},
-    "method": {"classes": 4, "square_cells": False, "column_offset_max": 0},
-}  # fmt: skip
-PRESETS = {"cpu": CPU, "lines": LINES, "words": WORDS}
+PRESETS = ("cpu", "lines", "words")
 
 
 def get_config(arg=None):
-    return common.pretrain(arg, PRESETS, {"name": "rotation"})
+    args = common.pretraining_args(arg, PRESETS)
+    config = common.pretraining("rotation")
+    method = config.method
+    method.classes, method.square_cells = 2, True
+    method.column_offset_max = common.COLUMN_OFFSET_MAX
+
+    if args.preset == "cpu":
+        common.cpu(config)
+    if args.preset == "words":
+        common.words(config, width_px=100, channels=1)
+        config.batch_size = 128
+        config.total.steps = 200000
+        method.encoder = common.encoder("crnn")
+        method.classes, method.square_cells = 4, False
+        method.column_offset_max = 0
+        config.optim = {"name": "sgd", "lr": 0.1, "weight_decay": 5e-4, "clip_norm": 5.0}
+        config.optim.update(schedule="steps", drops=(0.3, 0.6, 0.8), drop=0.2)
+        config.optim.rules = (("", {"weight_decay": 5e-4}),)
+    return common.finished(config, args)

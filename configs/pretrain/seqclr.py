@@ -18,28 +18,30 @@ method.max_shift_px bounds the way of text sideways in each view, so two views' 
 twice as far apart.
 """
 
-from ml_collections.config_dict import placeholder
+from dig_jax.configs import common
 
-from configs import common
-
-LINES = {
-    **common.LINES,
-    "method": {
-        "window_px": 32,
-        "projector_width": 512,
-        "projector_dim": 256,
-        "column_offset_max": common.COLUMN_OFFSET_MAX,
-    },
-}
-CPU = {**common.CPU, "method": {**LINES["method"], "projector_width": 256, "projector_dim": 128}}
-WORDS = {
-    **common.LINES, "size": "crnn", "width_px": 100, "squeeze_px": 100, "steps": 300000, "lr": 1e-4, "weight_decay": 1e-4,
-    "method": {"window_px": 20, "projector_width": 512, "projector_dim": 512, "column_offset_max": 0},
-}  # fmt: skip
-PRESETS = {"cpu": CPU, "lines": LINES, "words": WORDS}
+PRESETS = ("cpu", "lines", "words")
 
 
 def get_config(arg=None):
-    method = {"name": "seqclr", "temperature": 0.1, "recipe": "seqclr_2", "max_shift_px": 2.0}
-    method |= {"displace_px": 0, "loss_chunk": placeholder(int)}
-    return common.pretrain(arg, PRESETS, method, projection="mlp")
+    args = common.pretraining_args(arg, PRESETS, projection="mlp")
+    config = common.pretraining("seqclr")
+    method = config.method
+    method.projection = args.projection
+    method.window_px = 32
+    method.recipe, method.max_shift_px = "seqclr_2", 2.0
+    method.projector_width, method.projector_dim = 512, 256
+    method.column_offset_max = common.COLUMN_OFFSET_MAX
+
+    if args.preset == "cpu":
+        common.cpu(config)
+        method.projector_width, method.projector_dim = 256, 128
+    if args.preset == "words":
+        common.words(config, width_px=100, channels=1)
+        config.total.steps = 300000
+        config.optim.update(lr=1e-4, weight_decay=1e-4)
+        method.encoder = common.encoder("crnn")
+        method.window_px = 20
+        method.projector_dim = 512
+        method.column_offset_max = 0
+    return common.finished(config, args)

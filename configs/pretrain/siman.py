@@ -12,15 +12,21 @@ verified (methods/siman.py). The adversary learns at half the rate of the rest: 
 config.optim.rules.
 """
 
-from configs import common
+from dig_jax.configs import common
 
-RULES = (("^adversary/", {"lr_scale": 0.5}), ("", {}))
-METHOD = {"weight_adversary": 0.01, "decoder_width": 256, "decoder_depth": 2, "decoder_heads": 4,
-          "column_offset_max": common.COLUMN_OFFSET_MAX}  # fmt: skip
-LINES = {**common.LINES, "optim": {**common.LINES["optim"], "rules": RULES}, "method": METHOD}
-CPU = {**common.CPU, "optim": LINES["optim"], "method": {**METHOD, "decoder_width": 64}}
-PRESETS = {"cpu": CPU, "lines": LINES}
+PRESETS = ("cpu", "lines")
 
 
 def get_config(arg=None):
-    return common.pretrain(arg, PRESETS, {"name": "siman"})
+    args = common.pretraining_args(arg, PRESETS)
+    config = common.pretraining("siman")
+    method = config.method
+    method.weight_adversary = 0.01
+    method.decoder_width, method.decoder_depth, method.decoder_heads = 256, 2, 4
+    method.column_offset_max = common.COLUMN_OFFSET_MAX
+    config.optim.rules = (("^adversary/", {"lr_scale": 0.5}), ("", {}))
+
+    if args.preset == "cpu":
+        common.cpu(config)
+        method.decoder_width = 64
+    return common.finished(config, args)

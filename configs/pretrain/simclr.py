@@ -15,21 +15,21 @@ their partner after 200 steps of the one and 7 % after 300 steps of the other. L
 more negatives; where their 2B x 2B products do not fit, set method.loss_chunk.
 """
 
-from ml_collections.config_dict import placeholder
+from dig_jax.configs import common
 
-from configs import common
-
-LINES = {
-    **common.LINES,
-    "method": {"projector_dim": 128, "column_offset_max": common.COLUMN_OFFSET_MAX},
-}
-CPU = {**common.CPU, "method": {**LINES["method"], "projector_width": 256}}
-PRESETS = {"cpu": CPU, "lines": LINES}
+PRESETS = ("cpu", "lines")
 
 
 def get_config(arg=None):
-    method = {
-        "name": "simclr", "temperature": 0.1, "projector_layers": 3, "projector_width": placeholder(int),
-        "recipe": "lines_light", "max_shift_px": 8.0, "loss_chunk": placeholder(int),
-    }  # fmt: skip
-    return common.pretrain(arg, PRESETS, method)
+    args = common.pretraining_args(arg, PRESETS)
+    config = common.pretraining("simclr")
+    method = config.method
+    method.temperature = 0.1
+    method.recipe, method.max_shift_px = "lines_light", 8.0
+    method.projector_layers, method.projector_dim = 3, 128
+    method.column_offset_max = common.COLUMN_OFFSET_MAX
+
+    if args.preset == "cpu":
+        common.cpu(config)
+        method.projector_width = 256
+    return common.finished(config, args)

@@ -12,22 +12,31 @@ cpu and lines ask for normalised pixels, which is what made short runs of DiG's 
 useful on lines. Of the authors' recipe, words_simmim has no crops, flips and layer scale.
 """
 
-from configs import common
+from dig_jax.configs import common
 
-LINES = {
-    **common.LINES,
-    "method": {"mask_unit_px": (16, 8), "target": "normalized", "target_floor": 0.05,
-               "column_offset_max": common.COLUMN_OFFSET_MAX},
-}  # fmt: skip
-CPU = {**common.CPU, "method": {**LINES["method"], "mask_unit_px": (32, 8)}}
-WORDS = {
-    **common.LINES, "size": "base768", "patch": (4, 4), "width_px": 128, "squeeze_px": 128, "channels": 3, "batch": 2048,
-    "epochs": 800.0, "steps": 0, "lr": 5e-5, "min_lr": 0.0, "warmup_steps": 6250, "encoder": {"drop_path": 0.1},
-    "optim": {"clip_norm": 5.0, "schedule": "steps", "drops": (0.875,), "drop": 0.1},
-    "method": {"mask_unit_px": (8, 8), "target": "input"},
-}  # fmt: skip
-PRESETS = {"cpu": CPU, "lines": LINES, "words_simmim": WORDS}
+PRESETS = ("cpu", "lines", "words_simmim")
 
 
 def get_config(arg=None):
-    return common.pretrain(arg, PRESETS, {"name": "simmim", "mask_ratio": 0.6})
+    args = common.pretraining_args(arg, PRESETS)
+    config = common.pretraining("simmim")
+    method = config.method
+    method.mask_ratio, method.mask_unit_px = 0.6, (16, 8)
+    method.target, method.target_floor = "normalized", 0.05
+    method.column_offset_max = common.COLUMN_OFFSET_MAX
+
+    if args.preset == "cpu":
+        common.cpu(config)
+        method.mask_unit_px = (32, 8)
+    if args.preset == "words_simmim":
+        common.words(config)
+        config.batch_size = 2048
+        config.total = {"epochs": 800.0}
+        method.encoder.update(size="base768", drop_path=0.1)
+        method.mask_unit_px = (8, 8)
+        method.target = "input"
+        del method.target_floor
+        method.column_offset_max = 0
+        config.optim = {"lr": 5e-5, "lr_per": 256, "warmup_steps": 6250, "weight_decay": 0.05}
+        config.optim.update(clip_norm=5.0, schedule="steps", drops=(0.875,), drop=0.1)
+    return common.finished(config, args)

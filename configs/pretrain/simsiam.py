@@ -17,35 +17,29 @@ of 128 dimensions, which q_std, read behind a batch norm, does not show (docs/re
 recipe=mocov2 is the augmentation of words. method.max_shift_px bounds the way of text sideways.
 """
 
-from ml_collections.config_dict import placeholder
+from dig_jax.configs import common
 
-from configs import common
-
-FIXED = (("^predictor/", {"schedule": "constant"}), ("", {}))
-AHEAD = (("^predictor/", {"schedule": "constant", "lr_scale": 10.0}), ("", {}))
-LINES = {
-    **common.LINES,
-    "method": {"column_offset_max": common.COLUMN_OFFSET_MAX, "projector_width": 2048, "projector_dim": 2048,
-               "predictor_width": 512},
-}  # fmt: skip
-CPU = {
-    **common.CPU, "lr": 1e-3, "optim": {**common.LINES["optim"], "rules": AHEAD},
-    "method": {**LINES["method"], "projector_width": 256, "projector_dim": 128, "predictor_width": 32},
-}  # fmt: skip
-WORDS = {
-    **common.LINES, "patch": (4, 4), "width_px": 128, "squeeze_px": 128, "channels": 3, "batch": 512,
-    "optim": {**common.LINES["optim"], "rules": FIXED},
-    "method": {"column_offset_max": 0, "projector_width": 2048, "projector_dim": 2048, "predictor_width": 512,
-               "recipe": "mocov2"},
-}  # fmt: skip
-PRESETS = {"cpu": CPU, "lines": LINES, "words": WORDS}
+PRESETS = ("cpu", "lines", "words")
 
 
 def get_config(arg=None):
-    method = {
-        "name": "simsiam",
-        "window_px": placeholder(int),
-        "recipe": "lines_light",
-        "max_shift_px": 8.0,
-    }
-    return common.pretrain(arg, PRESETS, method)
+    args = common.pretraining_args(arg, PRESETS)
+    config = common.pretraining("simsiam")
+    method = config.method
+    method.recipe, method.max_shift_px = "lines_light", 8.0
+    method.column_offset_max = common.COLUMN_OFFSET_MAX
+    method.projector_width, method.projector_dim, method.predictor_width = 2048, 2048, 512
+
+    if args.preset == "cpu":
+        common.cpu(config)
+        config.optim.lr = 1e-3
+        ahead = {"schedule": "constant", "lr_scale": 10.0}
+        config.optim.rules = (("^predictor/", ahead), ("", {}))
+        method.projector_width, method.projector_dim, method.predictor_width = 256, 128, 32
+    if args.preset == "words":
+        common.words(config)
+        config.batch_size = 512
+        config.optim.rules = (("^predictor/", {"schedule": "constant"}), ("", {}))
+        method.recipe = "mocov2"
+        method.column_offset_max = 0
+    return common.finished(config, args)

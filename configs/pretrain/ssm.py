@@ -15,40 +15,38 @@ that sees the line turned, slanted and moved less, since lines are wide, and ran
 the position code.
 """
 
-from ml_collections.config_dict import placeholder
+from dig_jax.configs import common
 
-from configs import common
-
-WORDS = {
-    **common.LINES, "patch": (4, 4), "width_px": 128, "squeeze_px": 128, "channels": 3, "batch": 1152, "epochs": 20.0,
-    "steps": 0, "lr": 5e-4 * 256 / 1152, "warmup_steps": 8681, "min_lr": 0.0, "optim": {"b2": 0.95},
-    "method": {"target": "pixel", "target_floor": 1e-6, "max_shift_px": placeholder(float), "weight_contrast": 0.25,
-               "column_offset_max": 0, "decoder_width": 256, "decoder_depth": 4, "decoder_heads": 8,
-               "projector_width": 4096, "projector_dim": 256},
-}  # fmt: skip
-LINES = {
-    **common.LINES,
-    "method": {**WORDS["method"], "target": "normalized", "target_floor": 0.05, "max_shift_px": 4.0, "weight_contrast": 0.05,
-               "affine": {"degrees": (-1.5, 1.5), "shear_x": (-15.0, 15.0), "down": (-0.05, 0.05)},
-               "column_offset_max": common.COLUMN_OFFSET_MAX, "projector_width": 1024},
-}  # fmt: skip
-CPU = {
-    **common.CPU,
-    "method": {**LINES["method"], "decoder_width": 128, "decoder_depth": 2, "decoder_heads": 4, "projector_width": 256,
-               "projector_dim": 128},
-}  # fmt: skip
-PRESETS = {"cpu": CPU, "lines": LINES, "words": WORDS}
+PRESETS = ("cpu", "lines", "words")
 
 
 def get_config(arg=None):
-    # Official values unless a preset says otherwise.
-    method = {
-        "name": "ssm",
-        "window_px": 32,
-        "temperature": 0.2,
-        "momentum": 0.995,
-        "contrast_from": 0.5,
-        "grayscale_p": 0.2,
-    }
-    method |= {"loss_chunk": placeholder(int)}
-    return common.pretrain(arg, PRESETS, method)
+    args = common.pretraining_args(arg, PRESETS)
+    config = common.pretraining("ssm")
+    method = config.method
+    method.target, method.target_floor = "normalized", 0.05
+    method.momentum = 0.995
+    method.weight_contrast = 0.05
+    method.max_shift_px = 4.0
+    method.affine = {"degrees": (-1.5, 1.5), "shear_x": (-15.0, 15.0), "down": (-0.05, 0.05)}
+    method.column_offset_max = common.COLUMN_OFFSET_MAX
+    method.projector_width, method.projector_dim = 1024, 256
+    method.decoder_width, method.decoder_depth, method.decoder_heads = 256, 4, 8
+
+    if args.preset == "cpu":
+        common.cpu(config)
+        method.projector_width, method.projector_dim = 256, 128
+        method.decoder_width, method.decoder_depth, method.decoder_heads = 128, 2, 4
+    if args.preset == "words":
+        common.words(config)
+        config.batch_size = 1152
+        config.total = {"epochs": 20.0}
+        method.target, method.target_floor = "pixel", 1e-6
+        method.weight_contrast = 0.25
+        method.max_shift_px = None
+        del method.affine
+        method.column_offset_max = 0
+        method.projector_width = 4096
+        config.optim = {"lr": 5e-4 * 256 / 1152, "lr_per": 256, "warmup_steps": 8681}
+        config.optim.update(weight_decay=0.05, b2=0.95)
+    return common.finished(config, args)

@@ -11,10 +11,12 @@ records. Writes metrics.jsonl at step 0, readings-SET.tsv and pictures/readings-
 several heads reports each and chooses by validation, so name a validation set beside a test set.
 """
 
+from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from configs import common
+from dig_jax.configs import common
 
+# What is taken over from the recogniser; None here.
 METHOD = ("encoder", "heads", "frames", "frozen", "standardize")
 
 
@@ -22,28 +24,16 @@ def get_config(arg=None):
     args = common.parse_arg(arg, records="", checkpoint="best", batch=64, quick=False)
     if args.checkpoint not in ("best", "last"):
         raise ValueError(f"checkpoint={args.checkpoint}: give best or last")
-    config = common.base(
-        batch_size=args.batch,
-        init_parts=("params", "mutable"),
-        init_checkpoint=args.checkpoint,
-        inherit=(
-            *(f"method.{name}" for name in METHOD),
-            "data.train",
-            "data.height_px",
-            "data.channels",
-            "data.squeeze_px",
-            "data.contrast",
-        ),
-        method={"name": "recognize", **{name: placeholder(object) for name in METHOD}},
-        optim=common.adamw(lr=0.0, weight_decay=0.0),
-        evals={
-            "recognition": {
-                "batch_size": args.batch,
-                "datasets": args.records or placeholder(object),
-                "pictures": 24,
-            }
-        },
-    )
-    config.total.steps = 0
-    config.data = common.lines(placeholder(str), placeholder(int), placeholder(int))
+    config = ConfigDict()
+    config.seed = 0
+    config.batch_size = args.batch
+    config.total = {"steps": 0}
+    config.init_parts = ("params", "mutable")
+    config.init_checkpoint = args.checkpoint
+    config.inherit = (*(f"method.{name}" for name in METHOD), *common.PICTURES)
+    config.method = {"name": "recognize", **{name: placeholder(object) for name in METHOD}}
+    config.data = common.lines()
+    config.optim = {"lr": 0.0}
+    config.evals = {"recognition": {"batch_size": args.batch, "pictures": 24}}
+    config.evals.recognition.datasets = args.records or placeholder(object)
     return config

@@ -9,11 +9,12 @@ encoder's rate as a share of lr. teacher: start from the pre-training's averaged
 is the lowest validation CER along the run.
 """
 
-from configs import common
+from dig_jax.configs import common
 
 
 def get_config(arg=None):
     args = common.parse_arg(arg, **common.FINE_TUNING, teacher=False)
+    config = common.fine_tuning(args)
     encoder = "teacher/encoder->params/encoder" if args.teacher else "params/encoder"
-    config = common.fine_tuning(args, init_parts=(encoder,))
+    config.init_parts = (encoder,)
     return common.quick(config) if args.quick else config

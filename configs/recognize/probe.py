@@ -2,7 +2,7 @@
 
     python -m dig_jax.main --config=configs/recognize/probe.py:decoder=ctc --config.init_from=PRETRAIN_DIR --workdir=DIR
     ... probe.py:decoder=ctc,head=bilstm,labels=0.1       a BiLSTM reader (hidden=256 units), a tenth of the labels
-    ... probe.py:decoder=ctc,like=PRETRAIN_DIR            the same encoder with random weights (no init_from)
+    ... probe.py:decoder=ctc,shape_from=PRETRAIN_DIR            the same encoder with random weights (no init_from)
 
 Encoder, height, channels and records are those of the pre-training, unless given here. One run is
 the whole sweep: a head for each rate, all on the same frozen, standardised features
@@ -13,48 +13,31 @@ so look at the curve. Nothing is tuned on a test split.
 
 from decimal import Decimal
 
-from ml_collections.config_dict import placeholder
-
-from configs import common
+from dig_jax.configs import common
 
 RATES = {"linear": "1e-3+3e-3+1e-2+3e-2+1e-1", "bilstm": "3e-4+1e-3+2e-3+4e-3+8e-3"}
 
 
 def get_config(arg=None):
-    args = common.parse_arg(
-        arg, decoder="ctc", head="linear", records="", labels="", like="", size="", patch="8x4", rates="", hidden=256,
-        steps=3000, batch=32, seed=0, quick=False,
-    )  # fmt: skip
+    own = {"decoder": "ctc", "head": "linear", "hidden": 256, "rates": "", "records": ""}
+    own |= {"labels": "", "shape_from": "", "size": "", "patch": "8x4"}
+    args = common.parse_arg(arg, **own, steps=3000, batch=32, seed=0, quick=False)
     head = common.reader(args.decoder, args.head, args.hidden)
     rates = {rate_name(text): float(text) for text in (args.rates or RATES[args.head]).split("+")}
-    config = common.recognition(
-        args,
-        like=args.like,
-        calibrate_batches=1000,  # at most one epoch
-        method={
-            "name": "recognize",
-            "encoder": placeholder(object),
-            "heads": {name: head for name in rates},
-            "frames": "concat",
-            "frozen": True,
-            "standardize": True,
-        },
-        optim=common.adamw(
-            lr=max(rates.values()),
-            weight_decay=0.0,
-            rules=(
-                ("^(encoder|norm)/", {"freeze": True}),
-                *(
-                    (f"^heads/{name}/", {"lr_scale": rate / max(rates.values())})
-                    for name, rate in rates.items()
-                ),
-            ),
-        ),
+    most = max(rates.values())
+    config = common.recognition(args)
+    config.shape_from = args.shape_from
+    config.calibrate_batches = 1000  # at most one epoch
+    config.method.heads = {name: head for name in rates}
+    config.method.frozen = True
+    config.method.standardize = True
+    config.optim = {"lr": most}
+    config.optim.rules = (
+        ("^(encoder|norm)/", {"freeze": True}),
+        *((f"^heads/{name}/", {"lr_scale": rate / most}) for name, rate in rates.items()),
     )
     if args.size:
-        config.method.encoder = common.network(
-            args.size, tuple(int(side) for side in args.patch.split("x"))
-        )
+        config.method.encoder = common.encoder(args.size, common.patch(args.patch))
         config.data.update(height_px=32, channels=1)
     return common.quick(config) if args.quick else config
 

@@ -15,6 +15,51 @@ from dig_jax.models import cnn, crnn, vit
 KINDS = {"vit": vit.Vit, "crnn": crnn.Crnn, "cnn": cnn.Cnn}
 
 
+SIZES = {**vit.SIZES, **crnn.SIZES}
+
+# What every encoder has beside its size and patch, at its default in a config.
+DEFAULTS = {
+    "vit": {
+        "mlp_ratio": 4.0,
+        "drop_path": 0.0,
+        "gelu": "exact",
+        "dtype": "auto",
+        "attention": "auto",
+        "remat": False,
+        "scan": False,
+    },
+    "crnn": {"fiducials": 0, "dtype": "auto"},
+}
+
+
+def kind_of(options: Mapping[str, Any]) -> str:
+    """The kind that the options state, or that their size is of; "vit" where they say neither."""
+    by_size = "crnn" if options.get("size") in crnn.SIZES else "vit"
+    return options.get("kind") or by_size
+
+
+def defaults(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config may set beside what `options` state. What a named size decides is None."""
+    return dict.fromkeys(SIZES.get(options.get("size"), ())) | DEFAULTS.get(kind_of(options), {})
+
+
+def sized(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with the numbers that `size` stands for; what they state themselves wins.
+    ValueError for an unknown size."""
+    options = dict(options)
+    size = options.pop("size", None)
+    if size is None:
+        return options
+    if size not in SIZES:
+        raise ValueError(
+            f"there is no encoder size {size!r}: choose one of {sorted(vit.SIZES)} or "
+            f"{sorted(crnn.SIZES)}"
+        )
+    own = {"kind": "crnn", "height_px": 32, "patch": (32, 4)} if size in crnn.SIZES else {}
+    stated = {name: value for name, value in options.items() if value is not None}
+    return own | SIZES[size] | stated
+
+
 def resolve(
     options: Mapping[str, Any], platform: str, compute_capability: str | None = None
 ) -> dict[str, Any]:
@@ -65,7 +110,7 @@ def create(options: Mapping[str, Any]) -> vit.Vit | crnn.Crnn:
     What is "auto" still is resolved for this machine; an experiment for another one calls `resolve`
     before. ValueError for a kind that is not.
     """
-    options = resolve(options, *here())
+    options = resolve(sized(options), *here())
     kind = options.pop("kind", "vit")
     if kind not in KINDS:
         raise ValueError(

@@ -12,12 +12,10 @@ import cv2
 import jax
 import numpy as np
 from absl import app, flags
-from ml_collections import config_flags
 
-from dig_jax import config as build
-from dig_jax import prng
 from dig_jax.tools import program
-from dig_jax.train import run as train
+from dig_jax.train import command_line
+from dig_jax.train.experiment import Experiment
 
 FLAGS = flags.FLAGS
 SCALE, GAP_PX, MASKED, PADDING = 2, 10, (60, 60, 200), (225, 235, 245)  # BGR
@@ -107,14 +105,10 @@ def sheet(batch, host, views, patch, rows):
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    cfg = FLAGS.config.to_dict()
-    build.inherit(cfg)
-    build.check(cfg)
-    data = train.open_data(cfg)
-    method = build.method(cfg, data.charset)
-    batch, host = data.dataset[FLAGS.step]
-    views = jax.jit(method.augment)(prng.stream(cfg["seed"], "augment", FLAGS.step), batch)
-    picture = sheet(batch, host, views, cfg["method"]["encoder"]["patch"], FLAGS.rows)
+    experiment = Experiment.from_config(command_line.config(), devices=jax.devices()[:1])
+    batch, host = experiment.data.dataset[FLAGS.step]
+    views = jax.jit(experiment.augment, static_argnums=1)(batch, FLAGS.step)
+    picture = sheet(batch, host, views, experiment.method.encoder.patch, FLAGS.rows)
     output = program.write_picture(FLAGS.output, picture)
     for error in host["errors"]:
         print(f"unusable record: {error}")
@@ -123,9 +117,7 @@ def main(argv):
 
 
 if __name__ == "__main__":  # flags are global: programs can be imported side by side
-    config_flags.DEFINE_config_file(
-        "config", None, "Config of a training run; config.data.train must name records."
-    )
+    command_line.define_config("Config of a training run; config.data.train must name records.")
     flags.DEFINE_string("output", "batch.png", "PNG to write.")
     flags.DEFINE_integer("step", 0, "Which training step to show.", lower_bound=0)
     flags.DEFINE_integer("rows", 12, "How many lines.", lower_bound=1)

@@ -23,11 +23,6 @@ from dig_jax.methods.shared import base
 from dig_jax.train import state as states
 
 
-def parts(cfg: dict[str, Any]) -> int:
-    """config.accumulate; None, as in runs from before it was a key, is 1."""
-    return 1 if cfg.get("accumulate") is None else cfg["accumulate"]
-
-
 def check(count: int, method: base.Method) -> None:
     """ValueError where the method's loss over parts is not that over the batch."""
     if count > 1 and not method.loss_is_mean:

@@ -9,9 +9,12 @@ import jax
 from dig_jax import hosts, sharding
 from dig_jax.data import pipeline
 from dig_jax.hosts import report
-from dig_jax.train import state as states
+from dig_jax.train.experiment import Experiment
+from dig_jax.train.profile import Trace
 from dig_jax.train.progress import Log, Stopped
 from dig_jax.train.signals import TERMINATED, Interrupts
+from dig_jax.train.state import TrainState
+from dig_jax.workdir import checkpoint, metrics
 
 HEADLINES = (
     "/cer",
@@ -24,18 +27,24 @@ HEADLINES = (
 class Loop:
     """Steps from state.step to total, with its logging, evaluations and saves."""
 
-    def __init__(self, cfg, step, data, mesh, total, checkpoints, writer, evals, meta, trace):
-        self.cfg, self.step, self.data, self.mesh, self.total = cfg, step, data, mesh, total
-        self.checkpoints, self.writer, self.evals, self.meta = checkpoints, writer, evals, meta
-        self.part, self.trace = sharding.host_shard(mesh), trace
-        self.budget = pipeline.ErrorBudget(
-            cfg["data"].get("max_bad_share", 0.01), mixture=data.mixture
-        )
+    def __init__(
+        self,
+        experiment: Experiment,
+        checkpoints: checkpoint.Checkpoints,
+        writer: metrics.Writer,
+        evaluators: list[tuple[str, int, Any]],
+        meta: dict[str, Any],
+        trace: Trace,
+    ):
+        self.experiment, self.data, self.mesh = experiment, experiment.data, experiment.mesh
+        self.total, self.shardings = experiment.total, experiment.shardings
+        self.checkpoints, self.writer, self.evaluators = checkpoints, writer, evaluators
+        self.meta, self.trace = meta, trace
+        self.shard = sharding.host_shard(self.mesh)
+        self.budget = pipeline.ErrorBudget(self.data.max_bad_share, mixture=self.data.mixture)
         self.interrupts = Interrupts(active=jax.process_count() == 1)
 
-    def run(
-        self, state: states.TrainState, carry: dict[str, Any] | None = None
-    ) -> states.TrainState:
+    def run(self, state: TrainState, carry: dict[str, Any] | None = None) -> TrainState:
         start = int(state.step)
         if start >= self.total:  # evaluate only
             self.evaluate(state, start)
@@ -43,8 +52,8 @@ class Loop:
         log = self.log = Log(
             start=start,
             total=self.total,
-            batch_size=self.cfg["batch_size"],
-            every_steps=self.cfg.get("log", {}).get("every_steps", 50),
+            batch_size=self.experiment.batch_size,
+            every_steps=self.experiment.log_every,
             mixture=self.data.mixture,
             writer=self.writer,
             checkpoints=self.checkpoints,
@@ -52,18 +61,16 @@ class Loop:
         )
         with (
             self.interrupts,
-            pipeline.iterate(
-                self.data.dataset, start, self.cfg["data"].get("workers", "auto")
-            ) as batches,
+            pipeline.iterate(self.data.dataset, start, self.data.workers) as batches,
         ):
             for done in range(start + 1, self.total + 1):
                 batch, host = next(batches)
-                if not self.part.counts:  # another host reads the same rows and counts them
+                if not self.shard.counts:  # another host reads the same rows and counts them
                     host = host | {"errors": []}
                 self._count_errors(host)
                 self.trace.begin(done, state)
                 with jax.profiler.StepTraceAnnotation("train", step_num=done):
-                    state, values = self.step(
+                    state, values = self.experiment.step(
                         state, self.data.place(state.params, batch, host, self.mesh)
                     )
                 self.trace.end(done, state)
@@ -84,13 +91,13 @@ class Loop:
         return state
 
     def _must_pause(self, done: int) -> bool:
-        evaluate = any(every and done % every == 0 for _, every, _ in self.evals)
+        evaluate = any(every and done % every == 0 for _, every, _ in self.evaluators)
         return done == self.total or evaluate or self.checkpoints.due(done, {})
 
-    def _evaluate_and_save(self, state: states.TrainState, done: int, force: bool) -> None:
+    def _evaluate_and_save(self, state: TrainState, done: int, force: bool) -> None:
         results = self.evaluate(state, done)
-        best = self.cfg.get("checkpoint", {}).get("best_metric")
-        if best and self.evals and done == self.total and best not in results:
+        best = self.checkpoints.best_metric
+        if best and self.evaluators and done == self.total and best not in results:
             report(
                 f"config.checkpoint.best_metric is {best!r}, which no evaluation gives, so no best step is kept"
             )
@@ -98,12 +105,11 @@ class Loop:
             self.writer.sync()
             self.checkpoints.save(done, state, results, self.meta | {"log": self.log.carry()})
 
-    def evaluate(self, state: states.TrainState, done: int) -> dict[str, float]:
+    def evaluate(self, state: TrainState, done: int) -> dict[str, float]:
         """Run what is due at this step (everything at the end), write and return its metrics."""
         results: dict[str, float] = {}
-        shardings = sharding.state_sharding(state, self.mesh, self.cfg.get("sharding", ()))
-        state = state.replace(params=sharding.gather(state.params, shardings.params))
-        for _, every, evaluator in self.evals:
+        state = state.replace(params=sharding.gather(state.params, self.shardings.params))
+        for _, every, evaluator in self.evaluators:
             if done == self.total or (every and done % every == 0):
                 results.update(evaluator.run(state, done))
         self.writer.write(done, results)

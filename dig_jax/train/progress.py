@@ -139,7 +139,8 @@ class Log:
         self.steps, self.sums, self.bad_records, self.timed_steps, self.seconds = 0, {}, 0, 0, 0.0
 
     def _stop(self, step: int, values: dict[str, Any], index: np.ndarray) -> None:
-        names = [self.mixture.where(int(i)) for i in index if i >= 0]
+        numbers = dict.fromkeys(hosts.gather_rows(index).tolist())  # hosts may share rows
+        names = [self.mixture.where(number) for number in numbers if number >= 0]
         shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
         path = os.path.join(self.checkpoints.folder, "..", f"bad_step_{step}.txt")
         if hosts.is_lead():

@@ -68,24 +68,3 @@ def make_train_step(
         return new, {**aux.metrics, **method.schedules(progress), **figures}
 
     return step
-
-
-def jit_train_step(
-    method: base.Method,
-    optimizer: optim.Optimizer,
-    total: int,
-    cfg: dict[str, Any],
-    mesh: Any,
-    state: states.TrainState,
-) -> Callable[..., Any]:
-    """`make_train_step`, jitted for the mesh, the state (arrays or shapes) donated. Shardings are
-    stated: left to itself, XLA lays what a step writes out anew."""
-    shardings = sharding.state_sharding(state, mesh, cfg.get("sharding", ()))
-    step = make_train_step(method, optimizer, total, cfg["seed"], accumulate.parts(cfg), shardings)
-    rows, everywhere = sharding.batch_sharding(mesh), sharding.everywhere(mesh)
-    return jax.jit(
-        step,
-        in_shardings=(shardings, rows),
-        out_shardings=(shardings, everywhere),
-        donate_argnums=0,
-    )

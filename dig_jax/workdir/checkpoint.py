@@ -18,13 +18,14 @@ import math
 import os
 import re
 import threading
+import time
 from typing import Any
 
 import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from dig_jax import trees
+from dig_jax import hosts, trees
 from dig_jax.workdir import checksums
 
 FOLDER = "checkpoints"
@@ -69,7 +70,8 @@ class Checkpoints:
             raise ValueError(
                 f"config.checkpoint.every_steps is {every_steps}: set it to 0 (only at the end) or more"
             )
-        self._metric, self._sign = best_metric or "", (1.0 if best_mode == "max" else -1.0)
+        self.best_metric = best_metric or ""
+        self._metric, self._sign = self.best_metric, (1.0 if best_mode == "max" else -1.0)
         self._every, self._workdir = every_steps, workdir
         self._summing: threading.Thread | None = None
         self._failure: tuple[int, BaseException] | None = None
@@ -103,12 +105,13 @@ class Checkpoints:
         vain.
         """
         self._raise_failure()
-        on_interval = self._every > 0 and step % self._every == 0
-        score = self._score(metrics)
-        best = max(
-            (self._score(c.metrics) for c in self._checkpointer.checkpoints), default=-math.inf
-        )
-        return on_interval or (bool(self._metric) and score > best)
+        if self._every > 0 and step % self._every == 0:
+            return True
+        if not self._metric or self._metric not in metrics:
+            return False
+        scores = [self._score(c.metrics) for c in self._checkpointer.checkpoints]
+        better = self._score(metrics) > max(scores, default=-math.inf)
+        return bool(hosts.broadcast(int(better)))  # what a host sees of the folder may be old
 
     def save(self, step: int, state: Any, metrics: dict[str, float], meta: dict[str, Any]) -> bool:
         """Start saving; False where this step is on disk already. Waits for an earlier save that is
@@ -118,7 +121,7 @@ class Checkpoints:
         (config, charset).
         """
         self.wait()
-        if any(step == c.step for c in self._checkpointer.checkpoints):
+        if hosts.broadcast(int(any(step == c.step for c in self._checkpointer.checkpoints))):
             return False
         finite = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
         try:
@@ -159,15 +162,11 @@ class Checkpoints:
             f"command again to go on from {'there' if good else 'the start'}"
         ) from error
 
-    def restore(self, abstract_state: Any) -> Any:
-        """The latest state, placed by the shardings of `abstract_state` (any mesh), or None where
-        there is none.
+    def restore(self, abstract_state: Any, step: int) -> Any:
+        """The state of a step, placed by the shardings of `abstract_state`, on any mesh.
 
         Raises ValueError where it is the state of another model, Damaged where it cannot be read.
         """
-        step = self.latest_step()
-        if step is None:
-            return None
         path = epath.Path(self.path(step))
         _check_tree(
             abstract_state,
@@ -272,9 +271,25 @@ def _step_folder(workdir: str, step: int) -> epath.Path:
     return (epath.Path(workdir) / FOLDER / str(step)).resolve()
 
 
-def read_meta(workdir: str) -> dict[str, Any]:
-    """What `save` stored as meta with the latest checkpoint ({"config": ..., "charset": ...})."""
-    step = choose_step(workdir)
+def await_step(workdir: str, step: int, seconds: float = 120.0) -> None:
+    """Until this host sees a step that the lead sees: a network file system may be late.
+
+    Raises FileNotFoundError, in one sentence, where it does not come.
+    """
+    end = time.monotonic() + seconds
+    while step not in steps(workdir):
+        if time.monotonic() > end:
+            raise FileNotFoundError(
+                f"this host does not see step {step} of {workdir}, which the lead host sees: let "
+                "all hosts mount the same folder, and run the same command again"
+            )
+        time.sleep(0.2)
+
+
+def read_meta(workdir: str, step: int | None = None) -> dict[str, Any]:
+    """What `save` stored as meta with a checkpoint ({"config": ..., "charset": ...}); None: the
+    latest."""
+    step = choose_step(workdir) if step is None else step
     _check_files(workdir, step, contents=False)
     meta = dict(ocp.checkpointables_metadata(_step_folder(workdir, step)).custom_metadata or {})
     if "config" not in meta:
@@ -306,9 +321,10 @@ def read_config(workdir: str) -> dict[str, Any]:
         ) from error
 
 
-def has_subtree(workdir: str, path: str) -> bool:
-    """Whether the latest checkpoint's state has anything under `path`."""
-    return any(name.startswith(path + "/") for name in _shapes_of(workdir, choose_step(workdir)))
+def has_subtree(workdir: str, path: str, step: int | None = None) -> bool:
+    """Whether a checkpoint's state (None: the latest) has anything under `path`."""
+    step = choose_step(workdir) if step is None else step
+    return any(name.startswith(path + "/") for name in _shapes_of(workdir, step))
 
 
 def load_subtree(workdir: str, path: str, abstract: Any, step: int | None = None) -> Any:

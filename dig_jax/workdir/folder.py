@@ -19,6 +19,17 @@ from dig_jax.text import Charset
 LOCK = ".lock"
 
 
+def whole_path(path: str, flag: str) -> str:
+    """An absolute path, "~" expanded. ValueError for the address of an object store, which has
+    neither locks nor files that grow line by line."""
+    if "://" in path:
+        raise ValueError(
+            f"{flag}={path} is the address of an object store: name a folder of a file system, "
+            "such as NFS, Filestore or the bucket mounted"
+        )
+    return os.path.abspath(os.path.expanduser(path))
+
+
 @contextlib.contextmanager
 def lock_workdir(workdir: str) -> Iterator[None]:
     """The work folder, made, found writable, and held against a second run for as long as the
@@ -27,14 +38,8 @@ def lock_workdir(workdir: str) -> Iterator[None]:
     The lead process holds the lock for all processes of its job. It dies with its process, however
     that ends, and is a POSIX record lock, which worker processes do not inherit. Over NFS it needs
     a lock service (NFSv4, or lockd); where a file system has no locks, a line says so and nothing
-    is held. Raises ValueError, also for the address of an object store: such a store has neither
-    locks nor files that grow line by line.
+    is held. Raises ValueError.
     """
-    if "://" in workdir:
-        raise ValueError(
-            f"--workdir={workdir} is the address of an object store: name a folder of a file system, such as NFS, Filestore or "
-            f"the bucket mounted"
-        )
     if not hosts.is_lead():
         yield
         return

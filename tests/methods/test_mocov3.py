@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.pretrain import mocov3 as config
 from dig_jax import trees
+from dig_jax.configs.pretrain import mocov3 as config
 from dig_jax.methods import mocov3
 from dig_jax.train import optim
 from tests.methods import pairs

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from configs.pretrain import siman as config
 from dig_jax import trees
 from dig_jax.augment import views
+from dig_jax.configs.pretrain import siman as config
 from dig_jax.methods import siman
 from dig_jax.models import vit
 from dig_jax.train import optim

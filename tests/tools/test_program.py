@@ -47,11 +47,11 @@ print(json.dumps(result))
 
 HELP = [[name, "--help"] for name in overview.programs() if name != "dig_jax.main"]
 MAPS = [["dig_jax"], ["dig_jax.tools"], ["dig_jax.train"]]
-CONFIG = f"--config={ROOT / 'configs/pretrain/dig.py'}:preset=cpu"
+CONFIG = "--config=dig:preset=cpu"
 TOOLS = "dig_jax.tools."
 MISTAKES = [
     ("show_batch", [CONFIG], "config.data.train is not set"),
-    ("show_batch", [CONFIG, "--config.data.train=nowhere"], "No record set at nowhere"),
+    ("show_batch", [CONFIG, "--config.data.train=nowhere"], "/nowhere"),
     ("show_batch", [CONFIG, "--config.data.train=RECORDS@none"], "it has: train"),
     ("show_batch", [CONFIG, "--config.data.train=RECORDS@"], "PATH[@SPLIT]"),
     ("show_batch", [CONFIG, "--config.optim.rate=1"], "error: the command line"),

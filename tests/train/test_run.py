@@ -15,13 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dig_jax import main, prng
+from dig_jax import main, prng, sharding
 from dig_jax.data import pipeline, records
 from dig_jax.methods.shared import base
+from dig_jax.train import optim
 from dig_jax.train import run as train
-from dig_jax.train.step import jit_train_step, make_train_step
+from dig_jax.train import state as states
+from dig_jax.train.experiment import Experiment
+from dig_jax.train.step import make_train_step
 from dig_jax.workdir import checkpoint
-from tests.toy import Evaluator, Toy, make_config, rows_of, same, write_lines
+from tests.toy import Evaluator, Toy, make_config, rows_of, same, wrap_step, write_lines
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("toys")
@@ -46,9 +49,7 @@ def test_a_step_writes_over_the_state_it_was_given(mesh, lines, tmp_path, monkey
     """Donated whole, on any mesh: a leaf that XLA cannot use again would cost its memory twice."""
     kept = []
 
-    def spy(*given):
-        step = jit_train_step(*given)
-
+    def spy(step):
         def call(state, batch):
             new = step(state, batch)
             if isinstance(state.step, jax.Array) and not isinstance(state.step, jax.core.Tracer):
@@ -60,7 +61,7 @@ def test_a_step_writes_over_the_state_it_was_given(mesh, lines, tmp_path, monkey
 
         return call
 
-    monkeypatch.setattr(train, "jit_train_step", spy)
+    wrap_step(monkeypatch, spy)
     train.run(make_config(lines, 3, **mesh), str(tmp_path / "run"))
     assert kept == [[], [], []]
 
@@ -133,9 +134,9 @@ def test_a_step_leaves_the_state_where_it_lies(lines, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "dig_jax.methods.toy", types.SimpleNamespace(Method=Keeper))
     config = make_config(lines, 2, mesh={"data": 2, "fsdp": 2, "tensor": 2})
     state = train.run(config, str(tmp_path))
-    wanted = train.sharding.state_sharding(state, train.sharding.make_mesh(config.mesh.to_dict()))
-    for leaf, sharding in zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True):
-        assert leaf.sharding.is_equivalent_to(sharding, leaf.ndim), (leaf.shape, leaf.sharding)
+    wanted = sharding.state_sharding(state, sharding.make_mesh(config.mesh.to_dict()))
+    for leaf, layout in zip(jax.tree.leaves(state), jax.tree.leaves(wanted), strict=True):
+        assert leaf.sharding.is_equivalent_to(layout, leaf.ndim), (leaf.shape, leaf.sharding)
     assert state.mutable["queue"].sharding.is_fully_replicated
     assert state.params["head"]["kernel"].addressable_shards[0].data.shape == (2, 4)
     moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim == 2]
@@ -164,11 +165,8 @@ def test_the_device_never_waits_for_logging(lines, tmp_path, monkeypatch):
     flight already; never more than these, else a log interval of batches lies on the device, and a
     run asked to stop has to compute it first."""
     started, told = [0], set()
-    jitted = train.jit_train_step
 
-    def wrapped(*args):
-        step = jitted(*args)
-
+    def wrapped(step):
         def run(state, batch):
             if isinstance(state.step, jax.core.Tracer):  # shapes only, before the first step
                 return step(state, batch)
@@ -179,7 +177,7 @@ def test_the_device_never_waits_for_logging(lines, tmp_path, monkeypatch):
 
         return run
 
-    monkeypatch.setattr(train, "jit_train_step", wrapped)
+    wrap_step(monkeypatch, wrapped)
     train.run(make_config(lines, 12, **{"log.every_steps": 5}), str(tmp_path))
     fetches = {("fetches", 7, of) for of in range(1, 6)} | {
         ("fetches", 12, of) for of in range(6, 13)
@@ -239,19 +237,12 @@ def test_nan_is_found_before_a_save_between_log_steps(lines, tmp_path):
 
 
 def test_a_bad_step_leaves_the_state_alone(lines):
-    config = make_config(lines, 6).to_dict()
-    data = train.open_data(config)
-    mesh = train.sharding.make_mesh(1)
-    batch = train.sharding.to_global(data.dataset[0][0], mesh)
-    good, bad = Toy(), Toy(nan_at=0)
-    optimizer = train.optim.create(
-        params=good.init(jax.random.key(0), batch)["params"], total_steps=6, batch_size=8, lr=0.1
-    )
-    state = train.states.create(
-        good, optimizer.tx, good.augment(jax.random.key(0), batch), jax.random.key(0)
-    )
-    for method, finite in ((good, True), (bad, False)):
-        after, values = jax.jit(make_train_step(method, optimizer, 6, 0))(state, batch)
+    experiment = Experiment.from_config(make_config(lines, 6, **{"mesh.data": 1}).to_dict())
+    batch = sharding.to_global(experiment.data.dataset[0][0], experiment.mesh)
+    state = experiment.create(batch)
+    for method, finite in ((Toy(), True), (Toy(nan_at=0), False)):
+        step = make_train_step(method, experiment.optimizer, 6, 0)
+        after, values = jax.jit(step)(state, batch)
         assert bool(values["finite"]) is finite
         assert same(after, state) is not finite
 
@@ -299,10 +290,10 @@ def test_a_step_gives_fresh_keys_and_the_moved_teacher():
     key is used twice.
     """
     method, batch = Witness(), {"image": jnp.zeros((8, 8, 16, 1), jnp.uint8)}
-    optimizer = train.optim.create(
+    optimizer = optim.create(
         params=method.init(None, None)["params"], total_steps=4, batch_size=8, lr=0.1
     )
-    state = train.states.create(method, optimizer.tx, batch, jax.random.key(0))
+    state = states.create(method, optimizer.tx, batch, jax.random.key(0))
     seen = []
     for _ in range(2):
         state, values = make_train_step(method, optimizer, 4, 0)(state, batch)
@@ -321,10 +312,8 @@ def test_the_backward_pass_of_what_is_frozen_is_dropped():
     params = method.init(key, batch)["params"]
 
     def flops(rules):
-        optimizer = train.optim.create(
-            params=params, total_steps=2, batch_size=8, lr=0.1, rules=rules
-        )
-        state = train.states.create(method, optimizer.tx, batch, key)
+        optimizer = optim.create(params=params, total_steps=2, batch_size=8, lr=0.1, rules=rules)
+        state = states.create(method, optimizer.tx, batch, key)
         return (
             jax.jit(make_train_step(method, optimizer, 2, 0))
             .lower(state, batch)
@@ -398,7 +387,7 @@ def test_bad_records_are_counted_and_stop_the_run_past_their_share(tmp_path):
     config = make_config(spec, 2, **{"data.max_bad_share": 1.0})
     train.run(config, str(tmp_path / "a"))
     counts = [row["train/bad_records"] for row in rows_of(tmp_path / "a")]
-    data = train.open_data(config.to_dict())
+    data = Experiment.from_config(config.to_dict()).data
     expected = [len(data.dataset[step][1]["errors"]) for step in range(2)]
     assert counts == expected and min(expected) > 0
     with pytest.raises(train.Stopped, match="max_bad_share"):
@@ -410,7 +399,7 @@ def test_bad_records_are_counted_and_stop_the_run_past_their_share(tmp_path):
     [
         ({"method": {"name": "toy", "wdth": 3}}, r"'wdth'.*did you mean 'width'"),
         ({"method": {"name": "toi"}}, r"config.method.name is 'toi'"),
-        ({"optim.learning_rate": 1.0}, r"config.optim has the key 'learning_rate'"),
+        ({"optim.learning_rate": 1.0}, r"has the key 'learning_rate'.*did you mean 'lr'"),
         ({"data.kind": "words"}, r"'crops'.*'lines'"),
         ({"batch_size": 12}, r"batch size 12 does not divide over 8 devices.*8 or 16"),
         ({"mesh.data": 9}, r"config.mesh is data=9.* there are 8 devices"),

@@ -33,13 +33,12 @@ import time
 import jax
 import jax.numpy as jnp
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from dig_jax import sharding
-from dig_jax.models import encoders, layers
+from dig_jax.models import layers
 from dig_jax.tools import program
 from dig_jax.tools.perf import workload
-from dig_jax.train import accumulate
+from dig_jax.train import command_line
 
 FLAGS = flags.FLAGS
 MATMUL = {"cpu": 2048}  # side of the matrices, by platform
@@ -120,13 +119,12 @@ def spread(times):
 
 def measure(cfg, seconds, split=True):
     """The figures as a dict (see the module). ValueError for a config that contradicts itself."""
-    mesh = sharding.make_mesh(cfg.get("mesh"))
-    sharding.check_batch_size(cfg["batch_size"], mesh, accumulate.parts(cfg))
     work = workload.open_workload(cfg)
-    raw = sharding.to_global(workload.fill(work.raw), mesh)
-    state = jax.jit(work.create, out_shardings=work.shardings(mesh))(raw)
+    mesh = work.mesh
+    raw = sharding.to_global(workload.fill(work.data.raw), mesh)
+    state = jax.jit(work.create, out_shardings=work.shardings)(raw)
     start = time.perf_counter()
-    step = work.jitted(mesh).lower(state, raw).compile()
+    step = work.step.lower(state, raw).compile()
     compile_s = time.perf_counter() - start
     memory = step.memory_analysis()
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -142,15 +140,14 @@ def measure(cfg, seconds, split=True):
     peak = (jax.local_devices()[0].memory_stats() or {}).get(
         "peak_bytes_in_use"
     )  # before anything else is run
-    encoder = encoders.resolve(cfg["method"].get("encoder") or {}, *encoders.here())
-    dtype = layers.compute_dtype(encoder["dtype"])
+    dtype = layers.compute_dtype(work.method.encoder.dtype)
     dtypes = ("float32", "bfloat16") if jax.default_backend() == "cpu" else (dtype.name,)
     products = {name: matmul(name) for name in dtypes}
     calls = {"step": train, **{name: product for name, (product, _) in products.items()}}
     if split:
         views = jax.jit(work.augment)(raw)
         augment, encode, gradient = (
-            jax.jit(f) for f in (work.augment, encoder_pass(work.method), work.gradient)
+            jax.jit(f) for f in (work.augment, encoder_pass(work.method), workload.gradient(work))
         )
         calls["augment"] = lambda: augment(raw)
         calls["gradient"] = lambda: gradient(box[0], views)
@@ -160,13 +157,13 @@ def measure(cfg, seconds, split=True):
     rates = {
         name: operations / times[name].median / 1e9 for name, (_, operations) in products.items()
     }
-    analytical, compiler = workload.model_flops(work.cfg)
+    analytical, compiler = workload.model_flops(work.config)
     figures = {
-        "config": cfg["method"]["name"],
+        "config": work.config["method"]["name"],
         "device": jax.devices()[0].device_kind,
         "devices": mesh.size,
         "versions": {"jax": jax.__version__, "python": platform.python_version()},
-        "batch_size": cfg["batch_size"],
+        "batch_size": work.batch_size,
         "image_px": list(raw["image"].shape[1:3]),
         "dtype": dtype.name,
         "parameters": parameters,
@@ -174,7 +171,7 @@ def measure(cfg, seconds, split=True):
         "ms_a_step": 1e3 * whole,
         "ms_a_step_spread": times["step"].spread,
         "repetitions": times["step"].repetitions,
-        "lines_per_s": cfg["batch_size"] / whole,
+        "lines_per_s": work.batch_size / whole,
         "gflop_analytical": analytical / 1e9,
         "gflop_compiler": compiler / 1e9,
         "gflops_per_s": analytical / whole / 1e9,
@@ -228,7 +225,7 @@ def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     try:
-        figures = measure(FLAGS.config.to_dict(), FLAGS.seconds, FLAGS.split)
+        figures = measure(command_line.config().to_dict(), FLAGS.seconds, FLAGS.split)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from None
     except jax.errors.JaxRuntimeError as error:
@@ -243,9 +240,7 @@ def main(argv):
 
 
 if __name__ == "__main__":  # flags are global: programs can be imported side by side
-    config_flags.DEFINE_config_file(
-        "config", None, "Config of a training run; its records are not read."
-    )
+    command_line.define_config("Config of a training run; its records are not read.")
     flags.DEFINE_float(
         "seconds", 20.0, "How long to time, compilation not counted.", lower_bound=0.0
     )

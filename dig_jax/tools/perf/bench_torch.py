@@ -24,11 +24,12 @@ import time
 import jax
 import numpy as np
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from dig_jax import sharding, trees
 from dig_jax.tools import program
 from dig_jax.tools.perf import bench_step, workload
+from dig_jax.train import command_line
+from dig_jax.train.experiment import completed
 from dig_jax.train.step import make_train_step
 
 try:
@@ -196,12 +197,13 @@ def ours(cfg, dtype):
     """(step on an augmented batch, state, augmented batch, learning rates) of the trainer in one
     dtype.
     """
-    work = workload.open_workload(cfg, dtype=dtype)
-    raw = sharding.to_global(workload.fill(work.raw), sharding.make_mesh(1))
+    alone = {**cfg, "mesh": {"data": 1}}
+    work = workload.open_workload(alone, {"dtype": dtype})
+    raw = sharding.to_global(workload.fill(work.data.raw), work.mesh)
     state, views = jax.jit(work.create)(raw), jax.jit(work.augment)(raw)
     method = work.method
     method.augment = lambda key, batch: batch  # what the step reads is augmented already
-    step = make_train_step(method, work.optimizer, workload.TOTAL_STEPS, cfg["seed"])
+    step = make_train_step(method, work.optimizer, work.total, work.seed)
     return (
         jax.jit(step, donate_argnums=0).lower(state, views).compile(),
         state,
@@ -212,6 +214,7 @@ def ours(cfg, dtype):
 
 def measure(cfg, seconds):
     """The figures as a dict (see the module). ValueError where the two networks do not agree."""
+    cfg = completed({**cfg, "data": {**cfg["data"], "train": "none is read"}})
     check(cfg)
     threads = len(os.sched_getaffinity(0))
     torch.set_num_threads(threads)
@@ -293,7 +296,7 @@ def main(argv):
             "error: bench_torch compares with PyTorch, which is not installed: pip install 'dig_jax[torch]'"
         )
     try:
-        result = measure(FLAGS.config.to_dict(), FLAGS.seconds)
+        result = measure(command_line.config().to_dict(), FLAGS.seconds)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
     print(report(result))
@@ -301,10 +304,8 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file(
-        "config",
-        "configs/pretrain/dig.py:preset=cpu,objective=gen",
-        "Config of dig.py, objective=gen, grey lines.",
+    command_line.define_config(
+        "Config of dig, objective=gen, grey lines.", default="dig:preset=cpu,objective=gen"
     )
     flags.DEFINE_float(
         "seconds", 30.0, "How long to time; compilation not counted.", lower_bound=0.0

@@ -33,14 +33,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from dig_jax import sharding
 from dig_jax.models import encoders, layers
 from dig_jax.tools import program
 from dig_jax.tools.perf import bench_step, hlo, workload
 from dig_jax.tools.perf.devices import DEVICES, Device
-from dig_jax.train import accumulate
+from dig_jax.train import command_line
 
 FLAGS = flags.FLAGS
 RESERVE = 0.1  # of the memory: the runtime's own, and gaps between buffers
@@ -105,19 +104,18 @@ def make(cfg, sizes, device, check=False):
     ValueError for a mesh or config that contradicts itself. There must be as many CPU devices
     (jax_num_cpu_devices).
     """
+    cfg = {**cfg, "mesh": sizes}
     encoder = cfg["method"].get("encoder") or {}
-    dtype = encoder.get("dtype", "auto")
-    if dtype == "auto":
-        dtype = device.dtype if device else encoders.best_dtype(*encoders.here())
     # A CPU compiles no other attention, and XLA's CPU compiler computes nothing again in blocks
     # that stand side by side.
-    how = {"attention": "plain", "dtype": dtype} | ({"scan": True} if encoder.get("remat") else {})
-    work = workload.open_workload(cfg, **how)
-    mesh = sharding.make_mesh(sizes, jax.devices("cpu"))
-    sharding.check_batch_size(cfg["batch_size"], mesh, accumulate.parts(cfg))
-    state, shardings = work.abstract(), work.shardings(mesh)
+    how = {"attention": "plain"} | ({"scan": True} if encoder.get("remat") else {})
+    if device and encoder.get("dtype", "auto") == "auto":
+        how["dtype"] = device.dtype
+    work = workload.open_workload(cfg, how, devices=jax.devices("cpu"))
+    cfg, mesh, dtype = work.config, work.mesh, work.method.encoder.dtype
+    state, shardings = work.abstract, work.shardings
     start = time.perf_counter()
-    compiled = work.jitted(mesh).lower(state, work.raw).compile()
+    compiled = work.step.lower(state, work.data.raw).compile()
     compile_s = time.perf_counter() - start
     checked = run(work, compiled, shardings, mesh) if check else {}
     if device is None:
@@ -125,7 +123,9 @@ def make(cfg, sizes, device, check=False):
         checked |= {f"ms_{name}": 1e3 * value for name, value in seconds.items()}
     summary, memory = hlo.summarize(compiled.as_text()), compiled.memory_analysis()
     held = {part: _held(getattr(state, part), getattr(shardings, part)) for part in STATE}
-    held["batch"] = _held(work.raw, jax.tree.map(lambda _: sharding.batch_sharding(mesh), work.raw))
+    held["batch"] = _held(
+        work.data.raw, jax.tree.map(lambda _: sharding.batch_sharding(mesh), work.data.raw)
+    )
     # Results that take no argument's place stand beside the temporary buffers.
     held["temporary"] = memory.temp_size_in_bytes + max(
         memory.output_size_in_bytes - memory.alias_size_in_bytes, 0
@@ -133,12 +133,12 @@ def make(cfg, sizes, device, check=False):
     seconds, total, needed = (
         roofline(summary, device),
         sum(held.values()),
-        workload.model_flops(work.cfg)[0],
+        workload.model_flops(work.config)[0],
     )
     figures = {
         "config": cfg["method"]["name"],
         "batch_size": cfg["batch_size"],
-        "image_px": list(work.raw["image"].shape[1:3]),
+        "image_px": list(work.data.raw["image"].shape[1:3]),
         "mesh": {name: int(size) for name, size in mesh.shape.items()},
         "devices": mesh.size,
         "device": dataclasses.asdict(device),
@@ -175,7 +175,7 @@ def run(work, compiled, shardings, mesh):
     """{"step": a call of the compiled step, "bytes": what the process grew by at most while it
     ran}; on Linux.
     """
-    raw = sharding.to_global(workload.fill(work.raw), mesh)
+    raw = sharding.to_global(workload.fill(work.data.raw), mesh)
     box = [jax.jit(work.create, out_shardings=shardings)(raw)]
     jax.block_until_ready(box)
     ctypes.CDLL(None).malloc_trim(0)  # what building the state has left over is no part of the step
@@ -212,11 +212,11 @@ def _attention_bytes(work, state, mesh):
     encoder = work.method.encoder
     if not hasattr(encoder, "heads"):
         return 0
-    tokens = jax.eval_shape(work.method.encode, state.params, work.raw)["tokens"].shape[1]
-    views = sum(name.startswith("view") for name in jax.eval_shape(work.augment, work.raw)) or 1
-    return (
-        4 * encoder.depth * encoder.heads * tokens**2 * views * work.cfg["batch_size"] // mesh.size
+    tokens = jax.eval_shape(work.method.encode, state.params, work.data.raw)["tokens"].shape[1]
+    views = (
+        sum(name.startswith("view") for name in jax.eval_shape(work.augment, work.data.raw)) or 1
     )
+    return 4 * encoder.depth * encoder.heads * tokens**2 * views * work.batch_size // mesh.size
 
 
 def roofline(summary, device):
@@ -248,7 +248,7 @@ def advice(figures, cfg, accumulates=False):
     held, room = figures["bytes"], figures["memory_bytes"] * (1 - RESERVE)
     state = sum(held[name] for name in STATE)
     rows = held["temporary"] + held["batch"]
-    encoder, found = cfg["method"].get("encoder") or {}, []
+    encoder, found = cfg["method"]["encoder"], []
     if state > room / 4 and figures["mesh"].get("fsdp", 1) < figures["devices"]:
         ways = figures["devices"] // figures["mesh"].get("fsdp", 1)
         found.append(
@@ -264,7 +264,7 @@ def advice(figures, cfg, accumulates=False):
             (n for n in range(parts, cfg["batch_size"] + 1) if cfg["batch_size"] % n == 0), 0
         )
         found.append(
-            f"--config.accumulate={parts * accumulate.parts(cfg)}: temporary buffers of about {gb(rows / parts)}"
+            f"--config.accumulate={parts * 1}: temporary buffers of about {gb(rows / parts)}"
         )
     if room > state:
         unit = math.prod(figures["mesh"].get(axis, 1) for axis in sharding.ROWS)
@@ -366,7 +366,9 @@ def main(argv):
             raise ValueError(
                 "--check compares with a run here: it needs --device=here, a mesh of one device and Linux"
             )
-        figures = make(FLAGS.config.to_dict(), sizes, DEVICES.get(FLAGS.device), FLAGS.check)
+        figures = make(
+            command_line.config().to_dict(), sizes, DEVICES.get(FLAGS.device), FLAGS.check
+        )
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(f"error: {error}") from None
     print(report(figures, FLAGS.device))
@@ -374,9 +376,7 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    config_flags.DEFINE_config_file(
-        "config", None, "Config of a training run; its records are not read."
-    )
+    command_line.define_config("Config of a training run; its records are not read.")
     flags.DEFINE_string(
         "mesh", "data=1", "Devices along each axis of the mesh, such as data=64,fsdp=4."
     )

@@ -1,5 +1,4 @@
-"""A config as a workload: one synthetic batch, the method, the optimiser and the step, without data
-and without disk.
+"""A config as a workload: its Experiment on one synthetic batch, without data and without disk.
 
 What bench_step times and plan compiles. Pixels are noise: no shape and so no time depends on them.
 A recogniser's charset and label length, which its records would tell, are stated here.
@@ -7,22 +6,19 @@ A recogniser's charset and label length, which its records would tell, are state
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import string
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dig_jax import config as build
-from dig_jax import prng, sharding
+from dig_jax import prng
 from dig_jax.text import Charset
-from dig_jax.train import accumulate, optim
-from dig_jax.train import state as states
-from dig_jax.train.step import jit_train_step, make_train_step
+from dig_jax.train.experiment import Data, Experiment, completed
+from dig_jax.train.step import make_train_step
 
 CHARSET = Charset(string.digits + string.ascii_letters + string.punctuation)
 LINE_PX = 1024  # width of a recogniser's lines where its config leaves the buckets to the records
@@ -31,83 +27,36 @@ TOTAL_STEPS = 1000  # only the schedules depend on it, and no time on them
 SCHEDULE = {"warmup_steps": 0, "min_lr": 0.0}  # right for any number of steps and batch
 
 
-@dataclasses.dataclass(frozen=True)
-class Workload:
-    """One step of a config. raw: {name: ShapeDtypeStruct} of a global batch. create(raw) is the
-    first state, step(state, raw) -> (state, metrics) the step on one device with the whole batch at
-    once; both pure, to be jitted."""
+def open_workload(
+    config: Mapping[str, Any], encoder: Mapping[str, Any] | None = None, **place: Any
+) -> Experiment:
+    """The Experiment of a config on synthetic data, with options of its encoder overridden.
 
-    cfg: dict[str, Any]
-    method: Any
-    optimizer: optim.Optimizer
-    raw: dict[str, jax.ShapeDtypeStruct]
-    step: Callable[..., Any]
+    place: `devices` and `device` of Experiment.from_config. ValueError for what contradicts itself.
+    """
+    unread = {**config["data"], "train": config["data"].get("train") or "none is read"}
+    cfg = completed({**config, "data": unread})
+    if known := cfg["method"].get("encoder"):
+        own = {name: value for name, value in (encoder or {}).items() if name in known}
+        cfg["method"] = {**cfg["method"], "encoder": {**known, **own}}
+    cfg["optim"] = {**cfg["optim"], **SCHEDULE}
+    cfg["total"] = {"steps": TOTAL_STEPS, "epochs": None}
+    raw = shapes(cfg)
+    data = Data(raw, CHARSET if "label" in raw else None)
+    return Experiment.from_config(cfg, data=data, **place)
 
-    def augment(self, raw: Any) -> Any:
-        return self.method.augment(prng.stream(0, "augment", 0), raw)
 
-    def create(self, raw: Any) -> states.TrainState:
-        return states.create(
-            self.method, self.optimizer.tx, self.augment(raw), prng.stream(0, "init")
-        )
+def gradient(experiment: Experiment) -> Callable[..., Any]:
+    """(state, augmented batch) -> loss and gradient: encoder and heads alone."""
+    key = lambda: prng.stream(experiment.seed, "loss", 0)
 
-    def abstract(self) -> states.TrainState:
-        """Shapes of the state; nothing is computed."""
-        return jax.eval_shape(self.create, self.raw)
-
-    def jitted(self, mesh: Any) -> Any:
-        """The step as the trainer jits it for a mesh, the state donated."""
-        return jit_train_step(
-            self.method, self.optimizer, TOTAL_STEPS, self.cfg, mesh, self.abstract()
-        )
-
-    def shardings(self, mesh: Any) -> states.TrainState:
-        """Of the state."""
-        return sharding.state_sharding(self.abstract(), mesh, self.cfg.get("sharding", ()))
-
-    def gradient(self, state: states.TrainState, views: Any) -> Any:
-        """Loss and gradient of augmented views: encoder and heads, without augmentation and
-        optimiser.
-        """
-        # Read from the state, as in training: a constant would let XLA drop what a phase of the
-        # training leaves out.
-        progress = state.step / 1000
-        loss = lambda params: self.method.loss(
-            params, state, views, prng.stream(0, "loss", 0), progress
-        )
+    def call(state: Any, views: Any) -> Any:
+        # Read from the state, as in training: with a constant XLA could drop a later phase.
+        progress = state.step / experiment.total
+        loss = lambda params: experiment.method.loss(params, state, views, key(), progress)
         return jax.value_and_grad(loss, has_aux=True)(state.params)
 
-
-def open_workload(cfg: dict[str, Any], **encoder: Any) -> Workload:
-    """The workload of an expanded config, with options of its encoder overridden. ValueError for
-    what contradicts itself.
-    """
-    cfg = {
-        **cfg,
-        "method": dict(cfg["method"]),
-        "data": {**cfg["data"], "train": cfg["data"].get("train") or "none is read"},
-    }
-    build.inherit(cfg)
-    if encoder and cfg["method"].get("encoder"):
-        known = cfg["method"]["encoder"]
-        cfg["method"]["encoder"] = {
-            **known,
-            **{name: value for name, value in encoder.items() if name in known},
-        }
-    raw = shapes(cfg)
-    method = build.method(cfg, CHARSET if "label" in raw else None)
-    accumulate.check(accumulate.parts(cfg), method)
-    views = lambda batch: method.augment(prng.stream(0, "augment", 0), batch)
-    params = jax.eval_shape(
-        lambda batch: method.init(prng.stream(0, "init"), views(batch))["params"], raw
-    )
-    optimizer = build.call(
-        optim.create, "config.optim", {**cfg["optim"], **SCHEDULE}, params=params, total_steps=TOTAL_STEPS,
-        batch_size=cfg["batch_size"],
-    )  # fmt: skip
-    return Workload(
-        cfg, method, optimizer, raw, make_train_step(method, optimizer, TOTAL_STEPS, cfg["seed"])
-    )
+    return call
 
 
 def shapes(cfg: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
@@ -124,7 +73,7 @@ def shapes(cfg: dict[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
         "valid": of((rows,), jnp.bool_),
     }
     if labelled:
-        length = data.get("max_label_length") or max(width // PX_A_CHARACTER, 1)
+        length = data["max_label_length"] or max(width // PX_A_CHARACTER, 1)
         batch |= {"label": of((rows, length), jnp.int32), "label_length": of((rows,), jnp.int32)}
     return batch
 
@@ -133,9 +82,9 @@ def line_px(data: dict[str, Any]) -> int:
     """Width of the widest batch of whole lines: what the images are squeezed to, the last bucket,
     or LINE_PX.
     """
-    if data.get("squeeze_px"):
+    if data["squeeze_px"]:
         return data["squeeze_px"]
-    buckets = data.get("buckets_px")
+    buckets = data["buckets_px"]
     return LINE_PX if isinstance(buckets, str) or not buckets else int(np.max(buckets))
 
 
@@ -166,8 +115,11 @@ def model_flops(cfg: dict[str, Any]) -> tuple[float, float]:
     Blocks unrolled, nothing computed twice, attention written out, so that the figures are the same
     for every way of running the same step.
     """
-    work = open_workload(cfg, remat=False, scan=False, attention="xla")
-    traced = jax.jit(work.step).trace(work.abstract(), work.raw)
+    alone = {**cfg, "mesh": {"data": 1}, "accumulate": 1}
+    how = {"remat": False, "scan": False, "attention": "xla"}
+    exp = open_workload(alone, how)
+    step = make_train_step(exp.method, exp.optimizer, exp.total, exp.seed)
+    traced = jax.jit(step).trace(exp.abstract, exp.data.raw)
     return matmul_flops(traced.jaxpr), (traced.lower().cost_analysis() or {}).get("flops", 0.0)
 
 

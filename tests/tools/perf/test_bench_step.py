@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from configs.pretrain import dig
-from configs.recognize import probe, scratch
+from dig_jax.configs.pretrain import dig
+from dig_jax.configs.recognize import probe, scratch
+from dig_jax.models import encoders
 from dig_jax.tools.perf import bench_step, workload
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -54,7 +55,7 @@ def test_operations_follow_the_formula_of_a_transformer():
     """Forward: 24 N D^2 + 4 N^2 D a block and row, 2 N values D for the patches, and the decoder;
     three times that with the backward pass, less the gradient of the pixels."""
     cfg = micro(**{"batch_size": 3})
-    encoder = cfg["method"]["encoder"]
+    encoder = encoders.sized(cfg["method"]["encoder"])
     rows, tokens, width, depth, values = 3, 64 // 4, encoder["width"], encoder["depth"], 32 * 4
     hidden = cfg["method"]["decoder_width"]
     blocks = depth * (24 * tokens * width**2 + 4 * tokens**2 * width)

@@ -10,7 +10,7 @@ import sys
 import numpy as np
 import pytest
 
-from configs.pretrain import dig, mae
+from dig_jax.configs.pretrain import dig, mae
 from dig_jax.tools.perf import bench_torch
 
 ROOT = pathlib.Path(__file__).parents[3]

@@ -16,8 +16,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from configs.pretrain import dig
 from dig_jax import sharding
+from dig_jax.configs.pretrain import dig
 from dig_jax.tools.perf import hlo, plan, workload
 from dig_jax.tools.perf.devices import DEVICES
 
@@ -135,10 +135,10 @@ def quick(**changes):
 def test_bytes_of_a_device_are_those_that_are_placed():
     cfg, sizes = quick(), {"data": 2, "fsdp": 2}
     figures = plan.make(cfg, sizes, DEVICES["v5e"])
-    work = workload.open_workload(cfg)
-    mesh = sharding.make_mesh(sizes, jax.devices()[:4])
-    raw = sharding.to_global(workload.fill(work.raw), mesh)
-    state = jax.jit(work.create, out_shardings=sharding.state_sharding(work.abstract(), mesh))(raw)
+    work = workload.open_workload({**cfg, "mesh": sizes}, devices=jax.devices()[:4])
+    mesh = work.mesh
+    raw = sharding.to_global(workload.fill(work.data.raw), mesh)
+    state = jax.jit(work.create, out_shardings=work.shardings)(raw)
     first = mesh.devices.flat[0]
     placed = lambda tree: sum(
         shard.data.nbytes

@@ -1,0 +1,289 @@
+"""Experiment: the one place where a config becomes objects.
+
+    config -> filled, inherited, checked -> mesh, data, method, optimiser -> state, step, evaluators
+
+The trainer, `plan`, the benchmarks and `show_batch` build it, and read the config no further. It
+needs no data on disk where it is handed some (`data`), and no accelerator where it is told for
+which device it is meant (`device`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+
+from dig_jax import config as build
+from dig_jax import hosts, prng, sharding
+from dig_jax.data import limits, pipeline, records
+from dig_jax.methods.shared import base
+from dig_jax.models import encoders
+from dig_jax.text import Charset
+from dig_jax.train import accumulate, defaults, optim
+from dig_jax.train import state as states
+from dig_jax.train.feature_cache import FeatureCache
+from dig_jax.train.step import make_train_step
+from dig_jax.workdir import checkpoint
+
+Device = tuple[str, str | None]  # platform, and the compute capability of an NVIDIA card
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """dataset[i] = (batch, host) of step i; a batch has the shapes `raw`, over all hosts.
+
+    charset: of the labels, None for crops. once: makes a dataset of one epoch in which every line
+    comes exactly once; None where an epoch is no such thing. workers, max_bad_share: see
+    `pipeline.iterate` and `ErrorBudget`.
+    """
+
+    raw: Mapping[str, jax.ShapeDtypeStruct]
+    charset: Charset | None = None
+    mixture: Any = None
+    dataset: Any = None
+    steps_per_epoch: int = 0
+    once: Callable[[], Any] | None = None
+    workers: int | str = "auto"
+    max_bad_share: float = 0.01
+    features: FeatureCache | None = None  # of a frozen encoder
+
+    def place(
+        self, params: base.Params, batch: dict[str, Any], host: dict[str, Any], mesh: Any
+    ) -> base.Batch:
+        """Host batch -> global arrays. A frozen encoder's features stand for the pixels."""
+        batch = self.features(params, batch, host) if self.features else batch
+        return sharding.to_global(batch, mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """What step 0 takes over from another run (config.init_from, init_parts, init_checkpoint), and
+    how many batches the method looks at before it."""
+
+    workdir: str
+    parts: tuple[str, ...]
+    which: str
+    calibrate_batches: int
+
+    @classmethod
+    def of(cls, cfg: Mapping[str, Any]) -> Source:
+        names = ("init_from", "init_parts", "init_checkpoint", "calibrate_batches")
+        return cls(*(cfg[name] for name in names))
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything that a config describes. `config` is complete: what config.json says.
+
+    total: steps. parts: microbatches of a step (config.accumulate). rules: config.sharding.
+    log_every: steps. profile: which steps to trace. compile_cache: folder, or "".
+    """
+
+    config: dict[str, Any]
+    mesh: Any
+    data: Data
+    method: base.Method
+    optimizer: optim.Optimizer
+    total: int
+    batch_size: int
+    seed: int
+    parts: int
+    rules: sharding.Rules
+    source: Source
+    log_every: int
+    profile: str
+    compile_cache: str
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        *,
+        data: Data | None = None,
+        devices: Sequence[Any] | None = None,
+        device: Device | None = None,
+    ) -> Experiment:
+        """The objects of a config. ValueError or FileNotFoundError, in one sentence, for mistakes.
+
+        data: instead of config.data's, such as shapes alone. devices: of the mesh, by default all
+        of the job. device: what "auto" in the encoder is resolved for, by default this machine's.
+        """
+        cfg = completed(config)
+        mesh = sharding.make_mesh(cfg["mesh"], devices)
+        sharding.check_batch_size(cfg["batch_size"], mesh, cfg["accumulate"])
+        if data is None:
+            build.check_records(cfg)
+            data = open_data(cfg, mesh)
+        method = build.method(cfg["method"], data.charset, encoder_for(cfg, device))
+        accumulate.check(cfg["accumulate"], method)
+        if method.frozen_features and data.once and jax.process_count() == 1:
+            data = dataclasses.replace(data, features=FeatureCache(method, mesh))
+        total = total_steps(cfg["total"], data.steps_per_epoch)
+        create = functools.partial(_parameters, method, cfg["seed"])
+        given = {"params": jax.eval_shape(create, data.raw), "total_steps": total}
+        given["batch_size"] = cfg["batch_size"]
+        optimizer = build.call(optim.create, "config.optim", cfg["optim"], **given)
+        run = {name: cfg[name] for name in ("batch_size", "seed", "profile", "compile_cache")}
+        run |= {"parts": cfg["accumulate"], "rules": cfg["sharding"]}
+        run |= {"log_every": cfg["log"]["every_steps"], "source": Source.of(cfg)}
+        return cls(cfg, mesh, data, method, optimizer, total, **run)
+
+    # state and step
+
+    def augment(self, raw: base.Batch, step: int = 0) -> base.Batch:
+        """What the loss of a step reads of a raw batch."""
+        return self.method.augment(prng.stream(self.seed, "augment", step), raw)
+
+    def create(self, raw: base.Batch) -> states.TrainState:
+        """The state before step 0. Pure; `raw` gives the shapes."""
+        key = prng.stream(self.seed, "init")
+        return states.create(self.method, self.optimizer.tx, _views(self, raw), key)
+
+    @functools.cached_property
+    def abstract(self) -> states.TrainState:
+        """Shapes of the state; nothing is computed."""
+        return jax.eval_shape(self.create, self.data.raw)
+
+    @functools.cached_property
+    def shardings(self) -> states.TrainState:
+        """How the state lies over the mesh."""
+        return sharding.state_sharding(self.abstract, self.mesh, self.rules)
+
+    @functools.cached_property
+    def placed(self) -> states.TrainState:
+        """Shapes of the state with their shardings."""
+        place = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+        return jax.tree.map(place, self.abstract, self.shardings)
+
+    @functools.cached_property
+    def step(self) -> Callable[..., Any]:
+        """(state, raw batch) -> (state, {name: f32[]}), jitted for the mesh; the state is donated.
+
+        Shardings are stated: left to itself, XLA lays what a step writes out anew.
+        """
+        step = make_train_step(
+            self.method, self.optimizer, self.total, self.seed, self.parts, self.shardings
+        )
+        rows, everywhere = sharding.batch_sharding(self.mesh), sharding.everywhere(self.mesh)
+        layouts = {"in_shardings": (self.shardings, rows)}
+        layouts["out_shardings"] = (self.shardings, everywhere)
+        return jax.jit(step, donate_argnums=0, **layouts)
+
+    # around the loop
+
+    def evaluators(self, workdir: str) -> list[tuple[str, int, Any]]:
+        """[(name, every_steps, evaluator)] of config.evals; every_steps 0 = only at the end."""
+        given = {"method": self.method, "mesh": self.mesh, "workdir": workdir}
+        given["data"] = self.config["data"]
+        return [
+            build.evaluator(name, options, **given)
+            for name, options in self.config["evals"].items()
+        ]
+
+    def checkpoints(self, workdir: str) -> checkpoint.Checkpoints:
+        options = self.config["checkpoint"]
+        return build.call(checkpoint.Checkpoints, "config.checkpoint", options, workdir=workdir)
+
+
+def _views(self: Experiment, raw: base.Batch) -> base.Batch:
+    return self.method.augment(prng.stream(self.seed, "augment"), raw)
+
+
+def _parameters(method: base.Method, seed: int, raw: base.Batch) -> base.Params:
+    views = method.augment(prng.stream(seed, "augment"), raw)
+    return method.init(prng.stream(seed, "init"), views)["params"]
+
+
+def completed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config as config.json says it: defaults filled in, values inherited, sizes in numbers,
+    whole paths. ValueError for a value that would be met too late, after minutes of compilation."""
+    cfg = build.absolute(defaults.filled(config))
+    build.inherit(cfg)
+    if encoder := cfg["method"].get("encoder"):
+        cfg["method"]["encoder"] = encoders.sized(encoder)
+    build.check(cfg)
+    return cfg
+
+
+def encoder_for(cfg: Mapping[str, Any], device: Device | None) -> dict[str, Any] | None:
+    """The options of the encoder, every "auto" resolved for a device."""
+    encoder = cfg["method"].get("encoder")
+    return encoders.resolve(encoder, *(device or encoders.here())) if encoder else None
+
+
+# ---- data
+
+
+SETS = ("spec", "labelled")  # arguments of open_sets that follow from the kind of data
+
+
+def open_data(cfg: Mapping[str, Any], mesh: Any) -> Data:
+    """The training data of a complete config, as this host reads them."""
+    options = dict(cfg["data"])
+    kind, spec = options.pop("kind"), options.pop("train")
+    reading = {name: options.pop(name) for name in defaults.READING}
+    lines = kind == "lines"
+    subset = {name: options.pop(name) for name in defaults.options(records.open_sets, *SETS)}
+    sets = {"spec": spec, "labelled": lines}
+    mixture = build.call(records.open_sets, "config.data", subset, **sets)
+    shard = sharding.host_shard(mesh)
+    common = {"mixture": mixture, "batch_size": cfg["batch_size"], **shard.of_data()}
+    charset, once = None, None
+    if lines:
+        names = ("height_px", "squeeze_px", "buckets_px")
+        mixture, told = limits.learnable(
+            mixture,
+            frame_px=(cfg["method"].get("encoder") or {}).get("patch", (32, 4))[1],
+            max_width_px=options.pop("max_width_px"),
+            **{name: options[name] for name in names},
+        )
+        for sentence in told:
+            hosts.report(sentence)
+        common["mixture"] = mixture
+        charset = common["charset"] = charset_of(cfg, mixture)
+        if not mixture.weighted:
+            most = int(mixture.widths(options["height_px"]).max())
+            once = functools.partial(pipeline.evaluation, max_width_px=most, **common, **options)
+    make = defaults.DATA[kind]
+    dataset = build.call(make, "config.data", options, seed=cfg["seed"], **common)
+    steps = pipeline.steps_per_epoch(mixture, cfg["batch_size"], lines)
+    of = lambda rows: jax.ShapeDtypeStruct((len(rows) * shard.count, *rows.shape[1:]), rows.dtype)
+    raw = {name: of(rows) for name, rows in dataset[0][0].items()}
+    return Data(raw, charset, mixture, dataset, steps, once, **reading)
+
+
+def charset_of(cfg: Mapping[str, Any], mixture: records.Mixture) -> Charset:
+    """The characters of the training labels, or of config.init_from where whole recognisers are
+    taken over: their classes are its characters. ValueError for a training label with any other."""
+    text = None
+    if cfg["init_from"] and "params" in cfg["init_parts"]:
+        text = checkpoint.read_meta(cfg["init_from"])["charset"]
+    if text and cfg["total"]["steps"] == 0:  # only evaluated: what it cannot write is counted there
+        return Charset.from_json(text)
+    ours, theirs = Charset.from_texts(mixture.texts()), Charset.from_json(text) if text else None
+    if theirs and (missing := [char for char in ours.chars if char not in theirs.chars]):
+        shown = " ".join(map(repr, missing[:10])) + (" ..." if missing[10:] else "")
+        raise ValueError(
+            f"the charset of config.init_from={cfg['init_from']} lacks {len(missing)} characters "
+            f"of the labels in config.data.train ({shown}): take its encoder only, with "
+            "config.init_parts=('params/encoder',), or train on lines without them"
+        )
+    return theirs or ours
+
+
+def total_steps(total: Mapping[str, Any], steps_per_epoch: int) -> int:
+    """config.total {"steps": n} or {"epochs": x}, of which one is None."""
+    steps, epochs = total["steps"], total["epochs"]
+    if (steps is None) == (epochs is None):
+        what = "neither steps nor epochs" if steps is None else f"steps={steps} and epochs={epochs}"
+        raise ValueError(
+            f"config.total says {what}: set config.total.steps or config.total.epochs, and leave "
+            "the other None"
+        )
+    if not all(x is None or 0 <= x < math.inf for x in (steps, epochs)):
+        raise ValueError(f"config.total is {total}: it cannot be negative (0 = evaluate only)")
+    return int(steps) if steps is not None else math.ceil(epochs * steps_per_epoch)
