@@ -30,7 +30,8 @@ def initialize() -> None:
 
     Finds TPU pods, SLURM, Open MPI and Kubernetes by itself. Anywhere else set
     JAX_COORDINATOR_ADDRESS (host:port), DIG_PROCESS_COUNT and DIG_PROCESS_INDEX. A lone process
-    stays alone, without opening a port.
+    stays alone, without opening a port; DIG_PROCESS_COUNT=1 says so where JAX would look for others,
+    as in a pod that has the kubernetes client.
 
     A host that does not come within DIG_START_TIMEOUT_S (300), or that is dead or silent for
     DIG_HOST_TIMEOUT_S (100), ends the others. JAX does that by aborting the process from a thread
@@ -40,6 +41,8 @@ def initialize() -> None:
     timeouts = {"initialization_timeout": _seconds("DIG_START_TIMEOUT_S", 300)}
     timeouts["heartbeat_timeout_seconds"] = _seconds("DIG_HOST_TIMEOUT_S", 100)
     given: tuple[Any, ...] = ()
+    if os.environ.get("DIG_PROCESS_COUNT") == "1":
+        return  # alone, whatever cluster this is
     if "DIG_PROCESS_COUNT" in os.environ:
         try:
             count, index = (

@@ -24,9 +24,9 @@ run pretrain/dig.py:preset=demo,probe=none dig --config.data.train="$out/records
 
 say "3/4  train a recogniser on few labelled lines: from DiG and from random weights"
 run "recognize/finetune.py:$few" finetuned_from_dig --config.init_from="$out/dig"
-run "recognize/scratch.py:$few,like=$out/dig" finetuned_from_random
+run "recognize/scratch.py:$few,shape_from=$out/dig" finetuned_from_random
 run "recognize/probe.py:$few" probe_of_dig --config.init_from="$out/dig"
-run "recognize/probe.py:$few,like=$out/dig" probe_of_random
+run "recognize/probe.py:$few,shape_from=$out/dig" probe_of_random
 
 say "4/4  compare"
 python -m dig_jax.tools.report --output="$out/report.html" \

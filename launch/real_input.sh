@@ -41,7 +41,7 @@ judge() { # start set protocol
   local start=$1 set=$2 protocol=$3 like=() config every
   local source=$runs/pretrain/$start; [ -d "$source-$seed" ] && source+=-$seed
   local from=(--config.init_from="$source")
-  if [ "$start" = random ]; then from=() like=(",like=$runs/pretrain/gen"); fi
+  if [ "$start" = random ]; then from=() like=(",shape_from=$runs/pretrain/gen"); fi
   local fine=finetune steps=800; [ "$start" = random ] && fine=scratch
   [ "$set" = copiste_hw_fr ] && steps=1200 # random weights leave the plateau of CTC late on these
   local rates=${protocol##*_10}; rates=${rates#_} # of finetune_10_3e-3: 3e-3; of finetune_10: none

@@ -314,7 +314,7 @@ def test_finetune_runs(finetuned, pretrained):
 
 @pytest.mark.parametrize("like", [True, False])
 def test_scratch_runs(like, pretrained, lines_set, tmp_path):
-    arg = f"like={pretrained[0]}" if like else f"size=micro,patch=32x4,records={lines_set}"
+    arg = f"shape_from={pretrained[0]}" if like else f"size=micro,patch=32x4,records={lines_set}"
     check_recogniser(tmp_path, *run_quick("recognize/scratch", arg, tmp_path))
 
 

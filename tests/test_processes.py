@@ -38,6 +38,13 @@ from dig_jax import main, hosts
 from dig_jax.train import progress
 if "STOP" in os.environ:
     hosts.stop_requested = lambda count, local: count == int(os.environ["STOP"])
+if "STALE" in os.environ and os.environ["DIG_PROCESS_INDEX"] == "1":  # an old view of a folder
+    from dig_jax.workdir import checkpoint
+    steps, calls = checkpoint.steps, []
+    def stale(workdir):
+        calls.append(workdir)
+        return steps(workdir)[:-1] if len(calls) <= int(os.environ["STALE"]) else steps(workdir)
+    checkpoint.steps = stale
 seen = open(os.environ["SEEN"], "a")
 add = progress.Log.add
 def spy(self, step, values, host):
@@ -330,3 +337,16 @@ def end_of(job, index):
 def toy_params():
     made = toy.Toy().init(jax.random.key(0), None)["params"]
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), made)
+
+
+def test_hosts_go_on_from_the_step_that_the_lead_sees(lines, tmp_path):
+    """Process 1 lists the folder without its last step for a while, as NFS may."""
+    kept = {"checkpoint.every_steps": 2, "checkpoint.keep_last": 2}
+    train.run(make_config(lines, 4, **kept), str(tmp_path / "run"))
+    assert checkpoint.steps(str(tmp_path / "run")) == [2, 4]
+    with Job(tmp_path, lines, 6, 2, 1, STALE="4") as job:
+        assert job.wait() == [0, 0], job.said(0) + job.said(1)
+        assert sorted(job.read()) == [5, 6] and all(
+            len(parts) == 2 for parts in job.read().values()
+        )
+    assert checkpoint.steps(str(tmp_path / "run"))[-1] == 6

@@ -82,7 +82,7 @@ class Method(base.Method):
         if not encoder:
             raise ValueError(
                 "config.method.encoder is not set: name the pre-training it is taken from with --config.init_from=DIR, "
-                "or with --config.like=DIR for a random one of the same shape"
+                "or with --config.shape_from=DIR for a random one of the same shape"
             )
         check_heads(heads, frozen)
         self.charset = charset

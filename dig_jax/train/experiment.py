@@ -119,6 +119,9 @@ class Experiment:
             build.check_records(cfg)
             data = open_data(cfg, mesh)
         method = build.method(cfg["method"], data.charset, encoder_for(cfg, device))
+        if cfg["method"].get("encoder") and hasattr(method.encoder, "final_norm"):
+            # The method may decide it; config.json then describes the encoder that was trained.
+            cfg["method"]["encoder"]["final_norm"] = method.encoder.final_norm
         accumulate.check(cfg["accumulate"], method)
         if method.frozen_features and data.once and jax.process_count() == 1:
             data = dataclasses.replace(data, features=FeatureCache(method, mesh))

@@ -16,7 +16,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import re
 import threading
 import time
 from typing import Any
@@ -25,15 +24,11 @@ import jax
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from dig_jax import hosts, trees
-from dig_jax.workdir import checksums
+from dig_jax import hosts
+from dig_jax.workdir import checksums, stored
+from dig_jax.workdir.stored import FOLDER, Damaged, steps  # noqa: F401  (callers find them here)
 
-FOLDER = "checkpoints"
-LAYOUT = 1  # of a checkpoint and its meta; a program refuses the layouts of later ones
-
-
-class Damaged(ValueError):
-    """A checkpoint on disk is not what was written; the message is one sentence for the user."""
+LAYOUT = 2  # of a checkpoint and its meta. A program refuses later ones, and resumes its own only.
 
 
 class SaveFailed(OSError):
@@ -76,7 +71,7 @@ class Checkpoints:
         self._summing: threading.Thread | None = None
         self._failure: tuple[int, BaseException] | None = None
         if found := steps(workdir):  # before Orbax looks at it, which would say less, in more lines
-            _check_files(workdir, found[-1], contents=jax.process_index() == 0)
+            stored.check_files(workdir, found[-1], contents=jax.process_index() == 0)
         keep = ocp.training.preservation_policies
         policies = [keep.LatestN(keep_last)]
         if self._metric and keep_best > 0:
@@ -158,7 +153,7 @@ class Checkpoints:
             else "none was saved before it"
         )
         raise SaveFailed(
-            f"step {step} could not be saved in {self.folder} ({_reason(error)}); {left}: mend that, then run the same "
+            f"step {step} could not be saved in {self.folder} ({stored.reason(error)}); {left}: mend that, then run the same "
             f"command again to go on from {'there' if good else 'the start'}"
         ) from error
 
@@ -168,16 +163,16 @@ class Checkpoints:
         Raises ValueError where it is the state of another model, Damaged where it cannot be read.
         """
         path = epath.Path(self.path(step))
-        _check_tree(
+        stored.check_tree(
             abstract_state,
-            _shapes_of(self._workdir, step),
+            stored.shapes_of(self._workdir, step),
             f"the checkpoint {path}",
             "use another --workdir",
         )
         try:
             return self._checkpointer.load_checkpointables(step, {"state": abstract_state})["state"]
         except Exception as error:
-            raise _damaged(self._workdir, step, _reason(error)) from error
+            raise stored.damaged(self._workdir, step, stored.reason(error)) from error
 
     def latest_step(self) -> int | None:
         """Of the committed ones."""
@@ -225,22 +220,6 @@ def _best(checkpoints: Any, name: str, sign: float) -> int | None:
     return step if score > -math.inf else None
 
 
-def steps(workdir: str) -> list[int]:
-    """Committed steps of a work folder, ascending, broken ones too; [] where there are none. Reads
-    only.
-    """
-    folder = epath.Path(workdir) / FOLDER
-    if not folder.is_dir():
-        return []
-    # A commit is a rename, so a folder named by a number is committed. In object stores, which
-    # cannot rename, a marker says so.
-    remote = "://" in str(workdir)
-    named = (p for p in folder.iterdir() if p.name.isdigit())
-    return sorted(
-        int(p.name) for p in named if (ocp.is_orbax_checkpoint(p) if remote else p.is_dir())
-    )
-
-
 def choose_step(workdir: str, which: str = "last") -> int:
     """The "last" or the "best" step of another run (by its own best_metric; where it has none, the
     last). Reads only.
@@ -267,10 +246,6 @@ def choose_step(workdir: str, which: str = "last") -> int:
     return found[-1] if best is None else best
 
 
-def _step_folder(workdir: str, step: int) -> epath.Path:
-    return (epath.Path(workdir) / FOLDER / str(step)).resolve()
-
-
 def await_step(workdir: str, step: int, seconds: float = 120.0) -> None:
     """Until this host sees a step that the lead sees: a network file system may be late.
 
@@ -290,10 +265,12 @@ def read_meta(workdir: str, step: int | None = None) -> dict[str, Any]:
     """What `save` stored as meta with a checkpoint ({"config": ..., "charset": ...}); None: the
     latest."""
     step = choose_step(workdir) if step is None else step
-    _check_files(workdir, step, contents=False)
-    meta = dict(ocp.checkpointables_metadata(_step_folder(workdir, step)).custom_metadata or {})
+    stored.check_files(workdir, step, contents=False)
+    meta = dict(
+        ocp.checkpointables_metadata(stored.step_folder(workdir, step)).custom_metadata or {}
+    )
     if "config" not in meta:
-        raise _damaged(workdir, step, "its _CHECKPOINT_METADATA is missing or cut off")
+        raise stored.damaged(workdir, step, "its _CHECKPOINT_METADATA is missing or cut off")
     if meta.get("layout", 1) > LAYOUT:
         raise ValueError(
             f"{workdir} has checkpoints of layout {meta['layout']} and this program reads up to {LAYOUT}: use the newer "
@@ -324,7 +301,7 @@ def read_config(workdir: str) -> dict[str, Any]:
 def has_subtree(workdir: str, path: str, step: int | None = None) -> bool:
     """Whether a checkpoint's state (None: the latest) has anything under `path`."""
     step = choose_step(workdir) if step is None else step
-    return any(name.startswith(path + "/") for name in _shapes_of(workdir, step))
+    return any(name.startswith(path + "/") for name in stored.shapes_of(workdir, step))
 
 
 def load_subtree(workdir: str, path: str, abstract: Any, step: int | None = None) -> Any:
@@ -332,9 +309,9 @@ def load_subtree(workdir: str, path: str, abstract: Any, step: int | None = None
     shapes and shardings of `abstract`. Raises FileNotFoundError without a checkpoint, ValueError
     naming the leaves that differ."""
     step = choose_step(workdir) if step is None else step
-    checkpoint = _step_folder(workdir, step)
-    _check_files(workdir, step)
-    shapes = _shapes_of(workdir, step)
+    checkpoint = stored.step_folder(workdir, step)
+    stored.check_files(workdir, step)
+    shapes = stored.shapes_of(workdir, step)
     saved = {
         name[len(path) + 1 :]: shape
         for name, shape in shapes.items()
@@ -344,7 +321,7 @@ def load_subtree(workdir: str, path: str, abstract: Any, step: int | None = None
         raise ValueError(
             f"{checkpoint} has no {path!r}: set config.init_parts to a part that it has"
         )
-    _check_tree(
+    stored.check_tree(
         abstract,
         saved,
         f"{path} of {workdir}",
@@ -359,75 +336,7 @@ def load_subtree(workdir: str, path: str, abstract: Any, step: int | None = None
         with partial:
             loaded = ocp.load(checkpoint, tree, checkpointable_name="state")
     except Exception as error:
-        raise _damaged(workdir, step, _reason(error)) from error
+        raise stored.damaged(workdir, step, stored.reason(error)) from error
     for name in path.split("/"):
         loaded = loaded[name]
     return loaded
-
-
-def _shapes_of(workdir: str, step: int) -> dict[str, tuple[int, ...]]:
-    """{path of a leaf: its shape} of a checkpoint's state."""
-    try:
-        tree = ocp.metadata(_step_folder(workdir, step), "state").metadata
-        leaves = trees.named_leaves(tree)
-    except Exception as error:
-        raise _damaged(workdir, step, _reason(error)) from error
-    shapes = {n: tuple(leaf.shape) for n, leaf in leaves.items() if hasattr(leaf, "shape")}
-    if not shapes:  # Orbax takes a folder whose files it cannot read for one of another kind
-        raise _damaged(workdir, step, "its files do not describe any array")
-    return shapes
-
-
-def _check_files(workdir: str, step: int, contents: bool = True) -> None:
-    """Raises Damaged where the files of a step are not those that were written."""
-    folder = str(_step_folder(workdir, step))
-    fault = None if "://" in folder else checksums.fault(folder, contents)
-    if fault is None and not os.path.isdir(os.path.join(folder, "state")) and "://" not in folder:
-        fault = "its folder state is missing"
-    if fault:
-        raise _damaged(workdir, step, fault)
-
-
-def _damaged(workdir: str, step: int, why: str) -> Damaged:
-    """The sentence: what is broken, which other step is whole, how to go on."""
-    folder = _step_folder(workdir, step)
-    others = [
-        s for s in steps(workdir) if s != step and checksums.exist(str(folder.parent / str(s)))
-    ]
-    whole = [s for s in others if not checksums.fault(str(folder.parent / str(s)))]
-    go_on = (
-        f"step {whole[-1]} is whole: to go on from it, move the broken one out of the way (mv {folder} "
-        f"{folder.parent.parent}/broken-{step}) and run the same command again"
-        if whole
-        else "there is no other whole one: bring it back from a copy, or start again in another --workdir"
-    )
-    return Damaged(f"the checkpoint {folder} is broken ({why}); nothing was changed; {go_on}")
-
-
-DISK = "No space left on device|Disk quota exceeded|Read-only file system|File too large|Input/output error|Permission denied"
-
-
-def _reason(error: BaseException) -> str:
-    """A few words about what went wrong inside Orbax, whose own are a page long."""
-    link: BaseException | None = error
-    while link is not None:
-        if found := re.search(DISK, str(link)):
-            return found[0].lower()
-        link = link.__cause__ or link.__context__
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 160 else text[:157] + "..."
-
-
-def _check_tree(abstract: Any, saved: dict[str, tuple[int, ...]], what: str, mend: str) -> None:
-    """ValueError with one sentence that names the leaves in which the two trees differ."""
-    wanted = {n: tuple(leaf.shape) for n, leaf in trees.named_leaves(abstract).items()}
-    differ = [
-        f"{n} is {saved[n]} there and {wanted[n]} here"
-        for n in sorted(wanted.keys() & saved.keys())
-        if wanted[n] != saved[n]
-    ]
-    differ += [f"{n} is missing there" for n in sorted(wanted.keys() - saved.keys())]
-    differ += [f"{n} is only there" for n in sorted(saved.keys() - wanted.keys())]
-    if differ:
-        more = f", and {len(differ) - 4} more" if len(differ) > 4 else ""
-        raise ValueError(f"{what} does not fit this model ({'; '.join(differ[:4])}{more}): {mend}")

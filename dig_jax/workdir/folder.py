@@ -8,12 +8,13 @@ import fcntl
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
 
 from dig_jax import hosts, trees
-from dig_jax.config import FREE_KEYS, absolute
+from dig_jax.config import FREE_KEYS
 from dig_jax.text import Charset
 
 LOCK = ".lock"
@@ -85,9 +86,8 @@ def _words(error: OSError) -> str:
 
 
 def describe(cfg: dict[str, Any], mixture: Any, charset: Charset | None) -> dict[str, Any]:
-    """What every checkpoint of a run says about it, JSON: the expanded config, the characters, the
-    records it reads.
-    """
+    """What every checkpoint of a run says about it, JSON: the complete config, the characters, the
+    records it reads, and the runs that it took weights or shapes from."""
     from dig_jax.workdir import checkpoint  # Orbax, see inherit
 
     return {
@@ -95,7 +95,17 @@ def describe(cfg: dict[str, Any], mixture: Any, charset: Charset | None) -> dict
         "config": json.loads(json.dumps(cfg)),
         "charset": charset.to_json() if charset else None,
         "records": {f"{part.path}@{part.split}": part.fingerprint for part in mixture.sets},
+        "sources": {key: identity(cfg[key]) for key in ("init_from", "shape_from") if cfg[key]},
     }
+
+
+def identity(workdir: str) -> str | None:
+    """A run wherever its folder lies: the first line of its starts.jsonl. None without one."""
+    try:
+        with open(os.path.join(workdir, "starts.jsonl"), encoding="utf-8") as file:
+            return file.readline() or None
+    except OSError:
+        return None
 
 
 def describe_run(workdir: str, meta: dict[str, Any]) -> None:
@@ -116,29 +126,48 @@ def describe_run(workdir: str, meta: dict[str, Any]) -> None:
 
 
 def check_same(saved: dict[str, Any], meta: dict[str, Any], workdir: str) -> None:
-    """ValueError where the run in `workdir` was started with another config, other records or other
-    characters.
-    """
-    old, new = trees.flatten(absolute(saved["config"])), trees.flatten(meta["config"])
+    """ValueError where the run in `workdir` was started by another layout of this program, with
+    another config, other records or other characters. Records and runs may have moved."""
+    if saved.get("layout", 1) != meta["layout"]:
+        raise ValueError(
+            f"{workdir} holds a run of an older dig_jax (checkpoint layout {saved.get('layout', 1)}"
+            f", now {meta['layout']}), whose steps were computed by other rules, so it cannot go "
+            f"on: start from its weights with --config.init_from={workdir} and another --workdir, "
+            "or finish it with the program that began it"
+        )
+    old, new = trees.flatten(saved["config"]), trees.flatten(meta["config"])
     differ = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
     differ = [key for key in differ if not trees.lies_under(key, FREE_KEYS)]
+    differ = [key for key in differ if not _moved(key, old.get(key), new.get(key), saved, meta)]
     if differ:
         shown = "; ".join(f"{k} was {old.get(k)!r} and is {new.get(k)!r}" for k in differ[:5])
         more = f"; and {len(differ) - 5} more" if len(differ) > 5 else ""
         raise ValueError(
-            f"{workdir} holds a run with another config ({shown}{more}): use another --workdir or the old values"
+            f"{workdir} holds a run with another config ({shown}{more}): use another --workdir or "
+            "the old values"
         )
-    changed = [
-        name
-        for name, old in saved.get("records", {}).items()
-        if meta["records"].get(name, old) != old
-    ]
-    if changed:
+    was, now = list(saved["records"].values()), list(meta["records"].values())
+    if was != now:
+        changed = [name for name, old, new in zip(meta["records"], was, now) if old != new]
         raise ValueError(
-            f"the records {', '.join(changed)} have changed since the run in {workdir} began, so its record numbers would "
-            f"stand for other lines: bring the old ones back, or use another --workdir"
+            f"the records {', '.join(changed)} have changed since the run in {workdir} began, so "
+            "its record numbers would stand for other lines: bring the old ones back, or use "
+            "another --workdir"
         )
-    if saved.get("charset") != meta["charset"]:
+    if saved["charset"] != meta["charset"]:
         raise ValueError(
-            f"{workdir} holds a run with another charset, so its training labels changed: use another --workdir"
+            f"{workdir} holds a run with another charset, so its training labels changed: use "
+            "another --workdir"
         )
+
+
+def _moved(key: str, old: Any, new: Any, saved: dict[str, Any], meta: dict[str, Any]) -> bool:
+    """Whether two values of a key name the same thing at another place."""
+    if key in meta["sources"]:
+        was = saved["sources"].get(key)
+        return was is not None and was == meta["sources"][key]
+    if key != "data.train":
+        return False
+    shares = [re.findall(r"\*([\d.]+)", spec or "") for spec in (old, new)]
+    same = list(saved["records"].values()) == list(meta["records"].values())
+    return same and shares[0] == shares[1]

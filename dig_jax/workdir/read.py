@@ -248,7 +248,8 @@ FREE = (
     "data.subset_seed",
     "optim.lr",
     "init_from",
-    "like",
+    "shape_from",
+    "like",  # what shape_from was called
     "inherit",
     "evals.recognition.batch_size",
     "evals.recognition.pictures",

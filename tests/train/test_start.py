@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import pytest
 from ml_collections.config_dict import placeholder
@@ -10,7 +11,7 @@ from dig_jax import trees
 from dig_jax.train import run as train
 from dig_jax.train.experiment import Experiment
 from dig_jax.train.start import first_batches
-from dig_jax.workdir import checkpoint
+from dig_jax.workdir import checkpoint, folder
 from tests.toy import crops, make_config, rows_of, same, whole_lines, write_lines
 
 pytestmark = pytest.mark.usefixtures("toys")
@@ -194,3 +195,80 @@ def test_config_and_charset_are_written(lines, tmp_path):
     assert stated.items() <= complete.items() and complete["data.max_bad_share"] == 0.01
     assert json.loads((tmp_path / "charset.json").read_text())["chars"] == "ab"
     assert checkpoint.read_meta(str(tmp_path))["charset"] == (tmp_path / "charset.json").read_text()
+
+
+def test_moved_records_and_a_moved_start_resume(lines, tmp_path):
+    """The same contents at another place; other contents are refused."""
+    train.run(make_config(lines, 1), str(tmp_path / "a"))
+    changes = {"init_from": str(tmp_path / "a")}
+    train.run(make_config(lines, 1, **changes), str(tmp_path / "b"))
+    moved = shutil.copytree(lines, tmp_path / "moved")
+    shutil.move(tmp_path / "a", tmp_path / "elsewhere")
+    changes = {"init_from": str(tmp_path / "elsewhere")}
+    state = train.run(make_config(str(moved), 2, **changes), str(tmp_path / "b"))
+    assert int(state.step) == 2
+    other = write_lines(tmp_path / "other", count=19)
+    with pytest.raises(ValueError, match=r"data.train was '.*moved' and is '.*other'"):
+        train.run(make_config(other, 3, **changes), str(tmp_path / "b"))
+    train.run(make_config(lines, 1, seed=1), str(tmp_path / "c"))
+    changes = {"init_from": str(tmp_path / "c")}
+    with pytest.raises(ValueError, match=r"init_from was '.*elsewhere' and is '.*c'"):
+        train.run(make_config(str(moved), 3, **changes), str(tmp_path / "b"))
+
+
+def test_a_run_of_an_older_layout_starts_another_and_does_not_resume(lines, tmp_path, monkeypatch):
+    """Its meta says layout 1, or none, and its config has the keys of then."""
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "LAYOUT", 1)
+        describe = folder.describe
+
+        def as_then(*args):
+            meta = describe(*args)
+            del meta["sources"], meta["config"]["shape_from"]
+            meta["config"] |= {"like": "", "accumulate": None}
+            return meta
+
+        patch.setattr(folder, "describe", as_then)
+        old = train.run(make_config(lines, 1), str(tmp_path / "old"))
+    with pytest.raises(
+        ValueError, match=r"older dig_jax \(checkpoint layout 1.*--config.init_from="
+    ):
+        train.run(make_config(lines, 2), str(tmp_path / "old"))
+    state = train.run(make_config(lines, 0, init_from=str(tmp_path / "old")), str(tmp_path / "new"))
+    assert same(state.params["encoder"], old.params["encoder"])
+
+
+def test_statistics_that_were_taken_over_are_not_measured_again(lines, tmp_path):
+    """And weights without the statistics that belong to them are refused."""
+    data = {"data": whole_lines(lines), "calibrate_batches": 2}
+    source = train.run(make_config(lines, 1, **data), str(tmp_path / "a"))
+    whole = {"init_from": str(tmp_path / "a"), "init_parts": ("params", "mutable")}
+    state = train.run(make_config(lines, 0, **data, **whole), str(tmp_path / "b"))
+    assert same(state.mutable, source.mutable)
+    whole["init_parts"] = ("params",)
+    with pytest.raises(ValueError, match=r"but not 'mutable'.*init_parts=\('params','mutable'\)"):
+        train.run(make_config(lines, 0, **data, **whole), str(tmp_path / "c"))
+
+
+def test_epochs_and_steps_exclude_each_other(lines, tmp_path):
+    config = make_config(lines, 3, **{"total.epochs": 2.0})
+    with pytest.raises(ValueError, match="config.total says steps=3 and epochs=2.0: set"):
+        train.run(config, str(tmp_path))
+
+
+def test_a_step_that_a_host_does_not_see_is_a_sentence(lines, tmp_path):
+    train.run(make_config(lines, 1), str(tmp_path))
+    checkpoint.await_step(str(tmp_path), 1, seconds=0.1)
+    with pytest.raises(FileNotFoundError, match=f"does not see step 2 of {tmp_path}"):
+        checkpoint.await_step(str(tmp_path), 2, seconds=0.1)
+
+
+def test_records_are_written_as_whole_paths(lines, tmp_path, monkeypatch):
+    monkeypatch.chdir(os.path.dirname(lines))
+    monkeypatch.setenv("HOME", os.path.dirname(lines))
+    name = os.path.basename(lines)
+    for number, spec in enumerate((name, f"~/{name}@train*2,{name}*0.5")):
+        train.run(make_config(spec, 1), str(tmp_path / str(number)))
+    assert checkpoint.read_config(str(tmp_path / "0"))["data"]["train"] == lines
+    written = checkpoint.read_config(str(tmp_path / "1"))["data"]["train"]
+    assert written == f"{lines}@train*2,{lines}*0.5"
