@@ -199,6 +199,23 @@ FINE_TUNING = {"decoder": "ctc", "head": "linear", "records": "", "labels": "", 
 FINE_TUNING |= {"encoder_lr": 1.0, "steps": 1000, "batch": 32, "seed": 0, "quick": False}
 
 
+# What a preset of theirs changes; an argument that is given outranks it.
+FINE_TUNING_PRESETS = {
+    "lines": {},
+    "words_cpu": {"head": "bilstm", "size": "crnn_micro", "lr": 2e-3, "steps": 4000},
+}
+
+
+def fine_tuning_args(arg: str | None, **own: Any) -> ConfigDict:
+    """The arguments of finetune.py and scratch.py. A preset changes their defaults."""
+    defaults = {"preset": "lines", **FINE_TUNING, **own}
+    preset = parse_arg(arg, **defaults).preset
+    if preset not in FINE_TUNING_PRESETS:
+        raise ValueError(f"preset={preset}: choose one of {', '.join(FINE_TUNING_PRESETS)}")
+    changes = FINE_TUNING_PRESETS[preset]
+    return parse_arg(arg, **defaults | {k: v for k, v in changes.items() if k in defaults})
+
+
 def fine_tuning(args: ConfigDict) -> ConfigDict:
     """Encoder and reader trained together, whether they begin at a pre-training or not."""
     config = recognition(args)
@@ -209,6 +226,9 @@ def fine_tuning(args: ConfigDict) -> ConfigDict:
     config.optim = {"lr": args.lr, "weight_decay": 0.05, "b2": 0.98, "clip_norm": 1.0}
     config.optim.warmup_steps = args.steps // 10
     config.optim.rules = encoder_rate(args.encoder_lr)
+    if args.preset == "words_cpu":  # squeezed to 32 x 128, as scene text is
+        config.data.squeeze_px = 128
+        config.method.recipe = "lines_light"
     return config
 
 

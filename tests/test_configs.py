@@ -54,7 +54,9 @@ CASES = [
     *(("pretrain/dig", f"preset=cpu,objective={name}") for name in ("dis", "gen")),
     *(("recognize/probe", f"head={name}") for name in common.READERS),
     ("recognize/finetune", ""),
+    ("recognize/finetune", "preset=words_cpu"),
     ("recognize/scratch", ""),
+    ("recognize/scratch", "preset=words_cpu"),
     ("recognize/evaluate", ""),
 ]
 
@@ -327,6 +329,18 @@ def test_evaluate_repeats_the_figure_of_the_run_it_is_given(finetuned, tmp_path)
 
 
 # --- arguments
+
+
+def test_a_preset_of_a_recogniser_changes_defaults_and_yields_to_arguments():
+    make = lambda arg: importlib.import_module("dig_jax.configs.recognize.scratch").get_config(arg)
+    words, plain = make("preset=words_cpu,steps=7"), make("")
+    assert (words.total.steps, words.optim.lr, words.data.squeeze_px) == (7, 2e-3, 128)
+    assert words.method.encoder.size == "crnn_micro" and words.method.heads.ctc.kind == "bilstm"
+    assert make("preset=words_cpu,head=linear").method.heads.ctc.kind == "linear"
+    assert make("preset=words_cpu,lr=1e-3").optim.lr == plain.optim.lr == 1e-3
+    assert "squeeze_px" not in plain.data or plain.data.squeeze_px is None
+    with pytest.raises(ValueError, match="preset=words: choose one of lines, words_cpu"):
+        make("preset=words")
 
 
 def test_arguments_take_the_type_of_their_default():

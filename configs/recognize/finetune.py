@@ -2,6 +2,7 @@
 
     python -m dig_jax.main --config=configs/recognize/finetune.py:labels=0.1 --config.init_from=PRETRAINED --workdir=DIR
     ... finetune.py:labels=100,seed=1,head=bilstm,lr=5e-4
+    ... finetune.py:preset=words_cpu                      photographed words, squeezed to 32 x 128
 
 Encoder, height, channels and records are those of the pre-training, unless given here. `scratch.py`
 is the same without the pre-training; compare the two with the same arguments. encoder_lr: the
@@ -13,7 +14,7 @@ from dig_jax.configs import common
 
 
 def get_config(arg=None):
-    args = common.parse_arg(arg, **common.FINE_TUNING, teacher=False)
+    args = common.fine_tuning_args(arg, teacher=False)
     config = common.fine_tuning(args)
     encoder = "teacher/encoder->params/encoder" if args.teacher else "params/encoder"
     config.init_parts = (encoder,)

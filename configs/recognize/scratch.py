@@ -3,9 +3,14 @@ pre-training must beat.
 
     python -m dig_jax.main --config=configs/recognize/scratch.py:shape_from=PRETRAIN_DIR,labels=0.1 --workdir=DIR
     python -m dig_jax.main --config=configs/recognize/scratch.py:size=micro,records=records/lines --workdir=DIR
+    python -m dig_jax.main --config=configs/recognize/scratch.py:preset=words_cpu,records=records/words --workdir=DIR
 
-shape_from: a pre-training whose encoder shape, height, channels and records are taken, but no weight.
-Otherwise size and patch state the encoder. The figure is the lowest validation CER along the run.
+shape_from: a pre-training whose encoder shape, height, channels and records are taken, but no
+weight. Otherwise size and patch state the encoder. The figure is the lowest validation CER along the
+run.
+
+preset=words_cpu: photographed words squeezed to 32 x 128, a CNN + BiLSTM of 1.6 M parameters, light
+augmentation, 4,000 steps of 32 words.
 """
 
 from dig_jax.configs import common
@@ -13,7 +18,7 @@ from dig_jax.configs import common
 
 def get_config(arg=None):
     own = {"shape_from": "", "size": "micro", "patch": "8x4", "height": 32, "channels": 1}
-    args = common.parse_arg(arg, **common.FINE_TUNING, **own)
+    args = common.fine_tuning_args(arg, **own)
     config = common.fine_tuning(args)
     config.shape_from = args.shape_from
     if not args.shape_from:
