@@ -10,7 +10,7 @@ Paper   Guan et al., "Self-supervised Character-to-Character Distillation for Te
     characters = connected components of the foreground               characters.components
     the characters of view 2 = those of view 1, through the map       characters.follow
     feature of a character = mean of the tokens that it covers        shares, Network.project
-    L_dis = 1/2 sum over (student v1, teacher v2), (student v2, teacher v1), contrast.symmetrised, losses.distillation
+    L_dis = 1/2 sum over (student v1, teacher v2), (student v2, teacher v1), losses.distillation
         mean over characters of -softmax((t - c) / 0.04) . log softmax(s / 0.1)
     c <- 0.9 c + 0.1 mean of t                                        Method._moved_center
     L_seg = cross-entropy of both views' pixels with the k-means foreground, which follows the map as well
@@ -20,7 +20,8 @@ Paper   Guan et al., "Self-supervised Character-to-Character Distillation for Te
 Certain, from the authors' code (TongkunGuan/CCD): all of the above and every default; geometry in 7
 of 10 cases and else the bare image as view 2; 8-connected components of at least 30 px, at most 26;
 the foreground of the student, not the teacher's, for both; no segmentation in the teacher;
-prototypes frozen at first (one of about 98 units of a million images). Our reading: each pixel of
+prototypes frozen at first (one of about 98 units of a million images), here by a rule of the
+optimiser (configs/pretrain/ccd.py). Our reading: each pixel of
 the border has a vote on which class is paper (theirs: each side, and ties fall by the order in
 which k-means happens to name its clusters); beyond 26 the leftmost characters stay (theirs: the
 first that a scan meets).
@@ -91,7 +92,7 @@ def shares(character, most: int, patch):
 class Network(nn.Module):
     """Student and, on its own parameters, teacher (without the segmentation)."""
 
-    encoder_args: Mapping[str, Any]
+    encoder: vit.Vit
     prototypes: int
     learn_length: bool
     projector_width: int
@@ -99,12 +100,8 @@ class Network(nn.Module):
     decoder_width: int
 
     def setup(self):
-        self.encoder = encoders.create_vit(self.encoder_args)
-        self.patch = tuple(self.encoder_args["patch"])
-        form = {
-            "dtype": self.encoder_args.get("dtype", "auto"),
-            "gelu": self.encoder_args.get("gelu", "exact"),
-        }
+        self.patch = tuple(self.encoder.patch)
+        form = {"dtype": self.encoder.dtype, "gelu": self.encoder.gelu}
         self.projector = heads.Prototypes(
             self.prototypes, self.projector_width, self.projector_dim, self.learn_length, **form
         )
@@ -142,7 +139,7 @@ class Method(base.WithTeacher):
     whose view 2 is augmented; the others' is the bare image. characters: most of a line;
     min_area_px: pixels of the smallest. prototypes: size of the DINO head's answer; learn_length:
     see `heads.Prototypes`. kmeans_frac: share of training that trusts k-means before the learned
-    segmentation. frozen_frac: share at the beginning in which the prototypes stay. Raises
+    segmentation. Raises
     ValueError for values out of range.
     """
 
@@ -156,7 +153,6 @@ class Method(base.WithTeacher):
         characters: int = 26,
         min_area_px: int = 30,
         kmeans_frac: float = 0.3,
-        frozen_frac: float = 0.01,
         recipe: views.Recipe = "dig",
         affine: Mapping[str, Any] | None = None,
         affine_p: float = 0.7,
@@ -173,16 +169,12 @@ class Method(base.WithTeacher):
         projector_dim: int = 256,
         decoder_width: int = 128,
     ):
-        base.check_fractions(kmeans_frac=kmeans_frac, frozen_frac=frozen_frac, affine_p=affine_p)
+        base.check_fractions(kmeans_frac=kmeans_frac, affine_p=affine_p)
         base.check_fractions(momentum=momentum, center_momentum=center_momentum)
         base.check_column_offset(column_offset_max)
-        for name, value in {
-            "characters": characters,
-            "min_area_px": min_area_px,
-            "prototypes": prototypes,
-        }.items():
-            if value < 1:
-                raise ValueError(f"{name} is {value}; set config.method.{name} to 1 or more")
+        base.check_counts(characters=characters, min_area_px=min_area_px, prototypes=prototypes)
+        base.check_counts(projector_width=projector_width, projector_dim=projector_dim)
+        base.check_counts(decoder_width=decoder_width)
         self.affine = AFFINE if affine is None else affine
         geometry.check_affine(self.affine)
         self.encoder = encoders.create_vit(encoder)
@@ -192,7 +184,7 @@ class Method(base.WithTeacher):
             views.without_motion(views.recipe(recipe)),
         )
         self.characters, self.min_area_px, self.affine_p = characters, min_area_px, affine_p
-        self.kmeans_frac, self.frozen_frac, self.prototypes = kmeans_frac, frozen_frac, prototypes
+        self.kmeans_frac, self.prototypes = kmeans_frac, prototypes
         self.temperatures = {
             "student_temperature": student_temperature,
             "teacher_temperature": teacher_temperature,
@@ -204,7 +196,7 @@ class Method(base.WithTeacher):
         )
         self.column_offset_max = column_offset_max
         self.network = Network(
-            encoder, prototypes, learn_length, projector_width, projector_dim, decoder_width
+            self.encoder, prototypes, learn_length, projector_width, projector_dim, decoder_width
         )
 
     def init(self, key, batch):
@@ -247,23 +239,22 @@ class Method(base.WithTeacher):
         segmentation; characters (of a line, shown by both views); t_std (spread of the teacher's
         centred answers)."""
         teacher, center = jax.lax.stop_gradient((state.teacher, state.mutable["center"]))
-        tokens = self._apply(
-            params, Network.encode_views, batch, deterministic=False, rngs={"drop_path": key}
-        )
-        logits = self._apply(
-            params, Network.segment, tokens, vit.grid(batch["view1"].shape, self.patch)
-        )
+        grid = vit.grid(batch["view1"].shape, self.patch)
+        tokens = self.apply(params, "encode_views", batch, key=key)
+        logits = self.apply(params, "segment", tokens, grid)
         segmentation = self._segmentation(logits, batch)
 
         learned = logits[:, 0, ..., 1] > logits[:, 0, ..., 0]
         foreground = jnp.where(progress < self.kmeans_frac, batch["foreground"], learned)
         weight, valid = self._characters(foreground, batch)
-        params = self._freeze(params, progress)
-        student = self._apply(params, Network.project, tokens, weight)
-        theirs = self._apply(teacher, Network.encode_views, batch)
-        theirs = self._apply(teacher, Network.project, theirs, weight)
-        match = functools.partial(losses.distillation, center=center, **self.temperatures)
-        distillation = contrast.symmetrised(match, student, theirs, valid) / 2
+        ours = self.apply(params, "project", tokens, weight)
+        theirs = self.apply(teacher, "encode_views", batch)
+        theirs = self.apply(teacher, "project", theirs, weight)
+        (s1, s2), (t1, t2), (both, _) = contrast.rows(ours, theirs, valid)
+        match = functools.partial(
+            losses.distillation, center=center, valid=both, **self.temperatures
+        )
+        distillation = match(s1, t2) / 2 + match(s2, t1) / 2
 
         metrics = {
             "distillation": distillation,
@@ -273,18 +264,6 @@ class Method(base.WithTeacher):
         }
         total = self.weight_distillation * distillation + self.weight_segmentation * segmentation
         return total, base.Aux(metrics, {"center": self._moved_center(center, theirs, valid)})
-
-    def _freeze(self, params, progress):
-        """The same parameters; those of the last layer have no gradient in the first part of
-        training.
-        """
-        moving = progress >= self.frozen_frac
-        last = ("prototypes", "scale")
-        projector = {
-            name: jnp.where(moving, part, jax.lax.stop_gradient(part)) if name in last else part
-            for name, part in params["projector"].items()
-        }
-        return {**params, "projector": projector}
 
     def _characters(self, foreground, batch):
         """Weights of the characters of both views f32[B,2,S,N], and which both show, bool[B,2,S]
@@ -334,10 +313,9 @@ class Method(base.WithTeacher):
         "output" the chance of foreground that the network gives, "original" view 1 as it is;
         foreground is white."""
         batch = self.augment(key, batch)
-        tokens = self._apply(params, Network.encode_views, batch)
-        logits = self._apply(
-            params, Network.segment, tokens, vit.grid(batch["view1"].shape, self.patch)
-        )
+        tokens = self.apply(params, "encode_views", batch)
+        grid = vit.grid(batch["view1"].shape, self.patch)
+        logits = self.apply(params, "segment", tokens, grid)
         original = batch["view1"] * 0.5 + 0.5
         paint = lambda grey: jnp.broadcast_to(grey[..., None].astype(jnp.float32), original.shape)
         chance = (

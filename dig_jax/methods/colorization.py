@@ -7,7 +7,7 @@ Papers  Zhang et al., "Colorful Image Colorization", ECCV 2016, arXiv 1603.08511
     what                                                            where
     X = lightness, Y = the two colour channels                      split_colour, Method.augment
     Y^ = F(X)                                                       pretext.Painter
-    L2 = mean of (Y - Y^)^2 (Zhang et al., eq. 1)                    pretext.paint
+    L2 = mean of (Y - Y^)^2 (Zhang et al., eq. 1)                    pretext.paint_loss
 
 Certain from the papers: lightness in, colour out. Zhang et al. then prefer a classification over
 313 bins of Lab's ab plane, rebalanced towards rare colours, because a mean square makes pale
@@ -69,6 +69,7 @@ class Method(base.Method):
                 f"channels is {channels}; only colour images have colours to paint: set config.data.channels to 3"
             )
         base.check_column_offset(column_offset_max)
+        base.check_counts(decoder_width=decoder_width)
         self.encoder, self.channels, self.patch = (
             encoders.create_vit(encoder),
             channels,
@@ -93,16 +94,19 @@ class Method(base.Method):
         return out | two_views.column_offsets(key, len(grey), 1, self.column_offset_max)
 
     def loss(self, params, state, batch, key, progress):
+        """L2. Metrics: pixel (L2 itself), untaught."""
+        said = self.apply(params, "__call__", batch, key=key)
         grey = jnp.zeros_like(batch["target"])
         how = {"untaught": grey, "patch": self.patch, "kind": "input", "floor": 0.0}
-        return pretext.paint(self.network, params, state, batch, key, **how)
+        loss, metrics, count = pretext.paint_loss(said, batch, **how)
+        return loss, base.Aux(metrics, state.mutable, count)
 
     def reconstruct(self, params, batch, key):
         """{"masked": grey, "output": in the colours that were said, "original"}: f32[B,H,W,3] in
         [0, 1].
         """
         views = self.augment(key, batch)
-        said = self.network.apply({"params": params}, views)
+        said = self.apply(params, "__call__", views)
         colour = vit.unpatchify(said, self.patch, vit.grid(views["view1"].shape, self.patch))
         original = base.normalise(batch["image"])
         real = geometry.inside(views["width"], original.shape[2])[:, None, :, None]

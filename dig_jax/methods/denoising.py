@@ -6,7 +6,7 @@ Paper   Vincent et al., "Extracting and Composing Robust Features with Denoising
     what                                                            where
     x~ drawn from q(x~ | x)                                          Method.augment
     z = g(f(x~))                                                     pretext.Painter
-    L(x, z) over all of x, the clean input, not only what was lost   pretext.paint
+    L(x, z) over all of x, the clean input, not only what was lost   pretext.paint_loss
 
 Certain from the papers: a share of the input is set to a fixed value (masking noise, a quarter
 among the shares tried), the loss is over the whole input, and one layer is trained after the other.
@@ -68,6 +68,7 @@ class Method(base.Method):
         _check(drop, noise_sigma, blur_sigma_px)
         pixels.check_target(target)
         base.check_column_offset(column_offset_max)
+        base.check_counts(decoder_width=decoder_width)
         self.encoder, self.channels, self.patch = (
             encoders.create_vit(encoder),
             channels,
@@ -98,14 +99,15 @@ class Method(base.Method):
         return out | two_views.column_offsets(offset_key, len(spoilt), 1, self.column_offset_max)
 
     def loss(self, params, state, batch, key, progress):
-        return pretext.paint(
-            self.network, params, state, batch, key, untaught=batch["view1"], **self.target
-        )
+        """L. Metrics: pixel (L itself), untaught."""
+        z = self.apply(params, "__call__", batch, key=key)
+        loss, metrics, count = pretext.paint_loss(z, batch, untaught=batch["view1"], **self.target)
+        return loss, base.Aux(metrics, state.mutable, count)
 
     def reconstruct(self, params, batch, key):
         """`pixels.pictures` of the whole line; "masked" is the spoilt line."""
         views = self.augment(key, batch)
-        prediction = self.network.apply({"params": params}, views)
+        prediction = self.apply(params, "__call__", views)
         everywhere = {
             "view1": views["target"],
             "width": views["width"],

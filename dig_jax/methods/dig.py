@@ -9,8 +9,8 @@ Paper   Yang et al., "Reading and Writing: Discriminative and Generative Modelin
     theta: encoder, projector, predictor, pixel projector, decoder  Network
     masked original + augmented original, one encoder pass          Network.encode_views
     pool to W windows, project: z                                   Network.instances
-    q1, q2 = predictor(z) of student, k1, k2 = z of teacher         Method._contrast
-    L_con = ctr(q1, k2) + ctr(q2, k1), ctr = 2T InfoNCE             contrast.info_nce_metrics, losses.info_nce
+    q1, q2 = predictor(z) of student, k1, k2 = z of teacher         Method.loss
+    L_con = ctr(q1, k2) + ctr(q2, k1), ctr = 2T InfoNCE             losses.info_nce
     L_mim = mean over masked patches of (decoder(tokens) - x)^2     pixels.masked_loss, losses.masked_mse
     L = 1.0 L_mim + 0.1 L_con                                       Method.loss
     xi <- m xi + (1 - m) theta before the keys, m: 0.99 -> 1        base.WithTeacher, base.cosine_momentum
@@ -24,6 +24,10 @@ Negatives include the other windows of the same line.
 objective="dig" is both halves. "dis" is the contrast alone: no mask and no pixel projector. "gen"
 is the reconstruction alone: the encoder keeps its final norm, there is no teacher, no head of the
 contrast, and no second view (the authors' code computes one and drops it).
+
+Left out of the authors' options: their other patch heads, which attend to or convolve the tokens
+before the windows (ours is the README's, the mean); the warm-up of the contrast's weight (0 steps
+in the README); the reconstruction of the augmented view; label smoothing (0 there).
 
 Departures, for lines of text (at 128 px width, full lines and default values each of them is the
 identity)
@@ -74,7 +78,7 @@ class Network(nn.Module):
     Works on augmented batches (`Method.augment`). Heads compute in the encoder's dtype.
     """
 
-    encoder_args: Mapping[str, Any]
+    encoder: nn.Module
     objective: str
     window_px: int
     values: int  # of a patch: ph * pw * C
@@ -84,9 +88,8 @@ class Network(nn.Module):
     decoder_width: int
 
     def setup(self):
-        self.encoder = encoders.create(self.encoder_args)
-        self.patch = tuple(self.encoder_args["patch"])
-        width, dtype = self.encoder_args["width"], self.encoder_args.get("dtype", "auto")
+        self.patch = tuple(self.encoder.patch)
+        width, dtype = self.encoder.width, self.encoder.dtype
         if self.objective != "gen":
             hidden, out = self.projector_width, self.projector_dim
             self.projector = heads.Mlp((hidden, hidden, out), dtype)
@@ -95,8 +98,9 @@ class Network(nn.Module):
             hidden = self.pix_projector_width
             self.pix_projector = heads.Mlp((hidden, hidden, width), dtype)
         if self.objective != "dis":
-            form = self.encoder_args.get("gelu", "exact")
-            self.pix_decoder = heads.PixelDecoder(self.values, self.decoder_width, dtype, form)
+            self.pix_decoder = heads.PixelDecoder(
+                self.values, self.decoder_width, dtype, self.encoder.gelu
+            )
 
     def __call__(self, batch):
         """Every part once, for initialisation."""
@@ -172,6 +176,8 @@ class Method(base.WithTeacher):
             )
         pixels.check(target, mask_ratio, column_offset_max)
         base.check_fractions(momentum=momentum)
+        base.check_counts(projector_width=projector_width, projector_dim=projector_dim)
+        base.check_counts(pix_projector_width=pix_projector_width, decoder_width=decoder_width)
         encoder = {"final_norm": objective == "gen", **encoder}
         self.encoder = encoders.create(encoder)
         self.patch, self.channels = tuple(encoder["patch"]), channels
@@ -187,7 +193,7 @@ class Method(base.WithTeacher):
         self.recipe = views.recipe(recipe)
         self.max_shift_px, self.column_offset_max = max_shift_px, column_offset_max
         self.network = Network(
-            encoder_args=encoder,
+            encoder=self.encoder,
             objective=objective,
             window_px=window_px,
             values=math.prod(self.patch) * channels,
@@ -221,36 +227,32 @@ class Method(base.WithTeacher):
     # loss
 
     def loss(self, params, state, batch, key, progress):
-        """weight_pixel * L_mim + weight_contrast * L_con. Metrics: pixel; contrast, top1, q_std:
-        `contrast.info_nce_metrics`.
+        """weight_pixel * L_mim + weight_contrast * L_con. Metrics: pixel; contrast (L_con); top1, the
+        share of queries that find their own key; q_std, the spread of unit queries.
         """
-        tokens = self._apply(
-            params, Network.encode_views, batch, deterministic=False, rngs={"drop_path": key}
-        )
-        total, metrics = jnp.zeros(()), {}
+        tokens = self.apply(params, "encode_views", batch, key=key)
+        total, metrics, weight = jnp.zeros(()), {}, None
         if self.reconstructs:
-            prediction = self._apply(params, Network.decode, tokens)
-            metrics["pixel"] = pixels.masked_loss(
-                prediction, batch, self.patch, self.target, self.target_floor
-            )
+            prediction = self.apply(params, "decode", tokens)
+            target = self.patch, self.target, self.target_floor
+            metrics["pixel"] = pixels.masked_loss(prediction, batch, *target)
             total += self.weight_pixel * metrics["pixel"]
         if self.contrasts:
-            metrics |= self._contrast(params, state.teacher, tokens, batch)
+            z, real = self.apply(params, "instances", tokens, batch)
+            q = self.apply(params, "predict", z, real)
+            teacher = jax.lax.stop_gradient(state.teacher)
+            k, _ = self.apply(
+                teacher, "instances", self.apply(teacher, "encode_views", batch), batch
+            )
+            (q1, q2), (k1, k2), (valid, _) = contrast.rows(q, k, real)
+            one, top_one = self.contrast_loss(q1, k2, valid=valid)
+            two, top_two = self.contrast_loss(q2, k1, valid=valid)
+            metrics |= {"contrast": one + two, "top1": (top_one + top_two) / 2}
+            metrics["q_std"] = losses.unit_std(q, real)
             total += self.weight_contrast * metrics["contrast"]
-        weight = jnp.sum(pixels.loss_weights(batch, self.patch)) if self.loss_is_mean else None
+        else:
+            weight = jnp.sum(pixels.loss_weights(batch, self.patch))
         return total, base.Aux(metrics, state.mutable, weight)
-
-    def _contrast(self, params, teacher, tokens, batch):
-        """L_con and its figures, from the student's tokens; the teacher encodes the same two views
-        itself.
-        """
-        z, real = self._apply(params, Network.instances, tokens, batch)
-        q = self._apply(params, Network.predict, z, real)
-        teacher = jax.lax.stop_gradient(teacher)
-        k, _ = self._apply(
-            teacher, Network.instances, self._apply(teacher, Network.encode_views, batch), batch
-        )
-        return contrast.info_nce_metrics(self.contrast_loss, q, k, real)
 
     # reconstruct
 
@@ -262,7 +264,5 @@ class Method(base.WithTeacher):
         batch.pop("view2", None)
         if "column_offset" in batch:
             batch["column_offset"] = batch["column_offset"][:, :1]
-        prediction = self._apply(
-            params, Network.decode, self._apply(params, Network.encode_views, batch)
-        )
+        prediction = self.apply(params, "decode", self.apply(params, "encode_views", batch))
         return pixels.pictures(prediction, batch, self.patch, self.target, self.target_floor)

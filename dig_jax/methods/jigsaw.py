@@ -93,6 +93,7 @@ class Method(base.Method):
                 f"permutations is {permutations} and {windows} windows have {math.factorial(windows)}: set "
                 "config.method.permutations to 2 or more of them"
             )
+        pretext.check_layers(tile_width, projector_width, context_free)
         self.encoder = encoders.create(encoder)
         self.permutations = choose_permutations(windows, permutations)
         layout = pretext.Layout(windows, window_px, gap_px, jitter_px)
@@ -117,7 +118,10 @@ class Method(base.Method):
         return self.cut(cut_key, batch, cells) | {"answer": answer[:, None]}
 
     def loss(self, params, state, batch, key, progress):
-        return pretext.classify(self.network, params, state, batch, key)
+        """Cross-entropy over the answers. Metrics: accuracy, used (share of lines that count)."""
+        logits = self.apply(params, "__call__", batch, key=key)
+        loss, metrics = pretext.choice_loss(logits, batch)
+        return loss, base.Aux(metrics, state.mutable)
 
 
 def choose_permutations(length: int, count: int) -> np.ndarray:

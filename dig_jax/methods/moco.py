@@ -83,6 +83,7 @@ class Method(base.Method):
                 f"head is {head!r}; set config.method.head to one of {', '.join(HEADS)}"
             )
         base.check_fractions(momentum=momentum)
+        base.check_counts(projector_width=projector_width, projector_dim=projector_dim)
         self.encoder = encoders.create(encoder)
         self.temperature, self.momentum = temperature, momentum
         self.queue_shape = (queue, projector_dim)
@@ -119,11 +120,9 @@ class Method(base.Method):
         """
         teacher = jax.lax.stop_gradient(state.teacher)
         queries, keys = two_views.single(batch, 0), two_views.single(batch, 1)
-        q, _, real = self.network.apply(
-            {"params": params}, queries, deterministic=False, rngs={"drop_path": key}
-        )
-        k, _ = self.network.apply({"params": teacher}, keys, method="project")
-        q_rows, k_rows, valid = contrast.rows(q, 0), contrast.rows(k, 0), contrast.rows(real, 0)
+        q, _, real = self.apply(params, "__call__", queries, key=key)
+        k, _ = self.apply(teacher, "project", keys)
+        (q_rows,), (k_rows,), (valid,) = contrast.rows(q, k, real)
         loss, top1 = losses.queue_nce(
             q_rows, k_rows, state.mutable["queue"], self.temperature, valid
         )

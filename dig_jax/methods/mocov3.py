@@ -7,9 +7,9 @@ Paper   Chen, Xie, He, "An Empirical Study of Training Self-Supervised Vision Tr
     f_q: encoder, projector, predictor: q1, q2                    contrast.Network
     f_k: moving average of encoder and projector: k1, k2          base.WithTeacher, Method.loss
     ctr(q, k) = 2T * cross-entropy(q k^T / T, own key)            losses.info_nce
-    L = ctr(q1, k2) + ctr(q2, k1)                                 contrast.info_nce_metrics
+    L = ctr(q1, k2) + ctr(q2, k1)                                 Method.loss
     f_k <- m f_k + (1 - m) f_q before the keys, m: 0.99 -> 1      base.WithTeacher, base.cosine_momentum
-    random patch embedding, never trained (section 4)             Method._student
+    random patch embedding, never trained (section 4)             a rule of the optimiser
 
 Certain, from the public code (the ViT recipe): projector and predictor as in DiG, which took them
 from here, without biases, the last batch norms bare; batch norms see one view at a time, in the
@@ -21,9 +21,8 @@ default, windows of `window_px` as in DiG on request, then matched by place. `ma
 half a column of 4 px) bounds the way of any pixel sideways. Padding and rows that are not valid
 enter no mean, norm, negative or gradient.
 
-`freeze_patch_embed` stops the gradient, which holds Adam still but not weight decay:
-configs/pretrain/mocov3.py freezes the same parameters by a rule of the optimiser, which also spares
-their moments.
+The patch embedding is frozen by a rule of the optimiser (configs/pretrain/mocov3.py): it takes
+neither gradient, decay nor moments.
 
 Watch   contrast starts near 4T ln(instances), top1 near 1 / instances. Dips of top1 to its start are the instability that
         freezing is meant to cure. q_std: healthy about 1 / sqrt(projector_dim), below a sixth of that it collapses: a
@@ -64,7 +63,6 @@ class Method(base.WithTeacher):
         window_px: int | None = None,
         temperature: float = 0.2,
         momentum: float = 0.99,
-        freeze_patch_embed: bool = True,
         projector_width: int = 4096,
         projector_dim: int = 256,
         predictor_width: int = 4096,
@@ -77,14 +75,11 @@ class Method(base.WithTeacher):
             raise ValueError(
                 f"recipes is {recipes!r}; set config.method.recipes to a pair, of view 1 and of view 2"
             )
-        if freeze_patch_embed and encoder.get("kind", "vit") != "vit":
-            raise ValueError(
-                f"freeze_patch_embed is True and an encoder of kind {encoder['kind']!r} has no patch embedding: give this "
-                "method's config the argument freeze_patch_embed=false"
-            )
         base.check_fractions(momentum=momentum)
+        base.check_counts(projector_width=projector_width, projector_dim=projector_dim)
+        base.check_counts(predictor_width=predictor_width)
         self.encoder = encoders.create(encoder)
-        self.momentum, self.freeze_patch_embed = momentum, freeze_patch_embed
+        self.momentum = momentum
         self.contrast_loss = functools.partial(
             losses.info_nce, temperature=temperature, chunk=loss_chunk
         )
@@ -104,21 +99,14 @@ class Method(base.WithTeacher):
         )
 
     def loss(self, params, state, batch, key, progress):
-        """L. Metrics: contrast (L itself), top1, q_std: `contrast.info_nce_metrics`."""
-        student, teacher = self._student(params), jax.lax.stop_gradient(state.teacher)
-        q, _, real = self.network.apply(
-            {"params": student}, batch, deterministic=False, rngs={"drop_path": key}
-        )
-        k, _ = self.network.apply({"params": teacher}, batch, method="project")
-        metrics = contrast.info_nce_metrics(self.contrast_loss, q, k, real)
-        return metrics["contrast"], base.Aux(metrics, state.mutable)
-
-    def _student(self, params):
-        """`params`, their patch embedding out of the gradient's reach where it is frozen."""
-        if not self.freeze_patch_embed:
-            return params
-        encoder = params["encoder"]
-        return {
-            **params,
-            "encoder": {**encoder, "patch_embed": jax.lax.stop_gradient(encoder["patch_embed"])},
-        }
+        """L. Metrics: contrast (L itself); top1, the share of queries that find their own key; q_std,
+        the spread of unit queries.
+        """
+        q, _, real = self.apply(params, "__call__", batch, key=key)
+        k, _ = self.apply(jax.lax.stop_gradient(state.teacher), "project", batch)
+        (q1, q2), (k1, k2), (valid, _) = contrast.rows(q, k, real)
+        one, top_one = self.contrast_loss(q1, k2, valid=valid)
+        two, top_two = self.contrast_loss(q2, k1, valid=valid)
+        figures = {"contrast": one + two, "top1": (top_one + top_two) / 2}
+        metrics = figures | {"q_std": losses.unit_std(q, real)}
+        return one + two, base.Aux(metrics, state.mutable)

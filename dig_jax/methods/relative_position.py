@@ -75,6 +75,7 @@ class Method(base.Method):
     ):
         if reach < 1:
             raise ValueError(f"reach is {reach}; set config.method.reach to 1 or more cells")
+        pretext.check_layers(tile_width, projector_width, context_free)
         self.encoder, self.reach = encoders.create(encoder), reach
         layout = pretext.Layout(2 * reach + 1, window_px, gap_px, jitter_px)
         how = {
@@ -101,4 +102,7 @@ class Method(base.Method):
         return self.cut(cut_key, batch, cells) | {"answer": answer[:, None]}
 
     def loss(self, params, state, batch, key, progress):
-        return pretext.classify(self.network, params, state, batch, key)
+        """Cross-entropy over the answers. Metrics: accuracy, used (share of lines that count)."""
+        logits = self.apply(params, "__call__", batch, key=key)
+        loss, metrics = pretext.choice_loss(logits, batch)
+        return loss, base.Aux(metrics, state.mutable)

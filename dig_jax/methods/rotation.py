@@ -97,7 +97,10 @@ class Method(base.Method):
         return out | two_views.column_offsets(key, len(line), self.classes, self.column_offset_max)
 
     def loss(self, params, state, batch, key, progress):
-        return pretext.classify(self.network, params, state, batch, key)
+        """Cross-entropy over the answers. Metrics: accuracy, used (share of lines that count)."""
+        logits = self.apply(params, "__call__", batch, key=key)
+        loss, metrics = pretext.choice_loss(logits, batch)
+        return loss, base.Aux(metrics, state.mutable)
 
 
 def half_turn(image, width):

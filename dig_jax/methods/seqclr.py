@@ -130,6 +130,7 @@ class Method(base.Method):
             raise ValueError(
                 f"projection is {projection!r}; set config.method.projection to one of {', '.join(PROJECTIONS)}"
             )
+        base.check_counts(projector_width=projector_width, projector_dim=projector_dim)
         self.encoder = encoders.create(encoder)
         self.contrast_loss = functools.partial(
             losses.nt_xent, temperature=temperature, chunk=loss_chunk
@@ -146,9 +147,11 @@ class Method(base.Method):
         self.network = Network(encoder=self.encoder, projector=projector, window_px=window_px)
 
     def loss(self, params, state, batch, key, progress):
-        """L. Metrics: contrast (L itself), top1, q_std: `contrast.nt_xent_metrics`."""
-        z, real = self.network.apply(
-            {"params": params}, batch, deterministic=False, rngs={"drop_path": key}
-        )
-        metrics = contrast.nt_xent_metrics(self.contrast_loss, z, real)
-        return metrics["contrast"], base.Aux(metrics, state.mutable)
+        """L. Metrics: contrast (L itself); top1, the share of instances whose nearest is their
+        partner; q_std, the spread of z.
+        """
+        z, real = self.apply(params, "__call__", batch, key=key)
+        (z1, z2), (valid, _) = contrast.rows(z, real)
+        loss, top1 = self.contrast_loss(z1, z2, valid=valid)
+        metrics = {"contrast": loss, "top1": top1, "q_std": losses.unit_std(z, real)}
+        return loss, base.Aux(metrics, state.mutable)

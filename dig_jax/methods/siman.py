@@ -226,8 +226,7 @@ class Method(base.Method):
         """pixel + lambda fooled + adversary. Metrics: these three and used, the share of lines that
         count.
         """
-        apply = self._apply
-        painted = apply(params, "paint", batch, deterministic=False, rngs={"drop_path": key})
+        painted = self.apply(params, "paint", batch, key=key)
         target, _, _, real = pixels.pixel_target(
             batch["original"], batch["width"], self.patch, "input", 0.0
         )
@@ -239,10 +238,10 @@ class Method(base.Method):
         judged = real.any(-1)
         frozen = jax.lax.stop_gradient(params)
         fooled = losses.masked_mse(
-            apply(frozen, "judge", painted, batch), jnp.ones(judged.shape), judged
+            self.apply(frozen, "judge", painted, batch), jnp.ones(judged.shape), judged
         )
-        of_painted = apply(params, "judge", jax.lax.stop_gradient(painted), batch)
-        of_real = apply(params, "judge", target, batch)
+        of_painted = self.apply(params, "judge", jax.lax.stop_gradient(painted), batch)
+        of_real = self.apply(params, "judge", target, batch)
         adversary = losses.masked_mse(of_real, jnp.ones(judged.shape), judged)
         adversary += losses.masked_mse(of_painted, jnp.zeros(judged.shape), judged)
         metrics = {
@@ -261,9 +260,7 @@ class Method(base.Method):
         """
         batch = self.augment(key, batch)
         grid = vit.grid(batch["view1"].shape, self.patch)
-        painted = vit.unpatchify(
-            self.network.apply({"params": params}, batch, method="paint"), self.patch, grid
-        )
+        painted = vit.unpatchify(self.apply(params, "paint", batch), self.patch, grid)
 
         def whole(halves):
             halves = jnp.clip(halves * 0.5 + 0.5, 0, 1).reshape(-1, 2, *halves.shape[1:])

@@ -60,10 +60,7 @@ class Method(base.Method):
         column_offset_max: int = 0,
         loss_chunk: int | None = None,
     ):
-        if projector_layers < 1:
-            raise ValueError(
-                f"projector_layers is {projector_layers}; set config.method.projector_layers to 1 or more"
-            )
+        base.check_counts(projector_layers=projector_layers, projector_dim=projector_dim)
         self.encoder = encoders.create(encoder)
         self.contrast_loss = functools.partial(
             losses.nt_xent, temperature=temperature, chunk=loss_chunk
@@ -79,12 +76,14 @@ class Method(base.Method):
         self.network = contrast.Network(encoder=self.encoder, projector=projector)
 
     def loss(self, params, state, batch, key, progress):
-        """L. Metrics: contrast (L itself), top1, q_std: `contrast.nt_xent_metrics`."""
-        z, _, real = self.network.apply(
-            {"params": params}, batch, deterministic=False, rngs={"drop_path": key}
-        )
-        metrics = contrast.nt_xent_metrics(self.contrast_loss, z, real)
+        """L. Metrics: contrast (L itself); top1, the share of instances whose nearest is their
+        partner; q_std, the spread of z.
+        """
+        z, _, real = self.apply(params, "__call__", batch, key=key)
+        (z1, z2), (valid, _) = contrast.rows(z, real)
+        loss, top1 = self.contrast_loss(z1, z2, valid=valid)
         # The mean over all views is half the sum of the means of view 1 and of view 2, which have
         # as many rows.
-        metrics["contrast"] = 2.0 * metrics["contrast"]
-        return metrics["contrast"], base.Aux(metrics, state.mutable)
+        loss = 2.0 * loss
+        metrics = {"contrast": loss, "top1": top1, "q_std": losses.unit_std(z, real)}
+        return loss, base.Aux(metrics, state.mutable)

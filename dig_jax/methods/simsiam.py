@@ -7,7 +7,7 @@ Paper   Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 20
     f: encoder, mean over the tokens, 3-layer projector: z        contrast.Network
     h: predictor with a bottleneck: p = h(z)                      contrast.Network
     D(p, z) = -cos(p, stopgrad(z))                                losses.negative_cosine, Method.loss
-    L = D(p1, z2) / 2 + D(p2, z1) / 2                             contrast.symmetrised
+    L = D(p1, z2) / 2 + D(p2, z1) / 2                             Method.loss
 
 Certain, from the public code: projector of three equally wide layers without biases, the last batch
 norm bare; predictor 2048 -> 512 with batch norm and ReLU -> 2048 with a bias and no norm; batch
@@ -62,6 +62,8 @@ class Method(base.Method):
         max_shift_px: float | None = 8.0,
         column_offset_max: int = 0,
     ):
+        base.check_counts(projector_width=projector_width, projector_dim=projector_dim)
+        base.check_counts(predictor_width=predictor_width)
         self.encoder = encoders.create(encoder)
         self.augment = two_views.augmenter(
             channels=channels,
@@ -80,8 +82,8 @@ class Method(base.Method):
 
     def loss(self, params, state, batch, key, progress):
         """L. Metrics: cosine (-L, mean cosine of prediction and target), q_std (spread of z)."""
-        p, z, real = self.network.apply(
-            {"params": params}, batch, deterministic=False, rngs={"drop_path": key}
-        )
-        loss = contrast.symmetrised(losses.negative_cosine, p, jax.lax.stop_gradient(z), real) / 2
+        p, z, real = self.apply(params, "__call__", batch, key=key)
+        (p1, p2), (z1, z2), (valid, _) = contrast.rows(p, jax.lax.stop_gradient(z), real)
+        distance = losses.negative_cosine
+        loss = distance(p1, z2, valid) / 2 + distance(p2, z1, valid) / 2
         return loss, base.Aux({"cosine": -loss, "q_std": losses.unit_std(z, real)}, state.mutable)

@@ -7,10 +7,10 @@ Paper   Gao et al., "Self-Supervised Pre-training with Symmetric Superimposition
     g: flip left-right (1), top-bottom (2) or half a turn (3)           Method.augment, geometry.flip
     X = 0.5 (I + g(I)), what the student sees; nothing is masked        Method.augment
     z = encoder(X); decoder(z, 0) is I, decoder(z, g) is g(I)           Network.features, Network.paint
-    L_pix = mean (pixels of decoder(z, 0) - I)^2 + (... (z, g) - g(I))^2  Method._pixel, pixels.masked_loss
+    L_pix = mean (pixels of decoder(z, 0) - I)^2 + (... (z, g) - g(I))^2  pixels.masked_loss
     teacher: X' = 0.5 (A(I) + A(g(I))), one affine map A for both       Method.augment, geometry.random_affine
     L_feat = ctr(q_0, k_0) + ctr(q_g, k_g) over windows of decoder features, ctr = 2T InfoNCE
-                                                                        contrast.info_nce_metrics, losses.info_nce
+                                                                        losses.info_nce
     L = L_pix + w L_feat, w = 0 for the first half, then up to 0.25     Method.loss, Method._weight
     xi <- m xi + (1 - m) theta, m: 0.995 -> 1                           base.WithTeacher
 
@@ -107,7 +107,7 @@ class Decoder(nn.Module):
 class Network(nn.Module):
     """Student and, on its own parameters, teacher (without painter and predictor)."""
 
-    encoder_args: Mapping[str, Any]
+    encoder: vit.Vit
     values: int  # of a patch: ph * pw * C
     decoder_width: int
     decoder_depth: int
@@ -117,8 +117,7 @@ class Network(nn.Module):
     projector_dim: int
 
     def setup(self):
-        self.encoder = encoders.create_vit(self.encoder_args)
-        self.patch = tuple(self.encoder_args["patch"])
+        self.patch = tuple(self.encoder.patch)
         form = self.encoder.form(self.decoder_width // self.decoder_heads)
         self.decoder = Decoder(
             self.decoder_width, self.decoder_depth, self.decoder_heads, self.patch, form
@@ -162,10 +161,10 @@ class Network(nn.Module):
         bool[B,2,S].
         """
         pooled, real = contrast.instances(features, batch, self.patch, self.window_px)
-        return contrast.each(self.projector, pooled, real), real
+        return contrast.by_view(self.projector, pooled, real), real
 
     def predict(self, z, real):
-        return contrast.each(self.predictor, z, real)
+        return contrast.by_view(self.predictor, z, real)
 
 
 class Method(base.WithTeacher):
@@ -212,6 +211,7 @@ class Method(base.WithTeacher):
             )
         base.check_column_offset(column_offset_max)
         base.check_decoder(decoder_width, decoder_heads)
+        base.check_counts(projector_width=projector_width, projector_dim=projector_dim)
         self.affine = AFFINE if affine is None else affine
         geometry.check_affine(self.affine)
         self.encoder = encoders.create_vit(encoder)
@@ -228,7 +228,7 @@ class Method(base.WithTeacher):
         self.momentum = momentum
         self.weight_contrast, self.contrast_from = weight_contrast, contrast_from
         self.network = Network(
-            encoder_args=encoder,
+            encoder=self.encoder,
             values=math.prod(self.patch) * channels,
             decoder_width=decoder_width,
             decoder_depth=decoder_depth,
@@ -287,38 +287,28 @@ class Method(base.WithTeacher):
     # loss
 
     def loss(self, params, state, batch, key, progress):
-        """L_pix + w * L_feat. Metrics: pixel (sum of both directions); contrast, top1, q_std:
-        `contrast.info_nce_metrics`.
+        """L_pix + w * L_feat. Metrics: pixel (sum of both directions); contrast (L_feat); top1, the
+        share of queries that find their own key; q_std, the spread of unit queries.
         """
         teacher = jax.lax.stop_gradient(state.teacher)
-        features = self._apply(
-            params, Network.features, batch, "mixed", deterministic=False, rngs={"drop_path": key}
-        )
-        pixel = self._pixel(params, features, batch)
-        metrics = self._contrast(params, teacher, features, batch)
-        total = pixel + self._weight(progress) * metrics["contrast"]
-        return total, base.Aux({"pixel": pixel, **metrics}, state.mutable)
-
-    def _pixel(self, params, features, batch):
-        painted = self._apply(params, Network.paint, features)
-        settings = self.patch, self.target, self.target_floor
+        features = self.apply(params, "features", batch, "mixed", key=key)
+        painted = self.apply(params, "paint", features)
+        target = self.patch, self.target, self.target_floor
         mirrored = {**batch, "view1": batch["view2"]}
-        return pixels.masked_loss(painted[:, 0], batch, *settings) + pixels.masked_loss(
-            painted[:, 1], mirrored, *settings
-        )
+        pixel = pixels.masked_loss(painted[:, 0], batch, *target)
+        pixel += pixels.masked_loss(painted[:, 1], mirrored, *target)
 
-    def _contrast(self, params, teacher, features, batch):
-        """L_feat and its figures, from the student's features; each direction against the teacher's
-        of the same.
-        """
-        z, real = self._apply(params, Network.project, features, batch)
-        q = self._apply(params, Network.predict, z, real)
-        k, _ = self._apply(
-            teacher, Network.project, self._apply(teacher, Network.features, batch, "moved"), batch
+        z, real = self.apply(params, "project", features, batch)
+        q = self.apply(params, "predict", z, real)
+        k, _ = self.apply(
+            teacher, "project", self.apply(teacher, "features", batch, "moved"), batch
         )
-        return contrast.info_nce_metrics(
-            self.contrast_loss, q, k[:, ::-1], real
-        )  # across views, so that direction 0 meets direction 0
+        (q0, qg), (k0, kg), (valid, _) = contrast.rows(q, k, real)
+        one, top_one = self.contrast_loss(q0, k0, valid=valid)
+        two, top_two = self.contrast_loss(qg, kg, valid=valid)
+        figures = {"pixel": pixel, "contrast": one + two, "top1": (top_one + top_two) / 2}
+        metrics = figures | {"q_std": losses.unit_std(q, real)}
+        return pixel + self._weight(progress) * (one + two), base.Aux(metrics, state.mutable)
 
     def _weight(self, progress):
         """w: 0 until contrast_from, then evenly up to weight_contrast."""
@@ -339,9 +329,7 @@ class Method(base.WithTeacher):
     def reconstruct(self, params, batch, key):
         """`pixels.pictures` of the line as it is; "masked" is the superimposed line."""
         batch = self.augment(key, batch)
-        painted = self._apply(
-            params, Network.paint, self._apply(params, Network.features, batch, "mixed")
-        )
+        painted = self.apply(params, "paint", self.apply(params, "features", batch, "mixed"))
         pictures = pixels.pictures(painted[:, 0], batch, self.patch, self.target, self.target_floor)
         return {**pictures, "masked": batch["mixed"] * 0.5 + 0.5}
 

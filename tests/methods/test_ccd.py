@@ -391,9 +391,7 @@ def test_no_character_no_loss_and_the_switch_to_the_learned_map():
 
 
 def test_gradients_reach_what_they_may_only():
-    """None the teacher, none padding and rows that are not valid; none the last layer in the frozen
-    part.
-    """
+    """None the teacher, none padding and rows that are not valid."""
     _, _, teacher, _, batch = started()
     (loss, _), (grads, theirs, images) = evaluate()
     assert all((g == 0).all() for g in jax.tree.leaves(theirs))
@@ -407,9 +405,6 @@ def test_gradients_reach_what_they_may_only():
         assert np.isfinite(grad).all() and (grad[~real] == 0).all() and grad[real].max() > 0, name
     grads = jax.tree.map(lambda g: float(np.abs(g).max()), grads)
     assert min(grads["projector"][name] for name in ("prototypes", "scale")) > 0
-    frozen = evaluate(progress=0.005)[1][0]["projector"]
-    assert (frozen["prototypes"] == 0).all() and (frozen["scale"] == 0).all()
-    assert all((frozen[f"dense_{i}"]["kernel"] != 0).any() for i in range(3))
 
 
 def test_padding_and_filler_rows_change_nothing():

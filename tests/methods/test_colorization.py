@@ -68,7 +68,7 @@ def test_right_colours_paint_the_original_and_no_colours_paint_it_grey(raw, meth
         (0 * batch["target"], batch["view1"] / 2 + 0.5),
     ]:
         said = vit.patchify(colours, (8, 4))
-        painter.network = types.SimpleNamespace(apply=lambda *args, said=said: said)
+        painter.network = types.SimpleNamespace(apply=lambda *args, said=said, **how: said)
         pictures = painter.reconstruct({}, raw, jax.random.key(0))
         np.testing.assert_allclose(
             pictures["output"], np.where(real, expected, original), atol=1e-5

@@ -77,6 +77,11 @@ def test_views_are_the_windows_in_the_order_of_the_answer():
         ({"permutations": 1}, "permutations is 1"),
         ({"window_px": 18}, "window_px is 18.*multiple of the patch width, 4"),
         ({"jitter_px": 7}, "jitter_px is 7 and gap_px 6"),
+        ({"tile_width": -1}, "tile_width is -1.*config.method.tile_width to 0 or more"),
+        (
+            {"tile_width": 0, "context_free": False},
+            "tile_width is 0.*config.method.tile_width above 0, or config.method.context_free",
+        ),
         ({"recipe": "digg"}, "recipe is 'digg'.*config.method.recipe"),
     ],
 )

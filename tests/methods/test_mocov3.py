@@ -2,7 +2,6 @@
 frozen embedding.
 """
 
-import functools
 import math
 import types
 
@@ -80,7 +79,6 @@ def test_loss_and_gradients_equal_the_reference(chunk):
     method.network = pairs.Given(
         lambda p: (both(p["q"]), None, real) if "q" in p else (both(p["k"]), real)
     )
-    method.freeze_patch_embed = False
 
     def loss(params, teacher):
         return method.loss(
@@ -109,23 +107,16 @@ def test_loss_starts_where_chance_puts_it():
 # ---- what takes no gradient ----
 
 
-def test_the_frozen_patch_embedding_takes_no_gradient_and_all_else_does(case):
-    pairs.prove_parameters_learn(case, but=("patch_embed",))
-    frozen, free = (
-        make()._student(case.params),
-        make(freeze_patch_embed=False)._student(case.params),
-    )
-    jax.tree.map(
-        np.testing.assert_array_equal, frozen, case.params
-    )  # the values are what they were
-    assert free is case.params
+def test_every_parameter_learns(case):
+    """The patch embedding is frozen by a rule of the optimiser, not by its gradient."""
+    pairs.prove_parameters_learn(case)
 
 
-def test_the_rule_of_the_config_freezes_the_same_parameters(case):
+def test_the_rule_of_the_config_freezes_the_patch_embedding(case):
     """Weight decay and moments, too; without freezing there is no rule."""
     options = config.get_config("preset=cpu").to_dict()
     treatments = optim.param_groups(
-        case.params, options["optim"]["weight_decay"], options["optim"]["rules"], None
+        case.params, options["optim"]["weight_decay"], options["optim"]["rules"], None, 10
     )
     for path, treatment in trees.named_leaves(treatments).items():
         assert treatment.freeze == path.startswith("encoder/patch_embed/"), path
@@ -162,8 +153,8 @@ def test_loss_does_not_move_when_padding_grows_rows_fill_up_and_devices_share_th
 
 def test_augment_encode_and_sentences(case):
     pairs.prove_augment(make)
-    pairs.prove_encode(functools.partial(make, freeze_patch_embed=False))
-    pairs.prove_a_cnn_learns(functools.partial(make, freeze_patch_embed=False))
+    pairs.prove_encode(make)
+    pairs.prove_a_cnn_learns(make)
     assert "norm" in case.params["encoder"]  # the official encoder keeps its final norm
     pairs.prove_sentences(
         make,
@@ -171,10 +162,7 @@ def test_augment_encode_and_sentences(case):
             ({"recipes": "dig"}, "recipes is 'dig'.*method.recipes to a pair"),
             ({"recipes": ("dig",)}, r"recipes is \('dig',\).*a pair"),
             ({"recipes": ("dig", "digg")}, "recipe is 'digg'"),
-            (
-                {"encoder": pairs.CNN},
-                "freeze_patch_embed is True.*'crnn' has no patch embedding.*freeze_patch_embed=false",
-            ),
+            ({"projector_dim": 0}, "projector_dim is 0.*method.projector_dim to 1 or more"),
             ({"momentum": -0.1}, r"momentum is -0\.1.*method.momentum"),
         ],
     )

@@ -179,17 +179,17 @@ def test_paint_is_the_mean_square_over_real_pixels_of_valid_lines():
             squares["untaught"] += list((untaught[b, :, x] / 2 + 0.5 - grey).ravel() ** 2)
     # One patch a column of 4 px and row of 8: the prediction in reading order, written out.
     patches = np.stack([said[:, :, x : x + 4].reshape(3, -1) for x in (0, 4, 8)], axis=1)
-    network = types.SimpleNamespace(apply=lambda *args, **kwargs: jnp.asarray(patches))
     batch = {
         "target": jnp.asarray(target),
         "width": jnp.asarray(width),
         "valid": jnp.asarray(valid),
     }
     how = {"untaught": jnp.asarray(untaught), "patch": (8, 4), "kind": "pixel", "floor": 0.0}
-    loss, aux = pretext.paint(network, {}, types.SimpleNamespace(mutable={}), batch, None, **how)
+    loss, metrics, count = pretext.paint_loss(jnp.asarray(patches), batch, **how)
+    assert count == len(squares["pixel"])
     for name, values in squares.items():
-        np.testing.assert_allclose(aux.metrics[name], np.mean(values), rtol=1e-5)
-    assert loss == aux.metrics["pixel"]
+        np.testing.assert_allclose(metrics[name], np.mean(values), rtol=1e-5)
+    assert loss == metrics["pixel"]
 
 
 def numbered(width, canvas_px, height=2):

@@ -117,9 +117,18 @@ class Method:
         """
         return mutable
 
-    def _apply(self, params: Params, method: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """A method of the network, on these parameters."""
-        return self.network.apply({"params": params}, *args, method=method, **options)
+    def predict(self, params: Params, mutable: Any, batch: Batch) -> Any:
+        """What a recogniser reads in a raw batch; other methods read nothing."""
+        raise NotImplementedError(f"{type(self).__module__} does not read: it is no recogniser")
+
+    def reconstruct(self, params: Params, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
+        """Pictures of a raw batch to look at, {name: f32[B,H,W,C] in [0, 1]}. Default: none."""
+        return {}
+
+    def apply(self, params: Params, part: str, *args: Any, key: jax.Array | None = None) -> Any:
+        """network.part(*args) on these parameters. With a key in training mode, with drop path."""
+        training = {} if key is None else {"deterministic": False, "rngs": {"drop_path": key}}
+        return self.network.apply({"params": params}, *args, method=part, **training)
 
 
 class WithTeacher(Method):
@@ -177,10 +186,18 @@ def check_fractions(**values: float) -> None:
             raise ValueError(f"{name} is {value}; it must lie in [0, 1]: set config.method.{name}")
 
 
+def check_counts(**values: int) -> None:
+    """ValueError for an argument below 1: widths of layers, and how many there are of something."""
+    for name, value in values.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; set config.method.{name} to 1 or more")
+
+
 def check_decoder(width: int, heads: int) -> None:
     """ValueError for a transformer whose decoder_width its decoder_heads cannot share, or its 2-D
     position codes.
     """
+    check_counts(decoder_width=width, decoder_heads=heads)
     if width % heads or width % 4:
         raise ValueError(
             f"a decoder_width of {width} does not divide by 4 and into {heads} heads: set config.method.decoder_width to a "

@@ -1,16 +1,14 @@
-"""What a contrast compares: instances of two views of one line, their networks and figures."""
+"""What a contrast compares: instances of two views of one line, and the networks to them."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
-from dig_jax import losses
 from dig_jax.methods.shared import base, two_views
 from dig_jax.models import heads, vit
 
@@ -80,50 +78,16 @@ class Network(nn.Module):
         return self._head(self.projector, x, real), real
 
     def _head(self, head, x, real):
-        return each(head, x, real) if self.by_view else head(x, real)
+        return by_view(head, x, real) if self.by_view else head(x, real)
 
 
-def each(head: Callable[..., jax.Array], x: jax.Array, real: jax.Array) -> jax.Array:
+def by_view(head: Callable[..., jax.Array], x: jax.Array, real: jax.Array) -> jax.Array:
     """A head with batch norms, called with each view alone: x f32[B,V,S,D], real bool[B,V,S] ->
     f32[B,V,S,K].
     """
     return jnp.stack([head(x[:, v], real[:, v]) for v in range(x.shape[1])], axis=1)
 
 
-def rows(x: jax.Array, index: int) -> jax.Array:
-    """The instances of one view: [B,V,S,...] -> [B * S, ...], as losses want them."""
-    return x[:, index].reshape(-1, *x.shape[3:])
-
-
-def symmetrised(
-    loss: Callable[..., Any], ours: jax.Array, theirs: jax.Array, real: jax.Array
-) -> Any:
-    """loss(our view 1, their view 2) + loss(our view 2, their view 1), leaf by leaf of what `loss`
-    returns.
-
-    ours, theirs f32[B,2,S,K], real bool[B,2,S]: an instance counts when it is real, which in both
-    views it is or is not. loss(x, y, valid=...) takes f32[M,K], f32[M,K], bool[M].
-    """
-    one = loss(rows(ours, 0), rows(theirs, 1), valid=rows(real, 0))
-    two = loss(rows(ours, 1), rows(theirs, 0), valid=rows(real, 1))
-    return jax.tree.map(operator.add, one, two)
-
-
-def info_nce_metrics(
-    contrast_loss: Callable[..., Any], q: jax.Array, k: jax.Array, real: jax.Array
-) -> dict[str, jax.Array]:
-    """The figures of contrast_loss(q1, k2) + contrast_loss(q2, k1), f32[] each: contrast (that sum), top1 (share of
-    queries that find their own key, mean of both directions), q_std (spread of unit queries, mean
-    over channels). contrast_loss: `losses.info_nce`."""
-    contrast, top1 = symmetrised(contrast_loss, q, k, real)
-    return {"contrast": contrast, "top1": top1 / 2, "q_std": losses.unit_std(q, real)}
-
-
-def nt_xent_metrics(
-    contrast_loss: Callable[..., Any], z: jax.Array, real: jax.Array
-) -> dict[str, jax.Array]:
-    """The figures of instances that look for their partner among those of both views, f32[] each:
-    contrast, top1 (share of instances whose nearest is their partner), q_std (spread of z). contrast_loss:
-    `losses.nt_xent`."""
-    contrast, top1 = contrast_loss(rows(z, 0), rows(z, 1), valid=rows(real, 0))
-    return {"contrast": contrast, "top1": top1, "q_std": losses.unit_std(z, real)}
+def rows(*arrays: jax.Array) -> list[list[jax.Array]]:
+    """Each [B,V,S,...] as V lists of instances [B * S, ...], one a view, as losses want them."""
+    return [list(rearrange(x, "b v s ... -> v (b s) ...")) for x in arrays]

@@ -143,9 +143,7 @@ class MaskedPixels(base.Method):
 
     def loss(self, params, state, batch, key, progress):
         """`masked_loss`, also the metric pixel."""
-        prediction = self.network.apply(
-            {"params": params}, batch, deterministic=False, rngs={"drop_path": key}
-        )
+        prediction = self.apply(params, "__call__", batch, key=key)
         loss = masked_loss(prediction, batch, *self.target_args, error=self.error)
         return loss, base.Aux(
             {"pixel": loss}, state.mutable, jnp.sum(loss_weights(batch, self.patch))
@@ -154,4 +152,4 @@ class MaskedPixels(base.Method):
     def reconstruct(self, params, batch, key):
         """`pictures` of a raw batch."""
         batch = self.augment(key, batch)
-        return pictures(self.network.apply({"params": params}, batch), batch, *self.target_args)
+        return pictures(self.apply(params, "__call__", batch), batch, *self.target_args)

@@ -2,9 +2,9 @@
 without a reader.
 
     kind                 methods                                where
-    choose 1 of K        rotation, jigsaw, relative_position    Classifier, classify, cross_entropy
+    choose 1 of K        rotation, jigsaw, relative_position    Classifier, choice_loss
       from windows       jigsaw, relative_position              Layout, cutter
-    paint the line       colorization, denoising                Painter, paint
+    paint the line       colorization, denoising                Painter, paint_loss
 
 A batch of the first kind holds view1 .. viewV f32[B,H,w,C] in [-1, 1], width i32[B] (real pixels of
 each view), valid bool[B], answer i32[B,Q] and perhaps column_offset i32[B,V]: Q questions a line,
@@ -131,6 +131,18 @@ def cutter(
 # ---- choose one of K ----
 
 
+def check_layers(tile_width: int, projector_width: int, context_free: bool) -> None:
+    """ValueError for widths that `Classifier` cannot have."""
+    for name, value in (("tile_width", tile_width), ("projector_width", projector_width)):
+        if value < 0:
+            raise ValueError(f"{name} is {value}; set config.method.{name} to 0 or more")
+    if not tile_width and not context_free:
+        raise ValueError(
+            "tile_width is 0, the mean of all tokens, which cannot tell windows that lie in one "
+            "image: set config.method.tile_width above 0, or config.method.context_free=True"
+        )
+
+
 class Classifier(nn.Module):
     """Encoder on the views, one vector of each, and a classifier on the vectors of a question side
     by side.
@@ -193,13 +205,10 @@ def cross_entropy(
     return -mean(right), mean(jnp.argmax(logits, axis=-1) == answer)
 
 
-def classify(network: Classifier, params, state, batch, key) -> tuple[jax.Array, base.Aux]:
-    """`Method.loss`: cross-entropy. Metrics: accuracy, used."""
-    logits = network.apply({"params": params}, batch, False, rngs={"drop_path": key})
+def choice_loss(logits: jax.Array, batch: base.Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """`cross_entropy` of an augmented batch, and the metrics accuracy and used."""
     loss, accuracy = cross_entropy(logits, batch["answer"], batch["valid"])
-    return loss, base.Aux(
-        {"accuracy": accuracy, "used": jnp.mean(batch["valid"], dtype=jnp.float32)}, state.mutable
-    )
+    return loss, {"accuracy": accuracy, "used": jnp.mean(batch["valid"], dtype=jnp.float32)}
 
 
 # ---- paint the line ----
@@ -227,21 +236,20 @@ class Painter(nn.Module):
         return decoder(tokens)
 
 
-def paint(
-    network: Painter, params, state, batch, key, *, untaught, patch, kind, floor
-) -> tuple[jax.Array, base.Aux]:
-    """`Method.loss`: mean square over every real pixel of valid lines, in the units of
-    `pixels.pixel_target`.
+def paint_loss(
+    prediction: jax.Array, batch: base.Batch, *, untaught: jax.Array, patch, kind, floor
+) -> tuple[jax.Array, dict[str, jax.Array], jax.Array]:
+    """Mean square over every real pixel of valid lines, in the units of `pixels.pixel_target`; the
+    metrics; and how many values it is a mean over.
 
     untaught f32[B,H,W,P] in [-1, 1]: what can be said without learning anything (the spoilt image
     itself, grey). Metrics: pixel, the loss, and untaught, the same figure of that answer: learning
     begins where pixel falls below it.
     """
-    prediction = network.apply({"params": params}, batch, False, rngs={"drop_path": key})
     target, mean, deviation, real = pixels.pixel_target(
         batch["target"], batch["width"], patch, kind, floor
     )
     real = real & batch["valid"][:, None, None]
     untaught = (vit.patchify(untaught * 0.5 + 0.5, patch) - mean) / deviation
     loss, without = (losses.masked_mse(x, target, real) for x in (prediction, untaught))
-    return loss, base.Aux({"pixel": loss, "untaught": without}, state.mutable, jnp.sum(real))
+    return loss, {"pixel": loss, "untaught": without}, jnp.sum(real)
