@@ -50,4 +50,7 @@ def get_config(arg=None):
         method.projector_width = 2048
         config.optim = {"lr": 5e-4, "lr_per": 256, "min_lr": 1e-6, "warmup_steps": 39062}
         config.optim.update(weight_decay=0.04, weight_decay_end=0.4, clip_norm_each=3.0)
+    # The authors' last layer has no gradient at first, and the length of its rows decays as well.
+    last = {"freeze_frac": 0.01, "weight_decay": config.optim.weight_decay}
+    config.optim.rules = (("^projector/(prototypes|scale)$", last), ("", {}))
     return common.finished(config, args)

@@ -9,9 +9,8 @@
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 | words | the official ViT-S recipe on words squeezed to 32x128, its 300 epochs of ImageNet counted in steps | not run yet |
 
-freeze_patch_embed does two things: the method stops the gradient, and the rule of the optimiser
-below keeps weight decay away and saves the moments; so set it here and not by --config.method. A
-CNN (size=crnn) has no patch embedding: give it false. method.max_shift_px bounds the misalignment
+freeze_patch_embed is a rule of the optimiser; a CNN (size=crnn) has no patch embedding, so give it
+false. In words biases and norms decay as well, as the authors' do. method.max_shift_px bounds the misalignment
 of windows.
 """
 
@@ -24,7 +23,6 @@ def get_config(arg=None):
     args = common.pretraining_args(arg, PRESETS, freeze_patch_embed=True)
     config = common.pretraining("mocov3")
     method = config.method
-    method.freeze_patch_embed = args.freeze_patch_embed
     method.momentum, method.temperature = 0.99, 0.2
     method.recipes, method.max_shift_px = ("lines_light", "lines_light"), 2.0
     method.column_offset_max = common.COLUMN_OFFSET_MAX
@@ -43,6 +41,7 @@ def get_config(arg=None):
         method.column_offset_max = 0
         method.projector_width, method.predictor_width = 4096, 4096
         config.optim = {"lr": 1.5e-4, "lr_per": 256, "warmup_steps": 12480, "weight_decay": 0.1}
-    if args.freeze_patch_embed:
-        config.optim.rules = (("^encoder/patch_embed/", {"freeze": True}), ("", {}))
+    rest = ("", {"weight_decay": 0.1} if args.preset == "words" else {})
+    frozen = (("^encoder/patch_embed/", {"freeze": True}),) if args.freeze_patch_embed else ()
+    config.optim.rules = (*frozen, rest) if frozen or rest[1] else ()
     return common.finished(config, args)

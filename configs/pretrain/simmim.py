@@ -39,4 +39,5 @@ def get_config(arg=None):
         method.column_offset_max = 0
         config.optim = {"lr": 5e-5, "lr_per": 256, "warmup_steps": 6250, "weight_decay": 0.05}
         config.optim.update(clip_norm=5.0, schedule="steps", drops=(0.875,), drop=0.1)
+        config.optim.rules = (("^encoder/mask_token$", {"weight_decay": 0.05}), ("", {}))
     return common.finished(config, args)

@@ -2,6 +2,7 @@
 their errors.
 """
 
+import importlib
 import math
 
 import jax
@@ -365,3 +366,39 @@ def test_freeze_frac_holds_moments_count_and_decay():
     assert "from step 3" in optimizer.describe()
     with pytest.raises(ValueError, match="freeze_frac.*adamw"):
         optim.create(params=params, name="sgd", lr=0.1, rules=rules, total_steps=8, batch_size=1)
+
+
+@pytest.mark.parametrize(
+    ("config", "preset", "decays"),
+    [
+        ("ccd", "words", {"projector/scale": 0.04, "projector/prototypes": 0.04}),
+        ("ccd", "cpu", {"projector/scale": 0.05, "encoder/norm/scale": 0.0}),
+        ("mocov3", "words", {"encoder/norm/scale": 0.1, "projector/bias": 0.1}),
+        ("mocov3", "cpu", {"encoder/norm/scale": 0.0, "projector/bias": 0.0}),
+        ("simmim", "words_simmim", {"encoder/mask_token": 0.05, "encoder/norm/scale": 0.0}),
+        ("dig", "words", {"encoder/mask_token": 0.1, "encoder/norm/scale": 0.0}),
+        ("mae", "words_union14m", {"encoder/mask_token": 0.05, "encoder/norm/scale": 0.0}),
+    ],
+)
+def test_what_decays_as_in_the_authors_code(config, preset, decays):
+    """Their groups go by the number of dimensions, and tokens and row lengths have two or more."""
+    module = importlib.import_module(f"dig_jax.configs.pretrain.{config}")
+    options = module.get_config(f"preset={preset}").optim
+    vector = jnp.zeros(3)
+    params = {
+        "encoder": {
+            "patch_embed": {"bias": vector},
+            "mask_token": vector,
+            "norm": {"scale": vector},
+        },
+        "projector": {"scale": vector, "prototypes": jnp.zeros((3, 3)), "bias": vector},
+    }
+    groups = optim.param_groups(params, options.weight_decay, options.rules, None, 1000)
+    groups = trees.named_leaves(groups)
+    assert {name: groups[name].weight_decay for name in decays} == decays
+    if config == "ccd":
+        assert [groups[f"projector/{n}"].start for n in ("scale", "prototypes", "bias")] == [
+            10,
+            10,
+            0,
+        ]
