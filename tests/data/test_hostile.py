@@ -25,7 +25,9 @@ from tests.fuzz import images as hostile
 
 
 def png(width=20, height=10):
-    return writer.encode_image(np.full((height, width), 128, np.uint8), "png")
+    image = np.full((height, width), 128, np.uint8)
+    image[: height // 2, : width // 2] = 20  # contrast
+    return writer.encode_image(image, "png")
 
 
 def record_set(folder, count=6, image=None, text="x"):
