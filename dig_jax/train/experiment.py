@@ -237,10 +237,11 @@ def open_data(cfg: Mapping[str, Any], mesh: Any) -> Data:
     common = {"mixture": mixture, "batch_size": cfg["batch_size"], **shard.of_data()}
     charset, once = None, None
     if lines:
+        encoder = cfg["method"].get("encoder")
         names = ("height_px", "squeeze_px", "buckets_px")
         mixture, told = limits.learnable(
             mixture,
-            frame_px=(cfg["method"].get("encoder") or {}).get("patch", (32, 4))[1],
+            frame_px=encoder.get("patch", (32, 4))[1] if encoder else None,
             max_width_px=options.pop("max_width_px"),
             **{name: options[name] for name in names},
         )

@@ -1,0 +1,60 @@
+"""What the trainer makes of records that cannot be learnt: known before anything compiles."""
+
+import numpy as np
+import pytest
+
+from dig_jax import sharding
+from dig_jax.data import limits, pipeline, records
+from dig_jax.train import defaults, experiment, run
+
+GIVEN = ("mixture", "batch_size", "charset", "seed", "process_index", "process_count")
+
+
+def config(folder, **data):
+    lines = {
+        **defaults.READING,
+        **defaults.options(records.open_sets, *experiment.SETS),
+        **defaults.options(pipeline.recognition, *GIVEN),
+        **defaults.options(limits.learnable, "frame_px"),
+        **{"kind": "lines", "train": str(folder), "height_px": 8, "channels": 1, **data},
+    }
+    method = {"encoder": {"patch": (8, 4)}}
+    total = {"steps": 1, "epochs": None}
+    whole = {"data": lines, "method": method, "total": total, "batch_size": 2, "seed": 0}
+    return whole | {"init_from": "", "init_parts": ()}
+
+
+def opened(folder, **data):
+    mesh = sharding.make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
+    return experiment.open_data(config(folder, **data), mesh)
+
+
+def write(folder, texts, width=40):
+    image = records.encode_image(np.full((8, width), 128, np.uint8), "png")
+    records.write(folder, (("train", image, text, str(i)) for i, text in enumerate(texts)))
+
+
+def test_labels_are_drawn_among_labelled_lines(tmp_path, capsys):
+    write(tmp_path / "a", [str(i) if i % 5 == 0 else None for i in range(50)])
+    data = opened(tmp_path / "a", subset=10)
+    assert len(data.mixture) == 10 and data.steps_per_epoch == 5
+    with pytest.raises(ValueError, match="asks for 20, .* only 10 labelled lines"):
+        opened(tmp_path / "a", subset=20)
+
+
+def test_what_ctc_cannot_learn_is_told_or_refused(tmp_path, capsys):
+    write(tmp_path / "a", ["ab"] * 9 + ["x" * 5000])
+    data = opened(tmp_path / "a")
+    assert len(data.mixture) == 9 and data.dataset[0][0]["label"].shape == (2, 2)
+    assert "warning: 1 of 10 labels (10.0%) need more frames" in capsys.readouterr().err
+    write(tmp_path / "b", ["x" * 30] * 3)
+    with pytest.raises(ValueError, match="so CTC can learn nothing"):
+        opened(tmp_path / "b")
+
+
+def test_out_of_memory_is_a_sentence():
+    with (
+        pytest.raises(run.Stopped, match="widest batch of this host is 8 lines of 32 x 12800 px"),
+        run.explain_memory((8, 32, 12800, 1)),
+    ):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
