@@ -136,6 +136,11 @@ def inherit(cfg: dict[str, Any]) -> None:
         for folder in folders:
             mine, other = mine[folder], other.get(folder, {})
         if mine.get(name) is None:
+            if theirs and key == "method.heads" and not other.get(name):
+                raise ValueError(
+                    f"config.init_from={source} is a pre-training, so it has no recogniser: train "
+                    f"one first, as in --config=probe --config.init_from={source}"
+                )
             if theirs and folders == ["method"] and name not in other:
                 mine.pop(name, None)
                 continue

@@ -328,6 +328,24 @@ def test_evaluate_repeats_the_figure_of_the_run_it_is_given(finetuned, tmp_path)
     assert {name: values[name] for name in rates} == {name: finetuned[2][name] for name in rates}
 
 
+def test_evaluate_reads_no_training_record(finetuned, lines_set, tmp_path):
+    """The training records are gone; another set is read, and without a split its validation."""
+    moved = tmp_path / "moved"
+    shutil.copytree(finetuned[0], moved)
+    config = json.loads((moved / "config.json").read_text())
+    config["data"]["train"] = str(tmp_path / "gone")
+    (moved / "config.json").write_text(json.dumps(config))
+    changes = {"init_from": str(moved), "evals.recognition.datasets": str(lines_set)}
+    changes["data.train"] = str(tmp_path / "gone")
+    _, values = run_quick("recognize/evaluate", "", tmp_path / "e", **changes)
+    assert values["eval/lines/cer"] == finetuned[2]["eval/lines/cer"]
+
+
+def test_evaluate_says_that_a_pretraining_has_no_recogniser(pretrained, tmp_path):
+    with pytest.raises(ValueError, match="is a pre-training, so it has no recogniser"):
+        run_quick("recognize/evaluate", "", tmp_path, init_from=str(pretrained[0]))
+
+
 # --- arguments
 
 

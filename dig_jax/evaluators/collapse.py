@@ -1,16 +1,16 @@
 """Collapse diagnostics: do the encoder's tokens still differ, and in how many directions?
 
-    collapse/std              mean over channels of the spread of l2-normalised tokens, times sqrt(D):
-                              1 = spread over the whole sphere, 0 = all tokens equal
-                              (Chen & He 2021, SimSiam, arXiv 2011.10566, section 4.1)
+    collapse/std              mean over channels of the spread of l2-normalised tokens, times
+                              sqrt(D): 1 = spread over the whole sphere, 0 = all tokens equal (Chen
+                              & He 2021, SimSiam, arXiv 2011.10566, section 4.1)
     collapse/position_share   share of the tokens' variance that their place in the crop explains,
                               whatever the crop shows: adjusted R^2 of the mean token of each place
                               (epsilon squared, Kelley 1935). Near 1 the encoder has learnt where,
                               not what: position codes solve the contrast of windows
-    collapse/neighbour_share  mean squared distance of neighbouring frames over that of any two frames
-                              of the batch (half of von Neumann's ratio, 1941). 1 = a frame says no
-                              more of the next than of a stranger; 0 = all frames of a line are alike,
-                              and a reader cannot tell where a letter ends
+    collapse/neighbour_share  mean squared distance of neighbouring frames over that of any two
+                              frames of the batch (half of von Neumann's ratio, 1941). 1 = a frame
+                              says no more of the next than of a stranger; 0 = all frames of a line
+                              are alike, and a reader cannot tell where a letter ends
     collapse/effective_rank   exp of the entropy of the normalised singular values of the centred
                               tokens, between 1 and D (Roy & Vetterli 2007, "The effective rank",
                               definition 1)

@@ -1,23 +1,24 @@
 """How well a recogniser reads: character and word error rate and word accuracy, over every record
 exactly once.
 
-    eval/<dataset>/cer, wer,            rates of `evaluators/scoring.py` under the rule `raw`. A record is
-        word_accuracy, one_minus_ned    a word in sets of words and a line in sets of lines, so there
-                                        word_accuracy is line accuracy
-    eval/<dataset>/cer_alnum,           the same under the rule `waics`, the usual one of scene text. It
-        word_accuracy_alnum             drops accents and punctuation, so it never stands alone
-    eval/<dataset>/unknown_chars        characters of the truth that the charset lacks: no reading can get
-                                        them right; named once on the terminal
+    eval/<dataset>/cer, wer,            rates of `evaluators/scoring.py` under the rule `raw`. A
+        word_accuracy, one_minus_ned    record is a word in sets of words and a line in sets of
+                                        lines, so there word_accuracy is line accuracy
+    eval/<dataset>/cer_alnum,           the same under the rule `waics`, the usual one of scene
+        word_accuracy_alnum             text. It drops accents and punctuation, so it never stands
+                                        alone
+    eval/<dataset>/unknown_chars        characters of the truth that the charset lacks: no reading
+                                        can get them right; named once on the terminal
     eval/<dataset>/lines                records that count in the rates above
-    eval/<dataset>/unread               records that cannot be decoded, named in the log: an empty reading
-                                        in the rates where the text is known, only this count where it is
-                                        lost, too (a damaged shard)
+    eval/<dataset>/unread               records that cannot be decoded, named in the log: an empty
+                                        reading in the rates where the text is known, only this
+                                        count where it is lost, too (a damaged shard)
     eval/<dataset>/unlabelled           readable records without a text: in none of the rates
-    eval/<dataset>/cer_even, cer_odd    cer over the records of even and of odd number, of validation
-                                        sets: a step chosen on one half is judged on the other
-                                        (`workdir/read.py`)
-    eval/cer, eval/word_accuracy        means over the validation sets; cer is what "best checkpoint" can
-                                        go by. No test set counts
+    eval/<dataset>/cer_even, cer_odd    cer over the records of even and of odd number, of
+                                        validation sets: a step chosen on one half is judged on the
+                                        other (`workdir/read.py`)
+    eval/cer, eval/word_accuracy        means over the validation sets; cer is what "best
+                                        checkpoint" can go by. No test set counts
     eval/cer_weighted,                  of several validation sets: every line alike, not every set
         word_accuracy_weighted
 
@@ -263,17 +264,17 @@ class Evaluator:
             chars = ", ".join(f"{scoring.named(char)} ({n})" for char, n in lacking.most_common(20))
             more = f" and {len(lacking) - 20} more" if len(lacking) > 20 else ""
             hosts.report(
-                f"{name}: {lacking.total()} characters of the truth are not in the charset, so they "
-                f"count as errors: {chars}{more}"
+                f"{name}: {lacking.total()} characters of the truth are not in the charset, so "
+                f"they count as errors: {chars}{more}"
             )
         empty = scoring.share_empty([line.pair(head) for line in labelled])
         if empty >= PLATEAU:
             hosts.report(
-                f"{name}: {100 * empty:.0f} % of the lines are read as nothing. The reader is still "
-                "on CTC's plateau, where blanks alone are the best answer. Most readers leave it "
-                "with time: train longer (config.total.steps), or raise config.optim.lr two- or "
-                "threefold; if train/loss has not moved for long, use more labels, or init_from a "
-                "pre-training"
+                f"{name}: {100 * empty:.0f} % of the lines are read as nothing. The reader is "
+                "still on CTC's plateau, where blanks alone are the best answer. Most readers "
+                "leave it with time: train longer (config.total.steps), or raise config.optim.lr "
+                "two- or threefold; if train/loss has not moved for long, use more labels, or "
+                "init_from a pre-training"
             )
 
 

@@ -140,9 +140,9 @@ COLUMNS = (
     "run", "start", "protocol", "labels", "data", "CER", "honest CER", "WER", "word accuracy"
 )  # fmt: skip
 CHOICE = (
-    "Figures of a validation set are those of the evaluation with its lowest CER; figures of a test "
-    "set those of the evaluation that validation chose. The honest CER leaves out the luck of that "
-    "choice: each half of the validation lines, read where the other half was lowest."
+    "Figures of a validation set are those of the evaluation with its lowest CER; figures of a "
+    "test set those of the evaluation that validation chose. The honest CER leaves out the luck of "
+    "that choice: each half of the validation lines, read where the other half was lowest."
 )
 
 
@@ -267,8 +267,8 @@ def section(run) -> str:
 
 SPREAD = (
     "95 % intervals of the CER, from a bootstrap over lines and over groups of lines that belong "
-    "together (a work, a writer, a page), which --group_by names. Where there are groups, theirs is "
-    "the one to go by; two recognisers are compared by dig_jax.tools.compare."
+    "together (a work, a writer, a page), which --group_by names. Where there are groups, theirs "
+    "is the one to go by; two recognisers are compared by dig_jax.tools.compare."
 )
 
 

@@ -52,7 +52,7 @@ def load_lines(folders, count, height_px, width_px, channels, seed):
 
 
 def panels(image, width, seed, max_shift_px, random_rows):
-    """(label, (f32[B,H,W,C], i32[B] widths)) for the input, every operator at its range's ends, and whole
+    """(label, (f32[B,H,W,C], i32[B] widths)) for the input, operators at their ranges' ends, whole
     recipes.
     """
     key = jax.random.key(seed)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from dig_jax import config as build
 from dig_jax import hosts, prng, sharding
@@ -50,6 +51,12 @@ class Data:
     workers: int | str = "auto"
     max_bad_share: float = 0.01
     features: FeatureCache | None = None  # of a frozen encoder
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """(B, H, W, C) of the widest images."""
+        read = self.dataset is not None
+        return self.dataset.batch_shape if read else self.raw["image"].shape
 
     def place(
         self, params: base.Params, batch: dict[str, Any], host: dict[str, Any], mesh: Any
@@ -221,11 +228,14 @@ def encoder_for(cfg: Mapping[str, Any], device: Device | None) -> dict[str, Any]
 # ---- data
 
 
+UNREAD_PX = 128  # width of a line of which only the shape counts
 SETS = ("spec", "labelled")  # arguments of open_sets that follow from the kind of data
 
 
 def open_data(cfg: Mapping[str, Any], mesh: Any) -> Data:
     """The training data of a complete config, as this host reads them."""
+    if only_evaluates(cfg):
+        return unread_data(cfg)
     options = dict(cfg["data"])
     kind, spec = options.pop("kind"), options.pop("train")
     reading = {name: options.pop(name) for name in defaults.READING}
@@ -260,14 +270,39 @@ def open_data(cfg: Mapping[str, Any], mesh: Any) -> Data:
     return Data(raw, charset, mixture, dataset, steps, once, **reading)
 
 
+def only_evaluates(cfg: Mapping[str, Any]) -> bool:
+    """Whether a whole recogniser is taken over and not trained."""
+    return (
+        cfg["data"]["kind"] == "lines" and cfg["total"]["steps"] == 0 and bool(taken_charset(cfg))
+    )
+
+
+def unread_data(cfg: Mapping[str, Any]) -> Data:
+    """Data of a run without a step: shapes, and the characters of the recogniser. No training
+    record is opened, so they may be gone."""
+    data, rows, of = cfg["data"], cfg["batch_size"], jax.ShapeDtypeStruct
+    width_px = data["squeeze_px"] or UNREAD_PX
+    raw = {
+        "image": of((rows, data["height_px"], width_px, data["channels"]), np.uint8),
+        "width": of((rows,), np.int32),
+        "valid": of((rows,), np.bool_),
+        "label": of((rows, 1), np.int32),
+        "label_length": of((rows,), np.int32),
+    }
+    return Data(raw, Charset.from_json(taken_charset(cfg)))
+
+
+def taken_charset(cfg: Mapping[str, Any]) -> str | None:
+    """The characters of config.init_from, JSON, where its whole recogniser is taken over."""
+    if cfg["init_from"] and "params" in cfg["init_parts"]:
+        return checkpoint.read_meta(cfg["init_from"])["charset"]
+    return None
+
+
 def charset_of(cfg: Mapping[str, Any], mixture: records.Mixture) -> Charset:
     """The characters of the training labels, or of config.init_from where whole recognisers are
     taken over: their classes are its characters. ValueError for a training label with any other."""
-    text = None
-    if cfg["init_from"] and "params" in cfg["init_parts"]:
-        text = checkpoint.read_meta(cfg["init_from"])["charset"]
-    if text and cfg["total"]["steps"] == 0:  # only evaluated: what it cannot write is counted there
-        return Charset.from_json(text)
+    text = taken_charset(cfg)
     ours, theirs = Charset.from_texts(mixture.texts()), Charset.from_json(text) if text else None
     if theirs and (missing := [char for char in ours.chars if char not in theirs.chars]):
         shown = " ".join(map(repr, missing[:10])) + (" ..." if missing[10:] else "")

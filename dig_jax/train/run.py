@@ -70,21 +70,22 @@ def _run(config: Mapping[str, Any], workdir: str) -> TrainState:
             folder.check_same(saved, meta, workdir)
         folder.describe_run(workdir, meta)
         evaluators = experiment.evaluators(workdir)
-        stack.enter_context(explain_memory(data.dataset.batch_shape))
+        stack.enter_context(explain_memory(data.batch_shape))
         state = start_state(experiment, checkpoints, resumed)
         start = int(state.step)
-        report(
-            f"{data.steps_per_epoch} steps an epoch, {total} steps in all, starting at {start}\n"
-            f"{experiment.optimizer.describe()}\n"
-            f"{sharding.describe(state, experiment.mesh, experiment.rules)}"
-        )
+        if total:
+            report(
+                f"{data.steps_per_epoch} steps an epoch, {total} steps in all, starting at "
+                f"{start}\n{experiment.optimizer.describe()}"
+            )
+        report(sharding.describe(state, experiment.mesh, experiment.rules))
         if saved:
             _tell_new_length(experiment, saved["config"]["total"], start)
         if start >= total > 0:
             report(f"{workdir} has finished {start} steps already: raise config.total to train on")
             return state
         if hosts.is_lead():
-            provenance.note(workdir, start, commit)
+            provenance.note(workdir, start, commit, total)
         writer = metrics.Writer(workdir, resume_step=start, active=hosts.is_lead())
         stack.callback(writer.close)
         stack.callback(trace.close)

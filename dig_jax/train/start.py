@@ -25,7 +25,7 @@ def start_state(
     Until a new state is created nothing is compiled, so that what does not fit is refused at once.
     """
     exp, source, placed = experiment, experiment.source, experiment.placed
-    raw = sharding.to_global(exp.data.dataset[0][0], exp.mesh)
+    raw = first_batch(exp)
     if exp.total and not exp.data.features:
         jax.eval_shape(exp.step, placed, raw)  # the first call uses this trace again
     if step is None:
@@ -45,6 +45,14 @@ def start_state(
             batches = first_batches(exp, source.calibrate_batches, params)
             state = state.replace(mutable=exp.method.calibrate(params, state.mutable, batches))
     return jax.device_put(state, exp.shardings)
+
+
+def first_batch(exp: Experiment) -> base.Batch:
+    """The batch of step 0, global; of data that are not read, zeros."""
+    if exp.data.dataset is not None:
+        return sharding.to_global(exp.data.dataset[0][0], exp.mesh)
+    zeros = lambda: {name: jnp.zeros(x.shape, x.dtype) for name, x in exp.data.raw.items()}
+    return jax.jit(zeros, out_shardings=sharding.batch_sharding(exp.mesh))()
 
 
 def calibrates(method: base.Method) -> bool:

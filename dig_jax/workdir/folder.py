@@ -90,11 +90,12 @@ def describe(cfg: dict[str, Any], mixture: Any, charset: Charset | None) -> dict
     records it reads, and the runs that it took weights or shapes from."""
     from dig_jax.workdir import checkpoint  # Orbax, see inherit
 
+    sets = () if mixture is None else mixture.sets  # none is read where nothing is trained
     return {
         "layout": checkpoint.LAYOUT,
         "config": json.loads(json.dumps(cfg)),
         "charset": charset.to_json() if charset else None,
-        "records": {f"{part.path}@{part.split}": part.fingerprint for part in mixture.sets},
+        "records": {f"{part.path}@{part.split}": part.fingerprint for part in sets},
         "sources": {key: identity(cfg[key]) for key in ("init_from", "shape_from") if cfg[key]},
     }
 

@@ -16,15 +16,16 @@ import jax
 NAME = "starts.jsonl"
 
 
-def note(workdir: str, step: int, commit: str | None) -> None:
-    """Adds a start at `step` to WORKDIR/starts.jsonl: time, commit, devices, machine and versions.
-    For one process of a job.
+def note(workdir: str, step: int, commit: str | None, total: int) -> None:
+    """Adds a start at `step` of `total` to WORKDIR/starts.jsonl: time, commit, devices, machine and
+    versions. For one process of a job.
 
     The file is replaced as a whole, and a last line that a killed process left unfinished goes.
     """
     device = jax.devices()[0]
     line = {
         "step": step,
+        "total": total,
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit,
         "devices": f"{jax.device_count()} x {device.device_kind}",

@@ -22,7 +22,7 @@ def test_starts_are_added_one_by_one_and_named_in_one_phrase(tmp_path):
     (tmp_path / "metrics.jsonl").touch()
     assert runs.load(tmp_path).origin is None and results.origins([record(None)]) == ""
     for step, commit in ((0, "1234567"), (5, "1234567"), (9, None)):
-        provenance.note(str(tmp_path), step, commit)
+        provenance.note(str(tmp_path), step, commit, 9)
         with open(tmp_path / provenance.NAME, "a") as file:
             file.write('{"step": 7, "comm')  # killed half way
     assert [row["step"] for row in metrics.read_jsonl(tmp_path / provenance.NAME)] == [0, 5, 9]

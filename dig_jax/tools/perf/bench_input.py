@@ -29,9 +29,12 @@ from dig_jax.tools import program
 
 _ADVICE = {
     "read": "put the records on a faster disk, or store smaller images (JPEG rather than PNG)",
-    "decode": "store lines no higher than they are used (make_records --height_px), as grey JPEG; or add processes",
-    "resize + crop": "store lines at the height they are used at (make_records --height_px), and nothing is resized",
-    "shuffle + batch": "the Python around the stages is the limit: raise --batch_size, or add worker processes",
+    "decode": "store lines no higher than they are used (make_records --height_px), as grey JPEG; "
+    "or add processes",
+    "resize + crop": "store lines at the height they are used at (make_records --height_px), and "
+    "nothing is resized",
+    "shuffle + batch": "the Python around the stages is the limit: raise --batch_size, or add "
+    "worker processes",
 }
 
 
@@ -169,13 +172,21 @@ def verdict(consume: float, wall: float, core: float, workers: int, available: i
     if feeds:
         advice = f"yes: {wall:.0f} lines/s are {wall / consume:.2f} times what is taken"
     elif needed > available:
-        advice = (f"no, and this machine cannot: it needs {needed} cores of this kind, there are {available}; store lines "
-                  "at the height they are used at, or train on fewer lines a second")  # fmt: skip
+        advice = (
+            f"no, and this machine cannot: it needs {needed} cores of this kind, there are "
+            f"{available}; store lines at the height they are used at, or train on fewer lines a "
+            "second"
+        )
     elif max(1, workers) < needed:
-        advice = f"no, with {workers or 'one thread and no'} worker processes: try --workers={needed} (config.data.workers)"
+        advice = (
+            f"no, with {workers or 'one thread and no'} worker processes: try --workers={needed} "
+            "(config.data.workers)"
+        )
     else:
-        advice = (f"no: {needed} cores should do, but {workers} worker processes give {wall:.0f} lines/s by the clock: the "
-                  "cores are busy with something else, or the disk is the limit")  # fmt: skip
+        advice = (
+            f"no: {needed} cores should do, but {workers} worker processes give {wall:.0f} lines/s "
+            "by the clock: the cores are busy with something else, or the disk is the limit"
+        )
     return {
         "consume": consume,
         "feeds": feeds,
@@ -189,13 +200,15 @@ def report(result: dict) -> None:
     """Prints the figures for people."""
     height, width = result["stored_px"]
     print(
-        f"{result['lines']} records, the middle one {width} x {height} px in {result['stored_bytes']} bytes; "
-        f"windows of {result['width_px']} x {result['height_px']} px, {result['channels']} channel(s)"
+        f"{result['lines']} records, the middle one {width} x {height} px in "
+        f"{result['stored_bytes']} bytes; windows of {result['width_px']} x {result['height_px']} "
+        f"px, {result['channels']} channel(s)"
     )
     for name, share in result["share"].items():
         rate = result["lines_per_s_core"].get(name)
         print(
-            f"  {name:16}{rate or '':>9}{' lines/s a core' if rate else ' ' * 15}{share:8.0%} of the time"
+            f"  {name:16}{rate or '':>9}{' lines/s a core' if rate else ' ' * 15}{share:8.0%} of "
+            "the time"
         )
     print(f"  {'whole':16}{result['lines_per_s_core']['whole']:>9} lines/s a core")
     how = f"{result['workers']} worker processes" if result["workers"] else "one thread"

@@ -1,8 +1,10 @@
 """Memory and time of the contrastive losses, all keys at once ("plain") and by chunks of keys
 ("chunked").
 
-    python -m dig_jax.tools.perf.bench_loss [--instances=2048,4096,8192] [--chunk=1024] [--dim=128] [--loss=info_nce]
-    python -m dig_jax.tools.perf.bench_loss --instances=16384,65536 --time=false       # compiles only, so needs no such memory
+    python -m dig_jax.tools.perf.bench_loss [--instances=2048,4096,8192] [--loss=info_nce]
+    python -m dig_jax.tools.perf.bench_loss --instances=16384,65536 --time=false
+
+The second only compiles, so it needs no such memory.
 
 Prints a table and, last, one JSON object. Memory is the compiler's own figure for the temporary
 buffers of one value_and_grad for both sides of the pair; time is the median of such calls, the two
@@ -73,7 +75,8 @@ def _counts(words):
     counts = [int(word) if word.isdecimal() else 0 for word in words]
     if not counts or min(counts) < 1:
         raise ValueError(
-            f"--instances is {','.join(words)!r}; it must be whole numbers from 1 on, such as 4096,8192"
+            f"--instances is {','.join(words)!r}; it must be whole numbers from 1 on, such as "
+            "4096,8192"
         )
     return counts
 

@@ -1,22 +1,28 @@
 """Times one training step on a synthetic batch and says where the time goes and how much of the
 machine it reaches.
 
-    python -m dig_jax.tools.perf.bench_step --config=configs/pretrain/dig.py:preset=cpu [--config.key=value ...] [--seconds=20]
-    python -m dig_jax.tools.perf.bench_step --config=configs/pretrain/dig.py:preset=words,batch=512 --split=false
+    python -m dig_jax.tools.perf.bench_step --config=dig:preset=cpu [--config.key=value ...]
+    python -m dig_jax.tools.perf.bench_step --config=dig:preset=words,batch=512 --split=false
 
 Needs jax, flax, optax, numpy, absl and ml_collections, no data and no other package. Prints a few
 lines and, last, one JSON object. Times are medians of repetitions in which everything measured
 takes turns; `*_spread` is the distance of their quartiles over the median. The step runs as in
 training: compiled, with its state donated, one step handed to the device while the last one runs.
 
-    share_*              of the step's time: augmentation, encoder, heads (with the losses), and the rest (teacher average,
-                         optimiser); what XLA fuses across these borders can make the rest negative. Not with --split=false
-    gflop_analytical     operations of the matrix products that the model needs, from their shapes (workload.model_flops)
-    gflop_compiler       the compiler's count for the same program; it counts elementwise operations, too
-    matmul_*             what plain matrix products reach on one device of this machine, measured in the same turns
-    mfu                  gflop_analytical / time / what such products reach in the dtype of the encoder, on all devices
-    *_mb                 of one device: what the step is given (state, batch) and its temporary buffers, by the compiler;
-                         peak_mb by the device, None where it keeps no account (CPU). rss_mb: most this process ever held
+    share_*              of the step's time: augmentation, encoder, heads (with the losses), and the
+                         rest (teacher average, optimiser); what XLA fuses across these borders can
+                         make the rest negative. Not with --split=false
+    gflop_analytical     operations of the matrix products that the model needs, from their shapes
+                         (workload.model_flops)
+    gflop_compiler       the compiler's count for the same program; it counts elementwise
+                         operations, too
+    matmul_*             what plain matrix products reach on one device of this machine, measured in
+                         the same turns
+    mfu                  gflop_analytical / time / what such products reach in the dtype of the
+                         encoder, on all devices
+    *_mb                 of one device: what the step is given (state, batch) and its temporary
+                         buffers, by the compiler; peak_mb by the device, None where it keeps no
+                         account (CPU). rss_mb: most this process ever held
 
 The input pipeline is not part of it (bench_input).
 """
@@ -196,11 +202,12 @@ def measure(cfg, seconds, split=True):
 def report(figures):
     """The figures in lines for people."""
     lines = [
-        f"{figures['lines_per_s']:,.0f} lines/s, {figures['ms_a_step']:,.1f} ms a step of {figures['batch_size']} lines "
-        f"(median of {figures['repetitions']}, quartiles {figures['ms_a_step_spread']:.1%} apart), "
-        f"compiled in {figures['compile_s']:.0f} s",
-        f"{figures['gflops_per_s']:,.0f} GFLOP/s, {figures['mfu']:.1%} of what {figures['dtype']} matrix products reach "
-        f"({figures['matmul_' + figures['dtype'] + '_gflops_per_s']:,.0f}) on {figures['devices']} x {figures['device']}",
+        f"{figures['lines_per_s']:,.0f} lines/s, {figures['ms_a_step']:,.1f} ms a step of "
+        f"{figures['batch_size']} lines (median of {figures['repetitions']}, quartiles "
+        f"{figures['ms_a_step_spread']:.1%} apart), compiled in {figures['compile_s']:.0f} s",
+        f"{figures['gflops_per_s']:,.0f} GFLOP/s, {figures['mfu']:.1%} of what {figures['dtype']} "
+        f"matrix products reach ({figures['matmul_' + figures['dtype'] + '_gflops_per_s']:,.0f}) "
+        f"on {figures['devices']} x {figures['device']}",
     ]
     if "share_rest" in figures:
         shares = (
@@ -211,7 +218,8 @@ def report(figures):
     peak, rss = figures["peak_mb"], figures["rss_mb"]
     measured = f"the device's peak {peak:,.0f} MB" if peak else f"process {rss:,.0f} MB"
     lines.append(
-        f"memory: state and batch {figures['arguments_mb']:,.0f} MB, temporary {figures['temporary_mb']:,.0f} MB; {measured}"
+        f"memory: state and batch {figures['arguments_mb']:,.0f} MB, temporary "
+        f"{figures['temporary_mb']:,.0f} MB; {measured}"
     )
     return "\n".join(lines)
 
@@ -232,8 +240,9 @@ def main(argv):
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise SystemExit(
-            f"error: the step does not fit into the device's memory ({str(error).splitlines()[0]}): try a smaller "
-            "config.batch_size or config.method.encoder.remat=True"
+            "error: the step does not fit into the device's memory "
+            f"({str(error).splitlines()[0]}): try a smaller config.batch_size or "
+            "config.method.encoder.remat=True"
         ) from None
     print(report(figures))
     print(json.dumps(rounded(figures)))

@@ -1,7 +1,7 @@
 """One training step of a masked ViT, ours against the same network in PyTorch: same weights, same
 batch, same threads.
 
-    python -m dig_jax.tools.perf.bench_torch [--config=configs/pretrain/dig.py:preset=cpu,objective=gen] [--seconds=30]
+    python -m dig_jax.tools.perf.bench_torch [--config=dig:preset=cpu,objective=gen] [--seconds=30]
     taskset -c 0 python -m dig_jax.tools.perf.bench_torch          # one thread each
 
 Needs the extra "torch" (benchmark only). The network is DiG's reconstruction half: encoder and
@@ -237,7 +237,8 @@ def measure(cfg, seconds):
     losses["torch"] = [float(reference.step(batch)) for _ in range(STEPS)]
     if not np.allclose(losses["float32"], losses["torch"], rtol=AGREE):
         raise ValueError(
-            f"the networks differ, nothing to compare: losses {losses['float32']} and {losses['torch']}"
+            f"the networks differ, nothing to compare: losses {losses['float32']} and "
+            f"{losses['torch']}"
         )
     calls = {"torch": lambda: reference.step(batch)}
     calls |= {
@@ -248,7 +249,8 @@ def measure(cfg, seconds):
     base = {"wall": statistics.median(wall["torch"]), "cpu": statistics.median(cpu["torch"])}
     result = {
         "threads": threads, "load": round(os.getloadavg()[0], 1), "batch_size": cfg["batch_size"],
-        "versions": {"jax": jax.__version__, "torch": torch.__version__}, "losses": losses, "repetitions": len(wall["torch"]),
+        "versions": {"jax": jax.__version__, "torch": torch.__version__},
+        "losses": losses, "repetitions": len(wall["torch"]),
     }  # fmt: skip
     for name in calls:
         times = {"wall": wall[name], "cpu": cpu[name]}
@@ -282,8 +284,9 @@ def report(result):
     for name in ("torch", *(key for key in result if key.startswith("jax_"))):
         row = result[name]
         lines.append(
-            f"{name:14} {row['ms_wall']:9.1f} ms by the clock ({row['spread_wall']:.0%}), {row['ms_cpu']:9.1f} ms of CPU time "
-            f"({row['spread_cpu']:.0%}); {row['speed_wall']:.2f} and {row['speed_cpu']:.2f} times the speed of PyTorch float32"
+            f"{name:14} {row['ms_wall']:9.1f} ms by the clock ({row['spread_wall']:.0%}), "
+            f"{row['ms_cpu']:9.1f} ms of CPU time ({row['spread_cpu']:.0%}); "
+            f"{row['speed_wall']:.2f} and {row['speed_cpu']:.2f} times the speed of PyTorch float32"
         )
     return "\n".join(lines)
 
@@ -293,7 +296,8 @@ def main(argv):
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     if torch is None:
         raise SystemExit(
-            "error: bench_torch compares with PyTorch, which is not installed: pip install 'dig_jax[torch]'"
+            "error: bench_torch compares with PyTorch, which is not installed: pip install "
+            "'dig_jax[torch]'"
         )
     try:
         result = measure(command_line.config().to_dict(), FLAGS.seconds)

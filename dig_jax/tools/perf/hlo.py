@@ -21,7 +21,8 @@ KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "al
 BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
 # Move nothing by themselves.
 FREE = {
-    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota", "partition-id", "replica-id",
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota",
+    "partition-id", "replica-id",
     "while", "call", "conditional", "opt-barrier", "add-dependency", "domain",
 }  # fmt: skip
 

@@ -1,21 +1,26 @@
 """Says before any machine is rented what a step of a config needs on a mesh of devices, and whether
 it fits.
 
-    python -m dig_jax.tools.perf.plan --config=configs/pretrain/dig.py:preset=lines,size=B --mesh=data=64,fsdp=4 --device=v5e
-    python -m dig_jax.tools.perf.plan --config=configs/pretrain/dig.py:preset=cpu --device=here [--check]
+    python -m dig_jax.tools.perf.plan --config=dig:preset=lines,size=B --mesh=data=64,fsdp=4 \\
+      --device=v5e
+    python -m dig_jax.tools.perf.plan --config=dig:preset=cpu --device=here [--check]
 
 The training step is compiled ahead of time for as many simulated CPU devices, with the trainer's
 own shardings; no array is allocated and no record is read. A table follows, and one JSON object as
 the last line.
 
-    memory      of one device. State and batch are exact. Temporary buffers (activations, gradients) are the CPU compiler's: it
-                writes attention out, so what a kernel that never stores the N x N weights saves stands beside it, and it keeps
-                what remat would compute again unless the blocks are scanned, so with remat they are.
-    operations  of matrix products: what the model needs, by its shapes, and what the compiled program of a device does.
-    collectives bytes that a device sends, by kind, ring algorithms assumed; loops count their turns (hlo.py).
-    time        the roofline: operations, memory traffic and sent bytes, each over the device's peak (devices.py). The largest
-                binds. A step takes at least that, and about the sum of the three if nothing overlaps; kernels that do not
-                reach their peak come on top. --device=here measures this machine's ceilings instead.
+    memory      of one device. State and batch are exact. Temporary buffers (activations, gradients)
+                are the CPU compiler's: it writes attention out, so what a kernel that never stores
+                the N x N weights saves stands beside it, and it keeps what remat would compute
+                again unless the blocks are scanned, so with remat they are.
+    operations  of matrix products: what the model needs, by its shapes, and what the compiled
+                program of a device does.
+    collectives bytes that a device sends, by kind, ring algorithms assumed; loops count their turns
+                (hlo.py).
+    time        the roofline: operations, memory traffic and sent bytes, each over the device's peak
+                (devices.py). The largest binds. A step takes at least that, and about the sum of
+                the three if nothing overlaps; kernels that do not reach their peak come on top.
+                --device=here measures this machine's ceilings instead.
 
 --check (with --device=here, on one device) then runs the step and says how far off the plan was;
 pinned to one core it counts CPU time instead of the clock's.
@@ -56,7 +61,8 @@ def parse_mesh(text):
         name, _, size = item.partition("=")
         if not size.isdecimal() or int(size) < 1 or name in sizes:
             raise ValueError(
-                f"--mesh={text}: write each axis once with a number of devices, such as data=64,fsdp=4"
+                f"--mesh={text}: write each axis once with a number of devices, such as "
+                "data=64,fsdp=4"
             )
         sizes[name] = int(size)
     return sizes or {"data": 1}
@@ -252,7 +258,8 @@ def advice(figures, cfg, accumulates=False):
     if state > room / 4 and figures["mesh"].get("fsdp", 1) < figures["devices"]:
         ways = figures["devices"] // figures["mesh"].get("fsdp", 1)
         found.append(
-            f"--mesh=fsdp={figures['devices']}: state of about {gb(state / ways)} a device, now {gb(state)}"
+            f"--mesh=fsdp={figures['devices']}: state of about {gb(state / ways)} a device, now "
+            f"{gb(state)}"
         )
     if "remat" in encoder and not encoder["remat"]:
         found.append(
@@ -295,14 +302,16 @@ def report(figures, name):
     rows = [
         (f"{figures['config']}, {figures['parameters']:,} parameters, {figures['dtype']}", ""),
         (
-            f"{figures['batch_size']:,} lines of {high}x{wide} px on {figures['devices']} x {name} ({axes})",
+            f"{figures['batch_size']:,} lines of {high}x{wide} px on {figures['devices']} x {name} "
+            f"({axes})",
             "",
         ),
         ("", ""),
         ("memory of a device", ""),
     ]
     for part, what in (
-        ("params", "parameters"), ("teacher", "teacher"), ("opt_state", "optimiser"), ("mutable", "statistics, queue"),
+        ("params", "parameters"), ("teacher", "teacher"), ("opt_state", "optimiser"),
+        ("mutable", "statistics, queue"),
         ("batch", "batch"), ("temporary", "activations, gradients"), ("total", "all"),
     ):  # fmt: skip
         rows.append((f"  {what}", gb(held[part])))
@@ -334,12 +343,13 @@ def report(figures, name):
     lines = [f"{left:<60}{right:>20}".rstrip() for left, right in rows]
     if figures["loops_of_unknown_length"]:
         lines.append(
-            f"{figures['loops_of_unknown_length']} loops of unknown length are counted as one turn each"
+            f"{figures['loops_of_unknown_length']} loops of unknown length are counted as one turn "
+            "each"
         )
     if checked := figures.get("checked"):
         lines.append(
-            f"checked: {checked['ms_step']:,.1f} ms a step, {checked['time_over_plan']:.2f} of the plan's sum; "
-            f"{gb(checked['bytes'])}, {checked['memory_over_plan']:.2f} of the plan's"
+            f"checked: {checked['ms_step']:,.1f} ms a step, {checked['time_over_plan']:.2f} of the "
+            f"plan's sum; {gb(checked['bytes'])}, {checked['memory_over_plan']:.2f} of the plan's"
         )
     if not figures["fits"]:
         over = held["total"] - figures["memory_bytes"] * (1 - RESERVE)
@@ -364,7 +374,8 @@ def main(argv):
             or not sys.platform.startswith("linux")
         ):
             raise ValueError(
-                "--check compares with a run here: it needs --device=here, a mesh of one device and Linux"
+                "--check compares with a run here: it needs --device=here, a mesh of one device "
+                "and Linux"
             )
         figures = make(
             command_line.config().to_dict(), sizes, DEVICES.get(FLAGS.device), FLAGS.check

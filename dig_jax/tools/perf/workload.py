@@ -105,7 +105,7 @@ def fill(raw: dict[str, jax.ShapeDtypeStruct], seed: int = 0) -> dict[str, np.nd
     return batch
 
 
-# ---- floating-point operations of matrix products, from shapes ------------------------------------------------------------
+# ---- floating-point operations of matrix products, from shapes
 
 
 def model_flops(cfg: dict[str, Any]) -> tuple[float, float]:
