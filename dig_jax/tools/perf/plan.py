@@ -299,31 +299,23 @@ def report(figures, name):
     held, mesh = figures["bytes"], figures["mesh"]
     axes = ",".join(f"{axis}={size}" for axis, size in mesh.items() if size > 1) or "data=1"
     high, wide = figures["image_px"]
+    lines = f"{figures['batch_size']:,} lines of {high}x{wide} px"
     rows = [
         (f"{figures['config']}, {figures['parameters']:,} parameters, {figures['dtype']}", ""),
-        (
-            f"{figures['batch_size']:,} lines of {high}x{wide} px on {figures['devices']} x {name} "
-            f"({axes})",
-            "",
-        ),
+        (f"{lines} on {figures['devices']} x {name} ({axes})", ""),
         ("", ""),
         ("memory of a device", ""),
     ]
     for part, what in (
         ("params", "parameters"), ("teacher", "teacher"), ("opt_state", "optimiser"),
-        ("mutable", "statistics, queue"),
-        ("batch", "batch"), ("temporary", "activations, gradients"), ("total", "all"),
+        ("mutable", "statistics, queue"), ("batch", "batch"),
+        ("temporary", "activations, gradients"), ("total", "all"),
     ):  # fmt: skip
         rows.append((f"  {what}", gb(held[part])))
+    fits, weights = "fits" if figures["fits"] else "DOES NOT FIT", gb(held["attention_weights"])
     rows += [
-        (
-            f"  of {gb(figures['memory_bytes'])}, a tenth kept free",
-            "fits" if figures["fits"] else "DOES NOT FIT",
-        ),
-        (
-            "  (attention weights, which a fused kernel does not store)",
-            gb(held["attention_weights"]),
-        ),
+        (f"  of {gb(figures['memory_bytes'])}, a tenth kept free", fits),
+        ("  (attention weights, which a fused kernel does not store)", weights),
         ("operations of a step", ""),
         ("  the model needs", f"{figures['gflop_analytical']:,.1f} GFLOP"),
         ("  a device does", f"{figures['gflop_a_device']:,.1f} GFLOP"),
