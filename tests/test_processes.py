@@ -19,6 +19,7 @@ import jax
 import numpy as np
 import pytest
 
+from dig_jax import hosts
 from dig_jax.data import pipeline
 from dig_jax.train import run as train
 from dig_jax.workdir import checkpoint
@@ -350,3 +351,17 @@ def test_hosts_go_on_from_the_step_that_the_lead_sees(lines, tmp_path):
             len(parts) == 2 for parts in job.read().values()
         )
     assert checkpoint.steps(str(tmp_path / "run"))[-1] == 6
+
+
+def test_a_bad_step_names_the_records_of_all_hosts(lines, tmp_path):
+    with Job(tmp_path, lines, 6, 2, 1, "--config.method.nan_at=1") as job:
+        assert job.wait() == [1, 1], job.said(0) + job.said(1)
+    named = (tmp_path / "run" / "bad_step_2.txt").read_text().splitlines()
+    assert len(named) == 8 == len(set(named)) and "and 4 more" in job.said(0)
+
+
+def test_one_process_stays_alone_in_a_cluster(monkeypatch):
+    """A pod with the kubernetes client: JAX would look for the other pods of a job."""
+    monkeypatch.setenv("DIG_PROCESS_COUNT", "1")
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **_: pytest.fail("looked for others"))
+    hosts.initialize()

@@ -6,11 +6,14 @@ import jax.numpy as jnp
 import pytest
 
 from dig_jax.configs import common
-from dig_jax.train import optim
+from dig_jax.train import command_line, optim
 
 
 def build(name, arg=None):
-    return importlib.import_module(f"dig_jax.configs.recognize.{name}").get_config(arg)
+    """The config with all its options, as the command line has it."""
+    return command_line.complete(
+        importlib.import_module(f"dig_jax.configs.recognize.{name}").get_config(arg)
+    )
 
 
 @pytest.mark.parametrize("name", ["finetune", "scratch"])
@@ -30,7 +33,7 @@ def test_optimiser_of_a_recogniser_that_trains_as_a_whole(name):
 def test_encoder_rate(name):
     rules = build(name, "encoder_lr=0.1").optim.rules
     params = {part: {"kernel": jnp.ones((2, 2))} for part in ("encoder", "norm", "heads")}
-    treated = optim.param_groups(params, 0.05, rules, None)
+    treated = optim.param_groups(params, 0.05, rules, None, 10)
     scales = {part: treated[part]["kernel"].lr_scale for part in params}
     assert scales == {"encoder": 0.1, "norm": 1.0, "heads": 1.0}
     assert all(treated[part]["kernel"].weight_decay == 0.05 for part in params)
@@ -75,9 +78,9 @@ def test_labels_as_a_share_or_a_number():
 def test_everything_that_shapes_encoder_and_data_is_in_the_locked_config():
     from dig_jax.configs.pretrain import dig
 
-    config = dig.get_config("preset=cpu").lock()
+    config = command_line.complete(dig.get_config("preset=cpu"))
     config.update_from_flattened_dict(
         {"method.encoder.drop_path": 0.1, "data.max_pixels": 10, "optim.rules": ()}
     )
     assert {"attention", "mlp_ratio"} <= set(config.method.encoder)
-    assert {"max_label_length", "multiple_px", "max_pixels"} <= set(build("finetune").lock().data)
+    assert {"max_label_length", "multiple_px", "max_pixels"} <= set(build("finetune").data)

@@ -1,0 +1,90 @@
+"""The command line: configs by name and path, options that no file states, what overrides what."""
+
+import sys
+
+import pytest
+from absl import flags
+from ml_collections import config_flags
+
+from dig_jax.models import encoders
+from dig_jax.train import command_line
+
+
+@pytest.fixture
+def parse(monkeypatch):
+    """Words of a command line -> the config."""
+
+    def call(*words):
+        values = flags.FlagValues()
+        argv = ["main", *words]
+        monkeypatch.setattr(sys, "argv", argv)
+        monkeypatch.setattr(flags, "FLAGS", values)
+        monkeypatch.setattr(config_flags.config_flags, "FLAGS", values)
+        command_line.define_config("a config", values)
+        command_line.define_path("workdir", None, "a folder", values)
+        command_line.parse(argv)
+        return command_line.config().to_dict()
+
+    return call
+
+
+def test_any_option_can_be_given(parse):
+    more = ("--config.mesh.fsdp=4", "--config.method.encoder.remat=True", "--config.profile=1-2")
+    cfg = parse("--config=mae:preset=words_union14m", "--config.method.encoder.width=96", *more)
+    assert cfg["mesh"] == {"data": -1, "fsdp": 4, "tensor": 1} and cfg["profile"] == "1-2"
+    assert cfg["method"]["encoder"]["remat"] is True and cfg["method"]["cls"] is True
+    assert encoders.sized(cfg["method"]["encoder"])["width"] == 96
+    assert encoders.sized(cfg["method"]["encoder"])["depth"] == 12
+
+
+def test_widths_of_buckets_and_none_can_be_said(parse):
+    said = {"2": 2, "(128,256)": (128, 256), "[224]": [224], "224,256": (224, 256), "auto": "auto"}
+    for text, value in said.items():
+        assert (
+            parse("--config=finetune", f"--config.data.buckets_px={text}")["data"]["buckets_px"]
+            == value
+        )
+    assert parse("--config=mae:preset=words_union14m")["data"]["squeeze_px"] == 128
+    none = "--config.data.squeeze_px=None"
+    assert parse("--config=mae:preset=words_union14m", none)["data"]["squeeze_px"] is None
+    assert "data.squeeze_px" in parse("--config=finetune")["inherit"]
+    cfg = parse("--config=finetune", none)  # None is meant, so it is not inherited
+    assert cfg["data"]["squeeze_px"] is None and "data.squeeze_px" not in cfg["inherit"]
+
+
+def test_epochs_on_the_command_line_win_over_steps_of_the_file(parse):
+    assert parse("--config=dig:preset=cpu")["total"] == {"steps": 12000, "epochs": None}
+    cfg = parse("--config=dig:preset=cpu", "--config.total.epochs=3")
+    assert cfg["total"] == {"steps": None, "epochs": 3}
+    cfg = parse("--config=dig:preset=words", "--config.total.steps=7")
+    assert cfg["total"] == {"steps": 7, "epochs": None}
+
+
+def test_channels_of_data_and_method_are_one_option(parse):
+    cfg = parse("--config=mae:preset=cpu", "--config.data.channels=3")
+    assert cfg["data"]["channels"] == cfg["method"]["channels"] == 3
+
+
+def test_home_is_expanded_and_stores_are_refused(parse, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", "/home/me")
+    parse("--config=mae", "--workdir=~/run")
+    assert flags.FLAGS.workdir == "/home/me/run"
+    with pytest.raises(SystemExit):
+        parse("--config=mae", "--workdir=gs://bucket/run")
+    assert "--workdir=gs://bucket/run: it is the address of an object" in capsys.readouterr().err
+
+
+def test_help_ends_with_0_and_says_what_the_config_says(parse, capsys):
+    with pytest.raises(SystemExit) as end:
+        parse("--config=mae:preset=cpu", "--help")
+    assert end.value.code == 0 and "MAE (arXiv 2111.06377" in capsys.readouterr().out
+
+
+def test_configs_are_found_by_name_and_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    by_name = command_line.find("probe")
+    assert by_name == command_line.find("configs/recognize/probe.py") and by_name.is_file()
+    (tmp_path / "probe").write_text("mine")
+    assert command_line.find("probe").read_text() == "mine"  # a file of the user's wins
+    with pytest.raises(FileNotFoundError, match="no config file sinclr: did you mean simclr"):
+        command_line.find("sinclr")
