@@ -193,7 +193,8 @@ def test_one_device_and_eight_agree(started):
 def test_the_adversary_has_a_rate_of_its_own(started):
     """By the rule of the config: half that of encoder and decoder."""
     _, params, *_ = started
-    treated = optim.param_groups(params, 0.05, config.get_config("preset=cpu").optim.rules, None)
+    rules = config.get_config("preset=cpu").optim.rules
+    treated = optim.param_groups(params, 0.05, rules, None, 10)
     scales = {
         (path.startswith("adversary/"), treatment.lr_scale)
         for path, treatment in trees.named_leaves(treated).items()
