@@ -52,13 +52,10 @@ NOTHING = {
     "temperature": {"kelvin": 6600.0},
     "posterize": {"levels": 65536.0},
     "rescale": {"factor": 1.0},
+    "morphology": {"grow": 0.0},
 }
-ALWAYS = {
-    "invert",
-    "channel_shuffle",
-    "equalize",
-    "median",
-}  # have no amount that leaves an image as it is
+# These have no amount that leaves an image as it is.
+ALWAYS = {"invert", "channel_shuffle", "equalize", "median", "erase"}
 
 
 @pytest.mark.parametrize("channels", [1, 3])

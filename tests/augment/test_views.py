@@ -286,7 +286,7 @@ def test_no_stage_draws_with_the_key_of_a_line(monkeypatch):
     monkeypatch.setattr(
         views,
         "_pass",
-        lambda key, image, *_: (given.append(jax.random.key_data(key).tolist()), image)[1],
+        lambda key, *lines: (given.append(jax.random.key_data(key).tolist()), lines[:2])[1],
     )
     key, blur = jax.random.key(3), views.only("blur", sigma=(0.5, 1.5))
     views.augment(key, jnp.zeros((1, 8, 8, 1)), jnp.array([8]), (blur,) * 3)

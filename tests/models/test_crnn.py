@@ -59,6 +59,20 @@ def test_every_real_pixel_counts(network):
     assert (grad[1, :, :37].max(0) > 0).all()
 
 
+def test_hidden_columns_of_a_cnn_say_nothing():
+    """What lies under the mask changes no token; what lies beside it does."""
+    module = encoders.create({**SIZES["cnn"], "hidden": 8, "layers": 1})
+    image = jax.random.uniform(jax.random.key(1), (1, 32, 64, 1), minval=-1.0)
+    width, mask = jnp.array([64]), (jnp.arange(16) // 4 == 1)[None]
+    params = jax.jit(module.init)(jax.random.key(0), image, width)
+    encode = jax.jit(lambda image: module.apply(params, image, width, mask))
+    hidden = jnp.repeat(mask, 4, 1)[:, None, :, None]
+    tokens = encode(image)
+    assert tokens.shape == (1, 16, 16) == (1, 16, module.width)
+    np.testing.assert_array_equal(encode(jnp.where(hidden, -image, image)), tokens)
+    assert (np.abs(encode(jnp.where(hidden, image, -image)) - tokens).max(-1) > 1e-3).all()
+
+
 def test_mistakes_become_sentences():
     image, width = jnp.zeros((1, 32, 32, 1)), jnp.array([32])
     with pytest.raises(ValueError, match="CNN has no mask tokens"):
