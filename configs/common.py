@@ -109,7 +109,7 @@ def encoder(size: str, patch: tuple[int, int] = (8, 4), position: str = "sincos_
 
 
 def is_cnn(size: str) -> bool:
-    return size.startswith("crnn")
+    return size.startswith(("crnn", "cnn"))
 
 
 def finished(config: ConfigDict, args: ConfigDict) -> ConfigDict:
@@ -194,21 +194,23 @@ def lines(records: str = "") -> ConfigDict:
     return ConfigDict(data | {"height_px": placeholder(int), "channels": placeholder(int)})
 
 
-# Arguments of fine_tuning, which recognize/finetune.py and scratch.py share.
-FINE_TUNING = {"decoder": "ctc", "head": "linear", "records": "", "labels": "", "lr": 1e-3}
-FINE_TUNING |= {"encoder_lr": 1.0, "steps": 1000, "batch": 32, "seed": 0, "quick": False}
-
-
-# What a preset of theirs changes; an argument that is given outranks it.
+# Arguments that recognize/finetune.py and scratch.py share, at the defaults of their presets.
+# strong: the recogniser to judge anything by. plain: that of the tables before it. words_cpu:
+# photographed words, squeezed to 32 x 128.
+FINE_TUNING = {"decoder": "ctc", "records": "", "labels": "", "encoder_lr": 1.0, "seed": 0}
+STRONG = {"head": "bilstm2", "lr": 2e-3, "steps": 1900, "batch": 8, "recipe": "lines_strong"}
+PLAIN = {"head": "linear", "lr": 1e-3, "steps": 1000, "batch": 32, "recipe": ""}
+WORDS = {"head": "bilstm", "lr": 2e-3, "steps": 4000, "batch": 32, "recipe": "lines_light"}
 FINE_TUNING_PRESETS = {
-    "lines": {},
-    "words_cpu": {"head": "bilstm", "size": "crnn_micro", "lr": 2e-3, "steps": 4000},
+    "strong": STRONG,
+    "plain": PLAIN | {"size": "micro", "patch": "8x4"},
+    "words_cpu": WORDS | {"size": "crnn_micro"},
 }
 
 
 def fine_tuning_args(arg: str | None, **own: Any) -> ConfigDict:
     """The arguments of finetune.py and scratch.py. A preset changes their defaults."""
-    defaults = {"preset": "lines", **FINE_TUNING, **own}
+    defaults = {"preset": "strong", **FINE_TUNING, **STRONG, **own, "quick": False}
     preset = parse_arg(arg, **defaults).preset
     if preset not in FINE_TUNING_PRESETS:
         raise ValueError(f"preset={preset}: choose one of {', '.join(FINE_TUNING_PRESETS)}")
@@ -219,16 +221,20 @@ def fine_tuning_args(arg: str | None, **own: Any) -> ConfigDict:
 def fine_tuning(args: ConfigDict) -> ConfigDict:
     """Encoder and reader trained together, whether they begin at a pre-training or not."""
     config = recognition(args)
-    config.calibrate_batches = 100
     config.method.heads = {"ctc": reader(args.decoder, args.head)}
-    config.method.standardize = True  # without it a pre-trained start hardly learns
+    config.method.recipe = args.recipe or placeholder(str)
     config.method.drop_path = 0.0
-    config.optim = {"lr": args.lr, "weight_decay": 0.05, "b2": 0.98, "clip_norm": 1.0}
-    config.optim.warmup_steps = args.steps // 10
-    config.optim.rules = encoder_rate(args.encoder_lr)
-    if args.preset == "words_cpu":  # squeezed to 32 x 128, as scene text is
+    config.optim = {"lr": args.lr, "weight_decay": 0.01, "clip_norm": 5.0}
+    config.optim.update(warmup_steps=args.steps * 15 // 100, min_lr=args.lr / 200)
+    if args.preset != "strong":
+        config.calibrate_batches = 100
+        config.method.standardize = True  # without it a pre-trained start hardly learns here
+        config.method.max_shift_px = 4.0
+        config.optim = {"lr": args.lr, "weight_decay": 0.05, "b2": 0.98, "clip_norm": 1.0}
+        config.optim.warmup_steps = args.steps // 10
+    if args.preset == "words_cpu":
         config.data.squeeze_px = 128
-        config.method.recipe = "lines_light"
+    config.optim.rules = encoder_rate(args.encoder_lr)
     return config
 
 
@@ -238,16 +244,22 @@ def encoder_rate(scale: float) -> tuple:
 
 
 # Readers on top of an encoder, by the name that recognize/*.py take as head=.
-READERS = {"linear": {"kind": "linear"}, "bilstm": {"kind": "bilstm", "hidden": 256, "layers": 1}}
+READERS = {
+    "linear": {"kind": "linear"},
+    "bilstm": {"kind": "bilstm", "hidden": 256, "layers": 1},
+    "bilstm2": {"kind": "bilstm", "hidden": 160, "layers": 2, "dropout": 0.2},
+}
 
 
-def reader(decoder: str, head: str, hidden: int = 256) -> dict[str, Any]:
-    """Options of a recogniser's head, a BiLSTM `hidden` wide. ValueError for an unknown one."""
+def reader(decoder: str, head: str, hidden: int = 0) -> dict[str, Any]:
+    """Options of a recogniser's head, a BiLSTM `hidden` wide (0: its own width). ValueError for an
+    unknown one."""
     if decoder != "ctc" or head not in READERS:
         raise ValueError(
             f"decoder={decoder},head={head}: give decoder=ctc and one of head={', '.join(READERS)}"
         )
-    return {**READERS[head], "hidden": hidden} if "hidden" in READERS[head] else READERS[head]
+    wide = {"hidden": hidden} if hidden and "hidden" in READERS[head] else {}
+    return READERS[head] | wide
 
 
 def label_subset(labels: str) -> float | int | None:
@@ -288,9 +300,12 @@ def quick(config: ConfigDict, steps: int = 2, batch_size: int = 8) -> ConfigDict
     config.checkpoint = {**config.get("checkpoint", {}), "every_steps": steps}
     now = config.method.encoder
     if now:
-        now.size = "crnn_nano" if is_cnn(now.size) else "nano"
+        now.size = f"{now.size.split('_')[0]}_nano" if is_cnn(now.size) else "nano"
         if "heads" in now:
             del now.heads
+    for head in config.method.get("heads", {}).values():
+        if "hidden" in head:
+            head.hidden = 16
     for name in TOY.keys() & config.method.keys():
         config.method[name] = TOY[name]
     for evaluator in config.evals.values():

@@ -57,6 +57,7 @@ CASES = [
     ("recognize/finetune", "preset=words_cpu"),
     ("recognize/scratch", ""),
     ("recognize/scratch", "preset=words_cpu"),
+    ("recognize/scratch", "preset=plain,size=micro"),
     ("recognize/evaluate", ""),
 ]
 

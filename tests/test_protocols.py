@@ -24,14 +24,28 @@ def test_what_is_taken_over_by_evaluate_is_stated(name):
 
 
 @pytest.mark.parametrize("name", ["finetune", "scratch"])
-def test_optimiser_of_a_recogniser_that_trains_as_a_whole(name):
-    config = build(name).optim
-    assert (config.b2, config.clip_norm, config.rules) == (0.98, 1.0, ())
+def test_presets_of_a_recogniser_that_trains_as_a_whole(name):
+    """strong is the default; plain repeats the tables before it; an argument beats its preset."""
+    strong, plain = build(name), build(name, "preset=plain")
+    assert (strong.method.recipe, strong.batch_size, strong.optim.lr) == ("lines_strong", 8, 2e-3)
+    assert (strong.optim.warmup_steps, strong.optim.min_lr, strong.optim.rules) == (285, 1e-5, ())
+    assert (plain.method.recipe, plain.batch_size, plain.optim.lr) == (None, 32, 1e-3)
+    assert (plain.optim.b2, plain.optim.clip_norm, plain.optim.rules) == (0.98, 1.0, ())
+    assert build(name, "preset=plain,batch=8,head=bilstm").batch_size == 8
+    assert strong.method.heads.ctc.layers == 2
+    with pytest.raises(ValueError, match="preset=weak: choose one of strong, plain"):
+        build(name, "preset=weak")
+
+
+def test_scratch_stretches_contrast_and_fine_tuning_follows_its_pre_training():
+    assert build("scratch").data.contrast == "stretch"
+    assert "contrast" not in build("scratch", "preset=plain").data
+    assert "contrast" not in build("finetune").data and "data.contrast" in build("finetune").inherit
 
 
 @pytest.mark.parametrize("name", ["finetune", "scratch"])
 def test_encoder_rate(name):
-    rules = build(name, "encoder_lr=0.1").optim.rules
+    rules = build(name, "preset=plain,encoder_lr=0.1").optim.rules
     params = {part: {"kernel": jnp.ones((2, 2))} for part in ("encoder", "norm", "heads")}
     treated = optim.param_groups(params, 0.05, rules, None, 10)
     scales = {part: treated[part]["kernel"].lr_scale for part in params}

@@ -1,7 +1,8 @@
 """Fine-tuning: encoder and CTC reader trained together, from a pre-training.
 
     python -m dig_jax.main --config=configs/recognize/finetune.py:labels=0.1 --config.init_from=PRETRAINED --workdir=DIR
-    ... finetune.py:labels=100,seed=1,head=bilstm,lr=5e-4
+    ... finetune.py:labels=100,seed=1,steps=1000
+    ... finetune.py:preset=plain,labels=0.1               no augmentation, a linear reader
     ... finetune.py:preset=words_cpu                      photographed words, squeezed to 32 x 128
 
 Encoder, height, channels and records are those of the pre-training, unless given here. `scratch.py`

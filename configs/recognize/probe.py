@@ -16,10 +16,11 @@ from decimal import Decimal
 from dig_jax.configs import common
 
 RATES = {"linear": "1e-3+3e-3+1e-2+3e-2+1e-1", "bilstm": "3e-4+1e-3+2e-3+4e-3+8e-3"}
+RATES["bilstm2"] = RATES["bilstm"]
 
 
 def get_config(arg=None):
-    own = {"decoder": "ctc", "head": "linear", "hidden": 256, "rates": "", "records": ""}
+    own = {"decoder": "ctc", "head": "linear", "hidden": 0, "rates": "", "records": ""}
     own |= {"labels": "", "shape_from": "", "size": "", "patch": "8x4"}
     args = common.parse_arg(arg, **own, steps=3000, batch=32, seed=0, quick=False)
     head = common.reader(args.decoder, args.head, args.hidden)

@@ -2,8 +2,12 @@
 pre-training must beat.
 
     python -m dig_jax.main --config=configs/recognize/scratch.py:shape_from=PRETRAIN_DIR,labels=0.1 --workdir=DIR
-    python -m dig_jax.main --config=configs/recognize/scratch.py:size=micro,records=records/lines --workdir=DIR
-    python -m dig_jax.main --config=configs/recognize/scratch.py:preset=words_cpu,records=records/words --workdir=DIR
+    python -m dig_jax.main --config=configs/recognize/scratch.py:records=records/lines --workdir=DIR
+    ... scratch.py:records=records/lines,size=micro,patch=32x4        a ViT in place of the CNN
+    ... scratch.py:preset=words_cpu,records=records/words             photographed words
+    ... scratch.py:preset=plain,shape_from=PRETRAIN_DIR,labels=0.1    the tables before this recipe
+
+Expected of 336 lines of archiscribe (labels=0.1): 3.7 % validation CER after 1,425 steps.
 
 shape_from: a pre-training whose encoder shape, height, channels and records are taken, but no
 weight. Otherwise size and patch state the encoder. The figure is the lowest validation CER along the
@@ -17,11 +21,13 @@ from dig_jax.configs import common
 
 
 def get_config(arg=None):
-    own = {"shape_from": "", "size": "micro", "patch": "8x4", "height": 32, "channels": 1}
+    own = {"shape_from": "", "size": "cnn", "patch": "32x4", "height": 32, "channels": 1}
     args = common.fine_tuning_args(arg, **own)
     config = common.fine_tuning(args)
     config.shape_from = args.shape_from
     if not args.shape_from:
         config.method.encoder = common.encoder(args.size, common.patch(args.patch))
         config.data.update(height_px=args.height, channels=args.channels)
+        if args.preset == "strong":
+            config.data.contrast = "stretch"
     return common.quick(config) if args.quick else config

@@ -60,7 +60,7 @@ class Method(base.Method):
     arguments of `ctc.CtcHead`}, the same for all, more than one only on a frozen encoder. frames:
     "concat" (the tokens of a column side by side) or "mean". frozen, standardize: see above.
     drop_path: instead of the encoder's. recipe: augmentation of training lines, a name in
-    `augment.recipes` or a recipe, moving text sideways by at most `max_shift_px`; None = none.
+    `augment.recipes` or a recipe, moving text sideways by at most `max_shift_px` (None: no bound); None = none.
     Raises ValueError for what contradicts itself.
     """
 
@@ -77,7 +77,7 @@ class Method(base.Method):
         standardize: bool = False,
         drop_path: float | None = None,
         recipe: views.Recipe = None,
-        max_shift_px: float = 4.0,
+        max_shift_px: float | None = None,
     ):
         if not encoder:
             raise ValueError(

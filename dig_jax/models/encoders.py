@@ -1,6 +1,6 @@
 """The encoders, by the name that configs give them.
 
-Both kinds take (image, width, mask, column_offset, deterministic) and give tokens f32[B,N,D] in
+All kinds take (image, width, mask, column_offset, deterministic) and give tokens f32[B,N,D] in
 reading order, with `patch` px a token: what `vit.frames`, `vit.columns` and `heads.pool_windows`
 need to make frames with lengths of them.
 """
@@ -15,7 +15,7 @@ from dig_jax.models import cnn, crnn, vit
 KINDS = {"vit": vit.Vit, "crnn": crnn.Crnn, "cnn": cnn.Cnn}
 
 
-SIZES = {**vit.SIZES, **crnn.SIZES}
+SIZES = {**vit.SIZES, **crnn.SIZES, **cnn.SIZES}
 
 # What every encoder has beside its size and patch, at its default in a config.
 DEFAULTS = {
@@ -29,12 +29,14 @@ DEFAULTS = {
         "scan": False,
     },
     "crnn": {"fiducials": 0, "dtype": "auto"},
+    "cnn": {"dtype": "auto"},
 }
 
 
 def kind_of(options: Mapping[str, Any]) -> str:
     """The kind that the options state, or that their size is of; "vit" where they say neither."""
-    by_size = "crnn" if options.get("size") in crnn.SIZES else "vit"
+    size = options.get("size")
+    by_size = "cnn" if size in cnn.SIZES else "crnn" if size in crnn.SIZES else "vit"
     return options.get("kind") or by_size
 
 
@@ -53,9 +55,10 @@ def sized(options: Mapping[str, Any]) -> dict[str, Any]:
     if size not in SIZES:
         raise ValueError(
             f"there is no encoder size {size!r}: choose one of {sorted(vit.SIZES)} or "
-            f"{sorted(crnn.SIZES)}"
+            f"{sorted({**crnn.SIZES, **cnn.SIZES})}"
         )
-    own = {"kind": "crnn", "height_px": 32, "patch": (32, 4)} if size in crnn.SIZES else {}
+    kind = kind_of({"size": size})
+    own = {} if kind == "vit" else {"kind": kind, "height_px": 32, "patch": (32, 4)}
     stated = {name: value for name, value in options.items() if value is not None}
     return own | SIZES[size] | stated
 
@@ -104,7 +107,7 @@ def here() -> tuple[str, str | None]:
     return device.platform, getattr(device, "compute_capability", None)
 
 
-def create(options: Mapping[str, Any]) -> vit.Vit | crnn.Crnn:
+def create(options: Mapping[str, Any]) -> vit.Vit | crnn.Crnn | cnn.Cnn:
     """The module that config.method.encoder describes; kind "vit" unless it says another.
 
     What is "auto" still is resolved for this machine; an experiment for another one calls `resolve`
@@ -121,7 +124,8 @@ def create(options: Mapping[str, Any]) -> vit.Vit | crnn.Crnn:
     module = KINDS[kind](**options)
     if patch not in (None, module.patch):
         raise ValueError(
-            f"patch is {patch} and the CNN makes tokens of {module.patch} px: set config.method.encoder.patch so"
+            f"patch is {patch} and the CNN makes tokens of {module.patch} px: "
+            "set config.method.encoder.patch so"
         )
     return module
 
@@ -132,7 +136,7 @@ def create_vit(options: Mapping[str, Any]) -> vit.Vit:
     """
     if options.get("kind", "vit") != "vit":
         raise ValueError(
-            f"kind is {options['kind']!r}, and this method needs the tokens of a ViT: set config.method.encoder.kind to vit, "
-            "as every size but the crnn ones does"
+            f"kind is {options['kind']!r}, and this method needs the tokens of a ViT: "
+            "set config.method.encoder.kind to vit, as every size but the CNNs' does"
         )
     return create(options)
