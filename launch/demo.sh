@@ -23,8 +23,8 @@ say "2/4  pre-train DiG on their images alone: $out/dig"
 run pretrain/dig.py:preset=demo,probe=none dig --config.data.train="$out/records"
 
 say "3/4  train a recogniser on few labelled lines: from DiG and from random weights"
-run "recognize/finetune.py:$few" finetuned_from_dig --config.init_from="$out/dig"
-run "recognize/scratch.py:$few,shape_from=$out/dig" finetuned_from_random
+run "recognize/finetune.py:preset=plain,$few" finetuned_from_dig --config.init_from="$out/dig"
+run "recognize/scratch.py:preset=plain,$few,shape_from=$out/dig" finetuned_from_random
 run "recognize/probe.py:$few" probe_of_dig --config.init_from="$out/dig"
 run "recognize/probe.py:$few,shape_from=$out/dig" probe_of_random
 
