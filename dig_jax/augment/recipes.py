@@ -4,7 +4,7 @@ A recipe is a stage or a sequence of stages, which a line passes in turn. A stag
     operators   ((name, {amount: range, ..}), ..), names unique, see views.OPERATORS for the amounts of each
     some_of     (lowest, highest): every line draws how many of the operators it gets, which, and their order
                 (imgaug's SomeOf with random_order; (1, 1) is its OneOf)
-                An amount "p" is the chance that a drawn operator is carried out; absent = 1.
+                Beside its amounts, "chance": that it is carried out when drawn; absent = 1.
     p           chance that a line gets any of the operators; absent = 1
     jitter      {"p", "brightness", "contrast", "saturation", "hue"}: torchvision's ColorJitter, or None
     grayscale_p chance of losing all colour at the end
@@ -170,12 +170,12 @@ SIMAN = _stage(
 # time. "stretch" changes the width of a line, so this recipe serves recognisers only.
 LINES_STRONG = (
     _stage(
-        ("stretch", {"times": (0.85, 1.15), "p": 0.9}),
-        ("scale", {"across": 1.0, "down": (0.9, 1.1), "p": 0.9}),
-        ("shear", {"degrees_x": (-11.0, 11.0), "degrees_y": 0.0, "p": 0.9}),
-        ("rotate", {"degrees": (-0.8, 0.8), "p": 0.9}),
-        ("shift", {"right_px": (-2.0, 2.0), "down_px": (-2.0, 2.0), "p": 0.9}),
-        ("elastic", {"reach_px": (0.3, 0.8), "p": 0.4}),
+        ("stretch", {"times": (0.85, 1.15), "chance": 0.9}),
+        ("scale", {"across": 1.0, "down": (0.9, 1.1), "chance": 0.9}),
+        ("shear", {"degrees_x": (-11.0, 11.0), "degrees_y": 0.0, "chance": 0.9}),
+        ("rotate", {"degrees": (-0.8, 0.8), "chance": 0.9}),
+        ("shift", {"right_px": (-2.0, 2.0), "down_px": (-2.0, 2.0), "chance": 0.9}),
+        ("elastic", {"reach_px": (0.3, 0.8), "chance": 0.4}),
     ),
     _stage(("morphology", {"grow": (-0.7, 0.7)}), p=0.3),
     _stage(("blur", {"sigma": (0.3, 1.2)}), p=0.3),

@@ -141,7 +141,7 @@ def _check_stage(recipe):
             raise ValueError(
                 f"There is no augmentation operator '{name}' (nearest: '{near}'; all: {list(OPERATORS)})."
             )
-        if set(amounts) - {"p"} != set(OPERATORS[name]):
+        if set(amounts) - {"chance"} != set(OPERATORS[name]):
             raise ValueError(
                 f"Operator '{name}' takes the amounts {list(OPERATORS[name])}, not {list(amounts)}."
             )
@@ -228,8 +228,8 @@ def _draw_line(key, *, recipe):
     place = dice.order(len(names))
     place = jnp.where(place < count, place, UNUSED)
     for i, (_, ranges) in enumerate(recipe["operators"]):
-        if ranges.get("p", 1.0) < 1.0:
-            place = place.at[i].set(jnp.where(dice.happens(ranges["p"]) > 0, place[i], UNUSED))
+        if ranges.get("chance", 1.0) < 1.0:
+            place = place.at[i].set(jnp.where(dice.happens(ranges["chance"]) > 0, place[i], UNUSED))
     amounts = {name: _draw_amounts(name, ranges, dice) for name, ranges in recipe["operators"]}
     jitter = {}
     if recipe.get("jitter"):

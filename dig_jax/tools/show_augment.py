@@ -67,7 +67,7 @@ def panels(image, width, seed, max_shift_px, random_rows):
             fixed = {
                 a: float(end) if a.endswith("_p") else v[end] if isinstance(v, tuple) else v
                 for a, v in amounts.items()
-                if a != "p"
+                if a != "chance"
             }
             label = f"{name} " + " ".join(f"{v:.2g}" for v in fixed.values())
             recipe = views.only(name, **fixed)

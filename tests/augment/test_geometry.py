@@ -37,6 +37,8 @@ def test_amounts_of_nothing_are_identity(width):
         "rotate": {"degrees": f32(0)},
         "perspective": {"corners": jnp.zeros((1, 4, 2))},
         "affine": {"times": f32(1), "degrees_x": f32(0), "degrees_y": f32(0)},
+        "scale": {"across": f32(1), "down": f32(1)},
+        "shear": {"degrees_x": f32(0), "degrees_y": f32(0)},
     }
     assert set(nothing) == set(geometry.MATRICES)
     for name, amounts in nothing.items():

@@ -81,7 +81,7 @@ def test_boxes_are_painted_where_they_lie():
 
 def test_an_operator_has_a_chance_of_its_own():
     recipe = views.only("stretch", times=0.5)
-    recipe = {**recipe, "operators": (("stretch", {"times": 0.5, "p": 0.3}),)}
+    recipe = {**recipe, "operators": (("stretch", {"times": 0.5, "chance": 0.3}),)}
     draws = jax.jit(lambda key: views.draw(key, 2000, recipe).rank["stretch"])(jax.random.key(1))
     assert abs(float((draws < views.UNUSED).mean()) - 0.3) < 0.03
 
