@@ -16,7 +16,6 @@ COMMAND = re.compile(r"-m\s+((?:dig_jax|tests)(?:\.[a-z]\w*)*)(?![\w.])")
 FILE = re.compile(
     r"(?<![\w/.{}-])((?:dig_jax|configs|launch|tests|docs|colab)/[\w/.-]*\.(?:py|sh|md|svg|yaml|ipynb))\b"
 )
-MADE_UP = {"configs/mine.py", "tests/test_docs.py"}  # examples, and this file
 
 
 def runs(module: str) -> bool:
@@ -41,6 +40,17 @@ def test_documents_name_files_that_exist():
             for name in FILE.findall(path.read_text(encoding="utf-8")):
                 if not re.search(r"[A-Z]{2}|\.\.", name) and not (ROOT / name).exists():
                     wrong.add((str(path.relative_to(ROOT)), name))
+    assert not wrong, f"files that are not there: {sorted(wrong)}"
+
+
+def test_short_names_are_of_files_that_exist():
+    """`sharding.py` alone, in documents and drawings."""
+    there = {path.name for path in TEXTS} | {"mine.py", "load.py"}  # an example; planned
+    wrong = set()
+    for path in TEXTS:
+        if path.suffix in (".md", ".svg"):
+            names = re.findall(r"(?<![\w/.-])([a-z_]+\.(?:py|sh))\b", path.read_text("utf-8"))
+            wrong |= {(path.name, name) for name in names if name not in there}
     assert not wrong, f"files that are not there: {sorted(wrong)}"
 
 
