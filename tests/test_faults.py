@@ -87,8 +87,6 @@ def test_a_second_ctrl_c_ends_at_once(lines, tmp_path, monkeypatch, capsys):
     def stopped(*_):
         raise KeyboardInterrupt
 
-    for name in ("_CONFIG", "_WORKDIR"):
-        monkeypatch.setattr(main, name, type("Flag", (), {"value": None}))
     monkeypatch.setattr(main.hosts, "initialize", stopped)
     assert (
         main.main(["main"]) == 130 and "goes on from the last checkpoint" in capsys.readouterr().err

@@ -161,7 +161,7 @@ MISTAKES = [
     ((TOY, "--config.optim.schedule=linear"), r"config.optim.schedule is 'linear': set it to 'cosine', 'constant' or 'steps'"),
     ((TOY, "--config.optim.warmup_steps=9"), r"config.optim.warmup_steps is 9 but the run has 2 steps: lower it"),
     ((REAL, "--config.method.mask_ratio=1.5"), r"mask_ratio is 1.5; it must lie between 0 and 1: set config.method.mask_ratio"),
-    ((REAL, "--config.method.encoder.dtype=float7"), r"dtype='float7' is not known: set config.method.encoder.dtype to one of"),
+    ((REAL, "--config.method.encoder.dtype=float7"), r"dtype='float7' is not known: set config.method.encoder.dtype to 'auto' or one of"),
     ((REAL.replace("probe=none", "probe=/no/such"),), r"No record set at /no/such"),
     ((REAL, "--config.evals.collapse.spec=/no/such"), r"No record set at /no/such"),
     # labels
