@@ -1,6 +1,6 @@
 """A plain convolutional encoder of text lines, in the interface of `models/vit.py`.
 
-    image -> five 3 x 3 convolutions with norm, ReLU and pooling -> one token for each 4 px column
+    image -> five 3 x 3 convolutions with norm, ReLU and pooling -> one token for each column
     cnn_lstm: -> two bidirectional LSTMs over the tokens
 
 The convolutional half of a CRNN (Shi et al., arXiv 1507.05717) as line recognisers use it (Puigcerver,
@@ -14,6 +14,7 @@ Norm: groups of channels over the real pixels of each line, in place of batch no
 of a line depend neither on its batch nor on its padding, and nothing travels beside the weights.
 """
 
+import math
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -25,12 +26,16 @@ from dig_jax.models.heads import BiLstm
 from dig_jax.models.layers import LayerNorm, compute_dtype
 from dig_jax.models.vit import PAPER, columns, grid
 
-COLUMN_PX = 4
 MASKED = 0.0  # grey of hidden columns, in [-1, 1]
+# cnn reads lines 32 px high, a column is 4 px. cnn48 sees the marks above small letters: 48 px, a
+# column of 6 px is as wide on paper.
+CHANNELS = (16, 48, 96, 128, 192)
 POOLS = ((2, 2), (2, 2), (2, 1), (2, 1), (1, 1))  # of height and width, behind each convolution
+HIGH = {"height_px": 48, "patch": (48, 6), "pools": (POOLS[0], (2, 3), *POOLS[2:])}
 SIZES = {
-    "cnn": {"channels": (16, 48, 96, 128, 192)},
-    "cnn_lstm": {"channels": (16, 48, 96, 128, 192), "hidden": 160, "layers": 2},
+    "cnn": {"channels": CHANNELS},
+    "cnn48": {"channels": CHANNELS, **HIGH},
+    "cnn_lstm": {"channels": CHANNELS, "hidden": 160, "layers": 2},
     "cnn_nano": {"channels": (8, 8, 16, 16, 16)},
 }
 
@@ -55,16 +60,17 @@ class Convolution(nn.Module):
 
 
 class Cnn(nn.Module):
-    """(image f32[B,H,W,C] in [-1, 1], width i32[B] px) -> tokens f32[B,S,D], one for each column of
-    4 px: S = W / 4, D = H / 16 * channels[-1], or 2 * hidden behind LSTMs.
+    """(image f32[B,H,W,C] in [-1, 1], width i32[B] px) -> tokens f32[B,S,D], one for each column:
+    D = channels[-1] * what the pools leave of the height, or 2 * hidden behind LSTMs.
 
-    height_px: H, a multiple of 16. hidden, layers: of the bidirectional LSTMs, none by default.
+    height_px: H, a multiple of the pools' heights. hidden, layers: of the bidirectional LSTMs, none by default.
     final_norm: layer norm at the end, as in `vit.Vit`. mask bool[B,S] True = hidden, see above. A
     CNN has no position codes, so `column_offset` changes nothing.
     """
 
     height_px: int
     channels: Sequence[int]
+    pools: Sequence[tuple[int, int]] = POOLS
     hidden: int = 0
     layers: int = 0
     final_norm: bool = True
@@ -72,36 +78,38 @@ class Cnn(nn.Module):
 
     @property
     def patch(self) -> tuple[int, int]:
-        return (self.height_px, COLUMN_PX)
+        return (self.height_px, math.prod(across for _, across in self.pools))
 
     @property
     def width(self) -> int:
-        return 2 * self.hidden if self.layers else self.height_px // 16 * self.channels[-1]
+        rows = self.height_px // math.prod(down for down, _ in self.pools)
+        return 2 * self.hidden if self.layers else rows * self.channels[-1]
 
     @nn.compact
     def __call__(self, image, width, mask=None, column_offset=None, deterministic: bool = True):
         del column_offset, deterministic
-        if self.height_px % 16:
+        times, column_px = math.prod(down for down, _ in self.pools), self.patch[1]
+        if self.height_px % times:
             raise ValueError(
-                f"height_px is {self.height_px}; the CNN halves the height four times: make it a "
-                "multiple of 16"
+                f"height_px is {self.height_px}; the CNN divides the height by {times}: make it a "
+                f"multiple of {times}"
             )
         grid(image.shape, self.patch)
         place = jnp.arange(image.shape[2])[None, :]
         x = jnp.where((place < width[:, None])[:, None, :, None], image, PAPER)
         if mask is not None:
-            hidden = jnp.repeat(mask, COLUMN_PX, 1)
+            hidden = jnp.repeat(mask, column_px, 1)
             x = jnp.where(hidden[:, None, :, None], MASKED, x)
         # Half a column at the end of a line belongs to the line, painted as paper.
-        real = (place < (columns(width, COLUMN_PX) * COLUMN_PX)[:, None]).astype(jnp.float32)
+        real = (place < (columns(width, column_px) * column_px)[:, None]).astype(jnp.float32)
         x = x * real[:, None, :, None]
-        for number, (features, pool) in enumerate(zip(self.channels, POOLS, strict=True)):
+        for number, (features, pool) in enumerate(zip(self.channels, self.pools, strict=True)):
             x = Convolution(features, pool, self.dtype, name=f"conv_{number}")(x, real)
             real = real[:, :: pool[1]]
         tokens = rearrange(x, "b h w c -> b w (h c)")
         if self.layers:
             lstm = BiLstm(self.hidden, self.layers, self.dtype, name="lstm")
-            tokens = lstm(tokens, columns(width, COLUMN_PX))
+            tokens = lstm(tokens, columns(width, column_px))
         if self.final_norm:
             tokens = LayerNorm(name="norm")(tokens)
         return tokens * real[..., None]
