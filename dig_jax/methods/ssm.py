@@ -41,6 +41,9 @@ Departures, for lines of text (at 128 px width and default values the first thre
 - Optional: normalised targets; a random first column of the encoder's position code, up to
   `column_offset_max`.
 - Batch norm takes its statistics over all devices (theirs over one).
+- The teacher's map is sampled bilinearly and repeats the edge (theirs: nearest neighbour, black
+  beyond the edge), and its two shears are one slant (theirs: one shear after the other), in the
+  preset words as well.
 
 Watch   pixel: the sum of both directions. Twice the variance of the pixels is what a constant grey reaches, half the mean
 square of I - g(I) what X itself would. contrast starts near 4T ln(rows), top1 near 1/rows; both

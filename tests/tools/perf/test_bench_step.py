@@ -108,7 +108,7 @@ BARE = """
 import sys
 class Block:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"grain", "tensorflow_datasets", "cv2", "array_record", "orbax", "etils", "PIL", "einops",
+        if name.split(".")[0] in {"grain", "tensorflow_datasets", "cv2", "array_record", "orbax", "etils", "PIL",
                                   "rapidfuzz", "tensorboardX", "tqdm", "matplotlib", "torch", "importlib_resources"}:
             raise ImportError(name + " is not on this machine")
 sys.meta_path.insert(0, Block())
