@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from dig_jax.configs import common
-from dig_jax.train import command_line, optim
+from dig_jax.train import command_line, experiment, optim
 
 
 def build(name, arg=None):
@@ -39,8 +39,8 @@ def test_presets_of_a_recogniser_that_trains_as_a_whole(name):
 
 def test_scratch_stretches_contrast_and_fine_tuning_follows_its_pre_training():
     assert build("scratch").data.contrast == "stretch"
-    assert "contrast" not in build("scratch", "preset=plain").data
-    assert "contrast" not in build("finetune").data and "data.contrast" in build("finetune").inherit
+    assert build("scratch", "preset=plain").data.contrast is None is build("finetune").data.contrast
+    assert "data.contrast" in build("finetune").inherit
 
 
 @pytest.mark.parametrize("name", ["finetune", "scratch"])
@@ -98,3 +98,12 @@ def test_everything_that_shapes_encoder_and_data_is_in_the_locked_config():
     )
     assert {"attention", "mlp_ratio"} <= set(config.method.encoder)
     assert {"max_label_length", "multiple_px", "max_pixels"} <= set(build("finetune").data)
+
+
+def test_batches_of_lines_are_whole_columns_wide():
+    """cnn48 has columns of 6 px, so its widths are multiples of 36 and not of 32; so are those of
+    its evaluations."""
+    for arg, multiple, high in (("", 32, 32), ("size=cnn48", 36, 48), ("size=micro", 32, 32)):
+        cfg = experiment.completed(build("scratch", f"records=r,{arg}").to_dict())
+        assert (cfg["data"]["multiple_px"], cfg["data"]["height_px"]) == (multiple, high)
+        assert experiment.multiple_px({**cfg, "data": {}}) == multiple

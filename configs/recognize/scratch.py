@@ -21,13 +21,14 @@ from dig_jax.configs import common
 
 
 def get_config(arg=None):
-    own = {"shape_from": "", "size": "cnn", "patch": "32x4", "height": 32, "channels": 1}
+    own = {"shape_from": "", "size": "cnn", "patch": "32x4", "height": 0, "channels": 1}
     args = common.fine_tuning_args(arg, **own)
     config = common.fine_tuning(args)
     config.shape_from = args.shape_from
     if not args.shape_from:
         config.method.encoder = common.encoder(args.size, common.patch(args.patch))
-        config.data.update(height_px=args.height, channels=args.channels)
+        high = 48 if args.size == "cnn48" else 32
+        config.data.update(height_px=args.height or high, channels=args.channels)
         if args.preset == "strong":
             config.data.contrast = "stretch"
     return common.quick(config) if args.quick else config

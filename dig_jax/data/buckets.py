@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+MULTIPLE_PX = 32  # of the widths that are chosen
 AUTO_COUNT = 4  # each width costs one compilation; the fifth saves little padding
 
 
@@ -44,7 +45,9 @@ def permutation(size: int, seed: int, stream: tuple[int, ...]) -> np.ndarray:
 
 
 def bounds(
-    widths: np.ndarray, buckets_px: Sequence[int] | int | str = "auto", multiple_px: int = 32
+    widths: np.ndarray,
+    buckets_px: Sequence[int] | int | str = "auto",
+    multiple_px: int = MULTIPLE_PX,
 ) -> np.ndarray:
     """Bucket widths i64[K] in px, ascending, the last at least as wide as the widest line.
 

@@ -36,7 +36,8 @@ from dig_jax.text import Charset
 ENDLESS = 1 << 48  # steps; Grain wants a length, and slicing needs room above it
 # Keys of config.data that say what is read of a record, for windows and for whole lines.
 CROPS = ("height_px", "width_px", "channels", "squeeze_px", "contrast", "max_pixels")
-WHOLE = ("height_px", "channels", "squeeze_px", "max_width_px", "contrast", "max_pixels")
+WHOLE = ("height_px", "channels", "squeeze_px", "max_width_px", "multiple_px", "contrast")
+WHOLE += ("max_pixels",)
 
 
 def pretrain(
@@ -95,7 +96,7 @@ def recognition(
     seed: int,
     buckets_px: Sequence[int] | int | str = "auto",
     max_label_length: int | None = None,
-    multiple_px: int = 32,
+    multiple_px: int = buckets.MULTIPLE_PX,
     squeeze_px: int | None = None,
     contrast: str | None = None,
     process_index: int = 0,
@@ -133,7 +134,7 @@ def evaluation(
     charset: Charset | None = None,
     buckets_px: Sequence[int] | int | str = "auto",
     max_label_length: int | None = None,
-    multiple_px: int = 32,
+    multiple_px: int = buckets.MULTIPLE_PX,
     squeeze_px: int | None = None,
     max_width_px: int | None = None,
     contrast: str | None = None,
@@ -173,7 +174,7 @@ def summary(
     mixture: Mixture,
     height_px: int,
     buckets_px: Sequence[int] | int | str = "auto",
-    multiple_px: int = 32,
+    multiple_px: int = buckets.MULTIPLE_PX,
     squeeze_px: int | None = None,
 ) -> dict[str, Any]:
     """What recognition will see: records, unlabelled (left out), buckets {width: lines}, padding

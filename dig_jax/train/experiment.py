@@ -20,7 +20,7 @@ import numpy as np
 
 from dig_jax import config as build
 from dig_jax import hosts, prng, sharding
-from dig_jax.data import limits, pipeline, records
+from dig_jax.data import buckets, limits, pipeline, records
 from dig_jax.methods.shared import base
 from dig_jax.models import encoders
 from dig_jax.text import Charset
@@ -188,7 +188,7 @@ class Experiment:
     def evaluators(self, workdir: str) -> list[tuple[str, int, Any]]:
         """[(name, every_steps, evaluator)] of config.evals; every_steps 0 = only at the end."""
         given = {"method": self.method, "mesh": self.mesh, "workdir": workdir}
-        given["data"] = self.config["data"]
+        given["data"] = {**self.config["data"], "multiple_px": multiple_px(self.config)}
         return [
             build.evaluator(name, options, **given)
             for name, options in self.config["evals"].items()
@@ -216,7 +216,15 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     if encoder := cfg["method"].get("encoder"):
         cfg["method"]["encoder"] = encoders.sized(encoder)
     build.check(cfg)
+    if "multiple_px" in cfg["data"]:
+        cfg["data"]["multiple_px"] = multiple_px(cfg)
     return cfg
+
+
+def multiple_px(cfg: Mapping[str, Any]) -> int:
+    """What widths of batches are multiples of: config.data.multiple_px, up to whole patches."""
+    patch_px = (cfg["method"].get("encoder") or {}).get("patch", (32, 4))[1]
+    return -(-cfg["data"].get("multiple_px", buckets.MULTIPLE_PX) // patch_px) * patch_px
 
 
 def encoder_for(cfg: Mapping[str, Any], device: Device | None) -> dict[str, Any] | None:

@@ -14,7 +14,7 @@ def test_a_missing_extra_is_a_sentence(monkeypatch):
 
 @pytest.mark.parametrize("size, high, wide", [("cnn", 32, 896), ("cnn48", 48, 1344)])
 def test_lines_are_as_wide_on_paper(size, high, wide):
-    config = scratch.get_config(f"size={size},height={high}")
+    config = scratch.get_config(f"size={size}")
     cfg = bench_reader.config_of(config, 896)
     assert cfg["data"]["buckets_px"] == [wide] and config.data.height_px == high
 
