@@ -112,6 +112,11 @@ def is_cnn(size: str) -> bool:
     return size.startswith(("crnn", "cnn"))
 
 
+def height_of(size: str) -> int:
+    """Height of the lines that an encoder reads, in px."""
+    return 48 if size.startswith("cnn48") else 32
+
+
 def finished(config: ConfigDict, args: ConfigDict) -> ConfigDict:
     """The preset with the arguments of the command line on top."""
     config.seed = args.seed
@@ -123,6 +128,9 @@ def finished(config: ConfigDict, args: ConfigDict) -> ConfigDict:
     now = config.method.encoder
     if args.size and is_cnn(args.size) != is_cnn(now.size):
         config.method.encoder = encoder(args.size, (8, 4))
+        times = height_of(args.size) / config.data.height_px  # the same windows on paper
+        config.data.width_px = int(config.data.width_px * times)
+        config.data.height_px = height_of(args.size)
     elif args.size:
         now.size = args.size
     if args.patch and not is_cnn(config.method.encoder.size):

@@ -27,8 +27,8 @@ def get_config(arg=None):
     config.shape_from = args.shape_from
     if not args.shape_from:
         config.method.encoder = common.encoder(args.size, common.patch(args.patch))
-        high = 48 if args.size == "cnn48" else 32
-        config.data.update(height_px=args.height or high, channels=args.channels)
+        high = args.height or common.height_of(args.size)
+        config.data.update(height_px=high, channels=args.channels)
         if args.preset == "strong":
             config.data.contrast = "stretch"
     return common.quick(config) if args.quick else config

@@ -99,7 +99,7 @@ class Network(nn.Module):
             self.pix_projector = heads.Mlp((hidden, hidden, width), dtype)
         if self.objective != "dis":
             self.pix_decoder = heads.PixelDecoder(
-                self.values, self.decoder_width, dtype, self.encoder.gelu
+                self.values, self.decoder_width, dtype, getattr(self.encoder, "gelu", "exact")
             )
 
     def __call__(self, batch):

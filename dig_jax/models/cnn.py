@@ -36,6 +36,7 @@ SIZES = {
     "cnn": {"channels": CHANNELS},
     "cnn48": {"channels": CHANNELS, **HIGH},
     "cnn_lstm": {"channels": CHANNELS, "hidden": 160, "layers": 2},
+    "cnn48_lstm": {"channels": CHANNELS, **HIGH, "hidden": 160, "layers": 2},
     "cnn_nano": {"channels": (8, 8, 16, 16, 16)},
 }
 
