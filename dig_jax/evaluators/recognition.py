@@ -50,7 +50,7 @@ from dig_jax import hosts, sharding
 from dig_jax.data import pipeline, records
 from dig_jax.evaluators import scoring
 from dig_jax.evaluators.lines import Line, Text, over_hosts, save_readings, save_samples
-from dig_jax.models.decoders import ctc
+from dig_jax.evaluators.search import Search
 from dig_jax.text import Charset, normalize
 from dig_jax.train.feature_cache import FeatureCache
 from dig_jax.workdir import metrics as log
@@ -65,7 +65,8 @@ class Evaluator:
     """datasets: {name in the metrics: records spec}, or one spec of which every part is a data set
     of its own, or None: the validation split of every part of data["train"] (`named_sets`).
     batch_size: over all devices, rounded up to a multiple of them. pictures: sample lines to save a
-    data set. Raises ValueError and FileNotFoundError for data sets that are not there or empty.
+    data set. beam, lm, lm_weight, lm_bonus, lexicon: see `Search`. Raises ValueError and
+    FileNotFoundError for data sets that are not there or empty.
     """
 
     def __init__(
@@ -78,11 +79,18 @@ class Evaluator:
         datasets: Mapping[str, str] | str | None = None,
         batch_size: int = 64,
         pictures: int = 12,
+        beam: int = 1,
+        lm: int = 0,
+        lm_weight: float = 0.5,
+        lm_bonus: float = 1.0,
+        lexicon: int = 0,
     ):
         self.charset: Charset = method.charset
         self.mesh = mesh
         self.workdir = pathlib.Path(workdir)
-        self.predict = jax.jit(method.predict, out_shardings=sharding.batch_sharding(mesh))
+        scores = {"lm_weight": lm_weight, "lm_bonus": lm_bonus}
+        self.search = Search(method, data, beam=beam, lm=lm, lexicon=lexicon, **scores)
+        self.predict = jax.jit(self.search.predict, out_shardings=sharding.batch_sharding(mesh))
         self.pictures = pictures
         self.named: set[str] = set()  # what was told already
         self.workers = data.get("workers", "auto")
@@ -209,16 +217,11 @@ class Evaluator:
             yield self.as_text(*waiting)
 
     def as_text(self, batch, host, predicted):
-        texts = {}
-        for head, frames in predicted.items():
-            ids, lengths = local_rows(frames["ids"]), local_rows(frames["length"])
-            sure = local_rows(frames["confidence"]) if "confidence" in frames else [None] * len(ids)
-            texts[head] = [self.text(*row) for row in zip(ids, sure, lengths)]
+        texts = {
+            head: self.search.texts({name: local_rows(rows) for name, rows in reading.items()})
+            for head, reading in predicted.items()
+        }
         return host, batch["image"], np.where(batch["valid"], batch["width"], 0), texts
-
-    def text(self, ids, sure, length) -> Text:
-        text = self.charset.decode(self.charset.ctc_collapse(ids, int(length)))
-        return Text(text, None if sure is None else ctc.line_confidence(ids, sure, length))
 
     def log(self, errors: list[str]) -> None:
         for error in errors:

@@ -2,12 +2,16 @@
 evaluation.
 
 Encoder (`models/encoders.py`) -> frames, one a token column -> optional standardisation -> one or
-several CTC heads (`models/decoders/ctc.py`; Graves et al. 2006). Which of the protocols it is, the
-config says:
+several heads: decoders of one kind (`models/decoders`): CTC, attention, Transformer, glimpses. Which
+of the protocols it is, the config says:
 
     probe      frozen=True, standardize=True, several heads     `configs/recognize/probe.py`
     fine-tune  frozen=False, one head, init_from a pre-training `configs/recognize/finetune.py`
     scratch    the same without init_from                       `configs/recognize/scratch.py`
+
+Which block the frames come from, `block` says: the last one, another, or a mix of all. A mix is
+ELMo's (Peters et al. 2018, equation 1): normalised outputs of the blocks, weighted by a softmax
+over one number a block, which every head learns for itself.
 
 A sweep in one run. A frozen probe is evidence only once its learning rate is tuned, and the
 features it reads do not depend on the rate. So `heads` may name several heads of the same shape,
@@ -29,9 +33,8 @@ What to watch
   compares scales of features, not features, and fine-tuning is held back for hundreds of steps: the
   tokens of a pre-trained encoder have a large common part, which the fresh head has to learn to
   ignore first (random tokens have not). So fine-tuning and scratch standardise, too.
-- A line whose label needs more frames than it has (length + repeats > frames) cannot be learnt by
-  CTC. It is left out of the loss and counted in the metric
-  `infeasible_frac`.
+- A line whose label needs more frames than it has (for CTC its length and one for each repeat)
+  cannot be learnt. It is left out of the loss and counted in the metric `infeasible_frac`.
 """
 
 from __future__ import annotations
@@ -45,8 +48,7 @@ import numpy as np
 
 from dig_jax.augment import views
 from dig_jax.methods.shared import base
-from dig_jax.models import encoders, vit
-from dig_jax.models.decoders import ctc
+from dig_jax.models import decoders, encoders, vit
 from dig_jax.models.layers import LayerNorm
 from dig_jax.text import Charset
 
@@ -54,11 +56,12 @@ STD_FLOOR = 1e-6  # a dead channel is divided by this, not by zero
 
 
 class Method(base.Method):
-    """Encoder + CTC heads.
+    """Encoder + heads.
 
-    charset: classes of the heads (0 = blank). encoder: see `encoders.create`. heads: {name: keyword
-    arguments of `ctc.CtcHead`}, the same for all, more than one only on a frozen encoder. frames:
-    "concat" (the tokens of a column side by side) or "mean". frozen, standardize: see above.
+    charset: classes of the heads (0 = blank or end). encoder: see `encoders.create`. heads: {name:
+    arguments of `decoders.create`}, the same for all, more than one only on a frozen encoder.
+    frames: "concat" (the tokens of a column side by side) or "mean". block: "last", "mix", or the
+    number of a block, from 1. frozen, standardize: see above.
     drop_path: instead of the encoder's. recipe: augmentation of training lines, a name in
     `augment.recipes` or a recipe, moving text sideways by at most `max_shift_px` (None: no bound); None = none.
     Raises ValueError for what contradicts itself.
@@ -73,6 +76,7 @@ class Method(base.Method):
         encoder: Mapping[str, Any],
         heads: Mapping[str, Mapping[str, Any]],
         frames: str = "concat",
+        block: str | int = "last",
         frozen: bool = False,
         standardize: bool = False,
         drop_path: float | None = None,
@@ -81,8 +85,9 @@ class Method(base.Method):
     ):
         if not encoder:
             raise ValueError(
-                "config.method.encoder is not set: name the pre-training it is taken from with --config.init_from=DIR, "
-                "or with --config.shape_from=DIR for a random one of the same shape"
+                "config.method.encoder is not set: name the pre-training it is taken from with "
+                "--config.init_from=DIR, or with --config.shape_from=DIR for a random one of "
+                "the same shape"
             )
         check_heads(heads, frozen)
         self.charset = charset
@@ -94,9 +99,11 @@ class Method(base.Method):
         ):  # a CNN has none, and needs none for a 0
             encoder = {**encoder, "drop_path": drop_path}
         self.encoder = encoders.create(encoder)
-        self.norm = None if self.encoder.final_norm else LayerNorm()
+        self.block = checked_block(block, self.encoder)
+        own = self.block == "last" and self.encoder.final_norm
+        self.norm = None if own else LayerNorm()
         head = {"dtype": self.encoder.dtype, **next(iter(heads.values()))}
-        self.head = ctc.CtcHead(charset_size=charset.size, **head)
+        self.head = decoders.create(charset.size, **head)
         self.frozen_features = self._frozen_features if frozen and recipe is None else None
 
     def init(self, key, batch):
@@ -109,7 +116,9 @@ class Method(base.Method):
                 "params"
             ]
         frames, length = self._frames(params, batch)
-        head = self.head.init(head_key, frames, length)["params"]
+        head = self.head.init(head_key, self._mixed(None, frames), length)
+        if self.block == "mix":
+            head = head | {"mix": jnp.zeros(self.encoder.depth)}
         params["heads"] = {
             name: head for name in self.names
         }  # the same start, so that only the rate differs
@@ -123,13 +132,19 @@ class Method(base.Method):
     # network
 
     def _tokens(self, params, batch, key=None):
-        """Normalised images -> tokens f32[B,N,D]. With a key: training mode (drop path)."""
-        rngs = None if key is None else {"drop_path": key}
+        """Normalised images -> tokens f32[B,N,D], of a mix side by side f32[B,N,depth*D]. With a
+        key: training mode (drop path).
+        """
+        options = {"deterministic": key is None, "rngs": key if key is None else {"drop_path": key}}
+        if self.block != "last":
+            options["each_block"] = True
         variables = {"params": params["encoder"]}
-        tokens = self.encoder.apply(
-            variables, batch["image"], batch["width"], deterministic=key is None, rngs=rngs
-        )
-        return self.norm.apply({"params": params["norm"]}, tokens) if self.norm else tokens
+        tokens = self.encoder.apply(variables, batch["image"], batch["width"], **options)
+        if self.block not in ("last", "mix"):
+            tokens = tokens[self.block - 1]
+        if self.norm:
+            tokens = self.norm.apply({"params": params["norm"]}, tokens)
+        return jnp.concatenate(tokens, -1) if self.block == "mix" else tokens
 
     def _frames(self, params, batch, key=None):
         """Frames f32[B,S,F] and how many of them are real, i32[B]; of a batch that brings them
@@ -155,20 +170,29 @@ class Method(base.Method):
             name: value for name, value in self.encode(params, batch).items() if name != "tokens"
         }
 
-    def _logits(self, heads, mutable, frames, length, key=None):
-        """All heads at once: f32[K,B,S,V], K in the order of `names`."""
-        frames = self._scaled(mutable, frames)
-        read = lambda params: self.head.apply({"params": params}, frames, length, key)
-        if len(self.names) == 1:  # a stack of one would slow the products of an LSTM
-            return read(heads[self.names[0]])[None]
-        return jax.vmap(read)(self._stacked(heads))
-
     def _scaled(self, mutable, frames):
         """Frames as the heads take them."""
         if not self.standardize:
             return frames
         mean, std = (mutable["scale"][name][None, None] for name in ("mean", "std"))
         return (frames - mean) / std
+
+    def _mixed(self, head, frames):
+        """Frames f32[B,S,F] as a head reads them: of a mix, the weighted sum of its blocks. Without
+        a head: the plain mean."""
+        if self.block != "mix":
+            return frames
+        depth = self.encoder.depth
+        weights = jax.nn.softmax(jnp.zeros(depth) if head is None else head["mix"])
+        rows = frames.shape[-1] // (depth * self.encoder.width)  # token rows of a column, or 1
+        each = frames.reshape(*frames.shape[:2], rows, depth, self.encoder.width)
+        return jnp.einsum("bsrkd,k->bsrd", each, weights).reshape(*frames.shape[:2], -1)
+
+    def _by_head(self, function, heads):
+        """function of each head's parameters, at once: every leaf [K, ..]."""
+        if len(self.names) == 1:  # a stack of one would slow the products of an LSTM
+            return jax.tree.map(lambda x: x[None], function(heads[self.names[0]]))
+        return jax.vmap(function)(self._stacked(heads))
 
     def _stacked(self, heads):
         """Parameters of all heads, each leaf [K, ..] in the order of `names`."""
@@ -192,13 +216,14 @@ class Method(base.Method):
         frames, length = self._frames(params, batch, None if self.frozen else key)
         if self.frozen:
             frames = jax.lax.stop_gradient(frames)
-        logits = self._logits(params["heads"], state.mutable, frames, length, key)  # (K, B, S, V)
-        score = jax.vmap(
-            lambda logits: ctc.ctc_loss(logits, length, batch["label"], batch["label_length"])
-        )
-        losses, feasible = score(
-            logits
-        )  # (K, B), (K, B): whether a label fits does not depend on the head
+        frames = self._scaled(state.mutable, frames)
+
+        def score(head):
+            given = (self._mixed(head, frames), length, batch["label"], batch["label_length"])
+            return self.head.loss(head, *given, key)
+
+        # (K, B), (K, B): whether a label fits does not depend on the head
+        losses, feasible = self._by_head(score, params["heads"])
         valid, fits = batch["valid"], batch["valid"] & feasible[0]
         means = jnp.where(fits[None], losses, 0.0).sum(axis=1) / jnp.maximum(fits.sum(), 1)  # (K,)
         metrics = (
@@ -255,30 +280,55 @@ class Method(base.Method):
     def encode(self, params, batch):
         return self._encoded(params, _normalised(batch))
 
-    def predict(self, params, mutable, batch):
-        """Raw batch -> {head: {"ids" i32[B,S], "confidence" f32[B,S], "length" i32[B]}}.
+    def predict(self, params, mutable, batch, beam: int = 1):
+        """Raw batch -> {head: a reading of each line, see `decoders`}.
 
-        Best class of every frame, its probability, and how many frames are real.
-        `Charset.ctc_collapse` and `Charset.decode` turn a row into text.
+        beam: readings of a line that are followed at once, by decoders that search on the device.
         """
+        options = {"beam": beam} if beam > 1 else {}
+        return self._read(
+            params, mutable, batch, lambda *given: self.head.read(*given, **options)
+        )
+
+    def log_probs(self, params, mutable, batch):
+        """Raw batch -> {head: {"log_probs" f32[B,S,V], "length" i32[B]}} of every frame, by CTC."""
+        log_p = lambda *given: jax.nn.log_softmax(self.head.logits(*given).astype(jnp.float32))
+        read = lambda params, frames, length: {
+            "log_probs": log_p(params, frames, length),
+            "length": length,
+        }
+        return self._read(params, mutable, batch, read)
+
+    def _read(self, params, mutable, batch, read):
         frames, length = self._frames(params, _normalised(batch))
         frames = self._scaled(mutable, frames)
-
-        def read(head):
-            logits = self.head.apply({"params": head}, frames, length)
-            return {"ids": ctc.greedy(logits, length), "confidence": ctc.confidence(logits)}
-
+        each = lambda head: read(head, self._mixed(head, frames), length)
         # One head after the other: logits of 5,000 classes are large enough once.
-        texts = jax.lax.map(read, self._stacked(params["heads"]))
-        return {
-            name: jax.tree.map(lambda x, i=i: x[i], texts) | {"length": length}
-            for i, name in enumerate(self.names)
-        }
+        found = jax.lax.map(each, self._stacked(params["heads"]))
+        return {name: jax.tree.map(lambda x, i=i: x[i], found) for i, name in enumerate(self.names)}
 
 
 def _normalised(batch):
     """Pixels from u8 to [-1, 1], where the batch has any (see `base.Method.frozen_features`)."""
     return batch | {"image": base.normalise(batch["image"])} if "image" in batch else batch
+
+
+def checked_block(block: str | int, encoder: Any) -> str | int:
+    """The block that frames come from, a number as int. ValueError for one that is not there."""
+    if block == "last":
+        return block
+    depth = getattr(encoder, "depth", 0)
+    if not isinstance(encoder, vit.Vit) or not depth:
+        raise ValueError(
+            f"config.method.block is {block!r}, and only a ViT has blocks: leave it 'last'"
+        )
+    if block == "mix":
+        return block
+    if not (str(block).isdigit() and 1 <= int(block) <= depth):
+        raise ValueError(
+            f"config.method.block is {block!r}: set it to 'last', 'mix' or a number from 1 to {depth}"
+        )
+    return int(block)
 
 
 def check_heads(heads: Mapping[str, Mapping[str, Any]], frozen: bool) -> None:
@@ -287,15 +337,18 @@ def check_heads(heads: Mapping[str, Mapping[str, Any]], frozen: bool) -> None:
     """
     if not heads:
         raise ValueError(
-            "config.method.heads is empty: name at least one head, such as {'ctc': {'kind': 'linear'}}"
+            "config.method.heads is empty: name at least one head, such as "
+            "{'ctc': {'kind': 'linear'}}"
         )
     first = dict(next(iter(heads.values())))
     for name, head in heads.items():
         if dict(head) != first:
             raise ValueError(
-                f"head {name!r} is {dict(head)}, another {first}: give config.method.heads one shape"
+                f"head {name!r} is {dict(head)}, another {first}: "
+                "give config.method.heads one shape"
             )
     if len(heads) > 1 and not frozen:
         raise ValueError(
-            f"{len(heads)} heads would all pull at an encoder that trains: set config.method.frozen=True, or keep one"
+            f"{len(heads)} heads would all pull at an encoder that trains: "
+            "set config.method.frozen=True, or keep one"
         )

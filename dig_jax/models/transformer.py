@@ -101,8 +101,8 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block. (x f32[B, N, D], rate f32[], lengths i32[B]) -> (x, None), the
-    form nn.scan wants.
+    """Pre-norm transformer block. (x f32[B, N, D], rate f32[], lengths i32[B]) -> (x, None or
+    with each x again), the form nn.scan wants.
     """
 
     heads: int
@@ -111,6 +111,7 @@ class Block(nn.Module):
     gelu: str
     implementation: str
     stochastic: bool
+    each: bool = False
 
     @nn.compact
     def __call__(self, x, rate, lengths):
@@ -123,7 +124,7 @@ class Block(nn.Module):
             x,
             FeedForward(self.hidden, self.dtype, self.gelu, name="mlp")(LayerNorm(name="norm2")(x)),
         )
-        return x, None
+        return x, x if self.each else None
 
 
 def blocks(
@@ -140,9 +141,10 @@ def blocks(
     remat: bool = False,
     scan: bool = False,
     deterministic: bool = True,
+    each: bool = False,
 ):
     """`depth` transformer blocks over x f32[B, N, D], of which the first lengths[b] tokens are read
-    -> f32[B, N, D].
+    -> f32[B, N, D]; with each: the output of every block, f32[depth, B, N, D].
 
     To be called in a compact module, whose children they become: "block_0", "block_1", ..., or one
     stacked "blocks" with scan. hidden: width of the feed-forward layer. For the rest see `Vit`.
@@ -160,6 +162,7 @@ def blocks(
         "gelu": gelu,
         "implementation": attention,
         "stochastic": drop_path > 0.0 and not deterministic,
+        "each": each,
     }
     if scan and depth:
         stacked = nn.scan(
@@ -169,7 +172,9 @@ def blocks(
             in_axes=(0, nn.broadcast),
             length=depth,
         )
-        return stacked(**options, name="blocks")(x, rates, lengths)[0]
+        return stacked(**options, name="blocks")(x, rates, lengths)[int(each)]
+    outputs = []
     for i in range(depth):
         x, _ = block(**options, name=f"block_{i}")(x, rates[i], lengths)
-    return x
+        outputs.append(x)
+    return jnp.stack(outputs) if each else x

@@ -155,7 +155,8 @@ class Vit(nn.Module):
     N in its last places, which leave as zeros. Not together with a mask. prefix f32[B, R, D]:
     tokens without a position that are read before those of the line and leave before them (a CLS
     token) -> tokens f32[B, R + N, D]. deterministic=False turns drop path on and needs the rng
-    "drop_path".
+    "drop_path". each_block: the output of every block instead, before the last norm, f32[depth, B, N,
+    D].
 
     patch: (height, width) px. width, depth, heads: see SIZES. position: "sincos_2d" for any grid;
     "flat_1d", DiG's code over row-major indices flat_columns * row + column; or "square_2d", the
@@ -201,6 +202,7 @@ class Vit(nn.Module):
         deterministic: bool = True,
         keep=None,
         prefix=None,
+        each_block: bool = False,
     ):
         self._check()
         rows, cols = grid(image.shape, self.patch)
@@ -242,7 +244,10 @@ class Vit(nn.Module):
             remat=self.remat,
             scan=self.scan,
             deterministic=deterministic,
+            each=each_block,
         )
+        if each_block:
+            return jnp.where(real[None, ..., None], x, 0.0)
         if self.final_norm:
             x = LayerNorm(name="norm")(x)
         return jnp.where(real[..., None], x, 0.0)

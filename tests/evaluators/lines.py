@@ -10,6 +10,7 @@ import numpy as np
 
 from dig_jax.data import writer
 from dig_jax.methods.shared import base
+from dig_jax.models.decoders import ctc
 from dig_jax.text import Charset
 
 CHARSET = Charset(" 5NTeilnostu.?")
@@ -50,11 +51,8 @@ class Reader(base.Method):
         length = -(-batch["width"] // BLOCK)
         ids = jnp.where(ids < CHARSET.size, ids, 0)  # paper
         place = jnp.arange(ids.shape[1])[None]
+        sure = jnp.full(ids.shape, 0.5)
         return {
-            name: {
-                "ids": jnp.where(place < 2 * missed, 0, ids),
-                "confidence": jnp.full(ids.shape, 0.5),
-                "length": length,
-            }
+            name: ctc.collapse(jnp.where(place < 2 * missed, 0, ids), sure, length)
             for name, missed in self.heads.items()
         }

@@ -2,6 +2,8 @@
 counted.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -209,17 +211,37 @@ def test_infeasible_lines_are_counted_and_left_out_of_the_loss():
     assert float(score(made.params, made, nothing, jax.random.key(0), 0.0)[0]) == 0
 
 
-def test_predict_reads_every_head_and_says_how_many_frames_are_real():
+@functools.cache
+def readers():
+    """A sweep of two heads after a step, and what it predicts of a batch."""
     method = make(dict.fromkeys(RATES, LINEAR))
-    made = start(method)
-    batch = make_batch()
-    read = jax.jit(method.predict)(made.params, made.mutable, batch)
+    made, batch = start(method), make_batch()
+    return method, made, batch, jax.jit(method.predict)(made.params, made.mutable, batch)
+
+
+def test_predict_reads_every_head_and_says_where_and_how_sure():
+    _, _, batch, read = readers()
     assert read.keys() == RATES.keys()
-    for frames in read.values():
-        assert frames["ids"].shape == (6, 12) and frames["ids"].dtype == jnp.int32
-        np.testing.assert_array_equal(frames["length"], -(-np.asarray(batch["width"]) // 4))
-        sure = np.asarray(frames["confidence"])
-        assert sure.shape == (6, 12) and (sure > 1 / CHARSET.size).all() and (sure <= 1).all()
+    for reading in read.values():
+        assert reading["ids"].shape == (6, 12) and reading["ids"].dtype == jnp.int32
+        length = np.asarray(reading["length"])
+        assert (length <= -(-np.asarray(batch["width"]) // 4)).all()
+        used = np.arange(12)[None] < length[:, None]
+        np.testing.assert_array_equal(np.asarray(reading["ids"]) > 0, used)
+        sure, frame = np.asarray(reading["confidence"]), np.asarray(reading["frame"])
+        assert (sure[used] > 1 / CHARSET.size).all() and (sure <= 1).all()
+        assert all((np.diff(row[:n]) > 0).all() for row, n in zip(frame, length))
+
+
+def test_log_probs_are_those_that_predict_reads():
+    method, made, batch, read = readers()
+    told = jax.jit(method.log_probs)(made.params, made.mutable, batch)
+    for name, reading in read.items():
+        log_p = np.asarray(told[name]["log_probs"])
+        np.testing.assert_allclose(np.exp(log_p).sum(-1), 1, rtol=1e-5)
+        for row, length in enumerate(np.asarray(told[name]["length"])):
+            ids = np.asarray(reading["ids"][row])[: int(reading["length"][row])]
+            assert CHARSET.ctc_collapse(log_p[row].argmax(-1), length) == ids.tolist()
 
 
 def test_predict_holds_the_logits_of_one_head_at_a_time():
@@ -249,7 +271,7 @@ def test_the_recogniser_learns_to_read_a_batch(key):
         made, _ = step(made, batch)
     read = jax.jit(method.predict)(made.params, made.mutable, batch)["ctc"]
     for row in range(5):
-        ids = CHARSET.ctc_collapse(np.asarray(read["ids"][row]), int(read["length"][row]))
+        ids = np.asarray(read["ids"][row])[: int(read["length"][row])].tolist()
         assert ids == np.asarray(batch["label"][row, : batch["label_length"][row]]).tolist()
 
 
@@ -307,3 +329,59 @@ def test_a_cnn_is_fine_tuned_as_well():
     encoded = jax.jit(method.encode)(made.params, batch)
     assert encoded["frames"].shape == (6, 12, 8)
     np.testing.assert_array_equal(encoded["frame_length"], -(-batch["width"] // 4))
+
+
+BLOCKS = ENCODER | {"depth": 2}
+
+
+def test_frames_of_a_block_are_those_of_an_encoder_that_ends_there():
+    short = make(encoder=ENCODER | {"final_norm": False}, standardize=False)
+    made, batch = start(short), make_batch()
+    deep = make(encoder=BLOCKS | {"final_norm": False}, standardize=False, block=1)
+    first = jax.jit(deep.init)(jax.random.key(0), deep.augment(jax.random.key(0), batch))["params"]
+    # The same first block, and another behind it that must not matter.
+    encoder = first["encoder"] | {
+        name: value for name, value in made.params["encoder"].items() if name != "norm"
+    }
+    one = jax.jit(short.encode)(made.params, batch)
+    two = jax.jit(deep.encode)(made.params | {"encoder": encoder}, batch)
+    np.testing.assert_allclose(one["frames"], two["frames"], rtol=1e-5, atol=1e-6)
+
+
+def test_a_mix_weighs_normalised_blocks_and_every_head_learns_its_weights():
+    """On a frozen encoder, whose frames are computed once; each block standardised by itself."""
+    method = make(encoder=BLOCKS, block="mix")
+    first, last, _ = train_for(method, {"ctc": 1e-2})
+    head = last.params["heads"]["ctc"]
+    assert np.abs(head["mix"]).min() > 0 and head["mix"].shape == (2,)
+    jax.tree.map(np.testing.assert_array_equal, first.params["encoder"], last.params["encoder"])
+    batch = make_batch()
+    frames = jax.jit(method.encode)(last.params, batch)["frames"]
+    assert frames.shape == (6, 12, 2 * 2 * 16)  # token rows, blocks, width
+    one_by_one = []
+    for block in (1, 2):
+        alone = make(encoder=BLOCKS, block=block)
+        one_by_one.append(jax.jit(alone.encode)(last.params, batch)["frames"])
+    weights = np.asarray(jax.nn.softmax(head["mix"]))
+    want = sum(w * np.asarray(each) for w, each in zip(weights, one_by_one))
+    np.testing.assert_allclose(method._mixed(head, frames), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("block", ["3", 0, "first", "mix"])
+def test_blocks_that_are_not_there_are_sentences(block):
+    encoder = FLAT if block == "mix" else BLOCKS
+    with pytest.raises(ValueError, match="config.method.block"):
+        make(encoder=encoder, block=block)
+
+
+@pytest.mark.parametrize("kind", ["attention", "transformer", "glimpse"])
+def test_other_decoders_stand_where_ctc_does(kind):
+    """Two heads of each kind: losses, gradients to the encoder, readings."""
+    options = {"attention": {"hidden": 8}, "glimpse": {"hidden": 8}}
+    options["transformer"] = {"width": 8, "heads": 2, "depth": 1, "inner": 8}
+    method = make({"read": {"kind": kind, "dtype": "float32", **options[kind]}}, frozen=False)
+    made = start(method)
+    grads = gradients(method, made)
+    assert float(jnp.abs(grads["encoder"]["patch_embed"]["kernel"]).max()) > 0
+    reading = jax.jit(method.predict)(made.params, made.mutable, make_batch())["read"]
+    assert reading["ids"].shape == (6, 12) and float(reading["line"].min()) > 0

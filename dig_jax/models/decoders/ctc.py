@@ -41,6 +41,29 @@ class CtcHead(nn.Module):
         return Dense(self.charset_size, dtype=self.dtype, name="classify")(frames)
 
 
+class Ctc:
+    """A `CtcHead` as a decoder, see `decoders.Decoder`. A beam search runs on the host (`beam.py`)."""
+
+    on_host = True
+
+    def __init__(self, network: CtcHead):
+        self.network = network
+
+    def init(self, key, frames, length):
+        return self.network.init(key, frames, length)["params"]
+
+    def logits(self, params, frames, length, key=None):
+        """f32[B, S, V]."""
+        return self.network.apply({"params": params}, frames, length, key)
+
+    def loss(self, params, frames, length, label, label_length, key=None):
+        return ctc_loss(self.logits(params, frames, length, key), length, label, label_length)
+
+    def read(self, params, frames, length):
+        logits = self.logits(params, frames, length)
+        return collapse(greedy(logits, length), confidence(logits), length)
+
+
 def ctc_loss(logits, lengths, label, label_length):
     """Negative log likelihood of each label, summed over its alignments.
 
@@ -155,7 +178,7 @@ def _reversed(x, counts, axis):
 
 def greedy(logits, lengths):
     """Best class of each frame, i32[B, S]; 0 (blank) past the length. Merging repeats is
-    `Charset.ctc_collapse`.
+    `collapse`.
     """
     ids = jnp.argmax(logits, -1).astype(jnp.int32)
     return jnp.where(jnp.arange(ids.shape[1])[None, :] < lengths[:, None], ids, 0)
@@ -165,6 +188,34 @@ def confidence(logits):
     """Probability of the best class of each frame, f32[B, S] in (0, 1]."""
     logits = logits.astype(jnp.float32)
     return jnp.exp(jnp.max(logits, -1) - jax.nn.logsumexp(logits, -1))
+
+
+def collapse(ids, confidence, length):
+    """Best paths -> characters, a reading as `decoders.Decoder` says. Of each run of equal classes
+    the first frame and the highest confidence; of a line without characters the mean over its
+    blanks.
+
+    ids i32[B, S] with 0 past the length, confidence f32[B, S], length i32[B]: see `greedy`.
+    """
+    frames = jnp.arange(ids.shape[1])
+
+    def line(ids, confidence, length):
+        begins = (ids != 0) & (ids != jnp.pad(ids, (1, 0))[:-1])
+        place = jnp.where(ids != 0, jnp.cumsum(begins) - 1, len(frames))  # blanks fall out
+        count = begins.sum()
+        chars = jnp.zeros_like(ids).at[place].max(ids, mode="drop")
+        sure = jnp.zeros_like(confidence).at[place].max(confidence, mode="drop")
+        first = jnp.full_like(ids, len(frames)).at[place].min(frames, mode="drop")
+        blank = jnp.where(frames < length, confidence, 0.0).sum() / jnp.maximum(length, 1)
+        return {
+            "ids": chars,
+            "length": count.astype(jnp.int32),
+            "confidence": sure,
+            "frame": jnp.where(frames < count, first, 0),
+            "line": jnp.where(count > 0, sure.sum() / jnp.maximum(count, 1), blank),
+        }
+
+    return jax.vmap(line)(ids, confidence, length)
 
 
 def spans(ids, length):
@@ -178,17 +229,3 @@ def spans(ids, length):
     stops = np.append(starts[1:], len(frames))[: len(starts)]
     real = frames[starts] != 0
     return frames[starts][real], starts[real], stops[real]
-
-
-def character_confidence(ids, frame_confidence, length):
-    """Confidence of each character of a best path, f64[n]: the highest among its frames."""
-    _, starts, stops = spans(ids, length)
-    sure = np.asarray(frame_confidence, np.float64)
-    return np.array([sure[start:stop].max() for start, stop in zip(starts, stops)])
-
-
-def line_confidence(ids, frame_confidence, length):
-    """Mean over the characters of a best path; where it reads nothing, mean over its blanks."""
-    chars = character_confidence(ids, frame_confidence, length)
-    values = chars if len(chars) else np.asarray(frame_confidence)[: max(0, int(length))]
-    return float(values.mean()) if len(values) else 0.0

@@ -1,0 +1,85 @@
+"""From what a recogniser predicts to texts: best classes, or a beam with a language model.
+
+The language model and the list of words are made of the training texts, of the lines that the
+labels= of this run chose and of no other, so a reading never profits from a text it is judged on.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+
+import numpy as np
+
+from dig_jax.data import records
+from dig_jax.evaluators.lines import Text
+from dig_jax.models.decoders.beam import Found, NGram, prefix_beam
+from dig_jax.models.decoders.lexicon import Lexicon
+
+SUBSET = ("subset", "subset_seed", "subset_order")
+
+
+class Search:
+    """predict: to be jitted, (params, mutable, batch) -> {head: arrays}. texts: of one head's.
+
+    beam: readings of a line that are followed at once, 1 = the best class each time. lm: order of a
+    character n-gram that a CTC beam is scored with, 0 = none; lm_weight, lm_bonus: see
+    `decoders/beam.py`. lexicon: how many characters of a word may be changed to make it a word of
+    the training texts, 0 = none. ValueError for what does not go together.
+    """
+
+    def __init__(
+        self,
+        method,
+        data: Mapping,
+        *,
+        beam: int = 1,
+        lm: int = 0,
+        lm_weight: float = 0.5,
+        lm_bonus: float = 1.0,
+        lexicon: int = 0,
+    ):
+        self.charset = method.charset
+        self.on_host = beam > 1 and method.head.on_host
+        if lm and not self.on_host:
+            why = "beam is 1" if beam <= 1 else "only CTC can be read with one"
+            raise ValueError(
+                f"config.evals.recognition.lm is {lm} and {why}: set lm to 0, or beam to 16 on a "
+                "recogniser with CTC"
+            )
+        self.predict = method.predict
+        if self.on_host:
+            self.predict = method.log_probs
+        elif beam > 1:
+            self.predict = functools.partial(method.predict, beam=beam)
+        texts = training_texts(data) if lm or lexicon else []
+        ids = (self.charset.encode(text)[0] for text in texts)
+        self.options = {"beam": beam, "weight": lm_weight, "bonus": lm_bonus}
+        self.options["lm"] = NGram(ids, self.charset.size, lm) if lm else None
+        self.lexicon = Lexicon(texts, lexicon) if lexicon else None
+
+    def texts(self, reading: Mapping[str, np.ndarray]) -> list[Text]:
+        """The texts of a batch and how sure each is; reading: arrays of one head on this host."""
+        if self.on_host:
+            found = [
+                prefix_beam(log_probs[: int(length)], **self.options)
+                for log_probs, length in zip(reading["log_probs"], reading["length"])
+            ]
+            return [Text(self.text(each.ids), sureness(each)) for each in found]
+        rows = zip(reading["ids"], reading["length"], reading["line"])
+        return [Text(self.text(ids[: int(length)]), float(line)) for ids, length, line in rows]
+
+    def text(self, ids) -> str:
+        text = self.charset.decode(ids)
+        return self.lexicon.correct(text) if self.lexicon else text
+
+
+def sureness(found: Found) -> float:
+    """Mean over the characters; 0 for none, whose blanks a search does not keep."""
+    return float(np.mean(found.confidence)) if found.confidence else 0.0
+
+
+def training_texts(data: Mapping) -> list[str]:
+    """Labels of the lines that a run with this config.data is trained on."""
+    chosen = {name: data[name] for name in SUBSET if name in data}
+    return records.open_sets(data["train"], labelled=True, **chosen).texts()

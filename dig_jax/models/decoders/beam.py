@@ -1,0 +1,163 @@
+"""Beam search over frames with a language model of characters. numpy and dictionaries, on the host.
+
+| paper | part | here |
+|---|---|---|
+| Graves & Jaitly 2014; Hannun et al. 2014 (1408.2873), algorithm 1 | prefix beam search | `prefix_beam` |
+| Witten & Bell 1991; Chen & Goodman 1999, section 2.4 | interpolated n-gram | `NGram` |
+
+Greedy reading takes the best class of each frame. A prefix beam sums over all alignments of a
+reading, and a language model may then choose between readings that look alike:
+
+    score(y) = ln p_ctc(y | line) + weight * ln p_lm(y) + bonus * |y|
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+BLANK = 0
+END = 0  # of a line, to a language model; it never meets the blank
+NEVER = -math.inf
+
+
+class NGram:
+    """Character n-gram over ids, learnt from lines: ln p(id | up to `order - 1` ids before it).
+
+    Witten and Bell's interpolation: a history h that was followed by T(h) different ids leaves the
+    share T / (T + count) to the next shorter history; below all stands 1 / size.
+
+        p(c | h) = (count(h, c) + T(h) p(c | h')) / (count(h) + T(h))
+
+    A line begins without a history and is followed by END. order: 1 to 6. size: number of ids, END
+    included. ValueError for another order.
+    """
+
+    def __init__(self, lines: Iterable[Sequence[int]], size: int, order: int = 5):
+        if not 1 <= order <= 6:
+            raise ValueError(f"an n-gram of order {order}: set lm to a number from 1 to 6")
+        self.order, self.size = order, size
+        self.followers: dict[tuple[int, ...], dict[int, int]] = defaultdict(dict)
+        for line in lines:
+            ids = (*map(int, line), END)
+            for place, now in enumerate(ids):
+                for start in range(max(0, place - order + 1), place + 1):
+                    counts = self.followers[ids[start:place]]
+                    counts[now] = counts.get(now, 0) + 1
+        self.totals = {history: sum(c.values()) for history, c in self.followers.items()}
+        self.known: dict[tuple[tuple[int, ...], int], float] = {}
+
+    def log_p(self, history: tuple[int, ...], now: int) -> float:
+        history = history[max(0, len(history) - self.order + 1) :]
+        key = (history, now)
+        if key not in self.known:
+            self.known[key] = math.log(self._p(history, now))
+        return self.known[key]
+
+    def _p(self, history: tuple[int, ...], now: int) -> float:
+        shorter = self._p(history[1:], now) if history else 1.0 / self.size
+        counts = self.followers.get(history)
+        if not counts:
+            return shorter
+        kinds = len(counts)
+        return (counts.get(now, 0) + kinds * shorter) / (self.totals[history] + kinds)
+
+    def log_p_line(self, line: Sequence[int]) -> float:
+        """ln p of a whole line and its end."""
+        ids = (*map(int, line), END)
+        return sum(self.log_p(ids[:place], now) for place, now in enumerate(ids))
+
+
+class Found(NamedTuple):
+    """A reading, its score, and for each character the frame where its first alignment put it and
+    the probability of its class there."""
+
+    ids: tuple[int, ...]
+    score: float
+    frames: tuple[int, ...]
+    confidence: tuple[float, ...]
+
+
+class _Prefix:
+    """ln of the probability of the alignments of a prefix that end in a blank, and in its last
+    character; what the language model adds; where each character was first seen."""
+
+    __slots__ = ("blank", "char", "extra", "frames")
+
+    def __init__(self, extra: float, frames: tuple[int, ...]):
+        self.blank = self.char = NEVER
+        self.extra, self.frames = extra, frames
+
+    @property
+    def total(self) -> float:
+        return _add(self.blank, self.char)
+
+
+def prefix_beam(
+    log_probs: np.ndarray,
+    beam: int = 16,
+    lm: NGram | None = None,
+    weight: float = 0.5,
+    bonus: float = 1.0,
+    floor: float = -7.0,
+) -> Found:
+    """The best reading of a line, log_probs f32[S, V] over its real frames.
+
+    beam: prefixes kept a frame. lm, weight, bonus: see the module; without an lm neither counts.
+    floor: classes this far below the best one of a frame, in ln p, are not tried there (-inf = all
+    are).
+    """
+    first = _Prefix(0.0, ())
+    first.blank = 0.0
+    alive: dict[tuple[int, ...], _Prefix] = {(): first}
+    frames = np.asarray(log_probs, np.float64)
+    tried = [np.flatnonzero(row[1:] >= row.max() + floor) + 1 for row in frames]
+    for frame, (row, classes) in enumerate(zip(frames, tried)):
+        blank = float(row[BLANK])
+        options = [(int(c), float(row[c])) for c in classes]
+        following: dict[tuple[int, ...], _Prefix] = {}
+
+        def at(ids, extra, seen, following=following):
+            found = following.get(ids)
+            if found is None:
+                found = following[ids] = _Prefix(extra, seen)
+            return found
+
+        for ids, prefix in alive.items():
+            total = prefix.total
+            same = at(ids, prefix.extra, prefix.frames)
+            same.blank = _add(same.blank, total + blank)
+            if ids:
+                same.char = _add(same.char, prefix.char + float(row[ids[-1]]))
+            for char, log_p in options:
+                # The same character again needs a blank between.
+                before = prefix.blank if ids and char == ids[-1] else total
+                if before == NEVER:
+                    continue
+                longer = (*ids, char)
+                extra = prefix.extra
+                if lm is not None and longer not in following:
+                    extra += weight * lm.log_p(ids, char) + bonus
+                grown = at(longer, extra, (*prefix.frames, frame))
+                grown.char = _add(grown.char, before + log_p)
+        best = sorted(following.items(), key=lambda item: -item[1].total - item[1].extra)
+        alive = dict(best[:beam])
+
+    def score(item):
+        ids, prefix = item
+        return prefix.total + prefix.extra + (weight * lm.log_p(ids, END) if lm else 0.0)
+
+    ids, prefix = max(alive.items(), key=score)
+    sure = tuple(float(np.exp(frames[f, c])) for f, c in zip(prefix.frames, ids))
+    return Found(ids, score((ids, prefix)), prefix.frames, sure)
+
+
+def _add(a: float, b: float) -> float:
+    """ln(e^a + e^b)."""
+    if a < b:
+        a, b = b, a
+    return a if b == NEVER else a + math.log1p(math.exp(b - a))

@@ -1,0 +1,47 @@
+"""Spelling: words that a list does not hold become the nearest word that it does.
+
+It mends readings of known text and harms names, numbers and old spelling, so it is off by default.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from rapidfuzz import process
+from rapidfuzz.distance import Levenshtein
+
+WORD = re.compile(r"[^\W\d_]+")  # letters; digits and punctuation stay as they were read
+
+
+class Lexicon:
+    """words: the list. edits: how many characters of a word may be changed; at most one in three."""
+
+    def __init__(self, words: Iterable[str], edits: int = 1):
+        self.words = sorted({word for text in words for word in WORD.findall(text)})
+        self.known, self.edits = set(self.words), edits
+        self.by_length: dict[int, list[str]] = {}
+        for word in self.words:
+            self.by_length.setdefault(len(word), []).append(word)
+        self.mended: dict[str, str] = {}
+
+    def correct(self, text: str) -> str:
+        """The text with every unknown word replaced, where exactly one word is nearest."""
+        return WORD.sub(lambda found: self._nearest(found.group()), text)
+
+    def _nearest(self, word: str) -> str:
+        if word not in self.mended:
+            self.mended[word] = word if word in self.known else self._search(word)
+        return self.mended[word]
+
+    def _search(self, word: str) -> str:
+        edits = min(self.edits, len(word) // 3)
+        if not edits:
+            return word
+        lengths = range(len(word) - edits, len(word) + edits + 1)
+        near = [other for n in lengths for other in self.by_length.get(n, ())]
+        found = process.extract(
+            word, near, scorer=Levenshtein.distance, score_cutoff=edits, limit=2
+        )
+        tied = len(found) == 2 and found[0][1] == found[1][1]
+        return found[0][0] if found and not tied else word
