@@ -184,12 +184,14 @@ def recognition(args: ConfigDict) -> ConfigDict:
     config.total = {"steps": args.steps}
     config.data = lines(args.records)
     config.data.subset = label_subset(args.labels)
+    config.data.subset_order = args.order  # or "first": the first lines, as DiG does
     config.data.subset_seed = args.seed  # another seed is another choice of lines, too
     config.inherit = ("method.encoder", *PICTURES)
     tenth = max(args.steps // 10, 1)
     config.evals = {"recognition": {"every_steps": tenth}}
     config.checkpoint = {"every_steps": tenth, "best_metric": "eval/cer"}
     config.method = {"name": "recognize", "encoder": placeholder(object)}
+    config.method.block = args.block
     return config
 
 
@@ -202,10 +204,14 @@ def lines(records: str = "") -> ConfigDict:
     return ConfigDict(data | {"height_px": placeholder(int), "channels": placeholder(int)})
 
 
+# Arguments that all recognisers share.
+RECOGNITION = {"decoder": "ctc", "block": "last", "records": "", "labels": "", "order": "random"}
+RECOGNITION |= {"seed": 0, "quick": False}
+
 # Arguments that recognize/finetune.py and scratch.py share, at the defaults of their presets.
 # strong: the recogniser to judge anything by. plain: that of the tables before it. words_cpu:
 # photographed words, squeezed to 32 x 128.
-FINE_TUNING = {"decoder": "ctc", "records": "", "labels": "", "encoder_lr": 1.0, "seed": 0}
+FINE_TUNING = {**RECOGNITION, "encoder_lr": 1.0, "layer_decay": 0.0, "drop_path": 0.0}
 STRONG = {"head": "bilstm2", "lr": 2e-3, "steps": 1900, "batch": 8, "recipe": "lines_strong"}
 PLAIN = {"head": "linear", "lr": 1e-3, "steps": 1000, "batch": 32, "recipe": ""}
 WORDS = {"head": "bilstm", "lr": 2e-3, "steps": 4000, "batch": 32, "recipe": "lines_light"}
@@ -218,7 +224,7 @@ FINE_TUNING_PRESETS = {
 
 def fine_tuning_args(arg: str | None, **own: Any) -> ConfigDict:
     """The arguments of finetune.py and scratch.py. A preset changes their defaults."""
-    defaults = {"preset": "strong", **FINE_TUNING, **STRONG, **own, "quick": False}
+    defaults = {"preset": "strong", **FINE_TUNING, **STRONG, **own}
     preset = parse_arg(arg, **defaults).preset
     if preset not in FINE_TUNING_PRESETS:
         raise ValueError(f"preset={preset}: choose one of {', '.join(FINE_TUNING_PRESETS)}")
@@ -229,9 +235,9 @@ def fine_tuning_args(arg: str | None, **own: Any) -> ConfigDict:
 def fine_tuning(args: ConfigDict) -> ConfigDict:
     """Encoder and reader trained together, whether they begin at a pre-training or not."""
     config = recognition(args)
-    config.method.heads = {"ctc": reader(args.decoder, args.head)}
+    config.method.heads = {args.decoder: reader(args.decoder, args.head)}
     config.method.recipe = args.recipe or placeholder(str)
-    config.method.drop_path = 0.0
+    config.method.drop_path = args.drop_path
     config.optim = {"lr": args.lr, "weight_decay": 0.01, "clip_norm": 5.0}
     config.optim.update(warmup_steps=args.steps * 15 // 100, min_lr=args.lr / 200)
     if args.preset != "strong":
@@ -243,6 +249,8 @@ def fine_tuning(args: ConfigDict) -> ConfigDict:
     if args.preset == "words_cpu":
         config.data.squeeze_px = 128
     config.optim.rules = encoder_rate(args.encoder_lr)
+    if args.layer_decay:
+        config.optim.layer_decay = args.layer_decay
     return config
 
 
@@ -251,7 +259,7 @@ def encoder_rate(scale: float) -> tuple:
     return () if scale == 1.0 else (("^encoder/", {"lr_scale": scale}), ("", {}))
 
 
-# Readers on top of an encoder, by the name that recognize/*.py take as head=.
+# Readers on top of an encoder: decoder=ctc with one of these as head=, or another decoder.
 READERS = {
     "linear": {"kind": "linear"},
     "bilstm": {"kind": "bilstm", "hidden": 256, "layers": 1},
@@ -259,13 +267,19 @@ READERS = {
 }
 
 
+DECODERS = ("ctc", "attention", "transformer", "glimpse")
+
+
 def reader(decoder: str, head: str, hidden: int = 0) -> dict[str, Any]:
     """Options of a recogniser's head, a BiLSTM `hidden` wide (0: its own width). ValueError for an
     unknown one."""
-    if decoder != "ctc" or head not in READERS:
+    if decoder not in DECODERS or head not in READERS:
         raise ValueError(
-            f"decoder={decoder},head={head}: give decoder=ctc and one of head={', '.join(READERS)}"
+            f"decoder={decoder},head={head}: give one of decoder={', '.join(DECODERS)}, and for ctc "
+            f"one of head={', '.join(READERS)}"
         )
+    if decoder != "ctc":
+        return {"kind": decoder}
     wide = {"hidden": hidden} if hidden and "hidden" in READERS[head] else {}
     return READERS[head] | wide
 

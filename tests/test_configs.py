@@ -53,6 +53,8 @@ CASES = [
     *((file, f"preset={name}") for file, module in METHODS.items() for name in module.PRESETS),
     *(("pretrain/dig", f"preset=cpu,objective={name}") for name in ("dis", "gen")),
     *(("recognize/probe", f"head={name}") for name in common.READERS),
+    ("recognize/probe", "decoder=attention,block=mix"),
+    ("recognize/finetune", "decoder=transformer,layer_decay=0.75,drop_path=0.1,order=first"),
     ("recognize/finetune", ""),
     ("recognize/finetune", "preset=words_cpu"),
     ("recognize/scratch", ""),

@@ -166,10 +166,6 @@ MISTAKES = [
     ((REAL, "--config.evals.collapse.spec=/no/such"), r"No record set at /no/such"),
     # labels
     ((TOY + ":lines", "--config.data.train={root}/bare"), r"label"),
-    (
-        (TOY + ":lines", "--config.data.train={root}/other", "--config.init_from={root}/old", WHOLE),
-        r"charset of config.init_from=\S+/old lacks 1 characters of the labels in config.data.train \('c'\)",
-    ),
     ((TOY + ":lines", "--config.data.max_label_length=1"), r"max_label_length=1: raise it"),
 ]  # fmt: skip
 

@@ -17,7 +17,7 @@ from ml_collections.config_dict import placeholder
 from dig_jax.configs import common
 
 # What is taken over from the recogniser; None here.
-METHOD = ("encoder", "heads", "frames", "frozen", "standardize")
+METHOD = ("encoder", "heads", "frames", "block", "frozen", "standardize")
 
 
 def get_config(arg=None):

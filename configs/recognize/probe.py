@@ -2,6 +2,7 @@
 
     python -m dig_jax.main --config=configs/recognize/probe.py:decoder=ctc --config.init_from=PRETRAIN_DIR --workdir=DIR
     ... probe.py:decoder=ctc,head=bilstm,labels=0.1       a BiLSTM reader (hidden=256 units), a tenth of the labels
+    ... probe.py:decoder=attention,block=mix              another decoder (transformer, glimpse), frames of all blocks
     ... probe.py:decoder=ctc,shape_from=PRETRAIN_DIR            the same encoder with random weights (no init_from)
 
 Encoder, height, channels and records are those of the pre-training, unless given here. One run is
@@ -17,14 +18,15 @@ from dig_jax.configs import common
 
 RATES = {"linear": "1e-3+3e-3+1e-2+3e-2+1e-1", "bilstm": "3e-4+1e-3+2e-3+4e-3+8e-3"}
 RATES["bilstm2"] = RATES["bilstm"]
+RATES |= dict.fromkeys(common.DECODERS[1:], "5e-4+1e-3+2e-3+4e-3")
 
 
 def get_config(arg=None):
-    own = {"decoder": "ctc", "head": "linear", "hidden": 0, "rates": "", "records": ""}
-    own |= {"labels": "", "shape_from": "", "size": "", "patch": "8x4"}
-    args = common.parse_arg(arg, **own, steps=3000, batch=32, seed=0, quick=False)
+    own = {"head": "linear", "hidden": 0, "rates": "", "shape_from": "", "size": "", "patch": "8x4"}
+    args = common.parse_arg(arg, **common.RECOGNITION, **own, steps=3000, batch=32)
     head = common.reader(args.decoder, args.head, args.hidden)
-    rates = {rate_name(text): float(text) for text in (args.rates or RATES[args.head]).split("+")}
+    rates = args.rates or RATES[args.head if args.decoder == "ctc" else args.decoder]
+    rates = {rate_name(text): float(text) for text in rates.split("+")}
     most = max(rates.values())
     config = common.recognition(args)
     config.shape_from = args.shape_from

@@ -286,9 +286,7 @@ class Method(base.Method):
         beam: readings of a line that are followed at once, by decoders that search on the device.
         """
         options = {"beam": beam} if beam > 1 else {}
-        return self._read(
-            params, mutable, batch, lambda *given: self.head.read(*given, **options)
-        )
+        return self._read(params, mutable, batch, lambda *given: self.head.read(*given, **options))
 
     def log_probs(self, params, mutable, batch):
         """Raw batch -> {head: {"log_probs" f32[B,S,V], "length" i32[B]}} of every frame, by CTC."""

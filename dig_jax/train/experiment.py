@@ -23,7 +23,7 @@ from dig_jax import hosts, prng, sharding
 from dig_jax.data import buckets, limits, pipeline, records
 from dig_jax.methods.shared import base
 from dig_jax.models import encoders
-from dig_jax.text import Charset
+from dig_jax.text import Charset, base_direction
 from dig_jax.train import accumulate, defaults, optim
 from dig_jax.train import state as states
 from dig_jax.train.feature_cache import FeatureCache
@@ -308,18 +308,28 @@ def taken_charset(cfg: Mapping[str, Any]) -> str | None:
 
 
 def charset_of(cfg: Mapping[str, Any], mixture: records.Mixture) -> Charset:
-    """The characters of the training labels, or of config.init_from where whole recognisers are
-    taken over: their classes are its characters. ValueError for a training label with any other."""
-    text = taken_charset(cfg)
-    ours, theirs = Charset.from_texts(mixture.texts()), Charset.from_json(text) if text else None
-    if theirs and (missing := [char for char in ours.chars if char not in theirs.chars]):
-        shown = " ".join(map(repr, missing[:10])) + (" ..." if missing[10:] else "")
-        raise ValueError(
-            f"the charset of config.init_from={cfg['init_from']} lacks {len(missing)} characters "
-            f"of the labels in config.data.train ({shown}): take its encoder only, with "
-            "config.init_parts=('params/encoder',), or train on lines without them"
+    """The characters of the training labels. Of config.init_from where a whole recogniser is taken
+    over: its classes, and behind them those that the labels need more."""
+    if text := taken_charset(cfg):
+        theirs = Charset.from_json(text)
+        charset = theirs.extended(mixture.texts())
+        if new := charset.chars[len(theirs.chars) :]:
+            shown = " ".join(map(repr, new[:10])) + (" ..." if new[10:] else "")
+            hosts.report(
+                f"{len(new)} characters of config.data.train are new to {cfg['init_from']} "
+                f"({shown}): its {theirs.size} classes are kept, and {len(new)} new ones are "
+                "trained from the start"
+            )
+        return charset
+    base = base_direction(mixture.texts())
+    if base:
+        side = {"R": "right", "L": "left"}[base]
+        hosts.report(
+            "the labels have right-to-left letters: they are learnt in the order of the picture, "
+            "and readings are turned back; a line that could begin at either side begins at the "
+            f"{side}"
         )
-    return theirs or ours
+    return Charset.from_texts(mixture.texts(), base)
 
 
 def total_steps(total: Mapping[str, Any], steps_per_epoch: int) -> int:

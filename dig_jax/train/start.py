@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from dig_jax import hosts, sharding
 from dig_jax.data import pipeline
 from dig_jax.hosts import report
-from dig_jax.methods.shared import base
+from dig_jax.methods.shared import base, classes
+from dig_jax.text import Charset
 from dig_jax.train.experiment import Experiment, Source
 from dig_jax.train.state import TrainState
 from dig_jax.workdir import checkpoint
@@ -89,6 +90,9 @@ def load_parts(source: Source, placed: TrainState, method: base.Method) -> dict[
                 f"config.init_parts has {entry!r} but this run has no {ours or theirs!r}: name a "
                 "part of it"
             )
+        text = checkpoint.read_meta(workdir)["charset"] if theirs == "params" else None
+        if text and not rest:
+            abstract = classes.with_classes(abstract, Charset.from_json(text).size)
         if jax.tree.leaves(abstract):  # else nothing to take over, such as an empty "mutable"
             loaded[ours or theirs] = checkpoint.load_subtree(workdir, theirs, abstract, step)
     return loaded
@@ -98,6 +102,8 @@ def replace_parts(state: TrainState, loaded: dict[str, Any], method: base.Method
     """The state with these parts in place of its own; the teacher follows."""
     for path, tree in loaded.items():
         first, *rest = path.split("/")
+        if path == "params":
+            tree = classes.extend_classes(tree, state.params)
         for depth in range(len(rest) - 1, -1, -1):
             parent = getattr(state, first)
             for name in rest[:depth]:

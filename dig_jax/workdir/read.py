@@ -129,6 +129,8 @@ class Run:
         head = {"linear": "linear CTC", "bilstm": "BiLSTM CTC"}.get(
             "+".join(kinds), "+".join(kinds)
         )
+        block = method.get("block", "last")
+        head += "" if block in (None, "last") else f" on block {block}"
         return f"frozen, {head}" if method.get("frozen") else f"fine-tuned, {head}"
 
     @property

@@ -37,6 +37,12 @@ def write(folder, pairs, split="validation"):
     return folder
 
 
+def frames_of(image):
+    """The class of every block, i32[B, S]; paper reads as the blank."""
+    ids = image[:, HEIGHT // 2, BLOCK // 2 :: BLOCK, 0].astype(jnp.int32) // SHADE
+    return jnp.where(ids < CHARSET.size, ids, 0)
+
+
 class Reader(base.Method):
     """Reads the blocks. `heads`: names, each with the number of characters at the start that it
     misses.
@@ -47,9 +53,8 @@ class Reader(base.Method):
         self.heads = heads or {"ctc": 0}
 
     def predict(self, params, mutable, batch):
-        ids = batch["image"][:, HEIGHT // 2, BLOCK // 2 :: BLOCK, 0].astype(jnp.int32) // SHADE
+        ids = frames_of(batch["image"])
         length = -(-batch["width"] // BLOCK)
-        ids = jnp.where(ids < CHARSET.size, ids, 0)  # paper
         place = jnp.arange(ids.shape[1])[None]
         sure = jnp.full(ids.shape, 0.5)
         return {

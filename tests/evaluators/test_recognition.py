@@ -5,6 +5,8 @@ import json
 import types
 
 import cv2
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -12,7 +14,7 @@ from dig_jax import sharding
 from dig_jax.data import writer
 from dig_jax.evaluators import lines, recognition, scoring
 from dig_jax.workdir import datasets, readings
-from tests.evaluators.lines import CHARSET, DATA, Reader, draw, write
+from tests.evaluators.lines import CHARSET, DATA, Reader, draw, frames_of, write
 
 STATE = types.SimpleNamespace(params={}, mutable={})
 WORDS = [
@@ -236,3 +238,54 @@ def test_lines_travel_between_hosts():
     two = lines.Line(1, "y", None, True, texts)
     assert lines.unpack([lines.pack([one]), lines.pack([]), lines.pack([two])]) == [one, two]
     assert lines.over_hosts([one, two], True) == [two, one]
+
+
+class Unsure(Reader):
+    """CTC that takes "l" and "i" for equally likely, so that greedy reading says "i"."""
+
+    head = types.SimpleNamespace(on_host=True)
+
+    def log_probs(self, params, mutable, batch):
+        ids = frames_of(batch["image"])
+        hot = jax.nn.one_hot(ids, CHARSET.size) * 0.98
+        i, l = (CHARSET.encode(char)[0][0] for char in "il")
+        either = (hot[..., i] + hot[..., l]) / 2
+        hot = hot.at[..., i].set(either * 1.01).at[..., l].set(either)
+        log_p = jnp.log(hot + 1e-3)
+        return {"ctc": {"log_probs": log_p, "length": jnp.full(len(ids), ids.shape[1])}}
+
+
+def test_a_beam_with_a_language_model_reads_as_the_training_texts_are_written(tmp_path):
+    words = ["list", "lost", "silent", "it"] * 3
+    folder = tmp_path / "words"
+    examples = [("train", draw(word), word, f"t{i}") for i, word in enumerate(words)]
+    examples += [("validation", draw(word), word, f"v{i}") for i, word in enumerate(words)]
+    writer.write(folder, iter(examples))
+    found = {}
+    for options in ({"beam": 4}, {"beam": 4, "lm": 3}):
+        evaluator = recognition.Evaluator(
+            method=Unsure(), mesh=sharding.make_mesh(1), workdir=tmp_path,
+            data=DATA | {"train": str(folder)}, batch_size=4, **options,
+        )  # fmt: skip
+        found["lm" in options] = evaluator.run(STATE, 1)["eval/cer"]
+    assert found[False] > 0.1 and found[True] == 0
+
+
+def test_spelling_is_mended_by_the_words_of_the_training_texts(tmp_path):
+    folder = tmp_path / "words"
+    examples = [("train", draw("x"), "silent note", "a")]
+    examples += [("validation", draw("silont note 5"), "silent note 5", "b")]
+    writer.write(folder, iter(examples))
+    assert evaluate(folder)["eval/cer"] > 0 == evaluate(folder, lexicon=1)["eval/cer"]
+
+
+@pytest.mark.parametrize("options", [{"lm": 3}, {"lm": 3, "beam": 4}])
+def test_a_language_model_without_a_ctc_beam_is_a_sentence(tmp_path, options):
+    folder = write(tmp_path / "words", [("tin", "tin")])
+    method = Reader()
+    method.head = types.SimpleNamespace(on_host=False)
+    with pytest.raises(ValueError, match="config.evals.recognition.lm is 3"):
+        recognition.Evaluator(
+            method=method, mesh=sharding.make_mesh(1), workdir=tmp_path,
+            data=DATA | {"train": str(folder)}, **options,
+        )  # fmt: skip

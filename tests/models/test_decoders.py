@@ -70,7 +70,8 @@ def reader(kind, beam=1):
 
 def texts(reading):
     return [
-        np.asarray(ids)[:n].tolist() for ids, n in zip(reading["ids"], np.asarray(reading["length"]))
+        np.asarray(ids)[:n].tolist()
+        for ids, n in zip(reading["ids"], np.asarray(reading["length"]))
     ]
 
 

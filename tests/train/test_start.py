@@ -4,10 +4,12 @@ import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 from ml_collections.config_dict import placeholder
 
 from dig_jax import trees
+from dig_jax.data import writer
 from dig_jax.train import run as train
 from dig_jax.train.experiment import Experiment
 from dig_jax.train.start import first_batches
@@ -50,6 +52,52 @@ def test_a_whole_recogniser_is_taken_over_with_its_charset(lines, tmp_path):
     state = train.run(config, str(tmp_path / "b"))
     assert same(state.params, source.params) and same(state.mutable, source.mutable)
     assert json.loads((tmp_path / "b" / "charset.json").read_text())["chars"] == "ab"
+
+
+def recogniser(spec, **changes):
+    """A config of one step with a rate of 0: what was taken over stays."""
+    config = make_config(spec, 1, data=whole_lines(spec), optim={"lr": 0.0}, **changes)
+    encoder = {"patch": (8, 4), "width": 8, "depth": 0, "heads": 1}
+    heads = {"read": {"kind": "attention", "hidden": 8}}
+    config.method = {"name": "recognize", "encoder": encoder, "heads": heads}
+    return config
+
+
+def test_new_characters_extend_the_classes_of_an_old_recogniser(lines, tmp_path, capsys):
+    """Old classes keep their numbers and their weights; the new ones are counted and said."""
+    old = train.run(recogniser(lines), str(tmp_path / "a")).params["heads"]["read"]
+    image = writer.encode_image(np.full((8, 24, 1), 9, np.uint8), "png")
+    texts = ["cab", "b\u00e4c", "B"]
+    writer.write(tmp_path / "more", (("train", image, text, text) for text in texts))
+    config = recogniser(str(tmp_path / "more"), init_from=str(tmp_path / "a"))
+    config.init_parts = ("params",)
+    new = train.run(config, str(tmp_path / "b")).params["heads"]["read"]
+    assert json.loads((tmp_path / "b" / "charset.json").read_text())["chars"] == "abBc\u00e4"
+    said = capsys.readouterr().err
+    assert (
+        "3 characters" in said and "'B' 'c' '\u00e4'" in said and "its 3 classes are kept" in said
+    )
+    new, old = trees.named_leaves(new), trees.named_leaves(old)
+    axes = {"classify/kernel": 1, "classify/bias": 0, "characters": 0}
+    for name, leaf in new.items():
+        kept = np.take(leaf, np.arange(3), axes[name]) if name in axes else leaf
+        np.testing.assert_array_equal(kept, old[name], err_msg=name)
+    assert new["classify/kernel"].shape[1] == 6 and new["characters"].shape[0] == 6
+    assert np.abs(new["characters"][3:]).min() > 0  # they start as they would anew
+    config.total.steps = 2
+    assert int(train.run(config, str(tmp_path / "b")).step) == 2  # resumes
+
+
+def test_right_to_left_labels_are_learnt_in_the_order_of_the_picture(tmp_path, capsys):
+    image = writer.encode_image(np.full((8, 24, 1), 9, np.uint8), "png")
+    word = "\u05e9\u05dc\u05d5\u05dd"
+    writer.write(tmp_path / "hebrew", iter([("train", image, word, "a")]))
+    data = Experiment.from_config(recogniser(str(tmp_path / "hebrew")).to_dict()).data
+    assert data.charset.base == "R" and "readings are turned back" in capsys.readouterr().err
+    batch, _ = data.dataset[0]
+    ids = batch["label"][0, : batch["label_length"][0]]
+    assert [data.charset.chars[i - 1] for i in ids] == list(word[::-1])
+    assert data.charset.decode(ids) == word
 
 
 @pytest.mark.parametrize("key", ["init_from", "shape_from"])

@@ -116,7 +116,9 @@ class Autoregressive:
             total = (carry["score"][..., None] + onward).reshape(rows, -1)
             score, best = lax.top_k(total, beam)
             parent, ids = best // log_p.shape[-1], (best % log_p.shape[-1]).astype(jnp.int32)
-            old = {name: _rows_of(value, parent) for name, value in carry.items() if name != "state"}
+            old = {
+                name: _rows_of(value, parent) for name, value in carry.items() if name != "state"
+            }
             sure = jnp.exp(_of_class(_rows_of(log_p, parent), ids))
             new = (ids != END) & ~old["done"]
             here = (jnp.arange(places)[None, None] == place) & new[..., None]

@@ -28,7 +28,11 @@ class Layer(nn.Module):
         dense = lambda features: Dense(features, dtype=self.dtype)
         self.norm1, self.norm2, self.norm3 = LayerNorm(), LayerNorm(), LayerNorm()
         self.own, self.own_out = dense(3 * self.width), dense(self.width)
-        self.query, self.shown, self.out = dense(self.width), dense(2 * self.width), dense(self.width)
+        self.query, self.shown, self.out = (
+            dense(self.width),
+            dense(2 * self.width),
+            dense(self.width),
+        )
         self.fc1, self.fc2 = dense(self.inner), dense(self.width)
 
     def frames(self, x):
