@@ -45,14 +45,14 @@ ROWS = ("data", "fsdp")  # the axes over which a batch is split
 # reports. () = every device holds all of it. Scalars need no rule.
 RULES = (
     (
-        r"/(bias|scale|[qv]_bias|mask_token|cls_token)$",
+        r"/(bias|scale|[qv]_bias|mask_token|cls_token|mix)$",
         (),
     ),  # vectors: too small to be worth a gather
     (r"^mutable/(queue|center|scale/(mean|std))$", ()),  # written or read as a whole at every step
     (r"/(attn/qkv|mlp/fc1)/kernel$", ("fsdp", "tensor")),
     (r"/(attn/proj|mlp/fc2)/kernel$", ("tensor", "fsdp")),
     (
-        r"/(kernel|prototypes|recurrent_\d+|directions)$",
+        r"/(kernel|characters|prototypes|recurrent_\d+|directions)$",
         ("fsdp?", "tensor?"),
     ),  # the rest: heads, embeddings, CNN, LSTM
 )
