@@ -192,10 +192,16 @@ def test_where_characters_lie_and_how_sure_they_are():
     sure = np.array([0.9, 0.3, 0.8, 0.9, 0.5, 0.2, 0.4, 1.0])
     classes, starts, stops = ctc.spans(ids, 7)
     assert (classes.tolist(), starts.tolist(), stops.tolist()) == ([1, 1, 2], [1, 4, 5], [3, 5, 7])
-    assert ctc.character_confidence(ids, sure, 7).tolist() == [0.8, 0.5, 0.4]
-    assert ctc.line_confidence(ids, sure, 7) == pytest.approx(1.7 / 3)
-    assert ctc.line_confidence(ids * 0, sure, 2) == pytest.approx(0.6)  # blanks only
-    assert ctc.line_confidence(ids, sure, 0) == 0 and not len(ctc.spans(ids, 0)[0])
+    chars, *_ = ctc.spans(ids, 0)
+    assert not len(chars)
+    ids[7] = 0
+    reading = jax.tree.map(np.asarray, ctc.collapse(ids[None], sure[None], np.array([7])))
+    assert reading["ids"][0, :4].tolist() == [1, 1, 2, 0] and reading["length"] == 3
+    np.testing.assert_allclose(reading["confidence"][0, :4], [0.8, 0.5, 0.4, 0], rtol=1e-6)
+    assert reading["line"] == pytest.approx(1.7 / 3)
+    blank = ctc.collapse(ids[None] * 0, sure[None], np.array([2]))
+    assert float(blank["line"][0]) == pytest.approx(0.6)  # the mean over its blanks
+    assert float(ctc.collapse(ids[None] * 0, sure[None], np.array([0]))["line"][0]) == 0
 
 
 def test_spans_agree_with_the_collapse():
