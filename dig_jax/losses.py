@@ -32,11 +32,11 @@ _TINY = 1e-12
 _NEVER = -1e30
 
 
-def unit(x: jax.Array) -> jax.Array:
-    """x f32[..., K] scaled to length 1 along the last axis; a vector shorter than 1e-12 becomes 0,
-    with zero gradient.
+def unit(x: jax.Array, axis: int = -1) -> jax.Array:
+    """x f32[..., K] scaled to length 1 along an axis; a vector shorter than 1e-12 becomes 0, with
+    zero gradient.
     """
-    square = jnp.sum(x * x, axis=-1, keepdims=True)
+    square = jnp.sum(x * x, axis=axis, keepdims=True)
     return x * jnp.where(square > _TINY**2, jax.lax.rsqrt(jnp.maximum(square, _TINY**2)), 0.0)
 
 

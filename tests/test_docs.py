@@ -88,4 +88,5 @@ def test_the_drawing_agrees_with_the_import_rules():
     assert len(calls) > 10
     for room, other in calls:
         allowed = test_imports.ALLOWED[room]
-        assert "*" in allowed or other in allowed, f"the rules forbid {room} -> {other}"
+        doors = {name.split(".")[0] for name in allowed}  # "room.file" opens one file of a room
+        assert "*" in allowed or other in doors, f"the rules forbid {room} -> {other}"

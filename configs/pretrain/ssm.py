@@ -8,11 +8,11 @@ again.
 |---|---|---|
 | cpu | a 1 M-parameter network, 128 px crops | pixel 0.363, contrast 1.82, top-1 0.85, README |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
-| words | the authors' S: words squeezed to 32x128, batch 1152, 20 epochs of Union14M-U (10 M images) | not run here |
+| words | the authors' S: words of 32x128, batch 1152, 20 epochs of Union14M-U (10 M) | not run here |
 
 lines and cpu differ from words in normalised targets (with a smaller contrast to match), a teacher
-that sees the line turned, slanted and moved less, since lines are wide, and random first columns of
-the position code.
+that sees the line turned, slanted and moved less, since lines are wide, and smoothly sampled
+without black beyond the edge, and random first columns of the position code.
 """
 
 from dig_jax.configs import common
@@ -45,6 +45,7 @@ def get_config(arg=None):
         method.weight_contrast = 0.25
         method.max_shift_px = None
         del method.affine
+        method.sampling = "nearest"
         method.column_offset_max = 0
         method.projector_width = 4096
         config.optim = {"lr": 5e-4 * 256 / 1152, "lr_per": 256, "warmup_steps": 8681}

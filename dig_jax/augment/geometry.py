@@ -167,12 +167,13 @@ def check_affine(ranges):
             )
 
 
-def random_affine(key, height, width, ranges):
+def random_affine(key, height, width, ranges, shear_in_turn=False):
     """The map of a random affine operator for each line, f32[B,3,3]: scale, then shear, then
     rotate, then shift.
 
     ranges: see `check_affine`; every amount is uniform in its range, and what has none stays as it
-    is. A line's amounts depend on the key and on its place in the batch only.
+    is. A line's amounts depend on the key and on its place in the batch only. shear_in_turn: the
+    shear along x, then the shear along y (torchvision), in place of both at once.
     """
     low = jnp.array(
         [ranges.get(name, (still,) * 2)[0] for name, still in AFFINE.items()], jnp.float32
@@ -182,9 +183,11 @@ def random_affine(key, height, width, ranges):
     )
     share = jax.random.uniform(key, (width.shape[0], len(AFFINE)))
     drawn = dict(zip(AFFINE, (low[None] + (high - low)[None] * share).T))
+    slant_x, slant_y, none = drawn["shear_x"], drawn["shear_y"], jnp.zeros_like(drawn["shear_x"])
+    slants = [(slant_x, none), (none, slant_y)] if shear_in_turn else [(slant_x, slant_y)]
     steps = (
         scale(height, width, across=drawn["scale_x"], down=drawn["scale_y"]),
-        shear(height, width, degrees_x=drawn["shear_x"], degrees_y=drawn["shear_y"]),
+        *(shear(height, width, degrees_x=x, degrees_y=y) for x, y in slants),
         rotate(height, width, degrees=drawn["degrees"]),
         shift(height, width, right_px=drawn["right"] * width, down_px=drawn["down"] * height),
     )
@@ -342,16 +345,18 @@ def limit_shift(x, y, width, max_shift_px, start=None):
 
 def resample(image, x, y):
     """Bilinear values of image f32[B,C,H,W] at positions (x, y), f32[B,H,W] each, inside the
-    image.
+    image; differentiable in all three.
     """
     batch, channels, height, canvas_px = image.shape
     flat = image.reshape(batch, channels, height * canvas_px)
-    left, upper = jnp.floor(x), jnp.floor(y)
+    # The last pixel is the right one of its pair, so that its slope is that of the pair.
+    left = jnp.clip(jnp.floor(x), 0, max(canvas_px - 2, 0))
+    upper = jnp.clip(jnp.floor(y), 0, max(height - 2, 0))
     right_share, lower_share = (x - left)[:, None], (y - upper)[:, None]
     index = (upper.astype(jnp.int32) * canvas_px + left.astype(jnp.int32)).reshape(batch, 1, -1)
 
     def at(offset):
-        # On the last row or column the neighbour's share is 0, so a clipped index does no harm.
+        # Out of range on images one pixel high or wide only, where the neighbour's share is 0.
         picked = jnp.take_along_axis(flat, index + offset, axis=2, mode="clip")
         return picked.reshape(image.shape)
 
@@ -361,9 +366,9 @@ def resample(image, x, y):
 
 
 def nearest(values, x, y, width, outside):
-    """Values i32 or bool[B,H,W] at the pixels nearest to positions (x, y), f32[B,H,W] each;
-    `outside` where that pixel, or the pixel of the result, is not of the real line. A map of labels
-    follows an image through this: labels have no mean.
+    """Values [B,H,W] at the pixels nearest to positions (x, y), f32[B,H,W] each; `outside` where
+    that pixel, or the pixel of the result, is not of the real line. A map of labels follows an
+    image through this: labels have no mean.
     """
     batch, height, canvas_px = values.shape
     column, row = (jnp.round(axis).astype(jnp.int32) for axis in (x, y))

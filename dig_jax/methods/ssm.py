@@ -41,9 +41,9 @@ Departures, for lines of text (at 128 px width and default values the first thre
 - Optional: normalised targets; a random first column of the encoder's position code, up to
   `column_offset_max`.
 - Batch norm takes its statistics over all devices (theirs over one).
-- The teacher's map is sampled bilinearly and repeats the edge (theirs: nearest neighbour, black
-  beyond the edge), and its two shears are one slant (theirs: one shear after the other), in the
-  preset words as well.
+- The teacher's map is sampled bilinearly and repeats the edge, and both its shears are one slant.
+  sampling="nearest" is theirs, in the preset words: the nearest pixel, black beyond the edge, one
+  shear after the other. Their shift down is a whole number of pixels, here any.
 
 Watch   pixel: the sum of both directions. Twice the variance of the pixels is what a constant grey reaches, half the mean
 square of I - g(I) what X itself would. contrast starts near 4T ln(rows), top1 near 1/rows; both
@@ -73,6 +73,20 @@ AFFINE = {
     "shear_y": (-10.0, 10.0),
     "down": (-0.1, 0.1),
 }
+
+
+def _bilinear(planes, x, y, width):
+    """planes f32[B,C,H,W] at (x, y) f32[B,H,W]; beyond the line its edge goes on."""
+    return geometry.resample(planes, *geometry.limit_shift(x, y, width, None))
+
+
+def _nearest(planes, x, y, width):
+    """The same from the nearest pixel; beyond the line it is black."""
+    plane = lambda values: geometry.nearest(values, x, y, width, 0.0)
+    return jax.vmap(plane, in_axes=1, out_axes=1)(planes)
+
+
+SAMPLING = {"bilinear": _bilinear, "nearest": _nearest}
 
 
 class Decoder(nn.Module):
@@ -174,8 +188,9 @@ class Method(base.WithTeacher):
     """SSM.
 
     encoder: keyword arguments of `vit.Vit`. channels: C of the images. affine: {amount: (lowest,
-    highest)} of the teacher's map, see `geometry.AFFINE`; None: the authors', mended. grayscale_p:
-    share of the teacher's lines that lose their colour. contrast_from: share of training before the
+    highest)} of the teacher's map, see `geometry.AFFINE`; None: the authors', mended. sampling: of
+    that map, "bilinear" or, as the authors', "nearest". grayscale_p: share of the teacher's lines
+    that lose their colour. contrast_from: share of training before the
     contrast counts; weight_contrast: what its weight has risen to at the end. target, target_floor:
     see `pixels.pixel_target`. loss_chunk: keys at a time in the contrast, None = all. Raises
     ValueError for values out of range.
@@ -191,6 +206,7 @@ class Method(base.WithTeacher):
         target: str = "pixel",
         target_floor: float = 1e-6,
         affine: Mapping[str, Any] | None = None,
+        sampling: str = "bilinear",
         max_shift_px: float | None = None,
         grayscale_p: float = 0.2,
         window_px: int = 32,
@@ -217,6 +233,16 @@ class Method(base.WithTeacher):
         base.check_counts(projector_width=projector_width, projector_dim=projector_dim)
         self.affine = AFFINE if affine is None else affine
         geometry.check_affine(self.affine)
+        if sampling not in SAMPLING:
+            raise ValueError(
+                f"sampling is {sampling!r}; set config.method.sampling to {' or '.join(SAMPLING)}"
+            )
+        if sampling == "nearest" and max_shift_px is not None:
+            raise ValueError(
+                f"max_shift_px is {max_shift_px} and holds pixels inside the line, where sampling "
+                "'nearest' shows what is black beyond it: set config.method.max_shift_px to None"
+            )
+        self.sampling = sampling
         self.encoder = encoders.create_vit(encoder)
         self.patch, self.channels = tuple(encoder["patch"]), channels
         self.target, self.target_floor = target, target_floor
@@ -252,31 +278,29 @@ class Method(base.WithTeacher):
         direction_key, map_key, grey_key, offset_key = jax.random.split(key, 4)
         direction = jax.random.randint(direction_key, width.shape, 1, DIRECTIONS)
         mirror = geometry.flip(image.shape[1], width, across=direction != 2, down=direction != 1)
-        affine = geometry.random_affine(map_key, image.shape[1], width, self.affine)
+        theirs = self.sampling == "nearest"
+        affine = geometry.random_affine(map_key, image.shape[1], width, self.affine, theirs)
         start = geometry.pixel_grid(*image.shape[:3])
-        moved = geometry.limit_shift(
-            *geometry.apply_matrix(affine, *start), width, self.max_shift_px
-        )
+        moved = geometry.apply_matrix(affine, *start)
+        if not theirs:
+            moved = geometry.limit_shift(*moved, width, self.max_shift_px)
 
         planes = jnp.moveaxis(base.normalise(image), 3, 1) * 0.5 + 0.5
         real = geometry.inside(width, image.shape[2])[:, None, None]
 
-        def seen(places):
+        def seen(places, sample=_bilinear):
             """The line as it is and mirrored, each seen at these places; padding stays."""
-            mirrored = geometry.apply_matrix(mirror, *places)
-            return [
-                jnp.where(real, geometry.resample(planes, *_inside(xy, width)), planes)
-                for xy in (places, mirrored)
-            ]
+            both = places, geometry.apply_matrix(mirror, *places)
+            return [jnp.where(real, sample(planes, *xy, width), planes) for xy in both]
 
         first, second = seen(start)
+        moved = 0.5 * sum(seen(moved, SAMPLING[self.sampling]))
         alpha = jax.random.bernoulli(grey_key, self.grayscale_p, width.shape).astype(jnp.float32)
-        theirs = color.grayscale(0.5 * sum(seen(moved)), width, alpha=alpha)
         pictures = {
             "view1": first,
             "view2": second,
             "mixed": 0.5 * (first + second),
-            "moved": theirs,
+            "moved": color.grayscale(moved, width, alpha=alpha),
         }
         rows, columns = vit.grid(image.shape, self.patch)
         return {
@@ -335,8 +359,3 @@ class Method(base.WithTeacher):
         painted = self.apply(params, "paint", self.apply(params, "features", batch, "mixed"))
         pictures = pixels.pictures(painted[:, 0], batch, self.patch, self.target, self.target_floor)
         return {**pictures, "masked": batch["mixed"] * 0.5 + 0.5}
-
-
-def _inside(places, width):
-    """Positions (x, y) within the real line; only those of padding are not already."""
-    return geometry.limit_shift(*places, width, None)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dig_jax import losses
 from dig_jax.models.layers import (
     Dense,
     LayerNorm,
@@ -158,18 +159,16 @@ class Prototypes(nn.Module):
             "prototypes", nn.initializers.normal(1.0), (self.features, self.count), jnp.float32
         )
         product = dot_f32acc(
-            _unit(x, -1), _unit(prototypes, 0), (((x.ndim - 1,), (0,)), ((), ())), jnp.float32
+            losses.unit(x),
+            losses.unit(prototypes, axis=0),
+            (((x.ndim - 1,), (0,)), ((), ())),
+            jnp.float32,
         )
         if self.learn_length:
             product = product * along_last(
                 self.param("scale", nn.initializers.ones, (self.count,), jnp.float32), product
             )
         return product
-
-
-def _unit(x, axis):
-    """x scaled to length 1 along an axis; zeros stay zeros."""
-    return x * lax.rsqrt(jnp.maximum(jnp.sum(x * x, axis, keepdims=True), 1e-24))
 
 
 def pool_windows(tokens, width, grid: Sequence[int], patch: Sequence[int], window_px: int):

@@ -7,7 +7,7 @@ Jaderberg et al. (arXiv 1506.02025).
     what                                                        where
     K base points along the top and the bottom of the result    fiducial_points
     T = (delta_C^-1 [C'; 0])^T, delta_C of the base points      coefficients
-    I(p) -> I(T [1, p, phi(|p - c_1|), ..]), phi = r^2 ln r^2    displacement, sample
+    I(p) -> I(T [1, p, phi(|p - c_1|), ..]), phi = r^2 ln r^2    displacement, warp
 
 A spline repeats an affine map exactly, the identity too, so the way of the points, C' - C, is
 splined in place of C': no offset means no change of a single bit. Coordinates are those of the real
@@ -17,7 +17,8 @@ float32.
 
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+
+from dig_jax.augment import geometry
 
 
 def fiducial_points(count: int) -> np.ndarray:
@@ -66,25 +67,6 @@ def displacement(offsets, x, y):
     return weights[:, None, None, 0] + straight + bent
 
 
-def sample(image, x, y):
-    """Bilinear values of image f32[B,H,W,C] at x, y f32[B,H,W] px inside the image; differentiable
-    in all three.
-    """
-    batch, height, width, channels = image.shape
-    flat = image.reshape(batch, height * width, channels)
-    left, upper = (
-        jnp.clip(jnp.floor(lax.stop_gradient(at)), 0, most)
-        for at, most in ((x, width - 2), (y, height - 2))
-    )
-    index = (upper * width + left).astype(jnp.int32).reshape(batch, -1, 1)
-    corner = lambda step: jnp.take_along_axis(flat, index + step, axis=1, mode="clip").reshape(
-        image.shape
-    )
-    across, down = (x - left)[..., None], (y - upper)[..., None]
-    above, below = (corner(row) * (1.0 - across) + corner(row + 1) * across for row in (0, width))
-    return above * (1.0 - down) + below * down
-
-
 def warp(image, width, offsets):
     """image f32[B,H,W,C], real pixels i32[B], way of the fiducial points f32[B,K,2] in half lines
     and half heights -> the real part, warped within itself; columns right of it as they were."""
@@ -100,4 +82,5 @@ def warp(image, width, offsets):
     x = columns[:, None] + moved[..., 0] * (0.5 * wide)[..., None]
     y = rows[None, :, None] + moved[..., 1] * (0.5 * height)
     x, y = jnp.clip(x, 0.0, wide[..., None] - 1.0), jnp.clip(y, 0.0, height - 1.0)
-    return jnp.where((columns < wide)[:, None, :, None], sample(image, x, y), image)
+    warped = jnp.moveaxis(geometry.resample(jnp.moveaxis(image, 3, 1), x, y), 1, 3)
+    return jnp.where((columns < wide)[:, None, :, None], warped, image)

@@ -184,6 +184,20 @@ def test_resample_equals_a_slow_loop():
     np.testing.assert_allclose(np.moveaxis(ours, 1, 3), slow, atol=1e-6)
 
 
+def test_resample_has_the_slope_of_its_pixels_up_to_the_edge():
+    """A rectifier learns through it: on a ramp the slope is the same everywhere, on the last column
+    and row too.
+    """
+    x, y = geometry.pixel_grid(1, H, W)
+    ramp = (2 * x + 3 * y)[:, None]
+    total = lambda x, y: geometry.resample(ramp, x, y).sum()
+    across, down = jax.grad(total, argnums=(0, 1))(x, y)
+    np.testing.assert_allclose(across, 2.0, atol=1e-4)
+    np.testing.assert_allclose(down, 3.0, atol=1e-4)
+    dot = jnp.full((1, 1, 1, 1), 7.0)
+    assert geometry.resample(dot, jnp.zeros((1, 1, 1)), jnp.zeros((1, 1, 1))).item() == 7.0
+
+
 @pytest.mark.parametrize("bound", [0.0, 2.5])
 def test_no_pixel_travels_further_than_the_bound(bound):
     """On a picture whose value is its own column, the view tells where each pixel came from."""

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dig_jax.data import labels, limits, pipeline, records
+from dig_jax.models.decoders import ctc
 from dig_jax.text import Charset
 
 
@@ -29,6 +30,17 @@ def test_frames_needed_against_a_loop():
     ]
     assert labels.frames_needed(codes, chars).tolist() == expected
     assert labels.frames_needed(codes[:0], np.array([-1, 0], np.int32)).tolist() == [-1, 1]
+
+
+def test_the_loss_needs_as_many_frames_as_the_records_say():
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice(list("abc"), size)) for size in rng.integers(1, 9, 200)]
+    chars = np.array([len(text) for text in texts], np.int32)
+    packed = labels.frames_needed(labels.codes_of("".join(texts)), chars)
+    padded = np.zeros((200, 8), np.int32)
+    for row, text in zip(padded, texts):
+        row[: len(text)] = labels.codes_of(text)
+    assert packed.tolist() == ctc.frames_needed(padded, chars).tolist()
 
 
 def test_texts_come_without_an_image_being_read(tmp_path, monkeypatch):

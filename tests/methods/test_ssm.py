@@ -164,6 +164,40 @@ def test_shear_goes_both_ways():
         make(affine={"shear_x": (-25, -25, -10, 10)})
 
 
+def test_nearest_sampling_is_the_authors():
+    """torchvision's affine map, point by point: shear along x, then along y, then the turn; the
+    nearest pixel of both pictures, 0 (black) beyond the line.
+    """
+    degrees_x, degrees_y, turn = 20.0, 9.0, 7.0
+    affine = {"shear_x": (degrees_x,) * 2, "shear_y": (degrees_y,) * 2, "degrees": (turn,) * 2}
+    method = make(affine=affine, sampling="nearest", grayscale_p=0.0)
+    batch = jax.device_get(jax.jit(method.augment)(jax.random.key(3), lines(4)))
+    a, b, t = np.radians([degrees_x, degrees_y, turn])
+    shear_x, shear_y = np.array([[1, np.tan(a)], [0, 1]]), np.array([[1, 0], [np.tan(b), 1]])
+    rotation = np.array([[np.cos(t), -np.sin(t)], [np.sin(t), np.cos(t)]])
+    back = np.linalg.inv(rotation @ shear_y @ shear_x)
+    black = 0
+    for i, width in enumerate(batch["width"]):
+        centre = np.array([(width - 1) / 2, (HEIGHT - 1) / 2])
+        for y in range(HEIGHT):
+            for x in range(width):
+                at = back @ ([x, y] - centre) + centre
+                if np.abs(at % 1 - 0.5).min() < 1e-3:
+                    continue  # two pixels are equally near
+                column, row = np.round(at).astype(int)
+                inside = 0 <= column < width and 0 <= row < HEIGHT
+                pair = [batch[name][i, row, column, 0] for name in ("view1", "view2")]
+                expected = np.mean(pair) if inside else -1.0
+                np.testing.assert_allclose(batch["moved"][i, y, x, 0], expected, atol=1e-5)
+                black += not inside
+        np.testing.assert_array_equal(batch["moved"][i, :, width:], batch["view1"][i, :, width:])
+    assert black > 100
+    with pytest.raises(ValueError, match="sampling is 'cubic'; set config.method.sampling"):
+        make(sampling="cubic")
+    with pytest.raises(ValueError, match="max_shift_px is 4.*to None"):
+        make(sampling="nearest", max_shift_px=4)
+
+
 # ---- the loss ----
 
 

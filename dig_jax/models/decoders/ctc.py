@@ -78,7 +78,10 @@ def ctc_loss(logits, lengths, label, label_length):
 
 
 def frames_needed(label, label_length):
-    """One frame a character, and a blank between two equal neighbours: i32[B] of label [B, L]."""
+    """One frame a character, and a blank between two equal neighbours: i32[B] of label [B, L].
+
+    data/labels.py says the same of packed labels; tests/data/test_limits.py holds the two equal.
+    """
     used = np.arange(label.shape[1])[None] < label_length[:, None]
     return label_length + ((label[:, 1:] == label[:, :-1]) & used[:, 1:]).sum(1)
 
