@@ -10,7 +10,7 @@ Paper   He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022
     back to their places, mask tokens in the gaps, positions      Decoder
     transformer blocks, linear layer to pixels                    Decoder
     target: pixels normalised by the statistics of their patch    pixels.pixel_target, "normalized_joint"
-    L = mean over removed patches of (prediction - target)^2      pixels.masked_loss, losses.masked_mse
+    L = mean over removed patches of (prediction - target)^2      losses.masked_mse
 
 Certain, from the public code: int(ratio * N) removed patches; codes are added before patches are
 removed, and again, narrower, before the decoder; Xavier-uniform weights, the mask token (and the
@@ -150,7 +150,7 @@ class Network(nn.Module):
         return grid, real, real & ~batch["mask"], offset
 
 
-class Method(pixels.MaskedPixels):
+class Method(base.Method):
     """MAE.
 
     encoder: keyword arguments of `vit.Vit`. channels: C of the images. mask_ratio, mask_span: see
@@ -181,7 +181,7 @@ class Method(pixels.MaskedPixels):
         base.check_decoder(decoder_width, decoder_heads)
         self.encoder = encoders.create_vit(encoder)
         self.patch, self.channels = tuple(encoder["patch"]), channels
-        self.target_args, self.error = (self.patch, target, target_floor), losses.masked_mse
+        self.target = self.patch, target, target_floor
         self.column_offset_max = column_offset_max
         hide = {"ratio": mask_ratio, "span": mask_span}
         self.hide = functools.partial(masks.random_mask, patch=self.patch, **hide)
@@ -196,3 +196,21 @@ class Method(pixels.MaskedPixels):
             form=self.encoder.form(decoder_width // decoder_heads),
         )
         self.network = Network(encoder=self.encoder, decoder=decoder, hide=hide)
+
+    def augment(self, key, batch):
+        """See `pixels.masked_view`."""
+        layout = self.channels, self.patch, self.column_offset_max
+        return pixels.masked_view(key, batch, self.hide, *layout)
+
+    def loss(self, params, state, batch, key, progress):
+        """L, also the metric pixel; the decoder rebuilds all patches, removed ones count."""
+        prediction = self.apply(params, "__call__", batch, key=key)
+        target = pixels.pixel_target(batch["view1"], batch["width"], *self.target)[0]
+        hidden = pixels.loss_weights(batch, self.patch)
+        loss = losses.masked_mse(prediction, target, hidden)
+        return loss, base.Aux({"pixel": loss}, state.mutable, jnp.sum(hidden))
+
+    def reconstruct(self, params, batch, key):
+        """`pixels.pictures` of a raw batch."""
+        batch = self.augment(key, batch)
+        return pixels.pictures(self.apply(params, "__call__", batch), batch, *self.target)

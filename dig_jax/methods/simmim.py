@@ -6,7 +6,7 @@ Paper   Xie et al., "SimMIM: A Simple Framework for Masked Image Modeling", CVPR
     hide 60 % of units of several patches each                    masks.unit_mask
     mask token in their place, every token through the encoder    Network, vit.Vit
     head: one linear layer from a token to its patch              Network
-    L = mean over hidden pixels of |prediction - x|               pixels.masked_loss, losses.masked_l1
+    L = mean over hidden pixels of |prediction - x|               pixels.pixel_target, losses.masked_l1
 
 Certain, from the public code: ceil(ratio * units) hidden units by a random permutation; the mask
 token stands before the position code is added; the target is the image as the encoder reads it, not
@@ -37,10 +37,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from dig_jax import losses
 from dig_jax.augment import masks
-from dig_jax.methods.shared import pixels, two_views
+from dig_jax.methods.shared import base, pixels, two_views
 from dig_jax.models import encoders, heads, layers, vit
 
 
@@ -63,7 +64,7 @@ class Network(nn.Module):
         return layers.Dense(self.values, dtype=self.encoder.dtype, **init, name="head")(tokens)
 
 
-class Method(pixels.MaskedPixels):
+class Method(base.Method):
     """SimMIM.
 
     encoder: keyword arguments of `vit.Vit`. channels: C of the images. mask_unit_px: (height,
@@ -91,6 +92,24 @@ class Method(pixels.MaskedPixels):
         self.hide = functools.partial(
             masks.unit_mask, patch=self.patch, ratio=mask_ratio, unit_px=tuple(mask_unit_px)
         )
-        self.target_args, self.error = (self.patch, target, target_floor), losses.masked_l1
+        self.target = self.patch, target, target_floor
         self.column_offset_max = column_offset_max
         self.network = Network(encoder=self.encoder, values=math.prod(self.patch) * channels)
+
+    def augment(self, key, batch):
+        """See `pixels.masked_view`."""
+        layout = self.channels, self.patch, self.column_offset_max
+        return pixels.masked_view(key, batch, self.hide, *layout)
+
+    def loss(self, params, state, batch, key, progress):
+        """L, also the metric pixel: of hidden pixels that are real, in valid rows."""
+        prediction = self.apply(params, "__call__", batch, key=key)
+        target = pixels.pixel_target(batch["view1"], batch["width"], *self.target)[0]
+        hidden = pixels.loss_weights(batch, self.patch)
+        loss = losses.masked_l1(prediction, target, hidden)
+        return loss, base.Aux({"pixel": loss}, state.mutable, jnp.sum(hidden))
+
+    def reconstruct(self, params, batch, key):
+        """`pixels.pictures` of a raw batch."""
+        batch = self.augment(key, batch)
+        return pixels.pictures(self.apply(params, "__call__", batch), batch, *self.target)

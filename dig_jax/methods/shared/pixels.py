@@ -7,8 +7,6 @@ Shared by DiG, SimMIM, MAE and their kin; everything is float32 and in the readi
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
@@ -84,15 +82,15 @@ def loss_weights(batch, patch):
     return real_values(batch["view1"], batch["width"], patch) & hidden[..., None]
 
 
-def masked_loss(prediction, batch, patch, kind, floor, error=losses.masked_mse):
-    """`error` (masked_mse, masked_l1) of a decoder over the hidden patches of view1: real pixels of
-    valid rows only.
+def masked_loss(prediction, batch, patch, kind, floor):
+    """The mean square of a decoder's error over the hidden patches of view1: real pixels of valid
+    rows only.
 
     prediction f32[B,N,P] in the units of the target. batch: view1 f32[B,H,W,C] in [-1, 1], width,
     valid, mask bool[B,N].
     """
     target = pixel_target(batch["view1"], batch["width"], patch, kind, floor)[0]
-    return error(prediction, target, loss_weights(batch, patch))
+    return losses.masked_mse(prediction, target, loss_weights(batch, patch))
 
 
 def pictures(prediction, batch, patch, kind, floor) -> dict[str, jax.Array]:
@@ -115,41 +113,16 @@ def pictures(prediction, batch, patch, kind, floor) -> dict[str, jax.Array]:
     }
 
 
-class MaskedPixels(base.Method):
-    """A method that hides patches of a line and rebuilds them; the network makes patch vectors of
-    an augmented batch.
+def masked_view(key, batch, hide, channels, patch, column_offset_max):
+    """The augmented batch of a method that hides patches of a line and rebuilds them.
 
-    channels: C of the images. patch: (height, width) px. hide(key, width, grid) -> mask bool[B,N].
-    target_args: (patch, kind, floor) of `pixel_target`. error: `losses.masked_mse` or
-    `losses.masked_l1`.
+    hide(key, width, grid) -> mask bool[B,N], True = hidden. view1 f32[B,H,W,C] in [-1, 1], the line
+    itself; mask; and, when asked for, column_offset i32[B,1]. ValueError for images of another
+    number of channels.
     """
-
-    channels: int
-    patch: tuple[int, int]
-    hide: Callable[..., jax.Array]
-    target_args: tuple[tuple[int, int], str, float]
-    error: Callable[..., jax.Array]
-    column_offset_max: int
-
-    def augment(self, key, batch):
-        """view1 f32[B,H,W,C] in [-1, 1], the line itself; mask bool[B,N], True = hidden; and, when
-        asked for, column_offset i32[B,1]. ValueError for images of another number of channels."""
-        image = base.normalise(batch["image"])
-        base.check_channels(image, self.channels)
-        mask_key, offset_key = jax.random.split(key)
-        out = {"view1": image, "width": batch["width"], "valid": batch["valid"]}
-        out["mask"] = self.hide(mask_key, batch["width"], vit.grid(image.shape, self.patch))
-        return out | two_views.column_offsets(offset_key, len(image), 1, self.column_offset_max)
-
-    def loss(self, params, state, batch, key, progress):
-        """`masked_loss`, also the metric pixel."""
-        prediction = self.apply(params, "__call__", batch, key=key)
-        loss = masked_loss(prediction, batch, *self.target_args, error=self.error)
-        return loss, base.Aux(
-            {"pixel": loss}, state.mutable, jnp.sum(loss_weights(batch, self.patch))
-        )
-
-    def reconstruct(self, params, batch, key):
-        """`pictures` of a raw batch."""
-        batch = self.augment(key, batch)
-        return pictures(self.apply(params, "__call__", batch), batch, *self.target_args)
+    image = base.normalise(batch["image"])
+    base.check_channels(image, channels)
+    mask_key, offset_key = jax.random.split(key)
+    out = {"view1": image, "width": batch["width"], "valid": batch["valid"]}
+    out["mask"] = hide(mask_key, batch["width"], vit.grid(image.shape, patch))
+    return out | two_views.column_offsets(offset_key, len(image), 1, column_offset_max)
