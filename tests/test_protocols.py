@@ -106,4 +106,4 @@ def test_batches_of_lines_are_whole_columns_wide():
     for arg, multiple, high in (("", 32, 32), ("size=cnn48", 36, 48), ("size=micro", 32, 32)):
         cfg = experiment.completed(build("scratch", f"records=r,{arg}").to_dict())
         assert (cfg["data"]["multiple_px"], cfg["data"]["height_px"]) == (multiple, high)
-        assert experiment.multiple_px({**cfg, "data": {}}) == multiple
+        assert experiment.whole_columns(cfg, 32) == multiple

@@ -130,6 +130,11 @@ def create(options: Mapping[str, Any]) -> vit.Vit | crnn.Crnn | cnn.Cnn:
     return module
 
 
+def column_px(options: Mapping[str, Any]) -> int:
+    """The width of the columns that an encoder makes tokens of: its patch, stated or a CNN's own."""
+    return (options["patch"] if "patch" in options else create(options).patch)[1]
+
+
 def create_vit(options: Mapping[str, Any]) -> vit.Vit:
     """The same for methods that hide or choose tokens, which only a ViT lets them do. ValueError
     for another kind.

@@ -29,6 +29,7 @@ RUN: dict[str, Any] = {
     "calibrate_batches": 0,  # training batches that the method looks at before step 0
     "evals": {},  # {evaluator: {"every_steps": n, ...}}; each one also runs at the end
     "log": {"every_steps": 50},
+    "checkpoint": {},  # see dig_jax/workdir/checkpoint.py
     # Devices along each axis; -1: the rest of them. Rows are split over data and fsdp, parameters
     # over fsdp and tensor.
     "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
@@ -60,7 +61,7 @@ def filled(cfg: Mapping[str, Any]) -> dict[str, Any]:
         cfg["method"]["encoder"] = encoders.defaults(encoder) | dict(encoder)
     given = ("params", "total_steps", "batch_size")
     cfg["optim"] = options(optim.create, *given) | dict(cfg["optim"])
-    cfg["checkpoint"] = options(Checkpoints, "workdir") | dict(cfg.get("checkpoint", {}))
+    cfg["checkpoint"] = options(Checkpoints, "workdir") | dict(cfg["checkpoint"])
     for name, own in cfg["evals"].items():
         kind = own.get("evaluator") or name
         module = load_module("evaluators", kind, f"the name of config.evals.{name}")

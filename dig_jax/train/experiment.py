@@ -188,7 +188,9 @@ class Experiment:
     def evaluators(self, workdir: str) -> list[tuple[str, int, Any]]:
         """[(name, every_steps, evaluator)] of config.evals; every_steps 0 = only at the end."""
         given = {"method": self.method, "mesh": self.mesh, "workdir": workdir}
-        given["data"] = {**self.config["data"], "multiple_px": multiple_px(self.config)}
+        # Crops have no multiple_px; lines that an evaluator reads have.
+        columns = whole_columns(self.config, buckets.MULTIPLE_PX)
+        given["data"] = {"multiple_px": columns, **self.config["data"]}
         return [
             build.evaluator(name, options, **given)
             for name, options in self.config["evals"].items()
@@ -217,14 +219,15 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
         cfg["method"]["encoder"] = encoders.sized(encoder)
     build.check(cfg)
     if "multiple_px" in cfg["data"]:
-        cfg["data"]["multiple_px"] = multiple_px(cfg)
+        cfg["data"]["multiple_px"] = whole_columns(cfg, cfg["data"]["multiple_px"])
     return cfg
 
 
-def multiple_px(cfg: Mapping[str, Any]) -> int:
-    """What widths of batches are multiples of: config.data.multiple_px, up to whole patches."""
-    patch_px = (cfg["method"].get("encoder") or {}).get("patch", (32, 4))[1]
-    return -(-cfg["data"].get("multiple_px", buckets.MULTIPLE_PX) // patch_px) * patch_px
+def whole_columns(cfg: Mapping[str, Any], px: int) -> int:
+    """px, up to whole columns of the encoder: what widths of batches are multiples of."""
+    encoder = cfg["method"].get("encoder")
+    column = encoders.column_px(encoder) if encoder else 1
+    return -(-px // column) * column
 
 
 def encoder_for(cfg: Mapping[str, Any], device: Device | None) -> dict[str, Any] | None:
@@ -259,7 +262,7 @@ def open_data(cfg: Mapping[str, Any], mesh: Any) -> Data:
         names = ("height_px", "squeeze_px", "buckets_px")
         mixture, told = limits.learnable(
             mixture,
-            frame_px=encoder.get("patch", (32, 4))[1] if encoder else None,
+            frame_px=encoders.column_px(encoder) if encoder else None,
             max_width_px=options.pop("max_width_px"),
             **{name: options[name] for name in names},
         )

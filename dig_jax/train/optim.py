@@ -28,7 +28,14 @@ from dig_jax import trees
 from dig_jax.train.schedules import decay_growth, make_schedule
 
 Rules = Sequence[tuple[str, Mapping[str, Any]]]
-RULE_KEYS = ("lr_scale", "freeze", "freeze_frac", "weight_decay", "schedule")
+# What a rule may set, and what it sets where it is silent; the decay is then the optimiser's.
+RULE = {
+    "lr_scale": 1.0,
+    "freeze": False,
+    "freeze_frac": 0.0,
+    "weight_decay": None,
+    "schedule": None,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,12 +170,12 @@ def param_groups(
     overrides = _match(list(named), rules)
     result = []
     for path, leaf in named.items():
-        rule = overrides.get(path, {})
-        decay = rule.get("weight_decay", weight_decay if _decays(path, leaf) else 0.0)
-        scale = scales.get(path, 1.0) * rule.get("lr_scale", 1.0)
-        start = math.ceil(rule.get("freeze_frac", 0.0) * total_steps)
-        freeze = bool(rule.get("freeze", False))
-        result.append(ParamGroup(scale, decay, freeze, rule.get("schedule"), start))
+        decay = weight_decay if _decays(path, leaf) else 0.0
+        rule = RULE | {"weight_decay": decay} | overrides.get(path, {})
+        scale = scales.get(path, 1.0) * rule["lr_scale"]
+        start = math.ceil(rule["freeze_frac"] * total_steps)
+        group = rule["weight_decay"], bool(rule["freeze"]), rule["schedule"], start
+        result.append(ParamGroup(scale, *group))
     return jax.tree.unflatten(jax.tree.structure(params), result)
 
 
@@ -185,10 +192,10 @@ def _match(names: list[str], rules: Rules) -> dict[str, Mapping[str, Any]]:
     """
     chosen: dict[str, Mapping[str, Any]] = {}
     for pattern, rule in rules:
-        unknown = set(rule) - set(RULE_KEYS)
+        unknown = set(rule) - set(RULE)
         if unknown:
             raise ValueError(
-                f"rule {pattern!r} of config.optim.rules has {sorted(unknown)}: a rule may set {RULE_KEYS}"
+                f"rule {pattern!r} of config.optim.rules has {sorted(unknown)}: a rule may set {tuple(RULE)}"
             )
         hits = [n for n in names if n not in chosen and re.search(pattern, n)]
         if not hits:
