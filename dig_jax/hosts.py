@@ -18,9 +18,9 @@ _all_is_well: Callable[[], Any] = lambda: None  # tells the shell of `initialize
 
 
 ALONE = (
-    "error: this host ended without a word of its own: it was killed, or another host of the job died, hung or never came, and "
-    "JAX then ends all of them (see the lines above and the logs of the others); run the same command on all hosts again to go "
-    "on from the last checkpoint"
+    "error: this host ended without a word of its own: it was killed, or another host of the job "
+    "died, hung or never came, and JAX then ends all of them (see the lines above and the logs of "
+    "the others); run the same command on all hosts again to go on from the last checkpoint"
 )
 
 
@@ -52,8 +52,9 @@ def initialize() -> None:
             given = (os.environ["JAX_COORDINATOR_ADDRESS"], count, index)
         except (KeyError, ValueError) as error:
             raise ValueError(
-                f"DIG_PROCESS_COUNT is set, so DIG_PROCESS_INDEX (0..count-1) and JAX_COORDINATOR_ADDRESS (host:port "
-                f"of process 0) must be set too; this one is missing or wrong: {error}"
+                "DIG_PROCESS_COUNT is set, so DIG_PROCESS_INDEX (0..count-1) and "
+                "JAX_COORDINATOR_ADDRESS (host:port of process 0) must be set too; this one is "
+                f"missing or wrong: {error}"
             ) from error
     # It reads a line from this process, and gets none where this process is gone.
     shell = ["/bin/sh", "-c", 'read -r line || echo "$0" >&2', ALONE]

@@ -131,7 +131,8 @@ def _cross_entropy(rows, keys, real, chunk=None, shift=0):
     """
     if chunk is not None and chunk < 1:
         raise ValueError(
-            f"chunk is {chunk}; set method.loss_chunk to at least 1 key a step, or None for all at once"
+            f"chunk is {chunk}; set method.loss_chunk to at least 1 key a step, or None for all at "
+            "once"
         )
     index = jnp.arange(len(keys))
     skip = index if shift else jnp.full_like(index, -1)

@@ -80,14 +80,16 @@ def make_mesh(
             raise ValueError(f"config.mesh has no axis {name!r}: its axes are {', '.join(AXES)}")
         if isinstance(size, bool) or not isinstance(size, int) or (size < 1 and size != -1):
             raise ValueError(
-                f"config.mesh.{name} is {size!r}: set it to a number of devices, or to -1 for the rest of them"
+                f"config.mesh.{name} is {size!r}: set it to a number of devices, or to -1 for the "
+                "rest of them"
             )
     shape = {"data": -1, "fsdp": 1, "tensor": 1} | given
     said = ", ".join(f"{name}={size}" for name, size in shape.items())
     rest = [name for name, size in shape.items() if size == -1]
     if len(rest) > 1:
         raise ValueError(
-            f"config.mesh is {said}, with more than one -1: say how many devices all axes but one have"
+            f"config.mesh is {said}, with more than one -1: say how many devices all axes but one "
+            "have"
         )
     fixed = math.prod(size for size in shape.values() if size != -1)
     if fixed > len(devices) or (rest and len(devices) % fixed):
@@ -97,15 +99,16 @@ def make_mesh(
             else f"but there are {len(devices)} devices"
         )
         raise ValueError(
-            f"config.mesh is {said}, which takes {fixed} devices, {what}: set its axes to divisors of them"
+            f"config.mesh is {said}, which takes {fixed} devices, {what}: set its axes to divisors "
+            "of them"
         )
     if rest:
         shape[rest[0]] = len(devices) // fixed
     count = math.prod(shape.values())
     if count < len(devices) and len({device.process_index for device in devices}) > 1:
         raise ValueError(
-            f"config.mesh is {said}, {count} devices, and the hosts have {len(devices)}, of which none may be left out: set "
-            "one axis to -1 (the rest)"
+            f"config.mesh is {said}, {count} devices, and the hosts have {len(devices)}, of which "
+            "none may be left out: set one axis to -1 (the rest)"
         )
     laid_out = np.asarray(devices[:count], object).reshape([shape[name] for name in AXES])
     mesh = Mesh(laid_out, AXES, axis_types=(AxisType.Auto,) * len(AXES))
@@ -142,8 +145,9 @@ def host_shard(mesh: Mesh) -> HostShard:
         {len(run) for run in runs}
     ) > 1:
         raise ValueError(
-            f"config.mesh.tensor={mesh.shape['tensor']} cuts across hosts of {mesh.size // len(rows)} devices unevenly: set it "
-            "to a divisor or a multiple of the devices of a host"
+            f"config.mesh.tensor={mesh.shape['tensor']} cuts across hosts of "
+            f"{mesh.size // len(rows)} devices unevenly: set it to a divisor or a multiple of the "
+            "devices of a host"
         )
     mine = jax.process_index()
     if mine not in rows:  # a mesh of other machines, which is compiled for and never run
@@ -188,7 +192,8 @@ def describe(state: Any, mesh: Mesh, rules: Rules = ()) -> str:
     lines[0] += f"; state {total / 2**20:.1f} MiB, {here / 2**20:.1f} MiB a device"
     for axis, names in whole.items():
         lines.append(
-            f"{len(names)} arrays have a dimension that {axis} does not divide and stay whole there: {names[0]}, ..."
+            f"{len(names)} arrays have a dimension that {axis} does not divide and stay whole "
+            f"there: {names[0]}, ..."
         )
     return "\n".join(lines)
 
@@ -201,12 +206,14 @@ def _spec(path: Any, leaf: Any, mesh: Mesh, rules: Rules) -> tuple[P, list[tuple
     axes = next((axes for pattern, axes in (*rules, *RULES) if re.search(pattern, name)), None)
     if axes is None:
         raise ValueError(
-            f"no rule says how {name} {leaf.shape} is laid out over the mesh: add one to config.sharding, such as "
-            f"(({'^' + re.escape(name) + '$'!r}, ()),) for a copy on every device"
+            f"no rule says how {name} {leaf.shape} is laid out over the mesh: add one to "
+            f"config.sharding, such as (({'^' + re.escape(name) + '$'!r}, ()),) for a copy on "
+            "every device"
         )
     if len(axes) > leaf.ndim:
         raise ValueError(
-            f"the rule of {name} {leaf.shape} names {len(axes)} dimensions {tuple(axes)}: give it at most {leaf.ndim}"
+            f"the rule of {name} {leaf.shape} names {len(axes)} dimensions {tuple(axes)}: give it "
+            f"at most {leaf.ndim}"
         )
     chosen: list[str | None] = [None] * (leaf.ndim - len(axes))
     uneven = []
@@ -219,8 +226,9 @@ def _spec(path: Any, leaf: Any, mesh: Mesh, rules: Rules) -> tuple[P, list[tuple
         if axis and dimension % mesh.shape[axis]:
             if not wanted.endswith("?"):
                 raise ValueError(
-                    f"{name} {leaf.shape} cannot be cut: {dimension} does not divide by config.mesh.{axis}="
-                    f"{mesh.shape[axis]}; set it to a divisor of {dimension}, or give the rule {axis + '?'!r} to leave it whole"
+                    f"{name} {leaf.shape} cannot be cut: {dimension} does not divide by "
+                    f"config.mesh.{axis}={mesh.shape[axis]}; set it to a divisor of {dimension}, "
+                    f"or give the rule {axis + '?'!r} to leave it whole"
                 )
             uneven.append((axis, dimension))
             axis = None
@@ -259,7 +267,8 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
     """
     if accumulate < 1:
         raise ValueError(
-            f"config.accumulate is {accumulate}: set it to the number of parts of a batch, 1 or more"
+            f"config.accumulate is {accumulate}: set it to the number of parts of a batch, 1 or "
+            "more"
         )
     split = math.prod(mesh.shape[axis] for axis in ROWS)
     unit = split * accumulate
@@ -268,8 +277,8 @@ def check_batch_size(batch_size: int, mesh: Mesh, accumulate: int = 1) -> None:
         near = f"{lower} or {upper}" if lower > 0 else f"{upper}"
         parts = f" in {accumulate} parts (config.accumulate)" if accumulate > 1 else ""
         raise ValueError(
-            f"batch size {batch_size} does not divide over {split} devices{parts}: set config.batch_size to a multiple of "
-            f"{unit}, for instance {near}"
+            f"batch size {batch_size} does not divide over {split} devices{parts}: set "
+            f"config.batch_size to a multiple of {unit}, for instance {near}"
         )
 
 

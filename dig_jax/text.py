@@ -180,7 +180,8 @@ class Charset:
             index = int(value)
             if not 0 <= index < self.size:
                 raise ValueError(
-                    f"Id {index} is outside this character set of {self.size} classes (0 is the blank)."
+                    f"Id {index} is outside this character set of {self.size} classes (0 is the "
+                    "blank)."
                 )
             if index != BLANK:
                 chars.append(self.chars[index - 1])

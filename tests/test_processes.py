@@ -62,7 +62,8 @@ class Job:
 
     def __init__(self, folder, spec, steps, count, devices, *flags, **environment):
         (folder / "config.py").write_text(
-            f"from tests import toy\ndef get_config(steps):\n    return toy.make_config({spec!r}, int(steps))\n"
+            f"from tests import toy\ndef get_config(steps):\n    return toy.make_config({spec!r}, "
+            "int(steps))\n"
         )
         with socket.socket() as free:
             free.bind(("localhost", 0))

@@ -159,7 +159,8 @@ def check_affine(ranges):
     for name, pair in ranges.items():
         if name not in AFFINE:
             raise ValueError(
-                f"There is no affine amount {name!r}: config.method.affine takes {', '.join(AFFINE)}."
+                f"There is no affine amount {name!r}: config.method.affine takes "
+                f"{', '.join(AFFINE)}."
             )
         if len(pair) != 2 or pair[0] > pair[1]:
             raise ValueError(

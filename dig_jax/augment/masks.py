@@ -65,7 +65,8 @@ def random_mask(key, width, grid, patch, ratio, span=1):
     rows, columns = grid
     if not 0 <= ratio <= 1:
         raise ValueError(
-            f"The share of hidden tokens must be between 0 and 1, not {ratio}: change method.mask_ratio."
+            f"The share of hidden tokens must be between 0 and 1, not {ratio}: change "
+            "method.mask_ratio."
         )
     if span < 1:
         raise ValueError(
@@ -103,7 +104,8 @@ def unit_mask(key, width, grid, patch, ratio, unit_px):
     rows, columns = grid
     if not 0 <= ratio <= 1:
         raise ValueError(
-            f"The share of hidden units must be between 0 and 1, not {ratio}: change method.mask_ratio."
+            f"The share of hidden units must be between 0 and 1, not {ratio}: change "
+            "method.mask_ratio."
         )
     down, across = unit_px[0] // patch[0], unit_px[1] // patch[1]
     if (
@@ -112,8 +114,8 @@ def unit_mask(key, width, grid, patch, ratio, unit_px):
         or rows % down
     ):
         raise ValueError(
-            f"Hidden units of {tuple(unit_px)} px are not whole patches of {tuple(patch)} px that fill a height of "
-            f"{rows * patch[0]} px: change method.mask_unit_px."
+            f"Hidden units of {tuple(unit_px)} px are not whole patches of {tuple(patch)} px that "
+            f"fill a height of {rows * patch[0]} px: change method.mask_unit_px."
         )
     lanes, places = rows // down, -(-columns // across)
     real = _real_columns(width, patch, columns)

@@ -59,19 +59,22 @@ def bounds(
         count = AUTO_COUNT if buckets_px == "auto" else buckets_px
         if isinstance(count, str) or count < 1:
             raise ValueError(
-                f"data.buckets_px is {buckets_px}; give 'auto', a number of buckets or a list of widths"
+                f"data.buckets_px is {buckets_px}; give 'auto', a number of buckets or a list of "
+                "widths"
             )
         return _least_padding(np.asarray(widths, np.int64), count, multiple_px)
     chosen = np.unique(np.asarray(list(buckets_px), np.int64))
     if not len(chosen) or chosen[0] < 1:
         raise ValueError(
-            f"data.buckets_px is {list(buckets_px)}; it must hold at least one width, each at least 1 px"
+            f"data.buckets_px is {list(buckets_px)}; it must hold at least one width, each at "
+            "least 1 px"
         )
     too_wide = int(np.sum(widths > chosen[-1]))
     if too_wide:
         raise ValueError(
-            f"{too_wide} of {len(widths)} lines are wider than the widest bucket of {chosen[-1]} px (the widest is "
-            f"{int(np.max(widths))} px): add a bucket of at least that width to data.buckets_px, or set it to 'auto'"
+            f"{too_wide} of {len(widths)} lines are wider than the widest bucket of {chosen[-1]} "
+            f"px (the widest is {int(np.max(widths))} px): add a bucket of at least that width to "
+            "data.buckets_px, or set it to 'auto'"
         )
     return chosen
 

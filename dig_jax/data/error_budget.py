@@ -72,7 +72,8 @@ class ErrorBudget:
         if bad >= max(1, self.min_count) and bad > self.max_share * rows:
             kinds = ", ".join(f"{count} x {kind}" for kind, count in self.kinds.most_common(4))
             raise TooManyBadRecords(
-                f"{bad} of {rows} of {what} ({bad / rows:.1%}) cannot be used, more than data.max_bad_share="
-                f"{self.max_share:g} allows (in all {kinds}); the first is {next(iter(self.errors))}: make the record set "
-                "again without them, or raise data.max_bad_share"
+                f"{bad} of {rows} of {what} ({bad / rows:.1%}) cannot be used, more than "
+                f"data.max_bad_share={self.max_share:g} allows (in all {kinds}); the first is "
+                f"{next(iter(self.errors))}: make the record set again without them, or raise "
+                "data.max_bad_share"
             )

@@ -102,7 +102,8 @@ def check_shards(folder: Path, entry: dict[str, Any]) -> None:
             raise missing(file)
         if file.stat().st_size < count:
             raise ValueError(
-                f"{file} has fewer bytes than the {count} records that {MANIFEST} counts; make the set again."
+                f"{file} has fewer bytes than the {count} records that {MANIFEST} counts; make the "
+                "set again."
             )
 
 
@@ -135,12 +136,14 @@ def read_index(file: Path, count: int) -> dict[str, np.ndarray]:
         for name, kind in INDEX.items():
             if index[name].dtype != kind or index[name].shape != (count,):
                 raise ValueError(
-                    f"{name} is {index[name].dtype}{list(index[name].shape)}, not {np.dtype(kind)}[{count}]"
+                    f"{name} is {index[name].dtype}{list(index[name].shape)}, not "
+                    f"{np.dtype(kind)}[{count}]"
                 )
         chars = index["label_chars"]
         if chars.min() < -1 or chars.max() > MAX_LABEL_CHARS:
             raise ValueError(
-                f"label_chars runs from {chars.min()} to {chars.max()}, not from -1 to {MAX_LABEL_CHARS} at most"
+                f"label_chars runs from {chars.min()} to {chars.max()}, not from -1 to "
+                f"{MAX_LABEL_CHARS} at most"
             )
     except Exception as error:  # of zipfile, zlib and numpy, whatever they make of arbitrary bytes
         raise ValueError(f"{wrong} ({_told(error)}).") from error

@@ -64,7 +64,8 @@ def pretrain(
     """
     if squeeze_px not in (None, width_px):
         raise ValueError(
-            f"data.squeeze_px is {squeeze_px} and data.width_px is {width_px}: give both the same value"
+            f"data.squeeze_px is {squeeze_px} and data.width_px is {width_px}: give both the same "
+            "value"
         )
     part = plan.host_rows(batch_size, process_index, process_count)
     rows = functools.partial(

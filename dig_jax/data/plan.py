@@ -25,7 +25,8 @@ def host_rows(batch_size: int, process_index: int, process_count: int) -> slice:
     """The rows of the global batch that this host loads."""
     if batch_size < 1 or batch_size % process_count:
         raise ValueError(
-            f"data.batch_size is {batch_size}, which {process_count} processes cannot share evenly: make it a multiple"
+            f"data.batch_size is {batch_size}, which {process_count} processes cannot share "
+            "evenly: make it a multiple"
         )
     rows = batch_size // process_count
     return slice(process_index * rows, (process_index + 1) * rows)
@@ -88,7 +89,8 @@ class EpochPlan:
         if mixture.weighted:
             if not all(len(numbers) for numbers in self.sets):
                 raise ValueError(
-                    "a set of the weighted mixture has no labelled record: take it out of data.train"
+                    "a set of the weighted mixture has no labelled record: take it out of "
+                    "data.train"
                 )
             self.draws = buckets.shares(mixture.weights, len(chosen))
         self.steps = -(-len(chosen) // batch_size)
@@ -141,8 +143,8 @@ def labelled(mixture: Mixture) -> np.ndarray:
     chosen = np.flatnonzero(mixture.label_chars >= 0)
     if not len(chosen):
         raise ValueError(
-            f"none of the {len(mixture)} records has a label, so nothing can be learnt to read from them: "
-            "give labelled records in data.train, or pre-train"
+            f"none of the {len(mixture)} records has a label, so nothing can be learnt to read "
+            "from them: give labelled records in data.train, or pre-train"
         )
     return chosen
 
@@ -160,8 +162,9 @@ def assign(
     widest = f"the widest is {mixture.where(int(chosen[np.argmax(widths)]))}"
     if isinstance(buckets_px, str | int) and np.max(widths) > MAX_ASPECT * height_px:
         raise ValueError(
-            f"a line is {int(np.max(widths))} px wide at height {height_px}, more than {MAX_ASPECT} times its height, and its "
-            f"batches would be as wide ({widest}): make the record set again without it, or list the widths in data.buckets_px"
+            f"a line is {int(np.max(widths))} px wide at height {height_px}, more than "
+            f"{MAX_ASPECT} times its height, and its batches would be as wide ({widest}): make the "
+            "record set again without it, or list the widths in data.buckets_px"
         )
     try:
         edges = buckets.bounds(widths, buckets_px, multiple_px)
@@ -175,7 +178,8 @@ def label_length(mixture: Mixture, max_label_length: int | None) -> int:
     longest = int(np.max(mixture.label_chars))
     if max_label_length is not None and longest > max_label_length:
         raise ValueError(
-            f"the longest label has {longest} characters ({mixture.where(int(np.argmax(mixture.label_chars)))}), more "
-            f"than data.max_label_length={max_label_length}: raise it, or set it to None for the longest"
+            f"the longest label has {longest} characters "
+            f"({mixture.where(int(np.argmax(mixture.label_chars)))}), more than "
+            f"data.max_label_length={max_label_length}: raise it, or set it to None for the longest"
         )
     return max(1, longest if max_label_length is None else max_label_length)

@@ -154,7 +154,8 @@ def parse_spec(spec: str, split: str = "train") -> list[tuple[str, str, float | 
         path, named, weight = match["path"], match["split"], match["weight"]
         if not path or named == "":
             raise ValueError(
-                f"Cannot read '{part}' in the data spec '{spec}'; write PATH[@SPLIT][*WEIGHT],PATH2..."
+                f"Cannot read '{part}' in the data spec '{spec}'; write "
+                "PATH[@SPLIT][*WEIGHT],PATH2..."
             )
         if weight is not None:
             try:
@@ -163,7 +164,8 @@ def parse_spec(spec: str, split: str = "train") -> list[tuple[str, str, float | 
                 value = -1.0
             if not 0 < value < float("inf"):
                 raise ValueError(
-                    f"The weight '{weight}' in data spec '{spec}' must be a number above 0, as in *0.5."
+                    f"The weight '{weight}' in data spec '{spec}' must be a number above 0, as in "
+                    "*0.5."
                 )
         parts.append((path, named or split, None if weight is None else value))
     return parts
@@ -209,7 +211,8 @@ def open_sets(
     for (path, split, _), count in zip(parts, counts):
         if weighted and count == 0:
             raise ValueError(
-                f"No record of {path}@{split} is in the subset of {len(chosen)}, but it has a weight."
+                f"No record of {path}@{split} is in the subset of {len(chosen)}, but it has a "
+                "weight."
             )
     total = sum(raw)
     return Mixture(sets, chosen, offsets, tuple(w / total for w in raw), weighted)
@@ -226,7 +229,8 @@ def _choose(
         return np.arange(total)
     if not subset > 0 or (subset > 1 and subset != int(subset)):
         raise ValueError(
-            f"subset is {subset}, but must be a fraction in (0, 1], a whole number above 1, or None."
+            f"subset is {subset}, but must be a fraction in (0, 1], a whole number above 1, or "
+            "None."
         )
     if subset > total and subset > 1:
         raise ValueError(

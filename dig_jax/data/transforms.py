@@ -55,7 +55,8 @@ def decode(data: bytes, channels: int, max_pixels: int = MAX_PIXELS) -> np.ndarr
     by_opencv = data.startswith(JPEG) or _is_plain_png(data)
     if not native and len(data) > MAX_FOREIGN_BYTES:
         raise BadRecord(
-            f"too large: {len(data)} bytes that are neither JPEG nor PNG; at most {MAX_FOREIGN_BYTES} are read"
+            f"too large: {len(data)} bytes that are neither JPEG nor PNG; at most "
+            f"{MAX_FOREIGN_BYTES} are read"
         )
     width, height = header_size(data)
     if width * height > max_pixels:
@@ -66,7 +67,8 @@ def decode(data: bytes, channels: int, max_pixels: int = MAX_PIXELS) -> np.ndarr
         not native and 4 * width * height > max_pixels and open_image(data).format == "JPEG2000"
     ):  # OpenJPEG: 20+ bytes a pixel
         raise BadRecord(
-            f"too large: a JPEG 2000 of {width} x {height} px, more than a quarter of data.max_pixels={max_pixels}"
+            f"too large: a JPEG 2000 of {width} x {height} px, more than a quarter of "
+            f"data.max_pixels={max_pixels}"
         )
     check_effort(data, max_pixels)
     # JPEG older than OpenCV 5 comes back half grey when it is cut short. FF D9 cannot stand inside
@@ -76,7 +78,8 @@ def decode(data: bytes, channels: int, max_pixels: int = MAX_PIXELS) -> np.ndarr
     image = (_by_opencv if by_opencv else _by_pillow)(data, channels)
     if image is None or image.shape[:2] != (height, width):
         raise BadRecord(
-            f"truncated or damaged: the header says {width} x {height} px, the pixels cannot be decoded"
+            f"truncated or damaged: the header says {width} x {height} px, the pixels cannot be "
+            "decoded"
         )
     return image
 

@@ -133,7 +133,8 @@ class _Split:
 
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise ValueError(
-                f"The split name '{shown(name)}' must be made of letters, digits, '_', '-' and '.' (not first)."
+                f"The split name '{shown(name)}' must be made of letters, digits, '_', '-' and '.' "
+                "(not first)."
             )
         self.name, self.spool = name, folder / f"spool-{name}"
         self.writer = ArrayRecordWriter(str(self.spool), WRITER_OPTIONS)
@@ -219,8 +220,8 @@ def write(
     """
     if "://" in str(output):
         raise ValueError(
-            f"--output is {output}, the address of an object store: name a folder of a file system, "
-            "such as the bucket mounted"
+            f"--output is {output}, the address of an object store: name a folder of a file "
+            "system, such as the bucket mounted"
         )
     output = Path(output).expanduser()
     report = report or Report()
@@ -319,7 +320,8 @@ def _spool(folder: Path, examples: Iterable[Example], report: Report) -> list[_S
         )
     if directed:
         report.notes.append(
-            f"{directed} labels hold marks of writing direction (such as U+202E), which are kept as characters"
+            f"{directed} labels hold marks of writing direction (such as U+202E), which are kept "
+            "as characters"
         )
     return list(splits.values())
 

@@ -66,7 +66,8 @@ class Method(base.Method):
     ):
         if channels != 3:
             raise ValueError(
-                f"channels is {channels}; only colour images have colours to paint: set config.data.channels to 3"
+                f"channels is {channels}; only colour images have colours to paint: set "
+                "config.data.channels to 3"
             )
         base.check_column_offset(column_offset_max)
         base.check_counts(decoder_width=decoder_width)

@@ -139,11 +139,13 @@ def _check(drop, noise_sigma, blur_sigma_px):
         )
     if noise_sigma < 0:
         raise ValueError(
-            f"noise_sigma is {noise_sigma}; set config.method.noise_sigma to 0 or more, in grey of [0, 1]"
+            f"noise_sigma is {noise_sigma}; set config.method.noise_sigma to 0 or more, in grey of "
+            "[0, 1]"
         )
     if not 0 <= blur_sigma_px <= filters.MAX_SIGMA_PX:
         raise ValueError(
-            f"blur_sigma_px is {blur_sigma_px}; set config.method.blur_sigma_px to 0..{filters.MAX_SIGMA_PX} px"
+            f"blur_sigma_px is {blur_sigma_px}; set config.method.blur_sigma_px to "
+            f"0..{filters.MAX_SIGMA_PX} px"
         )
     if not (drop or noise_sigma or blur_sigma_px):
         raise ValueError(

@@ -172,7 +172,8 @@ class Method(base.WithTeacher):
     ):
         if objective not in TEACHER_PARTS:
             raise ValueError(
-                f"objective is {objective!r}; set config.method.objective to one of {', '.join(TEACHER_PARTS)}"
+                f"objective is {objective!r}; set config.method.objective to one of "
+                f"{', '.join(TEACHER_PARTS)}"
             )
         pixels.check(target, mask_ratio, column_offset_max)
         base.check_fractions(momentum=momentum)

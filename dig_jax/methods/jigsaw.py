@@ -90,8 +90,8 @@ class Method(base.Method):
             )
         if not 2 <= permutations <= math.factorial(windows):
             raise ValueError(
-                f"permutations is {permutations} and {windows} windows have {math.factorial(windows)}: set "
-                "config.method.permutations to 2 or more of them"
+                f"permutations is {permutations} and {windows} windows have "
+                f"{math.factorial(windows)}: set config.method.permutations to 2 or more of them"
             )
         pretext.check_layers(tile_width, projector_width, context_free)
         self.encoder = encoders.create(encoder)

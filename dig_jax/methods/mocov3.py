@@ -73,7 +73,8 @@ class Method(base.WithTeacher):
     ):
         if isinstance(recipes, str) or len(recipes) != 2:
             raise ValueError(
-                f"recipes is {recipes!r}; set config.method.recipes to a pair, of view 1 and of view 2"
+                f"recipes is {recipes!r}; set config.method.recipes to a pair, of view 1 and of "
+                "view 2"
             )
         base.check_fractions(momentum=momentum)
         base.check_counts(projector_width=projector_width, projector_dim=projector_dim)

@@ -65,7 +65,8 @@ class Method(base.Method):
     ):
         if classes not in (2, 4):
             raise ValueError(
-                f"classes is {classes}; set config.method.classes to 2 (0, 180) or 4 (0, 90, 180, 270)"
+                f"classes is {classes}; set config.method.classes to 2 (0, 180) or 4 (0, 90, 180, "
+                "270)"
             )
         base.check_column_offset(column_offset_max)
         self.encoder, self.channels = encoders.create(encoder), channels

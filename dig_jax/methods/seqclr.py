@@ -128,7 +128,8 @@ class Method(base.Method):
     ):
         if projection not in PROJECTIONS:
             raise ValueError(
-                f"projection is {projection!r}; set config.method.projection to one of {', '.join(PROJECTIONS)}"
+                f"projection is {projection!r}; set config.method.projection to one of "
+                f"{', '.join(PROJECTIONS)}"
             )
         base.check_counts(projector_width=projector_width, projector_dim=projector_dim)
         self.encoder = encoders.create(encoder)

@@ -172,7 +172,8 @@ class Method(base.Method):
     ):
         if weight_adversary < 0:
             raise ValueError(
-                f"weight_adversary is {weight_adversary}; set config.method.weight_adversary to 0 or more"
+                f"weight_adversary is {weight_adversary}; set config.method.weight_adversary to 0 "
+                "or more"
             )
         base.check_column_offset(column_offset_max)
         base.check_decoder(decoder_width, decoder_heads)
@@ -201,8 +202,8 @@ class Method(base.Method):
         base.check_channels(image, self.channels)
         if image.shape[2] % (2 * self.patch[1]):
             raise ValueError(
-                f"images of {image.shape[2]} px have no halves of whole patches of {self.patch[1]} px: set "
-                f"config.data.width_px to a multiple of {2 * self.patch[1]}"
+                f"images of {image.shape[2]} px have no halves of whole patches of {self.patch[1]} "
+                f"px: set config.data.width_px to a multiple of {2 * self.patch[1]}"
             )
         left = jnp.clip(batch["width"], 1, half)
         right = jnp.clip(batch["width"] - half, 1, half)

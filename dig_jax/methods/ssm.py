@@ -226,7 +226,8 @@ class Method(base.WithTeacher):
         base.check_fractions(momentum=momentum)
         if not 0 <= contrast_from < 1:
             raise ValueError(
-                f"contrast_from is {contrast_from}; it must lie in [0, 1): set config.method.contrast_from"
+                f"contrast_from is {contrast_from}; it must lie in [0, 1): set "
+                "config.method.contrast_from"
             )
         base.check_column_offset(column_offset_max)
         base.check_decoder(decoder_width, decoder_heads)

@@ -190,7 +190,8 @@ class Crnn(nn.Module):
             )
         if self.height_px % 16:
             raise ValueError(
-                f"height_px is {self.height_px}; the CNN halves the height four times: make it a multiple of 16"
+                f"height_px is {self.height_px}; the CNN halves the height four times: make it a "
+                "multiple of 16"
             )
         grid(image.shape, self.patch)
         real = jnp.arange(image.shape[2])[None, :] < width[:, None]

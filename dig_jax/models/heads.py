@@ -183,7 +183,8 @@ def pool_windows(tokens, width, grid: Sequence[int], patch: Sequence[int], windo
     """
     if window_px <= 0 or window_px % patch[1]:
         raise ValueError(
-            f"Windows of {window_px} px do not consist of whole patches of {patch[1]} px: set window_px to a multiple."
+            f"Windows of {window_px} px do not consist of whole patches of {patch[1]} px: set "
+            "window_px to a multiple."
         )
     rows, cols = grid
     batch, dim = tokens.shape[0], tokens.shape[-1]

@@ -29,7 +29,8 @@ def fiducial_points(count: int) -> np.ndarray:
     """
     if count < 4 or count % 2:
         raise ValueError(
-            f"fiducials is {count}; set config.method.encoder.fiducials to an even number from 4 on, or to 0"
+            f"fiducials is {count}; set config.method.encoder.fiducials to an even number from 4 "
+            "on, or to 0"
         )
     x = np.linspace(-1.0, 1.0, count // 2)
     return np.concatenate([np.stack([x, np.full_like(x, y)], axis=1) for y in (-1.0, 1.0)])

@@ -52,8 +52,9 @@ def grid(image_shape: Sequence[int], patch: Sequence[int]) -> tuple[int, int]:
     for side, px, unit in (("height", height, patch[0]), ("width", width, patch[1])):
         if px <= 0 or px % unit:
             raise ValueError(
-                f"An image {side} of {px} px does not divide into patches of {unit} px: choose a multiple of {unit} "
-                "(config.data.height_px, width_px, buckets_px), or another config.method.encoder.patch."
+                f"An image {side} of {px} px does not divide into patches of {unit} px: choose a "
+                f"multiple of {unit} (config.data.height_px, width_px, buckets_px), or another "
+                "config.method.encoder.patch."
             )
     return height // patch[0], width // patch[1]
 
@@ -114,9 +115,9 @@ def position_codes(kind: str, grid: Sequence[int], dim: int, flat_columns: int =
     elif kind in ("flat_1d", "square_2d"):
         if cols > flat_columns or offset is not None:
             raise ValueError(
-                f"position={kind!r} numbers the tokens of {flat_columns} columns without an offset and this "
-                f"image has {cols}: use position='sincos_2d', or raise flat_columns when the codes need not match "
-                "imported weights."
+                f"position={kind!r} numbers the tokens of {flat_columns} columns without an offset "
+                f"and this image has {cols}: use position='sincos_2d', or raise flat_columns when "
+                "the codes need not match imported weights."
             )
         index = flat_columns * np.arange(rows)[None, None, :] + np.arange(cols)[None, :, None]
         codes = (
@@ -136,7 +137,8 @@ def _sincos_square(index, count: int, dim: int):
     side = math.isqrt(count)
     if side * side != count:
         raise ValueError(
-            f"position='square_2d' lays the tokens out as a square, and {count} are none: use position='sincos_2d'."
+            f"position='square_2d' lays the tokens out as a square, and {count} are none: use "
+            "position='sincos_2d'."
         )
     return sincos_2d(*np.divmod(index, side), dim)
 
@@ -255,8 +257,8 @@ class Vit(nn.Module):
     def _check(self):
         if self.width % self.heads:
             raise ValueError(
-                f"A width of {self.width} does not divide into {self.heads} heads: set config.method.encoder.width to a "
-                "multiple of config.method.encoder.heads"
+                f"A width of {self.width} does not divide into {self.heads} heads: set "
+                "config.method.encoder.width to a multiple of config.method.encoder.heads"
             )
         if not 0.0 <= self.drop_path < 1.0:
             raise ValueError(f"drop_path={self.drop_path} must lie in [0, 1).")

@@ -124,7 +124,8 @@ def arguments(name: str, examples: Callable[..., Any], given: flags.FlagValues) 
     for flag in set(given) - takes - general:
         if given[flag].present:
             raise ValueError(
-                f"--{flag} means nothing to --source={name}, which takes: {', '.join(sorted(takes))}."
+                f"--{flag} means nothing to --source={name}, which takes: "
+                f"{', '.join(sorted(takes))}."
             )
     return {
         flag: given[flag].value
@@ -172,7 +173,8 @@ def summary(manifest: dict[str, Any], output: str, seconds: float) -> str:
     skipped = manifest["skipped"]
     if skipped["count"]:
         lines.append(
-            f"left out or changed: {skipped['count']} (names in {output}/records.json under 'skipped')"
+            f"left out or changed: {skipped['count']} (names in {output}/records.json under "
+            "'skipped')"
         )
         for reason, count in skipped["reasons"].items():
             names = [entry["name"] for entry in skipped["first"] if entry["reason"] == reason]

@@ -27,9 +27,9 @@ def check(count: int, method: base.Method) -> None:
     """ValueError where the method's loss over parts is not that over the batch."""
     if count > 1 and not method.loss_is_mean:
         raise ValueError(
-            f"config.accumulate is {count}, but the loss of this method over a batch (contrast, batch norm or several means) "
-            "is not made up of those over its parts: leave it at 1 and save memory with config.method.encoder.remat and "
-            ".scan, or by more devices"
+            f"config.accumulate is {count}, but the loss of this method over a batch (contrast, "
+            "batch norm or several means) is not made up of those over its parts: leave it at 1 "
+            "and save memory with config.method.encoder.remat and .scan, or by more devices"
         )
 
 
@@ -75,7 +75,8 @@ def microbatches(views: base.Batch, count: int) -> base.Batch:
     def cut(leaf: jax.Array) -> jax.Array:
         if len(leaf) % lines or lines % count:
             raise ValueError(
-                f"rows of shape {leaf.shape} do not divide into {count} parts: set config.accumulate to a divisor"
+                f"rows of shape {leaf.shape} do not divide into {count} parts: set "
+                "config.accumulate to a divisor"
             )
         grouped = leaf.reshape(lines // count, count, len(leaf) // lines, *leaf.shape[1:])
         return jnp.moveaxis(grouped, 1, 0).reshape(count, -1, *leaf.shape[1:])

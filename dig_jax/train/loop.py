@@ -99,7 +99,8 @@ class Loop:
         best = self.checkpoints.best_metric
         if best and self.evaluators and done == self.total and best not in results:
             report(
-                f"config.checkpoint.best_metric is {best!r}, which no evaluation gives, so no best step is kept"
+                f"config.checkpoint.best_metric is {best!r}, which no evaluation gives, so no best "
+                "step is kept"
             )
         if force or self.checkpoints.due(done, results):
             self.writer.sync()

@@ -118,11 +118,13 @@ def create(
         raise ValueError(f"config.optim.name is {name!r}: set it to 'adamw' or 'sgd'")
     if name == "sgd" and weight_decay_end is not None:
         raise ValueError(
-            "config.optim.weight_decay_end is for name='adamw': set it to None, or change the optimiser"
+            "config.optim.weight_decay_end is for name='adamw': set it to None, or change the "
+            "optimiser"
         )
     if drops and schedule != "steps":
         raise ValueError(
-            f"config.optim.drops is {tuple(drops)} and schedule {schedule!r}: set config.optim.schedule='steps'"
+            f"config.optim.drops is {tuple(drops)} and schedule {schedule!r}: set "
+            "config.optim.schedule='steps'"
         )
     peak = lr * batch_size / lr_per if lr_per else lr
     if clip_norm and clip_norm_each:
@@ -195,20 +197,22 @@ def _match(names: list[str], rules: Rules) -> dict[str, Mapping[str, Any]]:
         unknown = set(rule) - set(RULE)
         if unknown:
             raise ValueError(
-                f"rule {pattern!r} of config.optim.rules has {sorted(unknown)}: a rule may set {tuple(RULE)}"
+                f"rule {pattern!r} of config.optim.rules has {sorted(unknown)}: a rule may set "
+                f"{tuple(RULE)}"
             )
         hits = [n for n in names if n not in chosen and re.search(pattern, n)]
         if not hits:
             raise ValueError(
-                f"rule {pattern!r} of config.optim.rules decides about no parameter (no path matches, or earlier rules "
-                f"took them all): correct or remove it; paths look like {names[0]!r} and {names[-1]!r}"
+                f"rule {pattern!r} of config.optim.rules decides about no parameter (no path "
+                "matches, or earlier rules took them all): correct or remove it; paths look like "
+                f"{names[0]!r} and {names[-1]!r}"
             )
         chosen.update(dict.fromkeys(hits, rule))
     bare = [n for n in names if n not in chosen]
     if rules and bare:
         raise ValueError(
-            f"{len(bare)} parameters have no rule in config.optim.rules, the first is {bare[0]!r}: add a rule for "
-            f"them, or ('.*', {{}}) as the last one"
+            f"{len(bare)} parameters have no rule in config.optim.rules, the first is {bare[0]!r}: "
+            f"add a rule for them, or ('.*', {{}}) as the last one"
         )
     return chosen
 

@@ -30,7 +30,8 @@ class Trace:
         self.first, self.last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
         if self.last < self.first or (steps and not self.first):
             raise ValueError(
-                f"config.profile is {steps!r}: set it to the steps to trace, such as '10-20', or to '' for none"
+                f"config.profile is {steps!r}: set it to the steps to trace, such as '10-20', or "
+                "to '' for none"
             )
         self.folder, self.running = os.path.join(workdir, FOLDER), False
 

@@ -159,8 +159,9 @@ class Log:
             else ""
         )
         raise Stopped(
-            f"step {step} has loss {float(values['loss']):g} and gradient norm {float(values['grad_norm']):g}: its "
-            f"update was not applied and the run stops; {good}; its records are {shown} "
-            f"(all in {os.path.normpath(path)}); the same command would meet it again, so lower config.optim.lr or "
-            f"config.optim.clip_norm, with another --workdir{way_out}"
+            f"step {step} has loss {float(values['loss']):g} and gradient norm "
+            f"{float(values['grad_norm']):g}: its update was not applied and the run stops; "
+            f"{good}; its records are {shown} (all in {os.path.normpath(path)}); the same command "
+            "would meet it again, so lower config.optim.lr or config.optim.clip_norm, with another "
+            f"--workdir{way_out}"
         )

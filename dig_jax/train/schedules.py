@@ -29,15 +29,18 @@ def make_schedule(
         )
     if kind == "steps" and not (drops and all(0 < at < 1 for at in drops)):
         raise ValueError(
-            f"config.optim.drops is {tuple(drops or ())}: give fractions of the run, in (0, 1), at which lr falls"
+            f"config.optim.drops is {tuple(drops or ())}: give fractions of the run, in (0, 1), at "
+            "which lr falls"
         )
     if total_steps and warmup_steps >= total_steps:
         raise ValueError(
-            f"config.optim.warmup_steps is {warmup_steps} but the run has {total_steps} steps: lower it or train longer"
+            f"config.optim.warmup_steps is {warmup_steps} but the run has {total_steps} steps: "
+            "lower it or train longer"
         )
     if kind == "cosine" and min_lr > peak:
         raise ValueError(
-            f"config.optim.min_lr is {min_lr:g}, above the peak rate {peak:g}: lower min_lr or raise lr"
+            f"config.optim.min_lr is {min_lr:g}, above the peak rate {peak:g}: lower min_lr or "
+            "raise lr"
         )
 
     def rate(step: Any) -> jax.Array:

@@ -59,11 +59,13 @@ class Checkpoints:
             )
         if keep_last < 1:
             raise ValueError(
-                f"config.checkpoint.keep_last is {keep_last}: set it to 1 or more, or nothing can be resumed"
+                f"config.checkpoint.keep_last is {keep_last}: set it to 1 or more, or nothing can "
+                "be resumed"
             )
         if every_steps < 0:
             raise ValueError(
-                f"config.checkpoint.every_steps is {every_steps}: set it to 0 (only at the end) or more"
+                f"config.checkpoint.every_steps is {every_steps}: set it to 0 (only at the end) or "
+                "more"
             )
         self.best_metric = best_metric or ""
         self._metric, self._sign = self.best_metric, (1.0 if best_mode == "max" else -1.0)
@@ -153,8 +155,9 @@ class Checkpoints:
             else "none was saved before it"
         )
         raise SaveFailed(
-            f"step {step} could not be saved in {self.folder} ({stored.reason(error)}); {left}: mend that, then run the same "
-            f"command again to go on from {'there' if good else 'the start'}"
+            f"step {step} could not be saved in {self.folder} ({stored.reason(error)}); {left}: "
+            "mend that, then run the same command again to go on from "
+            f"{'there' if good else 'the start'}"
         ) from error
 
     def restore(self, abstract_state: Any, step: int) -> Any:
@@ -273,8 +276,8 @@ def read_meta(workdir: str, step: int | None = None) -> dict[str, Any]:
         raise stored.damaged(workdir, step, "its _CHECKPOINT_METADATA is missing or cut off")
     if meta.get("layout", 1) > LAYOUT:
         raise ValueError(
-            f"{workdir} has checkpoints of layout {meta['layout']} and this program reads up to {LAYOUT}: use the newer "
-            f"dig_jax that wrote them, or another folder"
+            f"{workdir} has checkpoints of layout {meta['layout']} and this program reads up to "
+            f"{LAYOUT}: use the newer dig_jax that wrote them, or another folder"
         )
     return meta
 
@@ -294,7 +297,8 @@ def read_config(workdir: str) -> dict[str, Any]:
         return json.loads(path.read_text())
     except ValueError as error:
         raise ValueError(
-            f"{path} is no JSON ({error}), and {workdir} has no checkpoint: name another work folder"
+            f"{path} is no JSON ({error}), and {workdir} has no checkpoint: name another work "
+            "folder"
         ) from error
 
 

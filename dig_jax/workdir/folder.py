@@ -62,16 +62,19 @@ def lock_workdir(workdir: str) -> Iterator[None]:
                 file.seek(0)
                 holder = file.read(200).strip() or "another process"
                 raise ValueError(
-                    f"--workdir={workdir} is in use by {holder}: wait for that run, stop it, or name another folder"
+                    f"--workdir={workdir} is in use by {holder}: wait for that run, stop it, or "
+                    "name another folder"
                 ) from error
             hosts.report(
-                f"{path} cannot be locked ({_words(error)}), so see to it that no second run uses {workdir}"
+                f"{path} cannot be locked ({_words(error)}), so see to it that no second run uses "
+                f"{workdir}"
             )
         else:
             try:
                 file.truncate(0)
                 file.write(
-                    f"process {os.getpid()} on {platform.node()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
+                    f"process {os.getpid()} on {platform.node()} since "
+                    f"{time.strftime('%Y-%m-%d %H:%M:%S')}\n"
                 )
                 file.flush()
             except OSError as error:

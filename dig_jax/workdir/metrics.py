@@ -129,8 +129,8 @@ def _told(path: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise OSError(
-            f"{path} cannot be written ({(error.strerror or str(error)).lower()}): mend that and run the same command "
-            f"again, which goes on from the last checkpoint"
+            f"{path} cannot be written ({(error.strerror or str(error)).lower()}): mend that and "
+            "run the same command again, which goes on from the last checkpoint"
         ) from error
 
 

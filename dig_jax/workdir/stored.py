@@ -73,8 +73,8 @@ def damaged(workdir: str, step: int, why: str) -> Damaged:
     ]
     whole = [s for s in others if not checksums.fault(str(folder.parent / str(s)))]
     go_on = (
-        f"step {whole[-1]} is whole: to go on from it, move the broken one out of the way (mv {folder} "
-        f"{folder.parent.parent}/broken-{step}) and run the same command again"
+        f"step {whole[-1]} is whole: to go on from it, move the broken one out of the way (mv "
+        f"{folder} {folder.parent.parent}/broken-{step}) and run the same command again"
         if whole
         else "there is no other whole one: bring it back from a copy, or start again in another --workdir"
     )

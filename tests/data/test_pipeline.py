@@ -273,13 +273,12 @@ def test_worker_processes_leave_nothing_behind(fifty, tmp_path):
     """
     program = tmp_path / "program.py"
     program.write_text(
-        "from dig_jax.data import pipeline, records\n"
-        "if __name__ == '__main__':\n"
-        f"    mixture = records.open_sets({str(fifty.sets[0].path)!r})\n"
-        "    data = pipeline.pretrain(mixture, batch_size=64, height_px=32, width_px=256, channels=1, seed=0)\n"
-        "    with pipeline.iterate(data, workers=2) as steps:\n"
-        "        kept = [next(steps) for _ in range(6)]\n"
-        "    print(type(kept[0][0]['image']).__name__, sum(b['valid'].sum() for b, _ in kept))\n"
+        "from dig_jax.data import pipeline, records\nif __name__ == '__main__':\n    mixture = "
+        f"records.open_sets({str(fifty.sets[0].path)!r})\n    data = pipeline.pretrain(mixture, "
+        "batch_size=64, height_px=32, width_px=256, channels=1, seed=0)\n    with "
+        "pipeline.iterate(data, workers=2) as steps:\n        kept = [next(steps) for _ in "
+        "range(6)]\n    print(type(kept[0][0]['image']).__name__, sum(b['valid'].sum() for b, _ in "
+        "kept))\n"
     )
     done = subprocess.run([sys.executable, program], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout == "ndarray 384\n" and done.stderr == ""

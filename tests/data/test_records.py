@@ -422,8 +422,8 @@ def test_encode_image_keeps_colour_order_and_refuses_other_codecs():
 
 def test_import_needs_neither_jax_nor_tensorflow_nor_tfds():
     code = (
-        "import sys, dig_jax.data.records; "
-        "print([m for m in ('jax', 'tensorflow', 'tensorflow_datasets', 'grain') if m in sys.modules])"
+        "import sys, dig_jax.data.records; print([m for m in ('jax', 'tensorflow', "
+        "'tensorflow_datasets', 'grain') if m in sys.modules])"
     )
     assert (
         subprocess.run(
@@ -435,8 +435,9 @@ def test_import_needs_neither_jax_nor_tensorflow_nor_tfds():
 
 def test_reading_never_imports_tensorflow(folder):
     code = (
-        "import sys; from dig_jax.data.records import open_sets; "
-        f"assert open_sets({str(folder / 'one')!r}).read([0])[0].text == 'line 0'; print('tensorflow' in sys.modules)"
+        "import sys; from dig_jax.data.records import open_sets; assert "
+        f"open_sets({str(folder / 'one')!r}).read([0])[0].text == 'line 0'; print('tensorflow' in "
+        "sys.modules)"
     )
     assert (
         subprocess.run(

@@ -61,7 +61,8 @@ def _set_of(data: bytes, scratch: Path, wrap: bool) -> Path:
     written = writer.write(folder, lines, report=report)
     if written["count"] + written["skipped"]["count"] < 3:
         raise Broken(
-            f"{written['count']} records written, {written['skipped']['count']} named as left out, of 3"
+            f"{written['count']} records written, {written['skipped']['count']} named as left out, "
+            "of 3"
         )
     if not wrap:  # behind the back of the index
         out = ArrayRecordWriter(

@@ -238,8 +238,9 @@ def summarise(results: list[dict[str, Any]], seed: int, save: str | None) -> dic
     for failure in failures:
         kept = keep(seed, failure["number"], save) if save else "nowhere (--save)"
         print(
-            f"FAILED case {failure['number']} ({failure.get('kind')}: {failure.get('what')}); kept in {kept}; again with\n"
-            f"  python -m tests.fuzz.records --seed={seed} --only={failure['number']}\n{failure['failure']}"
+            f"FAILED case {failure['number']} ({failure.get('kind')}: {failure.get('what')}); kept "
+            f"in {kept}; again with\n  python -m tests.fuzz.records --seed={seed} "
+            f"--only={failure['number']}\n{failure['failure']}"
         )
     slowest = max(results, key=lambda r: r.get("seconds", 0), default={})
     largest = max(results, key=lambda r: r.get("mb", 0), default={})

@@ -193,7 +193,8 @@ def official():
 def test_loss_and_prediction_are_the_official_ones(official):
     expected = float(official.numbers["loss"])
     print(
-        f"loss: official {expected:.9f}, off by {abs(float(official.loss) / expected - 1):.1e} of it"
+        f"loss: official {expected:.9f}, off by {abs(float(official.loss) / expected - 1):.1e} of "
+        "it"
     )
     np.testing.assert_allclose(float(official.loss), expected, rtol=1e-5)
     prediction = _reading_order(official.numbers["prediction"])

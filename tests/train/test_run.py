@@ -454,7 +454,8 @@ def command_line(tmp_path, spec, devices=8):
     )
     config = tmp_path / "config.py"
     config.write_text(
-        f"from tests import toy\ndef get_config(steps):\n    return toy.make_config({spec!r}, int(steps))\n"
+        f"from tests import toy\ndef get_config(steps):\n    return toy.make_config({spec!r}, "
+        "int(steps))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     return [sys.executable, str(script), f"--workdir={tmp_path / 'run'}"], config, environment

@@ -95,11 +95,13 @@ def examples(
     """
     if not 1 <= min_words <= max_words:
         raise ValueError(
-            f"min_words is {min_words}, max_words {max_words}; 1 <= min_words <= max_words must hold."
+            f"min_words is {min_words}, max_words {max_words}; 1 <= min_words <= max_words must "
+            "hold."
         )
     if books < 0:
         raise ValueError(
-            f"books is {books}; give a number of books, or 0 for lines that each look their own way."
+            f"books is {books}; give a number of books, or 0 for lines that each look their own "
+            "way."
         )
     if channels not in (1, 3):
         raise ValueError(f"channels is {channels}, but must be 1 (grey) or 3 (colour).")
@@ -137,7 +139,8 @@ def parse_splits(spec: str) -> dict[str, int]:
             or name in sizes
         ):
             raise ValueError(
-                f"Cannot read '{part}' in --splits={spec}; write NAME=COUNT,NAME2=COUNT2, counts above 0."
+                f"Cannot read '{part}' in --splits={spec}; write NAME=COUNT,NAME2=COUNT2, counts "
+                "above 0."
             )
         sizes[name] = int(number)
     return sizes
@@ -239,7 +242,8 @@ def _usable(vocabulary: Vocabulary, fonts: Sequence[Font], report: Report) -> Vo
             )
     if not words:
         raise ValueError(
-            "No font here can write any word of the vocabulary; pass --fonts=FOLDER with a font that can."
+            "No font here can write any word of the vocabulary; pass --fonts=FOLDER with a font "
+            "that can."
         )
     total = sum(vocabulary.share[name] for name in words)
     return Vocabulary(words, frequency, {name: vocabulary.share[name] / total for name in words})

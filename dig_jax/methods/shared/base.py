@@ -166,8 +166,8 @@ def check_channels(image: jax.Array, channels: int) -> None:
     """ValueError for images [..., C] of another number of channels than the method was made for."""
     if image.shape[-1] != channels:
         raise ValueError(
-            f"images have {image.shape[-1]} channels and the method was made for {channels}: set config.method.channels to "
-            "config.data.channels"
+            f"images have {image.shape[-1]} channels and the method was made for {channels}: set "
+            "config.method.channels to config.data.channels"
         )
 
 
@@ -200,8 +200,8 @@ def check_decoder(width: int, heads: int) -> None:
     check_counts(decoder_width=width, decoder_heads=heads)
     if width % heads or width % 4:
         raise ValueError(
-            f"a decoder_width of {width} does not divide by 4 and into {heads} heads: set config.method.decoder_width to a "
-            "multiple of both"
+            f"a decoder_width of {width} does not divide by 4 and into {heads} heads: set "
+            "config.method.decoder_width to a multiple of both"
         )
 
 

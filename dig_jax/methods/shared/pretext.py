@@ -48,13 +48,13 @@ class Layout(NamedTuple):
     def check(self, patch_px: int) -> None:
         if self.window_px <= 0 or self.window_px % patch_px:
             raise ValueError(
-                f"window_px is {self.window_px}; it must be a multiple of the patch width, {patch_px}: set "
-                "config.method.window_px"
+                f"window_px is {self.window_px}; it must be a multiple of the patch width, "
+                f"{patch_px}: set config.method.window_px"
             )
         if not 0 <= self.jitter_px <= self.gap_px:
             raise ValueError(
-                f"jitter_px is {self.jitter_px} and gap_px {self.gap_px}; windows may not overlap: set "
-                "config.method.jitter_px to 0..gap_px"
+                f"jitter_px is {self.jitter_px} and gap_px {self.gap_px}; windows may not overlap: "
+                "set config.method.jitter_px to 0..gap_px"
             )
 
 
@@ -79,8 +79,9 @@ def cut(
     (rows, count), window_px = cells.shape, layout.window_px
     if layout.span_px > (canvas_px := batch["image"].shape[2]):
         raise ValueError(
-            f"images are {canvas_px} px wide and {layout.cells} windows of {window_px} px take {layout.span_px} px: "
-            "widen config.data.width_px, or set a smaller config.method.window_px or gap_px"
+            f"images are {canvas_px} px wide and {layout.cells} windows of {window_px} px take "
+            f"{layout.span_px} px: widen config.data.width_px, or set a smaller "
+            "config.method.window_px or gap_px"
         )
     left_key, jitter_key, view_key, offset_key = jax.random.split(key, 4)
     room = jnp.maximum(batch["width"] - layout.span_px, 0)

@@ -59,15 +59,16 @@ def augmenter(
     base.check_column_offset(column_offset_max)
     if displace_px and (window_px is None or displace_px < 0 or displace_px % window_px):
         raise ValueError(
-            f"displace_px is {displace_px} with windows of {window_px or 'any'} px; set config.method.displace_px to 0 or to "
-            "whole windows, config.method.window_px"
+            f"displace_px is {displace_px} with windows of {window_px or 'any'} px; set "
+            "config.method.displace_px to 0 or to whole windows, config.method.window_px"
         )
 
     def augment(key, batch):
         base.check_channels(batch["image"], channels)
         if displace_px >= batch["image"].shape[2]:
             raise ValueError(
-                f"displace_px is {displace_px}, so lines must be wider: set config.data.width_px to more"
+                f"displace_px is {displace_px}, so lines must be wider: set config.data.width_px "
+                "to more"
             )
         *view_keys, offset_key = jax.random.split(key, 3)
         seen, out = (batch, batch), {}
