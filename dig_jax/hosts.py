@@ -30,8 +30,8 @@ def initialize() -> None:
 
     Finds TPU pods, SLURM, Open MPI and Kubernetes by itself. Anywhere else set
     JAX_COORDINATOR_ADDRESS (host:port), DIG_PROCESS_COUNT and DIG_PROCESS_INDEX. A lone process
-    stays alone, without opening a port; DIG_PROCESS_COUNT=1 says so where JAX would look for others,
-    as in a pod that has the kubernetes client.
+    stays alone, without opening a port; DIG_PROCESS_COUNT=1 says so where JAX would look for
+    others, as in a pod that has the kubernetes client.
 
     A host that does not come within DIG_START_TIMEOUT_S (300), or that is dead or silent for
     DIG_HOST_TIMEOUT_S (100), ends the others. JAX does that by aborting the process from a thread
@@ -91,7 +91,10 @@ def leave() -> None:
 
 def lost_host(error: BaseException) -> bool:
     """Whether this error of a collective or a barrier says that another host is gone."""
-    words = r"Gloo|NCCL|[Cc]oordination ?[Ss]ervice|[Bb]arrier|Connection (closed|reset) by peer|heartbeat"
+    words = (
+        r"Gloo|NCCL|[Cc]oordination ?[Ss]ervice|[Bb]arrier|heartbeat"
+        r"|Connection (closed|reset) by peer"
+    )
     return jax.distributed.is_initialized() and re.search(words, str(error)) is not None
 
 

@@ -1,17 +1,17 @@
 """The loss library, for the methods here and for those who compose their own. All is float32 and
 knows nothing of networks.
 
-    info_nce         2T * cross-entropy of cosine similarities        MoCo v3 (arXiv 2104.02057) algorithm 1, `ctr`; DiG
-    nt_xent          cross-entropy among all rows of both views       SimCLR (2002.05709) eq. 1; SeqCLR (2012.10873)
-    queue_nce        cross-entropy against a queue of old keys        MoCo (1911.05722) eq. 1
-    n_pair           cross-entropy of plain products                  Sohn (NIPS 2016), N-pair-mc
-    negative_cosine  minus the cosine of a pair                       SimSiam (2011.10566) eq. 1, BYOL
-    distillation     cross-entropy with a sharpened teacher           DINO (2104.14294) eq. 2 and algorithm 1; CCD
-    contrastive      squares of distance and of missing margin        Hadsell et al. (CVPR 2006) eq. 4
-    triplet          hinge of a difference of squared distances       FaceNet (1503.03832) section 3.1
-    masked_mse       mean square over chosen values                   MAE, the pixel loss of DiG
-    masked_l1        mean absolute value over chosen values           SimMIM (2111.09886)
-    unit_std         collapse figure, no loss                         SimSiam section 4.1
+    info_nce         2T * cross-entropy of cosine similarities   MoCo v3 (2104.02057) alg. 1; DiG
+    nt_xent          cross-entropy among all rows of both views  SimCLR (2002.05709) eq. 1; SeqCLR
+    queue_nce        cross-entropy against a queue of old keys   MoCo (1911.05722) eq. 1
+    n_pair           cross-entropy of plain products             Sohn (NIPS 2016), N-pair-mc
+    negative_cosine  minus the cosine of a pair                  SimSiam (2011.10566) eq. 1, BYOL
+    distillation     cross-entropy with a sharpened teacher      DINO (2104.14294) eq. 2; CCD
+    contrastive      squares of distance and of missing margin   Hadsell et al. (CVPR 2006) eq. 4
+    triplet          hinge of a difference of squared distances  FaceNet (1503.03832) section 3.1
+    masked_mse       mean square over chosen values              MAE, the pixel loss of DiG
+    masked_l1        mean absolute value over chosen values      SimMIM (2111.09886)
+    unit_std         collapse figure, no loss                    SimSiam section 4.1
 
 Rows and `valid`: arguments are f32[M, K] unless said otherwise, row i of one belongs to row i of
 the others, and `valid` bool[M] says which rows are real (None: all). A row that is not takes no
@@ -56,9 +56,10 @@ def info_nce(
     q, k         f32[M, K], any length (made unit here). The caller stops the gradient of `k`.
     temperature  T > 0. The result is multiplied by 2T, so that gradients keep their size when T
     moves.
-    chunk        so many keys at a time: memory M * chunk instead of M * M, for four matrix products instead of three.
-    Returns      loss f32[] in nats, at random start about 2T ln M, and top-1 f32[], the share of queries whose own key
-                 is nearest.
+    chunk        so many keys at a time: memory M * chunk instead of M * M, for four matrix
+                 products instead of three.
+    Returns      loss f32[] in nats, at random start about 2T ln M, and top-1 f32[], the share of
+                 queries whose own key is nearest.
     """
     _require_positive("temperature", temperature, "set method.temperature, 0.2 in DiG")
     (q, k), valid = _real_rows(valid, q, k)
@@ -79,8 +80,9 @@ def nt_xent(
     z1, z2       f32[M, K], any length (made unit here); gradients flow into both.
     temperature  T > 0, 0.1 in SeqCLR.
     chunk        as in `info_nce`; memory 2M * chunk instead of 2M * 2M.
-    Returns      loss f32[] in nats, the mean over the 2M anchors, at random start about ln(2M - 1); and top-1 f32[].
-                 SimCLR's own figure is twice this loss: it adds the means of the two views.
+    Returns      loss f32[] in nats, the mean over the 2M anchors, at random start about
+                 ln(2M - 1); and top-1 f32[]. SimCLR's own figure is twice this loss: it adds the
+                 means of the two views.
     """
     _require_positive("temperature", temperature, "set method.temperature, 0.1 in SeqCLR")
     (z1, z2), valid = _real_rows(valid, z1, z2)
@@ -105,10 +107,12 @@ def queue_nce(
     """Cross-entropy of [q_i . k_i, q_i . queue] / T with label 0; no row of the batch is a negative
     of another.
 
-    q, k         f32[M, K], queue f32[Q, K], any length (made unit here). The caller stops the gradient of `k`.
+    q, k         f32[M, K], queue f32[Q, K], any length (made unit here). The caller stops the
+                 gradient of `k`.
     temperature  T > 0, 0.07 in MoCo v1, 0.2 in v2.
-    Returns      loss f32[] in nats, at random start about ln(1 + Q), and top-1 f32[], the share of queries strictly
-                 nearer to their key than to all of the queue, so that a collapse does not look like success.
+    Returns      loss f32[] in nats, at random start about ln(1 + Q), and top-1 f32[], the share of
+                 queries strictly nearer to their key than to all of the queue, so that a collapse
+                 does not look like success.
     """
     _require_positive("temperature", temperature, "set method.temperature, 0.07 in MoCo")
     (q, k), valid = _real_rows(valid, q, k)
@@ -149,7 +153,8 @@ def _totals(rows, keys, index, real, skip, own):
     """Of each row among `keys`, all but number `skip` and what is not real: log sum exp of the
     products with the negatives, the largest product, and the number of that key.
 
-    keys f32[N, K] have the numbers index i32[N]; skip i32[M], -1 for none; own i32[M]: the positive.
+    keys f32[N, K] have the numbers index i32[N]; skip i32[M], -1 for none; own i32[M]: the
+    positive.
     """
     allowed = real[None, :] & (index[None, :] != skip[:, None])
     logits = jnp.where(allowed, _products(rows, keys), _NEVER)  # (M, N)

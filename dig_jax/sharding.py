@@ -2,9 +2,11 @@
 
 A mesh has three named axes, and a config says how many devices lie along each:
 
-    data     rows of the batch; parameters are copied
-    fsdp     rows of the batch as well, and every matrix of the state is cut along one dimension (ZeRO, arXiv 1910.02054)
-    tensor   all rows; the matrices of a block are cut along their other dimension (Megatron, arXiv 1909.08053)
+    data    rows of the batch; parameters are copied
+    fsdp    rows of the batch as well, and every matrix of the state is cut along one dimension
+             (ZeRO, arXiv 1910.02054)
+    tensor  all rows; the matrices of a block are cut along their other dimension
+             (Megatron, arXiv 1909.08053)
 
 Methods do not see any of it: they are written for the global batch, and XLA puts in the gathers and
 sums that the shardings of state and batch ask for. So batch norm, contrast and metrics are over the

@@ -65,7 +65,8 @@ def direction_of(text: str) -> str:
 
 
 def base_direction(texts: Iterable[str]) -> str:
-    """The direction in which most lines with right-to-left letters begin; "" without such a line."""
+    """The direction in which most lines with right-to-left letters begin; "" without such a
+    line."""
     begins = [direction_of(text) for text in texts if has_right_to_left(text)]
     return max("RL", key=begins.count) if begins else ""
 

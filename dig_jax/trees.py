@@ -11,7 +11,8 @@ import jax
 def path_name(path: tuple[Any, ...]) -> str:
     """A JAX key path as "params/encoder/block_0/mlp/kernel".
 
-    Dataclasses, named tuples, lists and dicts look the same, as Orbax stores the first two as dicts.
+    Dataclasses, named tuples, lists and dicts look the same, as Orbax stores the first two as
+    dicts.
     """
     return "/".join(str(getattr(k, "name", getattr(k, "key", getattr(k, "idx", k)))) for k in path)
 

@@ -1,13 +1,14 @@
 """CCD (arXiv 2211.00288): self-distillation between the characters of two views.
 
-    python -m dig_jax.main --config=configs/pretrain/ccd.py:preset=cpu,records=records/lines --workdir=DIR
-    ... ccd.py:preset=lines,records=PATH,size=B     ... ccd.py:preset=cpu --config.method.kmeans_frac=1   k-means to the end
+    python -m dig_jax.main --config=ccd:preset=cpu,records=records/lines --workdir=DIR
+    ... ccd:preset=lines,records=PATH,size=B
+    ... ccd:preset=cpu --config.method.kmeans_frac=1   k-means to the end
 
 | preset | what it is | expected |
 |---|---|---|
 | cpu | a 1 M-parameter network, 128 px crops | distillation 0.68, segmentation 0.077, README |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
-| words | the authors' S: words squeezed to 32x128, batch 256, 3 passes over 33 M images | not run here |
+| words | the authors' S: words of 32x128, batch 256, 3 passes over 33 M images | not run here |
 
 The authors fine-tune the teacher: recognise with
 --config.init_parts='("teacher/encoder->params/encoder",)'. words differs from theirs in positions,

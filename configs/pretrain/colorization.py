@@ -1,12 +1,12 @@
 """Colourisation (Zhang et al., arXiv 1603.08511, in its plain mean-square form): the colours of a
 grey line.
 
-    python -m dig_jax.main --config=configs/pretrain/colorization.py:preset=cpu,records=records/words --workdir=DIR
-    ... colorization.py:preset=lines,records=PATH,size=B
+    python -m dig_jax.main --config=colorization:preset=cpu,records=records/words --workdir=DIR
+    ... colorization:preset=lines,records=PATH,size=B
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | a 1 M-parameter network, 128 px crops in colour | 1,500 steps of photographed words: docs/results.md |
+| cpu | a 1 M network, 128 px crops in colour | 1,500 steps of photographed words: docs/results.md |
 | lines | the same for an accelerator, 256 px crops | not run yet |
 
 For records in colour, such as photographed words; of grey scans nothing can be learnt

@@ -1,13 +1,13 @@
 """Denoising autoencoder (Vincent et al., ICML 2008): every pixel of a line from a spoilt copy.
 
-    python -m dig_jax.main --config=configs/pretrain/denoising.py:preset=cpu,records=records/lines --workdir=DIR
-    ... denoising.py:preset=lines,records=PATH,size=B     ... denoising.py:preset=masking,records=PATH
+    python -m dig_jax.main --config=denoising:preset=cpu,records=records/lines --workdir=DIR
+    ... denoising:preset=lines,records=PATH,size=B     ... denoising:preset=masking,records=PATH
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | half of the pixels lost, noise and blur, a 1 M-parameter network, 128 px crops | pixel 0.174, README |
+| cpu | half of the pixels lost, noise, blur; a 1 M network, 128 px crops | pixel 0.174, README |
 | lines | the same for an accelerator, random 256 px crops | not run yet |
-| masking | the paper's masking noise alone (a quarter of the pixels), raw targets; otherwise lines | not run here |
+| masking | the paper's noise alone: a quarter of the pixels lost; raw targets | not run here |
 
 quick: two steps of a toy.
 """

@@ -1,8 +1,8 @@
 """DiG (arXiv 2207.00193): contrast of windows and masked reconstruction, or one half of it.
 
-    python -m dig_jax.main --config=configs/pretrain/dig.py:preset=cpu,records=records/lines --workdir=DIR
-    ... dig.py:preset=lines,records=PATH,size=B     ... dig.py:preset=cpu,records=PATH,objective=gen|dis
-    ... dig.py:preset=cpu --config.data.train=records/a,records/b*2    several record sets
+    python -m dig_jax.main --config=dig:preset=cpu,records=records/lines --workdir=DIR
+    ... dig:preset=lines,records=PATH,size=B     ... dig:preset=cpu,records=PATH,objective=gen|dis
+    ... dig:preset=cpu --config.data.train=records/a,records/b*2    several record sets
 
 | preset | what it is | expected |
 |---|---|---|

@@ -1,13 +1,13 @@
 """Jigsaw (Noroozi and Favaro, arXiv 1603.09246): windows of a line, shuffled by one of a few
 permutations.
 
-    python -m dig_jax.main --config=configs/pretrain/jigsaw.py:preset=cpu,records=records/lines --workdir=DIR
-    ... jigsaw.py:preset=lines,records=PATH,size=B
+    python -m dig_jax.main --config=jigsaw:preset=cpu,records=records/lines --workdir=DIR
+    ... jigsaw:preset=lines,records=PATH,size=B
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | 4 windows in 12 of 24 orders, a 1 M-parameter network, 192 px crops | at chance, docs/results.md |
-| seams | 3 windows that touch in all 6 orders, seen side by side by a CNN + BiLSTM | learnt, docs/results.md |
+| cpu | 4 windows in 12 of 24 orders, a 1 M network, 192 px crops | at chance, docs/results.md |
+| seams | 3 windows that touch, in 6 orders, before one CNN + BiLSTM | learnt, docs/results.md |
 | lines | 5 windows in 20 of 120 orders for an accelerator, 256 px crops | not run yet |
 
 Any two of these orders differ in three places or more; more orders than 12 and 22 do not. Lines

@@ -1,13 +1,13 @@
 """MAE (arXiv 2111.06377, for text 2307.08723): an encoder of the visible patches, a light decoder
 for the rest.
 
-    python -m dig_jax.main --config=configs/pretrain/mae.py:preset=cpu,records=records/lines --workdir=DIR
+    python -m dig_jax.main --config=mae:preset=cpu,records=records/lines --workdir=DIR
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | a 1 M-parameter network, 128 px crops, half of them in pairs of columns removed | pixel loss 0.436, README |
+| cpu | a 1 M network, 128 px crops, half removed in pairs of columns | pixel loss 0.436, README |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
-| words_union14m | MAERec-S as published: words squeezed to 32x128, 20 epochs of Union14M-U, batch 1024 | not run here |
+| words_union14m | MAERec-S: words of 32x128, 20 epochs of Union14M-U, batch 1024 | not run here |
 
 cpu and lines have a narrower and shallower decoder than the official one, which costs more than an
 encoder of size S.

@@ -1,12 +1,12 @@
 """MoCo v2 (arXiv 2003.04297) and v1 (arXiv 1911.05722): contrast against a queue of keys.
 
-    python -m dig_jax.main --config=configs/pretrain/moco.py:preset=cpu,records=records/lines --workdir=DIR
+    python -m dig_jax.main --config=moco:preset=cpu,records=records/lines --workdir=DIR
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | v2, a 1 M-parameter network, 128 px crops | contrast 3.97, top-1 of 2,049 keys 0.67, README |
+| cpu | v2, a 1 M network, 128 px crops | contrast 3.97, top-1 of 2,049 keys 0.67, README |
 | lines | v2, 32 px high lines on an accelerator, random 256 px crops | not run yet |
-| words | v1 as "Fewer Labels" (arXiv 2103.04400) ran it: words squeezed to 32x100, CNN + BiLSTM, 200,000 steps | not run yet |
+| words | v1 as in arXiv 2103.04400: words of 32x100, CNN + BiLSTM, 200,000 steps | not run yet |
 
 method.queue must be a multiple of the batch (times its windows where method.window_px is set); one
 that is longer than an epoch holds a line's own older keys. words departs in the augmentations (MoCo

@@ -1,17 +1,19 @@
 """MoCo v3 (arXiv 2104.02057): both views ask a momentum teacher for each other's key.
 
-    python -m dig_jax.main --config=configs/pretrain/mocov3.py:preset=cpu,records=records/lines --workdir=DIR
-    ... mocov3.py:preset=cpu,records=PATH,freeze_patch_embed=false    ... --config.method.window_px=32    windows, as DiG's
+    python -m dig_jax.main --config=mocov3:preset=cpu,records=records/lines --workdir=DIR
+    ... mocov3:preset=cpu,records=PATH,freeze_patch_embed=false
+    ... --config.method.window_px=32    windows, as DiG's
 
 | preset | what it is | expected |
 |---|---|---|
 | cpu | a 1 M-parameter network, 128 px crops | contrast 0.62, top-1 0.995, README |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
-| words | the official ViT-S recipe on words squeezed to 32x128, its 300 epochs of ImageNet counted in steps | not run yet |
+| words | the official ViT-S recipe on words of 32x128, as many steps as its 300 epochs | not run
+yet |
 
 freeze_patch_embed is a rule of the optimiser; a CNN (size=crnn) has no patch embedding, so give it
-false. In words biases and norms decay as well, as the authors' do. method.max_shift_px bounds the misalignment
-of windows.
+false. In words biases and norms decay as well, as the authors' do. method.max_shift_px bounds the
+misalignment of windows.
 """
 
 from dig_jax.configs import common

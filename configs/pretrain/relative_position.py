@@ -1,13 +1,13 @@
 """Relative position (Doersch et al., arXiv 1505.05192): on which side of a window does another one
 lie, and how far?
 
-    python -m dig_jax.main --config=configs/pretrain/relative_position.py:preset=cpu,records=records/lines --workdir=DIR
-    ... relative_position.py:preset=lines,records=PATH,size=B
+    python -m dig_jax.main --config=relative_position:preset=cpu,records=records/lines --workdir=DIR
+    ... relative_position:preset=lines,records=PATH,size=B
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | 1 or 2 windows to the left or right, a 1 M-parameter network, 256 px crops | at chance, docs/results.md |
-| seams | the next window on the left or right, touching, seen side by side by a CNN + BiLSTM | learnt, docs/results.md |
+| cpu | 1 or 2 windows to a side, a 1 M network, 256 px crops | at chance, docs/results.md |
+| seams | the next window, touching, seen beside it by a CNN + BiLSTM | learnt, docs/results.md |
 | lines | the same as cpu for an accelerator | not run yet |
 
 Lines narrower than the 2 reach + 1 windows do not count (train/used), here 240, 192 and 240 px.

@@ -1,13 +1,14 @@
 """Rotation (RotNet, arXiv 1803.07728): is the line the right way up?
 
-    python -m dig_jax.main --config=configs/pretrain/rotation.py:preset=cpu,records=records/lines --workdir=DIR
-    ... rotation.py:preset=lines,records=PATH,size=B     ... --config.method.classes=4    90 and 270 degrees as well
+    python -m dig_jax.main --config=rotation:preset=cpu,records=records/lines --workdir=DIR
+    ... rotation:preset=lines,records=PATH,size=B
+    ... --config.method.classes=4    90 and 270 degrees as well
 
 | preset | what it is | expected |
 |---|---|---|
 | cpu | 0 or 180 degrees, a 1 M-parameter network, 128 px crops | accuracy 0.992, README |
 | lines | the same for an accelerator, random 256 px crops | not run yet |
-| words | as "Fewer Labels" (arXiv 2103.04400): four angles of words squeezed to 32x100, a CNN, 200,000 steps | not run here |
+| words | as in 2103.04400: four angles, words of 32x100, CNN, 200,000 steps | not run here |
 
 words trains the BiLSTM behind the CNN too, which the source adds later. A step costs method.classes
 rows a line. quick: two steps of a toy.

@@ -1,14 +1,15 @@
 """SeqCLR (arXiv 2012.10873): contrast between stretches of a line.
 
-    python -m dig_jax.main --config=configs/pretrain/seqclr.py:preset=cpu,records=records/lines --workdir=DIR
-    ... seqclr.py:preset=cpu,records=PATH,projection=none|mlp|bilstm --config.method.window_px=4    one instance a frame
-    ... seqclr.py:preset=cpu --config.method.displace_px=64 --config.data.width_px=192    views of 128 px, up to 2 windows apart
+    python -m dig_jax.main --config=seqclr:preset=cpu,records=records/lines --workdir=DIR
+    ... seqclr:preset=cpu,records=PATH,projection=none|mlp|bilstm
+    ... --config.method.window_px=4    one instance a frame
+    ... --config.method.displace_px=64 --config.data.width_px=192    views up to 2 windows apart
 
 | preset | what it is | expected |
 |---|---|---|
 | cpu | a 1 M-parameter network, 128 px crops, 4 windows | contrast 0.16, top-1 0.998, README |
 | lines | 32 px high lines on an accelerator, random 256 px crops, 8 windows | not run yet |
-| words | the paper's: words squeezed to 32x100, CNN + BiLSTM, 5 windows, batch 256, 300,000 steps | not run yet |
+| words | the paper's: words of 32x100, CNN + BiLSTM, 5 windows, 300,000 steps | not run yet |
 
 words departs from the paper in the optimiser (AdamW at the rate of Adam in the authors' later code,
 for what is remembered as Adadelta); the paper's rectification is

@@ -1,10 +1,10 @@
 """After SimAN (arXiv 2203.10492): rebuild one half of a line in the style of the other.
 
-    python -m dig_jax.main --config=configs/pretrain/siman.py:preset=cpu,records=records/lines --workdir=DIR
+    python -m dig_jax.main --config=siman:preset=cpu,records=records/lines --workdir=DIR
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | a 1 M-parameter network, 128 px crops, halves of 64 px | pixel 0.014, adversary 0.48, README |
+| cpu | a 1 M network, 128 px crops, halves of 64 px | pixel 0.014, adversary 0.48, README |
 | lines | 32 px high lines on an accelerator, random 256 px crops, halves of 128 px | not run yet |
 
 There is no preset of the paper: its code is not public, and sizes, weights and length are not

@@ -1,6 +1,6 @@
 """SimCLR (arXiv 2002.05709) on whole lines.
 
-    python -m dig_jax.main --config=configs/pretrain/simclr.py:preset=cpu,records=records/lines --workdir=DIR
+    python -m dig_jax.main --config=simclr:preset=cpu,records=records/lines --workdir=DIR
 
 | preset | what it is | expected |
 |---|---|---|

@@ -1,12 +1,12 @@
 """SimMIM (arXiv 2111.09886): hidden blocks of a line, rebuilt from the rest by one linear layer.
 
-    python -m dig_jax.main --config=configs/pretrain/simmim.py:preset=cpu,records=records/lines --workdir=DIR
+    python -m dig_jax.main --config=simmim:preset=cpu,records=records/lines --workdir=DIR
 
 | preset | what it is | expected |
 |---|---|---|
 | cpu | a 1 M-parameter network, 128 px crops, hidden pairs of columns | pixel loss 0.384, README |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
-| words_simmim | the authors' recipe for photographs (target, 2 x 2 patches, 800 epochs), words as 32x128 px | not run here |
+| words_simmim | the authors' target, 2 x 2 patches, 800 epochs; words of 32x128 px | not run here |
 
 cpu and lines ask for normalised pixels, which is what made short runs of DiG's reconstruction
 useful on lines. Of the authors' recipe, words_simmim has no crops, flips and layer scale.

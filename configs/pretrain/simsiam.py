@@ -1,13 +1,13 @@
 """SimSiam (arXiv 2011.10566): two views predict each other, without negatives and without a
 teacher.
 
-    python -m dig_jax.main --config=configs/pretrain/simsiam.py:preset=cpu,records=records/lines --workdir=DIR
+    python -m dig_jax.main --config=simsiam:preset=cpu,records=records/lines --workdir=DIR
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | a 1 M-parameter network, 128 px crops | cosine 0.954, q_std 0.088, effective rank 39, README |
+| cpu | a 1 M network, 128 px crops | cosine 0.954, q_std 0.088, effective rank 39, README |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
-| words | the paper's heads, batch and augmentation, without crops and flips, on words squeezed to 32x128 | not run yet |
+| words | the paper's, without crops and flips, on words of 32x128 | not run yet |
 
 words departs in the optimiser (AdamW at our rate for SGD at 0.05 per 256 rows with weight decay
 1e-4) and the length, and no result on text is published. A rule of words (FIXED) keeps the

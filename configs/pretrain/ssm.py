@@ -1,14 +1,15 @@
 """SSM (arXiv 2405.05841): a line and its mirror image, laid on top of each other, are taken apart
 again.
 
-    python -m dig_jax.main --config=configs/pretrain/ssm.py:preset=cpu,records=records/lines --workdir=DIR
-    ... ssm.py:preset=lines,records=PATH,size=B     ... ssm.py:preset=cpu --config.method.weight_contrast=0   pixels alone
+    python -m dig_jax.main --config=ssm:preset=cpu,records=records/lines --workdir=DIR
+    ... ssm:preset=lines,records=PATH,size=B
+    ... ssm:preset=cpu --config.method.weight_contrast=0   pixels alone
 
 | preset | what it is | expected |
 |---|---|---|
 | cpu | a 1 M-parameter network, 128 px crops | pixel 0.363, contrast 1.82, top-1 0.85, README |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
-| words | the authors' S: words of 32x128, batch 1152, 20 epochs of Union14M-U (10 M) | not run here |
+| words | the authors' S: words of 32x128, batch 1152, 20 epochs of Union14M-U | not run here |
 
 lines and cpu differ from words in normalised targets (with a smaller contrast to match), a teacher
 that sees the line turned, slanted and moved less, since lines are wide, and smoothly sampled

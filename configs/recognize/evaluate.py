@@ -1,7 +1,7 @@
 """Evaluate a trained recogniser (probe, fine-tuned or from scratch) on record sets: no training
 step.
 
-    python -m dig_jax.main --config=configs/recognize/evaluate.py --config.init_from=RECOGNISER_DIR --workdir=DIR
+    python -m dig_jax.main --config=evaluate --config.init_from=RECOGNISER_DIR --workdir=DIR
     ... --config.evals.recognition.datasets=records/archiscribe@test
 
 Takes encoder, heads, feature statistics, charset, height and channels from RECOGNISER_DIR: from its

@@ -1,17 +1,17 @@
 """From scratch: the recogniser of `finetune.py` with the same budget and a random encoder. What
 pre-training must beat.
 
-    python -m dig_jax.main --config=configs/recognize/scratch.py:shape_from=PRETRAIN_DIR,labels=0.1 --workdir=DIR
-    python -m dig_jax.main --config=configs/recognize/scratch.py:records=records/lines --workdir=DIR
-    ... scratch.py:records=records/lines,size=micro,patch=32x4        a ViT in place of the CNN
-    ... scratch.py:preset=words_cpu,records=records/words             photographed words
-    ... scratch.py:preset=plain,shape_from=PRETRAIN_DIR,labels=0.1    the tables before this recipe
+    python -m dig_jax.main --config=scratch:shape_from=PRETRAIN_DIR,labels=0.1 --workdir=DIR
+    python -m dig_jax.main --config=scratch:records=records/lines --workdir=DIR
+    ... scratch:records=records/lines,size=micro,patch=32x4        a ViT in place of the CNN
+    ... scratch:preset=words_cpu,records=records/words             photographed words
+    ... scratch:preset=plain,shape_from=PRETRAIN_DIR,labels=0.1    the tables before this recipe
 
 Expected of 336 lines of archiscribe (labels=0.1): 3.7 % validation CER after 1,425 steps.
 
 shape_from: a pre-training whose encoder shape, height, channels and records are taken, but no
-weight. Otherwise size and patch state the encoder. The figure is the lowest validation CER along the
-run.
+weight. Otherwise size and patch state the encoder. The figure is the lowest validation CER along
+the run.
 
 preset=words_cpu: photographed words squeezed to 32 x 128, a CNN + BiLSTM of 1.6 M parameters, light
 augmentation, 4,000 steps of 32 words.

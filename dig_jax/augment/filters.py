@@ -1,4 +1,5 @@
-"""Filters of 5 x 5 pixels on lines (planes, f32[B,C,H,W] in [0,1]), see color.py; none reads padding."""
+"""Filters of 5 x 5 pixels on lines (planes, f32[B,C,H,W] in [0,1]), see color.py; none reads
+padding."""
 
 import jax.numpy as jnp
 

@@ -312,7 +312,8 @@ def elastic(x, y, keys, reach_px):
 
 
 def _spline(size):
-    """f32[size, nodes]: the weight of each node at each pixel, a cubic B-spline of unit variance."""
+    """f32[size, nodes]: the weight of each node at each pixel, a cubic B-spline of unit
+    variance."""
     nodes = size // NODE_PX + 3
     at = jnp.arange(size, dtype=jnp.float32)[:, None] / NODE_PX + 1.0
     away = jnp.abs(at - jnp.arange(nodes, dtype=jnp.float32)[None])
@@ -331,8 +332,8 @@ def pixel_grid(batch, height, canvas_px):
 
 
 def limit_shift(x, y, width, max_shift_px, start=None):
-    """Keeps every pixel's way sideways from `start` f32[B,H,W] (None: its place) within +-max_shift_px (None: no
-    bound) and x inside the line.
+    """Keeps every pixel's way sideways from `start` f32[B,H,W] (None: its place) within
+    +-max_shift_px (None: no bound) and x inside the line.
 
     Windows of two views hold the same letters only if the text did not travel between windows.
     """

@@ -54,7 +54,8 @@ def random_mask(key, width, grid, patch, ratio, span=1):
     key: a JAX key. width: i32[B], real pixels of each line. grid: (Gh, Gw) tokens; patch: (ph, pw)
     pixels. ratio: share of the real tokens to hide, in [0, 1]. span: 1 hides single tokens; more
     hides runs of `span` neighbouring columns, each with all its rows, so that a
-        letter cannot be copied from its own upper half. The last run of a line is cut to meet the count.
+        letter cannot be copied from its own upper half. The last run of a line is cut to meet the
+        count.
 
     Returns bool[B,Gh*Gw], True = hidden, tokens column by column (n = column * Gh + row). A line
     with c real columns has exactly int(ratio * c * Gh) hidden tokens (span 1) or int(ratio * c)

@@ -1,12 +1,13 @@
 """Recipes of augmentation: data, by the names that configs know. views.py carries them out.
 
 A recipe is a stage or a sequence of stages, which a line passes in turn. A stage is a dict:
-    operators   ((name, {amount: range, ..}), ..), names unique, see views.OPERATORS for the amounts of each
-    some_of     (lowest, highest): every line draws how many of the operators it gets, which, and their order
+    operators   ((name, {amount: range, ..}), ..), names unique, amounts as in views.OPERATORS
+    some_of     (lowest, highest): every line draws how many operators it gets, which, in what order
                 (imgaug's SomeOf with random_order; (1, 1) is its OneOf)
                 Beside its amounts, "chance": that it is carried out when drawn; absent = 1.
     p           chance that a line gets any of the operators; absent = 1
-    jitter      {"p", "brightness", "contrast", "saturation", "hue"}: torchvision's ColorJitter, or None
+    jitter      None or torchvision's ColorJitter:
+                {"p", "brightness", "contrast", "saturation", "hue"}
     grayscale_p chance of losing all colour at the end
 Only one stage may move pixels, so that `max_shift_px` bounds the whole way.
 """
@@ -190,6 +191,15 @@ LINES_STRONG = (
 
 # The names that configs know.
 RECIPES = {
-    "dig": DIG, "lines_light": LINES_LIGHT, "lines_strong": LINES_STRONG, "seqclr_0": SEQCLR_0, "seqclr_1": SEQCLR_1, "seqclr_2": SEQCLR_2, "simclr": SIMCLR,
-    "mocov2": MOCOV2, "mocov3_1": MOCOV3_1, "mocov3_2": MOCOV3_2, "siman": SIMAN,
-}  # fmt: skip
+    "dig": DIG,
+    "lines_light": LINES_LIGHT,
+    "lines_strong": LINES_STRONG,
+    "seqclr_0": SEQCLR_0,
+    "seqclr_1": SEQCLR_1,
+    "seqclr_2": SEQCLR_2,
+    "simclr": SIMCLR,
+    "mocov2": MOCOV2,
+    "mocov3_1": MOCOV3_1,
+    "mocov3_2": MOCOV3_2,
+    "siman": SIMAN,
+}

@@ -122,8 +122,7 @@ def check(recipe):
         _check_stage(stage)
     if sum(any(name in MOVING for name, _ in stage["operators"]) for stage in stages(recipe)) > 1:
         raise ValueError(
-            "Only one stage of an augmentation recipe may move pixels: put its geometric operators "
-            "together."
+            "Only one stage of a recipe may move pixels: put its geometric operators together."
         )
 
 
@@ -140,8 +139,7 @@ def _check_stage(recipe):
         if name not in OPERATORS:
             near = difflib.get_close_matches(name, OPERATORS, 1, 0.0)[0]
             raise ValueError(
-                f"There is no augmentation operator '{name}' (nearest: '{near}'; all: "
-                f"{list(OPERATORS)})."
+                f"There is no operator '{name}' (nearest: '{near}'; all: {list(OPERATORS)})."
             )
         if set(amounts) - {"chance"} != set(OPERATORS[name]):
             raise ValueError(
@@ -149,14 +147,12 @@ def _check_stage(recipe):
             )
         if name == "blur" and max(_range(amounts["sigma"])) > filters.MAX_SIGMA_PX:
             raise ValueError(
-                f"Blur has {filters.TAPS} taps, which serve a sigma of up to "
-                f"{filters.MAX_SIGMA_PX} px only."
+                f"Blur has {filters.TAPS} taps, for a sigma up to {filters.MAX_SIGMA_PX} px only."
             )
     low, high = recipe["some_of"]
     if not 0 <= low <= high <= len(names):
         raise ValueError(
-            f"some_of={(low, high)} must be two rising counts between 0 and the {len(names)} "
-            "operators."
+            f"some_of={(low, high)} must be two rising counts from 0 to {len(names)} (operators)."
         )
     if (jitter := recipe.get("jitter")) and set(jitter) - {"p", *JITTER}:
         raise ValueError(f"Jitter takes {['p', *JITTER]}, not {list(jitter)}.")

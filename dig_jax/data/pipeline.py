@@ -27,7 +27,7 @@ import numpy as np
 from absl import flags, logging
 
 from dig_jax.data import buckets, limits, plan, transforms
-from dig_jax.data.error_budget import ErrorBudget, TooManyBadRecords  # noqa: F401  (callers find them here)
+from dig_jax.data.error_budget import ErrorBudget, TooManyBadRecords  # noqa: F401  (for callers)
 from dig_jax.data.loader import Loader
 from dig_jax.data.parallel import WORKER_BATCHES, cores, fitting_workers, free_shared_memory
 from dig_jax.data.records import Mixture
@@ -217,7 +217,7 @@ def iterate(
     ahead = dataset[start_step:].to_iter_dataset(reading)
     if count:
         if not flags.FLAGS.is_parsed():
-            flags.FLAGS.mark_as_parsed()  # Grain reads an absl flag, which raises in notebooks and tests
+            flags.FLAGS.mark_as_parsed()  # Grain reads one, which raises in notebooks and tests
         options = grain.multiprocessing.MultiprocessingOptions(
             num_workers=count, per_worker_buffer_size=WORKER_BATCHES
         )

@@ -15,7 +15,9 @@ PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 # to an interpreter.
 FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 
-MAX_SCANS = 16  # of a JPEG with as many pixels as are allowed (a usual progressive one has 10); smaller ones may have more
+# Of a JPEG with as many pixels as are allowed (a usual progressive one has 10); smaller ones may
+# have more.
+MAX_SCANS = 16
 MAX_METADATA_BYTES = 16 << 20  # of a PNG or JPEG, beside 16 bytes a pixel
 MAX_PARTS = 1 << 16  # chunks of a PNG, segments before the first scan of a JPEG
 

@@ -42,9 +42,9 @@ def decode(data: bytes, channels: int, max_pixels: int = MAX_PIXELS) -> np.ndarr
 
     The size is read from the header before any pixel is, so that a small file that unpacks to
     gigabytes costs nothing. OpenCV decodes JPEG and plain PNG, which make_records writes; Pillow
-    decodes the rest of sizes.FORMATS, because OpenCV might take another size for such a file than the one
-    that was checked. Raises BadRecord for an empty string, something that is no image, more than
-    max_pixels pixels, a truncated file, or one that is made to take minutes. Not found: bytes
+    decodes the rest of sizes.FORMATS, because OpenCV might take another size for such a file than
+    the one that was checked. Raises BadRecord for an empty string, something that is no image, more
+    than max_pixels pixels, a truncated file, or one that is made to take minutes. Not found: bytes
     changed in the middle of a JPEG, which has no checksum and decodes to a damaged picture.
     """
     if channels not in (1, 3):

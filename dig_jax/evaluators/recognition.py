@@ -260,7 +260,8 @@ class Evaluator:
         }
 
     def tell(self, name: str, head: str, labelled: Sequence[Line]) -> None:
-        """What a user should know at once: characters that cannot be read, a reader that is stuck."""
+        """What a user should know at once: characters that cannot be read, a reader that is
+        stuck."""
         lacking = scoring.lacking((line.truth for line in labelled), self.charset)
         if lacking and name not in self.named:
             self.named.add(name)

@@ -1,10 +1,11 @@
 """CCD: self-distillation between the characters of two views, which are found without labels.
 
-Paper   Guan et al., "Self-supervised Character-to-Character Distillation for Text Recognition", ICCV 2023,
-        arXiv 2211.00288, on the losses of DINO (Caron et al., ICCV 2021, arXiv 2104.14294).
+Paper   Guan et al., "Self-supervised Character-to-Character Distillation for Text Recognition",
+        ICCV 2023, arXiv 2211.00288, on the losses of DINO (Caron et al., ICCV 2021, arXiv
+        2104.14294).
 
     what                                                              where
-    view 1: colour; view 2: colour, then an affine map that is known  Method.augment, geometry.random_affine
+    view 1: colour; view 2: colour, then an affine map that is known  Method.augment
     foreground: k-means (k = 2) of the grey values                    characters.two_means
     later in training: foreground = what the network segments         Method.loss, `kmeans_frac`
     characters = connected components of the foreground               characters.components
@@ -13,7 +14,7 @@ Paper   Guan et al., "Self-supervised Character-to-Character Distillation for Te
     L_dis = 1/2 sum over (student v1, teacher v2), (student v2, teacher v1), losses.distillation
         mean over characters of -softmax((t - c) / 0.04) . log softmax(s / 0.1)
     c <- 0.9 c + 0.1 mean of t                                        Method._moved_center
-    L_seg = cross-entropy of both views' pixels with the k-means foreground, which follows the map as well
+    L_seg = cross-entropy of both views' pixels with the k-means foreground, which follows the map
     L = L_dis + L_seg                                                 Method.loss
     xi <- m xi + (1 - m) theta, m: 0.9995 -> 1                        base.WithTeacher
 
@@ -38,18 +39,20 @@ Published bugs that are mended here
   `except`. Here no test split is read in training, and records that cannot be read are counted and
   named (data/error_budget.py).
 
-Departures   segmentation reads each final token alone, through two linear layers, instead of convolutions over blocks 2, 4
-and 6; a view follows the map by nearest neighbour and a patch by the share that a character covers
-(theirs: bilinear, and a threshold of 0.1); pixels that come from outside the line belong to no
-character and no class; colour is the part of our recipes that does not move anything; position
-codes are not learned; the teacher moves before the loss instead of after the update. The characters
-of a pair are 0 px apart, but for rounding to whole pixels: what others bound by max_shift_px.
+Departures   segmentation reads each final token alone, through two linear layers, instead of
+convolutions over blocks 2, 4 and 6; a view follows the map by nearest neighbour and a patch by the
+share that a character covers (theirs: bilinear, and a threshold of 0.1); pixels that come from
+outside the line belong to no character and no class; colour is the part of our recipes that does
+not move anything; position codes are not learned; the teacher moves before the loss instead of
+after the update. The characters of a pair are 0 px apart, but for rounding to whole pixels: what
+others bound by max_shift_px.
 
-Watch   distillation: starts near ln(prototypes), below it by up to 250 / projector_dim, as both networks are the same then;
-it may rise while they part. t_std: spread of the teacher's centred answers; healthy about 1 /
-sqrt(prototypes), near 0 they are all alike (collapse). segmentation: from ln 2 = 0.69 to 0.1 or
-less. characters: of a line, in both views; a jump at `kmeans_frac` says that the segmentation was
-not ready. In joined handwriting a component is a word or a part of one.
+Watch   distillation: starts near ln(prototypes), below it by up to 250 / projector_dim, as both
+        networks are the same then; it may rise while they part. t_std: spread of the teacher's
+        centred answers; healthy about 1 / sqrt(prototypes), near 0 they are all alike (collapse).
+        segmentation: from ln 2 = 0.69 to 0.1 or less. characters: of a line, in both views; a jump
+        at `kmeans_frac` says that the segmentation was not ready. In joined handwriting a component
+        is a word or a part of one.
 """
 
 from __future__ import annotations
@@ -69,9 +72,14 @@ from dig_jax.methods.shared import base, contrast, two_views
 from dig_jax.models import encoders, heads, vit
 
 AFFINE = {
-    "scale_x": (0.6, 1.1), "scale_y": (0.6, 1.1), "degrees": (-10.0, 10.0), "shear_x": (-45.0, 45.0),
-    "shear_y": (-10.0, 10.0), "right": (-0.02, 0.02), "down": (-0.02, 0.02),
-}  # fmt: skip
+    "scale_x": (0.6, 1.1),
+    "scale_y": (0.6, 1.1),
+    "degrees": (-10.0, 10.0),
+    "shear_x": (-45.0, 45.0),
+    "shear_y": (-10.0, 10.0),
+    "right": (-0.02, 0.02),
+    "down": (-0.02, 0.02),
+}
 
 
 def shares(character, most: int, patch):

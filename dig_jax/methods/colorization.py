@@ -27,8 +27,9 @@ There is no version for channels=1: what a grey image lacks cannot be asked for,
 tones from themselves is no task; denoising is the nearest kin. Scans of print in three channels
 have hardly a colour either: see `untaught`.
 
-Watch   untaught: what grey everywhere reaches, the mean square of the colours (0 .. 1). Near 0 the lines have no colour and
-        nothing can be learnt. pixel below untaught: colours are told from shapes and tones.
+Watch   untaught: what grey everywhere reaches, the mean square of the colours (0 .. 1). Near 0 the
+        lines have no colour and nothing can be learnt. pixel below untaught: colours are told from
+        shapes and tones.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Denoising autoencoder: a line is spoilt and every one of its pixels is asked for.
 
-Paper   Vincent et al., "Extracting and Composing Robust Features with Denoising Autoencoders", ICML 2008; Gaussian noise and
-        squared error as in the longer version, JMLR 11, 2010.
+Paper   Vincent et al., "Extracting and Composing Robust Features with Denoising Autoencoders", ICML
+        2008; Gaussian noise and squared error as in the longer version, JMLR 11, 2010.
 
     what                                                            where
     x~ drawn from q(x~ | x)                                          Method.augment
@@ -22,9 +22,10 @@ Departures
 - Padding and rows that are not valid do not count.
 - Optionally targets normalised per patch (target="normalized"), as in `methods/dig.py`.
 
-Watch   untaught: the error of the spoilt line itself, as one has it without learning. pixel has to fall below it, and soon
-        does: noise of single pixels is mended by looking next door. A task of whole letters needs whole patches to be
-        lost: that is masked modelling (dig with objective=gen), of which this is the forerunner.
+Watch   untaught: the error of the spoilt line itself, as one has it without learning. pixel has to
+        fall below it, and soon does: noise of single pixels is mended by looking next door. A task
+        of whole letters needs whole patches to be lost: that is masked modelling (dig with
+        objective=gen), of which this is the forerunner.
 """
 
 from __future__ import annotations

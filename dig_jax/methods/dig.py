@@ -1,9 +1,10 @@
 """DiG: contrast between windows of two views, and reconstruction of masked patches, through one
 encoder.
 
-Paper   Yang et al., "Reading and Writing: Discriminative and Generative Modeling for Self-Supervised Text Recognition",
-        ACM MM 2022, arXiv 2207.00193. Where paper and the authors' code disagree, the code is followed (loss weights:
-        the authors call the paper's a typo, their issue 2). tests/methods/test_dig_golden.py holds us to that code.
+Paper   Yang et al., "Reading and Writing: Discriminative and Generative Modeling for
+        Self-Supervised Text Recognition", ACM MM 2022, arXiv 2207.00193. Where paper and the
+        authors' code disagree, the code is followed (loss weights: the authors call the paper's a
+        typo, their issue 2). tests/methods/test_dig_golden.py holds us to that code.
 
     what                                                            where
     theta: encoder, projector, predictor, pixel projector, decoder  Network
@@ -11,9 +12,9 @@ Paper   Yang et al., "Reading and Writing: Discriminative and Generative Modelin
     pool to W windows, project: z                                   Network.instances
     q1, q2 = predictor(z) of student, k1, k2 = z of teacher         Method.loss
     L_con = ctr(q1, k2) + ctr(q2, k1), ctr = 2T InfoNCE             losses.info_nce
-    L_mim = mean over masked patches of (decoder(tokens) - x)^2     pixels.masked_loss, losses.masked_mse
+    L_mim = mean over masked patches of (decoder(tokens) - x)^2     pixels.masked_loss
     L = 1.0 L_mim + 0.1 L_con                                       Method.loss
-    xi <- m xi + (1 - m) theta before the keys, m: 0.99 -> 1        base.WithTeacher, base.cosine_momentum
+    xi <- m xi + (1 - m) theta before the keys, m: 0.99 -> 1        base.WithTeacher
 
 Easily overlooked, and done as the authors do: the augmented view is not masked. Only the contrast
 reads the masked view through the pixel projector; the decoder reads the encoder. Batch norms take
@@ -43,9 +44,10 @@ identity)
   `column_offset_max`, so that narrow crops train the positions that long lines use (drawn for each
   view alone: a shared one would give the pair away).
 
-Watch   q_std: healthy about 1/sqrt(projector_dim), below a sixth of that the windows collapse. contrast starts near
-        4T ln(rows) (two directions) and top1 near 1/rows. pixel, raw target: the variance of the pixels is what a
-        constant grey reaches. pixel, normalised target: about 1 is what predicting nothing reaches.
+Watch   q_std: healthy about 1/sqrt(projector_dim), below a sixth of that the windows collapse.
+        contrast starts near 4T ln(rows) (two directions) and top1 near 1/rows. pixel, raw target:
+        the variance of the pixels is what a constant grey reaches. pixel, normalised target: about
+        1 is what predicting nothing reaches.
 """
 
 from __future__ import annotations
@@ -228,8 +230,8 @@ class Method(base.WithTeacher):
     # loss
 
     def loss(self, params, state, batch, key, progress):
-        """weight_pixel * L_mim + weight_contrast * L_con. Metrics: pixel; contrast (L_con); top1, the
-        share of queries that find their own key; q_std, the spread of unit queries.
+        """weight_pixel * L_mim + weight_contrast * L_con. Metrics: pixel; contrast (L_con); top1,
+        the share of queries that find their own key; q_std, the spread of unit queries.
         """
         tokens = self.apply(params, "encode_views", batch, key=key)
         total, metrics, weight = jnp.zeros(()), {}, None

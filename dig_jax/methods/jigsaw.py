@@ -1,13 +1,13 @@
 """Jigsaw: windows of a line are shuffled; by which permutation?
 
-Paper   Noroozi and Favaro, "Unsupervised Learning of Visual Representations by Solving Jigsaw Puzzles", ECCV 2016,
-        arXiv 1603.09246.
+Paper   Noroozi and Favaro, "Unsupervised Learning of Visual Representations by Solving Jigsaw
+        Puzzles", ECCV 2016, arXiv 1603.09246.
 
-    what                                                            where
-    tiles at a random place of their cells                          pretext.Layout, pretext.cutter
-    permutation set of large Hamming distance (algorithm 1)          choose_permutations
-    context-free network: every tile by itself, features joined      pretext.Classifier, tile = fc6, hidden = fc7
-    cross-entropy over the index of the permutation                  pretext.cross_entropy
+    what                                                         where
+    tiles at a random place of their cells                       pretext.Layout, pretext.cutter
+    permutation set of large Hamming distance (algorithm 1)      choose_permutations
+    context-free network: every tile by itself, features joined  pretext.Classifier
+    cross-entropy over the index of the permutation              pretext.cross_entropy
 
 Certain from the paper: tiles are encoded one by one and meet only behind the network, so that it
 cannot match edges; tiles of 64 px lie at random in cells of 75 px, an average gap of 11 px (gap_px
@@ -33,9 +33,10 @@ Departures, for lines of text
   read) also shows a ViT all the pieces at once, without position codes and with some hidden; ours
   keeps the codes, which tell places after shuffling only, and hides nothing.
 
-Watch   accuracy: chance is 1 / permutations. used: well below 1 the lines are too short, take fewer or narrower windows.
-        With gap_px = 0 strokes continue from window to window, which can be answered without any reading; blank windows
-        (between words) look alike, so 1.0 is out of reach. What is learnt of real lines: docs/results.md.
+Watch   accuracy: chance is 1 / permutations. used: well below 1 the lines are too short, take fewer
+        or narrower windows. With gap_px = 0 strokes continue from window to window, which can be
+        answered without any reading; blank windows (between words) look alike, so 1.0 is out of
+        reach. What is learnt of real lines: docs/results.md.
 """
 
 from __future__ import annotations
@@ -105,9 +106,13 @@ class Method(base.Method):
         }
         self.cut = pretext.cutter(layout=layout, patch_px=self.encoder.patch[1], **how)
         self.network = pretext.Classifier(
-            encoder=self.encoder, views=windows, classes=permutations, hidden=projector_width, tile=tile_width,
+            encoder=self.encoder,
+            views=windows,
+            classes=permutations,
+            hidden=projector_width,
+            tile=tile_width,
             context_free=context_free,
-        )  # fmt: skip
+        )
 
     def augment(self, key, batch):
         """view1 .. viewW: the windows in shuffled order; answer i32[B,1], the index of the

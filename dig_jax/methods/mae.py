@@ -1,16 +1,17 @@
 """MAE: an encoder that reads a quarter of the patches, and a light decoder that rebuilds the rest.
 
-Paper   He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022, arXiv 2111.06377; for text Jiang et al.,
-        "Revisiting Scene Text Recognition: A Data Perspective", ICCV 2023, arXiv 2307.08723 (Union14M, MAERec), whose
-        code is followed. tests/methods/test_mae.py holds us to that code.
+Paper   He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022, arXiv 2111.06377;
+        for text Jiang et al., "Revisiting Scene Text Recognition: A Data Perspective", ICCV 2023,
+        arXiv 2307.08723 (Union14M, MAERec), whose code is followed. tests/methods/test_mae.py holds
+        us to that code.
 
-    what                                                          where
-    remove 75 % of the patches at random                          masks.random_mask
-    the others, and nothing else, through the encoder             Network.encode, vit.Vit(keep=...)
-    back to their places, mask tokens in the gaps, positions      Decoder
-    transformer blocks, linear layer to pixels                    Decoder
-    target: pixels normalised by the statistics of their patch    pixels.pixel_target, "normalized_joint"
-    L = mean over removed patches of (prediction - target)^2      losses.masked_mse
+    what                                                        where
+    remove 75 % of the patches at random                        masks.random_mask
+    the others, and nothing else, through the encoder           Network.encode, vit.Vit(keep=...)
+    back to their places, mask tokens in the gaps, positions    Decoder
+    transformer blocks, linear layer to pixels                  Decoder
+    target: pixels normalised by the statistics of their patch  pixels.pixel_target
+    L = mean over removed patches of (prediction - target)^2    losses.masked_mse
 
 Certain, from the public code: int(ratio * N) removed patches; codes are added before patches are
 removed, and again, narrower, before the decoder; Xavier-uniform weights, the mask token (and the
@@ -37,9 +38,9 @@ Departures for lines of text
 - mask_span > 1 removes runs of columns. Removed patches are weighted by their real pixels, which
   tells only in the last, partly real column.
 
-Watch   pixel: about 1 is what predicting nothing reaches with a normalised target (on clean print less, since paper is
-        flat). The encoder never sees a mask token, nor gaps: a probe on whole lines reads sequences 1 / (1 - ratio)
-        times as long as those it was trained on.
+Watch   pixel: about 1 is what predicting nothing reaches with a normalised target (on clean print
+        less, since paper is flat). The encoder never sees a mask token, nor gaps: a probe on whole
+        lines reads sequences 1 / (1 - ratio) times as long as those it was trained on.
 """
 
 from __future__ import annotations

@@ -5,12 +5,12 @@ Papers  v1: He et al., "Momentum Contrast for Unsupervised Visual Representation
 2020, arXiv 1911.05722.
         v2: Chen et al., "Improved Baselines with Momentum Contrastive Learning", arXiv 2003.04297.
 
-    what                                                          where
-    f_q: encoder, mean over the tokens, head; q = f_q(view 1)     contrast.Network
-    f_k: their moving average; k = f_k(view 2), no gradient       Method.init_teacher, Method.loss
-    theta_k <- m theta_k + (1 - m) theta_q, before the keys       Method.update_teacher, base.move_teacher
-    L = -log exp(q.k / T) / (exp(q.k / T) + sum_queue exp(..))    losses.queue_nce
-    enqueue the batch's keys, dequeue the oldest                  enqueue
+    what                                                        where
+    f_q: encoder, mean over the tokens, head; q = f_q(view 1)   contrast.Network
+    f_k: their moving average; k = f_k(view 2), no gradient     Method.init_teacher, Method.loss
+    theta_k <- m theta_k + (1 - m) theta_q, before the keys     Method.update_teacher
+    L = -log exp(q.k / T) / (exp(q.k / T) + sum_queue exp(..))  losses.queue_nce
+    enqueue the batch's keys, dequeue the oldest                enqueue
 
 The versions differ in data: head "linear" and T 0.07 (v1), head "mlp" and T 0.2 (v2), and stronger
 augmentations.
@@ -30,10 +30,11 @@ and a key of its own (one queue for all, as SeqMoCo's sub-word level). Rows that
 windows of padding are no query, and where their key would go the queue keeps its old one, so shapes
 stay static and the queue holds keys of real lines only (noise until it was filled once).
 
-Watch   contrast starts below ln(1 + queue), since noise is an easy negative, rises while the queue fills with keys and then
-        falls for the rest of the training; top1. q_std: healthy about 1 / sqrt(projector_dim). It may fall far below that while
-        the queue is noise, from which one answer to all lines is as far as any, and must rise again once it holds keys. A
-        queue longer than an epoch holds older keys of the same line: false negatives.
+Watch   contrast starts below ln(1 + queue), since noise is an easy negative, rises while the queue
+        fills with keys and then falls for the rest of the training; top1. q_std: healthy about 1 /
+        sqrt(projector_dim). It may fall far below that while the queue is noise, from which one
+        answer to all lines is as far as any, and must rise again once it holds keys. A queue longer
+        than an epoch holds older keys of the same line: false negatives.
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
 """MoCo v3: both views ask for each other's key of a momentum teacher, among all keys of the batch.
 
-Paper   Chen, Xie, He, "An Empirical Study of Training Self-Supervised Vision Transformers", ICCV 2021, arXiv 2104.02057.
+Paper   Chen, Xie, He, "An Empirical Study of Training Self-Supervised Vision Transformers", ICCV
+        2021, arXiv 2104.02057.
 
-    what                                                          where (algorithm 1)
-    two views by two families of augmentations                    two_views.augmenter
-    f_q: encoder, projector, predictor: q1, q2                    contrast.Network
-    f_k: moving average of encoder and projector: k1, k2          base.WithTeacher, Method.loss
-    ctr(q, k) = 2T * cross-entropy(q k^T / T, own key)            losses.info_nce
-    L = ctr(q1, k2) + ctr(q2, k1)                                 Method.loss
-    f_k <- m f_k + (1 - m) f_q before the keys, m: 0.99 -> 1      base.WithTeacher, base.cosine_momentum
-    random patch embedding, never trained (section 4)             a rule of the optimiser
+    what                                                      where (algorithm 1)
+    two views by two families of augmentations                two_views.augmenter
+    f_q: encoder, projector, predictor: q1, q2                contrast.Network
+    f_k: moving average of encoder and projector: k1, k2      base.WithTeacher, Method.loss
+    ctr(q, k) = 2T * cross-entropy(q k^T / T, own key)        losses.info_nce
+    L = ctr(q1, k2) + ctr(q2, k1)                             Method.loss
+    f_k <- m f_k + (1 - m) f_q before the keys, m: 0.99 -> 1  base.WithTeacher, base.cosine_momentum
+    random patch embedding, never trained (section 4)         a rule of the optimiser
 
 Certain, from the public code (the ViT recipe): projector and predictor as in DiG, which took them
 from here, without biases, the last batch norms bare; batch norms see one view at a time, in the
@@ -24,9 +25,10 @@ enter no mean, norm, negative or gradient.
 The patch embedding is frozen by a rule of the optimiser (configs/pretrain/mocov3.py): it takes
 neither gradient, decay nor moments.
 
-Watch   contrast starts near 4T ln(instances), top1 near 1 / instances. Dips of top1 to its start are the instability that
-        freezing is meant to cure. q_std: healthy about 1 / sqrt(projector_dim), below a sixth of that it collapses: a
-        study of handwritten lines needed T 1.0 on synthetic ones.
+Watch   contrast starts near 4T ln(instances), top1 near 1 / instances. Dips of top1 to its start
+        are the instability that freezing is meant to cure. q_std: healthy about 1 /
+        sqrt(projector_dim), below a sixth of that it collapses: a study of handwritten lines needed
+        T 1.0 on synthetic ones.
 """
 
 from __future__ import annotations
@@ -49,8 +51,8 @@ class Method(base.WithTeacher):
     encoder: see `encoders.create`. channels: C of the images. window_px: `contrast.instances`, None
     = whole lines. predictor_width: hidden units of the predictor. recipes: of view 1 and view 2, a
     name or a recipe of `views` or None = the line itself; max_shift_px None = unbounded.
-    column_offset_max: `two_views.column_offsets`. loss_chunk: keys at a time in the loss, None = all
-    (`losses.info_nce`). Raises ValueError.
+    column_offset_max: `two_views.column_offsets`. loss_chunk: keys at a time in the loss, None =
+    all (`losses.info_nce`). Raises ValueError.
     """
 
     teacher_parts = ("encoder", "projector")  # the predictor belongs to queries only
@@ -100,8 +102,8 @@ class Method(base.WithTeacher):
         )
 
     def loss(self, params, state, batch, key, progress):
-        """L. Metrics: contrast (L itself); top1, the share of queries that find their own key; q_std,
-        the spread of unit queries.
+        """L. Metrics: contrast (L itself); top1, the share of queries that find their own key;
+        q_std, the spread of unit queries.
         """
         q, _, real = self.apply(params, "__call__", batch, key=key)
         k, _ = self.apply(jax.lax.stop_gradient(state.teacher), "project", batch)

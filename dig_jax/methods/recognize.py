@@ -63,8 +63,8 @@ class Method(base.Method):
     frames: "concat" (the tokens of a column side by side) or "mean". block: "last", "mix", or the
     number of a block, from 1. frozen, standardize: see above.
     drop_path: instead of the encoder's. recipe: augmentation of training lines, a name in
-    `augment.recipes` or a recipe, moving text sideways by at most `max_shift_px` (None: no bound); None = none.
-    Raises ValueError for what contradicts itself.
+    `augment.recipes` or a recipe, moving text sideways by at most `max_shift_px` (None: no bound);
+    None = none. Raises ValueError for what contradicts itself.
     """
 
     loss_is_mean = True

@@ -1,12 +1,13 @@
 """Relative position: two windows of a line; on which side of the first does the second lie, and how
 far?
 
-Paper   Doersch et al., "Unsupervised Visual Representation Learning by Context Prediction", ICCV 2015, arXiv 1505.05192.
+Paper   Doersch et al., "Unsupervised Visual Representation Learning by Context Prediction", ICCV
+        2015, arXiv 1505.05192.
 
-    what                                                            where
-    patch and neighbour, with a gap and jitter                      pretext.Layout, pretext.cutter
-    both through one network, each by itself, then joined           pretext.Classifier, tile = fc6, hidden = fc7
-    cross-entropy over the neighbour's place                        pretext.cross_entropy
+    what                                                   where
+    patch and neighbour, with a gap and jitter             pretext.Layout, pretext.cutter
+    both through one network, each by itself, then joined  pretext.Classifier (fc6, fc7)
+    cross-entropy over the neighbour's place               pretext.cross_entropy
 
 Certain from the paper: one of the eight neighbours of a 3 x 3 arrangement of 96 px patches, a gap
 of about half a patch (48 px) and jitter of up to 7 px each way, against edges and textures that
@@ -28,9 +29,9 @@ Departures, for lines of text
   sees whole, and the line is augmented before it is cut. With gap_px = 0 and reach = 1 the question
   is whether strokes go on across the seam.
 
-Watch   accuracy: chance is 1 / (2 reach). used: well below 1 the lines are too short, take a smaller reach or window_px.
-        With gap_px = 0 strokes continue, which can be answered without any reading. What is learnt of real lines:
-        docs/results.md.
+Watch   accuracy: chance is 1 / (2 reach). used: well below 1 the lines are too short, take a
+        smaller reach or window_px. With gap_px = 0 strokes continue, which can be answered without
+        any reading. What is learnt of real lines: docs/results.md.
 """
 
 from __future__ import annotations
@@ -86,9 +87,13 @@ class Method(base.Method):
         }
         self.cut = pretext.cutter(layout=layout, patch_px=self.encoder.patch[1], **how)
         self.network = pretext.Classifier(
-            encoder=self.encoder, views=2, classes=2 * reach, hidden=projector_width, tile=tile_width,
+            encoder=self.encoder,
+            views=2,
+            classes=2 * reach,
+            hidden=projector_width,
+            tile=tile_width,
             context_free=context_free,
-        )  # fmt: skip
+        )
 
     def augment(self, key, batch):
         """view1: the window in the middle; view2: its neighbour; answer i32[B,1]: 0 = reach cells

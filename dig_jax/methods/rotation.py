@@ -1,14 +1,15 @@
 """Rotation: by which of a few angles has a line been turned? (RotNet; "TextRotNet" where the images
 are words.)
 
-Paper   Gidaris et al., "Unsupervised Representation Learning by Predicting Image Rotations", ICLR 2018, arXiv 1803.07728.
-        On words: Baek et al., "What If We Only Use Real Datasets for Scene Text Recognition? Toward Scene Text Recognition
-        With Fewer Labels", CVPR 2021, arXiv 2103.04400, option `--self RotNet` of their code.
+Paper   Gidaris et al., "Unsupervised Representation Learning by Predicting Image Rotations", ICLR
+        2018, arXiv 1803.07728. On words: Baek et al., "What If We Only Use Real Datasets for Scene
+        Text Recognition? Toward Scene Text Recognition With Fewer Labels", CVPR 2021, arXiv
+        2103.04400, option `--self RotNet` of their code.
 
-    what                                                            where
-    g(X | y), y = 0 .. classes - 1, all copies of a line together    Method.augment, half_turn, quarter_turn
-    F: features averaged over the image, a linear classifier         pretext.Classifier, hidden = 0
-    -1/K sum_y log F^y(g(X | y)), mean over lines                    pretext.cross_entropy
+    what                                                           where
+    g(X | y), y = 0 .. classes - 1, all copies of a line together  Method.augment
+    F: features averaged over the image, a linear classifier       pretext.Classifier, hidden = 0
+    -1/K sum_y log F^y(g(X | y)), mean over lines                  pretext.cross_entropy
 
 Certain from public code: all four copies in one batch (128 words -> 512 views), the feature map
 averaged and one linear layer, and words turned *before* they are squeezed to 32 x 100. Ours: a ViT
@@ -24,12 +25,14 @@ Departures, for lines of text
   width has whole cells.
 - 270 degrees is the half turn of 90.
 
-Watch   accuracy: chance is 1 / classes. With four classes 0.5 says nothing: 90 and 270 against 0 and 180 is nearly free
-        (squeezed letters, or the seams of the cells, or mere resampling), so only what lies above 0.5 was learnt from
-        letters. 0 against 180 and 90 against 270 have no such cue, since a half turn moves whole pixels: that part is
-        informative, and classes=2 is it alone, at half the cost. What always lies on one side (a ruled line, the shadow
-        of the fold, uneven margins of a crop) tells as well as letters do. Near 1 soon, the task is used up: on printed
-        lines classes=2 passed 0.9 within 60 steps of 16 lines, so a long run teaches little more.
+Watch   accuracy: chance is 1 / classes. With four classes 0.5 says nothing: 90 and 270 against 0
+        and 180 is nearly free (squeezed letters, or the seams of the cells, or mere resampling), so
+        only what lies above 0.5 was learnt from letters. 0 against 180 and 90 against 270 have no
+        such cue, since a half turn moves whole pixels: that part is informative, and classes=2 is
+        it alone, at half the cost. What always lies on one side (a ruled line, the shadow of the
+        fold, uneven margins of a crop) tells as well as letters do. Near 1 soon, the task is used
+        up: on printed lines classes=2 passed 0.9 within 60 steps of 16 lines, so a long run teaches
+        little more.
 """
 
 from __future__ import annotations

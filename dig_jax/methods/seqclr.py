@@ -1,14 +1,15 @@
 """SeqCLR: contrast between stretches of a line, so that features keep the order of the letters.
 
-Paper   Aberdam et al., "Sequence-to-Sequence Contrastive Learning for Text Recognition", CVPR 2021, arXiv 2012.10873.
+Paper   Aberdam et al., "Sequence-to-Sequence Contrastive Learning for Text Recognition", CVPR 2021,
+        arXiv 2012.10873.
 
-    what                                                          where
-    two views whose letters stay in place                         two_views.augmenter
-    base encoder, one frame a column of patches: H                Network
-    g: frame -> frame, none, "mlp" or "bilstm"                    Projector
-    m: frames -> instances, z = m(g(H))                           Network, contrast.instances
-    l(i) = -log exp(s_ij / T) / sum_{k != i} exp(s_ik / T)        losses.nt_xent, s = cosine, j = i's partner
-    L = mean of l over the instances of both views                Method.loss
+    what                                                    where
+    two views whose letters stay in place                   two_views.augmenter
+    base encoder, one frame a column of patches: H          Network
+    g: frame -> frame, none, "mlp" or "bilstm"              Projector
+    m: frames -> instances, z = m(g(H))                     Network, contrast.instances
+    l(i) = -log exp(s_ij / T) / sum_{k != i} exp(s_ik / T)  losses.nt_xent (j: partner of i)
+    L = mean of l over the instances of both views          Method.loss
 
 The mapping m is one number. window_px=None: the mean of the whole line (all-to-instance). The width
 of a patch: every frame (frame-to-instance). In between: means of stretches of so many pixels
@@ -31,9 +32,10 @@ tenth of a window) bounds the way of any pixel sideways, since windows are match
 window's place in its view no longer tells its partner. Padding and rows that are not valid enter
 nothing.
 
-Watch   contrast starts near ln(2 instances - 1); top1. A network can match windows by their position code alone (found for
-        frames of lines, ICDAR 2024): column_offset_max > 0 starts the codes of each view elsewhere, and if top1 nears 1
-        within a few hundred steps without it, that has happened. q_std: healthy about 1 / sqrt(projector_dim).
+Watch   contrast starts near ln(2 instances - 1); top1. A network can match windows by their
+        position code alone (found for frames of lines, ICDAR 2024): column_offset_max > 0 starts
+        the codes of each view elsewhere, and if top1 nears 1 within a few hundred steps without it,
+        that has happened. q_std: healthy about 1 / sqrt(projector_dim).
 """
 
 from __future__ import annotations
@@ -106,8 +108,8 @@ class Method(base.Method):
     multiple of the patch width. projection: one of PROJECTIONS, of projector_width hidden units (a
     direction) and projector_dim outputs. recipe: of both views, a name or a recipe of `views`;
     max_shift_px None = unbounded. column_offset_max: `two_views.column_offsets`. displace_px:
-    `two_views.displaced_crops`. loss_chunk: keys at a time in the loss, None = all (`losses.nt_xent`).
-    Raises ValueError.
+    `two_views.displaced_crops`. loss_chunk: keys at a time in the loss, None = all
+    (`losses.nt_xent`). Raises ValueError.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """SimAN: rebuild one half of a line in the style of the other half.
 
-Paper   Luo et al., "SimAN: Exploring Self-Supervised Representation Learning of Scene Text via Similarity-Aware
-        Normalization", CVPR 2022, arXiv 2203.10492. The authors' code was never released.
+Paper   Luo et al., "SimAN: Exploring Self-Supervised Representation Learning of Scene Text via
+        Similarity-Aware Normalization", CVPR 2022, arXiv 2203.10492. The authors' code was never
+        released.
 
     what                                                          where
     two neighbouring patches of a line; one loses its style       Method.augment
@@ -28,9 +29,9 @@ Departures for lines: a line whose second half is padding cannot be asked and do
 padding enters no statistics, no attention and no loss. The recipe moves no pixel, since what is
 painted is the half as it was.
 
-Watch   pixel: mean square error in [-1, 1]; the variance of the pixels is what a constant reaches. adversary near 0.5 and
-        fooled near 0.25: neither side can tell; adversary near 0: it has won and its gradient no longer teaches. used: share
-        of halves that count.
+Watch   pixel: mean square error in [-1, 1]; the variance of the pixels is what a constant reaches.
+        adversary near 0.5 and fooled near 0.25: neither side can tell; adversary near 0: it has won
+        and its gradient no longer teaches. used: share of halves that count.
 """
 
 from __future__ import annotations
@@ -155,7 +156,8 @@ class Method(base.Method):
     encoder: keyword arguments of `vit.Vit`. channels: C of the images. decoder_*: of decoder and
     adversary alike. weight_adversary: lambda; 0 leaves the painted image to L2 alone, while the
     adversary still learns to judge it. recipe: what the content half suffers; nothing that moves
-    pixels. column_offset_max: `two_views.column_offsets`. Raises ValueError for values out of range.
+    pixels. column_offset_max: `two_views.column_offsets`. Raises ValueError for values out of
+    range.
     """
 
     def __init__(

@@ -1,13 +1,14 @@
 """SimCLR: every line finds its other view among all views of all lines of the batch.
 
-Paper   Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020, arXiv 2002.05709.
+Paper   Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML
+        2020, arXiv 2002.05709.
 
-    what                                                          where
-    two views of a line by one family of augmentations            two_views.augmenter
-    f: encoder, mean over the tokens of the whole line: h         contrast.Network, contrast.instances
-    g: projector of dense layers and batch norms, z = g(h)        contrast.Network, heads.Mlp
-    l(i, j) = -log exp(s_ij / T) / sum_{k != i} exp(s_ik / T)     losses.nt_xent, s = cosine
-    L = mean_i l(a_i, b_i) + mean_i l(b_i, a_i)                   Method.loss
+    what                                                       where
+    two views of a line by one family of augmentations         two_views.augmenter
+    f: encoder, mean over the tokens of the whole line: h      contrast.Network, contrast.instances
+    g: projector of dense layers and batch norms, z = g(h)     contrast.Network, heads.Mlp
+    l(i, j) = -log exp(s_ij / T) / sum_{k != i} exp(s_ik / T)  losses.nt_xent, s = cosine
+    L = mean_i l(a_i, b_i) + mean_i l(b_i, a_i)                Method.loss
 
 Certain, from the public code: L is the *sum* of both views' means (twice equation 1's average),
 gradients flow through both sides and reach every row of the global batch, three projector layers by
@@ -20,9 +21,10 @@ Departures for lines of text: no flips and no random resized crops, which would 
 pixel sideways replace them. Padding and rows that are not valid enter no mean, norm, negative or
 gradient.
 
-Watch   contrast starts some nats above 2 ln(2 rows - 1), because the cosines of a small batch spread widely over T 0.1. top1
-        should pass 0.9, since a whole line is easy to tell from others: a falling contrast then says little about reading.
-        q_std: healthy about 1 / sqrt(projector_dim).
+Watch   contrast starts some nats above 2 ln(2 rows - 1), because the cosines of a small batch
+        spread widely over T 0.1. top1 should pass 0.9, since a whole line is easy to tell from
+        others: a falling contrast then says little about reading. q_std: healthy about 1 /
+        sqrt(projector_dim).
 """
 
 from __future__ import annotations
@@ -42,8 +44,8 @@ class Method(base.Method):
 
     encoder: see `encoders.create`. channels: C of the images. projector_width None: as wide as the
     encoder. recipe: of both views, a name or a recipe of `views`; max_shift_px None = unbounded.
-    column_offset_max: `two_views.column_offsets`. loss_chunk: keys at a time in the loss, None = all
-    (`losses.nt_xent`). Raises ValueError.
+    column_offset_max: `two_views.column_offsets`. loss_chunk: keys at a time in the loss, None =
+    all (`losses.nt_xent`). Raises ValueError.
     """
 
     def __init__(

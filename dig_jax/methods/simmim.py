@@ -1,12 +1,13 @@
 """SimMIM: predict the raw pixels of hidden units from all the others, with one linear layer.
 
-Paper   Xie et al., "SimMIM: A Simple Framework for Masked Image Modeling", CVPR 2022, arXiv 2111.09886.
+Paper   Xie et al., "SimMIM: A Simple Framework for Masked Image Modeling", CVPR 2022, arXiv
+        2111.09886.
 
-    what                                                          where
-    hide 60 % of units of several patches each                    masks.unit_mask
-    mask token in their place, every token through the encoder    Network, vit.Vit
-    head: one linear layer from a token to its patch              Network
-    L = mean over hidden pixels of |prediction - x|               pixels.pixel_target, losses.masked_l1
+    what                                                        where
+    hide 60 % of units of several patches each                  masks.unit_mask
+    mask token in their place, every token through the encoder  Network, vit.Vit
+    head: one linear layer from a token to its patch            Network
+    L = mean over hidden pixels of |prediction - x|             losses.masked_l1
 
 Certain, from the public code: ceil(ratio * units) hidden units by a random permutation; the mask
 token stands before the position code is added; the target is the image as the encoder reads it, not
@@ -25,8 +26,9 @@ Departures for lines of text
 - Optional targets of the other pixel methods: "normalized" (by patch and channel) is what helped
   short runs on lines.
 
-Watch   pixel, in the units of the target. With "input" a constant reaches the mean distance of the pixels from their
-        median, in [-1, 1]; with "normalized" about 0.8, and on clean print less, since paper is flat.
+Watch   pixel, in the units of the target. With "input" a constant reaches the mean distance of the
+        pixels from their median, in [-1, 1]; with "normalized" about 0.8, and on clean print less,
+        since paper is flat.
 """
 
 from __future__ import annotations

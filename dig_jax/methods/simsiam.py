@@ -1,13 +1,14 @@
 """SimSiam: a predictor maps each view of a line onto the other; no negatives, no teacher, no queue.
 
-Paper   Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 2021, arXiv 2011.10566.
+Paper   Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 2021, arXiv
+        2011.10566.
 
-    what                                                          where
-    two views of a line by one family of augmentations            two_views.augmenter
-    f: encoder, mean over the tokens, 3-layer projector: z        contrast.Network
-    h: predictor with a bottleneck: p = h(z)                      contrast.Network
-    D(p, z) = -cos(p, stopgrad(z))                                losses.negative_cosine, Method.loss
-    L = D(p1, z2) / 2 + D(p2, z1) / 2                             Method.loss
+    what                                                    where
+    two views of a line by one family of augmentations      two_views.augmenter
+    f: encoder, mean over the tokens, 3-layer projector: z  contrast.Network
+    h: predictor with a bottleneck: p = h(z)                contrast.Network
+    D(p, z) = -cos(p, stopgrad(z))                          losses.negative_cosine, Method.loss
+    L = D(p1, z2) / 2 + D(p2, z1) / 2                       Method.loss
 
 Certain, from the public code: projector of three equally wide layers without biases, the last batch
 norm bare; predictor 2048 -> 512 with batch norm and ReLU -> 2048 with a bias and no norm; batch
@@ -21,10 +22,11 @@ px line) bounds the way of any pixel sideways. `window_px` may cut lines into wi
 place. Padding and rows that are not valid enter no mean, norm or gradient. We know of no published
 result on text.
 
-Watch   q_std, the paper's own test: spread of the unit z, healthy about 1 / sqrt(projector_dim), 0 when collapsed. cosine,
-        which is -L, starts near 0 and rises; near 1 within some tens of steps, with q_std falling, it is collapse. z comes
-        out of a batch norm: q_std stays healthy while the features under it shrink to a few directions, so read
-        `collapse/effective_rank`, too.
+Watch   q_std, the paper's own test: spread of the unit z, healthy about 1 / sqrt(projector_dim), 0
+        when collapsed. cosine, which is -L, starts near 0 and rises; near 1 within some tens of
+        steps, with q_std falling, it is collapse. z comes out of a batch norm: q_std stays healthy
+        while the features under it shrink to a few directions, so read `collapse/effective_rank`,
+        too.
 """
 
 from __future__ import annotations

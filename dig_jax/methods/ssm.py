@@ -1,18 +1,19 @@
 """SSM: a line and its mirror image, laid on top of each other, are taken apart again.
 
-Paper   Gao et al., "Self-Supervised Pre-training with Symmetric Superimposition Modeling for Scene Text Recognition",
-        IJCAI 2024, arXiv 2405.05841.
+Paper   Gao et al., "Self-Supervised Pre-training with Symmetric Superimposition Modeling for Scene
+        Text Recognition", IJCAI 2024, arXiv 2405.05841.
 
-    what                                                                where
-    g: flip left-right (1), top-bottom (2) or half a turn (3)           Method.augment, geometry.flip
-    X = 0.5 (I + g(I)), what the student sees; nothing is masked        Method.augment
-    z = encoder(X); decoder(z, 0) is I, decoder(z, g) is g(I)           Network.features, Network.paint
-    L_pix = mean (pixels of decoder(z, 0) - I)^2 + (... (z, g) - g(I))^2  pixels.masked_loss
-    teacher: X' = 0.5 (A(I) + A(g(I))), one affine map A for both       Method.augment, geometry.random_affine
+    what                                                             where
+    g: flip left-right (1), top-bottom (2) or half a turn (3)        geometry.flip
+    X = 0.5 (I + g(I)), what the student sees; nothing is masked     Method.augment
+    z = encoder(X); decoder(z, 0) is I, decoder(z, g) is g(I)        Network.features, .paint
+    L_pix = mean (decoder(z, 0) - I)^2 + mean (decoder(z, g) - g(I))^2, of pixels
+                                                                     pixels.masked_loss
+    teacher: X' = 0.5 (A(I) + A(g(I))), one affine map A for both    geometry.random_affine
     L_feat = ctr(q_0, k_0) + ctr(q_g, k_g) over windows of decoder features, ctr = 2T InfoNCE
-                                                                        losses.info_nce
-    L = L_pix + w L_feat, w = 0 for the first half, then up to 0.25     Method.loss, Method._weight
-    xi <- m xi + (1 - m) theta, m: 0.995 -> 1                           base.WithTeacher
+                                                                     losses.info_nce
+    L = L_pix + w L_feat, w = 0 for the first half, then up to 0.25  Method.loss, ._weight
+    xi <- m xi + (1 - m) theta, m: 0.995 -> 1                        base.WithTeacher
 
 Certain, from the authors' code (FaltingsA/SSM): all of the above, the decoder (a linear map, 2-D
 positions, a direction token of the table times sqrt(width) in front, 4 blocks, layer norm, the
@@ -45,9 +46,10 @@ Departures, for lines of text (at 128 px width and default values the first thre
   sampling="nearest" is theirs, in the preset words: the nearest pixel, black beyond the edge, one
   shear after the other. Their shift down is a whole number of pixels, here any.
 
-Watch   pixel: the sum of both directions. Twice the variance of the pixels is what a constant grey reaches, half the mean
-square of I - g(I) what X itself would. contrast starts near 4T ln(rows), top1 near 1/rows; both
-move before w does only as the features move. q_std: healthy about 1/sqrt(projector_dim).
+Watch   pixel: the sum of both directions. Twice the variance of the pixels is what a constant grey
+        reaches, half the mean square of I - g(I) what X itself would. contrast starts near 4T
+        ln(rows), top1 near 1/rows; both move before w does only as the features move. q_std:
+        healthy about 1/sqrt(projector_dim).
 """
 
 from __future__ import annotations

@@ -3,12 +3,14 @@
     image -> five 3 x 3 convolutions with norm, ReLU and pooling -> one token for each column
     cnn_lstm: -> two bidirectional LSTMs over the tokens
 
-The convolutional half of a CRNN (Shi et al., arXiv 1507.05717) as line recognisers use it (Puigcerver,
-ICDAR 2017). It reads best with a BiLSTM reader behind it (`models/decoders/ctc.py`), and is the
-strongest encoder for a CPU. What is left of the height stands side by side in a token. cnn_lstm has
-the LSTMs inside, so that they can be pre-trained, too: a linear reader is enough for it.
+The convolutional half of a CRNN (Shi et al., arXiv 1507.05717) as line recognisers use it
+(Puigcerver, ICDAR 2017). It reads best with a BiLSTM reader behind it (`models/decoders/ctc.py`),
+and is the strongest encoder for a CPU. What is left of the height stands side by side in a token.
+cnn_lstm has the LSTMs inside, so that they can be pre-trained, too: a linear reader is enough for
+it.
 
-Masks. A CNN has no mask tokens. Hidden columns are painted mid-grey, which is neither ink nor paper.
+Masks. A CNN has no mask tokens. Hidden columns are painted mid-grey, which is neither ink nor
+paper.
 
 Norm: groups of channels over the real pixels of each line, in place of batch norm. So the features
 of a line depend neither on its batch nor on its padding, and nothing travels beside the weights.
@@ -64,9 +66,9 @@ class Cnn(nn.Module):
     """(image f32[B,H,W,C] in [-1, 1], width i32[B] px) -> tokens f32[B,S,D], one for each column:
     D = channels[-1] * what the pools leave of the height, or 2 * hidden behind LSTMs.
 
-    height_px: H, a multiple of the pools' heights. hidden, layers: of the bidirectional LSTMs, none by default.
-    final_norm: layer norm at the end, as in `vit.Vit`. mask bool[B,S] True = hidden, see above. A
-    CNN has no position codes, so `column_offset` changes nothing.
+    height_px: H, a multiple of the pools' heights. hidden, layers: of the bidirectional LSTMs, none
+    by default. final_norm: layer norm at the end, as in `vit.Vit`. mask bool[B,S] True = hidden,
+    see above. A CNN has no position codes, so `column_offset` changes nothing.
     """
 
     height_px: int

@@ -1,7 +1,8 @@
 """CNN + BiLSTM: the encoder of the papers before the vision transformer, in the interface of
 `models/vit.py`.
 
-    image -> [rectification ->] residual CNN, 4 px of width a column, height collapsed -> BiLSTM -> frames
+    image -> [rectification ->] residual CNN, 4 px of width a column, height collapsed -> BiLSTM ->
+    frames
 
 Shi et al., "An End-to-End Trainable Neural Network for Image-based Sequence Recognition" (CRNN,
 arXiv 1507.05717), with the residual stages of Baek et al., "What Is Wrong With Scene Text

@@ -131,7 +131,8 @@ def create(options: Mapping[str, Any]) -> vit.Vit | crnn.Crnn | cnn.Cnn:
 
 
 def column_px(options: Mapping[str, Any]) -> int:
-    """The width of the columns that an encoder makes tokens of: its patch, stated or a CNN's own."""
+    """The width of the columns that an encoder makes tokens of: its patch, stated or a CNN's
+    own."""
     return (options["patch"] if "patch" in options else create(options).patch)[1]
 
 

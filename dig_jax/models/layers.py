@@ -53,7 +53,7 @@ def uniform_fan_in(gain: float = 1.0):
     return init
 
 
-# ---- matrix products -------------------------------------------------------------------------------------------------
+# ---- matrix products -----------------------------------------------------------------------------
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -161,7 +161,7 @@ def along_last(vector, like):
     return vector.reshape((1,) * (like.ndim - 1) + (-1,))
 
 
-# ---- normalisation, activation, regularisation -----------------------------------------------------------------------
+# ---- normalisation, activation, regularisation ---------------------------------------------------
 
 
 class LayerNorm(nn.Module):
@@ -208,7 +208,7 @@ class DropPath(nn.Module):
         return jnp.where(kept, x / keep, 0.0)
 
 
-# ---- position codes --------------------------------------------------------------------------------------------------
+# ---- position codes ------------------------------------------------------------------------------
 
 
 def _wave(position, dim: int):

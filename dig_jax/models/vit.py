@@ -41,7 +41,7 @@ SIZES = {
 PAPER = 1.0  # what the pipeline pads with (255), after normalisation to [-1, 1]
 
 
-# ---- geometry of tokens ----------------------------------------------------------------------------------------------
+# ---- geometry of tokens --------------------------------------------------------------------------
 
 
 def grid(image_shape: Sequence[int], patch: Sequence[int]) -> tuple[int, int]:
@@ -166,8 +166,8 @@ class Vit(nn.Module):
     of 16 x 16). final_norm: layer norm at the end (DiG drops it whenever its contrastive branch is
     on). drop_path: rate of the last block, linear from 0 over the depth. remat, scan: recompute
     blocks in the backward pass; trace one block and loop over stacked parameters ("blocks" instead
-    of "block_i"). dtype: see `layers`. attention: see `transformer.attend`; what "auto" stands for in a
-    config is said by `encoders.resolve`.
+    of "block_i"). dtype: see `layers`. attention: see `transformer.attend`; what "auto" stands for
+    in a config is said by `encoders.resolve`.
     """
 
     patch: Sequence[int]

@@ -1,8 +1,8 @@
 """Public benchmarks: what each is, where to ask for it, and whether a converted set is complete.
 
-    python -m dig_jax.tools.benchmarks                                  all of them, one a line
-    python -m dig_jax.tools.benchmarks iiit5k                           one: terms, counts, command
-    python -m dig_jax.tools.benchmarks iiit5k --check=records/iiit5k    what the converted set differs in
+    python -m dig_jax.tools.benchmarks                                all of them, one a line
+    python -m dig_jax.tools.benchmarks iiit5k                         one: terms, counts, command
+    python -m dig_jax.tools.benchmarks iiit5k --check=records/iiit5k  what a set differs in
 
 No data is downloaded: most sets may not be passed on. With --check the exit code is 1 where
 anything differs.

@@ -1,6 +1,6 @@
 """Scores the readings of one recogniser, or says whether two differ on the same lines.
 
-    python -m dig_jax.tools.compare RUN                          rates with intervals, and which errors
+    python -m dig_jax.tools.compare RUN                          rates with intervals, and errors
     python -m dig_jax.tools.compare RUN_A RUN_B --group_by='^images/(.+)_'
     python -m dig_jax.tools.compare a.tsv b.tsv --rule=waics,parseq94
 

@@ -1,7 +1,8 @@
 """Makes a records folder from a source of lines.
 
     python -m dig_jax.tools.make_records --source=folder --input=DATA --output=records/data
-    python -m dig_jax.tools.make_records --source=lines --splits=train=4000,validation=400 --output=records/lines
+    python -m dig_jax.tools.make_records --source=lines --splits=train=4000,validation=400
+    --output=records/lines
 
 Sources are the modules of dig_jax/data/sources; each has a function `examples` and takes the flags
 that this has parameters for. What cannot be used is counted, named in records.json ("skipped") and

@@ -80,7 +80,7 @@ class Loop:
                     done - start, self.interrupts.code is not None
                 )
                 if self._must_pause(done) or stop:
-                    log.flush()  # everything up to here is finite and written, before anything is kept
+                    log.flush()  # all up to here is finite and written, before anything is kept
                     self._evaluate_and_save(state, done, force=last or stop)
                     log.resume()
                 if stop:

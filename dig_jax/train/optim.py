@@ -41,8 +41,8 @@ RULE = {
 @dataclasses.dataclass(frozen=True)
 class ParamGroup:
     """How one parameter is trained: lr_scale a number or, for stacked blocks, an array that
-    broadcasts to it; schedule the shape of its rate, None = everybody's; start the step before which
-    it is held."""
+    broadcasts to it; schedule the shape of its rate, None = everybody's; start the step before
+    which it is held."""
 
     lr_scale: Any = 1.0
     weight_decay: float = 0.0
@@ -105,14 +105,15 @@ def create(
     momentum). lr: peak rate; with lr_per=256 it is the rate for 256 rows and the peak is lr *
     batch_size / 256 (min_lr is absolute, as in DiG). clip_norm: of the global gradient norm of what
     trains; clip_norm_each: instead of the norm of every array (of every block of a stacked one), as
-    DINO and CCD do. rules: ordered (regex, {lr_scale | freeze | freeze_frac | weight_decay | schedule}); the
-    first regex found (re.search) in a parameter's path, such as "encoder/block_0/mlp/kernel",
-    decides. freeze_frac (adamw) holds a parameter, its moments, its count and its decay for that
-    share of the run, as PyTorch does for a gradient of None. Where rules are given they must cover every parameter and each must decide something,
-    so a renamed layer cannot slip out of its rule. layer_decay: see `layer_scales`. Weight decay
-    falls on weights of two or more dimensions only, unless a rule states it; with weight_decay_end
-    it goes from weight_decay to that along half a cosine, and what a rule states changes by the
-    same factor. schedule, min_lr, drops, drop: see `make_schedule`. Raises ValueError.
+    DINO and CCD do. rules: ordered (regex, {lr_scale | freeze | freeze_frac | weight_decay |
+    schedule}); the first regex found (re.search) in a parameter's path, such as
+    "encoder/block_0/mlp/kernel", decides. freeze_frac (adamw) holds a parameter, its moments, its
+    count and its decay for that share of the run, as PyTorch does for a gradient of None. Where
+    rules are given they must cover every parameter and each must decide something, so a renamed
+    layer cannot slip out of its rule. layer_decay: see `layer_scales`. Weight decay falls on
+    weights of two or more dimensions only, unless a rule states it; with weight_decay_end it goes
+    from weight_decay to that along half a cosine, and what a rule states changes by the same
+    factor. schedule, min_lr, drops, drop: see `make_schedule`. Raises ValueError.
     """
     if name not in ("adamw", "sgd"):
         raise ValueError(f"config.optim.name is {name!r}: set it to 'adamw' or 'sgd'")

@@ -1,4 +1,5 @@
-"""The state that a run starts from: the last checkpoint, or step 0 after init_from and calibrate."""
+"""The state that a run starts from: the last checkpoint, or step 0 after init_from and
+calibrate."""
 
 from __future__ import annotations
 

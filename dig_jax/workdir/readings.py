@@ -4,10 +4,11 @@ One line a record, tab-separated, UTF-8, under the header `path truth reading ed
 
     path        the id that the source gave the record, which is its path in most sets
     truth       as labelled, in normal form; readings are written as they are
-    edits       between the two under the rule `raw`; the sum over characters of the truth is the CER
+    edits       between the two under the rule `raw`; their sum over characters of the truth: CER
     confidence  mean over the characters of the reading, 0 to 1; empty where there is none
 
-Records without a text are left out. Backslash, tab and line ends are written as \\\\, \\t, \\n, \\r.
+Records without a text are left out. Backslash, tab and line ends are written as \\\\, \\t, \\n,
+\\r.
 """
 
 from __future__ import annotations

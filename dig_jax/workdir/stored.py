@@ -76,12 +76,16 @@ def damaged(workdir: str, step: int, why: str) -> Damaged:
         f"step {whole[-1]} is whole: to go on from it, move the broken one out of the way (mv "
         f"{folder} {folder.parent.parent}/broken-{step}) and run the same command again"
         if whole
-        else "there is no other whole one: bring it back from a copy, or start again in another --workdir"
+        else "there is no other whole one: bring it back from a copy, or start again in another "
+        "--workdir"
     )
     return Damaged(f"the checkpoint {folder} is broken ({why}); nothing was changed; {go_on}")
 
 
-DISK = "No space left on device|Disk quota exceeded|Read-only file system|File too large|Input/output error|Permission denied"
+DISK = (
+    "No space left on device|Disk quota exceeded|Read-only file system|File too large|"
+    "Input/output error|Permission denied"
+)
 
 
 def reason(error: BaseException) -> str:

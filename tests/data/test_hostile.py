@@ -44,7 +44,7 @@ def edit(folder, change):
     file.write_text(json.dumps(manifest))
 
 
-# ---- names and numbers in records.json ------------------------------------------------------------------------------
+# ---- names and numbers in records.json -----------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_a_pipe_in_place_of_a_shard_is_not_waited_for(tmp_path):
         records.RecordSet(folder)
 
 
-# ---- folders of images ----------------------------------------------------------------------------------------------
+# ---- folders of images ---------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -224,7 +224,7 @@ def test_names_are_escaped_before_they_reach_a_terminal(root, capsys):
     assert "\x1b" not in text and "\u202e" not in text and "\\x1b]0;owned\\x07\\u202e.png" in text
 
 
-# ---- labels and shapes ----------------------------------------------------------------------------------------------
+# ---- labels and shapes ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("text", "kept", "reason"), [
@@ -271,7 +271,7 @@ def test_extreme_shapes_are_left_out_when_written(tmp_path):
     assert report.first == [{"name": "wide", "reason": "more than 500 times as wide as high"}]
 
 
-# ---- memory and time of one image -----------------------------------------------------------------------------------
+# ---- memory and time of one image ----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ def test_odd_numbers_become_grey():
     assert np.asarray(transforms.flatten(Image.fromarray(values), 1)).tolist() == [[0, 255, 0, 0]]
 
 
-# ---- any bytes at all -----------------------------------------------------------------------------------------------
+# ---- any bytes at all ----------------------------------------------------------------------------
 
 SETTINGS = settings(
     max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True

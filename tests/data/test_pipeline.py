@@ -96,7 +96,7 @@ def same(one, two):
     ]
 
 
-# ---- which records --------------------------------------------------------------------------------------------------
+# ---- which records -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4])
@@ -236,7 +236,7 @@ def test_subset_draws_only_its_records(tmp_path):
     assert texts == {str(i) for i in mixture.chosen} and len(texts) == 10
 
 
-# ---- restart, threads, processes ------------------------------------------------------------------------------------
+# ---- restart, threads, processes -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "recognition"])
@@ -292,7 +292,7 @@ def test_workers_are_checked(fifty):
         pass
 
 
-# ---- pixels and labels ----------------------------------------------------------------------------------------------
+# ---- pixels and labels ---------------------------------------------------------------------------
 
 
 def test_whole_lines_are_padded_with_paper_and_labelled(fifty):
@@ -420,7 +420,7 @@ def test_contrast_is_checked(fifty):
         pretrain(fifty, contrast="strech")
 
 
-# ---- records that cannot be used ------------------------------------------------------------------------------------
+# ---- records that cannot be used -----------------------------------------------------------------
 
 
 def example(image, text=b"1", ident=b"id"):

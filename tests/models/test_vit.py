@@ -43,7 +43,7 @@ def start(**options):
     return module, jax.tree.unflatten(tree, leaves)
 
 
-# ---- geometry --------------------------------------------------------------------------------------------------------
+# ---- geometry ------------------------------------------------------------------------------------
 
 
 def test_patchify_against_a_slow_loop_and_back():
@@ -104,7 +104,7 @@ def test_frames():
         vit.frames(tokens, 2, "max")
 
 
-# ---- position codes --------------------------------------------------------------------------------------------------
+# ---- position codes ------------------------------------------------------------------------------
 
 
 def codes(position, image_px, offset=None, **options):
@@ -170,7 +170,7 @@ def test_flat_1d_refuses_what_would_collide():
         codes("learned", 128)
 
 
-# ---- padding ---------------------------------------------------------------------------------------------------------
+# ---- padding -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("attention", ["plain", "xla"])
@@ -211,7 +211,7 @@ def test_pixels_of_padding_cannot_reach_a_feature():
     )
 
 
-# ---- mask ------------------------------------------------------------------------------------------------------------
+# ---- mask ----------------------------------------------------------------------------------------
 
 
 def test_hidden_patches_are_replaced_by_the_token_before_positions():
@@ -242,7 +242,7 @@ def test_no_gradient_from_hidden_pixels():
     assert patches[2][~np.asarray(mask[2])].any()
 
 
-# ---- a part of the patches, and tokens before them ----------------------------------------------------------------------
+# ---- a part of the patches, and tokens before them -----------------------------------------------
 
 
 def test_kept_patches_in_another_order_are_the_same_tokens():
@@ -288,7 +288,7 @@ def test_a_prefix_is_read_along_without_a_position():
     )
 
 
-# ---- weights ---------------------------------------------------------------------------------------------------------
+# ---- weights -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("size", "millions"), [("T", "5.35"), ("S", "21.31"), ("B", "37.85")])
@@ -377,7 +377,7 @@ def test_one_block_against_numpy():
         np.testing.assert_allclose(ours[i, :real], x, atol=2e-5)
 
 
-# ---- forms of the loop, dtypes, drop path ----------------------------------------------------------------------------
+# ---- forms of the loop, dtypes, drop path --------------------------------------------------------
 
 
 def stack(params):

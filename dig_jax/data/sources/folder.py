@@ -1,9 +1,9 @@
 """Source: a folder of line images, with `labels.tsv` and `splits/*.txt` where they exist.
 
-    images anywhere below the folder, in any format that Pillow reads (animations and multi-page files: the first frame)
-    labels.tsv        path relative to the folder, tab, transcription; UTF-8; images without a line are unlabelled
-    splits/NAME.txt   one path a line; without any, all images are the split "train"
-    SOURCE.md         its '- Source:', '- Licence:' and '- Attribution:' lines go into the record set
+    images anywhere below the folder, in any format that Pillow reads (of several frames the first)
+    labels.tsv       path relative to the folder, tab, transcription; UTF-8; others are unlabelled
+    splits/NAME.txt  one path a line; without any, all images are the split "train"
+    SOURCE.md        its '- Source:', '- Licence:' and '- Attribution:' lines go into the record set
 
 Nothing found in the folder can stop the walk: what is broken is counted and named in the report.
 Nothing outside the folder is read: paths that are absolute or hold "..", and links that lead out,
@@ -30,7 +30,10 @@ from dig_jax.data.transforms import LEAST_CONTRAST, flatten
 from dig_jax.data.writer import Example, Report, encode_image
 
 SUFFIXES = frozenset(
-    ".avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .ppm .pnm .tga .tif .tiff .webp".split()
+    (
+        ".avif .bmp .dib .gif .j2k .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .ppm .pnm .tga .tif "
+        ".tiff .webp"
+    ).split()
 )
 # Pictures, pages and unfinished downloads that somebody may miss in the records.
 UNREAD = frozenset(
@@ -250,7 +253,7 @@ def decode(data: bytes, height_px: int, channels: int, max_pixels: int) -> tuple
         raise BadImage(
             KINDS.get(kind, "truncated or damaged image").format(max_pixels=max_pixels)
         ) from error
-    except Exception as error:  # whatever a decoder makes of arbitrary bytes: struct.error, SyntaxError, IndexError ...
+    except Exception as error:  # of arbitrary bytes: struct.error, SyntaxError, IndexError ...
         if isinstance(error, BadImage):
             raise
         raise BadImage("truncated or damaged image") from error

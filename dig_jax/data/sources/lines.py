@@ -112,16 +112,24 @@ def examples(
     families = len({font.family for font in found})
     report.total = sum(sizes.values())
     report.about.update(
-        source=f"rendered lines, seed {seed}, words of {input or WORDS.name}, {len(found)} fonts, {families} families",
+        source=f"rendered lines, seed {seed}, words of {input or WORDS.name}, {len(found)} fonts, "
+        f"{families} families",
         licence="generated; words in the public domain"
         if input is None
         else f"generated; words from {input}",
     )
     report.notes.append("fonts: " + ", ".join(sorted({Path(font.file).name for font in found})))
     make = LineMaker(
-        usable, found, seed=seed, words=(min_words, max_words), books=books, height_px=height_px, channels=channels,
-        codec=codec, quality=quality,
-    )  # fmt: skip
+        usable,
+        found,
+        seed=seed,
+        words=(min_words, max_words),
+        books=books,
+        height_px=height_px,
+        channels=channels,
+        codec=codec,
+        quality=quality,
+    )
     jobs = ((split, index) for split, size in sizes.items() for index in range(size))
     yield from ordered_map(make, jobs, workers)
 
@@ -255,9 +263,18 @@ class LineMaker:
     """
 
     def __init__(
-        self, vocabulary: Vocabulary, fonts: Sequence[Font], *, seed: int, words: tuple[int, int], height_px: int,
-        channels: int, codec: str, quality: int, books: int = 0,
-    ):  # fmt: skip
+        self,
+        vocabulary: Vocabulary,
+        fonts: Sequence[Font],
+        *,
+        seed: int,
+        words: tuple[int, int],
+        height_px: int,
+        channels: int,
+        codec: str,
+        quality: int,
+        books: int = 0,
+    ):
         self.vocabulary, self.seed, self.words, self.books = vocabulary, seed, words, books
         self.height_px, self.channels, self.codec, self.quality = (
             height_px,

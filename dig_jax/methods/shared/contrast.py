@@ -20,8 +20,8 @@ def instances(tokens: jax.Array, batch: base.Batch, patch: Sequence[int], window
     Means over windows of full height and `window_px` width (`heads.pool_windows`): None makes one
     instance of a whole line (all-to-instance), the width of a patch one of every column
     (frame-to-instance). Neither padding nor rows that are not valid count, nor, of views that begin
-    at different windows ("first", see `two_views.displaced_crops`), what only one of them shows: those of the
-    second view are moved to the places of the first.
+    at different windows ("first", see `two_views.displaced_crops`), what only one of them shows:
+    those of the second view are moved to the places of the first.
     """
     views_count = tokens.shape[1]
     shape = batch["view1"].shape

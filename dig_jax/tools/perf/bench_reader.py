@@ -1,13 +1,14 @@
 """A recogniser's training step and its reading, beside a plain CRNN in PyTorch: same lines, same
 threads.
 
-    python -m dig_jax.tools.perf.bench_reader [--config=scratch:size=cnn] [--width_px=896] [--seconds=30]
+    python -m dig_jax.tools.perf.bench_reader [--config=scratch:size=cnn] [--width_px=896]
+        [--seconds=30]
     taskset -c 0 python -m dig_jax.tools.perf.bench_reader          # one thread each
 
-Needs the extra "torch" (benchmark only). The CRNN is what one would write there for text lines: five
-3 x 3 convolutions with batch norm and dropout, two bidirectional LSTMs of 192, linear CTC, AdamW,
-2.2 M parameters, lines 32 px high. Ours is the trainer's step of the config, augmentation included.
-The networks differ; the batch, the lines' width on paper and the labels do not.
+Needs the extra "torch" (benchmark only). The CRNN is what one would write there for text lines:
+five 3 x 3 convolutions with batch norm and dropout, two bidirectional LSTMs of 192, linear CTC,
+AdamW, 2.2 M parameters, lines 32 px high. Ours is the trainer's step of the config, augmentation
+included. The networks differ; the batch, the lines' width on paper and the labels do not.
 
 Steps take turns, then readings. The last line is JSON: medians and spreads by the clock and in CPU
 time of this process, which is what to compare where other programs want the same cores.
