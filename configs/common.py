@@ -275,8 +275,8 @@ def reader(decoder: str, head: str, hidden: int = 0) -> dict[str, Any]:
     unknown one."""
     if decoder not in DECODERS or head not in READERS:
         raise ValueError(
-            f"decoder={decoder},head={head}: give one of decoder={', '.join(DECODERS)}, and for ctc "
-            f"one of head={', '.join(READERS)}"
+            f"decoder={decoder},head={head}: give one of decoder={', '.join(DECODERS)}, and for "
+            f"ctc one of head={', '.join(READERS)}"
         )
     if decoder != "ctc":
         return {"kind": decoder}

@@ -1,16 +1,16 @@
 """Fine-tuning: encoder and reader trained together, from a pre-training.
 
-    python -m dig_jax.main --config=configs/recognize/finetune.py:labels=0.1 --config.init_from=PRETRAINED --workdir=DIR
-    ... finetune.py:labels=100,seed=1,steps=1000
-    ... finetune.py:preset=plain,labels=0.1               no augmentation, a linear reader
-    ... finetune.py:preset=words_cpu                      photographed words, squeezed to 32 x 128
-    ... finetune.py:decoder=transformer,order=first,layer_decay=0.75,drop_path=0.1
+    python -m dig_jax.main --config=finetune:labels=0.1 --config.init_from=PRETRAINED --workdir=DIR
+    ... finetune:labels=100,seed=1,steps=1000
+    ... finetune:preset=plain,labels=0.1  no augmentation, a linear reader
+    ... finetune:preset=words_cpu         photographed words, squeezed to 32 x 128
+    ... finetune:decoder=transformer,order=first,layer_decay=0.75,drop_path=0.1
 
 Encoder, height, channels and records are those of the pre-training, unless given here. `scratch.py`
 is the same without the pre-training; compare the two with the same arguments. encoder_lr: the
 encoder's rate as a share of lr; layer_decay: what each block's rate is of that of the block behind
-it. block: last, mix, or a number. order: which lines labels= takes, random or first. teacher: start from the pre-training's averaged encoder. The figure
-is the lowest validation CER along the run.
+it. block: last, mix, or a number. order: which lines labels= takes, random or first. teacher: start
+from the pre-training's averaged encoder. The figure is the lowest validation CER along the run.
 """
 
 from dig_jax.configs import common

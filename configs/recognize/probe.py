@@ -1,9 +1,9 @@
 """Frozen probe: what can be read off features that nothing but pre-training has shaped.
 
-    python -m dig_jax.main --config=configs/recognize/probe.py:decoder=ctc --config.init_from=PRETRAIN_DIR --workdir=DIR
-    ... probe.py:decoder=ctc,head=bilstm,labels=0.1       a BiLSTM reader (hidden=256 units), a tenth of the labels
-    ... probe.py:decoder=attention,block=mix              another decoder (transformer, glimpse), frames of all blocks
-    ... probe.py:decoder=ctc,shape_from=PRETRAIN_DIR            the same encoder with random weights (no init_from)
+    python -m dig_jax.main --config=probe:decoder=ctc --config.init_from=PRETRAIN_DIR --workdir=DIR
+    ... probe:decoder=ctc,head=bilstm,labels=0.1   a BiLSTM reader, a tenth of the labels
+    ... probe:decoder=attention,block=mix          another decoder, frames of all blocks
+    ... probe:decoder=ctc,shape_from=PRETRAIN_DIR  the same encoder with random weights
 
 Encoder, height, channels and records are those of the pre-training, unless given here. One run is
 the whole sweep: a head for each rate, all on the same frozen, standardised features

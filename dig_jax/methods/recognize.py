@@ -2,8 +2,8 @@
 evaluation.
 
 Encoder (`models/encoders.py`) -> frames, one a token column -> optional standardisation -> one or
-several heads: decoders of one kind (`models/decoders`): CTC, attention, Transformer, glimpses. Which
-of the protocols it is, the config says:
+several heads: decoders of one kind (`models/decoders`): CTC, attention, Transformer, glimpses.
+Which of the protocols it is, the config says:
 
     probe      frozen=True, standardize=True, several heads     `configs/recognize/probe.py`
     fine-tune  frozen=False, one head, init_from a pre-training `configs/recognize/finetune.py`
@@ -256,7 +256,8 @@ class Method(base.Method):
                 mean, count = mean + shift * (n / (count + n)), count + n
         if not count:
             raise ValueError(
-                "no readable training line to standardise the features with: check config.data.train"
+                "no readable training line to standardise the features with: check "
+                "config.data.train"
             )
         scale = {"mean": mean, "std": np.maximum(np.sqrt(squares / count), STD_FLOOR)}
         place = lambda new, old: jax.device_put(np.asarray(new, np.float32), old.sharding)
@@ -324,7 +325,8 @@ def checked_block(block: str | int, encoder: Any) -> str | int:
         return block
     if not (str(block).isdigit() and 1 <= int(block) <= depth):
         raise ValueError(
-            f"config.method.block is {block!r}: set it to 'last', 'mix' or a number from 1 to {depth}"
+            f"config.method.block is {block!r}: set it to 'last', 'mix' or a number from 1 to "
+            f"{depth}"
         )
     return int(block)
 

@@ -157,8 +157,8 @@ class Vit(nn.Module):
     N in its last places, which leave as zeros. Not together with a mask. prefix f32[B, R, D]:
     tokens without a position that are read before those of the line and leave before them (a CLS
     token) -> tokens f32[B, R + N, D]. deterministic=False turns drop path on and needs the rng
-    "drop_path". each_block: the output of every block instead, before the last norm, f32[depth, B, N,
-    D].
+    "drop_path". each_block: the output of every block instead, before the last norm, f32[depth, B,
+    N, D].
 
     patch: (height, width) px. width, depth, heads: see SIZES. position: "sincos_2d" for any grid;
     "flat_1d", DiG's code over row-major indices flat_columns * row + column; or "square_2d", the

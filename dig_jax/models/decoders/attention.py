@@ -2,9 +2,10 @@
 
 | paper | equation | here |
 |---|---|---|
-| Bahdanau et al. 2015 (1409.0473) | energy e = v tanh(W s + U h), weights, context: section 3.1 | `AttentionReader.step` |
-| Chorowski et al. 2015 (1506.07503) | f = F * (last weights), added to the energy: equations 8, 9 | `windows`, `place` |
-| Cho et al. 2014 (1406.1078) | gated recurrent unit, reset behind the product as in cuDNN | `Gru` |
+| Bahdanau et al. 2015 (1409.0473) | energy e = v tanh(W s + U h), weights, context: section 3.1 |
+`AttentionReader.step` | | Chorowski et al. 2015 (1506.07503) | f = F * (last weights), added to the
+energy: equations 8, 9 | `windows`, `place` | | Cho et al. 2014 (1406.1078) | gated recurrent unit,
+reset behind the product as in cuDNN | `Gru` |
 
 The reader is the one of Shi et al. 2016 and of the "attention" rows of scene text tables (Baek et
 al. 2019), with a GRU for their LSTM. Where it looked last helps it through a line: letters repeat,

@@ -7,10 +7,10 @@ every reader has the same classes, and a classifier that learns more of them is 
 
 A network (`attention.py`, `transformer.py`, `glimpse.py`) is a Linen module with the methods
 
-    memory(frames, length, key)       -> memory      what is computed once a line; every leaf [B, ...]
-    start(memory)                     -> state       before the first character; every leaf [B, ...]
-    step(memory, state, ids, place)   -> state, hidden f32[B,H], weights f32[B,S]
-    logits(hidden)                    -> f32[..., V]
+    memory(frames, length, key)      -> memory      computed once a line; every leaf [B, ...]
+    start(memory)                    -> state       before the first character; every leaf [B, ...]
+    step(memory, state, ids, place)  -> state, hidden f32[B,H], weights f32[B,S]
+    logits(hidden)                   -> f32[..., V]
 
 `step` is handed the character i32[B] before the one that it reads, and its place i32[]; the weights
 say which frames it looked at. A network that reads all places at once in training has `parallel`.

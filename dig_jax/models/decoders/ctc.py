@@ -42,7 +42,8 @@ class CtcHead(nn.Module):
 
 
 class Ctc:
-    """A `CtcHead` as a decoder, see `decoders.Decoder`. A beam search runs on the host (`beam.py`)."""
+    """A `CtcHead` as a decoder, see `decoders.Decoder`. A beam search runs on the host
+    (`beam.py`)."""
 
     on_host = True
 

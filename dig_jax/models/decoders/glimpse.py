@@ -2,9 +2,10 @@
 
 | paper | part | here |
 |---|---|---|
-| Mnih et al. 2014, RAM (1406.6247) | glimpses of several scales around a place; "what" and "where" multiplied | `glimpse` |
-| Ba et al. 2015, DRAM (1412.7755) | section 2: context, glimpse, recurrent 1 and 2, emission, classification network | `memory`, `start`, `look`, `step` |
-| Gregor et al. 2015, DRAW (1502.04623) | section 3.2: Gaussian filters around a learned centre | `filters` |
+| Mnih et al. 2014, RAM (1406.6247) | glimpses of several scales around a place; "what" and "where"
+multiplied | `glimpse` | | Ba et al. 2015, DRAM (1412.7755) | section 2: context, glimpse, recurrent
+1 and 2, emission, classification network | `memory`, `start`, `look`, `step` | | Gregor et al.
+2015, DRAW (1502.04623) | section 3.2: Gaussian filters around a learned centre | `filters` |
 
 Departures. Places are frames of a line instead of pixels of a picture, so the reader stands on any
 encoder; on an encoder without layers it reads patches. A place is where the last one was plus a

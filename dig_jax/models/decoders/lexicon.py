@@ -15,7 +15,8 @@ WORD = re.compile(r"[^\W\d_]+")  # letters; digits and punctuation stay as they 
 
 
 class Lexicon:
-    """words: the list. edits: how many characters of a word may be changed; at most one in three."""
+    """words: the list. edits: how many characters of a word may be changed; at most one in
+    three."""
 
     def __init__(self, words: Iterable[str], edits: int = 1):
         self.words = sorted({word for text in words for word in WORD.findall(text)})

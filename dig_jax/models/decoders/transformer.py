@@ -4,7 +4,8 @@ In training all places of a label are read at once under a causal mask (`paralle
 step handles one place: keys and values of earlier places, and those of the frames, are kept. Both
 forms compute the same.
 
-Frames bring no column of their own from a CNN, so sine codes are added to them as to the characters.
+Frames bring no column of their own from a CNN, so sine codes are added to them as to the
+characters.
 """
 
 import flax.linen as nn
@@ -17,7 +18,8 @@ from dig_jax.models.layers import Dense, LayerNorm, compute_dtype, dot_f32acc, g
 
 
 class Layer(nn.Module):
-    """Causal self-attention, attention to the frames, feed-forward; each behind a norm and added."""
+    """Causal self-attention, attention to the frames, feed-forward; each behind a norm and
+    added."""
 
     width: int
     heads: int

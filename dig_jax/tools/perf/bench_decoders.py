@@ -1,6 +1,7 @@
 """Training and reading time of every decoder on random frames, without an encoder.
 
-    python -m dig_jax.tools.perf.bench_decoders [--rows=8] [--frames=64] [--decoders=linear,transformer]
+    python -m dig_jax.tools.perf.bench_decoders [--rows=8] [--frames=64]
+    [--decoders=linear,transformer]
 
 Prints a table and, last, one JSON object: ms of the loss with its gradient, lines read a second, by
 a beam of four too. Every line has as many characters as frames, half of them in training. The
