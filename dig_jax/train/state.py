@@ -43,5 +43,5 @@ def create(
         params=params,
         teacher=teacher,
         opt_state=tx.init(params),
-        mutable=variables.get("mutable", {}),
+        mutable=variables["mutable"],
     )
