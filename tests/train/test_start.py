@@ -80,7 +80,7 @@ def test_new_characters_extend_the_classes_of_an_old_recogniser(lines, tmp_path,
     new, old = trees.named_leaves(new), trees.named_leaves(old)
     axes = {"classify/kernel": 1, "classify/bias": 0, "characters": 0}
     for name, leaf in new.items():
-        kept = np.take(leaf, np.arange(3), axes[name]) if name in axes else leaf
+        kept = np.take(np.asarray(leaf), np.arange(3), axes[name]) if name in axes else leaf
         np.testing.assert_array_equal(kept, old[name], err_msg=name)
     assert new["classify/kernel"].shape[1] == 6 and new["characters"].shape[0] == 6
     assert np.abs(new["characters"][3:]).min() > 0  # they start as they would anew
