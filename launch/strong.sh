@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# The tables of the strong recogniser, stage by stage, on one core each; all resumes, done is done.
+#   launch/strong.sh records                     records/ from ../shared/data
+#   launch/strong.sh pretrain START [FLAG..]     images of both sets, no label: gen, dig, dis, or a
+#                                                file of configs/pretrain; FLAG: of dig_jax.main
+#   launch/strong.sh judge START SET LABELS..    START also random; SET archiscribe, copiste_hw_fr;
+#                                                LABELS 34, 100, 0.1 (a tenth) or 1.0 (all)
+#   launch/strong.sh ablate SET [PIECE..]        the recipe without one of its pieces, 0.1 labels
+#   launch/strong.sh bench                       step and reading beside PyTorch (dig_jax[torch])
+#   launch/strong.sh table                       prints the tables with intervals
+# SIZE: the encoder, cnn48 (default), cnn48_lstm, cnn, micro. Also SEED, STEPS, RECORDS and RUNS.
+# `taskset -c N` in front: one process a core is faster than one process on all cores.
+case ${1:-} in "" | -h | --help) sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "$0"; exit ;; esac
+set -euo pipefail
+keep=glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184
+# A quarter faster on a CPU (docs/performance.md).
+export GLIBC_TUNABLES="${GLIBC_TUNABLES-glibc.malloc.hugetlb=1:$keep}"
+python=${PYTHON:-.venv/bin/python} records=${RECORDS:-records} runs=${RUNS:-runs/strong}
+seed=${SEED:-0} size=${SIZE:-cnn48}
+main() { "$python" -m dig_jax.main "$@"; }
+steps() { # set -> steps of a recogniser: handwriting leaves the plateau of CTC later
+  [ "$1" = copiste_hw_fr ] && echo "${STEPS:-2600}" || echo "${STEPS:-1900}"
+}
+reader() { # size -> the reader behind it: LSTMs are in the encoder, or in front of the classes
+  case $1 in *_lstm) echo head=linear ;; *) echo head=bilstm2 ;; esac
+}
+
+case $1 in
+  records) for set in archiscribe copiste_hw_fr; do
+      "$python" -m dig_jax.tools.make_records --source=folder --input="../shared/data/$set" \
+        --output="$records/$set"; done ;;
+  pretrain)
+    case $2 in dis | gen) config="dig:objective=$2," ;; *) config="$2:" ;; esac
+    config+=preset=cpu,size=$size,patch=32x4,probe=none,seed=$seed${STEPS:+,steps=$STEPS}
+    main --config="$config" \
+      --config.data.train="$records/archiscribe,$records/copiste_hw_fr" \
+      --config.data.contrast=stretch --config.method.encoder.dtype=float32 \
+      --workdir="$runs/$size/pretrain/$2-$seed" "${@:3}" ;;
+  judge) for labels in "${@:4}"; do
+      common="labels=$labels,steps=$(steps "$3"),seed=$seed,$(reader "$size")"
+      if [ "$2" = random ]; then config=scratch:size=$size,patch=32x4,$common from=()
+      else config=finetune:$common from=(--config.init_from="$runs/$size/pretrain/$2-$seed"); fi
+      main --config="$config" "${from[@]}" --config.data.train="$records/$3" \
+        --workdir="$runs/$size/$3/$labels/$2-$seed"; done ;;
+  ablate)
+    pieces=("${@:3}")
+    [ $# -gt 2 ] || pieces=(whole augmentation contrast schedule dropout lstm height)
+    for piece in "${pieces[@]}"; do
+      args=labels=0.1,steps=$(steps "$2"),seed=$seed flags=()
+      case $piece in
+        whole) args=size=cnn48,$args ;;
+        augmentation) args=size=cnn48,recipe=,$args ;;
+        contrast) args=size=cnn48,$args flags=(--config.data.contrast=None) ;;
+        schedule) args=size=cnn48,$args
+          flags=(--config.optim.schedule=constant --config.optim.warmup_steps=0) ;;
+        dropout) args=size=cnn48,$args flags=(--config.method.heads.ctc.dropout=0.0) ;;
+        lstm) args=size=cnn48,head=linear,$args ;;
+        height) args=size=cnn,$args ;;
+        *) echo "no piece $piece: see --help" >&2; exit 2 ;;
+      esac
+      main --config="scratch:$args" "${flags[@]}" --config.data.train="$records/$2" \
+        --workdir="$runs/ablation/$2/without_$piece-$seed"; done ;;
+  bench) for size in cnn cnn48; do
+      "$python" -m dig_jax.tools.perf.bench_reader --config="scratch:size=$size"; done ;;
+  table) for folder in "$runs"/*/; do
+      echo "== $folder"; "$python" -m dig_jax.tools.results "$folder" --intervals; done ;;
+  *) sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "$0"; exit 2 ;;
+esac
