@@ -46,7 +46,8 @@ judge() { # start set protocol
   [ "$set" = copiste_hw_fr ] && steps=1200 # random weights leave the plateau of CTC late on these
   local rates=${protocol##*_10}; rates=${rates#_} # of finetune_10_3e-3: 3e-3; of finetune_10: none
   case $protocol in
-    finetune_100) config=$fine.py:preset=plain,labels=100,batch=8,steps=$steps every=$((steps / 4)) ;;
+    finetune_100) every=$((steps / 4))
+      config=$fine.py:preset=plain,labels=100,batch=8,steps=$steps ;;
     finetune_10*) config=$fine.py:preset=plain,labels=0.1,batch=8,steps=$steps${rates:+,lr=$rates}
       every=$((steps / 4)) ;;
     linear_10*) config=probe.py:labels=0.1,rates=${rates:-1e-2+3e-2+1e-1},batch=32,steps=1000

@@ -10,7 +10,8 @@
 #   launch/strong.sh table                       prints the tables with intervals
 # SIZE: the encoder, cnn48 (default), cnn48_lstm, cnn, micro. Also SEED, STEPS, RECORDS and RUNS.
 # `taskset -c N` in front: one process a core is faster than one process on all cores.
-case " $* " in "  " | *" --help "* | *" -h "*) sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "$0"; exit ;; esac
+case " $* " in "  " | *" --help "* | *" -h "*) # prints the lines above
+  sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0"; exit ;; esac
 set -euo pipefail
 keep=glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184
 # A quarter faster on a CPU (docs/performance.md).
@@ -64,5 +65,5 @@ case $1 in
       "$python" -m dig_jax.tools.perf.bench_reader --config="scratch:size=$size"; done ;;
   table) for folder in "$runs"/*/; do
       echo "== $folder"; "$python" -m dig_jax.tools.results "$folder" --intervals; done ;;
-  *) sed -n '2,/^set/{/^set/!s/^# \{0,1\}//p}' "$0"; exit 2 ;;
+  *) "$0" --help; exit 2 ;;
 esac

@@ -203,7 +203,7 @@ def test_every_broken_file_is_named_and_the_older_step_goes_on(two_steps, tmp_pa
     subprocess.run(command, check=True)  # as it says
     checkpoints = checkpoint.Checkpoints(str(workdir), keep_last=2)
     assert checkpoints.latest_step() == 1 and same(
-        checkpoints.restore(abstract_of(make_state(0))), make_state(1)
+        checkpoints.restore(abstract_of(make_state(0)), 1), make_state(1)
     )
     checkpoints.close()
 
@@ -233,7 +233,7 @@ def test_a_step_without_a_seal_is_still_read_with_care(two_steps, tmp_path, name
         checkpoint.read_meta(str(workdir))
         checkpoints = checkpoint.Checkpoints(str(workdir))
         try:
-            checkpoints.restore(abstract_of(make_state(0)))
+            checkpoints.restore(abstract_of(make_state(0)), 2)
         finally:
             checkpoints.close()
 

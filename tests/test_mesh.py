@@ -238,7 +238,7 @@ def test_every_preset_has_a_loss_and_rules_that_cover_its_state(file, arg):
     batch norm.
     """
     module = importlib.import_module(f"dig_jax.configs.{file.replace('/', '.')}")
-    cfg = completed(module.get_config(f"{arg},quick" if arg else "quick").to_dict())
+    cfg = completed(module.get_config(f"{arg},records=r,quick".lstrip(",")).to_dict())
     charset = Charset.from_texts(["abc"]) if file.startswith("recognize") else None
     method = build.method(cfg["method"], charset, cfg["method"]["encoder"])
     shape = (8, cfg["data"]["height_px"], cfg["data"].get("width_px", 64), cfg["data"]["channels"])

@@ -406,7 +406,7 @@ def test_tpu_ends_the_run_that_it_left_behind_and_no_other(place):
     until((place.folder / "waiting-0").exists)
     place.answer()  # the next one ends at once
     place.bash(command)
-    assert left.wait(timeout=20) == 143 and other.poll() is None
+    assert left.wait(timeout=60) == 143 and other.poll() is None
     (place.folder / "dig_jax-dig.pid").write_text(f"{os.getpid()}\n")  # given anew, to this test
     place.bash(command)
     other.kill()

@@ -201,7 +201,7 @@ def test_weight_decay_falls_on_matrices_only():
         "mask_token": jnp.ones(3),
     }
     found = optim.param_groups(
-        params, 0.1, (("mask_token", {"weight_decay": 0.2}), (".*", {})), None
+        params, 0.1, (("mask_token", {"weight_decay": 0.2}), (".*", {})), None, 10
     )
     decays = jax.tree.map(lambda t: t.weight_decay, found)
     assert decays["encoder"]["blocks"] == {"kernel": 0.1, "q_bias": 0.0, "scale": 0.0}
@@ -214,6 +214,7 @@ def test_first_matching_rule_decides():
         0.0,
         (("bias", {"lr_scale": 2.0}), ("^encoder", {"lr_scale": 3.0}), (".*", {})),
         None,
+        10,
     )
     assert found["encoder"]["block_0"]["bias"].lr_scale == 2.0
     assert found["encoder"]["block_0"]["kernel"].lr_scale == 3.0

@@ -172,7 +172,7 @@ def test_bytes_of_a_device_are_those_that_are_placed():
 
     small = dataclasses.replace(DEVICES["v5e"], memory_gb=figures["bytes"]["total"] * 0.9e-9)
     refused = figures | {"fits": False, "memory_bytes": small.memory_gb * 1e9}
-    refused["try"] = plan.advice(refused, cfg)
+    refused["try"] = plan.advice(refused, work.config)
     shown = plan.report(refused, "v5e")
     assert (
         "DOES NOT FIT" in shown
