@@ -173,7 +173,7 @@ def make(cfg, sizes, device, check=False):
         checked["time_over_plan"] = checked["ms_step"] / sum(figures["ms"].values())
         checked["memory_over_plan"] = checked["bytes"] / total
         figures["checked"] = checked
-    figures["try"] = advice(figures, work.config, accumulates=work.method.loss_is_mean)
+    figures["try"] = advice(figures, cfg, accumulates=work.method.loss_is_mean)
     return figures
 
 
@@ -245,7 +245,7 @@ def _near(group, node):
     return len({member // node for member in group}) <= 1
 
 
-def advice(figures, work.config, accumulates=False):
+def advice(figures, cfg, accumulates=False):
     """What to change where it does not fit, the gentlest first; [] where it fits. Sizes are
     proportions, not compilations.
     """
