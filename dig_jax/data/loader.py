@@ -1,5 +1,6 @@
 """What one host reads for one step: pixels and labels of the rows that data/plan.py names."""
 
+import functools
 from typing import Any
 
 import cv2
@@ -27,7 +28,7 @@ class Loader:
     ):
         if contrast not in (None, "none", "stretch"):
             raise ValueError(f"data.contrast is {contrast!r}: set it to 'none' or 'stretch'")
-        self.contrast = contrast == "stretch"
+        self.contrast = contrast
         self.mixture, self.charset, self.label_length = mixture, charset, label_length
         self.height_px, self.channels, self.max_pixels, self.squeeze_px = (
             height_px,
@@ -83,29 +84,27 @@ class Loader:
         if record.error:
             raise BadRecord(record.error)
         image = transforms.decode(record.image, self.channels, self.max_pixels)
+        whole = functools.partial(
+            transforms.whole_line, image, self.height_px, self.squeeze_px, self.contrast
+        )
+        if self.squeeze_px:
+            return whole(), self.squeeze_px
+        if u is not None and self.contrast == "stretch":  # of the whole line
+            return transforms.crop(whole(), width_px, u)
         try:
-            if self.squeeze_px:
-                image = transforms.squeeze(image, self.height_px, self.squeeze_px)
-                return self._contrasted(image), self.squeeze_px
-            if u is not None and self.contrast:  # of the whole line, so the whole line is resized
-                image = self._contrasted(transforms.resize_to_height(image, self.height_px))
-                return transforms.crop(image, width_px, u)
             if u is not None:
                 return transforms.crop_to_height(image, self.height_px, width_px, u)
-            height, width = image.shape[:2]
-            # Before resizing: a stale index must not make one line unpack to a gigabyte.
-            if resized_width(width, height, self.height_px) > width_px:
-                raise BadRecord(
-                    f"{width} x {height} px does not fit the widest bucket of {width_px} px: "
-                    "raise data.max_width_px, or the index is stale"
-                )
-            image = self._contrasted(transforms.resize_to_height(image, self.height_px))
-            return image, image.shape[1]
         except cv2.error as error:
             raise BadRecord(f"cannot be resized: {' '.join(str(error).split())}") from error
-
-    def _contrasted(self, image: np.ndarray) -> np.ndarray:
-        return transforms.stretch_contrast(image) if self.contrast else image
+        height, width = image.shape[:2]
+        # Before resizing: a stale index must not make one line unpack to a gigabyte.
+        if resized_width(width, height, self.height_px) > width_px:
+            raise BadRecord(
+                f"{width} x {height} px does not fit the widest bucket of {width_px} px: "
+                "raise data.max_width_px, or the index is stale"
+            )
+        image = whole()
+        return image, image.shape[1]
 
     def _label(self, record: Record, label: np.ndarray, lengths: np.ndarray, row: int) -> int:
         """Writes the label of one row in place; returns how many of its characters the character

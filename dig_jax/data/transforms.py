@@ -120,13 +120,13 @@ def _by_pillow(data: bytes, channels: int) -> np.ndarray | None:
 
 
 def flatten(image: Image.Image, channels: int) -> Image.Image:
-    """Any pixel type of Pillow -> L (channels 1) or RGB (3): 8 bits by `_eight_bits`, transparent
+    """Any pixel type of Pillow -> L (channels 1) or RGB (3): 8 bits by `eight_bits`, transparent
     parts on the ground that leaves contrast. Reads all pixels.
     """
     mode = "L" if channels == 1 else "RGB"
     if image.mode.startswith("I") or image.mode == "F":
         tags = getattr(image, "tag_v2", {})
-        image = Image.fromarray(_eight_bits(np.asarray(image), tags.get(MAX_SAMPLE_VALUE)))
+        image = Image.fromarray(eight_bits(np.asarray(image), tags.get(MAX_SAMPLE_VALUE)))
         if tags.get(PHOTOMETRIC) == 0:  # white is zero, which Pillow minds in 8 bits only
             image = ImageOps.invert(image)
     if "transparency" in image.info or image.mode in ("LA", "PA", "La", "RGBA", "RGBa"):
@@ -151,8 +151,8 @@ def _on_ground(image: Image.Image) -> Image.Image:
     return black
 
 
-def _eight_bits(values: np.ndarray, white: Any = None) -> np.ndarray:
-    """Greys [h, w] of any number type -> u8, white becoming 255.
+def eight_bits(values: np.ndarray, white: Any = None) -> np.ndarray:
+    """Greys or colours [h, w, ...] of any number type -> u8, white becoming 255.
 
     white: as the file states it, or else 1 for fractions, and the largest number of as many bits
     (8 or more) as the lightest pixel has: cameras put 10 or 12 bits into 16. Fractions that reach
@@ -218,6 +218,24 @@ def squeeze(image: np.ndarray, height_px: int, width_px: int) -> np.ndarray:
     of scene text.
     """
     return _resize(image, height_px, width_px)
+
+
+def whole_line(
+    image: np.ndarray, height_px: int, squeeze_px: int | None = None, contrast: str | None = None
+) -> np.ndarray:
+    """u8[h, w, C] of one decoded line -> u8[height_px, w', C] as networks take it.
+
+    w' is `resized_width`, or squeeze_px. contrast "stretch": `stretch_contrast`; None, "none": as
+    stored. Raises BadRecord where OpenCV cannot resize.
+    """
+    try:
+        if squeeze_px:
+            image = squeeze(image, height_px, squeeze_px)
+        else:
+            image = resize_to_height(image, height_px)
+    except cv2.error as error:
+        raise BadRecord(f"cannot be resized: {' '.join(str(error).split())}") from error
+    return stretch_contrast(image) if contrast == "stretch" else image
 
 
 def stretch_contrast(image: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 COLUMNS = ("path", "truth", "reading", "edits", "confidence")
 PREFIX, ENDING = "readings-", ".tsv"
 ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
-PLAIN = {escaped: char for char, escaped in ESCAPES.items()}
+PLAIN = {short: char for char, short in ESCAPES.items()}
 
 
 class Reading(NamedTuple):
@@ -54,7 +54,7 @@ def write(path, lines: Iterable[Reading]) -> None:
         file.write("\t".join(COLUMNS) + "\n")
         for line in lines:
             sure = "" if line.confidence is None else f"{line.confidence:.4f}"
-            texts = map(_escaped, (line.path, line.truth, line.reading))
+            texts = map(escaped, (line.path, line.truth, line.reading))
             file.write("\t".join([*texts, str(line.edits), sure]) + "\n")
     os.replace(partial, path)
 
@@ -75,7 +75,7 @@ def _parsed(path, number: int, row: str) -> Reading:
     cells = row.rstrip("\r").split("\t")
     try:
         name, truth, reading, edits, sure = cells
-        texts = map(_plain, (name, truth, reading))
+        texts = map(plain, (name, truth, reading))
         return Reading(*texts, int(edits), float(sure) if sure else None)
     except ValueError:
         raise ValueError(
@@ -84,9 +84,9 @@ def _parsed(path, number: int, row: str) -> Reading:
         ) from None
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     return re.sub(r"[\\\t\n\r]", lambda match: ESCAPES[match.group()], text)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     return re.sub(r"\\[\\tnr]", lambda match: PLAIN[match.group()], text)

@@ -1,0 +1,125 @@
+"""card.md of an export: what it is, how images are prepared, how it is loaded, how good it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dig_jax.interop.model import Model
+
+LOAD = {
+    "safetensors": """Every array has its path as its name. With dig_jax:
+
+```python
+import dig_jax
+{call}
+```
+
+Without it, the weights alone:
+
+```python
+from safetensors.numpy import load_file
+weights = load_file("weights.safetensors")
+print(sorted(weights)[0])
+```
+""",
+    "orbax": """With dig_jax:
+
+```python
+import dig_jax
+{call}
+```
+
+With plain Orbax, from another folder, the weights alone:
+
+```python
+from orbax.checkpoint import v1 as ocp
+weights = ocp.load("/path/to/EXPORT/weights")
+params = weights["params"]
+print(params.keys())
+```
+""",
+    "stablehlo": """A program for cpu, cuda and tpu with its weights inside. It needs JAX, and nothing of dig_jax:
+
+```python
+import numpy as np
+from jax import export
+program = export.deserialize(open("model.stablehlo", "rb").read())
+image = np.full((1, {height_px}, {multiple_px}, {channels}), 255, np.uint8)
+print(program.call(image, np.array([{multiple_px}], np.int32)))
+```
+
+Rows and width are free; the width is a multiple of {multiple_px} px. StableHLO programs can be read
+for six months by later versions: keep an export to safetensors beside it.
+""",
+}
+CALLS = {
+    "reader": 'reader = dig_jax.load_reader("EXPORT")\nprint(reader.read(["line.png"])[0].text)',
+    "encoder": 'encoder = dig_jax.load_encoder("EXPORT")\n'
+    'print(encoder(["line.png"])[0].frames.shape)',
+}
+OUTPUTS = {
+    "reader": "ids (best class of each frame, 0 = blank: merge repeats, drop blanks), confidence "
+    "and length (frames of the line); class n is character n - 1 of charset.json",
+    "encoder": "tokens, frames (one a column of tokens) and frame_length",
+}
+
+
+def text(model: Model, format: str, found: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
+    """The card, Markdown. found: what parity.json says; sizes: {part: parameters}."""
+    prepared = model.preparation
+    origin = model.origin
+    fill = {
+        "height_px": prepared.height_px,
+        "channels": prepared.channels,
+        "multiple_px": model.multiple_px,
+    }
+    load = LOAD[format].replace("{call}", CALLS[model.kind])
+    for name, value in fill.items():
+        load = load.replace(f"{{{name}}}", str(value))
+    title = "Reader of text lines" if model.kind == "reader" else "Encoder of text lines"
+    parts = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
+    lines = [f"# {title}", "", f"From step {origin.get('step')} of the run {origin.get('run')}."]
+    lines += [f"{sum(sizes.values()):,} parameters ({parts}).", ""]
+    lines += ["## Input", "", *_preparation(model), "", "## Output", "", OUTPUTS[model.kind], ""]
+    if model.charset is not None:
+        chars = model.charset.chars
+        lines += [f"{len(chars)} characters: `{chars[:60].replace('`', '')}`"]
+        lines[-1] += " and more" if len(chars) > 60 else ""
+        lines += ["Any other character is read as one of these, or left out.", ""]
+    lines += ["## How to load it", "", load]
+    if figures := origin.get("figures"):
+        lines += ["## Measured in training", "", "| metric | value |", "|---|---|"]
+        lines += [f"| {name} | {value:.4g} |" for name, value in sorted(figures.items())] + [""]
+    lines += ["## Proof", "", _proof(found), ""]
+    return "\n".join(lines)
+
+
+def _preparation(model: Model) -> list[str]:
+    prepared = model.preparation
+    colour = "grey" if prepared.channels == 1 else "RGB"
+    if prepared.squeeze_px:
+        size = f"Squeezed to {prepared.height_px} x {prepared.squeeze_px} px."
+    else:
+        size = f"Resized to a height of {prepared.height_px} px, aspect ratio kept."
+    steps = [f"One line of text, {colour}, 8 bits. {size}"]
+    if prepared.contrast == "stretch":
+        steps.append("Greys are stretched: the 2nd percentile becomes 0, the 90th 255, the rest")
+        steps.append("is clipped.")
+    steps.append("Padded with white (255) on the right; `width` says how many columns are real.")
+    steps.append("The network scales pixels from 0..255 to -1..1 itself. dig_jax does all of it.")
+    return steps
+
+
+def _proof(found: Mapping[str, Any]) -> str:
+    worst = {
+        f"{name} {output}": value
+        for name, result in found.items()
+        if isinstance(result, Mapping) and "difference" in result
+        for output, value in result["difference"].items()
+    }
+    shown = ", ".join(f"{name} {value:.1e}" for name, value in sorted(worst.items()))
+    return (
+        f"Compared with the network on {found['lines']} lines ({found['lines_from']}) in batches "
+        f"of {len(found['batches'])} widths. Largest difference: {shown}. See parity.json."
+    )

@@ -1,0 +1,111 @@
+"""Exports: a folder that others open, proved on lines before it is there.
+
+config.json      kind, format, options of the network, preparation of images, where it is from
+charset.json     of a reader: its characters
+card.md          for people: what it is, how to load it, what it was measured at
+parity.json      how far it is from the network, on which lines
+weights...       safetensors: weights.safetensors; orbax: weights/; stablehlo: model*.stablehlo
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import pathlib
+import shutil
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+import dig_jax
+from dig_jax import trees
+from dig_jax.data.line_images import LineImage
+from dig_jax.interop import card, parity
+from dig_jax.interop import model as models
+from dig_jax.interop.model import WEIGHTS, Model
+
+FORMATS = (*WEIGHTS, "stablehlo")
+BOUND = 1e-6  # of weights that come back: the same program reads the same numbers
+# What only training needs.
+TRAINING = ("recipe", "max_shift_px", "drop_path", "frozen")
+
+
+def write(
+    model: Model, format: str, output: pathlib.Path, lines: Sequence[LineImage], about: str = ""
+) -> dict[str, Any]:
+    """Writes the export of a model, or nothing. -> what parity.json says.
+
+    lines: to prove it on; about: where they are from. FileExistsError, ValueError; `parity.Differs`
+    where the export is not what was trained.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format is {format!r}: choose one of {', '.join(FORMATS)}")
+    if output.exists():
+        raise FileExistsError(f"{output} exists: name another folder, or move it out of the way")
+    model = for_use(model)
+    batches = parity.batches(lines, model.multiple_px)
+    partial = output.with_name(output.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        _json(partial / "config.json", models.described(model, format, dig_jax.__version__))
+        if model.charset is not None:
+            (partial / "charset.json").write_text(model.charset.to_json() + "\n", encoding="utf-8")
+        store = importlib.import_module(f"dig_jax.interop.{format}")
+        if format in WEIGHTS:
+            store.write(partial, model.weights)
+            found = proved(model, partial, batches)
+        else:
+            found = store.write(partial, model, batches)
+        shapes = [list(batch["image"].shape) for batch in batches]
+        found |= {"lines": len(lines), "lines_from": about, "batches": shapes}
+        found |= {"device": jax.local_devices()[0].platform}
+        _json(partial / "parity.json", found)
+        text = card.text(model, format, found, sizes(model.weights))
+        (partial / "card.md").write_text(text, encoding="utf-8")
+        partial.rename(output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return found
+
+
+def for_use(model: Model) -> Model:
+    """Without what only training needs."""
+    kept = {name: value for name, value in model.options.items() if name not in TRAINING}
+    return dataclasses.replace(model, options=kept)
+
+
+def proved(model: Model, folder: pathlib.Path, batches: Sequence[Mapping]) -> dict[str, Any]:
+    """What comes back from the folder against the model. Raises `parity.Differs`."""
+    described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    back = models.of_export(folder, described)
+    found: dict[str, Any] = {"bound": BOUND}
+    for name, one, other in functions(model, back):
+        result = parity.compare(one, other, batches)
+        parity.check(result, BOUND)
+        found[name] = result
+    return found
+
+
+def functions(*several: Model) -> list[tuple[Any, ...]]:
+    """[(name, function of a batch of each model)]: encode, and of readers predict."""
+    names = ["encode"] + ["predict"] * (several[0].kind == "reader")
+    bind = lambda model, name: (
+        lambda run: lambda batch: jax.device_get(run(model.weights, dict(batch)))
+    )(jax.jit(getattr(model, name)()))
+    return [(name, *(bind(model, name) for model in several)) for name in names]
+
+
+def sizes(weights: Any) -> dict[str, int]:
+    """{part: number of parameters}."""
+    counts: dict[str, int] = {}
+    for name, leaf in trees.named_leaves(weights["params"]).items():
+        part = name.split("/")[0]
+        counts[part] = counts.get(part, 0) + int(leaf.size)
+    return counts
+
+
+def _json(path: pathlib.Path, content: Any) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

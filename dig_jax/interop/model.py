@@ -1,0 +1,271 @@
+"""A trained network and what belongs to it: weights, options, characters, preparation of images.
+
+of_run(workdir)      from the checkpoints of a run; needs Orbax
+of_export(folder)    from an export (`interop/export.py`); what it needs, its format says
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from dig_jax import config, trees
+from dig_jax.data import buckets
+from dig_jax.data.line_images import Preparation
+from dig_jax.methods.shared import base
+from dig_jax.models import encoders
+from dig_jax.text import Charset
+
+LAYOUT = 1  # of an export folder
+KINDS = ("reader", "encoder")
+# How weights are stored: the module of `interop` that has write(folder, tree), read(folder, shapes).
+WEIGHTS = ("safetensors", "orbax")
+WIDTH_PX = 128  # of a line of which only the shape counts
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """kind: "reader", or "encoder" alone. options: of config.method, of an encoder only "encoder".
+
+    weights: {"params": tree, "mutable": tree}. charset: of a reader. origin: where the weights come
+    from, JSON.
+    """
+
+    kind: str
+    options: Mapping[str, Any]
+    preparation: Preparation
+    weights: Mapping[str, Any]
+    charset: Charset | None
+    origin: Mapping[str, Any]
+
+    @property
+    def head(self) -> str:
+        """The name of the reader's only head."""
+        return next(iter(self.options["heads"]))
+
+    @property
+    def multiple_px(self) -> int:
+        """What widths of batches are multiples of: whole columns of the encoder, as in training."""
+        patch_px = self.encoder().patch[1]
+        return -(-buckets.MULTIPLE_PX // patch_px) * patch_px
+
+    def method(self) -> base.Method:
+        """The recogniser."""
+        return config.method(self.options, self.charset, self.options["encoder"])
+
+    def encoder(self) -> Any:
+        return encoders.create(self.options["encoder"])
+
+    def encode(self) -> Callable[[Any, base.Batch], dict[str, jax.Array]]:
+        """(weights, raw batch) -> tokens, frames, frame_length of the encoder."""
+        encoder = self.encoder()
+        return lambda weights, batch: base.encode_lines(
+            encoder, weights["params"]["encoder"], batch
+        )
+
+    def predict(self) -> Callable[[Any, base.Batch], dict[str, jax.Array]]:
+        """(weights, raw batch) -> the reading of each line, as `Method.predict` gives it."""
+        method, head = self.method(), self.head
+        return lambda weights, batch: method.predict(weights["params"], weights["mutable"], batch)[
+            head
+        ]
+
+    def alone(self) -> Model:
+        """The encoder of a reader."""
+        weights = {"params": {"encoder": self.weights["params"]["encoder"]}, "mutable": {}}
+        options = {"encoder": self.options["encoder"]}
+        return dataclasses.replace(
+            self, kind="encoder", options=options, weights=weights, charset=None
+        )
+
+
+def open_model(source: Any, kind: str, checkpoint: str = "best", head: str | None = None) -> Model:
+    """The reader, or the encoder, of a work folder or an export.
+
+    checkpoint: "best" (by the run's own best_metric; the last without one) or "last". head: of a
+    sweep; None: the one that validation chooses. FileNotFoundError or ValueError in one sentence.
+    """
+    folder = pathlib.Path(str(source)).expanduser()
+    described = _described(folder)
+    if described is not None and "export" in described:
+        model = of_export(folder, described)
+    else:
+        model = of_run(folder, kind, checkpoint, head)
+    if kind == "reader" and model.kind != "reader":
+        raise ValueError(
+            f"{source} holds an encoder and no reader: train one on it, as in --config=finetune "
+            f"--config.init_from={source}"
+        )
+    return model.alone() if kind == "encoder" and model.kind == "reader" else model
+
+
+def _described(folder: pathlib.Path) -> dict[str, Any] | None:
+    """config.json of a folder; None where there is none."""
+    file = folder / "config.json"
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {folder}: name the work folder of a run, or an export"
+        )
+    if not file.exists():
+        return None
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is no JSON ({error}): name another folder") from error
+
+
+def shapes(options: Mapping[str, Any], charset: Charset | None, preparation: Preparation) -> Any:
+    """{"params", "mutable"} as shapes, of a reader or (without a charset) an encoder."""
+    image = (1, preparation.height_px, preparation.squeeze_px or WIDTH_PX, preparation.channels)
+    batch = {"image": np.zeros(image, np.float32), "width": np.full(1, image[2], np.int32)}
+    if charset is None:
+        encoder = encoders.create(options["encoder"])
+        init = lambda key, batch: encoder.init(key, batch["image"], batch["width"])["params"]
+        return {"params": {"encoder": jax.eval_shape(init, jax.random.key(0), batch)}}
+    method = config.method(options, charset, options["encoder"])
+    state = jax.eval_shape(method.init, jax.random.key(0), batch)
+    return {name: state[name] for name in ("params", "mutable")}
+
+
+# ---- a run
+
+
+def of_run(folder: pathlib.Path, kind: str, which: str = "best", head: str | None = None) -> Model:
+    """From the checkpoints of a work folder. kind "encoder": any run's, and nothing else is read."""
+    from dig_jax.workdir import checkpoint  # needs Orbax
+
+    step = checkpoint.choose_step(str(folder), which)
+    meta = checkpoint.read_meta(str(folder), step)
+    cfg = meta["config"]
+    method = dict(cfg["method"])
+    if not method.get("encoder"):
+        raise ValueError(f"{folder} is a run without an encoder, so there is nothing to load")
+    # A method may drop the encoder's final norm by itself, so the checkpoint is asked.
+    method["encoder"] = dict(method["encoder"])
+    norm = checkpoint.has_subtree(str(folder), "params/encoder/norm", step)
+    method["encoder"]["final_norm"] = norm
+    if kind == "reader" and method["name"] != "recognize":
+        raise ValueError(
+            f"{folder} is a pre-training ({method['name']}), so it cannot read: train a reader on "
+            f"it, as in --config=finetune --config.init_from={folder}"
+        )
+    preparation, charset = Preparation.of(cfg["data"]), None
+    if kind == "reader":
+        charset = Charset.from_json(meta["charset"])
+        name = chosen_head(folder, sorted(method["heads"]), head)
+        method["heads"] = {name: method["heads"][name]}
+    else:
+        method = {"encoder": method["encoder"]}
+    wanted = shapes(method, charset, preparation)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
+    weights: dict[str, Any] = {"params": {}, "mutable": {}}
+    # Part by part: of a sweep only one head is read.
+    for top, part in wanted.items():
+        for name, tree in part.items():
+            if name != "heads":
+                tree = jax.tree.map(place, tree)
+                weights[top][name] = checkpoint.load_subtree(
+                    str(folder), f"{top}/{name}", tree, step
+                )
+                continue
+            ((title, tree),) = tree.items()
+            path = f"{top}/heads/{title}"
+            tree = checkpoint.load_subtree(str(folder), path, jax.tree.map(place, tree), step)
+            weights[top][name] = {title: tree}
+    origin = {"run": folder.resolve().name, "step": step, "method": cfg["method"]["name"]}
+    origin |= {"trained_on": cfg["data"].get("train"), "figures": figures(folder, step)}
+    return Model(kind, method, preparation, weights, charset, origin)
+
+
+def figures(folder: pathlib.Path, step: int) -> dict[str, float]:
+    """What the run measured at a step: {"eval/<dataset>/cer": value, ...}."""
+    from dig_jax.workdir import metrics
+
+    log = folder / "metrics.jsonl"
+    rows = metrics.read_jsonl(log) if log.exists() else []
+    found = {k: v for row in rows if row["step"] == step for k, v in row.items()}
+    shown = ("cer", "wer", "word_accuracy", "lines")
+    return {
+        name: value
+        for name, value in found.items()
+        if name.startswith("eval/") and name.count("/") == 2 and name.split("/")[2] in shown
+    }
+
+
+def chosen_head(folder: pathlib.Path, names: list[str], asked: str | None) -> str:
+    """The head of a recogniser: the one asked for, the only one, or the best on validation."""
+    if asked is not None or len(names) == 1:
+        if (asked or names[0]) not in names:
+            raise ValueError(f"{folder} has no head {asked!r}: it has {', '.join(names)}")
+        return asked or names[0]
+    from dig_jax.workdir import read
+
+    run = read.load(folder)
+    for dataset in sorted(run.validation):
+        if found := run.chosen(dataset):
+            prefix = f"eval/{dataset}/{read.METRIC}@"
+            return min(names, key=lambda name: found.row.get(prefix + name, float("inf")))
+    raise ValueError(
+        f"{folder} has {len(names)} heads and no evaluation to choose one by: name one of "
+        f"{', '.join(names)}"
+    )
+
+
+# ---- an export
+
+
+def described(model: Model, format: str, version: str) -> dict[str, Any]:
+    """config.json of an export."""
+    export = {"layout": LAYOUT, "kind": model.kind, "format": format, "dig_jax": version}
+    return {
+        "export": export,
+        "method": dict(model.options),
+        "data": dataclasses.asdict(model.preparation),
+        "origin": dict(model.origin),
+    }
+
+
+def of_export(folder: pathlib.Path, described: Mapping[str, Any]) -> Model:
+    """From an export folder, whose config.json is `described`."""
+    export = described["export"]
+    if export["layout"] > LAYOUT:
+        raise ValueError(
+            f"{folder} is an export of layout {export['layout']} and this program reads up to "
+            f"{LAYOUT}: use the dig_jax {export['dig_jax']} that wrote it, or a newer one"
+        )
+    if export["format"] not in WEIGHTS:
+        raise ValueError(
+            f"{folder} is an export to {export['format']}, which holds a compiled program: load "
+            f"one to {' or '.join(WEIGHTS)}, or run this one as its card.md says"
+        )
+    preparation, charset = Preparation.of(described["data"]), None
+    if export["kind"] == "reader":
+        charset = Charset.from_json((folder / "charset.json").read_text(encoding="utf-8"))
+    wanted = shapes(described["method"], charset, preparation)
+    store = importlib.import_module(f"dig_jax.interop.{export['format']}")
+    weights = {"mutable": {}} | checked(store.read(folder, wanted), wanted, folder)
+    return Model(
+        export["kind"], described["method"], preparation, weights, charset, described["origin"]
+    )
+
+
+def checked(weights: Any, wanted: Any, folder: pathlib.Path) -> Any:
+    """The weights, whose names and shapes must be those of the network. ValueError otherwise."""
+    have, want = (
+        {n: tuple(x.shape) for n, x in trees.named_leaves(t).items()} for t in (weights, wanted)
+    )
+    if have != want:
+        wrong = sorted(have.items() ^ want.items())
+        raise ValueError(
+            f"the weights of {folder} do not fit its config.json ({len(wrong)} differences, such "
+            f"as {wrong[0][0]}): export it again"
+        )
+    return weights

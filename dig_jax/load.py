@@ -1,0 +1,265 @@
+"""The doors to use what was trained: an encoder or a reader of line images.
+
+    reader = load_reader("runs/reader")            work folder or export
+    reader.read(["a.png", array, data])         -> text, confidence and characters of each line
+    load_encoder("runs/dig")(["a.png"])         -> tokens and frames of each line
+
+Images are paths, encoded bytes, arrays or pictures of Pillow, grey or colour, of any size, mixed.
+They are treated as in training (`data/line_images.py`). One that cannot be used is named in its
+result; the others do not suffer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dig_jax.data import buckets, transforms
+from dig_jax.data.line_images import LineImage
+from dig_jax.data.sizes import BadRecord
+from dig_jax.interop.model import Model, open_model
+from dig_jax.models.decoders import ctc
+from dig_jax.text import Charset
+
+WIDTHS = 4  # programs that a new set of lines may ask for; each costs a compilation
+SLACK = 1.5  # a program may be this many times larger than needed, before another is compiled
+BATCHES_AT_ONCE = 16  # lines that are sorted by width together
+
+
+class Features(NamedTuple):
+    """tokens f32[N, D] in reading order, frames f32[S, F] from left to right; padding is cut off.
+
+    name: the path, or the number of the image. error: why there are none.
+    """
+
+    name: str
+    tokens: np.ndarray
+    frames: np.ndarray
+    error: str = ""
+
+
+class Character(NamedTuple):
+    """left, right: where it stands, in px of the image as given."""
+
+    char: str
+    confidence: float
+    left: float
+    right: float
+
+
+class Reading(NamedTuple):
+    """One line as it was read.
+
+    name: the path, or the number of the image. confidence: 0 to 1, the mean over the characters.
+    characters: from left to right; the text of a right-to-left script is in the order of speech.
+    error: why nothing could be read.
+    """
+
+    name: str
+    text: str
+    confidence: float
+    characters: list[Character]
+    error: str = ""
+
+
+def load_encoder(source: Any, *, checkpoint: str = "best") -> Encoder:
+    """The encoder of any run or export. FileNotFoundError, ValueError: in one sentence.
+
+    checkpoint: of a run, "best" by its own measure (the last where it has none), or "last".
+    """
+    return Encoder(open_model(source, "encoder", checkpoint))
+
+
+def load_reader(source: Any, *, checkpoint: str = "best", head: str | None = None) -> Reader:
+    """The reader of a recogniser's run or export; head: of a sweep, by default the best."""
+    return Reader(open_model(source, "reader", checkpoint, head))
+
+
+class Encoder:
+    """images -> Features of each."""
+
+    def __init__(self, model: Model):
+        self.model = model
+        self.lines = Lines(model, model.encode())
+        self.rows = model.preparation.height_px // model.encoder().patch[0]
+
+    def __call__(self, images: Any, batch_size: int = 32) -> list[Features]:
+        """In the order of the images."""
+        result = []
+        for name, line, row in self.lines(named(images), batch_size):
+            if isinstance(line, str):
+                result.append(Features(name, np.zeros((0, 0)), np.zeros((0, 0)), line))
+                continue
+            columns = int(row["frame_length"])
+            tokens = row["tokens"][: columns * self.rows]
+            result.append(Features(name, tokens, row["frames"][:columns]))
+        return result
+
+
+class Reader:
+    """`read` a few images, or `stream` any number of them."""
+
+    def __init__(self, model: Model):
+        self.model = model
+        self.charset: Charset = model.charset
+        self.lines = Lines(model, model.predict())
+        self.frame_px = model.encoder().patch[1]
+
+    def read(self, images: Any, batch_size: int = 32) -> list[Reading]:
+        """In the order of the images."""
+        return list(self.stream(named(images), batch_size))
+
+    def stream(self, images: Iterable[tuple[str, Any]], batch_size: int = 32) -> Iterator[Reading]:
+        """The same of (name, image), one by one; only a few batches are held at once. An image
+        that is a BadRecord already stays one."""
+        for name, line, row in self.lines(images, batch_size):
+            if isinstance(line, str):
+                yield Reading(name, "", 0.0, [], line)
+                continue
+            start = time.perf_counter()
+            reading = self.reading(name, line, row)
+            self.lines.seconds["text"] += time.perf_counter() - start
+            yield reading
+
+    def reading(self, name: str, line: LineImage, row: dict[str, np.ndarray]) -> Reading:
+        """From what `Method.predict` says of a line."""
+        ids, sure, length = row["ids"], row["confidence"], int(row["length"])
+        classes, starts, stops = ctc.spans(ids, length)
+        peaks = np.array([start + sure[start:stop].argmax() for start, stop in zip(starts, stops)])
+        sureness = ctc.character_confidence(ids, sure, length)
+        edges = places(peaks) * self.frame_px * (line.width_px / line.pixels.shape[1])
+        edges = np.clip(edges, 0, line.width_px)
+        letters = [self.charset.chars[i - 1] for i in classes]
+        characters = [
+            Character(char, float(each), float(left), float(right))
+            for char, each, (left, right) in zip(letters, sureness, edges)
+        ]
+        text = self.charset.decode(classes)
+        return Reading(name, text, ctc.line_confidence(ids, sure, length), characters)
+
+
+def places(peaks: np.ndarray) -> np.ndarray:
+    """Frames at which characters were seen, ascending i[n] -> where each begins and ends, f64[n, 2].
+
+    CTC sees a character in a frame or two. So two neighbours meet halfway between their frames, and
+    the first and last reach as far outwards as inwards.
+    """
+    if not len(peaks):
+        return np.zeros((0, 2))
+    centre = peaks + 0.5
+    half = np.diff(centre) / 2 if len(peaks) > 1 else np.array([1.0])
+    middle = centre[: len(half)] + half if len(peaks) > 1 else np.zeros(0)
+    edges = np.concatenate([[centre[0] - half[0]], middle, [centre[-1] + half[-1]]])
+    return np.stack([edges[:-1], edges[1:]], axis=1)
+
+
+class Lines:
+    """Images of any size through one function of batches, with few compiled programs.
+
+    seconds: what was spent on "decode", "prepare", "compile", "network" (and "text", by readers).
+    """
+
+    def __init__(self, model: Model, function: Callable[..., Any]):
+        self.prepare, self.function = model.preparation, jax.jit(function)
+        self.weights = jax.device_put(model.weights, jax.local_devices()[0])
+        self.multiple_px = model.multiple_px
+        self.programs: dict[tuple[int, int], Any] = {}
+        self.seconds: Counter = Counter()
+
+    def __call__(
+        self, images: Iterable[tuple[str, Any]], batch_size: int
+    ) -> Iterator[tuple[str, LineImage | str, dict[str, np.ndarray]]]:
+        """(name, line, what the function says of it), or (name, reason, {}) of a bad image."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}: give 1 or more")
+        images = iter(images)
+        while some := list(itertools.islice(images, BATCHES_AT_ONCE * batch_size)):
+            lines = [self._prepared(image) for _, image in some]
+            good = [i for i, line in enumerate(lines) if not isinstance(line, str)]
+            rows = dict(zip(good, self._rows([lines[i] for i in good], batch_size)))
+            for i, ((name, _), line) in enumerate(zip(some, lines)):
+                yield name, line, rows.get(i, {})
+
+    def _prepared(self, image: Any) -> LineImage | str:
+        try:
+            if isinstance(image, BadRecord):
+                raise image
+            return self.prepare(image, self.seconds)
+        except BadRecord as error:
+            return str(error)
+
+    def _rows(self, lines: Sequence[LineImage], batch_size: int) -> list[dict[str, np.ndarray]]:
+        """What the function says of each line."""
+        result: list[dict[str, np.ndarray]] = [{}] * len(lines)
+        widths = [line.pixels.shape[1] for line in lines]
+        for chosen, width_px in batches(widths, batch_size, self.multiple_px):
+            found = self._run([lines[i].pixels for i in chosen], width_px, batch_size)
+            for row, i in enumerate(chosen):
+                result[i] = {name: value[row] for name, value in found.items()}
+        return result
+
+    def _run(self, pixels: Sequence[np.ndarray], width_px: int, batch_size: int) -> dict[str, Any]:
+        rows, width_px = self._shape(len(pixels), width_px, batch_size)
+        shape = (rows, self.prepare.height_px, width_px, self.prepare.channels)
+        image = np.full(shape, transforms.PAPER, np.uint8)
+        width = np.ones(rows, np.int32)
+        for row, line in enumerate(pixels):
+            image[row, :, : line.shape[1]], width[row] = line, line.shape[1]
+        batch = {"image": image, "width": width}
+        start = time.perf_counter()
+        if (rows, width_px) not in self.programs:
+            lowered = self.function.lower(self.weights, batch)
+            self.programs[rows, width_px] = lowered.compile()
+            self.seconds["compile"] += time.perf_counter() - start
+            start = time.perf_counter()
+        found = jax.device_get(self.programs[rows, width_px](self.weights, batch))
+        self.seconds["network"] += time.perf_counter() - start
+        return found
+
+    def _shape(self, count: int, width_px: int, batch_size: int) -> tuple[int, int]:
+        """Rows and width of the program for `count` lines: one that is there, if it fits well."""
+        if self.prepare.squeeze_px:
+            width_px = self.prepare.squeeze_px
+        rows = min(batch_size, 1 << math.ceil(math.log2(count)))
+        fits = [p for p in self.programs if p[0] >= rows and p[1] >= width_px]
+        if self.prepare.squeeze_px:
+            fits = [p for p in fits if p[1] == width_px]
+        best = min(fits, key=math.prod, default=None)
+        if best is not None and math.prod(best) <= SLACK * rows * width_px:
+            return best
+        return rows, width_px
+
+
+def batches(
+    widths: Sequence[int], batch_size: int, multiple_px: int = buckets.MULTIPLE_PX
+) -> Iterator[tuple[np.ndarray, int]]:
+    """(numbers of lines, width in px of their batch), each line once, narrow ones first."""
+    if not len(widths):
+        return
+    widths = np.asarray(widths)
+    order = np.argsort(widths, kind="stable")
+    count = min(WIDTHS, -(-len(widths) // batch_size))
+    edges = buckets.bounds(widths, count, multiple_px)
+    bucket = np.searchsorted(edges, widths[order])
+    for number, edge in enumerate(edges.tolist()):
+        lines = order[bucket == number]
+        for at in range(0, len(lines), batch_size):
+            yield lines[at : at + batch_size], edge
+
+
+def named(images: Any) -> Iterator[tuple[str, Any]]:
+    """(name, image) of several images, or of one alone."""
+    alone = isinstance(images, str | os.PathLike | bytes | bytearray)
+    if alone or (isinstance(images, np.ndarray) and images.ndim == 2):
+        images = [images]
+    for number, image in enumerate(images):
+        path = isinstance(image, str | os.PathLike)
+        yield (str(image) if path else f"image {number}"), image

@@ -1,0 +1,127 @@
+"""Export what was trained: python -m dig_jax.tools.export --model=RUN --format=F --output=DIR
+
+    python -m dig_jax.tools.export --model=runs/reader --format=safetensors --output=exports/reader
+
+Formats: safetensors and orbax (weights, for dig_jax and others), stablehlo (a program for cpu, cuda
+and tpu with its weights inside; float32 and bfloat16). A recogniser is exported as a reader, a
+pre-training as an encoder; --kind=encoder takes the encoder of a recogniser.
+
+The folder appears once the export has read lines as the network does: --lines (images, folders or
+records), or those that the run was trained on, or typeset ones. card.md in it says how to load it.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from dig_jax.data.line_images import LineImage
+from dig_jax.data.sizes import BadRecord
+from dig_jax.tools import predict, program
+from dig_jax.train import command_line
+
+FLAGS = flags.FLAGS
+FORMATS = ("safetensors", "orbax", "stablehlo")  # interop/export.py, which imports JAX
+PROOF_LINES = 12
+LOOKED_AT = 200  # lines among which those of the most different widths are taken
+
+
+def proof_lines(model: Any, names: Sequence[str]) -> tuple[list[LineImage], str]:
+    """(lines of several widths as the network takes them, where they are from)."""
+    for source in (names, _trained_on(model.origin.get("trained_on") or "")):
+        if source:
+            lines = list(_usable(model, predict.inputs(source)))
+            if len(lines) >= 3:
+                return _spread(lines), "given lines" if source is names else "training lines"
+            if source is names:
+                raise ValueError(
+                    f"--lines={','.join(names)} has {len(lines)} usable images: give at least 3"
+                )
+    return _spread(list(_usable(model, typeset_lines(model)))), "typeset lines"
+
+
+def _trained_on(spec: str) -> list[str]:
+    """The folders of a records spec that are still there."""
+    from dig_jax.data import records
+
+    try:
+        parts = records.parse_spec(spec) if spec else []
+        return [f"{p}@{split}" for p, split, _ in parts if os.path.isfile(f"{p}/records.json")]
+    except (ValueError, OSError):
+        return []
+
+
+def _usable(model: Any, images: Iterator[tuple[str, Any]]) -> Iterator[LineImage]:
+    for number, (_, image) in enumerate(images):
+        if number >= LOOKED_AT:
+            return
+        try:
+            if not isinstance(image, BadRecord):
+                yield model.preparation(image)
+        except BadRecord:
+            continue
+
+
+def _spread(lines: list[LineImage]) -> list[LineImage]:
+    """Lines from the narrowest to the widest."""
+    lines = sorted(lines, key=lambda line: line.pixels.shape[1])
+    chosen = np.unique(np.linspace(0, len(lines) - 1, PROOF_LINES).round().astype(int))
+    return [lines[i] for i in chosen]
+
+
+def typeset_lines(model: Any) -> Iterator[tuple[str, np.ndarray]]:
+    """Drawn lines of 2 to 60 letters."""
+    import matplotlib  # only for the font that it carries
+
+    from dig_jax.data import typeset
+
+    font = pathlib.Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSerif.ttf")
+    rng = np.random.default_rng(0)
+    words = "the quick brown fox jumps over the lazy dog and runs away into the woods"
+    for count in np.linspace(2, 60, PROOF_LINES).astype(int):
+        text = words[:count].strip()
+        yield text, typeset.render(rng, rng, text, str(font), 48, model.preparation.channels)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise ValueError(f"unexpected argument {argv[1]!r}: write --name=value")
+    from dig_jax.interop import export
+    from dig_jax.interop.model import open_model
+
+    try:
+        kind = FLAGS.kind or "reader"
+        model = open_model(FLAGS.model, kind, FLAGS.checkpoint, FLAGS.head)
+    except ValueError:
+        if FLAGS.kind:
+            raise
+        model = open_model(FLAGS.model, "encoder", FLAGS.checkpoint)  # a pre-training
+    lines, about = proof_lines(model, FLAGS.lines)
+    output = pathlib.Path(FLAGS.output)
+    found = export.write(model, FLAGS.format, output, lines, about)
+    print(f"{output}: the {model.kind} of {FLAGS.model}, step {model.origin.get('step')}")
+    for name, result in found.items():
+        if isinstance(result, dict) and "difference" in result:
+            worst = max(result["difference"].values(), default=0.0)
+            print(
+                f"  {name}: as the network on {len(lines)} {about}; largest difference {worst:.1e}, "
+                f"{result['ids_differ']} of {result['ids']} classes differ"
+            )
+
+
+if __name__ == "__main__":
+    command_line.define_path("model", None, "Work folder of a run, or an export.")
+    command_line.define_path("output", None, "Folder to make.")
+    flags.DEFINE_enum("format", None, FORMATS, "What to write.")
+    flags.DEFINE_enum("kind", None, ["reader", "encoder"], "Default: a reader where there is one.")
+    flags.DEFINE_list("lines", [], "Images, folders or records to prove the export on.")
+    flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which one of a run.")
+    flags.DEFINE_string("head", None, "Head of a sweep; by default the best on validation.")
+    for name in ("model", "format", "output"):
+        flags.mark_flag_as_required(name)
+    program.run(main)

@@ -1,0 +1,244 @@
+"""Read the text of line images: python -m dig_jax.tools.predict --model=RUN INPUT...
+
+    python -m dig_jax.tools.predict --model=runs/reader lines/ --output=readings.tsv
+
+INPUT: images, folders of images, records (RECORDS or RECORDS@split), or `-` for a list of paths on
+stdin. --output: a .tsv file, or .jsonl; without it, a table on the terminal. A file that is there
+is gone on with: what it names is not read again. A bad image is named and stops nothing; the exit
+code is 1 only where no image at all could be read.
+
+Columns: path, text, confidence (mean over the characters), characters (left,right,confidence of
+each, in px of the image), error. In .jsonl the characters name themselves, too. Backslash, tab and
+line ends are written as \\\\, \\t, \\n, \\r in tables.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from absl import flags
+from tqdm import tqdm
+
+from dig_jax.data.sizes import BadRecord
+from dig_jax.tools import program
+from dig_jax.train import command_line
+from dig_jax.workdir.readings import escaped, plain
+
+FLAGS = flags.FLAGS
+COLUMNS = ("path", "text", "confidence", "characters", "error")
+MANIFEST = "records.json"
+RECORDS_AT_ONCE = 256
+NAMED = 10  # bad images on the terminal; the output names all
+
+
+# ---- what is read
+
+
+def inputs(names: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """(name, image) of everything that was named. FileNotFoundError for what is not there."""
+    for name in names:
+        if name == "-":
+            lines = (line.rstrip("\r\n") for line in sys.stdin)
+            yield from ((line, line) for line in lines if line)
+            continue
+        path, split = program.path(name, "INPUT"), None
+        if not path.exists() and "@" in name:
+            folder, _, split = name.rpartition("@")
+            path = program.path(folder, "INPUT")
+        if (path / MANIFEST).is_file():
+            yield from records_of(path, split)
+        elif path.is_dir() and split is None:
+            yield from images_below(path)
+        elif path.is_file() and split is None:
+            yield str(path), path
+        else:
+            raise FileNotFoundError(
+                f"there is no {name}: name images, folders of images, records, or - for stdin"
+            )
+
+
+def images_below(folder: pathlib.Path) -> Iterator[tuple[str, Any]]:
+    """Images of a folder and its folders, hidden ones left out, by name."""
+    from dig_jax.data.sources.folder import SUFFIXES
+
+    found = False
+    for here, below, files in os.walk(folder):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        for file in sorted(files):
+            if not file.startswith(".") and pathlib.Path(file).suffix.lower() in SUFFIXES:
+                found = True
+                yield os.path.join(here, file), os.path.join(here, file)
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no image: name another folder")
+
+
+def records_of(folder: pathlib.Path, split: str | None) -> Iterator[tuple[str, Any]]:
+    """Images of a records folder, labelled or not: of one split, or of all."""
+    from dig_jax.data import records
+
+    splits = [split] if split else sorted(records.read_manifest(folder)["splits"])
+    for name in splits:
+        mixture = records.open_sets(f"{folder}@{name}")
+        for at in range(0, len(mixture), RECORDS_AT_ONCE):
+            rows = range(at, min(at + RECORDS_AT_ONCE, len(mixture)))
+            for row, record in zip(rows, mixture.read(rows)):
+                image = BadRecord(record.error) if record.error else record.image
+                yield record.id or mixture.where(row), image
+
+
+# ---- what is written
+
+
+def as_row(reading: Any) -> str:
+    """A line of a table."""
+    places = " ".join(f"{c.left:.1f},{c.right:.1f},{c.confidence:.3f}" for c in reading.characters)
+    sure = "" if reading.error else f"{reading.confidence:.4f}"
+    cells = (escaped(reading.name), escaped(reading.text), sure, places, escaped(reading.error))
+    return "\t".join(cells)
+
+
+def as_json(reading: Any) -> str:
+    """A line of JSON."""
+    row: dict[str, Any] = {"path": reading.name}
+    if reading.error:
+        return json.dumps(row | {"error": reading.error}, ensure_ascii=False)
+    row |= {"text": reading.text, "confidence": round(reading.confidence, 4)}
+    row["characters"] = [
+        {
+            "char": each.char,
+            "confidence": round(each.confidence, 3),
+            "left": round(each.left, 1),
+            "right": round(each.right, 1),
+        }
+        for each in reading.characters
+    ]
+    return json.dumps(row, ensure_ascii=False)
+
+
+class Table:
+    """The file of readings, or the terminal (path None). `done`: names that it holds already."""
+
+    def __init__(self, path: pathlib.Path | None):
+        self.path, self.done = path, set()
+        self.json = path is not None and path.suffix in (".jsonl", ".json")
+        if path is None:
+            self.file = sys.stdout
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            whole = self._whole(path) if path.exists() else 0
+            self.file = open(path, "r+" if whole else "w", encoding="utf-8", newline="\n")
+            self.file.seek(whole)
+            self.file.truncate()
+        if not self.json and (path is None or not self.file.tell()):
+            self.file.write("\t".join(COLUMNS) + "\n")
+
+    def _whole(self, path: pathlib.Path) -> int:
+        """Bytes of whole lines, whose names are noted; an unfinished line is read again."""
+        size = 0
+        with open(path, "rb") as file:
+            for number, line in enumerate(file):
+                if not line.endswith(b"\n"):
+                    break
+                self._note(path, number, line.decode("utf-8", "replace").rstrip("\n"))
+                size += len(line)
+        return size
+
+    def _note(self, path: pathlib.Path, number: int, line: str) -> None:
+        try:
+            if self.json:
+                self.done.add(json.loads(line)["path"])
+                return
+            cells = line.split("\t")
+            if len(cells) != len(COLUMNS) or (number == 0) != (cells == list(COLUMNS)):
+                raise ValueError
+            if number:
+                self.done.add(plain(cells[0]))
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(
+                f"--output={path} exists and line {number + 1} is no reading: name another file"
+            ) from None
+
+    def write(self, reading: Any) -> None:
+        self.file.write((as_json if self.json else as_row)(reading) + "\n")
+
+    def close(self) -> None:
+        self.file.flush()
+        if self.path is not None:
+            self.file.close()
+
+
+# ---- the program
+
+
+def read_all(reader: Any, names: Sequence[str], table: Table, batch_size: int) -> tuple[int, int]:
+    """Reads what the table lacks into it, and closes it. -> (lines read, images that could not be)."""
+    lines = bad = 0
+    new = (pair for pair in inputs(names) if pair[0] not in table.done)
+    try:
+        with tqdm(unit=" lines", disable=not sys.stderr.isatty()) as bar:
+            for reading in reader.stream(new, batch_size):
+                table.write(reading)
+                bar.update()
+                lines, bad = lines + (not reading.error), bad + bool(reading.error)
+                if reading.error and bad <= NAMED:
+                    more = " (further ones are named in the output only)" * (bad == NAMED)
+                    tqdm.write(f"{reading.name}: {reading.error}{more}", file=sys.stderr)
+    finally:
+        table.close()
+    return lines, bad
+
+
+def summary(lines: int, bad: int, skipped: int, seconds: float, parts: dict[str, float]) -> str:
+    """Sentences for the terminal: how many lines, how fast, and where the time went."""
+    once = parts.get("load", 0.0) + parts.get("compile", 0.0)
+    each = {name: parts.get(name, 0.0) for name in ("decode", "prepare", "network", "text")}
+    each["other"] = max(0.0, seconds - once - sum(each.values()))
+    shares = ", ".join(f"{name} {1000 * t / max(lines, 1):.2f} ms" for name, t in each.items())
+    again = f"; {skipped} were read before" if skipped else ""
+    rate = lines / max(seconds - once, 1e-9)
+    return (
+        f"{lines} lines read, {bad} could not be{again}\n"
+        f"{seconds:.1f} s, of which loading {parts.get('load', 0.0):.1f} s and compiling "
+        f"{parts.get('compile', 0.0):.1f} s; then {rate:.0f} lines/s: {shares} a line"
+    )
+
+
+def main(argv: list[str]) -> int:
+    start = time.perf_counter()
+    if len(argv) < 2:
+        raise ValueError("name images, folders or records to read, or - for a list on stdin")
+    if FLAGS.batch_size < 1:
+        raise ValueError(f"--batch_size is {FLAGS.batch_size}: give 1 or more")
+    import jax
+
+    from dig_jax import load
+
+    if FLAGS.compile_cache:
+        jax.config.update("jax_compilation_cache_dir", FLAGS.compile_cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    reader = load.load_reader(FLAGS.model, checkpoint=FLAGS.checkpoint, head=FLAGS.head)
+    parts = reader.lines.seconds
+    parts["load"] = time.perf_counter() - start
+    table = Table(pathlib.Path(FLAGS.output) if FLAGS.output else None)
+    lines, bad = read_all(reader, argv[1:], table, FLAGS.batch_size)
+    skipped = len(table.done)
+    seconds = time.perf_counter() - start
+    print(summary(lines, bad, skipped, seconds, parts), file=sys.stderr)
+    return 1 if bad and not lines and not skipped else 0
+
+
+if __name__ == "__main__":
+    command_line.define_path("model", None, "Work folder of a recogniser, or an export.")
+    command_line.define_path("output", None, "File to write: .tsv or .jsonl. Default: terminal.")
+    flags.DEFINE_integer("batch_size", 32, "Lines that are read at once.")
+    flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which one of a run.")
+    flags.DEFINE_string("head", None, "Head of a sweep; by default the best on validation.")
+    command_line.define_path("compile_cache", None, "Folder that keeps compiled programs.")
+    flags.mark_flag_as_required("model")
+    program.run(main)

@@ -1,0 +1,154 @@
+"""Exports: come back as they were, prove themselves or disappear, need no Grain, TFDS or Orbax."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from jax import export as jax_export
+from orbax.checkpoint import v1 as ocp
+from safetensors.numpy import load_file, save_file
+
+import dig_jax
+from dig_jax import load
+from dig_jax.interop import export, parity, safetensors, stablehlo
+from tests import readers
+
+BLOCKED = """
+import sys
+for name in ("grain", "tensorflow_datasets", "orbax", "array_record", "ml_collections"):
+    sys.modules[name] = None
+import dig_jax
+print(dig_jax.load_reader(sys.argv[1]).read(sys.argv[2], batch_size=1)[0].text)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("exports")
+
+
+@pytest.fixture(scope="module")
+def lines():
+    return [readers.model().preparation(image) for image in readers.images()]
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return [reading.text for reading in load.Reader(readers.model()).read(readers.images(), 4)]
+
+
+@pytest.fixture(scope="module")
+def exported(folder, lines):
+    return export.write(readers.model(), "safetensors", folder / "safe", lines, "typeset lines")
+
+
+def test_safetensors_come_back_as_they_were(folder, exported, texts):
+    assert exported["predict"]["difference"]["confidence"] == 0
+    back = dig_jax.load_reader(folder / "safe").read(readers.images(), 4)
+    assert [reading.text for reading in back] == texts
+    kept = json.loads((folder / "safe" / "parity.json").read_text())
+    assert kept["lines"] == len(texts) and len({tuple(shape) for shape in kept["batches"]}) == 3
+    card = (folder / "safe" / "card.md").read_text()
+    assert "step 7 of the run tiny" in card and "2nd percentile" in card
+    arrays = load_file(folder / "safe" / "weights.safetensors")  # as the card says
+    assert "params/encoder/conv_0/conv/kernel" in arrays or any(
+        name.startswith("params/encoder/") for name in arrays
+    )
+
+
+def test_an_export_is_read_without_grain_tfds_and_orbax(folder, exported, texts, tmp_path):
+    path = readers.files(tmp_path)[1]
+    command = [sys.executable, "-c", BLOCKED, str(folder / "safe"), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip("\n") == texts[1]
+
+
+def test_orbax_comes_back_and_opens_with_orbax_alone(folder, lines, texts):
+    found = export.write(readers.model(), "orbax", folder / "orbax", lines)
+    assert max(found["encode"]["difference"].values()) == 0
+    back = dig_jax.load_reader(folder / "orbax").read(readers.images(), 4)
+    assert [reading.text for reading in back] == texts
+    weights = ocp.load((folder / "orbax" / "weights").resolve())
+    kernel = readers.weights()["params"]["heads"]["ctc"]["classify"]["kernel"]
+    np.testing.assert_array_equal(weights["params"]["heads"]["ctc"]["classify"]["kernel"], kernel)
+
+
+def test_an_encoder_is_exported_alone(folder, lines):
+    model = readers.model().alone()
+    export.write(model, "safetensors", folder / "encoder", lines)
+    one, other = (
+        encoder(readers.images()[:2], 2)
+        for encoder in (dig_jax.load_encoder(folder / "encoder"), load.Encoder(model))
+    )
+    np.testing.assert_array_equal(one[1].frames, other[1].frames)
+    with pytest.raises(ValueError, match="an encoder and no reader"):
+        dig_jax.load_reader(folder / "encoder")
+
+
+def test_a_stablehlo_program_reads_lines_of_any_number_and_width(folder, lines):
+    found = export.write(readers.model(), "stablehlo", folder / "hlo", lines)
+    assert found["float32"]["difference"]["confidence"] < 1e-5
+    assert found["bfloat16"]["ids"] == found["float32"]["ids"] > 100
+    program = jax_export.deserialize(bytearray((folder / "hlo" / "model.stablehlo").read_bytes()))
+    assert program.platforms == ("cpu", "cuda", "tpu")
+    image = np.full((5, 32, 96, 1), 255, np.uint8)
+    reading = program.call(image, np.full(5, 90, np.int32))
+    assert reading["ids"].shape[0] == 5 and int(reading["length"][0]) == 23
+    with pytest.raises(ValueError, match="holds a compiled program"):
+        dig_jax.load_reader(folder / "hlo")
+
+
+def test_an_export_that_differs_is_deleted(folder, lines, monkeypatch):
+    def damaged(where, weights):
+        leaves = {"params": {**weights["params"], "norm": None}, "mutable": weights["mutable"]}
+        head = weights["params"]["heads"]["ctc"]["classify"]
+        bent = {"kernel": head["kernel"] * 1.01, "bias": head["bias"]}
+        leaves["params"] = {**weights["params"], "heads": {"ctc": {"classify": bent}}}
+        write(where, leaves)
+
+    write = safetensors.write
+    monkeypatch.setattr(safetensors, "write", damaged)
+    with pytest.raises(parity.Differs, match="differs from the network: confidence by"):
+        export.write(readers.model(), "safetensors", folder / "bad", lines)
+    monkeypatch.setattr(stablehlo, "PROGRAMS", {"float32": ("model.stablehlo", -1.0, 0.0)})
+    with pytest.raises(parity.Differs):
+        export.write(readers.model(), "stablehlo", folder / "bad", lines)
+    assert not (folder / "bad").exists() and not (folder / "bad.partial").exists()
+
+
+def test_frames_behind_a_line_do_not_count_and_nan_does():
+    batch = {"width": np.array([8])}
+    ours = {"ids": np.array([[1, 2, 3]]), "confidence": np.ones((1, 3)), "length": np.array([2])}
+    theirs = ours | {"ids": np.array([[1, 2, 9]]), "confidence": np.array([[1.0, 0.5, 0.1]])}
+    found = parity.compare(lambda b: ours, lambda b: theirs, [batch])
+    assert found == {"difference": {"confidence": 0.5}, "ids_differ": 0, "ids": 3}
+    nan = ours | {"confidence": np.array([[np.nan, 1, 1]])}
+    found = parity.compare(lambda b: ours, lambda b: nan, [batch])
+    with pytest.raises(parity.Differs, match="confidence by inf"):
+        parity.check(found, 1e9)
+
+
+def test_what_is_wrong_is_said_in_one_sentence(folder, exported, lines, tmp_path):
+    with pytest.raises(FileExistsError, match="exists"):
+        export.write(readers.model(), "orbax", folder / "safe", lines)
+    with pytest.raises(ValueError, match="give at least 3"):
+        export.write(readers.model(), "orbax", tmp_path / "few", lines[:2])
+    for name in ("config.json", "charset.json", "weights.safetensors"):
+        (tmp_path / name).write_bytes((folder / "safe" / name).read_bytes())
+    arrays = load_file(tmp_path / "weights.safetensors")
+    bias = next(name for name in arrays if name.endswith("bias"))
+    for broken in ({**arrays, "extra": arrays[bias]}, {**arrays, bias: arrays[bias][:1]}):
+        save_file(broken, tmp_path / "weights.safetensors")
+        with pytest.raises(ValueError, match="do not fit its config.json"):
+            dig_jax.load_reader(tmp_path)
+    (tmp_path / "weights.safetensors").write_bytes(b"cut off")
+    with pytest.raises(ValueError, match="cannot be read"):
+        dig_jax.load_reader(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["export"]["layout"] = 99
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="layout 99"):
+        dig_jax.load_reader(tmp_path)

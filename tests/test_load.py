@@ -1,0 +1,155 @@
+"""Readers and encoders of images: the evaluator's numbers, any kind of image, bad ones named."""
+
+import subprocess
+import sys
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import dig_jax
+from dig_jax import load, sharding
+from dig_jax.data.line_images import Preparation
+from dig_jax.evaluators import recognition
+from tests import readers
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lines")
+    spec = readers.records(folder / "records")
+    readers.run(folder / "run", spec)
+    readers.files(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reader(folder):
+    return dig_jax.load_reader(folder / "run")
+
+
+@pytest.fixture(scope="module")
+def read(folder, reader):
+    return reader.read(sorted(folder.glob("*.png")), batch_size=4)
+
+
+def test_importing_is_cheap():
+    code = (
+        "import sys, dig_jax; assert not {'jax', 'numpy', 'grain'} & set(sys.modules);"
+        "assert dig_jax.__version__ and 'load_reader' in dir(dig_jax)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_reader_gives_the_numbers_of_the_evaluator(folder, read):
+    mesh = sharding.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
+    given = {"mesh": mesh, "workdir": folder / "eval", "data": readers.DATA}
+    spec = {"lines": f"{folder / 'records'}@validation"}
+    evaluator = recognition.Evaluator(method=readers.method(), datasets=spec, batch_size=3, **given)
+    lines, _ = evaluator.read("lines", readers.state())
+    assert len({line.texts["ctc"].text for line in lines}) > 4  # it does read
+    for line, reading in zip(lines, read, strict=True):
+        assert reading.text == line.texts["ctc"].text
+        assert reading.confidence == pytest.approx(line.texts["ctc"].confidence, abs=1e-5)
+
+
+def test_a_reading_does_not_depend_on_its_batch(folder, reader, read):
+    again = reader.read(sorted(folder.glob("*.png"))[::-1], batch_size=64)[::-1]
+    for one, other in zip(read, again, strict=True):
+        assert one.name == other.name and one.text == other.text
+        assert one.confidence == pytest.approx(other.confidence, abs=1e-5)
+
+
+def test_few_programs_are_compiled(folder, reader):
+    before = len(reader.lines.programs)
+    reader.read(sorted(folder.glob("*.png")), batch_size=4)
+    assert len(reader.lines.programs) == before <= 4
+    widths = np.random.default_rng(0).integers(40, 900, 500)
+    plan = list(load.batches(widths, 32))
+    assert sorted(np.concatenate([lines for lines, _ in plan])) == list(range(500))
+    assert len({width for _, width in plan}) <= load.WIDTHS
+    assert all((widths[lines] <= width).all() and len(lines) <= 32 for lines, width in plan)
+
+
+def test_all_kinds_of_images_are_read_alike(folder, reader, read):
+    path = sorted(folder.glob("*.png"))[1]
+    data = path.read_bytes()
+    grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
+    opaque = np.dstack([grey, grey, grey, np.full_like(grey, 255)])
+    kinds = [str(path), data, grey, grey[:, :, None], np.dstack([grey] * 3), opaque]
+    kinds += [grey / 255, grey.astype(np.uint16) * 257, Image.open(path)]
+    for reading in reader.read(kinds, batch_size=4):
+        assert not reading.error and reading.text == read[1].text, reading.name
+    assert reader.read(path, batch_size=4)[0].text == read[1].text
+
+
+def test_colours_become_greys_as_those_of_files_do(folder):
+    colours = np.random.default_rng(0).integers(0, 256, (9, 30, 3), np.uint8)
+    stored = cv2.imencode(".png", colours[:, :, ::-1])[1].tobytes()
+    grey, colour = (Preparation(height_px=9, channels=n) for n in (1, 3))
+    for prepare in (grey, colour):
+        np.testing.assert_array_equal(prepare(colours).pixels, prepare(stored).pixels)
+    assert colour(colours[:, :, 0]).pixels.shape == (9, 30, 3)
+
+
+def test_bad_images_are_named_and_stop_nothing(folder, reader, read):
+    wide = np.zeros((1, 3000), np.uint8)
+    bad = [folder / "none.png", b"no image", np.zeros((2, 3, 5)), np.zeros((0, 4)), wide, b"", 3]
+    good = sorted(folder.glob("*.png"))[:2]
+    found = reader.read([*bad, *good], batch_size=4)
+    words = ["No such file", "not an image", "shape (2, 3, 5)", "shape (0, 4", "wider", "empty"]
+    for reading, word in zip(found, [*words, "shape ()"]):
+        assert word in reading.error and not reading.text and not reading.characters
+    assert [x.text for x in found[len(bad) :]] == [x.text for x in read[:2]]
+    assert found[0].name.endswith("none.png") and found[1].name == "image 1"
+
+
+def test_characters_stand_in_pixels_of_the_image_as_given(folder, reader, read):
+    path = sorted(folder.glob("*.png"))[2]
+    grey = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_GRAYSCALE)
+    for reading in read:
+        assert "".join(c.char for c in reading.characters) == reading.text
+        edges = [(c.left, c.right) for c in reading.characters]
+        assert all(left <= right for left, right in edges) and edges == sorted(edges)
+    scale = grey.shape[1] / 320
+    last = read[2].characters[-1].right
+    assert 0.7 * grey.shape[1] < last <= grey.shape[1] and scale > 0
+    prepared = reader.lines.prepare(path).pixels[:, :, 0]  # what the network saw, itself an image
+    plain = load.Reader(readers.model(preparation=Preparation(height_px=32, channels=1)))
+    (small,) = plain.read([prepared], batch_size=1)
+    assert small.text == read[2].text
+    ratio = grey.shape[1] / prepared.shape[1]
+    assert last == pytest.approx(small.characters[-1].right * ratio, abs=1e-3)
+
+
+def test_neighbours_meet_halfway():
+    assert load.places(np.array([], int)).shape == (0, 2)
+    np.testing.assert_allclose(load.places(np.array([3])), [[2.5, 4.5]])
+    np.testing.assert_allclose(
+        load.places(np.array([1, 3, 7])), [[0.5, 2.5], [2.5, 5.5], [5.5, 9.5]]
+    )
+
+
+def test_an_encoder_gives_the_features_of_each_line(folder, reader):
+    encoder = dig_jax.load_encoder(folder / "run")
+    paths = sorted(folder.glob("*.png"))[:3]
+    found = encoder([*paths, b"no image"], batch_size=4)
+    for features, path in zip(found, paths):
+        columns = -(-reader.lines.prepare(path).pixels.shape[1] // 4)
+        assert features.frames.shape[0] == columns and not features.error
+        assert features.tokens.shape == (columns * encoder.rows, 8)
+    assert "not an image" in found[3].error and not len(found[3].tokens)
+
+
+def test_wrong_sources_are_refused_in_one_sentence(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no folder"):
+        dig_jax.load_reader(tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
+        dig_jax.load_encoder(tmp_path)
+    with pytest.raises(ValueError, match="no head 'x': it has ctc"):
+        dig_jax.load_reader(folder / "run", head="x")
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        dig_jax.load_reader(folder / "run").read([b""], batch_size=0)

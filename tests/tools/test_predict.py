@@ -1,0 +1,95 @@
+"""tools/predict: images, folders, records and lists to tables that can be gone on with."""
+
+import io
+import json
+
+import pytest
+
+from dig_jax import load
+from dig_jax.tools import predict
+from tests import readers
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("predict")
+    (folder / "images" / "below").mkdir(parents=True)
+    readers.files(folder / "images" / "below")
+    (folder / "images" / "bad.png").write_bytes(b"no image")
+    (folder / "images" / "notes.txt").write_text("no image either")
+    readers.records(folder / "records")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reader():
+    return load.Reader(readers.model())
+
+
+def read(reader, names, output):
+    table = predict.Table(output)
+    return predict.read_all(reader, [str(name) for name in names], table, 4), table
+
+
+def test_a_folder_becomes_a_table_with_bad_files_named(folder, reader, tmp_path, capsys):
+    (lines, bad), _ = read(reader, [folder / "images"], tmp_path / "new" / "readings.tsv")
+    header, *rows = (tmp_path / "new" / "readings.tsv").read_text().splitlines()
+    assert (lines, bad) == (len(readers.TEXTS), 1) and header.split("\t") == list(predict.COLUMNS)
+    cells = [row.split("\t") for row in rows]
+    assert cells[0][0].endswith("bad.png") and "not an image" in cells[0][4]
+    assert "bad.png: not an image" in capsys.readouterr().err
+    for path, text, sure, places, error in cells[1:]:
+        assert path.endswith(".png") and len(places.split()) == len(text) and not error
+        assert 0 < float(sure) <= 1
+
+
+def test_an_interrupted_table_is_gone_on_with(folder, reader, tmp_path):
+    for name in ("whole.tsv", "whole.jsonl"):
+        read(reader, [folder / "images"], tmp_path / name)
+        whole = (tmp_path / name).read_bytes()
+        cut = tmp_path / f"cut-{name}"
+        cut.write_bytes(whole[: len(whole) // 2])  # within a line
+        (lines, bad), table = read(reader, [folder / "images"], cut)
+        assert 0 < lines < len(readers.TEXTS) and table.done
+        assert cut.read_bytes() == whole
+        (lines, bad), _ = read(reader, [folder / "images"], cut)
+        assert (lines, bad) == (0, 0) and cut.read_bytes() == whole
+
+
+def test_json_lines_name_the_characters(folder, reader, tmp_path):
+    read(reader, [folder / "images"], tmp_path / "readings.jsonl")
+    bad, *rows = map(json.loads, (tmp_path / "readings.jsonl").read_text().splitlines())
+    assert bad.keys() == {"path", "error"}
+    for row in rows:
+        assert "".join(each["char"] for each in row["characters"]) == row["text"]
+
+
+def test_records_and_lists_are_read_too(folder, reader, tmp_path, monkeypatch):
+    paths = sorted((folder / "images" / "below").glob("*.png"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{path}\n" for path in paths[:3])))
+    spec = f"{folder / 'records'}@validation"
+    for names, count in ((["-"], 3), ([folder / "records"], 8), ([spec], 8), (paths[:2], 2)):
+        output = tmp_path / f"{count}-{len(names)}-{str(names[0])[-3:].strip('/')}.tsv"
+        (lines, bad), _ = read(reader, names, output)
+        assert (lines, bad) == (count, 0)
+        last = output.read_text().splitlines()[-1]
+        assert last.startswith(("line 7", str(paths[2]), str(paths[1])))
+
+
+def test_wrong_names_are_refused_in_one_sentence(folder, reader, tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no .*nowhere"):
+        read(reader, [tmp_path / "nowhere"], tmp_path / "a.tsv")
+    with pytest.raises(FileNotFoundError, match="holds no image"):
+        (tmp_path / "empty").mkdir()
+        read(reader, [tmp_path / "empty"], tmp_path / "b.tsv")
+    (tmp_path / "mine.tsv").write_text("my notes\n")
+    with pytest.raises(ValueError, match="line 1 is no reading"):
+        predict.Table(tmp_path / "mine.tsv")
+    assert (tmp_path / "mine.tsv").read_text() == "my notes\n"
+
+
+def test_the_summary_says_where_the_time_went():
+    parts = {"load": 1.0, "compile": 2.0, "decode": 0.5, "network": 1.5}
+    words = predict.summary(100, 1, 5, 7.0, parts)
+    assert "100 lines read, 1 could not be; 5 were read before" in words
+    assert "25 lines/s" in words and "network 15.00 ms" in words and "other 20.00 ms" in words
