@@ -1,9 +1,12 @@
-"""python -m dig_jax: what programs there are, and where to start."""
+"""python -m dig_jax, or dig-jax: what programs there are, where to start; dig-jax NAME runs one."""
 
 from __future__ import annotations
 
 import ast
+import difflib
 import pathlib
+import runpy
+import sys
 
 PACKAGE = pathlib.Path(__file__).parent
 START = """dig_jax: self-supervised pre-training for text recognition, in JAX
@@ -17,10 +20,23 @@ Where to start
   python -m dig_jax.main --config=configs/recognize/finetune.py --config.init_from=runs/dig \\
     --workdir=runs/reader
   python -m dig_jax.tools.report runs/dig runs/reader
+  python -m dig_jax.tools.predict --model=runs/reader MY_LINES --output=readings.tsv
 
 Programs (each explains itself: python -m NAME --help)
 """
+# dig-jax NAME -> the program.
+COMMANDS = {
+    "train": "dig_jax.main",
+    "records": "dig_jax.tools.make_records",
+    "predict": "dig_jax.tools.predict",
+    "export": "dig_jax.tools.export",
+    "report": "dig_jax.tools.report",
+    "plan": "dig_jax.tools.perf.plan",
+    "bench": "dig_jax.tools.perf.bench_step",
+}
 END = """
+Short: dig-jax NAME, where NAME is one of {commands}.
+
 To read: README.md; docs/architecture.md for the rooms of the house; docs/launch.md for clusters.
 """
 
@@ -37,11 +53,32 @@ def programs() -> dict[str, str]:
     return found
 
 
-def main() -> None:
+def main(argv: list[str] | None = None) -> int:
+    """Lists the programs, or runs the one that is named. -> exit code."""
+    name, *given = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if name in COMMANDS:
+        sys.argv = [COMMANDS[name], *given]
+        # As python -m does, so that worker processes find the program, too.
+        runpy.run_module(COMMANDS[name], run_name="__main__", alter_sys=True)
+        return 0
+    if name not in ("--help", "-h", "help"):
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        print(
+            f"error: there is no {name!r}: {meant}It is one of {', '.join(COMMANDS)}",
+            file=sys.stderr,
+        )
+        return 1
+    overview()
+    return 0
+
+
+def overview() -> None:
     width = max(map(len, programs()))
     lines = (f"  {name:{width}}  {words}" for name, words in programs().items())
-    print(START + "\n".join(lines) + END, end="")
+    end = END.replace("{commands}", ", ".join(COMMANDS))
+    print(START + "\n".join(lines) + "\n" + end.lstrip("\n"), end="")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

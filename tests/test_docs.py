@@ -45,7 +45,7 @@ def test_documents_name_files_that_exist():
 
 def test_short_names_are_of_files_that_exist():
     """`sharding.py` alone, in documents and drawings."""
-    there = {path.name for path in TEXTS} | {"mine.py", "load.py"}  # an example; planned
+    there = {path.name for path in TEXTS} | {"mine.py"}  # an example
     wrong = set()
     for path in TEXTS:
         if path.suffix in (".md", ".svg"):

@@ -5,9 +5,10 @@ import pathlib
 import shutil
 import subprocess
 import sys
-import zipfile
 
 import pytest
+
+from dig_jax import __main__
 
 ROOT = pathlib.Path(__file__).parents[1]
 LOAD = """
@@ -40,8 +41,11 @@ def installed(tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr
     (wheel,) = root.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(root / "site")
+    command = [sys.executable, "-m", "pip", "install", "--no-deps", "-q", "--target"]
+    done = subprocess.run(
+        [*command, str(root / "site"), str(wheel)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
     return root / "site"
 
 
@@ -69,3 +73,31 @@ def test_configs_load_by_name_and_by_path_beside_a_package_of_that_name(installe
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_console_script_opens_the_programs(installed, tmp_path):
+    code = (
+        "import dig_jax, importlib.metadata as m; print(dig_jax.__version__, m.version('dig_jax'))"
+    )
+    commands = [[sys.executable, "-c", code]]
+    commands += [[str(installed / "bin" / "dig-jax"), *given] for given in ([], ["predict"], ["x"])]
+    answers = [
+        subprocess.run(
+            command,
+            env={**os.environ, "PYTHONPATH": str(installed)},
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+        )
+        for command in commands
+    ]
+    version, overview, predict, unknown = answers
+    assert len(set(version.stdout.split())) == 1, version.stderr
+    assert overview.returncode == 0 and "dig_jax.tools.predict" in overview.stdout
+    assert predict.returncode == 1 and "--model" in predict.stderr
+    assert unknown.returncode == 1 and "there is no 'x'" in unknown.stderr
+    assert not any("Traceback" in answer.stderr for answer in answers)
+
+
+def test_every_command_of_the_console_script_is_a_program():
+    assert set(__main__.COMMANDS.values()) <= set(__main__.programs())

@@ -1,5 +1,5 @@
 """python -m dig_jax.tools: the same map as python -m dig_jax."""
 
-from dig_jax.__main__ import main
+from dig_jax.__main__ import overview
 
-main()
+overview()
