@@ -164,7 +164,8 @@ def places(peaks: np.ndarray) -> np.ndarray:
 class Lines:
     """Images of any size through one function of batches, with few compiled programs.
 
-    seconds: what was spent on "decode", "prepare", "compile", "network" (and "text", by readers).
+    seconds: what was spent on "decode", "prepare", "compile", "network", by readers "text"; and of
+    all threads together "compile_cpu".
     """
 
     def __init__(self, model: Model, function: Callable[..., Any]):
@@ -214,11 +215,12 @@ class Lines:
         for row, line in enumerate(pixels):
             image[row, :, : line.shape[1]], width[row] = line, line.shape[1]
         batch = {"image": image, "width": width}
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         if (rows, width_px) not in self.programs:
             lowered = self.function.lower(self.weights, batch)
             self.programs[rows, width_px] = lowered.compile()
             self.seconds["compile"] += time.perf_counter() - start
+            self.seconds["compile_cpu"] += time.process_time() - cpu
             start = time.perf_counter()
         found = jax.device_get(self.programs[rows, width_px](self.weights, batch))
         self.seconds["network"] += time.perf_counter() - start

@@ -11,7 +11,7 @@ after Ctrl-C (or stopped without saving, after a second one or before the first 
 
 import sys
 
-from absl import flags, logging
+from absl import flags
 
 from dig_jax import hosts
 from dig_jax.train import command_line, signals
@@ -37,12 +37,6 @@ def main(argv: list[str]) -> int:
             file=sys.stderr,
         )
         return 1
-    # Orbax and JAX tell a page of details at every save; what they warn of still comes through.
-    logging.get_absl_handler().addFilter(
-        lambda line: (
-            line.levelno >= logging.converter.STANDARD_WARNING or "dig_jax" in line.pathname
-        )
-    )
     try:
         hosts.initialize()
         train.run(command_line.config(), flags.FLAGS.workdir)

@@ -140,7 +140,7 @@ def test_an_encoder_gives_the_features_of_each_line(folder, reader):
     for features, path in zip(found, paths):
         columns = -(-reader.lines.prepare(path).pixels.shape[1] // 4)
         assert features.frames.shape[0] == columns and not features.error
-        assert features.tokens.shape == (columns * encoder.rows, 8)
+        assert features.tokens.shape == (columns * encoder.rows, encoder.model.encoder().width)
     assert "not an image" in found[3].error and not len(found[3].tokens)
 
 

@@ -77,6 +77,10 @@ class Model:
             head
         ]
 
+    def function(self) -> Callable[[Any, base.Batch], dict[str, jax.Array]]:
+        """`predict` of a reader, `encode` of an encoder."""
+        return self.predict() if self.kind == "reader" else self.encode()
+
     def alone(self) -> Model:
         """The encoder of a reader."""
         weights = {"params": {"encoder": self.weights["params"]["encoder"]}, "mutable": {}}

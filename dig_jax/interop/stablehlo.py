@@ -31,13 +31,12 @@ def write(
     folder: pathlib.Path, model: Model, batches: Sequence[Mapping[str, np.ndarray]]
 ) -> dict[str, Any]:
     """Writes both programs and proves them. -> what parity.json says. Raises `parity.Differs`."""
-    name = "predict" if model.kind == "reader" else "encode"
     plain = of_dtype(model, "float32")
-    run = jax.jit(getattr(plain, name)())
+    run = jax.jit(plain.function())
     ours = lambda batch: jax.device_get(run(plain.weights, dict(batch)))
     found: dict[str, Any] = {"platforms": list(PLATFORMS)}
     for dtype, (file, bound, share) in PROGRAMS.items():
-        data = exported(of_dtype(model, dtype), name).serialize()
+        data = exported(of_dtype(model, dtype)).serialize()
         (folder / file).write_bytes(data)
         program = export.deserialize(bytearray((folder / file).read_bytes()))
         theirs = lambda batch, call=program.call: call(batch["image"], batch["width"])
@@ -55,9 +54,9 @@ def of_dtype(model: Model, dtype: str) -> Model:
     return dataclasses.replace(model, options={**model.options, "encoder": encoder})
 
 
-def exported(model: Model, name: str) -> export.Exported:
-    """The program of a model's `predict` or `encode`."""
-    prepared, run = model.preparation, getattr(model, name)()
+def exported(model: Model) -> export.Exported:
+    """The program of a model's `function`."""
+    prepared, run = model.preparation, model.function()
     weights = jax.tree.map(jnp.asarray, model.weights)
 
     def program(image, width):

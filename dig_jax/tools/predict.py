@@ -202,10 +202,12 @@ def summary(lines: int, bad: int, skipped: int, seconds: float, parts: dict[str,
     shares = ", ".join(f"{name} {1000 * t / max(lines, 1):.2f} ms" for name, t in each.items())
     again = f"; {skipped} were read before" if skipped else ""
     rate = lines / max(seconds - once, 1e-9)
+    cpu = lines / max(parts.get("cpu", 0.0), 1e-9)
     return (
         f"{lines} lines read, {bad} could not be{again}\n"
         f"{seconds:.1f} s, of which loading {parts.get('load', 0.0):.1f} s and compiling "
-        f"{parts.get('compile', 0.0):.1f} s; then {rate:.0f} lines/s: {shares} a line"
+        f"{parts.get('compile', 0.0):.1f} s; then {rate:.0f} lines/s, "
+        f"{cpu:.0f} a second of CPU time: {shares} a line"
     )
 
 
@@ -225,9 +227,10 @@ def main(argv: list[str]) -> int:
     reader = load.load_reader(FLAGS.model, checkpoint=FLAGS.checkpoint, head=FLAGS.head)
     parts = reader.lines.seconds
     parts["load"] = time.perf_counter() - start
-    table = Table(pathlib.Path(FLAGS.output) if FLAGS.output else None)
+    table, cpu = Table(pathlib.Path(FLAGS.output) if FLAGS.output else None), time.process_time()
     lines, bad = read_all(reader, argv[1:], table, FLAGS.batch_size)
     skipped = len(table.done)
+    parts["cpu"] = time.process_time() - cpu - parts["compile_cpu"]
     seconds = time.perf_counter() - start
     print(summary(lines, bad, skipped, seconds, parts), file=sys.stderr)
     return 1 if bad and not lines and not skipped else 0

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, FieldReference, config_flags
 
 from dig_jax.config import hint
@@ -165,6 +165,12 @@ def run(main: Callable[[list[str]], Any]) -> None:
     """Entry point of a program: parses the flags and calls main(argv); errors become sentences."""
 
     def guarded(argv: list[str]) -> Any:
+        # Orbax and JAX tell a page of details at every save and load; their warnings come through.
+        logging.get_absl_handler().addFilter(
+            lambda line: (
+                line.levelno >= logging.converter.STANDARD_WARNING or "dig_jax" in line.pathname
+            )
+        )
         try:
             return main(argv)
         except (ValueError, OSError) as error:

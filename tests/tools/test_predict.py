@@ -89,7 +89,11 @@ def test_wrong_names_are_refused_in_one_sentence(folder, reader, tmp_path):
 
 
 def test_the_summary_says_where_the_time_went():
-    parts = {"load": 1.0, "compile": 2.0, "decode": 0.5, "network": 1.5}
+    parts = {"load": 1.0, "compile": 2.0, "decode": 0.5, "network": 1.5, "cpu": 2.0}
     words = predict.summary(100, 1, 5, 7.0, parts)
     assert "100 lines read, 1 could not be; 5 were read before" in words
-    assert "25 lines/s" in words and "network 15.00 ms" in words and "other 20.00 ms" in words
+    assert (
+        "25 lines/s, 50 a second of CPU time" in words
+        and "network 15.00 ms" in words
+        and "other 20.00 ms" in words
+    )
