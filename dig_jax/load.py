@@ -26,7 +26,6 @@ from dig_jax.data import buckets, transforms
 from dig_jax.data.line_images import LineImage
 from dig_jax.data.sizes import BadRecord
 from dig_jax.interop.model import Model, open_model
-from dig_jax.models.decoders import ctc
 from dig_jax.text import Charset
 
 WIDTHS = 4  # programs that a new set of lines may ask for; each costs a compilation
@@ -131,29 +130,29 @@ class Reader:
 
     def reading(self, name: str, line: LineImage, row: dict[str, np.ndarray]) -> Reading:
         """From what `Method.predict` says of a line."""
-        ids, sure, length = row["ids"], row["confidence"], int(row["length"])
-        classes, starts, stops = ctc.spans(ids, length)
-        peaks = np.array([start + sure[start:stop].argmax() for start, stop in zip(starts, stops)])
-        sureness = ctc.character_confidence(ids, sure, length)
-        edges = places(peaks) * self.frame_px * (line.width_px / line.pixels.shape[1])
-        edges = np.clip(edges, 0, line.width_px)
-        letters = [self.charset.chars[i - 1] for i in classes]
+        ids, sure, frames = (
+            row[part][: int(row["length"])] for part in ("ids", "confidence", "frame")
+        )
+        px = self.frame_px * (line.width_px / line.pixels.shape[1])
+        edges = np.clip(places(frames) * px, 0, line.width_px).tolist()
+        letters = (self.charset.chars[i - 1] for i in ids.tolist())
         characters = [
-            Character(char, float(each), float(left), float(right))
-            for char, each, (left, right) in zip(letters, sureness, edges)
+            Character(char, each, left, right)
+            for char, each, (left, right) in zip(letters, sure.tolist(), edges)
         ]
-        text = self.charset.decode(classes)
-        return Reading(name, text, ctc.line_confidence(ids, sure, length), characters)
+        return Reading(name, self.charset.decode(ids), float(row["line"]), characters)
 
 
-def places(peaks: np.ndarray) -> np.ndarray:
-    """Frames at which characters were seen, ascending i[n] -> where each begins and ends, f64[n, 2].
+def places(frames: np.ndarray) -> np.ndarray:
+    """Frames at which characters were seen, i[n] -> where each begins and ends, f64[n, 2].
 
-    CTC sees a character in a frame or two. So two neighbours meet halfway between their frames, and
-    the first and last reach as far outwards as inwards.
+    A decoder sees a character in a frame or two. So two neighbours meet halfway between their
+    frames, and the first and last reach as far outwards as inwards. A frame before that of the
+    character before it, as attention may look back, counts as that one.
     """
-    if not len(peaks):
+    if not len(frames):
         return np.zeros((0, 2))
+    peaks = np.maximum.accumulate(frames)
     centre = peaks + 0.5
     half = np.diff(centre) / 2 if len(peaks) > 1 else np.array([1.0])
     middle = centre[: len(half)] + half if len(peaks) > 1 else np.zeros(0)

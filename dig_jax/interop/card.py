@@ -59,8 +59,8 @@ CALLS = {
     'print(encoder(["line.png"])[0].frames.shape)',
 }
 OUTPUTS = {
-    "reader": "ids (best class of each frame, 0 = blank: merge repeats, drop blanks), confidence "
-    "and length (frames of the line); class n is character n - 1 of charset.json",
+    "reader": "ids (the characters of each line, 0 behind them; n is character n - 1 of "
+    "charset.json), length (how many), confidence and frame of each, line (confidence of all)",
     "encoder": "tokens, frames (one a column of tokens) and frame_length",
 }
 

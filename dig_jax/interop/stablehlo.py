@@ -20,10 +20,10 @@ from dig_jax.interop import parity
 from dig_jax.interop.model import Model
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-# dtype -> (file, largest difference of a confidence or feature, share of classes that may differ)
+# dtype -> (file, largest difference of a number, share of characters that may differ)
 PROGRAMS = {
     "float32": ("model.stablehlo", 1e-4, 0.001),
-    "bfloat16": ("model-bf16.stablehlo", 0.25, 0.02),
+    "bfloat16": ("model-bf16.stablehlo", 0.25, 0.05),
 }
 
 

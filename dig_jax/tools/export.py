@@ -110,7 +110,7 @@ def main(argv: list[str]) -> None:
             worst = max(result["difference"].values(), default=0.0)
             print(
                 f"  {name}: as the network on {len(lines)} {about}; largest difference {worst:.1e}, "
-                f"{result['ids_differ']} of {result['ids']} classes differ"
+                f"{result['ids_differ']} of {result['ids']} characters differ"
             )
 
 

@@ -194,6 +194,9 @@ def confidence(logits):
     return jnp.exp(jnp.max(logits, -1) - jax.nn.logsumexp(logits, -1))
 
 
+OUTSIDE = 2**30  # a place behind every line: updates there are dropped
+
+
 def collapse(ids, confidence, length):
     """Best paths -> characters, a reading as `decoders.Decoder` says. Of each run of equal classes
     the first frame and the highest confidence; of a line without characters the mean over its
@@ -205,11 +208,11 @@ def collapse(ids, confidence, length):
 
     def line(ids, confidence, length):
         begins = (ids != 0) & (ids != jnp.pad(ids, (1, 0))[:-1])
-        place = jnp.where(ids != 0, jnp.cumsum(begins) - 1, len(frames))  # blanks fall out
+        place = jnp.where(ids != 0, jnp.cumsum(begins) - 1, OUTSIDE)  # blanks fall out
         count = begins.sum()
         chars = jnp.zeros_like(ids).at[place].max(ids, mode="drop")
         sure = jnp.zeros_like(confidence).at[place].max(confidence, mode="drop")
-        first = jnp.full_like(ids, len(frames)).at[place].min(frames, mode="drop")
+        first = jnp.full_like(ids, OUTSIDE).at[place].min(frames, mode="drop")
         blank = jnp.where(frames < length, confidence, 0.0).sum() / jnp.maximum(length, 1)
         return {
             "ids": chars,
