@@ -38,7 +38,7 @@ def method() -> recognize.Method:
 def weights() -> dict:
     """Of no training: but what it reads differs from line to line."""
     batch = {"image": np.zeros((1, 32, 64, 1), np.float32), "width": np.full(1, 64, np.int32)}
-    state = method().init(jax.random.key(3), batch)
+    state = jax.jit(method().init)(jax.random.key(3), batch)
     mean, std = (
         state["mutable"]["scale"]["mean"],
         np.full_like(state["mutable"]["scale"]["std"], 0.05),
