@@ -90,8 +90,10 @@ class Model:
         )
 
 
-def open_model(source: Any, kind: str, checkpoint: str = "best", head: str | None = None) -> Model:
-    """The reader, or the encoder, of a work folder or an export.
+def open_model(
+    source: Any, kind: str | None, checkpoint: str = "best", head: str | None = None
+) -> Model:
+    """The reader or the encoder of a work folder or an export; None: a reader where there is one.
 
     checkpoint: "best" (by the run's own best_metric; the last without one) or "last". head: of a
     sweep; None: the one that validation chooses. FileNotFoundError or ValueError in one sentence.
@@ -141,7 +143,9 @@ def shapes(options: Mapping[str, Any], charset: Charset | None, preparation: Pre
 # ---- a run
 
 
-def of_run(folder: pathlib.Path, kind: str, which: str = "best", head: str | None = None) -> Model:
+def of_run(
+    folder: pathlib.Path, kind: str | None, which: str = "best", head: str | None = None
+) -> Model:
     """From the checkpoints of a work folder. kind "encoder": any run's, and nothing else is read."""
     from dig_jax.workdir import checkpoint  # needs Orbax
 
@@ -151,6 +155,7 @@ def of_run(folder: pathlib.Path, kind: str, which: str = "best", head: str | Non
     method = dict(cfg["method"])
     if not method.get("encoder"):
         raise ValueError(f"{folder} is a run without an encoder, so there is nothing to load")
+    kind = kind or ("reader" if method["name"] == "recognize" else "encoder")
     # A method may drop the encoder's final norm by itself, so the checkpoint is asked.
     method["encoder"] = dict(method["encoder"])
     norm = checkpoint.has_subtree(str(folder), "params/encoder/norm", step)

@@ -94,13 +94,7 @@ def main(argv: list[str]) -> None:
     from dig_jax.interop import export
     from dig_jax.interop.model import open_model
 
-    try:
-        kind = FLAGS.kind or "reader"
-        model = open_model(FLAGS.model, kind, FLAGS.checkpoint, FLAGS.head)
-    except ValueError:
-        if FLAGS.kind:
-            raise
-        model = open_model(FLAGS.model, "encoder", FLAGS.checkpoint)  # a pre-training
+    model = open_model(FLAGS.model, FLAGS.kind, FLAGS.checkpoint, FLAGS.head)
     lines, about = proof_lines(model, FLAGS.lines)
     output = pathlib.Path(FLAGS.output)
     found = export.write(model, FLAGS.format, output, lines, about)
