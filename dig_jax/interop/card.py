@@ -39,7 +39,7 @@ params = weights["params"]
 print(params.keys())
 ```
 """,
-    "stablehlo": """A program for cpu, cuda and tpu with its weights inside. It needs JAX, and nothing of dig_jax:
+    "stablehlo": """A program for cpu, cuda and tpu, its weights inside. It needs JAX, not dig_jax:
 
 ```python
 import numpy as np

@@ -25,7 +25,7 @@ from dig_jax.text import Charset
 
 LAYOUT = 1  # of an export folder
 KINDS = ("reader", "encoder")
-# How weights are stored: the module of `interop` that has write(folder, tree), read(folder, shapes).
+# How weights are stored: modules of `interop` with write(folder, tree), read(folder, shapes).
 WEIGHTS = ("safetensors", "orbax")
 WIDTH_PX = 128  # of a line of which only the shape counts
 
@@ -146,7 +146,7 @@ def shapes(options: Mapping[str, Any], charset: Charset | None, preparation: Pre
 def of_run(
     folder: pathlib.Path, kind: str | None, which: str = "best", head: str | None = None
 ) -> Model:
-    """From the checkpoints of a work folder. kind "encoder": any run's, and nothing else is read."""
+    """From the checkpoints of a work folder. kind "encoder": of any run, read alone."""
     from dig_jax.workdir import checkpoint  # needs Orbax
 
     step = checkpoint.choose_step(str(folder), which)

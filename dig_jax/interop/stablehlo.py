@@ -1,7 +1,8 @@
 """Programs as StableHLO (jax.export): weights inside, any number of lines, any width.
 
 model.stablehlo computes as the network does (float32 on every device), model-bf16.stablehlo in
-bfloat16. Call: (image u8[b, H, w, C], width i32[b]) -> {name: array}; w a multiple of Model.multiple_px.
+bfloat16. Call: (image u8[b, H, w, C], width i32[b]) -> {name: array}; w a multiple of
+Model.multiple_px.
 """
 
 from __future__ import annotations

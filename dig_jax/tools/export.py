@@ -103,7 +103,8 @@ def main(argv: list[str]) -> None:
         if isinstance(result, dict) and "difference" in result:
             worst = max(result["difference"].values(), default=0.0)
             print(
-                f"  {name}: as the network on {len(lines)} {about}; largest difference {worst:.1e}, "
+                f"  {name}: as the network on {len(lines)} {about}; largest difference "
+                f"{worst:.1e}, "
                 f"{result['ids_differ']} of {result['ids']} characters differ"
             )
 

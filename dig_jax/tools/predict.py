@@ -177,7 +177,7 @@ class Table:
 
 
 def read_all(reader: Any, names: Sequence[str], table: Table, batch_size: int) -> tuple[int, int]:
-    """Reads what the table lacks into it, and closes it. -> (lines read, images that could not be)."""
+    """Reads what the table lacks into it, and closes it. -> (lines read, images not readable)."""
     lines = bad = 0
     new = (pair for pair in inputs(names) if pair[0] not in table.done)
     try:
