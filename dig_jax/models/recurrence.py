@@ -72,7 +72,7 @@ def _forward(gates, weights, real, dtype):
         return (hidden, cell), (hidden, cell, sums)
 
     empty = jnp.zeros((2, gates.shape[1], weights.shape[1]), jnp.float32)
-    _, (hidden, cell, sums) = lax.scan(step, (empty, empty), jnp.arange(len(gates)))
+    _, (hidden, cell, sums) = lax.scan(step, (empty, empty), jnp.arange(gates.shape[0]))
     return _side_by_side(hidden), (weights, real, hidden, cell, sums)
 
 

@@ -1,9 +1,11 @@
 """Exports: come back as they were, prove themselves or disappear, need no Grain, TFDS or Orbax."""
 
+import dataclasses
 import json
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 from jax import export as jax_export
@@ -13,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 import dig_jax
 from dig_jax import load
 from dig_jax.interop import export, parity, safetensors, stablehlo
+from dig_jax.interop import model as models
 from tests import readers
 
 BLOCKED = """
@@ -109,6 +112,16 @@ def test_a_stablehlo_program_reads_lines_of_any_number_and_width(folder, lines):
     }
     with pytest.raises(ValueError, match="holds a compiled program"):
         dig_jax.load_reader(folder / "hlo")
+
+
+def test_a_program_with_an_lstm_has_free_rows_and_width():
+    heads = {"ctc": {"kind": "bilstm", "hidden": 8}}
+    model = readers.model(options=readers.OPTIONS | {"heads": heads})
+    shapes = models.shapes(model.options, model.charset, model.preparation)
+    weights = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    model = dataclasses.replace(model, weights=weights)
+    (batch, width), _ = jax.tree.flatten(stablehlo.exported(model).in_avals)
+    assert str(batch.shape) == "(b, 32, 32*w, 1)" and str(width.shape) == "(b,)"
 
 
 def test_an_export_that_differs_is_deleted(folder, lines, monkeypatch):

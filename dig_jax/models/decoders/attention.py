@@ -65,7 +65,7 @@ class AttentionReader(nn.Module):
 
     def start(self, memory):
         seen = jnp.zeros(memory["real"].shape)
-        return {"hidden": jnp.zeros((len(seen), self.hidden)), "seen": seen}
+        return {"hidden": jnp.zeros((seen.shape[0], self.hidden)), "seen": seen}
 
     def step(self, memory, state, ids, place):
         query = self.query(state["hidden"])[:, None]

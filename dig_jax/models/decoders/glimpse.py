@@ -66,7 +66,7 @@ class GlimpseReader(nn.Module):
         """The chooser has had one look at the whole line (DRAM's context network)."""
         real = memory["real"][..., None]
         mean = jnp.where(real, memory["values"], 0.0).sum(1) / real.sum(1)
-        rows = len(mean)
+        rows = mean.shape[0]
         state = {"reading": jnp.zeros((rows, self.hidden)), "place": jnp.zeros(rows)}
         return state | {"choosing": jnp.tanh(self.context(mean))}
 
@@ -92,7 +92,7 @@ class GlimpseReader(nn.Module):
         """What is seen at a place f32[B], times where it is: f32[B, hidden]."""
         weights = filters(place, memory["real"], self.scales, self.taps)
         seen = jnp.einsum("bks,bsd->bkd", weights, memory["values"])
-        what = jax.nn.relu(self.what(seen.reshape(len(seen), -1)))
+        what = jax.nn.relu(self.what(seen.reshape(seen.shape[0], -1)))
         last = jnp.maximum(memory["last"], 1.0)
         near_end = jnp.exp((place - memory["last"]) / 4.0)
         return what * self.where(jnp.stack([place / last, near_end], -1))
