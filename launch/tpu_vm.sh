@@ -32,7 +32,7 @@ create() { tpu queued-resources create "$name" "--node-id=$name" "${slice[@]}"; 
 # shell wrote down its process number and became the run. What bears that number is compared, too:
 # numbers are given to others later.
 pid="\"\${TMPDIR:-/tmp}/dig_jax-$name.pid\""
-left="ps -o args= -p \"\$(cat $pid 2>/dev/null)\" 2>/dev/null | grep -q -e '-m dig_jax.main'"
+left="ps -ww -o args= -p \"\$(cat $pid 2>/dev/null)\" 2>/dev/null | grep -q -e '-m dig_jax.main'"
 run() {
   tpu tpu-vm ssh "$name" --worker=all "--command=$left && kill \"\$(cat $pid)\" && sleep 30;\
  $SETUP && echo \$\$ >$pid && exec ${train[*]@Q}"
