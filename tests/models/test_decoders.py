@@ -131,38 +131,63 @@ def test_the_loss_is_that_of_single_steps(kind):
     decoder, _, params, _ = learnt(kind)
     lines = toy_lines(rows=3, seed=3)
     apply = functools.partial(decoder.network.apply, {"params": params})
-    memory = apply(*lines[:2], method="memory")
-    state = apply(memory, method="start")
+
+    @jax.jit
+    def begin(*frames):
+        memory = apply(*frames, method="memory")
+        return memory, apply(memory, method="start")
+
+    @jax.jit
+    def step(*given):
+        state, hidden, _ = apply(*given, method="step")
+        return state, jax.nn.log_softmax(apply(hidden, method="logits"))
+
+    memory, state = begin(*lines[:2])
     label, count = np.asarray(lines[2]), np.asarray(lines[3])
-    cost, last = np.zeros(3), np.zeros(3, int)
-    step = jax.jit(functools.partial(apply, method="step"))
+    cost, last = np.zeros(3), np.zeros(3, np.int32)
     for place in range(label.shape[1] + 1):
-        state, hidden, _ = step(memory, state, jnp.asarray(last), place)
-        log_p = np.asarray(jax.nn.log_softmax(apply(hidden, method="logits")))
-        last = label[:, place] if place < label.shape[1] else np.zeros(3, int)
-        cost -= np.where(place <= count, log_p[np.arange(3), last], 0)
+        state, log_p = step(memory, state, last, place)
+        last = label[:, place] if place < label.shape[1] else np.zeros(3, np.int32)
+        cost -= np.where(place <= count, np.asarray(log_p)[np.arange(3), last], 0)
     np.testing.assert_allclose(jax.jit(decoder.loss)(params, *lines)[0], cost, rtol=1e-4, atol=1e-5)
 
 
+@functools.cache
+def transformer(name):
+    """A method of the network, compiled: (params, ..) -> what it gives."""
+    network = learnt("transformer")[0].network
+    return jax.jit(lambda params, *given: network.apply({"params": params}, *given, method=name))
+
+
+@jax.jit
+def whole_prefixes(params, frames, length, ids):
+    """Without a cache: ln p f32[B,T,V] behind every place of ids i32[B,T], and the weights."""
+    network = learnt("transformer")[0].network
+    apply = functools.partial(network.apply, {"params": params})
+    hidden, weights = apply(apply(frames, length, method="memory"), ids, method="parallel")
+    return hidden, weights, jax.nn.log_softmax(apply(hidden, method="logits"))
+
+
 def test_the_cache_of_the_transformer_gives_what_the_whole_prefix_gives():
-    decoder, _, params, _ = learnt("transformer")
+    params = learnt("transformer")[2]
     values, length, label, _ = toy_lines(seed=4)
-    apply = functools.partial(decoder.network.apply, {"params": params})
-    memory = apply(values, length, method="memory")
-    state = apply(memory, method="start")
-    for place in range(label.shape[1]):
-        before = jnp.pad(label, ((0, 0), (1, 0)))[:, : place + 1]
-        whole, looks = apply(memory, before, method="parallel")
-        state, hidden, weights = apply(memory, state, before[:, -1], place, method="step")
-        np.testing.assert_allclose(hidden, whole[:, -1], rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(weights, looks[:, -1], rtol=1e-5, atol=1e-6)
+    memory = transformer("memory")(params, values, length)
+    state = transformer("start")(params, memory)
+    before = jnp.pad(label, ((0, 0), (1, 0)))
+    whole, looks, _ = whole_prefixes(params, values, length, before)
+    for place in range(before.shape[1]):
+        given = (params, memory, state, before[:, place], place)
+        state, hidden, weights = transformer("step")(*given)
+        np.testing.assert_allclose(hidden, whole[:, place], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(weights, looks[:, place], rtol=1e-5, atol=1e-6)
+        # What stands behind a place must not matter to it.
+        other = before.at[:, place + 1 :].set(1)
+        again = whole_prefixes(params, values, length, other)[0]
+        np.testing.assert_allclose(again[:, place], whole[:, place], rtol=1e-5, atol=1e-6)
 
 
-def slow_beam(decoder, params, values, length, beam):
-    """One line, whole prefixes through the loss's parallel form, lists of readings."""
-    apply = functools.partial(decoder.network.apply, {"params": params})
-    memory = apply(values[None], jnp.array([length]), method="memory")
-    parallel = jax.jit(functools.partial(apply, method="parallel"))
+def slow_beam(params, values, length, beam):
+    """One line, whole prefixes without a cache, lists of readings."""
     alive = [(0.0, (), False)]
     for place in range(length + 1):
         found = []
@@ -170,10 +195,10 @@ def slow_beam(decoder, params, values, length, beam):
             if done or place == length:
                 found.append((score, ids, True))
                 continue
-            before = np.zeros((1, length + 1), int)  # one shape; what is behind is masked
+            before = np.zeros((1, len(values) + 1), int)  # one shape; what is behind is masked
             before[0, 1 : 1 + len(ids)] = ids
-            hidden = parallel(memory, jnp.asarray(before))[0][:, len(ids)]
-            log_p = np.asarray(jax.nn.log_softmax(apply(hidden, method="logits")))[0]
+            told = whole_prefixes(params, values[None], np.array([length]), before)[2]
+            log_p = np.asarray(told)[0, len(ids)]
             found.append((score + log_p[0], ids, True))
             found += [(score + log_p[c], (*ids, c), False) for c in range(1, CLASSES)]
         alive = sorted(found, key=lambda each: -each[0])[:beam]
@@ -183,13 +208,11 @@ def slow_beam(decoder, params, values, length, beam):
 @pytest.mark.parametrize("beam", [1, 3])
 def test_beam_search_follows_the_best_readings(beam):
     """With parameters between the first and the learnt ones, so that readings compete."""
-    decoder, first, params, _ = learnt("transformer")
+    _, first, params, _ = learnt("transformer")
     mixed = jax.tree.map(lambda a, b: 0.6 * a + 0.4 * b, first, params)
     values, length, _, _ = toy_lines(rows=6, frames=6, seed=5)
     got = texts(reader("transformer", beam)(mixed, values, length))
-    want = [
-        slow_beam(decoder, mixed, row, int(n), beam) for row, n in zip(values, np.asarray(length))
-    ]
+    want = [slow_beam(mixed, row, int(n), beam) for row, n in zip(values, np.asarray(length))]
     assert got == want
 
 
@@ -201,7 +224,8 @@ def test_a_wide_beam_finds_a_reading_at_least_as_probable(kind):
     costs = []
     for beam in (1, 4):
         reading = reader(kind, beam)(mixed, values, length)
-        costs.append(decoder.loss(mixed, values, length, reading["ids"], reading["length"])[0])
+        loss = jax.jit(decoder.loss)
+        costs.append(loss(mixed, values, length, reading["ids"], reading["length"])[0])
     assert (np.asarray(costs[1]) <= np.asarray(costs[0]) + 1e-4).all()
 
 
@@ -209,7 +233,8 @@ def test_a_wide_beam_finds_a_reading_at_least_as_probable(kind):
 def test_labels_longer_than_the_line_are_not_feasible(kind):
     decoder, first, _, _ = learnt(kind)
     values, _, label, _ = toy_lines(rows=2)
-    loss, feasible = decoder.loss(first, values, jnp.array([2, 4]), label, jnp.array([3, 4]))
+    given = (values, jnp.array([2, 4]), label, jnp.array([3, 4]))
+    loss, feasible = jax.jit(decoder.loss)(first, *given)
     assert feasible.tolist() == [False, True] and loss[0] == 0 < loss[1]
 
 
