@@ -113,7 +113,7 @@ MISTAKES = [
     ((SIMMIM + ",steps=many",), r"steps=many: give a number"),
     (("--config=configs/pretrain/simmim.py:preset=gpu",), r"preset=gpu: choose one of"),
     (("--config=configs/pretrain/simmim.py:size=XXL",), r"no encoder size 'XXL': choose one of"),
-    ((READER + ",head=lstm",), r"head=lstm: give decoder=ctc and one of head=linear, bilstm"),
+    ((READER + ",head=lstm",), r"head=lstm: give one of decoder=ctc, .* head=linear, bilstm"),
     (("--config=configs/recognize/finetune.py:labels=1",), r"labels=1: give a share"),
     # folders
     ((TOY, "--workdir={root}/file"), r"--workdir=\S+/file is a file: name a folder"),
