@@ -16,22 +16,26 @@ fills a batch), "text" list of str or None, "id" list of str, "errors" list of s
 the record numbers that they name, "unknown_chars" int, "epoch" float}.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
-import grain
 import numpy as np
 from absl import flags, logging
 
-from dig_jax.data import buckets, limits, plan, transforms
+from dig_jax.data import buckets, limits, plan
 from dig_jax.data.error_budget import ErrorBudget, TooManyBadRecords  # noqa: F401  (for callers)
-from dig_jax.data.loader import Loader
 from dig_jax.data.parallel import WORKER_BATCHES, cores, fitting_workers, free_shared_memory
 from dig_jax.data.records import Mixture
+from dig_jax.data.sizes import MAX_PIXELS
 from dig_jax.text import Charset
+
+if TYPE_CHECKING:
+    import grain
 
 ENDLESS = 1 << 48  # steps; Grain wants a length, and slicing needs room above it
 # Keys of config.data that say what is read of a record, for windows and for whole lines.
@@ -52,7 +56,7 @@ def pretrain(
     contrast: str | None = None,
     process_index: int = 0,
     process_count: int = 1,
-    max_pixels: int = transforms.MAX_PIXELS,
+    max_pixels: int = MAX_PIXELS,
 ) -> grain.MapDataset:
     """Endless (batch, host) of random windows of width_px, labels unread; item i is step i.
     batch_size is global.
@@ -82,9 +86,8 @@ def pretrain(
         len(mixture),
         -(-len(mixture) // batch_size),
     )
-    loader = Loader(mixture, height_px, channels, max_pixels, squeeze_px, contrast)
-    dataset = grain.MapDataset.range(ENDLESS).map(rows).map(loader)
-    return _shaped(dataset, part, height_px, width_px, channels)
+    reading = (mixture, height_px, channels, max_pixels, squeeze_px, contrast)
+    return _dataset(ENDLESS, rows, part, width_px, *reading)
 
 
 def recognition(
@@ -102,7 +105,7 @@ def recognition(
     contrast: str | None = None,
     process_index: int = 0,
     process_count: int = 1,
-    max_pixels: int = transforms.MAX_PIXELS,
+    max_pixels: int = MAX_PIXELS,
 ) -> grain.MapDataset:
     """Endless (batch, host) of whole labelled lines in width buckets (see buckets.bounds); item i
     is step i.
@@ -118,12 +121,11 @@ def recognition(
         mixture, batch_size, part, height_px, buckets_px, multiple_px, seed, squeeze_px
     )
     length = plan.label_length(mixture, max_label_length)
-    loader = Loader(mixture, height_px, channels, max_pixels, squeeze_px, contrast, charset, length)
+    reading = (mixture, height_px, channels, max_pixels, squeeze_px, contrast, charset, length)
     logging.info(
         "recognition data: %s", summary(mixture, height_px, buckets_px, multiple_px, squeeze_px)
     )
-    dataset = grain.MapDataset.range(ENDLESS).map(rows).map(loader)
-    return _shaped(dataset, part, height_px, int(rows.edges[-1]), channels)
+    return _dataset(ENDLESS, rows, part, int(rows.edges[-1]), *reading)
 
 
 def evaluation(
@@ -141,7 +143,7 @@ def evaluation(
     contrast: str | None = None,
     process_index: int = 0,
     process_count: int = 1,
-    max_pixels: int = transforms.MAX_PIXELS,
+    max_pixels: int = MAX_PIXELS,
 ) -> grain.MapDataset:
     """ceil(n / batch_size) items that hold every labelled record exactly once, whole, narrow
     buckets first.
@@ -160,9 +162,8 @@ def evaluation(
     index, of = buckets.batches(chosen, bucket, len(edges), batch_size, fill=False)
     length = plan.label_length(mixture, max_label_length) if charset is not None else 0
     rows = functools.partial(plan.planned_rows, index[:, part], edges[of])
-    loader = Loader(mixture, height_px, channels, max_pixels, squeeze_px, contrast, charset, length)
-    dataset = grain.MapDataset.range(len(index)).map(rows).map(loader)
-    return _shaped(dataset, part, height_px, int(edges[-1]), channels)
+    reading = (mixture, height_px, channels, max_pixels, squeeze_px, contrast, charset, length)
+    return _dataset(len(index), rows, part, int(edges[-1]), *reading)
 
 
 def steps_per_epoch(mixture: Mixture, batch_size: int, labelled: bool) -> int:
@@ -205,6 +206,8 @@ def iterate(
     not depend on it. Programs that use processes need the `if __name__ == "__main__"` guard;
     batches travel through /dev/shm, and where it is too small for them there are fewer processes.
     """
+    import grain  # here: bench_step runs without it
+
     count = default_workers() if workers == "auto" else int(workers)
     if count < 0:
         raise ValueError(
@@ -232,11 +235,18 @@ def iterate(
         del iterator
 
 
-def _shaped(
-    dataset: grain.MapDataset, part: slice, height_px: int, width_px: int, channels: int
+def _dataset(
+    steps: int, rows: Callable[[int], plan.Rows], part: slice, width_px: int, *reading: Any
 ) -> grain.MapDataset:
-    """The same, with the shape (B, H, W, C) of this host's widest images as `batch_shape`."""
-    dataset.batch_shape = (part.stop - part.start, height_px, width_px, channels)
+    """Step -> rows -> (batch, host). reading: of Loader. `batch_shape` is the shape (B, H, W, C)
+    of this host's widest images."""
+    import grain  # here: bench_step runs without it
+
+    from dig_jax.data.loader import Loader
+
+    loader = Loader(*reading)
+    dataset = grain.MapDataset.range(steps).map(rows).map(loader)
+    dataset.batch_shape = (part.stop - part.start, loader.height_px, width_px, loader.channels)
     return dataset
 
 

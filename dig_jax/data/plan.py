@@ -1,13 +1,17 @@
 """Which records one host reads at which step: integers only, so looking ahead is cheap."""
 
-from typing import NamedTuple
+from __future__ import annotations
 
-import grain
+from typing import TYPE_CHECKING, NamedTuple
+
 import numpy as np
 
 from dig_jax.data import buckets
 from dig_jax.data.records import Mixture
 from dig_jax.data.writer import MAX_ASPECT
+
+if TYPE_CHECKING:
+    import grain
 
 _CROP, _ORDER, _MIX, _STEPS = range(4)  # streams of randomness under one seed
 
@@ -36,6 +40,8 @@ def stream(mixture: Mixture, seed: int) -> grain.MapDataset:
     """Position -> record number, endless, shuffled anew each epoch. Computed on the fly: no list of
     the records.
     """
+    import grain  # here: bench_step runs without it
+
     if not mixture.weighted:
         return grain.MapDataset.range(len(mixture)).seed(seed).shuffle().repeat()
     parts = [

@@ -1,13 +1,17 @@
 """Sizes of line images: as the header of an encoded image states it, and after resizing to a
 height. And BadRecord, which every reader raises."""
 
+from __future__ import annotations
+
 import io
 import struct
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 
@@ -19,6 +23,7 @@ FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA",
 # have more.
 MAX_SCANS = 16
 MAX_METADATA_BYTES = 16 << 20  # of a PNG or JPEG, beside 16 bytes a pixel
+MAX_PIXELS = 1 << 24  # 16 Mpx: 100 times a long line at 300 dpi
 MAX_PARTS = 1 << 16  # chunks of a PNG, segments before the first scan of a JPEG
 
 
@@ -51,6 +56,8 @@ def open_image(data: bytes) -> Image.Image:
     """Pillow's image of these bytes, its header read and no pixel. Raises BadRecord where it is
     none of FORMATS.
     """
+    from PIL import Image  # here: bench_step runs without it
+
     try:
         # Pillow warns of odd metadata, and warns and then raises on sizes it thinks dangerous; the
         # limit that counts is the caller's.

@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from dig_jax.data.sizes import (
     JPEG,
+    MAX_PIXELS,
     PNG,
     BadRecord,
     check_effort,
@@ -31,7 +32,6 @@ CONTRAST_PERCENTILES = (2, 90)  # of a line's greys: its ink and its paper
 GOOD_CONTRAST = 64  # grey levels that white ground must leave to what is written
 MAX_SAMPLE_VALUE, PHOTOMETRIC = 281, 262  # tags of TIFF
 LEAST_CONTRAST = 8  # grey levels between the two; with less the difference is noise
-MAX_PIXELS = 1 << 24  # 16 Mpx: 100 times a long line at 300 dpi
 MAX_FOREIGN_BYTES = (
     4 << 20
 )  # of an image that is neither JPEG nor PNG: Pillow parses those in Python, byte by byte at worst

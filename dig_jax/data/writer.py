@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from dig_jax.data import labels
@@ -61,6 +60,8 @@ def serialize(image: bytes, text: str | None, id: str) -> bytes:
 def encode_image(image: np.ndarray, codec: str = "jpeg", quality: int = 95) -> bytes:
     """u8[h,w], u8[h,w,1] or u8[h,w,3] (RGB) -> JPEG (full colour resolution: thin coloured strokes
     suffer otherwise) or PNG."""
+    import cv2  # here: bench_step runs without it
+
     if image.ndim == 3 and image.shape[2] == 3:
         image = image[:, :, ::-1]
     if codec == "jpeg":

@@ -8,7 +8,6 @@ import pathlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import cv2
 import jax
 
 from dig_jax import hosts
@@ -79,6 +78,8 @@ def save_readings(path: pathlib.Path, head: str, labelled: Sequence[Line]) -> No
 
 def save_samples(folder: pathlib.Path, name: str, step: int, head: str, samples: list) -> None:
     """Writes readings-<name>.json; the file appears whole or not at all."""
+    import cv2  # here: bench_step runs without it
+
     lines = []
     for line, image in samples:
         ok, png = cv2.imencode(".png", image[..., ::-1] if image.shape[-1] == 3 else image)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import pathlib
 
-import cv2
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
@@ -41,6 +40,8 @@ def sheet(pictures: dict[str, np.ndarray], columns: int = 1) -> np.ndarray:
 
 def write_png(path: pathlib.Path, image: np.ndarray) -> None:
     """image u8[h,w,1] or u8[h,w,3] (RGB). The file appears whole or not at all."""
+    import cv2  # here: bench_step runs without it
+
     path.parent.mkdir(parents=True, exist_ok=True)
     ok, data = cv2.imencode(".png", image[..., ::-1] if image.shape[-1] == 3 else image)
     if not ok:

@@ -32,7 +32,6 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
-from rapidfuzz.distance import Levenshtein
 
 from dig_jax.text import Charset, alphanumeric, normalize
 
@@ -131,6 +130,8 @@ def count(pairs: Iterable[Pair], rule: str = "raw") -> np.ndarray:
 
 
 def _row(pair: Pair | None) -> tuple[float, ...]:
+    from rapidfuzz.distance import Levenshtein  # here: bench_step runs without it
+
     if pair is None:
         return (0.0,) * len(COLUMNS)
     truth, reading = pair
@@ -187,6 +188,8 @@ def alignments(pairs: Iterable[Pair], rule: str = "raw") -> collections.Counter[
 
     (t, t) read correctly, (t, r) mistaken, (t, "") missed, ("", r) inserted.
     """
+    from rapidfuzz.distance import Levenshtein  # here: bench_step runs without it
+
     compared, found = find_rule(rule), collections.Counter()
     for pair in filter(None, (compared(*pair) for pair in pairs)):
         truth, reading = pair

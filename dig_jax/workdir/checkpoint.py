@@ -21,8 +21,6 @@ import time
 from typing import Any
 
 import jax
-from etils import epath
-from orbax.checkpoint import v1 as ocp
 
 from dig_jax import hosts
 from dig_jax.workdir import checksums, stored
@@ -53,6 +51,8 @@ class Checkpoints:
         best_mode: str = "min",
         every_steps: int = 1000,
     ) -> None:
+        from orbax.checkpoint import v1 as ocp  # here: bench_step runs without it
+
         if best_mode not in ("min", "max"):
             raise ValueError(
                 f"config.checkpoint.best_mode is {best_mode!r}: set it to 'min' or 'max'"
@@ -165,7 +165,7 @@ class Checkpoints:
 
         Raises ValueError where it is the state of another model, Damaged where it cannot be read.
         """
-        path = epath.Path(self.path(step))
+        path = stored.path(self.path(step))
         stored.check_tree(
             abstract_state,
             stored.shapes_of(self._workdir, step),
@@ -239,7 +239,9 @@ def choose_step(workdir: str, which: str = "last") -> int:
     rule = read_config(workdir).get("checkpoint", {}) if which == "best" else {}
     if not rule.get("best_metric"):
         return found[-1]
-    folder = (epath.Path(workdir) / FOLDER).resolve()
+    from orbax.checkpoint import v1 as ocp  # here: bench_step runs without it
+
+    folder = (stored.path(workdir) / FOLDER).resolve()
     with ocp.training.Checkpointer(
         folder, cleanup_tmp_directories=False
     ) as reader:  # that run may be saving just now
@@ -267,6 +269,8 @@ def await_step(workdir: str, step: int, seconds: float = 120.0) -> None:
 def read_meta(workdir: str, step: int | None = None) -> dict[str, Any]:
     """What `save` stored as meta with a checkpoint ({"config": ..., "charset": ...}); None: the
     latest."""
+    from orbax.checkpoint import v1 as ocp  # here: bench_step runs without it
+
     step = choose_step(workdir) if step is None else step
     stored.check_files(workdir, step, contents=False)
     meta = dict(
@@ -288,7 +292,7 @@ def read_config(workdir: str) -> dict[str, Any]:
     """
     if steps(workdir):
         return read_meta(workdir)["config"]
-    path = epath.Path(workdir) / "config.json"
+    path = stored.path(workdir) / "config.json"
     if not path.exists():
         raise FileNotFoundError(
             f"{workdir} holds neither a checkpoint nor config.json: it is no work folder of a run"
@@ -312,6 +316,8 @@ def load_subtree(workdir: str, path: str, abstract: Any, step: int | None = None
     """A part of a checkpoint's state (None: the last), for instance path "params/encoder", with the
     shapes and shardings of `abstract`. Raises FileNotFoundError without a checkpoint, ValueError
     naming the leaves that differ."""
+    from orbax.checkpoint import v1 as ocp  # here: bench_step runs without it
+
     step = choose_step(workdir) if step is None else step
     checkpoint = stored.step_folder(workdir, step)
     stored.check_files(workdir, step)

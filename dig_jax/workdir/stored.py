@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any
-
-from etils import epath
-from orbax.checkpoint import v1 as ocp
+from typing import TYPE_CHECKING, Any
 
 from dig_jax import trees
 from dig_jax.workdir import checksums
+
+if TYPE_CHECKING:
+    from etils import epath
 
 FOLDER = "checkpoints"
 
@@ -26,9 +26,11 @@ def steps(workdir: str) -> list[int]:
     """Committed steps of a work folder, ascending, broken ones too; [] where there are none. Reads
     only.
     """
-    folder = epath.Path(workdir) / FOLDER
+    folder = path(workdir) / FOLDER
     if not folder.is_dir():
         return []
+    from orbax.checkpoint import v1 as ocp  # here: bench_step runs without it
+
     # A commit is a rename, so a folder named by a number is committed. In object stores, which
     # cannot rename, a marker says so.
     remote = "://" in str(workdir)
@@ -38,12 +40,21 @@ def steps(workdir: str) -> list[int]:
     )
 
 
+def path(workdir: str) -> epath.Path:
+    """A folder, on disk or in an object store."""
+    from etils import epath  # here: bench_step runs without it
+
+    return epath.Path(workdir)
+
+
 def step_folder(workdir: str, step: int) -> epath.Path:
-    return (epath.Path(workdir) / FOLDER / str(step)).resolve()
+    return (path(workdir) / FOLDER / str(step)).resolve()
 
 
 def shapes_of(workdir: str, step: int) -> dict[str, tuple[int, ...]]:
     """{path of a leaf: its shape} of a checkpoint's state."""
+    from orbax.checkpoint import v1 as ocp  # here: bench_step runs without it
+
     try:
         tree = ocp.metadata(step_folder(workdir, step), "state").metadata
         leaves = trees.named_leaves(tree)

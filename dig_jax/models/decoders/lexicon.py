@@ -8,9 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from rapidfuzz import process
-from rapidfuzz.distance import Levenshtein
-
 WORD = re.compile(r"[^\W\d_]+")  # letters; digits and punctuation stay as they were read
 
 
@@ -36,6 +33,9 @@ class Lexicon:
         return self.mended[word]
 
     def _search(self, word: str) -> str:
+        from rapidfuzz import process  # here: bench_step runs without it
+        from rapidfuzz.distance import Levenshtein
+
         edits = min(self.edits, len(word) // 3)
         if not edits:
             return word

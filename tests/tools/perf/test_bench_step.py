@@ -17,8 +17,14 @@ from dig_jax.configs.pretrain import dig
 from dig_jax.configs.recognize import probe, scratch
 from dig_jax.models import encoders
 from dig_jax.tools.perf import bench_step, workload
+from dig_jax.train import command_line
 
 ROOT = pathlib.Path(__file__).parents[3]
+
+
+def complete(config):
+    """With all its options, as the command line has it."""
+    return command_line.complete(config).to_dict()
 
 
 def micro(arg="", **changes):
@@ -30,7 +36,7 @@ def micro(arg="", **changes):
 @pytest.mark.slow
 def test_figures_add_up(monkeypatch):
     monkeypatch.setitem(bench_step.MATMUL, "cpu", 64)
-    cfg = dig.get_config("preset=cpu,objective=gen,quick")
+    cfg = command_line.complete(dig.get_config("preset=cpu,objective=gen,quick"))
     cfg.update_from_flattened_dict({"data.width_px": 64, "method.encoder.depth": 1, "mesh.data": 1})
     figures = bench_step.measure(cfg.to_dict(), seconds=0.2)
     assert json.loads(json.dumps(figures)) == figures and "lines/s" in bench_step.report(figures)
@@ -85,7 +91,7 @@ def test_workload_of_a_recogniser():
     """A frozen probe needs the forward pass alone of its encoder; fine-tuning three times as
     much.
     """
-    cfg = scratch.get_config("size=nano,quick").to_dict()
+    cfg = complete(scratch.get_config("size=nano,quick"))
     raw = workload.shapes(cfg)
     assert raw["image"].shape == (8, 32, workload.LINE_PX, 1) and raw["label"].shape == (
         8,
@@ -96,7 +102,7 @@ def test_workload_of_a_recogniser():
         name: (shape.shape, shape.dtype) for name, shape in raw.items()
     }
     assert (batch["label"] > 0).all() and (batch["label"] < workload.CHARSET.size).all()
-    frozen = probe.get_config("quick").to_dict()
+    frozen = complete(probe.get_config("quick"))
     frozen["method"]["encoder"], frozen["data"] = cfg["method"]["encoder"], cfg["data"]
     frozen["method"]["heads"] = dict(list(frozen["method"]["heads"].items())[:1])
     frozen["optim"]["rules"] = [("^heads/", {}), ("", {"freeze": True})]
@@ -142,13 +148,9 @@ def test_runs_on_a_bare_jax_machine():
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])
     assert figures["lines_per_s"] > 0 and "share_rest" not in figures
-    done = subprocess.run(
-        [*command, "--config.batch_size=0"],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1 and done.stderr.splitlines()[-1].startswith(
-        "error: batch size 0 does not"
-    )
+    # A recogniser, whose evaluators score text and write pictures: its config is read as well.
+    command[-2:] = ["--config=configs/recognize/scratch.py:size=nano,quick"]
+    command += ["--config.batch_size=0"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: config.batch_size is 0"), done.stderr
