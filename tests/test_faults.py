@@ -14,6 +14,7 @@ from pathlib import Path
 
 import jax
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from dig_jax import hosts, main
 from dig_jax.data import records
@@ -264,7 +265,7 @@ def test_a_save_that_fails_stops_the_run_and_leaves_the_last_one(lines, tmp_path
 
     with monkeypatch.context() as patch:
         patch.setattr(
-            checkpoint.ocp.training.Checkpointer,
+            ocp.training.Checkpointer,
             "save_checkpointables_async",
             lambda *_, **__: Full(),
         )
