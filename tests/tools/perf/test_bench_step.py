@@ -91,7 +91,7 @@ def test_workload_of_a_recogniser():
     """A frozen probe needs the forward pass alone of its encoder; fine-tuning three times as
     much.
     """
-    cfg = complete(scratch.get_config("size=nano,quick"))
+    cfg = complete(scratch.get_config("preset=plain,size=nano,quick"))
     raw = workload.shapes(cfg)
     assert raw["image"].shape == (8, 32, workload.LINE_PX, 1) and raw["label"].shape == (
         8,
