@@ -32,7 +32,9 @@ What to watch
   frames of the training split, computed once (`calibrate`), kept in `mutable`. Without it a probe
   compares scales of features, not features, and fine-tuning is held back for hundreds of steps: the
   tokens of a pre-trained encoder have a large common part, which the fresh head has to learn to
-  ignore first (random tokens have not). So fine-tuning and scratch standardise, too.
+  ignore first (random tokens have not). The
+  presets plain and words_cpu standardise, too. Preset strong does not; from a pre-training it has
+  not been judged yet.
 - A line whose label needs more frames than it has (for CTC its length and one for each repeat)
   cannot be learnt. It is left out of the loss and counted in the metric `infeasible_frac`.
 """
