@@ -24,7 +24,7 @@ import jax.numpy as jnp
 from einops import rearrange
 
 from dig_jax.models.convolution import conv3x3, norm_relu_pool
-from dig_jax.models.heads import BiLstm
+from dig_jax.models.heads import BiLstm, dropped
 from dig_jax.models.layers import LayerNorm, compute_dtype
 from dig_jax.models.vit import PAPER, columns, grid
 
@@ -34,11 +34,12 @@ MASKED = 0.0  # grey of hidden columns, in [-1, 1]
 CHANNELS = (16, 48, 96, 128, 192)
 POOLS = ((2, 2), (2, 2), (2, 1), (2, 1), (1, 1))  # of height and width, behind each convolution
 HIGH = {"height_px": 48, "patch": (48, 6), "pools": (POOLS[0], (2, 3), *POOLS[2:])}
+LSTM = {"hidden": 160, "layers": 2, "dropout": 0.2}
 SIZES = {
     "cnn": {"channels": CHANNELS},
     "cnn48": {"channels": CHANNELS, **HIGH},
-    "cnn_lstm": {"channels": CHANNELS, "hidden": 160, "layers": 2},
-    "cnn48_lstm": {"channels": CHANNELS, **HIGH, "hidden": 160, "layers": 2},
+    "cnn_lstm": {"channels": CHANNELS, **LSTM},
+    "cnn48_lstm": {"channels": CHANNELS, **HIGH, **LSTM},
     "cnn_nano": {"channels": (8, 8, 16, 16, 16)},
 }
 
@@ -67,7 +68,8 @@ class Cnn(nn.Module):
     D = channels[-1] * what the pools leave of the height, or 2 * hidden behind LSTMs.
 
     height_px: H, a multiple of the pools' heights. hidden, layers: of the bidirectional LSTMs, none
-    by default. final_norm: layer norm at the end, as in `vit.Vit`. mask bool[B,S] True = hidden,
+    by default. dropout: in front of each LSTM and behind the last, in training (rng "drop_path").
+    final_norm: layer norm at the end, as in `vit.Vit`. mask bool[B,S] True = hidden,
     see above. A CNN has no position codes, so `column_offset` changes nothing.
     """
 
@@ -76,6 +78,7 @@ class Cnn(nn.Module):
     pools: Sequence[tuple[int, int]] = POOLS
     hidden: int = 0
     layers: int = 0
+    dropout: float = 0.0
     final_norm: bool = True
     dtype: str = "auto"
 
@@ -90,7 +93,7 @@ class Cnn(nn.Module):
 
     @nn.compact
     def __call__(self, image, width, mask=None, column_offset=None, deterministic: bool = True):
-        del column_offset, deterministic
+        del column_offset
         times, column_px = math.prod(down for down, _ in self.pools), self.patch[1]
         if self.height_px % times:
             raise ValueError(
@@ -111,8 +114,10 @@ class Cnn(nn.Module):
             real = real[:, :: pool[1]]
         tokens = rearrange(x, "b h w c -> b w (h c)")
         if self.layers:
-            lstm = BiLstm(self.hidden, self.layers, self.dtype, name="lstm")
-            tokens = lstm(tokens, columns(width, column_px))
+            key = self.make_rng("drop_path") if self.dropout and not deterministic else None
+            lstm = BiLstm(self.hidden, self.layers, self.dtype, self.dropout, name="lstm")
+            tokens = lstm(tokens, columns(width, column_px), key)
+            tokens = dropped(tokens, self.dropout, key, self.layers)
         if self.final_norm:
             tokens = LayerNorm(name="norm")(tokens)
         return tokens * real[..., None]

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from dig_jax.models import encoders
@@ -83,3 +84,16 @@ def equations(jaxpr):
         yield equation
         for inner in jax.core.jaxprs_in_params(equation.params):
             yield from equations(inner)
+
+
+def test_lstms_of_a_cnn_drop_in_training_only():
+    small = {"channels": (8,) * 5, "hidden": 4, "layers": 2}
+    encoder = encoders.create({"size": "cnn_lstm", **small})
+    given = jax.random.uniform(jax.random.key(1), (1, 32, 24, 1)), jnp.array([24])
+    params = encoder.init(jax.random.key(0), *given)
+    train = lambda net, seed: net.apply(
+        params, *given, deterministic=False, rngs={"drop_path": jax.random.key(seed)}
+    )
+    still = encoder.apply(params, *given)
+    assert not np.allclose(train(encoder, 1), train(encoder, 2))
+    np.testing.assert_array_equal(train(encoder.copy(dropout=0.0), 1), still)
