@@ -1,0 +1,140 @@
+"""Self-training: label the lines that a reader was not trained on by what it reads.
+
+    python -m dig_jax.tools.pseudo_label --model=runs/reader --output=records/self
+    python -m dig_jax.main --config=scratch --config.data.train=records/self --workdir=runs/student
+
+A reader of few labels labels the rest, and a second one learns from both (Lee, ICML workshop 2013;
+with augmentation: Xie et al., arXiv 1911.04252). Of the run's training records, the lines that it
+learnt from keep their labels. Every other line gets the reader's text, the least confident ones are
+left out. True labels of those lines are not read. The validation split is copied as it is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from absl import flags
+from tqdm import tqdm
+
+from dig_jax.data import records, writer
+from dig_jax.data.sizes import BadRecord
+from dig_jax.tools import program
+from dig_jax.train import command_line
+
+FLAGS = flags.FLAGS
+SUBSET = ("subset", "subset_seed", "subset_order")
+AT_ONCE = 256  # records that are read at once
+
+
+def split_lines(data: dict[str, Any]) -> tuple[records.Mixture, records.Mixture]:
+    """config.data of a reader's run -> (lines that it learnt from, all other training lines)."""
+    subset = {name: data[name] for name in SUBSET if data.get(name) is not None}
+    learnt = records.open_sets(data["train"], labelled=True, **subset)
+    everything = records.open_sets(data["train"])
+    rest = np.ones(len(everything), bool)
+    rest[learnt.chosen] = False
+    if not rest.any():
+        raise ValueError(
+            f"the reader learnt from all {len(rest)} records of {data['train']}: there is no line "
+            "left to label"
+        )
+    return learnt, everything.keep(rest)
+
+
+def stream(mixture: records.Mixture) -> Iterator[records.Record]:
+    for at in range(0, len(mixture), AT_ONCE):
+        yield from mixture.read(range(at, min(at + AT_ONCE, len(mixture))))
+
+
+def own_labels(
+    reader: Any, rest: records.Mixture, keep: float, batch_size: int, report: writer.Report
+) -> dict[int, str]:
+    """{number in `rest`: text} of the share `keep` that is read most confidently. What is left out
+    is counted in the report."""
+    images = (
+        (str(number), BadRecord(record.error) if record.error else record.image)
+        for number, record in enumerate(stream(rest))
+    )
+    found = []
+    bar = tqdm(total=len(rest), unit=" lines", disable=not sys.stderr.isatty())
+    for reading in reader.stream(images, batch_size):
+        bar.update()
+        if reading.error or not reading.text.strip():
+            report.skip(reading.name, reading.error or "nothing read")
+        else:
+            found.append((reading.confidence, int(reading.name), reading.text))
+    bar.close()
+    found.sort(reverse=True)
+    kept = found[: round(keep * len(found))]
+    for sure, number, _ in found[len(kept) :]:
+        report.skip(str(number), "read with too little confidence")
+    if kept:
+        report.notes.append(
+            f"{len(kept)} lines carry labels of a reader, which is sure of them by "
+            f"{kept[-1][0]:.3f} or more"
+        )
+    return {number: text for _, number, text in kept}
+
+
+def examples(
+    learnt: records.Mixture, rest: records.Mixture, own: dict[int, str], validation: Any
+) -> Iterator[writer.Example]:
+    """What `writer.write` takes: training lines with true and own labels, then validation."""
+    for record in stream(learnt):
+        yield "train", record.image, record.text, record.id
+    for number, record in enumerate(stream(rest)):
+        if number in own:
+            yield "train", record.image, own[number], record.id
+    for record in () if validation is None else stream(validation):
+        yield "validation", record.image, record.text, record.id
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise ValueError(f"{argv[1]!r} is no option: write --name=value")
+    if not 0 < FLAGS.keep <= 1:
+        raise ValueError(f"--keep is {FLAGS.keep}: give a share above 0 and up to 1")
+    from dig_jax import load
+    from dig_jax.workdir import checkpoint
+
+    folder = str(pathlib.Path(FLAGS.model).expanduser())
+    step = checkpoint.choose_step(folder, "best")
+    data = checkpoint.read_meta(folder, step)["config"]["data"]
+    learnt, rest = split_lines(data)
+    report = writer.Report()
+    reader = load.load_reader(folder)
+    own = own_labels(reader, rest, FLAGS.keep, FLAGS.batch_size, report)
+    try:
+        validation = records.open_sets(",".join(f"{s.path}@validation" for s in learnt.sets))
+    except ValueError:
+        validation = None
+        report.notes.append("the training records have no validation split: name one to evaluate")
+    about = learnt.sets[0].manifest
+    report.about = {name: about[name] for name in ("source", "licence") if about.get(name)}
+    made = writer.write(
+        program.path(FLAGS.output, "--output"),
+        itertools.filterfalse(lambda e: not e[1], examples(learnt, rest, own, validation)),
+        overwrite=FLAGS.overwrite,
+        report=report,
+    )
+    for note in made["notes"]:
+        print(f"note: {note}", file=sys.stderr)
+    print(
+        f"{FLAGS.output}: {len(learnt)} lines with true labels, {len(own)} with the reader's own; "
+        f"{made['skipped']['count']} left out: {made['skipped']['reasons']}"
+    )
+
+
+if __name__ == "__main__":
+    command_line.define_path("model", None, "Work folder of a reader.")
+    command_line.define_path("output", None, "The records folder to make.")
+    flags.DEFINE_float("keep", 0.8, "Share of the readings to keep, the most confident ones.")
+    flags.DEFINE_integer("batch_size", 32, "Lines that are read at once.")
+    flags.DEFINE_bool("overwrite", False, "Replace a records folder that exists.")
+    flags.mark_flags_as_required(["model", "output"])
+    program.run(main)

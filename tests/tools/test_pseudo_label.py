@@ -1,0 +1,65 @@
+"""tools/pseudo_label: true labels of what was learnt, the reader's own for the rest."""
+
+import collections
+import hashlib
+import json
+
+import pytest
+
+from dig_jax import load
+from dig_jax.data import records
+from dig_jax.tools import pseudo_label
+from tests import readers
+
+LINES = len(readers.TEXTS)
+
+
+def reading(name, image):
+    """What the reader of these tests makes of an image: by its bytes alone."""
+    digest = hashlib.sha256(image).hexdigest()
+    return load.Reading(name, f"read {digest[:4]}", int(digest[:6], 16) / 16**6, [])
+
+
+class Reader:
+    def stream(self, images, batch_size):
+        return (reading(name, image) for name, image in images)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Folder, what was learnt, the rest, own labels and report of a reader that learnt 3 lines."""
+    folder = tmp_path_factory.mktemp("pseudo")
+    readers.records(folder / "lines")
+    data = {"train": f"{folder / 'lines'}@validation", "subset": 3, "subset_seed": 1}
+    learnt, rest = pseudo_label.split_lines(data)
+    report = records.Report()
+    own = pseudo_label.own_labels(Reader(), rest, 0.6, 4, report)
+    rows = list(pseudo_label.examples(learnt, rest, own, None))
+    records.write(folder / "own", rows, report=report)
+    return folder, learnt, rest, own, report
+
+
+def test_learnt_lines_keep_their_labels_and_the_rest_is_read(made):
+    folder, learnt, rest, own, _ = made
+    assert len(learnt) == 3 and len(rest) == LINES - 3
+    written = records.open_sets(str(folder / "own"))
+    got = [(r.image, r.text) for r in written.read(range(len(written)))]
+    true = [(r.image, r.text) for r in learnt.read(range(3))]
+    images = [r.image for r in rest.read(sorted(own))]
+    assert got == true + [(image, reading("", image).text) for image in images]
+
+
+def test_the_least_confident_are_left_out_and_counted(made):
+    folder, _, rest, own, report = made
+    sure = {n: reading("", r.image).confidence for n, r in enumerate(rest.read(range(len(rest))))}
+    least = sorted(sure, key=sure.get)[: len(rest) - len(own)]
+    assert len(own) == round(0.6 * len(rest)) and set(own) == set(sure) - set(least)
+    assert report.reasons == collections.Counter({"read with too little confidence": len(least)})
+    assert any(f"{len(own)} lines carry labels of a reader" in note for note in report.notes)
+    skipped = json.loads((folder / "own" / "records.json").read_text())["skipped"]
+    assert skipped["count"] == len(least)
+
+
+def test_a_reader_of_all_lines_leaves_nothing(made):
+    with pytest.raises(ValueError, match="learnt from all"):
+        pseudo_label.split_lines({"train": f"{made[0] / 'lines'}@validation"})
