@@ -71,7 +71,7 @@ def own_labels(
     bar.close()
     found.sort(reverse=True)
     kept = found[: round(keep * len(found))]
-    for sure, number, _ in found[len(kept) :]:
+    for _sure, number, _text in found[len(kept) :]:
         report.skip(str(number), "read with too little confidence")
     if kept:
         report.notes.append(
