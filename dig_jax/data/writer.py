@@ -103,15 +103,15 @@ class Report:
 
     def __init__(self):
         self.total: int | None = None  # expected number of examples, for the progress bar
-        self.about: dict[str, str] = {}  # source, licence, attribution
+        self.about: dict[str, Any] = {}  # source, licence, attribution; further keys as they are
         self.notes: list[str] = []
         self.reasons: collections.Counter[str] = collections.Counter()
         self.first: list[dict[str, str]] = []
 
-    def skip(self, name: str, reason: str) -> None:
-        """Counts one thing left out. `reason` is a kind (few different ones), `name` says which;
-        the first 100 names are kept."""
-        self.reasons[reason] += 1
+    def skip(self, name: str, reason: str, count: int = 1) -> None:
+        """Counts one thing left out, or `count` that one name stands for. `reason` is a kind (few
+        different ones), `name` says which; the first 100 names are kept."""
+        self.reasons[reason] += count
         if len(self.first) < 100:
             self.first.append({"name": shown(name), "reason": reason})
 

@@ -9,6 +9,7 @@ that this has parameters for. What cannot be used is counted, named in records.j
 summed up at the end; the last line says what was made.
 """
 
+import dataclasses
 import functools
 import importlib
 import inspect
@@ -23,8 +24,10 @@ from tqdm import tqdm
 
 from dig_jax.data import sources
 from dig_jax.data.holdout import hold_back
+from dig_jax.data.images import Store
 from dig_jax.data.writer import Example, Report, shown, write
 from dig_jax.tools import program
+from dig_jax.tools.source_flags import define_source_flags
 
 
 def define_flags() -> flags.FlagValues:
@@ -38,11 +41,7 @@ def define_flags() -> flags.FlagValues:
     )
     yes("help", False, "show this text.", short_name="h")
     text("source", "folder", f"where the lines come from, one of: {', '.join(source_names())}.")
-    text(
-        "input",
-        None,
-        "folder: the folder with the images. lines: a UTF-8 text of words (default: our own list).",
-    )
+    text("input", None, "what the source reads: a folder, a file (see the sources).")
     text("output", None, "the records folder to make.")
     number("shards", 0, "files a split; 0 = one for each 256 MiB.", lower_bound=0)
     text("name", None, "name of the record set (default: the last part of --output).")
@@ -71,8 +70,6 @@ def define_flags() -> flags.FlagValues:
     number(
         "workers", None, "processes; 0 = none but this one (default: one a core).", lower_bound=0
     )
-    number("max_pixels", 50_000_000, "folder: larger images are refused.", lower_bound=1)
-    yes("follow_links", False, "folder: take what symbolic links name outside the folder too.")
     flags.DEFINE_float(
         "validation",
         None,
@@ -82,22 +79,8 @@ def define_flags() -> flags.FlagValues:
         upper_bound=0.9,
         flag_values=own,
     )
-    number("seed", 0, "of lines, and of what --validation holds back.", lower_bound=0)
-    text("splits", "train=4000,validation=400", "lines: how many lines each split gets.")
-    number("count", None, "lines: short for --splits=train=COUNT.", lower_bound=1)
-    number("min_words", 1, "lines: fewest words a line.", lower_bound=1)
-    number("max_words", 8, "lines: most words a line.", lower_bound=1)
-    number(
-        "books",
-        0,
-        "lines: from so many books of one look each; 0 = every line looks its own way.",
-        lower_bound=0,
-    )
-    text(
-        "fonts",
-        "auto",
-        "lines: auto (all that are usable), bundled (matplotlib's, alike everywhere), or a folder.",
-    )
+    number("seed", 0, "of generated lines, and of what --validation holds back.", lower_bound=0)
+    define_source_flags(own)
     return own
 
 
@@ -121,18 +104,23 @@ def arguments(name: str, examples: Callable[..., Any], given: flags.FlagValues) 
     """
     general = {"help", "h", "source", "output", "shards", "name", "overwrite", "validation"}
     general |= {"seed"} if given.validation else set()
-    takes = {name for name in inspect.signature(examples).parameters if name in given}
+    parameters = set(inspect.signature(examples).parameters)
+    images = {field.name for field in dataclasses.fields(Store)} if "store" in parameters else set()
+    takes = {name for name in parameters | images if name in given}
     for flag in set(given) - takes - general:
         if given[flag].present:
             raise ValueError(
                 f"--{flag} means nothing to --source={name}, which takes: "
                 f"{', '.join(sorted(takes))}."
             )
-    return {
+    values = {
         flag: given[flag].value
         for flag in takes
         if given[flag].present or given[flag].value is not None
     }
+    if images:
+        values["store"] = Store(**{flag: values.pop(flag) for flag in images & set(values)})
+    return values
 
 
 def make(given: flags.FlagValues) -> dict[str, Any]:

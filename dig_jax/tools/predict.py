@@ -65,7 +65,7 @@ def inputs(names: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 def images_below(folder: pathlib.Path) -> Iterator[tuple[str, Any]]:
     """Images of a folder and its folders, hidden ones left out, by name."""
-    from dig_jax.data.sources.folder import SUFFIXES
+    from dig_jax.data.images import SUFFIXES
 
     found = False
     for here, below, files in os.walk(folder):

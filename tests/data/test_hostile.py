@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
-from dig_jax.data import pipeline, records, sizes, transforms, writer
+from dig_jax.data import images, pipeline, records, sizes, transforms, writer
+from dig_jax.data.images import Store
 from dig_jax.data.sizes import BadRecord
 from dig_jax.data.sources import folder as source
 from dig_jax.data.writer import Report
@@ -291,15 +292,18 @@ def test_the_limit_of_pixels_is_checked_before_decoding_in_every_format(kind, mo
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("decoded"))
     with pytest.raises(BadRecord, match="max_pixels=2799"):
         transforms.decode(out.getvalue(), 1, max_pixels=2799)
-    with pytest.raises(source.BadImage, match=f"more than {limit} pixels"):
-        source.decode(out.getvalue(), 48, 1, 2799)
+    with pytest.raises(images.BadImage, match=f"more than {limit} pixels"):
+        Store(max_pixels=2799).decode(out.getvalue())
 
 
 def test_a_jpeg_of_a_thousand_scans_is_not_decoded():
     slow = hostile.scans(1000, 4000, 4000)
     assert len(slow) < 100_000
-    for decode in (lambda: transforms.decode(slow, 1), lambda: source.decode(slow, 48, 1, 1 << 24)):
-        with pytest.raises((BadRecord, source.BadImage), match="slow"):
+    for decode in (
+        lambda: transforms.decode(slow, 1),
+        lambda: Store(max_pixels=1 << 24).decode(slow),
+    ):
+        with pytest.raises((BadRecord, images.BadImage), match="slow"):
             decode()
     assert transforms.decode(hostile.scans(100, 64, 64), 1).shape == (
         64,
@@ -317,13 +321,13 @@ def test_parts_without_end_are_refused():
         start = time.process_time()
         with pytest.raises(BadRecord, match="too slow"):
             transforms.decode(data, 1)
-        with pytest.raises(source.BadImage, match="slow"):
-            source.decode(data, 48, 1, 1 << 24)
+        with pytest.raises(images.BadImage, match="slow"):
+            Store(max_pixels=1 << 24).decode(data)
         assert time.process_time() - start < 5
 
 
 def test_a_parser_that_goes_on_for_ever_is_stopped(root, monkeypatch):
-    monkeypatch.setattr(source, "MAX_SECONDS", 0.2)
+    monkeypatch.setattr(images, "MAX_SECONDS", 0.2)
 
     def forever(*_):
         while True:
@@ -332,7 +336,7 @@ def test_a_parser_that_goes_on_for_ever_is_stopped(root, monkeypatch):
             except Exception:
                 pass
 
-    monkeypatch.setattr(source, "open_image", forever)
+    monkeypatch.setattr(images, "open_image", forever)
     found, skipped = read(root)
     assert not found and {reason for _, reason in skipped} == {"takes longer than 0.2 s to decode"}
 

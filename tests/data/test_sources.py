@@ -15,6 +15,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from dig_jax.data import typeset
+from dig_jax.data.images import Store
 from dig_jax.data.parallel import ordered_map
 from dig_jax.data.sources import folder, lines
 from dig_jax.data.writer import Report
@@ -39,8 +40,10 @@ def pixels(data, flag=cv2.IMREAD_UNCHANGED):
 
 def read(root, **options):
     report = Report()
-    options = {"workers": 0, **options}
-    return list(folder.examples(report=report, input=str(root), **options)), report
+    workers = options.pop("workers", 0)
+    store = Store(**options)
+    found = folder.examples(report=report, input=str(root), store=store, workers=workers)
+    return list(found), report
 
 
 def bomb():

@@ -157,7 +157,7 @@ def test_an_index_that_would_unpack_to_gigabytes_is_refused_before_it_is_unpacke
 def test_postscript_never_reaches_an_interpreter(monkeypatch, tmp_path):
     from PIL import EpsImagePlugin
 
-    from dig_jax.data.sources import folder as source
+    from dig_jax.data.images import BadImage, Store
 
     monkeypatch.setattr(
         EpsImagePlugin, "Ghostscript", lambda *_, **__: pytest.fail("ran Ghostscript")
@@ -167,5 +167,5 @@ def test_postscript_never_reaches_an_interpreter(monkeypatch, tmp_path):
     )
     with pytest.raises(BadRecord, match="not an image"):
         transforms.decode(data, 1)
-    with pytest.raises(source.BadImage, match="not an image"):
-        source.decode(data, 48, 1, 10**6)
+    with pytest.raises(BadImage, match="not an image"):
+        Store().decode(data)

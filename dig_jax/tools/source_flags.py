@@ -1,0 +1,32 @@
+"""Flags of make_records that mean something to some sources only; those of all stand there."""
+
+import functools
+
+from absl import flags
+
+
+def define_source_flags(own: flags.FlagValues) -> None:
+    """Adds them to `own`. Each is a parameter of the sources that its text names."""
+    text, number, yes = (
+        functools.partial(define, flag_values=own)
+        for define in (flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_bool)
+    )
+    number(
+        "max_pixels", 50_000_000, "images that are read: larger ones are refused.", lower_bound=1
+    )
+    yes("follow_links", False, "folder: take what symbolic links name outside the folder too.")
+    text("splits", "train=4000,validation=400", "lines: how many lines each split gets.")
+    number("count", None, "lines: short for --splits=train=COUNT.", lower_bound=1)
+    number("min_words", 1, "lines: fewest words a line.", lower_bound=1)
+    number("max_words", 8, "lines: most words a line.", lower_bound=1)
+    number(
+        "books",
+        0,
+        "lines: from so many books of one look each; 0 = every line looks its own way.",
+        lower_bound=0,
+    )
+    text(
+        "fonts",
+        "auto",
+        "lines: auto (all that are usable), bundled (matplotlib's, alike everywhere), or a folder.",
+    )
