@@ -57,6 +57,7 @@ CASES = [
     ("recognize/finetune", "decoder=transformer,layer_decay=0.75,drop_path=0.1,order=first"),
     ("recognize/finetune", ""),
     ("recognize/finetune", "preset=words_cpu"),
+    ("recognize/finetune", "preset=dig"),
     ("recognize/scratch", ""),
     ("recognize/scratch", "preset=words_cpu"),
     ("recognize/scratch", "preset=plain,size=micro"),

@@ -4,7 +4,12 @@
     ... finetune:labels=100,seed=1,steps=1000
     ... finetune:preset=plain,labels=0.1  no augmentation, a linear reader
     ... finetune:preset=words_cpu         photographed words, squeezed to 32 x 128
+    ... finetune:preset=dig               the official DiG recipe: a Transformer reads words
     ... finetune:decoder=transformer,order=first,layer_decay=0.75,drop_path=0.1
+
+preset=dig: 10 epochs of 2.78 M words in batches of 2,048, rate 8e-4, layer decay 0.75, drop path
+0.1, six decoder layers. steps= for other sets. Left out of it: the dropout of attention weights.
+Not run here.
 
 Encoder, height, channels and records are those of the pre-training, unless given here. `scratch.py`
 is the same without the pre-training; compare the two with the same arguments. encoder_lr: the
