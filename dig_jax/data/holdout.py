@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from dig_jax.data.writer import Example, Report
+from dig_jax.data.examples import Example, Report
 
 NAMES = ("validation", "val", "valid", "dev")
 

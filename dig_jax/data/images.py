@@ -12,16 +12,15 @@ import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from dig_jax.data.parallel import ordered_map
+from dig_jax.data.examples import Example, Report, Skipped
 from dig_jax.data.sizes import BadRecord, check_effort, open_image, resized_width
 from dig_jax.data.transforms import LEAST_CONTRAST, flatten
-from dig_jax.data.writer import Example, Report, encode_image
+from dig_jax.data.writer import encode_image
 
 SUFFIXES = frozenset(
     (
@@ -155,9 +154,11 @@ class _Keep:
 
     store: Store
 
-    def __call__(self, found: tuple[str, Found, str | None, str]) -> tuple[Any, ...]:
+    def __call__(self, found: tuple[str, Found, str | None, str]) -> list[Example | Skipped]:
         split, image, text, id = found
-        return split, *self.store(image), text, id
+        kept, reason = self.store(image)
+        skipped = [Skipped(id, reason)] if reason else []
+        return [(split, kept, text, id), *skipped] if kept else skipped
 
 
 def stored(
@@ -168,11 +169,7 @@ def stored(
 ) -> Iterator[Example]:
     """The examples of a source with their images as they are stored, in order. What cannot be
     stored is reported under its id."""
-    for split, image, reason, text, id in ordered_map(_Keep(store), found, workers):
-        if reason:
-            report.skip(id, reason)
-        if image:
-            yield split, image, text, id
+    return report.work(_Keep(store), found, workers, name=lambda found: f"{found[0]} {found[3]}")
 
 
 class _TooSlow(BaseException):

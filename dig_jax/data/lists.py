@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from dig_jax.data.writer import Report, shown
+from dig_jax.data.examples import Report, shown
 
 MAX_LINE_BYTES = 1 << 20  # of a line of labels.tsv or of a list
 QUOTED = re.compile(r'"(?:[^"]|"")*"')

@@ -1,7 +1,6 @@
 """Writing a records folder (layout: see dig_jax.data.records): tf.Example messages, image encoding,
 shards, index, report."""
 
-import collections
 import functools
 import glob
 import hashlib
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from dig_jax.data import labels
+from dig_jax.data.examples import Example, Report, shown
 from dig_jax.data.sizes import BadRecord, header_size
 from dig_jax.text import INVISIBLE, Charset, normalize
 
@@ -32,8 +32,6 @@ MAX_ASPECT = (
 )
 UPRIGHT = 2  # times higher than wide: a line that runs downwards
 BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-
-Example = tuple[str, bytes, str | None, str]  # split, encoded image, text or None, source id
 
 
 @functools.cache
@@ -78,14 +76,6 @@ def encode_image(image: np.ndarray, codec: str = "jpeg", quality: int = 95) -> b
     return data.tobytes()
 
 
-def shown(text: str, limit: int = 300) -> str:
-    """Text from a file as it may stand in a log or on a terminal: what is not printable (control
-    characters, escapes, direction marks, lone surrogates) written as an escape, and what is longer
-    than `limit` cut."""
-    text = text if len(text) <= limit else f"{text[: limit - 20]}... ({len(text)} chars)"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def label_fault(text: str) -> str:
     """Why a normalised label cannot be one ("" where it can)."""
     if not text:
@@ -95,33 +85,6 @@ def label_fault(text: str) -> str:
     if any(unicodedata.category(c) in ("Cc", "Cs") for c in set(text)):
         return "label with control characters (image kept, unlabelled)"
     return ""
-
-
-class Report:
-    """What a source tells beside its examples: how many to expect, where they come from, and what
-    was left out and why."""
-
-    def __init__(self):
-        self.total: int | None = None  # expected number of examples, for the progress bar
-        self.about: dict[str, Any] = {}  # source, licence, attribution; further keys as they are
-        self.notes: list[str] = []
-        self.reasons: collections.Counter[str] = collections.Counter()
-        self.first: list[dict[str, str]] = []
-
-    def skip(self, name: str, reason: str, count: int = 1) -> None:
-        """Counts one thing left out, or `count` that one name stands for. `reason` is a kind (few
-        different ones), `name` says which; the first 100 names are kept."""
-        self.reasons[reason] += count
-        if len(self.first) < 100:
-            self.first.append({"name": shown(name), "reason": reason})
-
-    def skipped(self) -> dict[str, Any]:
-        """{"count", "reasons": {reason: count}, "first": [{"name", "reason"}]}."""
-        return {
-            "count": self.reasons.total(),
-            "reasons": dict(sorted(self.reasons.items())),
-            "first": self.first,
-        }
 
 
 class _Split:

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFile
 
 from dig_jax.data import images, pipeline, records, sizes, transforms, writer
+from dig_jax.data.examples import Report
 from dig_jax.data.images import Store
 from dig_jax.data.sizes import BadRecord
 from dig_jax.data.sources import folder as source
-from dig_jax.data.writer import Report
 from dig_jax.text import Charset
 from tests.fuzz import images as hostile
 

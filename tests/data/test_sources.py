@@ -15,10 +15,10 @@ import pytest
 from PIL import Image, ImageFile
 
 from dig_jax.data import typeset
+from dig_jax.data.examples import Report
 from dig_jax.data.images import Store
 from dig_jax.data.parallel import ordered_map
 from dig_jax.data.sources import folder, lines
-from dig_jax.data.writer import Report
 
 
 def encoded(image, kind="PNG", **options):

@@ -14,9 +14,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from dig_jax.data.examples import Example, Report
 from dig_jax.data.images import SUFFIXES, Store, stored
 from dig_jax.data.lists import Root, read_labels, read_lines, read_source
-from dig_jax.data.writer import Example, Report
 
 # Pictures, pages and unfinished downloads that somebody may miss in the records.
 UNREAD = frozenset(

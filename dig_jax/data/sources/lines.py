@@ -16,9 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dig_jax.data.parallel import ordered_map
+from dig_jax.data.examples import Example, Report
 from dig_jax.data.typeset import load_font, render
-from dig_jax.data.writer import Example, Report, encode_image
+from dig_jax.data.writer import encode_image
 from dig_jax.text import normalize
 
 WORDS = Path(__file__).with_name("words.txt")
@@ -131,7 +131,7 @@ def examples(
         quality=quality,
     )
     jobs = ((split, index) for split, size in sizes.items() for index in range(size))
-    yield from ordered_map(make, jobs, workers)
+    yield from report.work(make, jobs, workers)
 
 
 def parse_splits(spec: str) -> dict[str, int]:
@@ -287,8 +287,8 @@ class LineMaker:
         self._able: dict[str, list[list[Font]]] = {}  # caches, by language
         self._writable: dict[tuple[str, frozenset[str]], tuple[list[str], np.ndarray]] = {}
 
-    def __call__(self, job: tuple[str, int]) -> Example:
-        """(split, encoded image, text, id)."""
+    def __call__(self, job: tuple[str, int]) -> list[Example]:
+        """One (split, encoded image, text, id)."""
         split, index = job
         rng = np.random.default_rng([self.seed, zlib.crc32(split.encode()), index])
         # The looks of a book come from a stream of its own, which starts anew for each of its
@@ -307,7 +307,7 @@ class LineMaker:
         )
         image = render(looks, rng, text, font.file, self.height_px, self.channels)
         id = f"{split}/{index:07d} {Path(font.file).name}"
-        return split, encode_image(image, self.codec, self.quality), text, id
+        return [(split, encode_image(image, self.codec, self.quality), text, id)]
 
     def _choose_font(self, rng: np.random.Generator, language: str) -> Font:
         """First a family, then a font of it: a family of twenty weights is no more frequent than
