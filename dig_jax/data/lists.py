@@ -1,6 +1,7 @@
 """The lists of a folder of images: labels.tsv, splits/*.txt, SOURCE.md. Whatever stands in them is
 read right, or counted and named."""
 
+import contextlib
 import functools
 import os
 import re
@@ -102,7 +103,7 @@ def read_labels(root: Root, report: Report) -> dict[str, str]:
     """
     labels: dict[str, str] = {}
     if root.reason("labels.tsv") == "missing":
-        report.notes.append(f"no labels.tsv: all images are unlabelled{_other_labels(root)}")
+        report.notes.append(f"no labels.tsv: all images are unlabelled{other_source(root)}")
         return labels
     rows = []
     for number, line in read_lines(root, "labels.tsv", report):
@@ -183,20 +184,34 @@ def unquoted(field: str) -> str:
     return field[1:-1].replace('""', '"') if QUOTED.fullmatch(field) else field
 
 
-def _other_labels(root: Root) -> str:
-    """What else in the folder looks like labels, as the end of a sentence."""
-    files = [
+SHEETS = (".csv", ".tsv", ".jsonl")
+
+
+def other_source(root: Root) -> str:
+    """Which source reads what else lies in the folder, as the end of a sentence, or ""."""
+    files = sorted(
         os.path.relpath(os.path.join(folder, file), root.path)
         for folder, _, names in os.walk(root.path)
         for file in names
-        if file.endswith((".gt.txt", "labels.tsv")) or file == "gt.txt"
-    ]
-    pairs = sum(file.endswith(".gt.txt") for file in files)
-    nested = sorted(file for file in files if file.endswith("labels.tsv"))
-    if pairs:
-        return f"; it looks like {pairs} pairs x.png + x.gt.txt, which this source does not read"
-    if nested:
-        return f"; labels lie deeper, in {shown(nested[0])}: name that folder as --input"
-    if "gt.txt" in files:
-        return "; gt.txt looks like them: as path, tab, text it can be renamed to labels.tsv"
+        if file.endswith((".gt.txt", ".mdb", ".lmdb", ".parquet", ".arrow", ".xml", *SHEETS))
+        or file == "gt.txt"
+    )
+    named = lambda *ends: [file for file in files if file.endswith(ends)]
+    texts = [file for file in named(".gt.txt") if os.path.basename(file) != ".gt.txt"]
+    if base := named(".mdb", ".lmdb"):
+        return f"; {shown(base[0])} is an LMDB: --source=lmdb reads it"
+    if texts:
+        return f"; it looks like {len(texts)} pairs x.png + x.gt.txt: --source=pairs reads them"
+    if nested := named("labels.tsv"):
+        return f"; labels lie deeper, in {shown(nested[0])}: --source=pairs reads them"
+    if sheets := named("gt.txt", *SHEETS):
+        return f"; {shown(sheets[0])} looks like labels: --source=pairs reads them"
+    if tables := named(".parquet", ".arrow"):
+        return f"; {shown(tables[0])} is a table: --source=parquet reads it"
+    for file in named(".xml")[:1]:
+        with contextlib.suppress(OSError), (root.path / file).open("rb") as opened:
+            head = opened.read(4096).lower()
+            for mark, name in ((b"<pcgts", "page_xml"), (b"<alto", "alto")):
+                if mark in head and not root.reason(file):
+                    return f"; {shown(file)} describes a page: --source={name} reads it"
     return ""

@@ -545,7 +545,7 @@ def test_an_image_without_contrast_is_kept_and_named(tmp_path):
     ("files", "words"),
     [
         ({"a.gt.txt": "one", "b.gt.txt": "two"}, "2 pairs x.png \\+ x.gt.txt"),
-        ({"gt.txt": "a.png\tone"}, "gt.txt looks like them"),
+        ({"gt.txt": "a.png\tone"}, "gt.txt looks like labels: --source=pairs"),
         ({"p/labels.tsv": "a.png\tone"}, "labels lie deeper, in p/labels.tsv"),
     ],
 )

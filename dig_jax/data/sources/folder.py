@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from dig_jax.data.examples import Example, Report
 from dig_jax.data.images import SUFFIXES, Store, stored
-from dig_jax.data.lists import Root, read_labels, read_lines, read_source
+from dig_jax.data.lists import Root, other_source, read_labels, read_lines, read_source
 
 # Pictures, pages and unfinished downloads that somebody may miss in the records.
 UNREAD = frozenset(
@@ -57,6 +57,8 @@ def read_images(
     """The examples of a folder whose labels are {path: text}."""
     jobs = list_images(root, labels, report)
     report.total = len(jobs)
+    if not jobs and (other := other_source(root)):
+        raise ValueError(f"{root.path} holds no image{other}.")
     for what, count in root.mended.items():
         report.notes.append(f"{count} {what} in the lists are taken for what they mean")
     found = ((split, root.path / path, labels.get(path), path) for split, path in jobs)
