@@ -15,6 +15,9 @@ def define_source_flags(own: flags.FlagValues) -> None:
         "max_pixels", 50_000_000, "images that are read: larger ones are refused.", lower_bound=1
     )
     yes("follow_links", False, "folder: take what symbolic links name outside the folder too.")
+    text("layout", "auto", "pairs: auto, or one of pairs, folders, table, json, list.")
+    text("image_column", None, "pairs, parquet, tfds: the column or feature of the images.")
+    text("text_column", None, "pairs, parquet, tfds: that of the texts or classes.")
     text("splits", "train=4000,validation=400", "lines: how many lines each split gets.")
     number("count", None, "lines: short for --splits=train=COUNT.", lower_bound=1)
     number("min_words", 1, "lines: fewest words a line.", lower_bound=1)

@@ -55,7 +55,18 @@ def read_images(
     root: Root, labels: dict[str, str], report: Report, store: Store | None, workers: int | None
 ) -> Iterator[Example]:
     """The examples of a folder whose labels are {path: text}."""
-    jobs = list_images(root, labels, report)
+    yield from read_jobs(root, list_images(root, labels, report), labels, report, store, workers)
+
+
+def read_jobs(
+    root: Root,
+    jobs: list[tuple[str, str]],
+    labels: dict[str, str],
+    report: Report,
+    store: Store | None,
+    workers: int | None,
+) -> Iterator[Example]:
+    """The examples of [(split, path)]."""
     report.total = len(jobs)
     if not jobs and (other := other_source(root)):
         raise ValueError(f"{root.path} holds no image{other}.")
