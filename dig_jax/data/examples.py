@@ -26,6 +26,7 @@ class Skipped(NamedTuple):
 
     name: str
     reason: str
+    count: int = 1
 
 
 class Report:

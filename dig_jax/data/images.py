@@ -37,6 +37,7 @@ MAX_SECONDS = 60  # for one image; only one that is made to be slow comes near
 
 # An image as a source finds it: a file, its bytes, or its pixels u8[h,w] or u8[h,w,3] (RGB).
 Found = Path | bytes | np.ndarray
+Item = tuple[str, Found, str | None, str]  # as Example, its image as it is found
 
 
 class BadImage(Exception):
@@ -154,7 +155,9 @@ class _Keep:
 
     store: Store
 
-    def __call__(self, found: tuple[str, Found, str | None, str]) -> list[Example | Skipped]:
+    def __call__(self, found: Item | Skipped) -> list[Example | Skipped]:
+        if isinstance(found, Skipped):
+            return [found]
         split, image, text, id = found
         kept, reason = self.store(image)
         skipped = [Skipped(id, reason)] if reason else []
@@ -162,14 +165,18 @@ class _Keep:
 
 
 def stored(
-    found: Iterable[tuple[str, Found, str | None, str]],
+    found: Iterable[Item | Skipped],
     store: Store,
     report: Report,
     workers: int | None = None,
 ) -> Iterator[Example]:
-    """The examples of a source with their images as they are stored, in order. What cannot be
-    stored is reported under its id."""
-    return report.work(_Keep(store), found, workers, name=lambda found: f"{found[0]} {found[3]}")
+    """The examples of a source with their images as they are stored, in order.
+
+    What cannot be stored is reported under its id. A source that leaves something out while it is
+    read gives a Skipped in its place: a conversion that goes on later counts it once.
+    """
+    name = lambda one: one.name if isinstance(one, Skipped) else f"{one[0]} {one[3]}"
+    return report.work(_Keep(store), found, workers, name)
 
 
 class _TooSlow(BaseException):

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from dig_jax.data.examples import Report, shown
 from dig_jax.data.images import SUFFIXES
 from dig_jax.data.lists import MAX_LINE_BYTES, Root, read_lines
 from dig_jax.data.split_names import split_named
-from dig_jax.data.writer import Report, shown
 
 MAX_TABLE_BYTES = 1 << 30
 SEPARATORS = ",\t;|"

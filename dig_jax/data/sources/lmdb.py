@@ -17,11 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dig_jax.data.apart import Died, read_apart
+from dig_jax.data.examples import Example, Report, Skipped, shown
 from dig_jax.data.extras import need
-from dig_jax.data.images import Store, stored
+from dig_jax.data.images import Item, Store, stored
 from dig_jax.data.lists import Root, read_source
 from dig_jax.data.split_names import split_of
-from dig_jax.data.writer import Example, Report, shown
 
 OWN_FILES = ("data.mdb", "lock.mdb")  # of a database that is a folder
 MAX_DEATHS = 20  # of the reader in one database, after which the rest of it is given up
@@ -51,7 +51,7 @@ def examples(
     report.total = 0
     several = len({root for root, _ in places}) > 1
 
-    def found() -> Iterator[tuple[str, bytes, str | None, str]]:
+    def found() -> Iterator[Item | Skipped]:
         for root, path in places:
             name = path.relative_to(root).as_posix()
             name = "" if name == "." else name
@@ -92,11 +92,9 @@ def _own(path: Path) -> dict[str, str]:
     return {key: value for key, value in read_source(Root(path)).items() if value != str(path)}
 
 
-def read(
-    path: Path, name: str, split: str, report: Report
-) -> Iterator[tuple[str, bytes, str | None, str]]:
-    """The records of one database. A record that ends the reader is named, and the next one is
-    read by a new process."""
+def read(path: Path, name: str, split: str, report: Report) -> Iterator[Item | Skipped]:
+    """The records of one database, and what is left out of it. A record that ends the reader is
+    named, and the next one is read by a new process."""
     prefix = f"{name}/" if name else ""
     place = name or path.name
     at, last, deaths = None, None, 0
@@ -109,56 +107,53 @@ def read(
                 report.total = (report.total or 0) + count
                 yield from _told(place, declared, size, keys, report)
             for number, image, label, id in items:
-                at = number + 1
-                key = f"{prefix}image-{number:09d}"
+                at, key = number + 1, f"{prefix}image-{number:09d}"
                 if image is None:
-                    beyond = number >= last
-                    report.skip(
-                        key, "image beyond num-samples" if beyond else "no image under this key"
-                    )
+                    missing = "no image under this key"
+                    yield Skipped(key, "image beyond num-samples" if number >= last else missing)
                     continue
-                yield split, image, _text(label, key, report), _id(id) or key
+                text, fault = _text(label)
+                if fault:
+                    yield Skipped(key, fault)
+                yield split, image, text, _id(id) or key
             return
         except (ValueError, StopIteration) as error:
-            left = (last - at) if last is not None else 1
-            report.skip(place, f"LMDB cannot be read ({_kind(error)})", max(left, 1))
+            left = max(last - at, 1) if last is not None else 1
+            yield Skipped(place, f"LMDB cannot be read ({_kind(error)})", left)
             return
         except Died:
             deaths += 1
             if last is None:
-                report.skip(place, "LMDB is damaged: it cannot be opened")
+                yield Skipped(place, "LMDB is damaged: it cannot be opened")
                 return
-            report.skip(f"{prefix}image-{at:09d}", "LMDB is damaged: this record ends its reader")
+            yield Skipped(f"{prefix}image-{at:09d}", "LMDB is damaged: this record ends its reader")
             at += 1
+            if deaths >= MAX_DEATHS and at < last:
+                yield Skipped(place, "LMDB is damaged: the rest of it is given up", last - at)
             if deaths >= MAX_DEATHS or at >= last:
-                if at < last:
-                    report.skip(place, "LMDB is damaged: the rest of it is given up", last - at)
                 return
 
 
 def _told(
     place: str, declared: int | None, size: int, keys: list[bytes], report: Report
-) -> Iterator[tuple[str, bytes, str | None, str]]:
-    """Notes on the counts of a database; yields nothing."""
-    yield from ()
+) -> Iterator[Skipped]:
+    """Notes on the counts of a database, and what they leave out."""
     if declared is None:
         report.notes.append(f"{shown(place)} has no num-samples: read to the first gap")
-        if not any(key.startswith((b"image-", b"id-", b"label-", b"num-")) for key in keys):
+        if not any(key.startswith((b"image-", b"id-", b"label-")) for key in keys):
             some = shown(", ".join(key.decode("utf-8", "replace") for key in keys), 100)
-            report.skip(place, "LMDB is not of Clova's layout (no key image-000000001)")
+            yield Skipped(place, "LMDB is not of Clova's layout (no key image-000000001)")
             report.notes.append(f"the keys of {shown(place)} look like: {some or 'none at all'}")
     elif declared > size:
-        report.skip(
-            place, "counted by num-samples, but not in the database", min(declared - size, 10**12)
-        )
+        lost = min(declared - size, 10**12)
+        yield Skipped(place, "counted by num-samples, but not in the database", lost)
 
 
-def _text(label: bytes | None, key: str, report: Report) -> str | None:
+def _text(label: bytes | None) -> tuple[str | None, str]:
     try:
-        return None if label is None else label.decode("utf-8")
+        return (None if label is None else label.decode("utf-8")), ""
     except UnicodeDecodeError:
-        report.skip(key, "label is not UTF-8 (image kept, unlabelled)")
-        return None
+        return None, "label is not UTF-8 (image kept, unlabelled)"
 
 
 def _id(id: bytes | None) -> str:

@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from dig_jax.data.examples import Example, Report, shown
 from dig_jax.data.images import SUFFIXES, Store
 from dig_jax.data.lists import SHEETS, Root, read_labels, read_source
 from dig_jax.data.sources.folder import list_images, open_root, read_jobs
@@ -25,7 +26,6 @@ from dig_jax.data.tables import (
     read_pairs,
     read_table,
 )
-from dig_jax.data.writer import Example, Report, shown
 
 LAYOUTS = ("pairs", "folders", "table", "json", "list")
 TOLD = {
