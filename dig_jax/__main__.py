@@ -24,15 +24,22 @@ Where to start
 
 Programs (each explains itself: python -m NAME --help)
 """
-# dig-jax NAME -> the program.
+# dig-jax NAME -> the program, of those that are there.
 COMMANDS = {
     "train": "dig_jax.main",
     "records": "dig_jax.tools.make_records",
     "predict": "dig_jax.tools.predict",
+    "read": "dig_jax.tools.read",
     "export": "dig_jax.tools.export",
+    "import": "dig_jax.tools.import_weights",
     "report": "dig_jax.tools.report",
     "plan": "dig_jax.tools.perf.plan",
     "bench": "dig_jax.tools.perf.bench_step",
+}
+COMMANDS = {
+    name: module
+    for name, module in COMMANDS.items()
+    if PACKAGE.parent.joinpath(*module.split(".")).with_suffix(".py").is_file()
 }
 END = """
 Short: dig-jax NAME, where NAME is one of {commands}.

@@ -47,9 +47,9 @@ ROWS = ("data", "fsdp")  # the axes over which a batch is split
 # reports. () = every device holds all of it. Scalars need no rule.
 RULES = (
     (
-        r"/(bias|scale|[qv]_bias|mask_token|cls_token|mix)$",
+        r"/(bias|scale|[qv]_bias|mask_token|cls_token|position|mix)$",
         (),
-    ),  # vectors: too small to be worth a gather
+    ),  # vectors and a small table: not worth a gather
     (r"^mutable/(queue|center|scale/(mean|std))$", ()),  # written or read as a whole at every step
     (r"/(attn/qkv|mlp/fc1)/kernel$", ("fsdp", "tensor")),
     (r"/(attn/proj|mlp/fc2)/kernel$", ("tensor", "fsdp")),

@@ -80,7 +80,10 @@ def test_the_console_script_opens_the_programs(installed, tmp_path):
         "import dig_jax, importlib.metadata as m; print(dig_jax.__version__, m.version('dig_jax'))"
     )
     commands = [[sys.executable, "-c", code]]
-    commands += [[str(installed / "bin" / "dig-jax"), *given] for given in ([], ["predict"], ["x"])]
+    commands += [
+        [str(installed / "bin" / "dig-jax"), *given]
+        for given in ([], ["predict"], ["x"], ["import"])
+    ]
     answers = [
         subprocess.run(
             command,
@@ -91,7 +94,8 @@ def test_the_console_script_opens_the_programs(installed, tmp_path):
         )
         for command in commands
     ]
-    version, overview, predict, unknown = answers
+    version, overview, predict, unknown, imports = answers
+    assert imports.returncode == 1 and "--layout" in imports.stderr
     assert len(set(version.stdout.split())) == 1, version.stderr
     assert overview.returncode == 0 and "dig_jax.tools.predict" in overview.stdout
     assert predict.returncode == 1 and "--model" in predict.stderr

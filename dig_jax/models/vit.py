@@ -127,9 +127,25 @@ def position_codes(kind: str, grid: Sequence[int], dim: int, flat_columns: int =
         )
     else:
         raise ValueError(
-            f"position={kind!r} is not known: write 'sincos_2d', 'flat_1d' or 'square_2d'."
+            f"position={kind!r} is not known: write 'sincos_2d', 'flat_1d', 'square_2d' or "
+            "'learned'."
         )
     return codes.reshape(codes.shape[0], rows * cols, dim)
+
+
+def learned_codes(table, grid: Sequence[int], flat_columns: int, offset=None):
+    """f32[1, N, D] of a grid, from a table [rows * flat_columns, D] in reading order.
+
+    A narrower grid reads the first columns, so that padding moves no code.
+    """
+    rows, cols = grid
+    if cols > flat_columns or offset is not None:
+        raise ValueError(
+            f"position='learned' has a table of {flat_columns} columns without an offset and this "
+            f"image has {cols}: stretch the table when it is imported (import_weights --for_px), "
+            "or squeeze lines with config.data.squeeze_px."
+        )
+    return table[None, : rows * cols]
 
 
 def _sincos_square(index, count: int, dim: int):
@@ -156,18 +172,20 @@ class Vit(nn.Module):
     computed for the others (MAE) -> tokens f32[B, K, D] in this order. A line with fewer than K has
     N in its last places, which leave as zeros. Not together with a mask. prefix f32[B, R, D]:
     tokens without a position that are read before those of the line and leave before them (a CLS
-    token) -> tokens f32[B, R + N, D]. deterministic=False turns drop path on and needs the rng
+    token) -> tokens f32[B, R + N, D]. class_token: one such token of the encoder's own, which does
+    not leave (imported weights). deterministic=False turns drop path on and needs the rng
     "drop_path". each_block: the output of every block instead, before the last norm, f32[depth, B,
     N, D].
 
     patch: (height, width) px. width, depth, heads: see SIZES. position: "sincos_2d" for any grid;
-    "flat_1d", DiG's code over row-major indices flat_columns * row + column; or "square_2d", the
-    2-D code of the square that Union14M's MAE takes these indices for (8 x 32 tokens get the codes
-    of 16 x 16). final_norm: layer norm at the end (DiG drops it whenever its contrastive branch is
-    on). drop_path: rate of the last block, linear from 0 over the depth. remat, scan: recompute
-    blocks in the backward pass; trace one block and loop over stacked parameters ("blocks" instead
-    of "block_i"). dtype: see `layers`. attention: see `transformer.attend`; what "auto" stands for
-    in a config is said by `encoders.resolve`.
+    "flat_1d", DiG's code over row-major indices flat_columns * row + column; "square_2d", the 2-D
+    code of the square that Union14M's MAE takes these indices for (8 x 32 tokens get the codes of
+    16 x 16); "learned", a table of flat_columns columns (CCD, PARSeq). final_norm: layer norm at
+    the end (DiG drops it whenever its contrastive branch is on). drop_path: rate of the last block,
+    linear from 0 over the depth. remat, scan: recompute blocks in the backward pass; trace one
+    block and loop over stacked parameters ("blocks" instead of "block_i"). dtype: see `layers`.
+    attention: see `transformer.attend`; what "auto" stands for in a config is said by
+    `encoders.resolve`.
     """
 
     patch: Sequence[int]
@@ -177,6 +195,7 @@ class Vit(nn.Module):
     mlp_ratio: float = 4.0
     position: str = "sincos_2d"
     flat_columns: int = 32
+    class_token: bool = False
     final_norm: bool = True
     drop_path: float = 0.0
     remat: bool = False
@@ -211,9 +230,7 @@ class Vit(nn.Module):
         inside = jnp.arange(image.shape[2])[None, :] < width[:, None]
         x = patchify(jnp.where(inside[:, None, :, None], image, PAPER), self.patch)
         real = token_valid(width, self.patch, (rows, cols))
-        codes = position_codes(
-            self.position, (rows, cols), self.width, self.flat_columns, column_offset
-        )
+        codes = self._codes((rows, cols), column_offset)
         codes = jnp.broadcast_to(codes, (*x.shape[:2], self.width))
         if keep is not None:
             real = keep < rows * cols
@@ -230,6 +247,10 @@ class Vit(nn.Module):
         if mask is not None:
             x = jnp.where(mask[..., None], along_last(mask_token, x), x)
         x = x + codes
+        if self.class_token:
+            token = self.param("cls_token", nn.initializers.normal(0.02), (self.width,))
+            token = jnp.broadcast_to(along_last(token, x), (len(x), 1, self.width))
+            prefix = token if prefix is None else jnp.concatenate([token, prefix], 1)
         if prefix is not None:
             x = jnp.concatenate([prefix, x], 1)
             real = jnp.pad(real, ((0, 0), (prefix.shape[1], 0)), constant_values=True)
@@ -248,11 +269,20 @@ class Vit(nn.Module):
             deterministic=deterministic,
             each=each_block,
         )
+        own = int(self.class_token)  # what does not leave
+        x, real = x[..., own:, :], real[:, own:]
         if each_block:
             return jnp.where(real[None, ..., None], x, 0.0)
         if self.final_norm:
             x = LayerNorm(name="norm")(x)
         return jnp.where(real[..., None], x, 0.0)
+
+    def _codes(self, grid, offset):
+        if self.position != "learned":
+            return position_codes(self.position, grid, self.width, self.flat_columns, offset)
+        shape = (grid[0] * self.flat_columns, self.width)
+        table = self.param("position", nn.initializers.normal(0.02), shape, jnp.float32)
+        return learned_codes(table, grid, self.flat_columns, offset)
 
     def _check(self):
         if self.width % self.heads:

@@ -184,9 +184,9 @@ def param_groups(
 
 def _decays(path: str, leaf: Any) -> bool:
     """Weights of two or more dimensions; stacked blocks (scan) give biases and norms a second one,
-    hence the name.
+    hence the name. A table of positions is no weight.
     """
-    return leaf.ndim >= 2 and not path.split("/")[-1].endswith(("bias", "scale"))
+    return leaf.ndim >= 2 and not path.split("/")[-1].endswith(("bias", "scale", "position"))
 
 
 def _match(names: list[str], rules: Rules) -> dict[str, Mapping[str, Any]]:

@@ -1,0 +1,105 @@
+"""Import an encoder: python -m dig_jax.tools.import_weights --layout=L --input=FILE --output=DIR
+
+    python -m dig_jax.tools.import_weights --layout=dig --input=dig_small.pth --output=runs/dig_s
+    python -m dig_jax.main --config=finetune --config.init_from=runs/dig_s \\
+      --config.data.train=records/lines --workdir=runs/reader
+
+Layouts: dig, mocov3, mae (MAE, and Union14M's), maerec (fine-tuned by MMOCR), ccd, ssm, parseq.
+FILE: a state dict as .safetensors, or a .pth checkpoint where torch is installed; only weights are
+read. DIR becomes a work folder: for config.init_from and dig_jax.load_encoder.
+
+The features are those of the original (docs/exchange.md). A table of positions fits images of one
+size; --for_px stretches it to another. Weights keep the licence of the project they come from.
+"""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+
+from absl import flags
+
+from dig_jax.interop.layouts import LAYOUTS, PIXELS
+from dig_jax.tools import program
+from dig_jax.train import command_line
+
+FLAGS = flags.FLAGS
+
+
+def size(text: str | None, flag: str) -> tuple[int, int] | None:
+    """ "32x128" -> (32, 128)."""
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d+)x(\d+)", text)
+    if not found:
+        raise ValueError(f"--{flag} is {text!r}: write height and width in pixels, such as 32x128")
+    return int(found[1]), int(found[2])
+
+
+def main(argv: list[str]) -> int:
+    if argv[1:]:
+        raise ValueError(f"{argv[1]!r} is no flag: this program takes --layout, --input, --output")
+    output = program.path(FLAGS.output, "--output")
+    if output.exists():
+        raise FileExistsError(f"{output} exists: name another folder, or move it out of the way")
+    trained, wanted = (size(FLAGS[name].value, name) for name in ("trained_px", "for_px"))
+    from dig_jax.interop import import_vit, state_dict  # late: --help needs no JAX
+
+    file = program.path(FLAGS.input, "--input")
+    found = import_vit.convert(
+        state_dict.read(file),
+        FLAGS.layout,
+        prefix=FLAGS.prefix,
+        heads=FLAGS.heads,
+        pixels=FLAGS.pixels,
+        trained_px=trained,
+        for_px=wanted,
+        channels=FLAGS.channels,
+        class_token=FLAGS.class_token == "keep",
+    )
+    height, width = wanted or trained or LAYOUTS[FLAGS.layout].trained_px
+    data = {"height_px": height, "channels": FLAGS.channels, "contrast": None}
+    data["squeeze_px"] = width if wanted is None else None
+    write(output, found, data, {"layout": FLAGS.layout, "file": file.name})
+    parts = ", ".join(f"{key} {value}" for key, value in found.encoder.items())
+    print(f"{output}: {parts}")
+    print(f"read from names under {found.prefix or 'the top'!r}; {found.others} arrays are others'")
+    if found.left_out:
+        print(f"left out: {', '.join(found.left_out[:8])}{' ...' * (len(found.left_out) > 8)}")
+    return 0
+
+
+def write(output: pathlib.Path, found, data: dict, source: dict) -> None:
+    """The work folder of an imported encoder: one checkpoint of step 0, and its config."""
+    import jax.numpy as jnp
+    from jax import tree
+
+    from dig_jax.train.state import TrainState
+    from dig_jax.workdir import checkpoint
+
+    config = {"method": {"name": "imported", "encoder": found.encoder} | source, "data": data}
+    params = {"encoder": tree.map(jnp.asarray, found.params)}
+    state = TrainState(step=jnp.int32(0), params=params, teacher=None, opt_state={}, mutable={})
+    saved = checkpoint.Checkpoints(str(output))
+    meta = {"config": config, "charset": None, "layout": checkpoint.LAYOUT}
+    saved.save(0, state, {}, meta)
+    saved.close()
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    (output / "config.json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_enum("layout", None, list(LAYOUTS), "Whose state dict it is.")
+    command_line.define_path("input", None, "State dict: .safetensors or .pth.")
+    command_line.define_path("output", None, "Work folder to make.")
+    flags.DEFINE_string("prefix", None, "What names begin with, instead of the layout's own.")
+    flags.DEFINE_integer("heads", None, "Attention heads, where they do not follow.")
+    flags.DEFINE_enum("pixels", None, list(PIXELS), "Normalisation, instead of the layout's own.")
+    flags.DEFINE_string("trained_px", None, "HxW of its training images; default: the layout's.")
+    flags.DEFINE_string("for_px", None, "HxW of your lines: stretches positions.")
+    flags.DEFINE_integer("channels", 3, "1 for grey lines: the colours are added up.")
+    flags.DEFINE_enum("class_token", "keep", ["keep", "drop"], "Where there is one.")
+    for name in ("layout", "input", "output"):
+        flags.mark_flag_as_required(name)
+    program.run(main)
