@@ -33,6 +33,7 @@ METHODS = {
         "window_px": 16, "decoder_width": 16, "pix_projector_width": 16, "recipe": None, **SMALL
     },
     "jigsaw": {"windows": 3, "permutations": 6, **WINDOWS},
+    "linecontrast": {"mask_span": 2, "dim": 8, "hidden": 8},
     "mae": DECODER,
     "moco": {"queue": 8, "recipe": None, **SMALL},
     "seqclr": {"projection": "bilstm", "recipe": None, **SMALL},
