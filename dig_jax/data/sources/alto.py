@@ -1,0 +1,142 @@
+"""Source: pages with ALTO (ABBYY, kraken, eScriptorium, Tesseract, national libraries), cut into
+lines.
+
+Every .xml below --input is read, of versions 1 to 4. Lines are cut by Shape/Polygon where there is
+one, else by HPOS, VPOS, WIDTH, HEIGHT; these may be pixels, mm10 or inch1200. Several Page elements
+are several images, or the frames of one. Options as for --source=page_xml.
+
+Format: https://www.loc.gov/standards/alto/.
+"""
+
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+
+from dig_jax.data.examples import Example, Report
+from dig_jax.data.images import Store
+from dig_jax.data.page_lines import (
+    BadPage,
+    Line,
+    Page,
+    PageReader,
+    Points,
+    Wanted,
+    numbers,
+    points,
+    read_pages,
+)
+from dig_jax.data.sources.folder import open_root
+
+UNITS = {"mm10": 1 / 254, "inch1200": 1 / 1200}  # in inches; px at 1 dpi
+HYPHEN = "-"
+
+
+def examples(
+    *,
+    report: Report,
+    input: str | None = None,
+    level: str = "line",
+    text_from: str = "auto",
+    mask: bool = True,
+    straighten: bool = False,
+    store: Store | None = None,
+    workers: int | None = None,
+) -> Iterator[Example]:
+    """Yields (split, image bytes, text or None, "file.xml#line id"), page after page. A folder
+    named train, val or test gives its pages that split. ValueError where there is no XML."""
+    root = open_root(input)
+    wanted = Wanted(level, text_from)
+    reader = PageReader(root, parse, wanted, store or Store(), mask, straighten)
+    yield from read_pages(root, reader, report, workers)
+
+
+def parse(root: ET.Element, wanted: Wanted) -> list[Page]:
+    """The pages of a file, its root element given. Raises BadPage where it is no ALTO."""
+    if root.tag == "PcGts":
+        raise BadPage("PAGE, not ALTO: --source=page_xml reads it")
+    if root.tag.lower() != "alto":
+        raise BadPage("XML that is no ALTO file")
+    names = [(name.text or "").strip() for name in root.iter("fileName")]
+    names = [name for name in names if name]
+    unit = (root.findtext("Description/MeasurementUnit") or "pixel").strip().lower()
+    if unit not in ("pixel", *UNITS):
+        raise BadPage("ALTO of an unknown MeasurementUnit")
+    order = {
+        reference.get("REF", ""): place for place, reference in enumerate(root.iter("ElementRef"))
+    }
+    pages = []
+    elements = list(root.iter("Page"))
+    for number, page in enumerate(elements):
+        own = [names[number]] if len(names) == len(elements) > 1 else names
+        frame = number if len(names) <= 1 < len(elements) else 0
+        side = lambda name, page=page: (numbers(page.get(name)) or [0.0])[0]
+        lines = _ordered(page, order)
+        if wanted.level == "word":
+            lines = [string for line in lines for string in line.iter("String")]
+        found = [_line(element, wanted) for element in lines]
+        pages.append(Page(own, (side("WIDTH"), side("HEIGHT")), UNITS.get(unit, 0.0), frame, found))
+    return pages
+
+
+def _ordered(page: ET.Element, order: dict[str, int]) -> list[ET.Element]:
+    """The TextLine elements, blocks and lines that ReadingOrder names (version 4.3) first."""
+    if not order:
+        return list(page.iter("TextLine"))
+    last = len(order)
+    placed: list[tuple[int, ET.Element]] = []
+    stack = [(page, last)]
+    while stack:
+        element, place = stack.pop()
+        place = order.get(element.get("ID", ""), place)
+        if element.tag == "TextLine":
+            placed.append((place, element))
+            continue
+        stack += [(child, place) for child in reversed(list(element))]
+    placed.sort(key=lambda line: line[0])
+    return [element for _, element in placed]
+
+
+def _line(element: ET.Element, wanted: Wanted) -> Line:
+    """A TextLine or String."""
+    polygon = element.find("Shape/Polygon")
+    sides = [numbers(element.get(name)) for name in ("HPOS", "VPOS", "WIDTH", "HEIGHT")]
+    box = None
+    if all(sides):
+        left, top, width, height = (side[0] for side in sides)
+        box = left, top, left + width, top + height
+    return Line(
+        element.get("ID", ""),
+        points(polygon.get("POINTS")) if polygon is not None else [],
+        box,
+        _baseline(element.get("BASELINE"), box),
+        _text(element, wanted.text_from),
+    )
+
+
+def _baseline(text: str | None, box: tuple[float, float, float, float] | None) -> Points:
+    """One number is a height (versions 1 to 3), several are points."""
+    flat = numbers(text)
+    if len(flat) == 1 and box is not None:
+        return [(box[0], flat[0]), (box[2], flat[0])]
+    return points(text) if len(flat) > 2 else []
+
+
+def _text(element: ET.Element, text_from: str) -> str | None:
+    """Words joined by spaces, the hyphen of a word that goes on in the next line at its end."""
+    if element.tag == "String":
+        return _content(element, text_from)
+    texts: list[str] = []
+    any_text = False
+    for one in element:
+        if one.tag == "String":
+            content = _content(one, text_from)
+            any_text |= content is not None
+            texts.append(content or "")
+        elif one.tag == "HYP" and texts:
+            texts[-1] += one.get("CONTENT") or HYPHEN
+    return " ".join(text for text in texts if text) if any_text else None
+
+
+def _content(string: ET.Element, text_from: str) -> str | None:
+    if text_from == "glyph":
+        return "".join(glyph.get("CONTENT", "") for glyph in string.findall("Glyph")) or None
+    return string.get("CONTENT")
