@@ -2,13 +2,18 @@
 
     python -m dig_jax.tools.export_records --records=records/lines --format=lmdb --output=LMDB
 
+    python -m dig_jax.tools.export_records --records=records/lines --format=tfds
+
 Formats: lmdb (one database a split in Clova's layout: num-samples, image-000000001,
 label-000000001; needs the extra lmdb). Images are written byte for byte as the records hold them.
 SOURCE.md keeps source, licence and attribution; make_records --source=lmdb reads it all back.
+tfds (two files of metadata beside the records, so that tfds.builder_from_directory opens them and
+as_data_source reads them; no record is copied).
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -18,7 +23,7 @@ from dig_jax.tools import program
 
 FLAGS = flags.FLAGS
 BATCH = 1024
-FORMATS = ("lmdb",)
+FORMATS = ("lmdb", "tfds")
 
 
 def to_lmdb(records: Path, output: Path) -> dict[str, int]:
@@ -74,17 +79,66 @@ def to_lmdb(records: Path, output: Path) -> dict[str, int]:
     return counts
 
 
+def to_tfds(records: Path) -> dict[str, int]:
+    """Writes dataset_info.json and features.json into a records folder; {split: records}.
+
+    The features are image, text (None where a record has no label) and id.
+    """
+    import tensorflow_datasets as tfds
+
+    from dig_jax.data.manifest import read_manifest
+
+    manifest = read_manifest(records)
+    name = re.sub(r"\W+", "_", manifest["name"]).strip("_").lower() or "lines"
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=records,
+        template="{SPLIT}-{SHARD_X_OF_Y}.{FILEFORMAT}",
+        dataset_name=name,
+        filetype_suffix="array_record",
+    )
+    tfds.folder_dataset.write_metadata(
+        data_dir=records,
+        features=tfds.features.FeaturesDict(
+            {
+                "image": tfds.features.Image(shape=(None, None, manifest.get("channels", 1))),
+                "text": tfds.features.Text(),
+                "id": tfds.features.Text(),
+            }
+        ),
+        split_infos=[
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=entry["shard_counts"],
+                num_bytes=sum((records / shard).stat().st_size for shard in entry["shards"]),
+                filename_template=template.replace(split=split),
+            )
+            for split, entry in manifest["splits"].items()
+        ],
+        filename_template=template,
+        description=f"Text lines: {manifest['name']}",
+        homepage=str(manifest.get("source", "")),
+        license=str(manifest.get("licence", "")),
+        citation=str(manifest.get("attribution", "")),
+        check_data=False,  # with TensorFlow only
+    )
+    return {split: entry["count"] for split, entry in manifest["splits"].items()}
+
+
 def main(_: list[str]) -> None:
-    if not FLAGS.records or not FLAGS.output:
-        raise ValueError("--records and --output are both needed: a record set, a new folder.")
-    output = program.path(FLAGS.output, "--output")
-    counts = to_lmdb(program.path(FLAGS.records, "--records"), output)
+    if not FLAGS.records or (FLAGS.format == "lmdb") != bool(FLAGS.output):
+        raise ValueError("give --records and, for lmdb, --output: a record set, a new folder.")
+    records = program.path(FLAGS.records, "--records")
+    if FLAGS.format == "lmdb":
+        output = program.path(FLAGS.output, "--output")
+        counts = to_lmdb(records, output)
+    else:
+        output, counts = records, to_tfds(records)
     told = ", ".join(f"{split} {count}" for split, count in counts.items())
     print(f"{output}: {sum(counts.values())} records: {told}")
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("records", None, "the record set to write elsewhere.")
-    flags.DEFINE_string("output", None, "the folder to make.")
+    flags.DEFINE_string("output", None, "lmdb: the folder to make.")
     flags.DEFINE_enum("format", "lmdb", FORMATS, "the layout to write.")
     program.run(main)

@@ -1,0 +1,54 @@
+"""What the handwriting sets have in common: lists of splits, lines cut from pages."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import PurePosixPath
+
+from dig_jax.data.examples import Report, Skipped
+from dig_jax.data.lists import Root, read_lines
+from dig_jax.data.page_lines import walk
+from dig_jax.data.split_names import split_named
+
+
+def read_splits(root: Root, files: Iterable[str], report: Report) -> dict[str, str]:
+    """{name in a list: split that the list's own name tells}; the first list of a name wins.
+
+    A list holds one name a line: of a page, a line or a file. Suffixes of images are dropped.
+    """
+    splits: dict[str, str] = {}
+    for file in files:
+        split = split_of_list(file)
+        for _, line in read_lines(root, file, report):
+            name = line.decode("utf-8", "replace").strip()
+            if name.lower().endswith((".png", ".jpg", ".tif", ".txt")):
+                name = name[: name.rindex(".")]
+            if splits.setdefault(name, split) != split:
+                report.skip(f"{file}: {name}", "listed in two splits (the first is kept)")
+    return splits
+
+
+def split_of_list(file: str) -> str:
+    """ "TrainLines.lst", "validationset1.txt" or "test.uttlist" -> the split."""
+    name = PurePosixPath(file).name.split(".")[0].lower()
+    name = name.removesuffix("lines").removesuffix("words").rstrip("0123456789_-")
+    return split_named(name, "")
+
+
+def lists_of_splits(files: Iterable[str], suffixes: tuple[str, ...]) -> list[str]:
+    """The files whose name says which split they list."""
+    return [file for file in files if file.endswith(suffixes) and split_of_list(file)]
+
+
+def by_stem(root: Root, suffixes: frozenset[str]) -> dict[str, list[str]]:
+    """{name without suffix: paths} of all images below the folder."""
+    found: dict[str, list[str]] = {}
+    for path in walk(root):
+        pure = PurePosixPath(path)
+        if pure.suffix.lower() in suffixes and not root.reason(path):
+            found.setdefault(pure.stem, []).append(path)
+    return found
+
+
+def unused(images: dict[str, list[str]], used: set[str], reason: str) -> Iterator[Skipped]:
+    """What no list or transcription names."""
+    for paths in images.values():
+        yield from (Skipped(path, reason) for path in paths if path not in used)
