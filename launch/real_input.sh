@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The table of docs/results.md, stage by stage: pre-training methods, judged on real lines.
+# The table of docs/results_plain.md, stage by stage: pre-training methods, judged on real lines.
 #   launch/real_input.sh records
 #     records/ from ../shared/data
 #   launch/real_input.sh pretrain START [FLAG..]
@@ -18,7 +18,7 @@
 #   launch/real_input.sh bench START..
 #     time and memory of a step, for the table; wants a quiet machine
 #   launch/real_input.sh table
-#     writes the table into README.md; rows of earlier machines stay
+#     writes the table into docs/results_plain.md; rows of earlier machines stay
 # Finished work is not done again. One process a core is faster than one process on all cores: put
 # `taskset -c N` in front. RECORDS and RUNS name other folders.
 case " $* " in *" --help "* | *" -h "*) # prints the lines above
@@ -79,6 +79,6 @@ case ${1:-} in
       linear_all)
     for protocol in "${protocols[@]}"; do judge "$2" "$3" "$protocol"; done ;;
   table) "$python" -m dig_jax.tools.results "$runs" --figures=docs/figures.jsonl \
-      --readme=README.md --keep ;;
+      --readme=docs/results_plain.md --keep ;;
   *) "$0" --help; exit 2 ;;
 esac

@@ -15,7 +15,7 @@
 cpu: 79 minutes on one core (Intel with AMX, commit d337045, seed 0), training images of archiscribe
 and copiste_hw_fr: contrast 2.25, pixel 0.417, top1 0.59. Fine-tuned with 10 % of the labels: 15.6 %
 and 66.0 % CER on validation; random weights: 23.9 % and 83.4 % (launch/real_input.sh,
-docs/results.md).
+docs/results_plain.md).
 
 objective: dig, dis (contrast only) or gen (reconstruction only). The words presets squeeze every
 word to 32x128, and recognisers on top of them do the same; one difference from the official recipe:

@@ -36,7 +36,7 @@ Departures, for lines of text
 Watch   accuracy: chance is 1 / permutations. used: well below 1 the lines are too short, take fewer
         or narrower windows. With gap_px = 0 strokes continue from window to window, which can be
         answered without any reading; blank windows (between words) look alike, so 1.0 is out of
-        reach. What is learnt of real lines: docs/results.md.
+        reach. What is learnt of real lines: docs/results_plain.md.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ Departures, for lines of text
 
 Watch   accuracy: chance is 1 / (2 reach). used: well below 1 the lines are too short, take a
         smaller reach or window_px. With gap_px = 0 strokes continue, which can be answered without
-        any reading. What is learnt of real lines: docs/results.md.
+        any reading. What is learnt of real lines: docs/results_plain.md.
 """
 
 from __future__ import annotations
