@@ -6,8 +6,8 @@ permutations.
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | 4 windows in 12 of 24 orders, a 1 M network, 192 px crops | at chance, docs/results_plain.md |
-| seams | 3 windows that touch, in 6 orders, before one CNN + BiLSTM | learnt, docs/results_plain.md |
+| cpu | 4 windows in 12 of 24 orders, a 1 M network, 192 px crops | at chance, results_plain.md |
+| seams | 3 windows that touch, in 6 orders, before one CNN + BiLSTM | learnt, results_plain.md |
 | lines | 5 windows in 20 of 120 orders for an accelerator, 256 px crops | not run yet |
 
 Any two of these orders differ in three places or more; more orders than 12 and 22 do not. Lines

@@ -6,8 +6,8 @@ lie, and how far?
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | 1 or 2 windows to a side, a 1 M network, 256 px crops | at chance, docs/results_plain.md |
-| seams | the next window, touching, seen beside it by a CNN + BiLSTM | learnt, docs/results_plain.md |
+| cpu | 1 or 2 windows to a side, a 1 M network, 256 px crops | at chance, results_plain.md |
+| seams | the next window, touching, seen beside it by a CNN + BiLSTM | learnt, results_plain.md |
 | lines | the same as cpu for an accelerator | not run yet |
 
 Lines narrower than the 2 reach + 1 windows do not count (train/used), here 240, 192 and 240 px.
