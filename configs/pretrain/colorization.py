@@ -6,7 +6,7 @@ grey line.
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | a 1 M network, 128 px crops in colour | 1,500 steps of photographed words: results_plain.md |
+| cpu | a 1 M network, 128 px crops in colour | 1,500 steps of words: results_plain.md |
 | lines | the same for an accelerator, 256 px crops | not run yet |
 
 For records in colour, such as photographed words; of grey scans nothing can be learnt
