@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from dig_jax.data.writer import MANIFEST, MAX_LABEL_CHARS, SCHEMA_VERSION
+from dig_jax.data.oddities import MAX_LABEL_CHARS
+from dig_jax.data.writer import MANIFEST, SCHEMA_VERSION
 
 MAX_MANIFEST_BYTES = 64 << 20
 INDEX = {

@@ -18,9 +18,10 @@ import numpy as np
 from absl import logging
 
 from dig_jax.data import labels
+from dig_jax.data.examples import shown
 from dig_jax.data.manifest import check_shards, read_index, read_manifest
 from dig_jax.data.sizes import BadRecord, resized_width
-from dig_jax.data.writer import MANIFEST, example_class, shown
+from dig_jax.data.writer import MANIFEST, example_class
 
 
 class Record(NamedTuple):

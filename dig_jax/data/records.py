@@ -23,10 +23,11 @@ from pathlib import Path
 import numpy as np
 
 from dig_jax.data import labels
+from dig_jax.data.examples import Report, shown
 from dig_jax.data.manifest import read_manifest
 from dig_jax.data.record_set import Record, RecordSet, parse
 from dig_jax.data.sizes import BadRecord, resized_width
-from dig_jax.data.writer import MANIFEST, Report, encode_image, serialize, shown, write
+from dig_jax.data.writer import MANIFEST, encode_image, serialize, write
 
 __all__ = [
     "BadRecord", "Mixture", "Record", "RecordSet", "Report", "encode_image", "open_sets", "parse",

@@ -1,37 +1,27 @@
 """Writing a records folder (layout: see dig_jax.data.records): tf.Example messages, image encoding,
 shards, index, report."""
 
+import contextlib
 import functools
 import glob
-import hashlib
 import json
 import os
-import re
 import shutil
-import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from dig_jax.data import labels
-from dig_jax.data.examples import Example, Report, shown
-from dig_jax.data.sizes import BadRecord, header_size
-from dig_jax.text import INVISIBLE, Charset, normalize
+from dig_jax.data.examples import Example, Report
+from dig_jax.data.oddities import Oddities
+from dig_jax.data.spool import PROGRESS, Columns, Spool
+from dig_jax.text import Charset
 
 SCHEMA_VERSION = 1
 MANIFEST = "records.json"
-WRITER_OPTIONS = "group_size:1,uncompressed"
-MAX_SIDE_PX = 65535  # the index holds u16
 SHARD_BYTES = 256 << 20
-
-MAX_LABEL_CHARS = 10_000  # a label array is as wide as the longest label, for every line of a batch
-MAX_ASPECT = (
-    500  # times wider than high: ten times a long line; a batch is as wide as its widest line
-)
-UPRIGHT = 2  # times higher than wide: a line that runs downwards
-BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 @functools.cache
@@ -76,88 +66,16 @@ def encode_image(image: np.ndarray, codec: str = "jpeg", quality: int = 95) -> b
     return data.tobytes()
 
 
-def label_fault(text: str) -> str:
-    """Why a normalised label cannot be one ("" where it can)."""
-    if not text:
-        return "empty label (image kept, unlabelled)"
-    if len(text) > MAX_LABEL_CHARS:
-        return f"label longer than {MAX_LABEL_CHARS} characters (image kept, unlabelled)"
-    if any(unicodedata.category(c) in ("Cc", "Cs") for c in set(text)):
-        return "label with control characters (image kept, unlabelled)"
-    return ""
+class Arrange(Protocol):
+    """What happens to the records of a source before they become a set: see divide.Division."""
 
+    moved: float  # largest share of the records that changes the split: they need room twice
 
-class _Split:
-    """The records of one split while they are written: one spool file, and the numbers for the
-    index.
-    """
-
-    def __init__(self, folder: Path, name: str):
-        from array_record.python.array_record_module import ArrayRecordWriter
-
-        if not re.fullmatch(r"\w[\w.-]*", name):
-            raise ValueError(
-                f"The split name '{shown(name)}' must be made of letters, digits, '_', '-' and '.' "
-                "(not first)."
-            )
-        self.name, self.spool = name, folder / f"spool-{name}"
-        self.writer = ArrayRecordWriter(str(self.spool), WRITER_OPTIONS)
-        self.sizes: list[tuple[int, int]] = []
-        self.texts: list[str | None] = []
-        self.bytes, self.digest = 0, hashlib.sha256()
-
-    def add(self, image: bytes, text: str | None, id: str, size: tuple[int, int]) -> None:
-        value = serialize(image, text, id)
-        self.writer.write(value)
-        self.bytes += len(value)
-        self.digest.update(value)
-        self.sizes.append(size)
-        self.texts.append(text)
-
-    def finish(self, folder: Path, shards: int) -> dict[str, Any]:
-        """Closes the spool, deals it out to shards of equal size, writes the index, and returns the
-        manifest's entry."""
-        self.writer.close()
-        count = len(self.sizes)
-        shards = min(count, shards or -(-self.bytes // SHARD_BYTES))
-        names = [f"{self.name}-{i:05d}-of-{shards:05d}.array_record" for i in range(shards)]
-        bounds = [count * i // shards for i in range(shards + 1)]
-        if shards == 1:
-            self.spool.rename(folder / names[0])
-        else:
-            _deal(self.spool, [folder / name for name in names], bounds)
-            self.spool.unlink()
-        sizes = np.array(self.sizes, np.uint16).reshape(-1, 2)
-        chars = np.array([-1 if t is None else len(t) for t in self.texts], np.int32)
-        index, labels_file = f"index-{self.name}.npz", f"labels-{self.name}.npz"
-        np.savez_compressed(
-            folder / index, width_px=sizes[:, 0], height_px=sizes[:, 1], label_chars=chars
-        )
-        (folder / labels_file).write_bytes(labels.pack(self.texts))
-        return {
-            "count": count,
-            "digest": self.digest.hexdigest(),
-            "labelled": int((chars >= 0).sum()),
-            "shards": names,
-            "shard_counts": [b - a for a, b in zip(bounds, bounds[1:])],
-            "index": index,
-            "labels": labels_file,
-            "width_px": [int(f(sizes[:, 0])) for f in (np.min, np.median, np.max)],
-            "height_px": [int(f(sizes[:, 1])) for f in (np.min, np.median, np.max)],
-        }
-
-
-def _deal(spool: Path, files: list[Path], bounds: list[int]) -> None:
-    from array_record.python.array_record_module import ArrayRecordReader, ArrayRecordWriter
-
-    reader = ArrayRecordReader(str(spool), options="readahead_buffer_size:0,max_parallelism:0")
-    for file, start, end in zip(files, bounds, bounds[1:]):
-        writer = ArrayRecordWriter(str(file), WRITER_OPTIONS)
-        for first in range(start, end, 1024):
-            for value in reader.read(list(range(first, min(first + 1024, end)))):
-                writer.write(value)
-        writer.close()
-    reader.close()
+    def __call__(
+        self, columns: Columns, values: Callable[[np.ndarray], Iterator[bytes]], report: Report
+    ) -> Columns:
+        """The columns with other `split` and `names`; what is left out is reported."""
+        ...
 
 
 def write(
@@ -170,6 +88,8 @@ def write(
     overwrite: bool = False,
     report: Report | None = None,
     about: dict[str, Any] | None = None,
+    asked: dict[str, Any] | None = None,
+    arrange: Arrange | None = None,
 ) -> dict[str, Any]:
     """Writes a records folder and returns its manifest. The folder appears whole at the end, or not
     at all.
@@ -178,9 +98,12 @@ def write(
     order. Texts are stored normalised; an empty one counts as no label and is reported. Images are
     stored as they come, broken ones too (their size in the index is 0 x 0): sources check them,
     this function does not. shards: files a split, 0 = one for each 256 MiB. report: read after the
-    last example. about: further keys of records.json. Raises FileExistsError where the folder
-    exists (with overwrite only where it is no records folder), ValueError where there is no
-    example.
+    last example. about: further keys of records.json. arrange: moves records between splits. asked:
+    what the conversion is made with, JSON. With it a conversion that is killed or fails leaves what
+    it has done in `.NAME.unfinished`, and the same one goes on from there. Raises FileExistsError
+    where the folder exists (with overwrite only where it is no records folder), ValueError where
+    there is no example or an unfinished conversion was made with other options, OSError where the
+    disk is too small.
     """
     if "://" in str(output):
         raise ValueError(
@@ -194,43 +117,103 @@ def write(
         raise ValueError(
             f"shards is {shards}, but must be 0 (as many as the size asks for) or more."
         )
-    output.absolute().parent.mkdir(parents=True, exist_ok=True)
-    left = sorted(output.absolute().parent.glob(f".{glob.escape(output.name)}.unfinished-*"))
+    with under_way(output, asked, report) as spool:
+        if spool.progress["stage"] == "fill":
+            moved = arrange.moved if arrange else 0.0
+            _fill(spool, examples, report, moved)
+            columns = spool.columns() if spool.counts else None
+            if columns and arrange:
+                columns = arrange(columns, spool.values, report)
+            if not columns or columns.split.max() < 0:
+                raise ValueError(f"No record could be made for {output}: {_why(report)}.")
+            spool.arrange(columns.split)
+            told = {
+                "about": {"source": "", "licence": "", **report.about, **(about or {})},
+                "notes": report.notes,
+                "skipped": report.skipped(),
+            }
+            spool.save(stage="deal", names=columns.names, told=told)
+        told = spool.progress["told"]
+        columns = spool.columns()
+        manifest = {
+            "schema_version": SCHEMA_VERSION,
+            "name": name or output.absolute().name,
+            "count": int((columns.split >= 0).sum()),
+            "splits": _splits(spool, columns, shards),
+            "charset": _charset(columns),
+            "height_px": height_px,
+            **told["about"],
+            "notes": told["notes"],
+            "skipped": told["skipped"],
+        }
+        (spool.folder / MANIFEST).write_text(
+            json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", "utf-8"
+        )
+        spool.clear()
+        _move_into_place(spool.folder, output, overwrite)
+    return manifest
+
+
+@contextlib.contextmanager
+def under_way(output: Path, asked: dict[str, Any] | None, report: Report) -> Iterator[Spool]:
+    """The folder of a conversion, beside its output: that of a former one where it can be gone on
+    with. It is deleted at the end unless it holds finished chunks and `asked` says of what."""
+    parent = output.absolute().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    hidden = f".{output.absolute().name}.unfinished"
+    left = sorted(parent.glob(f"{glob.escape(hidden)}-*"))
     if left:
         report.notes.append(
             f"{len(left)} folders of conversions that were killed or still run, such as {left[0]}: "
             "delete those of which none runs any more"
         )
-    folder = output.absolute().parent / f".{output.absolute().name}.unfinished-{os.getpid()}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        splits = _spool(folder, examples, report)
-        if not splits:
-            why = "; ".join(
-                f"{count} x {reason}" for reason, count in report.reasons.most_common(5)
-            )
-            raise ValueError(
-                f"No record could be made for {output}: {why or 'the source found no line'}."
-            )
-        manifest = {
-            "schema_version": SCHEMA_VERSION,
-            "name": name or output.absolute().name,
-            "count": sum(len(s.sizes) for s in splits),
-            "splits": {s.name: s.finish(folder, shards) for s in splits},
-            "charset": _charset(splits),
-            "height_px": height_px,
-            **{"source": "", "licence": "", **report.about, **(about or {})},
-            "notes": report.notes,
-            "skipped": report.skipped(),
-        }
-        (folder / MANIFEST).write_text(
-            json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", "utf-8"
-        )
-        _move_into_place(folder, output, overwrite)
-    finally:
+    folder = parent / (hidden if asked else f"{hidden}-{os.getpid()}")
+    if not asked:
         shutil.rmtree(folder, ignore_errors=True)
-    return manifest
+    folder.mkdir(exist_ok=True)
+    with _locked(folder):
+        spool = Spool(folder, keep=bool(asked))
+        stage = spool.progress.setdefault("stage", "fill")
+        if asked:
+            _check_asked(spool, asked)
+            spool.progress["asked"] = asked
+        report.before = spool.progress.get("report", {}) if stage == "fill" else {}
+        try:
+            yield spool
+        finally:
+            if folder.is_dir() and not (asked and spool.counts):
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_asked(spool: Spool, asked: dict[str, Any]) -> None:
+    before = spool.progress.get("asked", asked)
+    for key in sorted(before.keys() | asked.keys()):
+        if before.get(key) != asked.get(key):
+            raise ValueError(
+                f"{spool.folder} holds {sum(spool.counts)} records of an unfinished conversion "
+                f"with {key}={before.get(key)}, not {asked.get(key)}: repeat its command to go on "
+                "with it, or delete that folder to start anew"
+            )
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keeps a second process out of a folder; ends with the process, however that ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(number)
+        raise ValueError(f"another conversion is writing {folder}: wait for it or end it") from None
+    try:
+        yield
+    finally:
+        os.close(number)
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
@@ -246,55 +229,93 @@ def _check_output(output: Path, overwrite: bool) -> None:
         )
 
 
-def _spool(folder: Path, examples: Iterable[Example], report: Report) -> list[_Split]:
-    splits: dict[str, _Split] = {}
-    directed = invisible = 0
-    upright: list[str] = []
-    for split, image, text, id in examples:
-        try:
-            size = header_size(image)
-        except BadRecord:
-            size = 0, 0  # kept: reading names it, where it stands
-        if max(size) > MAX_SIDE_PX:
-            report.skip(id, f"wider or higher than {MAX_SIDE_PX} px")
-            continue
-        if size[0] > MAX_ASPECT * size[1] > 0:
-            report.skip(id, f"more than {MAX_ASPECT} times as wide as high")
-            continue
-        if size[1] > UPRIGHT * size[0] > 0 and (text is None or len(text) > 2):
-            upright.append(id)
-        if text is not None:
-            invisible += any(chr(code) in text for code in INVISIBLE)
-            text = normalize(text)
-            directed += not BIDI.isdisjoint(text)
-            if fault := label_fault(text):
-                report.skip(id, fault)
-                text = None
-        if split not in splits:
-            splits[split] = _Split(folder, split)
-        splits[split].add(image, text, id, size)
-    if upright:
-        report.notes.append(
-            f"{len(upright)} images are more than {UPRIGHT} times as high as wide, such as "
-            f"{shown(upright[0])}: turn lines that run downwards by 90 degrees first"
-        )
-    if invisible:
-        report.notes.append(
-            f"{invisible} labels held zero-width characters (such as U+200B), which are taken out"
-        )
-    if directed:
-        report.notes.append(
-            f"{directed} labels hold marks of writing direction (such as U+202E), which are kept "
-            "as characters"
-        )
-    return list(splits.values())
+def _fill(spool: Spool, examples: Iterable[Example], report: Report, moved: float) -> None:
+    """Takes all examples in. A source that does its work in Report.work passes over what a former
+    conversion did; of any other the first ones are looked at again and not written."""
+    odd = Oddities()
+    by_jobs = report.before.get("jobs") is not None
+    passed = 0 if by_jobs else spool.progress.get("taken", 0)
+    odd.update(spool.progress.get("odd", {}) if by_jobs else {})
+    jobs, taken = None, 0
+    try:
+        for taken, example in enumerate(examples):
+            whole = report.jobs is None or report.jobs != jobs  # no job is half done
+            jobs = report.jobs
+            if whole and taken >= passed and (spool.due() or taken == passed + 256):
+                check_space(spool, report, taken, moved)
+            if whole and taken >= passed and spool.due():
+                spool.commit(report=report.state(), taken=taken, odd=odd)
+            record = odd.checked(example, report)
+            if record and taken >= passed:
+                split, image, text, id, size = record
+                spool.add(split, serialize(image, text, id), text, id, size)
+        spool.commit(report=report.state())
+    except BaseException:
+        spool.abandon()
+        raise
+    report.notes += odd.notes()
 
 
-def _charset(splits: list[_Split]) -> str:
+def _why(report: Report) -> str:
+    counts = (f"{count} x {reason}" for reason, count in report.reasons.most_common(5))
+    return "; ".join(counts) or "the source found no line"
+
+
+def check_space(spool: Spool, report: Report, taken: int, moved: float) -> None:
+    """OSError where the disk has less room than the records still need, as far as those so far
+    tell."""
+    done = report.jobs or taken
+    if not done or not report.total:
+        return
+    whole = spool.written / done * max(report.total, done)
+    need = whole - spool.written + moved * whole + min(whole, SHARD_BYTES)
+    free = shutil.disk_usage(spool.folder).free
+    if need > free:
+        raise OSError(
+            f"{spool.folder.parent} has {free / 1e9:.1f} GB free and the records will take about "
+            f"{need / 1e9:.1f} GB more: free some, or choose an --output on a larger disk"
+        )
+
+
+def _splits(spool: Spool, columns: Columns, shards: int) -> dict[str, Any]:
+    """Deals the records out to shards, writes indices and labels, and returns the entries of the
+    manifest."""
+    wanted = {}
+    for code, split in enumerate(columns.names):
+        size = int(columns.bytes[columns.split == code].sum(dtype=np.int64))
+        wanted[split] = shards or -(-size // SHARD_BYTES)
+    entries = {}
+    for split, dealt in spool.deal(columns, wanted).items():
+        chosen = columns.split == columns.names.index(split)
+        width, height = columns.width_px[chosen], columns.height_px[chosen]
+        chars = columns.chars[chosen].astype(np.int32)
+        index, labels_file = f"index-{split}.npz", f"labels-{split}.npz"
+        np.savez_compressed(
+            spool.folder / index, width_px=width, height_px=height, label_chars=chars
+        )
+        (spool.folder / labels_file).write_bytes(labels.pack([columns.texts_of(chosen)]))
+        entries[split] = {
+            "count": len(chars),
+            "digest": dealt["digest"],
+            "labelled": int((chars >= 0).sum()),
+            "shards": dealt["shards"],
+            "shard_counts": dealt["shard_counts"],
+            "index": index,
+            "labels": labels_file,
+            "width_px": [int(f(width)) for f in (np.min, np.median, np.max)],
+            "height_px": [int(f(height)) for f in (np.min, np.median, np.max)],
+        }
+    return entries
+
+
+def _charset(columns: Columns) -> str:
     """Characters of the training labels, or of all labels where no split is called train; '' where
     nothing is labelled."""
-    chosen = [s for s in splits if s.name == "train"] or splits
-    chars = set().union(*(text or "" for s in chosen for text in s.texts))
+    chosen = columns.split >= 0
+    if "train" in columns.names:
+        train = columns.split == columns.names.index("train")
+        chosen = train if train.any() else chosen
+    chars = set(columns.texts_of(chosen))
     return Charset("".join(sorted(chars))).chars if chars else ""
 
 
@@ -306,4 +327,5 @@ def _move_into_place(folder: Path, output: Path, overwrite: bool) -> None:
     elif output.is_dir():
         output.rmdir()
     folder.rename(output)
+    (output / PROGRESS).unlink(missing_ok=True)
     shutil.rmtree(old, ignore_errors=True)

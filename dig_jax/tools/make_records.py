@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import importlib
 import inspect
+import os
 import pkgutil
 import sys
 import time
@@ -23,11 +24,15 @@ from absl import flags
 from tqdm import tqdm
 
 from dig_jax.data import sources
-from dig_jax.data.holdout import hold_back
+from dig_jax.data.divide import Division
+from dig_jax.data.examples import Example, Report, shown
 from dig_jax.data.images import Store
-from dig_jax.data.writer import Example, Report, shown, write
+from dig_jax.data.writer import write
 from dig_jax.tools import program
 from dig_jax.tools.source_flags import define_source_flags
+
+DIVISION = ("validation", "test", "group_by", "dedupe")
+WITHOUT_EFFECT = {"help", "h", "output", "overwrite", "workers"}  # on the records
 
 
 def define_flags() -> flags.FlagValues:
@@ -70,16 +75,27 @@ def define_flags() -> flags.FlagValues:
     number(
         "workers", None, "processes; 0 = none but this one (default: one a core).", lower_bound=0
     )
-    flags.DEFINE_float(
+    share = functools.partial(flags.DEFINE_float, lower_bound=0.0, upper_bound=0.9, flag_values=own)
+    share(
         "validation",
-        None,
-        "share of the labelled lines to hold back at random as the split validation, such as 0.1, "
-        "where the source has none.",
-        lower_bound=0.0,
-        upper_bound=0.9,
-        flag_values=own,
+        0.0,
+        "share of the labelled lines to hold back as the split validation, such as 0.1, where the "
+        "source has none.",
     )
-    number("seed", 0, "of generated lines, and of what --validation holds back.", lower_bound=0)
+    share("test", 0.0, "the same for the split test.")
+    text(
+        "group_by",
+        None,
+        "with --validation or --test: a regular expression; lines whose names agree in what it "
+        "matches stay together, such as '^[^/]+' for those of one folder.",
+    )
+    yes("dedupe", False, "leave out lines that stand there twice, nearly the same images too.")
+    number(
+        "seed",
+        0,
+        "of generated lines, and of what --validation and --test hold back.",
+        lower_bound=0,
+    )
     define_source_flags(own)
     return own
 
@@ -102,8 +118,8 @@ def arguments(name: str, examples: Callable[..., Any], given: flags.FlagValues) 
     """The flags that are parameters of this source. ValueError for a flag set by the user that
     would have no effect.
     """
-    general = {"help", "h", "source", "output", "shards", "name", "overwrite", "validation"}
-    general |= {"seed"} if given.validation else set()
+    general = {"help", "h", "source", "output", "shards", "name", "overwrite", *DIVISION}
+    general |= {"seed"} if given.validation or given.test else set()
     parameters = set(inspect.signature(examples).parameters)
     images = {field.name for field in dataclasses.fields(Store)} if "store" in parameters else set()
     takes = {name for name in parameters | images if name in given}
@@ -131,9 +147,8 @@ def make(given: flags.FlagValues) -> dict[str, Any]:
     options = arguments(given.source, source, given)
     if given.input:
         options["input"] = str(program.path(given.input, "--input"))
+    arrange = Division(seed=given.seed, **{name: given[name].value for name in DIVISION})
     examples = source(report=report, **options)
-    if given.validation:
-        examples = hold_back(examples, given.validation, given.seed, report)
     manifest = write(
         program.path(given.output, "--output"),
         progress(examples, report),
@@ -143,14 +158,26 @@ def make(given: flags.FlagValues) -> dict[str, Any]:
         overwrite=given.overwrite,
         report=report,
         about={"channels": given.channels, "codec": given.codec, "quality": given.quality},
+        asked=asked(given, options),
+        arrange=arrange,
     )
     return manifest
+
+
+def asked(given: flags.FlagValues, options: dict[str, Any]) -> dict[str, Any]:
+    """What decides the content of the records, JSON: an unfinished conversion goes on only with
+    the same."""
+    values = {name: given[name].value for name in given if name not in WITHOUT_EFFECT}
+    return values | {"input": os.path.abspath(options["input"]) if given.input else None}
 
 
 def progress(examples: Iterable[Example], report: Report) -> Iterator[Example]:
     """Passes the examples on with a progress bar, on terminals only."""
     with tqdm(unit=" lines", disable=not sys.stderr.isatty()) as bar:
         for example in examples:
+            if bar.n == 0 and report.before.get("jobs"):
+                bar.initial = bar.n = report.before["jobs"]
+                bar.write(f"going on after {bar.n} of {report.total}", sys.stderr)
             bar.total = report.total
             bar.update()
             yield example
@@ -194,6 +221,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, RuntimeError, flags.Error) as error:
         print(f"make_records: {shown(' '.join(str(error).split()), 1000)}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("make_records: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
     print(summary(manifest, given.output, time.perf_counter() - start))
     return 0
 
