@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -40,6 +41,12 @@ def fingerprints(folder):
     manifest = json.loads((folder / "records.json").read_text())
     manifest["name"] = ""
     return {name: RecordSet(folder, name).fingerprint for name in manifest["splits"]}, manifest
+
+
+def run_apart(argv):
+    """This program in a process of its own, as it forks."""
+    command = [sys.executable, "-m", "tests.kill_conversion", *argv]
+    return subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
 
 
 def main(argv=None):
