@@ -8,9 +8,10 @@ import re
 import stat
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, MutableMapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from dig_jax.data.disk_map import DiskMap
 from dig_jax.data.examples import Report, shown
 
 MAX_LINE_BYTES = 1 << 20  # of a line of labels.tsv or of a list
@@ -23,17 +24,18 @@ class Root:
 
     def __init__(self, path: str | Path, links: bool = False):
         self.path, self.links = Path(path), links
-        self.real = os.path.realpath(path)
+        self.real, self.absolute = os.path.realpath(path), os.path.abspath(path)
         self.mended: Counter[str] = Counter()
 
     def find(self, path: str) -> str:
         """The path that a list means, relative to the folder. Taken too: an absolute one that lies
         inside the folder, back-slashes, another Unicode form of the same name."""
-        for root in (os.path.abspath(self.path), self.real):
+        for root in (self.absolute, self.real):
             if path.startswith(f"{root}/"):
                 self.mended["absolute paths inside the folder"] += 1
                 path = path[len(root) + 1 :]
-        path = str(PurePosixPath(path))
+        if not {"", "."}.isdisjoint(path.split("/")):
+            path = str(PurePosixPath(path))
         if self.reason(path) != "missing":
             return path
         if "\\" in path and not self.reason(slashed := path.replace("\\", "/")):
@@ -58,22 +60,29 @@ class Root:
         """Why a path relative to the folder may not be opened; "" where it may: a file, inside the
         folder.
         """
-        pure = PurePosixPath(path)
         if "\0" in path:
             return "path holds a NUL character"
-        if pure.is_absolute() or PureWindowsPath(path).is_absolute() or ".." in pure.parts:
+        windows = path[1:2] == ":" or path.startswith("\\")
+        absolute = path.startswith("/") or (windows and PureWindowsPath(path).is_absolute())
+        if absolute or ".." in path.split("/"):
             return "path leads out of the folder"
         try:
-            if not stat.S_ISREG(os.stat(self.path / path).st_mode):
-                return "not a file"
+            mode = os.lstat(f"{self.path}/{path}").st_mode
+            linked = stat.S_ISLNK(mode)
+            mode = os.stat(f"{self.path}/{path}").st_mode if linked else mode
         except OSError:  # missing, a name that is too long, links in a circle
             return "missing"
-        if (
-            not self.links
-            and os.path.commonpath([self.real, os.path.realpath(self.path / path)]) != self.real
-        ):
+        if not stat.S_ISREG(mode):
+            return "not a file"
+        if not self.links and not self._inside(path if linked else os.path.dirname(path)):
             return "link leads out of the folder"
         return ""
+
+    @functools.lru_cache(maxsize=4096)  # noqa: B019  a Root lives as long as the conversion
+    def _inside(self, path: str) -> bool:
+        """Whether a path, links followed, lies in the folder: asked once for the files of one."""
+        real = os.path.realpath(self.path / path)
+        return os.path.commonpath([self.real, real]) == self.real
 
 
 def read_source(root: Root) -> dict[str, str]:
@@ -97,29 +106,23 @@ def read_source(root: Root) -> dict[str, str]:
     return found
 
 
-def read_labels(root: Root, report: Report) -> dict[str, str]:
-    """labels.tsv -> {path: text}. A line that cannot be used is reported, and its image stays
-    unlabelled.
+def read_labels(root: Root, report: Report) -> MutableMapping[str, str]:
+    """labels.tsv -> {path: text}, on the disk. A line that cannot be used is reported, and its
+    image stays unlabelled.
     """
-    labels: dict[str, str] = {}
+    labels: MutableMapping[str, str] = DiskMap()
     if root.reason("labels.tsv") == "missing":
         report.notes.append(f"no labels.tsv: all images are unlabelled{other_source(root)}")
         return labels
-    rows = []
-    for number, line in read_lines(root, "labels.tsv", report):
-        path, tab, text = line.partition(b"\t")
-        try:
-            rows.append((number, os.fsdecode(path), tab, text.decode("utf-8")))
-        except UnicodeDecodeError:
-            report.skip(f"labels.tsv line {number}", "label is not UTF-8 (image kept, unlabelled)")
-    quoted = is_quoted([text for *_, text in rows])
+    texts = (text for *_, text in _rows(root, Report()))
+    quoted = is_quoted(texts)
     if quoted:
-        count = sum(text.startswith('"') for *_, text in rows)
+        count = sum(text.startswith('"') for *_, text in _rows(root, Report()))
         report.notes.append(
             f"labels.tsv is quoted as spreadsheets do it: quotation marks around {count} labels "
             "are taken off, doubled ones inside made single"
         )
-    for number, path, tab, text in rows:
+    for number, path, tab, text in _rows(root, report):
         name = f"labels.tsv line {number}"
         if quoted:
             path, text = unquoted(path), unquoted(text)
@@ -135,11 +138,19 @@ def read_labels(root: Root, report: Report) -> dict[str, str]:
             report.skip(
                 f"{name}: {path}", "label names a missing image" if reason == "missing" else reason
             )
-        elif path in labels:
+        elif labels.setdefault(path, text) is not text:
             report.skip(f"{name}: {path}", "second label for one image (the first is kept)")
-        else:
-            labels[path] = text
     return labels
+
+
+def _rows(root: Root, report: Report) -> Iterator[tuple[int, str, bytes, str]]:
+    """(number, path, tab or b"", text) of the lines of labels.tsv that are UTF-8."""
+    for number, line in read_lines(root, "labels.tsv", report):
+        path, tab, text = line.partition(b"\t")
+        try:
+            yield number, os.fsdecode(path), tab, text.decode("utf-8")
+        except UnicodeDecodeError:
+            report.skip(f"labels.tsv line {number}", "label is not UTF-8 (image kept, unlabelled)")
 
 
 def read_lines(root: Root, path: str, report: Report) -> Iterator[tuple[int, bytes]]:
@@ -168,15 +179,18 @@ def read_lines(root: Root, path: str, report: Report) -> Iterator[tuple[int, byt
                 yield number, line.rstrip(b"\r\n")
 
 
-def is_quoted(fields: list[str]) -> bool:
+def is_quoted(fields: Iterable[str]) -> bool:
     """Whether these fields come from a spreadsheet, or csv in Python: each that holds a quotation
     mark is quoted, with a doubled mark in one of them, or every field is quoted."""
-    marked = [field for field in fields if '"' in field]
-    return (
-        bool(marked)
-        and all(map(QUOTED.fullmatch, marked))
-        and (any('""' in field[1:-1] for field in marked) or 1 < len(fields) == len(marked))
-    )
+    count = marked = doubled = 0
+    for field in fields:
+        count += 1
+        if '"' in field:
+            if not QUOTED.fullmatch(field):
+                return False
+            marked += 1
+            doubled += '""' in field[1:-1]
+    return bool(marked) and (bool(doubled) or 1 < count == marked)
 
 
 def unquoted(field: str) -> str:

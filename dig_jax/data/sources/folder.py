@@ -10,10 +10,12 @@ Nothing outside the folder is read: paths that are absolute or hold "..", and li
 are named and left (--follow_links takes the links).
 """
 
+import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+from dig_jax.data.disk_map import DiskMap
 from dig_jax.data.examples import Example, Report
 from dig_jax.data.images import SUFFIXES, Store, stored
 from dig_jax.data.lists import Root, other_source, read_labels, read_lines, read_source
@@ -23,6 +25,19 @@ UNREAD = frozenset(
     ".heic .heif .jxl .jxr .pdf .svg .psd .xcf .djvu .djv .eps .ps .exr .hdr .dng .cr2 .nef .arw "
     ".raw .ico .zip .tar .gz .part .crdownload".split()
 )
+
+
+class Jobs:
+    """(split, path) of each image, as often as they are asked for: `pairs()` gives them anew."""
+
+    def __init__(self, count: int, pairs: Callable[[], Iterator[tuple[str, str]]]):
+        self.count, self.pairs = count, pairs
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return self.pairs()
 
 
 def examples(
@@ -52,7 +67,7 @@ def open_root(input: str | None, follow_links: bool = False) -> Root:
 
 
 def read_images(
-    root: Root, labels: dict[str, str], report: Report, store: Store | None, workers: int | None
+    root: Root, labels: Mapping[str, str], report: Report, store: Store | None, workers: int | None
 ) -> Iterator[Example]:
     """The examples of a folder whose labels are {path: text}."""
     yield from read_jobs(root, list_images(root, labels, report), labels, report, store, workers)
@@ -60,8 +75,8 @@ def read_images(
 
 def read_jobs(
     root: Root,
-    jobs: list[tuple[str, str]],
-    labels: dict[str, str],
+    jobs: Sequence[tuple[str, str]] | Jobs,
+    labels: Mapping[str, str],
     report: Report,
     store: Store | None,
     workers: int | None,
@@ -76,70 +91,98 @@ def read_jobs(
     yield from stored(found, store or Store(), report, workers)
 
 
-def list_images(root: Root, labels: dict[str, str], report: Report) -> list[tuple[str, str]]:
-    """[(split, path)]: what the splits list, or else every image below the folder and every
-    labelled file as "train"."""
-    found = dict.fromkeys(_walk(root, report))
-    found.update(dict.fromkeys(labels))
+def list_images(root: Root, labels: Mapping[str, str], report: Report) -> Jobs:
+    """(split, path) of what the splits list, or else of every image below the folder and every
+    labelled file, sorted, as "train". Lists of any length lie on the disk."""
+    found = DiskMap()
+    for path in itertools.chain(_walk(root, report), labels):
+        found.setdefault(path)
     lists = sorted(
         p.relative_to(root.path).as_posix() for p in (root.path / "splits").glob("*.txt")
     )
     if not lists:
-        return [("train", path) for path in sorted(found)]
-    jobs: list[tuple[str, str]] = []
-    splits_of: dict[str, list[str]] = {}
+        return Jobs(len(found), lambda: (("train", path) for path in found))
+    listed, splits_of = DiskMap(), DiskMap()
     for file in lists:
         split = PurePosixPath(file).stem
         for number, line in read_lines(root, file, report):
             path = root.find(os.fsdecode(line))
             name, reason = f"{file} line {number}: {path}", root.reason(path)
+            others = (splits_of.get(path) or "").split("/")
             if reason:
                 report.skip(name, "split names a missing image" if reason == "missing" else reason)
-            elif split in splits_of.get(path, ()):
+            elif split in others:
                 report.skip(name, "listed twice in one split")
             else:
-                splits_of.setdefault(path, []).append(split)
-                jobs.append((split, path))
-    for path in sorted(found.keys() - splits_of.keys()):
-        report.skip(path, "image in no split")
-    shared = sorted(path for path, splits in splits_of.items() if len(splits) > 1)
+                splits_of[path] = "/".join(filter(None, [*others, split]))
+                listed[f"{len(listed):012d}"] = f"{split}/{path}"
+    for path in found:
+        if path not in splits_of:
+            report.skip(path, "image in no split")
+    shared, count = "", 0
+    names: set[str] = set()
+    for path, splits in splits_of.items():
+        if "/" in splits:
+            shared, count = shared or path, count + 1
+            names.add(splits.replace("/", " and "))
     if shared:
-        names = sorted({" and ".join(splits_of[path]) for path in shared})
-        names = "; ".join(names)
         report.notes.append(
-            f"{len(shared)} images stand in more than one split ({names}), such as {shared[0]}"
+            f"{count} images stand in more than one split ({'; '.join(sorted(names))}), such as "
+            f"{shared}"
         )
-    return jobs
+    return Jobs(len(listed), lambda: (tuple(job.split("/", 1)) for job in listed.values()))
 
 
 def _walk(root: Root, report: Report) -> Iterator[str]:
-    """Image files below root by their suffix, hidden ones left out, as paths relative to it. A
-    linked folder is walked only with root.links and only once, so that links in a circle end."""
-    walked = {root.real}
-    for folder, folders, files in os.walk(root.path, followlinks=root.links):
-        here = Path(folder).relative_to(root.path)
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for name in [f for f in folders if (Path(folder) / f).is_symlink()]:
-            real = os.path.realpath(Path(folder) / name)
-            inside = (
-                os.path.commonpath([root.real, real]) == root.real
-            )  # its files are met where they stand
-            if inside or real in walked:
-                folders.remove(name)
-            elif not root.links:
-                report.skip((here / name).as_posix(), "link leads out of the folder")
-            walked.add(real)
-        for file in sorted(files):
-            if file.startswith("."):
-                continue
-            path, suffix = (here / file).as_posix(), os.path.splitext(file)[1].lower()
-            if suffix in UNREAD:
-                report.skip(path, f"{suffix} is not read: convert it to PNG or JPEG")
-            elif suffix in SUFFIXES:
-                if reason := root.reason(path):
-                    report.skip(
-                        path,
-                        "file cannot be read (a broken link)" if reason == "missing" else reason,
-                    )
-                else:
+    """Image files below root by their suffix, hidden ones left out, as paths relative to it, in any
+    order. A linked folder is walked only with root.links and only once, so that links in a circle
+    end."""
+    walked, folders, left = {root.real}, [""], DiskMap()
+    while folders:
+        inner = []
+        here = folders.pop()
+        try:
+            entries = os.scandir(f"{root.path}/{here}")
+        except OSError as error:
+            left[here] = f"folder cannot be read ({error.strerror})"
+            continue
+        with entries:
+            for entry in entries:
+                path = f"{here}{entry.name}"
+                if entry.name.startswith("."):
+                    continue
+                if _is_folder(entry):
+                    inner.append((f"{path}/", entry.is_symlink()))
+                elif reason := _reason(root, path, entry):
+                    left[path] = reason
+                elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
                     yield path
+        for path, linked in sorted(inner):
+            real = os.path.realpath(f"{root.path}/{path}") if linked else ""
+            # The files of a folder inside are met where they stand.
+            inside = linked and os.path.commonpath([root.real, real]) == root.real
+            if linked and not inside and real not in walked and not root.links:
+                left[path.rstrip("/")] = "link leads out of the folder"
+            if not linked or (root.links and not inside and real not in walked):
+                folders.append(path)
+            walked.add(real)
+    for path, reason in left.items():
+        report.skip(path, reason)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _reason(root: Root, path: str, entry: os.DirEntry[str]) -> str:
+    """Why a file that somebody may miss in the records is left out; "" where it is not."""
+    suffix = os.path.splitext(entry.name)[1].lower()
+    if suffix in UNREAD:
+        return f"{suffix} is not read: convert it to PNG or JPEG"
+    if suffix not in SUFFIXES or entry.is_file(follow_symlinks=False):
+        return ""
+    reason = root.reason(path)
+    return "file cannot be read (a broken link)" if reason == "missing" else reason
