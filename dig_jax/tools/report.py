@@ -8,49 +8,24 @@ beside itself: pictures are embedded.
 """
 
 import base64
+import functools
 import html
-import io
 import json
 import pathlib
 
-import matplotlib
+import matplotlib.pyplot as plt
 from absl import app, flags
 
 from dig_jax.tools import program
 from dig_jax.tools.compare import INTERVALS, interval_rows
+from dig_jax.tools.html_page import SVG, as_svg, document, table
 from dig_jax.tools.tables import GROUP_BY, as_text
 from dig_jax.workdir import read as runs
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402  the backend has to be chosen first
 
 flags.declare_key_flag("group_by")
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Where to write the page (default: report.html in the first work folder)."
 )
-
-STYLE = """
-:root { --ink: #1d2733; --soft: #5d6b7a; --line: #dde3ea; --paper: #fff; --tint: #f5f7fa; }
-* { box-sizing: border-box }
-body { font: 16px/1.55 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-       max-width: 1080px; margin: 2.5rem auto; padding: 0 1.25rem }
-h1 { font-size: 1.7rem; margin: 0 0 .2rem }
-h2 { font-size: 1.25rem; margin: 2.4rem 0 .6rem; border-bottom: 1px solid var(--line) }
-h3 { font-size: 1rem; margin: 1.4rem 0 .4rem } p, figcaption { color: var(--soft) }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
-.scroll { overflow-x: auto }
-th, td { text-align: left; padding: .4rem .7rem; border-bottom: 1px solid var(--line) }
-th { background: var(--tint); font-weight: 600 }
-td.number, th.number { text-align: right }
-.curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(320px, 1fr)); gap: .8rem }
-.curves svg { width: 100%; height: auto }
-figure { margin: 1rem 0 } figure img { max-width: 100%; border: 1px solid var(--line) }
-.reading { margin: .9rem 0 }
-.reading img { max-width: 100%; display: block; border: 1px solid var(--line); background: #fff }
-.reading code { display: block; white-space: pre-wrap; font-size: .95rem }
-.reading .wrong { color: #b42318 }
-.reading .right { color: #1a7f37 }
-"""
 
 READINGS = 48  # sample lines a data set; a page of all of them would weigh as much as the records
 
@@ -98,14 +73,7 @@ def curve(title, patterns, many) -> str:
     lines = [line for line in lines if line[2]]
     if not lines:
         return ""
-    with plt.rc_context(
-        {
-            "svg.fonttype": "none",
-            "font.size": 9,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-        }
-    ):
+    with plt.rc_context(SVG):
         figure, axes = plt.subplots(figsize=(4.6, 2.9), layout="constrained")
         for run, name, steps, values in lines:
             short = name.split("/", 1)[1]
@@ -122,10 +90,7 @@ def curve(title, patterns, many) -> str:
         axes.grid(alpha=0.25)
         if len(lines) > 1:
             axes.legend(frameon=False, fontsize=7)
-        text = io.StringIO()
-        figure.savefig(text, format="svg")
-        plt.close(figure)
-    return text.getvalue()[text.getvalue().index("<svg") :]
+        return as_svg(figure)
 
 
 def embedded(path: pathlib.Path) -> str:
@@ -178,20 +143,7 @@ def optimism(many) -> str:
     )
 
 
-def as_html(columns, rows) -> str:
-    def cells(tag, row):
-        numbers = [
-            str(cell).endswith("%") or name in (*COLUMNS[5:], *INTERVALS[4:])
-            for name, cell in zip(columns, row)
-        ]
-        return "".join(
-            f"<{tag}{' class=number' if n else ''}>{html.escape(str(cell))}</{tag}>"
-            for cell, n in zip(row, numbers)
-        )
-
-    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    head = f"<tr>{cells('th', columns)}</tr>" if any(columns) else ""
-    return f"<div class=scroll><table>{head}{body}</table></div>"
+as_html = functools.partial(table, numbers=(*COLUMNS[5:], *INTERVALS[4:]))
 
 
 def summary(run) -> str:
@@ -287,12 +239,7 @@ def page(many, group_by=None) -> str:
         parts.append(f"<div class=curves>{plot}</div>")
     parts.extend(section(run) for run in many)
     title = "dig_jax: " + (many[0].name if len(many) == 1 else f"{len(many)} runs")
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8>"
-        "<meta name=viewport content='width=device-width'>"
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
-        f"<h1>{html.escape(title)}</h1>{''.join(parts)}</html>"
-    )
+    return document(title, parts)
 
 
 def main(argv):
