@@ -216,7 +216,7 @@ def other_source(root: Root) -> str:
         return f"; {shown(base[0])} is an LMDB: --source=lmdb reads it"
     if texts:
         return f"; it looks like {len(texts)} pairs x.png + x.gt.txt: --source=pairs reads them"
-    if nested := named("labels.tsv"):
+    if nested := [file for file in named("labels.tsv") if os.path.dirname(file)]:
         return f"; labels lie deeper, in {shown(nested[0])}: --source=pairs reads them"
     if sheets := named("gt.txt", *SHEETS):
         return f"; {shown(sheets[0])} looks like labels: --source=pairs reads them"
