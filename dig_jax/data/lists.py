@@ -210,13 +210,13 @@ def other_source(root: Root) -> str:
         if file.endswith((".gt.txt", ".mdb", ".lmdb", ".parquet", ".arrow", ".xml", *SHEETS))
         or file == "gt.txt"
     )
-    named = lambda *ends: [file for file in files if file.endswith(ends)]
+    named = lambda *ends: [f for f in files if f.endswith(ends) and f != "labels.tsv"]
     texts = [file for file in named(".gt.txt") if os.path.basename(file) != ".gt.txt"]
     if base := named(".mdb", ".lmdb"):
         return f"; {shown(base[0])} is an LMDB: --source=lmdb reads it"
     if texts:
         return f"; it looks like {len(texts)} pairs x.png + x.gt.txt: --source=pairs reads them"
-    if nested := [file for file in named("labels.tsv") if os.path.dirname(file)]:
+    if nested := named("labels.tsv"):
         return f"; labels lie deeper, in {shown(nested[0])}: --source=pairs reads them"
     if sheets := named("gt.txt", *SHEETS):
         return f"; {shown(sheets[0])} looks like labels: --source=pairs reads them"
