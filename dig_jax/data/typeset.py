@@ -7,6 +7,8 @@ resolution.
 """
 
 import functools
+import re
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,11 +19,28 @@ cv2.setNumThreads(1)  # lines are too small to share between threads; processes 
 Rng = np.random.Generator
 
 
+# Scripts whose letters join, stack or run from right to left: Hebrew to Myanmar, Khmer, and the
+# presentation forms. Raqm (HarfBuzz and FriBidi) sets them.
+SHAPED = re.compile("[\u0590-\u109f\u1780-\u17ff\ufb1d-\ufdff\ufe70-\ufeff]")
+
+
 @functools.lru_cache(maxsize=4096)
-def load_font(file: str, size_px: int) -> ImageFont.FreeTypeFont:
-    """The font at a size. Basic layout: raqm, where Pillow has it, would set the same line
-    differently on other machines."""
-    return ImageFont.truetype(file, size_px, layout_engine=ImageFont.Layout.BASIC)
+def load_font(file: str, size_px: int, shaped: bool = False) -> ImageFont.FreeTypeFont:
+    """The font at a size. Basic layout where it does: raqm would set the same line differently on
+    other machines."""
+    layout = ImageFont.Layout.RAQM if shaped else ImageFont.Layout.BASIC
+    return ImageFont.truetype(file, size_px, layout_engine=layout)
+
+
+def bundled_fonts() -> list[Path]:
+    """Text fonts that matplotlib brings, the same on every machine."""
+    import matplotlib  # only for these
+
+    folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
+    names = ("DejaVuS", "STIXGeneral")
+    return sorted(
+        p for p in folder.glob("*.ttf") if p.name.startswith(names) and "Disp" not in p.name
+    )
 
 
 def render(looks: Rng, rng: Rng, text: str, font: str, height_px: int, channels: int) -> np.ndarray:
@@ -35,7 +54,8 @@ def render(looks: Rng, rng: Rng, text: str, font: str, height_px: int, channels:
     # Drawn larger or smaller than asked for: after the resize at the end, lines differ in sharpness
     # as scans do.
     size = max(8, int(height_px * looks.uniform(0.45, 1.1)))
-    ink = bend(rng, draw(looks, text, load_font(font, size), size), size)
+    shaped = bool(SHAPED.search(text))
+    ink = bend(rng, draw(looks, text, load_font(font, size, shaped), size), size)
     ink = wear(looks, rng, ink, size)
     paper = make_paper(looks, rng, ink.shape, size)
     image = scan(looks, rng, mix(looks, ink, paper, channels), size)
@@ -47,12 +67,14 @@ def render(looks: Rng, rng: Rng, text: str, font: str, height_px: int, channels:
 
 def draw(rng: Rng, text: str, font: ImageFont.FreeTypeFont, size: int) -> np.ndarray:
     """Ink u8[h, w], 255 = full, with the chosen letter and word spacing and margins that leave room
-    to bend.
+    to bend. A line that needs shaping is set as one piece, its words in the order of the script.
     """
     tracking = float(rng.uniform(-0.02, 0.12)) * size if rng.random() < 0.35 else 0.0
     space = font.getlength(" ") * float(rng.uniform(0.8, 2.0)) + tracking
     pieces, x = [], 0.0
-    for word in text.split(" "):
+    if SHAPED.search(text):
+        pieces, x = [(0.0, text)], font.getlength(text) + space
+    for word in () if pieces else text.split(" "):
         # Whole words keep the font's kerning; spaced letters are set one by one, as a printer does.
         for piece in word if tracking else (word,):
             pieces.append((x, piece))

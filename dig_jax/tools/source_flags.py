@@ -4,6 +4,8 @@ import functools
 
 from absl import flags
 
+CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
 
 def define_source_flags(own: flags.FlagValues) -> None:
     """Adds them to `own`. Each is a parameter of the sources that its text names."""
@@ -18,15 +20,24 @@ def define_source_flags(own: flags.FlagValues) -> None:
     text("layout", "auto", "pairs: auto, or one of pairs, folders, table, json, list.")
     text("image_column", None, "pairs, parquet, tfds: the column or feature of the images.")
     text("text_column", None, "pairs, parquet, tfds: that of the texts or classes.")
-    text("level", "line", "page_xml, alto, iam, cvl, ...: what becomes a record, line or word.")
+    text(
+        "level",
+        "line",
+        "what becomes a record, line or word; svhn: word, digit; kaist: word, character.",
+    )
     text("text_from", "auto", "page_xml, alto: whose text it gets: auto, line, word or glyph.")
     yes("mask", True, "page_xml, alto: paper outside the polygon; no: the whole box.")
     yes("straighten", False, "page_xml, alto: make the baseline a level straight line.")
     text("builder", None, "tfds: a registered builder, or module:Class; else --input is prepared.")
     text("segmentation", "auto", "iam: auto, all, or ok, which leaves out what is flagged err.")
     text("texts", "", "cvl: numbers of the texts to take, such as 12345 (6 is German); all.")
-    text("splits", "train=4000,validation=400", "lines: how many lines each split gets.")
-    number("count", None, "lines: short for --splits=train=COUNT.", lower_bound=1)
+    text("classes", None, "characters: a list of folder, tab, text (default: the folders' names).")
+    text("characters", CHARACTERS, "captcha: the characters to draw from.")
+    number("min_chars", 4, "captcha: fewest characters.", lower_bound=1)
+    number("max_chars", 6, "captcha: most characters.", lower_bound=1)
+    text("styles", "plain,dense,tilted,bare,dark", "captcha: the looks to draw from.")
+    text("splits", "train=4000,validation=400", "lines, captcha: how many lines each split gets.")
+    number("count", None, "lines, captcha: short for --splits=train=COUNT.", lower_bound=1)
     number("min_words", 1, "lines: fewest words a line.", lower_bound=1)
     number("max_words", 8, "lines: most words a line.", lower_bound=1)
     number(

@@ -10,14 +10,16 @@ chooses what it says and in which font.
 import collections
 import dataclasses
 import re
+import unicodedata
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import features
 
 from dig_jax.data.examples import Example, Report
-from dig_jax.data.typeset import load_font, render
+from dig_jax.data.typeset import SHAPED, bundled_fonts, load_font, render
 from dig_jax.data.writer import encode_image
 from dig_jax.text import normalize
 
@@ -39,6 +41,8 @@ TEX_FONTS = re.compile(
 )  # in TeX's encoding: only these are where Unicode has them
 TEX_CHARS = PLAIN | set(".,;:!?-()'&/")
 MOST_FONTS = 400
+JOINERS = frozenset("\u200c\u200d")
+OTHER_SHARE = 0.8  # of the letters of another script, for a font without Latin ones
 BOOKS = zlib.crc32(b"books")  # stream of randomness beside those of the splits
 
 
@@ -185,9 +189,7 @@ def read_vocabulary(input: str | None) -> Vocabulary:
 def find_fonts(where: str, chars: frozenset[str]) -> list[Font]:
     """Usable fonts, sorted by file name: those with distinct glyphs for all of A-Z, a-z, 0-9. See
     `examples` for `where`."""
-    import matplotlib  # only for the fonts it carries
-
-    bundled = Path(matplotlib.get_data_path(), "fonts", "ttf")
+    bundled = bundled_fonts()[0].parent
     if where == "bundled":
         folders = [bundled]
     elif where == "auto":
@@ -217,19 +219,21 @@ def find_fonts(where: str, chars: frozenset[str]) -> list[Font]:
 
 def _inspect(file: Path, chars: frozenset[str]) -> Font | None:
     """What a font covers. A missing glyph is drawn as the font's box, so a character with the box's
-    picture is missing."""
+    picture is missing. Joiners are no ink in any font."""
     try:
         font = load_font(str(file), 24)
         box = bytes(font.getmask("\uffff"))
         glyphs = {char: bytes(font.getmask(char)) for char in sorted(chars)}
     except (OSError, ValueError):
         return None
-    covers = {char for char, glyph in glyphs.items() if glyph and any(glyph) and glyph != box}
+    drawn = {char for char, glyph in glyphs.items() if glyph and any(glyph) and glyph != box}
+    covers = drawn | (JOINERS & chars)
     if TEX_FONTS.fullmatch(file.name):
         covers &= TEX_CHARS
-    if (
-        not covers >= PLAIN or len({glyphs[char] for char in PLAIN}) < len(PLAIN) - 4
-    ):  # I l 1, O 0 may look alike
+    # I l 1, O 0 may look alike. Fonts of other scripts need no Latin letters.
+    latin = covers >= PLAIN and len({glyphs[char] for char in PLAIN}) >= len(PLAIN) - 4
+    others = {char for char in chars - PLAIN if char.isalpha() and ord(char) > 0x24F}
+    if not latin and not (others and len(drawn & others) >= OTHER_SHARE * len(others)):
         return None
     return Font(str(file), font.getname()[0] or file.stem, frozenset(covers))
 
@@ -249,10 +253,18 @@ def _usable(vocabulary: Vocabulary, fonts: Sequence[Font], report: Report) -> Vo
                 f / mass for f, keep in zip(vocabulary.frequency[language], kept) if keep
             )
     if not words:
+        letter = next((c for c in sorted(vocabulary.chars, reverse=True) if c.isalpha()), "?")
+        script = unicodedata.name(letter, "unknown").split()[0].capitalize()
         raise ValueError(
-            "No font here can write any word of the vocabulary; pass --fonts=FOLDER with a font "
-            "that can."
+            f"No font here can write any word of the vocabulary ({script}, such as {letter}); pass "
+            "--fonts=FOLDER with a font that can."
         )
+    if any(SHAPED.search(word) for every in words.values() for word in every):
+        if not features.check("raqm"):
+            raise ValueError(
+                "These words need shaping, which this Pillow cannot do (no raqm): install the "
+                "wheel of Pillow from PyPI."
+            )
     total = sum(vocabulary.share[name] for name in words)
     return Vocabulary(words, frequency, {name: vocabulary.share[name] / total for name in words})
 

@@ -1,0 +1,120 @@
+"""Generated sources: captchas, and lines in scripts beyond Latin."""
+
+import cv2
+import numpy as np
+import pytest
+from PIL import features
+
+from dig_jax.data import typeset
+from dig_jax.data.images import Store
+from dig_jax.data.sources import captcha
+from tests.data.made import make, refused
+
+CAPTCHAS = ("--count=12", "--seed=3", "--codec=png", "--height_px=60")
+
+
+def test_captchas_depend_on_seed_split_and_number_only(tmp_path):
+    made = make(tmp_path / "a", "captcha", *CAPTCHAS, "--workers=0")
+    assert made.rows == make(tmp_path / "b", "captcha", *CAPTCHAS).rows
+    other = make(
+        tmp_path / "c", "captcha", "--count=12", "--seed=4", "--codec=png", "--height_px=60"
+    )
+    assert not {image for _, image, _ in made.rows.values()} & {
+        image for _, image, _ in other.rows.values()
+    }
+    twice = make(tmp_path / "d", "captcha", "--splits=train=3,test=3", *CAPTCHAS[1:])
+    assert list(twice.rows.items())[:3] == list(made.rows.items())[:3]
+    assert twice.splits[list(twice.rows)[-1]] == "test"
+    maker = captcha.Maker("ab", (1, 1), ("plain",), 0, Store())
+    assert maker(("train", 7)) == maker(("train", 7))
+
+
+def test_captchas_are_what_they_say(tmp_path):
+    made = make(
+        tmp_path / "out",
+        "captcha",
+        "--count=40",
+        "--characters=0123",
+        "--min_chars=2",
+        "--max_chars=3",
+        "--channels=3",
+    )
+    assert all(set(text) <= set("0123") and 2 <= len(text) <= 3 for text in made.texts.values())
+    assert {id.split()[-1] for id in made.rows} == set(captcha.STYLES)
+    assert all(made.image(id).std() > 5 for id in made.rows) and made.reasons == {}
+    dark = [made.image(id).mean() for id in made.rows if id.endswith("dark")]
+    bare = [made.image(id).mean() for id in made.rows if id.endswith("bare")]
+    assert max(dark) < min(bare)
+    only = make(tmp_path / "one", "captcha", "--count=3", "--styles=bare")
+    assert all(id.endswith("bare") for id in only.rows)
+
+
+@pytest.mark.parametrize(
+    ("flag", "words"),
+    [
+        ("--styles=x", "--styles is 'x'"),
+        ("--min_chars=9", "min_chars is 9"),
+        ("--characters=", "--characters is"),
+        ("--splits=x", "Cannot read"),
+    ],
+)
+def test_captcha_refusals(tmp_path, flag, words):
+    assert words in refused(tmp_path / "out", "captcha", flag)
+
+
+SCRIPTS = {
+    "Greek": "Καλημέρα κόσμε τί κάνεις σήμερα",
+    "Cyrillic": "Съешь ещё этих мягких французских булок",
+    "Hebrew": "שלום עולם אבגד הוזח טיכל",
+    "Arabic": "مرحبا بالعالم السلام عليكم كتاب",
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_lines_in_other_scripts(tmp_path, script):
+    (tmp_path / "words.txt").write_text(SCRIPTS[script], "utf-8")
+    flags = (f"--input={tmp_path / 'words.txt'}", "--fonts=bundled", "--count=12", "--seed=1")
+    made = make(tmp_path / "out", "lines", *flags)
+    assert len(made.rows) == 12 and made.reasons == {}
+    words = {word.lower() for word in SCRIPTS[script].split()}
+    texts = " ".join(made.texts.values()).lower()
+    assert any(word in texts for word in words) and all(
+        made.image(id).std() > 3 for id in made.rows
+    )
+
+
+def drawn(text, shaped):
+    """Ink of a text in DejaVu Sans, cut to what there is."""
+    file = next(str(p) for p in typeset.bundled_fonts() if p.name == "DejaVuSans.ttf")
+    ink = typeset.draw(np.random.default_rng(4), text, typeset.load_font(file, 40, shaped), 40)
+    x, y, w, h = cv2.boundingRect(ink)
+    return ink[y : y + h, x : x + w]
+
+
+@pytest.mark.skipif(not features.check("raqm"), reason="this Pillow has no raqm")
+def test_right_to_left_lines_run_from_right_to_left_and_join():
+    """The first letter stands at the right end, and Arabic letters are joined."""
+    aleph, line = drawn("א", True), drawn("אבג דה", True)
+    right = line[:, -aleph.shape[1] :]
+    rows = np.flatnonzero(right.any(1))
+    assert np.array_equal(right[rows[0] : rows[-1] + 1] > 128, aleph > 128)
+    joined, _ = cv2.connectedComponents((drawn("سس", True) > 60).astype(np.uint8))
+    single, _ = cv2.connectedComponents((drawn("س", True) > 60).astype(np.uint8))
+    assert joined == single == 2  # the ground, and one piece of ink
+
+
+def test_scripts_without_a_font_are_a_sentence(tmp_path):
+    (tmp_path / "words.txt").write_text("नमस्ते दुनिया", "utf-8")
+    told = refused(
+        tmp_path / "out", "lines", f"--input={tmp_path / 'words.txt'}", "--fonts=bundled"
+    )
+    assert "No font here can write" in told and "Devanagari" in told and "--fonts=FOLDER" in told
+
+
+def test_shaping_without_raqm_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(features, "check", lambda name: False)
+    (tmp_path / "words.txt").write_text("שלום", "utf-8")
+    told = refused(
+        tmp_path / "out", "lines", f"--input={tmp_path / 'words.txt'}", "--fonts=bundled"
+    )
+    assert "need shaping" in told and "raqm" in told
