@@ -135,13 +135,26 @@ def _judge_batch(batch: dict[str, np.ndarray], host: dict[str, Any], sound: set[
 
 def _judge_folder(root: Path, scratch: Path) -> list[str]:
     """make_records on a folder of images."""
-    output, out, err = scratch / "made", io.StringIO(), io.StringIO()
+    outcome, read, skipped = judge_conversion([f"--input={root}"], scratch / "made")
+    images = (
+        [file for file in (root / "images").glob("?.png") if not file.is_dir()]
+        if (root / "images").is_dir()
+        else []
+    )
+    if read >= 0 and read + skipped.get("count", 0) < len(images):
+        raise Broken("an image is neither a record nor named as left out")
+    return outcome
+
+
+def judge_conversion(flags: list[str], output: Path) -> tuple[list[str], int, dict[str, Any]]:
+    """(how make_records ended, records that it wrote or -1 where it refused, what it left out)."""
+    out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        code = make_records.main([f"--input={root}", f"--output={output}", "--workers=0"])
+        code = make_records.main([*flags, f"--output={output}", "--workers=0"])
     if code:
         if output.exists():
             raise Broken("make_records failed and left a folder behind")
-        return [f"refused: {sentence(err.getvalue().strip())}"]
+        return [f"refused: {sentence(err.getvalue().strip())}"], -1, {}
     if not all(line.isprintable() for line in out.getvalue().splitlines()):
         raise Broken(
             f"the summary holds characters that a terminal obeys: {out.getvalue()[:300]!r}"
@@ -160,14 +173,8 @@ def _judge_folder(root: Path, scratch: Path) -> list[str]:
             raise Broken("a picture from outside the folder is in the record set")
     if any(CANARY.encode() in file.read_bytes() for file in output.iterdir()):
         raise Broken("text from outside the folder is in the record set")
-    images = (
-        [file for file in (root / "images").glob("?.png") if not file.is_dir()]
-        if (root / "images").is_dir()
-        else []
-    )
-    if read + manifest["skipped"]["count"] < len(images):
-        raise Broken("an image is neither a record nor named as left out")
-    return sorted(f"counted: {_kind(reason)}" for reason in manifest["skipped"]["reasons"])
+    skipped = manifest["skipped"]
+    return sorted(f"counted: {_kind(reason)}" for reason in skipped["reasons"]), read, skipped
 
 
 def sentence(error: Exception | str) -> str:

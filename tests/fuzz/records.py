@@ -192,6 +192,7 @@ def fuzz(
     max_mb: float = 512.0,
     minutes: float = float("inf"),
     save: str | None = None,
+    target: Callable[..., None] = work,
 ) -> dict[str, Any]:
     """Runs the cases, no new one after so many minutes, and returns the counts that `main`
     prints.
@@ -205,7 +206,7 @@ def fuzz(
     start = time.perf_counter()
 
     def supervise() -> None:
-        worker = Worker(seed, max_seconds, max_mb)
+        worker = Worker(seed, max_seconds, max_mb, target)
         try:
             while time.perf_counter() < start + 60 * minutes:
                 results.append(worker.ask(waiting.get_nowait()))
