@@ -1,9 +1,11 @@
 # make setup   a .venv with the pinned versions        make demo   the main job end to end on generated lines
 # make test    the tests (what .ci/run calls)          make lint   ruff
+# make types   mypy on the public surface              make docs   the site, into build/site
+# make release-check   the wheel in an empty environment, then the demo with it
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint types docs release-check clean
 
 setup: .venv/.ready
 
@@ -24,6 +26,16 @@ test: setup
 
 lint: setup
 	$(BIN)/python -m ruff check .
+
+types: setup
+	$(BIN)/python -m mypy
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "build/site/index.html"
+
+release-check: setup
+	PYTHON=$(BIN)/python launch/release_check.sh
 
 clean:
 	rm -rf .venv runs records build *.egg-info

@@ -8,7 +8,10 @@
 Importing dig_jax is cheap: JAX comes with the first model.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:  # so that editors and type checkers see what __getattr__ brings
+    from dig_jax.load import load_encoder, load_reader
 
 __version__ = "0.1.0"
 __all__ = ["load_encoder", "load_reader"]

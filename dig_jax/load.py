@@ -15,7 +15,7 @@ import itertools
 import math
 import os
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -172,7 +172,7 @@ class Lines:
         self.weights = jax.device_put(model.weights, jax.local_devices()[0])
         self.multiple_px = model.multiple_px
         self.programs: dict[tuple[int, int], Any] = {}
-        self.seconds: Counter = Counter()
+        self.seconds: dict[str, float] = defaultdict(float)
 
     def __call__(
         self, images: Iterable[tuple[str, Any]], batch_size: int
@@ -210,7 +210,7 @@ class Lines:
         rows, width_px = self._shape(len(pixels), width_px, batch_size)
         shape = (rows, self.prepare.height_px, width_px, self.prepare.channels)
         image = np.full(shape, transforms.PAPER, np.uint8)
-        width = np.ones(rows, np.int32)
+        width: np.ndarray = np.ones(rows, np.int32)
         for row, line in enumerate(pixels):
             image[row, :, : line.shape[1]], width[row] = line, line.shape[1]
         batch = {"image": image, "width": width}

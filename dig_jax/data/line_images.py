@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections import Counter
+from collections.abc import MutableMapping
 from typing import Any, NamedTuple
 
 import cv2
@@ -50,7 +50,7 @@ class Preparation:
         names = (field.name for field in dataclasses.fields(cls))
         return cls(**{name: data[name] for name in names if data.get(name) is not None})
 
-    def __call__(self, image: Any, seconds: Counter | None = None) -> LineImage:
+    def __call__(self, image: Any, seconds: MutableMapping[str, float] | None = None) -> LineImage:
         """A path, encoded bytes, an array or a picture of Pillow -> LineImage.
 
         seconds: to which the times of "decode" and "prepare" are added. Raises BadRecord, with the

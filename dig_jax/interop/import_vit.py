@@ -197,19 +197,19 @@ def _block(take: _Taker, name: str) -> dict[str, Any]:
     block: dict[str, Any] = {norm: _norm(take, f"{name}{norm}.") for norm in ("norm1", "norm2")}
     block |= {"attn": {}, "mlp": {}}
     for ours, theirs in DENSE.items():
-        scale = take.first(tuple(name + suffix for suffix in SCALES.get(ours, ())))
-        scale = np.float32(1.0) if scale is None else scale
+        found = take.first(tuple(name + suffix for suffix in SCALES.get(ours, ())))
+        scale = np.ones(1, np.float32) if found is None else found
         room, layer = ours.split("/")
         kernel, bias = (take(f"{name}{theirs}.{kind}") for kind in ("weight", "bias"))
         block[room][layer] = {"kernel": kernel.T * scale, "bias": bias * scale}
     kernel = take(f"{name}attn.qkv.weight")
     block["attn"]["qkv"] = {"kernel": kernel.T}
     width = kernel.shape[1]
-    bias = take.first((f"{name}attn.qkv.bias",))
-    if bias is None:
+    both = take.first((f"{name}attn.qkv.bias",))
+    if both is None:
         query, value = take(f"{name}attn.q_bias"), take(f"{name}attn.v_bias")
     else:
-        query, value = bias[:width], bias[2 * width :]
+        query, value = both[:width], both[2 * width :]
     block["attn"] |= {"q_bias": query, "v_bias": value}
     return block
 
@@ -217,7 +217,8 @@ def _block(take: _Taker, name: str) -> dict[str, Any]:
 def _position(take: _Taker, layout: Layout, trained, wanted, width: int):
     """({"position", "flat_columns", "params"}, class token f32[D] or None)."""
     rows, cols = trained
-    table, token, first = take.first(("pos_embed",)), take.first(("cls_token",)), 0.0
+    table, token = take.first(("pos_embed",)), take.first(("cls_token",))
+    first: np.ndarray | float = 0.0
     if table is None and layout.codes is None:
         raise ValueError(f"the state dict has no {take.prefix}pos_embed: choose another layout")
     if table is None:
