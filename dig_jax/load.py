@@ -107,6 +107,8 @@ class Reader:
     """`read` a few images, or `stream` any number of them."""
 
     def __init__(self, model: Model):
+        if model.charset is None:
+            raise ValueError("this model is an encoder, which reads no text: open it as Encoder")
         self.model = model
         self.charset: Charset = model.charset
         self.lines = Lines(model, model.predict())
@@ -183,8 +185,8 @@ class Lines:
         images = iter(images)
         while some := list(itertools.islice(images, BATCHES_AT_ONCE * batch_size)):
             lines = [self._prepared(image) for _, image in some]
-            good = [i for i, line in enumerate(lines) if not isinstance(line, str)]
-            rows = dict(zip(good, self._rows([lines[i] for i in good], batch_size)))
+            good = {i: line for i, line in enumerate(lines) if not isinstance(line, str)}
+            rows = dict(zip(good, self._rows(list(good.values()), batch_size)))
             for i, ((name, _), line) in enumerate(zip(some, lines)):
                 yield name, line, rows.get(i, {})
 
@@ -245,11 +247,11 @@ def batches(
     """(numbers of lines, width in px of their batch), each line once, narrow ones first."""
     if not len(widths):
         return
-    widths = np.asarray(widths)
-    order = np.argsort(widths, kind="stable")
-    count = min(WIDTHS, -(-len(widths) // batch_size))
-    edges = buckets.bounds(widths, count, multiple_px)
-    bucket = np.searchsorted(edges, widths[order])
+    px = np.asarray(widths)
+    order = np.argsort(px, kind="stable")
+    count = min(WIDTHS, -(-len(px) // batch_size))
+    edges = buckets.bounds(px, count, multiple_px)
+    bucket = np.searchsorted(edges, px[order])
     for number, edge in enumerate(edges.tolist()):
         lines = order[bucket == number]
         for at in range(0, len(lines), batch_size):

@@ -219,9 +219,9 @@ def _position(take: _Taker, layout: Layout, trained, wanted, width: int):
     rows, cols = trained
     table, token = take.first(("pos_embed",)), take.first(("cls_token",))
     first: np.ndarray | float = 0.0
-    if table is None and layout.codes is None:
-        raise ValueError(f"the state dict has no {take.prefix}pos_embed: choose another layout")
     if table is None:
+        if layout.codes is None:
+            raise ValueError(f"the state dict has no {take.prefix}pos_embed: choose another layout")
         codes = vit.position_codes(layout.codes, trained, width, cols)
         table = _by_row(np.asarray(codes)[0], trained)
     else:

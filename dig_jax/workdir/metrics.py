@@ -14,7 +14,7 @@ from typing import Any
 FLUSH_S = 60.0  # how old the TensorBoard files may be; metrics.jsonl is never behind
 
 
-def read_jsonl(path: str) -> list[dict[str, Any]]:
+def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Lines of a metrics.jsonl, in file order. A last line cut off by a killed process is left
     out.
     """
