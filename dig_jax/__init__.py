@@ -1,6 +1,6 @@
 """Self-supervised pre-training for text recognition, in JAX.
 
-    reader = dig_jax.load_reader("runs/reader")      # a work folder or an export
+    reader = dig_jax.load_reader("runs/reader")      # a work folder, an export, a name
     for line in reader.read(["a.png", "b.jpg"]):
         print(line.name, line.text, line.confidence)
     features = dig_jax.load_encoder("runs/dig")(["a.png", "b.jpg"])

@@ -1,6 +1,6 @@
 """The doors to use what was trained: an encoder or a reader of line images.
 
-    reader = load_reader("runs/reader")            work folder or export
+    reader = load_reader("runs/reader")            work folder, export or name of bundled weights
     reader.read(["a.png", array, data])         -> text, confidence and characters of each line
     load_encoder("runs/dig")(["a.png"])         -> tokens and frames of each line
 

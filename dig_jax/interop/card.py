@@ -39,6 +39,30 @@ params = weights["params"]
 print(params.keys())
 ```
 """,
+    "onnx": """A graph for onnxruntime and others, opset 20. Rows and width are free; the width is a
+multiple of {multiple_px} px:
+
+```python
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession("model.onnx")
+image = np.full((1, {height_px}, {multiple_px}, {channels}), 255, np.uint8)
+outputs = session.run(None, {"image": image, "width": np.array([{multiple_px}], np.int32)})
+print([(output.name, value.shape) for output, value in zip(session.get_outputs(), outputs)])
+```
+
+The outputs of a reader are logits f32[rows, frames, classes], class 0 the blank of CTC, and the
+number of frames. `read_onnx.py` of dig_jax's examples reads images with them, without JAX.
+""",
+    "torch": """The state dict of a ViT, with the names of timm's; `qkv.bias` is 0 for the keys and
+`pos_embed` is [1, rows, columns, width], of which an image takes the first columns.
+`torch_encoder.py` of dig_jax's examples is the network: tokens row by row.
+
+```python
+from safetensors.numpy import load_file
+state = load_file("model.safetensors")
+print(sorted(state)[0], state["patch_embed.proj.weight"].shape)
+```
+""",
     "stablehlo": """A program for cpu, cuda and tpu, its weights inside. It needs JAX, not dig_jax:
 
 ```python
@@ -65,8 +89,11 @@ OUTPUTS = {
 }
 
 
-def text(model: Model, format: str, found: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
-    """The card, Markdown. found: what parity.json says; sizes: {part: parameters}."""
+def text(
+    model: Model, format: str, found: Mapping[str, Any], sizes: Mapping[str, int], about: str = ""
+) -> str:
+    """The card, Markdown. found: what parity.json says; sizes: {part: parameters}; about: what the
+    exporter says of data, licence, limits."""
     prepared = model.preparation
     origin = model.origin
     fill = {
@@ -81,6 +108,8 @@ def text(model: Model, format: str, found: Mapping[str, Any], sizes: Mapping[str
     parts = ", ".join(f"{name} {count:,}" for name, count in sizes.items())
     lines = [f"# {title}", "", f"From step {origin.get('step')} of the run {origin.get('run')}."]
     lines += [f"{sum(sizes.values()):,} parameters ({parts}).", ""]
+    lines += [about.strip(), ""] if about.strip() else []
+    lines += _recipe(origin)
     lines += ["## Input", "", *_preparation(model), "", "## Output", "", OUTPUTS[model.kind], ""]
     if model.charset is not None:
         chars = model.charset.chars
@@ -93,6 +122,14 @@ def text(model: Model, format: str, found: Mapping[str, Any], sizes: Mapping[str
         lines += [f"| {name} | {value:.4g} |" for name, value in sorted(figures.items())] + [""]
     lines += ["## Proof", "", _proof(found), ""]
     return "\n".join(lines)
+
+
+def _recipe(origin: Mapping[str, Any]) -> list[str]:
+    """How it was trained, as far as the run says it."""
+    said = {"records": origin.get("trained_on"), "steps": origin.get("step")}
+    said |= origin.get("trained_with") or {}
+    rows = [f"| {name} | {value} |" for name, value in said.items() if value]
+    return ["## Training", "", "| what | value |", "|---|---|", *rows, ""] if rows else []
 
 
 def _preparation(model: Model) -> list[str]:

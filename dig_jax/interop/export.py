@@ -4,7 +4,8 @@ config.json      kind, format, options of the network, preparation of images, wh
 charset.json     of a reader: its characters
 card.md          for people: what it is, how to load it, what it was measured at
 parity.json      how far it is from the network, on which lines
-weights...       safetensors: weights.safetensors; orbax: weights/; stablehlo: model*.stablehlo
+weights...       safetensors: weights.safetensors; orbax: weights/; stablehlo: model*.stablehlo;
+                 onnx: model.onnx; torch: model.safetensors
 """
 
 from __future__ import annotations
@@ -26,22 +27,36 @@ from dig_jax.interop import card, parity
 from dig_jax.interop import model as models
 from dig_jax.interop.model import WEIGHTS, Model
 
-FORMATS = (*WEIGHTS, "stablehlo")
-BOUND = 1e-6  # of weights that come back: the same program reads the same numbers
+FORMATS = (*WEIGHTS, "stablehlo", "onnx", "torch")
+# How weights are stored -> (largest difference, share of characters that may differ). As float32
+# they come back: the same program reads the same numbers.
+STORED = {"float32": (1e-6, 0.0), "float16": (0.05, 0.002)}
 # What only training needs.
 TRAINING = ("recipe", "max_shift_px", "drop_path", "frozen")
 
 
 def write(
-    model: Model, format: str, output: pathlib.Path, lines: Sequence[LineImage], about: str = ""
+    model: Model,
+    format: str,
+    output: pathlib.Path,
+    lines: Sequence[LineImage],
+    about: str = "",
+    dtype: str = "float32",
+    text: str = "",
 ) -> dict[str, Any]:
     """Writes the export of a model, or nothing. -> what parity.json says.
 
-    lines: to prove it on; about: where they are from. FileExistsError, ValueError; `parity.Differs`
-    where the export is not what was trained.
+    lines: to prove it on; about: where they are from. dtype: of stored safetensors, see STORED.
+    text: Markdown that the card takes over. FileExistsError, ValueError; `parity.Differs` where the
+    export is not what was trained.
     """
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}: choose one of {', '.join(FORMATS)}")
+    if dtype not in STORED or (dtype != "float32" and format != "safetensors"):
+        raise ValueError(
+            f"dtype is {dtype!r}: choose one of {', '.join(STORED)} for safetensors; the other "
+            "formats are float32"
+        )
     if output.exists():
         raise FileExistsError(f"{output} exists: name another folder, or move it out of the way")
     model = for_use(model)
@@ -55,16 +70,16 @@ def write(
             (partial / "charset.json").write_text(model.charset.to_json() + "\n", encoding="utf-8")
         store = importlib.import_module(f"dig_jax.interop.{format}")
         if format in WEIGHTS:
-            store.write(partial, model.weights)
-            found = proved(model, partial, batches)
+            store.write(partial, model.weights, *([dtype] * (format == "safetensors")))
+            found = proved(model, partial, batches, dtype)
         else:
             found = store.write(partial, model, batches)
         shapes = [list(batch["image"].shape) for batch in batches]
         found |= {"lines": len(lines), "lines_from": about, "batches": shapes}
         found |= {"device": jax.local_devices()[0].platform}
         _json(partial / "parity.json", found)
-        text = card.text(model, format, found, sizes(model.weights))
-        (partial / "card.md").write_text(text, encoding="utf-8")
+        written = card.text(model, format, found, sizes(model.weights), text)
+        (partial / "card.md").write_text(written, encoding="utf-8")
         partial.rename(output)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -77,7 +92,9 @@ def for_use(model: Model) -> Model:
     return dataclasses.replace(model, options=kept)
 
 
-def proved(model: Model, folder: pathlib.Path, batches: Sequence[Mapping]) -> dict[str, Any]:
+def proved(
+    model: Model, folder: pathlib.Path, batches: Sequence[Mapping], dtype: str = "float32"
+) -> dict[str, Any]:
     """What comes back from the folder against the model. Raises `parity.Differs`."""
     described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     back = models.of_export(folder, described)
@@ -89,8 +106,9 @@ def proved(model: Model, folder: pathlib.Path, batches: Sequence[Mapping]) -> di
         for one in (model, back)
     )
     found = parity.compare(ours, theirs, batches)
-    parity.check(found, BOUND)
-    return {"float32": found | {"bound": BOUND}}
+    bound, share = STORED[dtype]
+    parity.check(found, bound, share)
+    return {dtype: found | {"bound": bound, "share": share}}
 
 
 def description(model: Model) -> str:

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dig_jax.interop.layouts import CONTAINERS, HEAD_WIDTH, LAYOUTS, PIXELS, Layout
+from dig_jax.interop.layouts import CONTAINERS, HEAD_WIDTH, LAYOUTS, OWN, PIXELS, Layout
 from dig_jax.models import vit
 
 FIRST = "patch_embed.proj.weight"  # every ViT has it, so it tells where one lies
@@ -49,33 +49,34 @@ class Imported:
 
 def convert(
     state: Mapping[str, np.ndarray],
-    layout: str,
+    layout: str | None,
     *,
     prefix: str | None = None,
     heads: int | None = None,
     pixels: str | None = None,
     trained_px: tuple[int, int] | None = None,
     for_px: tuple[int, int] | None = None,
-    channels: int = 3,
+    channels: int | None = 3,
     class_token: bool = True,
 ) -> Imported:
     """A state dict (names -> f32 arrays) as our ViT. ValueError in one sentence.
 
-    prefix, heads, pixels, trained_px: instead of the layout's. for_px: (height, width) that the
-    table of positions is stretched to. channels: 1 adds the colours up, for grey lines.
-    class_token: False drops it, which changes the features.
+    layout: None for an export of ours to torch. prefix, heads, pixels, trained_px: instead of the
+    layout's. for_px: (height, width) that the table of positions is stretched to. channels: 1 adds
+    the colours up, for grey lines; None: as the file has them. class_token: False drops it, which
+    changes the features.
     """
-    if layout not in LAYOUTS:
+    if layout is not None and layout not in LAYOUTS:
         raise ValueError(f"layout is {layout!r}: choose one of {', '.join(LAYOUTS)}")
-    if channels not in (1, 3):
+    if channels not in (1, 3, None):
         raise ValueError(f"channels is {channels}: choose 1 (grey) or 3 (colour)")
-    known = LAYOUTS[layout]
-    prefix = _prefix(state, layout, prefix)
+    known = OWN if layout is None else LAYOUTS[layout]
+    prefix = _prefix(state, layout, known, prefix)
     own = {n.removeprefix(prefix): x for n, x in state.items() if n.startswith(prefix)}
     beside = {name for name in own if re.match(known.beside, name)}
     take = _Taker({name: own[name] for name in own if name not in beside}, prefix)
     kernel = take(FIRST)
-    if kernel.ndim != 4 or kernel.shape[1] != 3:
+    if kernel.ndim != 4 or (kernel.shape[1] != 3 and channels):
         raise ValueError(
             f"{prefix}{FIRST} has the shape {kernel.shape}: a patch embedding of colour images "
             "[width, 3, height, width of a patch] is read"
@@ -83,8 +84,8 @@ def convert(
     width, patch = kernel.shape[0], kernel.shape[2:]
     depth = 1 + max((int(m[1]) for n in own if (m := BLOCK.match(n))), default=-1)
     blocks = [_block(take, f"blocks.{i}.") for i in range(depth)]
-    trained = vit.grid((*(trained_px or known.trained_px), channels), patch)
-    wanted = trained if for_px is None else vit.grid((*for_px, channels), patch)
+    trained = vit.grid((*(trained_px or known.trained_px), 1), patch)
+    wanted = trained if for_px is None else vit.grid((*for_px, 1), patch)
     position, token = _position(take, known, trained, wanted, width)
     params: dict[str, Any] = {f"block_{i}": block for i, block in enumerate(blocks)}
     params |= {"mask_token": np.zeros(width, np.float32)} | position.pop("params")
@@ -132,7 +133,7 @@ class _Taker:
         """The one of several names that is there."""
         return next((self(name) for name in names if name in self.left), None)
 
-    def finish(self, layout: str) -> None:
+    def finish(self, layout: str | None) -> None:
         if self.left:
             names = sorted(self.left)
             more = f" and {len(names) - 5} more" if len(names) > 5 else ""
@@ -142,13 +143,13 @@ class _Taker:
             )
 
 
-def _prefix(state: Mapping[str, np.ndarray], layout: str, given: str | None) -> str:
+def _prefix(state: Mapping[str, Any], layout: str | None, known: Layout, given: str | None) -> str:
     """What the names of the encoder begin with."""
     found = [
         name[: -len(FIRST)] for name in state if re.search(rf"(^|\.){re.escape(FIRST)}$", name)
     ]
     plain = {_plain(prefix): prefix for prefix in sorted(found, reverse=True)}
-    wanted = LAYOUTS[layout].prefixes if given is None else (_plain(given), given)
+    wanted = known.prefixes if given is None else (_plain(given), given)
     for prefix in wanted:
         if prefix in plain:
             return plain[prefix]
@@ -177,13 +178,14 @@ def _heads(layout: Layout, width: int) -> int:
 # ---- layers
 
 
-def _patch_embed(kernel, bias, pixels, channels: int) -> dict[str, np.ndarray]:
+def _patch_embed(kernel, bias, pixels, channels: int | None) -> dict[str, np.ndarray]:
     """Kernel [D, 3, h, w] for (x - mean) / std of x in 0..1 -> for 2 x - 1, [h * w * C, D]."""
-    mean, std = (np.asarray(x, np.float64)[None, :, None, None] for x in pixels)
+    colours = kernel.shape[1]
+    mean, std = (np.asarray(x[:colours], np.float64)[None, :, None, None] for x in pixels)
     kernel = kernel.astype(np.float64)
     bias = bias + (kernel * (0.5 - mean) / std).sum((1, 2, 3))
     kernel = kernel * 0.5 / std
-    if channels == 1:
+    if channels == 1 < colours:
         kernel = kernel.sum(1, keepdims=True)
     kernel = kernel.transpose(2, 3, 1, 0).reshape(-1, kernel.shape[0])
     return {"kernel": kernel.astype(np.float32), "bias": bias.astype(np.float32)}
@@ -224,6 +226,10 @@ def _position(take: _Taker, layout: Layout, trained, wanted, width: int):
             raise ValueError(f"the state dict has no {take.prefix}pos_embed: choose another layout")
         codes = vit.position_codes(layout.codes, trained, width, cols)
         table = _by_row(np.asarray(codes)[0], trained)
+    elif table.ndim == 4:  # an export of ours: a grid, and a class token without a place
+        wanted = table.shape[1:3] if wanted == trained else wanted
+        trained, table = table.shape[1:3], table[0]
+        rows, cols = trained
     else:
         table = table.reshape(-1, table.shape[-1])
         if token is not None and len(table) == rows * cols + 1:

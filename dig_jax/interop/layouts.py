@@ -71,3 +71,4 @@ LAYOUTS = {
     ),
     "parseq": Layout(("encoder.",), "half"),
 }
+OWN = Layout(("",), "half", norm_may_lack=True)  # what interop/torch.py writes

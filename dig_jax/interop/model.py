@@ -24,7 +24,7 @@ from dig_jax.models import encoders
 from dig_jax.text import Charset
 
 LAYOUT = 1  # of an export folder
-KINDS = ("reader", "encoder")
+BUNDLED = pathlib.Path(__file__).parents[1] / "weights"  # exports that ship with the package
 # How weights are stored: modules of `interop` with write(folder, tree), read(folder, shapes).
 WEIGHTS = ("safetensors", "orbax")
 WIDTH_PX = 128  # of a line of which only the shape counts
@@ -77,6 +77,13 @@ class Model:
             head
         ]
 
+    def logits(self) -> Callable[[Any, base.Batch], dict[str, jax.Array]]:
+        """(weights, raw batch) -> "logits" f32[B,S,V] and "length" i32[B] of a reader by CTC."""
+        method, head = self.method(), self.head
+        return lambda weights, batch: method.logits(weights["params"], weights["mutable"], batch)[
+            head
+        ]
+
     def function(self) -> Callable[[Any, base.Batch], dict[str, jax.Array]]:
         """`predict` of a reader, `encode` of an encoder."""
         return self.predict() if self.kind == "reader" else self.encode()
@@ -93,12 +100,13 @@ class Model:
 def open_model(
     source: Any, kind: str | None, checkpoint: str = "best", head: str | None = None
 ) -> Model:
-    """The reader or the encoder of a work folder or an export; None: a reader where there is one.
+    """The reader or the encoder of a work folder, an export or bundled weights, by their name.
 
+    kind None: a reader where there is one.
     checkpoint: "best" (by the run's own best_metric; the last without one) or "last". head: of a
     sweep; None: the one that validation chooses. FileNotFoundError or ValueError in one sentence.
     """
-    folder = pathlib.Path(str(source)).expanduser()
+    folder = located(source)
     described = _described(folder)
     if described is not None and "export" in described:
         model = of_export(folder, described)
@@ -112,13 +120,28 @@ def open_model(
     return model.alone() if kind == "encoder" and model.kind == "reader" else model
 
 
+def bundled() -> list[str]:
+    """The names of the weights that ship with the package."""
+    return sorted(path.parent.name for path in BUNDLED.glob("*/config.json"))
+
+
+def located(source: Any) -> pathlib.Path:
+    """The folder of a source: the one of that path, or that of bundled weights."""
+    folder = pathlib.Path(str(source)).expanduser()
+    if folder.is_dir():
+        return folder
+    names = bundled()
+    if str(source) in names:
+        return BUNDLED / str(source)
+    raise FileNotFoundError(
+        f"there is no folder {source}: name the work folder of a run, an export, or bundled "
+        f"weights ({', '.join(names) or 'this version has none'})"
+    )
+
+
 def _described(folder: pathlib.Path) -> dict[str, Any] | None:
     """config.json of a folder; None where there is none."""
     file = folder / "config.json"
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"there is no folder {folder}: name the work folder of a run, or an export"
-        )
     if not file.exists():
         return None
     try:
@@ -191,6 +214,9 @@ def of_run(
             weights[top][name] = {title: tree}
     origin = {"run": folder.resolve().name, "step": step, "method": cfg["method"]["name"]}
     origin |= {"trained_on": cfg["data"].get("train"), "figures": figures(folder, step)}
+    recipe = {"recipe": cfg["method"].get("recipe"), "subset": cfg["data"].get("subset")}
+    recipe |= {"batch_size": cfg.get("batch_size"), "init_from": cfg.get("init_from")}
+    origin["trained_with"] = {name: value for name, value in recipe.items() if value}
     return Model(kind, method, preparation, weights, charset, origin)
 
 

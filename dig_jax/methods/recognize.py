@@ -300,6 +300,14 @@ class Method(base.Method):
         }
         return self._read(params, mutable, batch, read)
 
+    def logits(self, params, mutable, batch):
+        """The same as logits: {head: {"logits" f32[B,S,V], "length" i32[B]}}."""
+        read = lambda params, frames, length: {
+            "logits": self.head.logits(params, frames, length),
+            "length": length,
+        }
+        return self._read(params, mutable, batch, read)
+
     def _read(self, params, mutable, batch, read):
         frames, length = self._frames(params, _normalised(batch))
         frames = self._scaled(mutable, frames)

@@ -3,8 +3,12 @@
     python -m dig_jax.tools.export --model=runs/reader --format=safetensors --output=exports/reader
 
 Formats: safetensors and orbax (weights, for dig_jax and others), stablehlo (a program for cpu, cuda
-and tpu with its weights inside; float32 and bfloat16). A recogniser is exported as a reader, a
-pre-training as an encoder; --kind=encoder takes the encoder of a recogniser.
+and tpu with its weights inside; float32 and bfloat16), onnx (readers by CTC and encoders, for
+onnxruntime), torch (the state dict of a ViT, with the names of timm). A recogniser is exported as a
+reader, a pre-training as an encoder; --kind=encoder takes the encoder of a recogniser.
+
+Weights that ship with the package are such exports, under dig_jax/weights/NAME (see its README.md):
+--format=safetensors --dtype=float16 --about=about.md, whose text goes into card.md.
 
 The folder appears once the export has read lines as the network does: --lines (images, folders or
 records), or those that the run was trained on, or typeset ones. card.md in it says how to load it.
@@ -26,7 +30,13 @@ from dig_jax.tools import predict, program
 from dig_jax.train import command_line
 
 FLAGS = flags.FLAGS
-FORMATS = ("safetensors", "orbax", "stablehlo")  # interop/export.py, which imports JAX
+FORMATS = (
+    "safetensors",
+    "orbax",
+    "stablehlo",
+    "onnx",
+    "torch",
+)  # interop/export.py, which imports JAX
 PROOF_LINES = 12
 LOOKED_AT = 200  # lines among which those of the most different widths are taken
 
@@ -96,8 +106,13 @@ def main(argv: list[str]) -> None:
 
     model = open_model(FLAGS.model, FLAGS.kind, FLAGS.checkpoint, FLAGS.head)
     lines, about = proof_lines(model, FLAGS.lines)
-    output = pathlib.Path(FLAGS.output)
-    found = export.write(model, FLAGS.format, output, lines, about)
+    output, text = pathlib.Path(FLAGS.output), ""
+    if FLAGS.about:
+        try:
+            text = program.path(FLAGS.about, "--about").read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"--about={FLAGS.about} cannot be read as text: {error}") from error
+    found = export.write(model, FLAGS.format, output, lines, about, FLAGS.dtype, text)
     print(f"{output}: the {model.kind} of {FLAGS.model}, step {model.origin.get('step')}")
     for name, result in found.items():
         if isinstance(result, dict) and "difference" in result:
@@ -113,6 +128,8 @@ if __name__ == "__main__":
     command_line.define_path("model", None, "Work folder of a run, or an export.")
     command_line.define_path("output", None, "Folder to make.")
     flags.DEFINE_enum("format", None, FORMATS, "What to write.")
+    flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "How safetensors are stored.")
+    command_line.define_path("about", None, "Markdown for the card: data, licence, limits.")
     flags.DEFINE_enum("kind", None, ["reader", "encoder"], "Default: a reader where there is one.")
     flags.DEFINE_list("lines", [], "Images, folders or records to prove the export on.")
     flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which one of a run.")

@@ -211,6 +211,24 @@ def summary(lines: int, bad: int, skipped: int, seconds: float, parts: dict[str,
     )
 
 
+def cache_folder(given: str, known: str | None) -> str | None:
+    """Where compiled programs are kept, so that only the first run waits for the compiler.
+
+    given: a folder, "none", or "auto": what JAX was told (known), or the user's cache.
+    """
+    if given == "none" or (given == "auto" and known):
+        return None
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    folder = os.path.join(base, "dig_jax", "programs") if given == "auto" else given
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        if given == "auto":  # a home that is read-only: then it compiles each time
+            return None
+        raise ValueError(f"--compile_cache={given} cannot be made: {error.strerror}") from error
+    return folder
+
+
 def main(argv: list[str]) -> int:
     start = time.perf_counter()
     if len(argv) < 2:
@@ -221,8 +239,8 @@ def main(argv: list[str]) -> int:
 
     from dig_jax import load
 
-    if FLAGS.compile_cache:
-        jax.config.update("jax_compilation_cache_dir", FLAGS.compile_cache)
+    if folder := cache_folder(FLAGS.compile_cache, jax.config.jax_compilation_cache_dir):
+        jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     reader = load.load_reader(FLAGS.model, checkpoint=FLAGS.checkpoint, head=FLAGS.head)
     parts = reader.lines.seconds
@@ -242,6 +260,8 @@ if __name__ == "__main__":
     flags.DEFINE_integer("batch_size", 32, "Lines that are read at once.")
     flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which one of a run.")
     flags.DEFINE_string("head", None, "Head of a sweep; by default the best on validation.")
-    command_line.define_path("compile_cache", None, "Folder that keeps compiled programs.")
+    command_line.define_path(
+        "compile_cache", "auto", "Folder that keeps compiled programs: auto (~/.cache), or none."
+    )
     flags.mark_flag_as_required("model")
     program.run(main)

@@ -159,6 +159,61 @@ def test_what_lies_behind_a_line_does_not_count_and_nan_does():
         parity.check(compare(reading([1, 2, 0], 2, [np.nan, 1.0, 1.0])), 1e9)
 
 
+def test_bundled_weights_are_halves_with_a_card(folder, lines, texts, monkeypatch):
+    about = "## Licence\n\nCC BY 4.0, from the scans of NAME."
+    found = export.write(
+        readers.model(), "safetensors", folder / "bundled" / "tiny", lines, "", "float16", about
+    )
+    assert 0 < found["float16"]["difference"]["confidence"] < 0.05
+    monkeypatch.setattr(models, "BUNDLED", folder / "bundled")
+    back = dig_jax.load_reader("tiny").read(readers.images()[:3], 4)
+    assert [reading.text for reading in back] == texts
+    whole, half = (
+        (folder / name / "weights.safetensors").stat().st_size for name in ("safe", "bundled/tiny")
+    )
+    assert half < 0.6 * whole
+    assert about in (folder / "bundled" / "tiny" / "card.md").read_text()
+    with pytest.raises(FileNotFoundError, match=r"bundled weights \(tiny\)"):
+        dig_jax.load_reader("tinny")
+    with pytest.raises(ValueError, match="float16"):
+        export.write(readers.model(), "orbax", folder / "half", lines, "", "float16")
+
+
+def test_weights_that_ship_have_a_card_with_licence_and_are_small():
+    folders = [models.BUNDLED / name for name in models.bundled()]
+    for one in folders:
+        described = json.loads((one / "config.json").read_text())
+        assert described["export"]["format"] == "safetensors"
+        assert "CC BY 4.0" in (one / "card.md").read_text()
+    sizes = [file.stat().st_size for one in folders for file in one.iterdir()]
+    assert sum(sizes) < 25e6
+
+
+KINDS = {
+    "attention": {"kind": "attention", "hidden": 8, "reach": 1},
+    "transformer": {"kind": "transformer", "width": 8, "depth": 1, "heads": 2, "inner": 16},
+    "glimpse": {"kind": "glimpse", "hidden": 8},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_program_holds_the_loop_of_other_readers(kind, folder, lines, monkeypatch):
+    """Greedy decoding, whose number of steps depends on the line, is inside."""
+    options = readers.OPTIONS | {"heads": {"ar": KINDS[kind]}}
+    shapes = models.shapes(options, readers.CHARSET, readers.model().preparation)
+    rng = np.random.default_rng(0)
+    weights = jax.tree.map(lambda x: rng.normal(0, 0.5, x.shape).astype(np.float32), shapes)
+    model = readers.model(options=options, weights=weights)
+    only = {"float32": stablehlo.PROGRAMS["float32"]}
+    monkeypatch.setattr(stablehlo, "PROGRAMS", only)
+    found = export.write(model, "stablehlo", folder / kind, lines[:3])
+    assert found["float32"]["ids_differ"] == 0 and found["float32"]["ids"] > 10
+    assert found["float32"]["difference"]["confidence"] < 1e-4
+    program = jax_export.deserialize(bytearray((folder / kind / "model.stablehlo").read_bytes()))
+    (batch, _), _ = jax.tree.flatten(program.in_avals)
+    assert str(batch.shape) == "(b, 32, 32*w, 1)"
+
+
 def test_what_is_wrong_is_said_in_one_sentence(folder, exported, lines, tmp_path):
     with pytest.raises(FileExistsError, match="exists"):
         export.write(readers.model(), "orbax", folder / "safe", lines)

@@ -1,0 +1,160 @@
+"""Readers by CTC and encoders as model.onnx, any number of lines of any width.
+
+Call: image u8[b, H, w, C], width i32[b] px, w a multiple of Model.multiple_px ->
+reader: logits f32[b, S, V] (class 0 is the blank) and length i64[b]; encoder: tokens, frames,
+frame_length. What decodes the logits is examples/read_onnx.py, which the proof runs, too.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from dig_jax.interop import parity, stablehlo
+from dig_jax.interop.model import Model
+from dig_jax.models import cnn, vit
+from dig_jax.models.decoders import CTC, ctc
+
+FILE = "model.onnx"
+BOUND = 1e-4  # of features, logits and confidences, float32
+LOGITS_BOUND = 1e-3
+SHARE = 0.001  # of characters that may differ
+INSTALL = 'pip install "dig_jax[onnx]"'
+
+
+def write(
+    folder: pathlib.Path, model: Model, batches: Sequence[Mapping[str, np.ndarray]]
+) -> dict[str, Any]:
+    """Writes the graph and proves it. -> what parity.json says. Raises `parity.Differs`."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime
+    except ImportError as error:
+        raise ValueError(
+            f"an export to onnx needs {error.name}, which is not installed: {INSTALL}"
+        ) from None
+    model = stablehlo.of_dtype(model, "float32")
+    (folder / FILE).write_bytes(built(model).SerializeToString())
+    session = onnxruntime.InferenceSession(str(folder / FILE), providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    theirs = [
+        dict(zip(names, session.run(names, {n: batch[n] for n in ("image", "width")})))
+        for batch in batches
+    ]
+    run = jax.jit(_both(model))  # one program for the reading and its logits
+    ours = [jax.device_get(run(model.weights, dict(batch))) for batch in batches]
+    compare = lambda mine, yours: parity.compare(mine, yours, range(len(batches)))
+    if model.kind == "encoder":
+        found = compare(lambda i: ours[i][0], lambda i: theirs[i])
+        parity.check(found, BOUND)
+        return {"float32": found | {"bound": BOUND}}
+    of_logits = compare(lambda i: _as_frames(ours[i][1]), lambda i: _as_frames(theirs[i]))
+    parity.check(of_logits, LOGITS_BOUND)
+    found = compare(lambda i: ours[i][0], lambda i: decoded(**theirs[i]))
+    parity.check(found, BOUND, SHARE)
+    largest = found["difference"] | {"logits": of_logits["difference"]["frames"]}
+    bounds = {"bound": BOUND, "logits_bound": LOGITS_BOUND, "share": SHARE}
+    return {"float32": found | {"difference": largest} | bounds}
+
+
+def _both(model: Model) -> Any:
+    """(weights, batch) -> (what the model says, its logits; of an encoder nothing)."""
+    says, logits = model.function(), model.logits() if model.kind == "reader" else None
+    return lambda weights, batch: (
+        says(weights, batch),
+        logits(weights, batch) if logits else {},
+    )
+
+
+def _as_frames(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {"frames": found["logits"], "frame_length": found["length"]}
+
+
+def decoded(logits: np.ndarray, length: np.ndarray) -> dict[str, np.ndarray]:
+    """The reading of each line by numpy alone, in the form of `decoders.Decoder`."""
+    best = logits.argmax(-1)
+    top = logits.max(-1, keepdims=True)
+    sure = 1.0 / np.exp(logits - top).sum(-1)
+    shape = best.shape
+    out = {"ids": np.zeros(shape, np.int32), "length": np.zeros(len(best), np.int32)}
+    out |= {"confidence": np.zeros(shape, np.float32), "frame": np.zeros(shape, np.int32)}
+    out["line"] = np.zeros(len(best), np.float32)
+    for row, frames in enumerate(length):
+        found = ctc.spans(best[row], frames)
+        ids, starts, stops = found
+        count = len(ids)
+        each = [sure[row, a:b].max() for a, b in zip(starts, stops)]
+        out["ids"][row, :count], out["frame"][row, :count] = ids, starts
+        out["confidence"][row, :count], out["length"][row] = each, count
+        out["line"][row] = np.mean(each) if count else sure[row, :frames].mean()
+    return out
+
+
+def built(model: Model) -> Any:
+    """The graph. ValueError for what has none."""
+    from onnx import TensorProto, helper
+
+    from dig_jax.interop import onnx_graph as graph
+
+    encoder, reader = model.encoder(), model.kind == "reader"
+    kinds = {vit.Vit: graph.of_vit, cnn.Cnn: graph.of_cnn}
+    if type(encoder) not in kinds:
+        raise ValueError(
+            f"the encoder is a {type(encoder).__name__}, and onnx holds a ViT or a CNN: choose "
+            "--format=stablehlo"
+        )
+    head = model.options["heads"][model.head] if reader else {}
+    if reader and head.get("kind", "linear") not in CTC:
+        raise ValueError(
+            f"the reader is of kind {head['kind']!r}, and onnx holds readers by CTC (linear, "
+            "bilstm): choose --format=stablehlo, which holds the loop of the others"
+        )
+    block = model.options.get("block", "last") if reader else "last"
+    if block != "last":
+        raise ValueError(
+            f"the reader takes block {block!r} of its encoder, and onnx holds the last one: choose "
+            "--format=stablehlo"
+        )
+    g, prepared = graph.Graph(), model.preparation
+    params = jax.tree.map(np.asarray, dict(model.weights["params"]))
+    rows = prepared.height_px // encoder.patch[0]
+    width = g("Cast", "width", to=TensorProto.INT64)
+    given = params["encoder"] | {"rows": rows}
+    tokens = kinds[type(encoder)](g, encoder, given, "image", width)
+    if "norm" in params:
+        tokens = graph.layer_norm(g, tokens, params["norm"])
+    length = graph.columns(g, width, encoder.patch[1])
+    pool = model.options.get("frames", "concat") if reader else "concat"
+    frames, size = tokens, encoder.width
+    if rows > 1 and pool == "mean":
+        frames = g("Reshape", tokens, np.array([0, -1, rows, size]))
+        frames = g("ReduceMean", frames, [2], keepdims=0)
+    elif rows > 1:
+        size = rows * size
+        frames = g("Reshape", tokens, np.array([0, -1, size]))
+    shape = ["b", prepared.height_px, prepared.squeeze_px or "w", prepared.channels]
+    info = helper.make_tensor_value_info
+    inputs = [info("image", TensorProto.UINT8, shape), info("width", TensorProto.INT32, ["b"])]
+    if not reader:
+        described = {
+            "tokens": (tokens, info("tokens", TensorProto.FLOAT, ["b", "n", encoder.width])),
+            "frames": (frames, info("frames", TensorProto.FLOAT, ["b", "s", size])),
+            "frame_length": (length, info("frame_length", TensorProto.INT64, ["b"])),
+        }
+        return g.model(inputs, described)
+    if scale := model.weights["mutable"].get("scale"):
+        frames = g("Div", g("Sub", frames, np.asarray(scale["mean"])), np.asarray(scale["std"]))
+    weights = params["heads"][model.head]
+    if head.get("kind") == "bilstm":
+        frames = graph.bilstm(g, frames, length, weights["lstm"], head.get("layers", 1))
+    logits = graph.dense(g, frames, weights["classify"])
+    classes = model.charset.size
+    described = {
+        "logits": (logits, info("logits", TensorProto.FLOAT, ["b", "s", classes])),
+        "length": (length, info("length", TensorProto.INT64, ["b"])),
+    }
+    return g.model(inputs, described)

@@ -1,0 +1,25 @@
+"""Read line images with an export to ONNX: onnxruntime, numpy and Pillow, no JAX and no dig_jax.
+
+python examples/read_onnx.py EXPORT line.png more.jpg
+"""
+
+import sys
+
+import onnxruntime
+from common import greedy, opened, padded, prepared
+
+
+def main(folder, paths, multiple_px=96):  # widths: multiples of the patch's width
+    config, chars = opened(folder)
+    session = onnxruntime.InferenceSession(f"{folder}/model.onnx")
+    for path in paths:
+        pixels = prepared(path, config["data"])
+        multiple_px = config["data"].get("squeeze_px") or multiple_px
+        image, width = padded(pixels, multiple_px)
+        logits, length = session.run(["logits", "length"], {"image": image, "width": width})
+        text, confidence = greedy(logits[0, : length[0]], chars)
+        print(f"{path}\t{text}\t{confidence:.4f}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])

@@ -1,0 +1,124 @@
+"""The runners of examples/ read as dig_jax does, without what they do not need."""
+
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from rapidfuzz.distance import Levenshtein
+from safetensors.numpy import load_file
+
+from dig_jax import load
+from dig_jax.interop import export
+from tests import readers
+from tests.interop import test_onnx
+
+EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
+WITHOUT = """
+import runpy, sys
+for name in {blocked}:
+    sys.modules[name] = None
+sys.path.insert(0, {folder!r})
+sys.argv = ["", *{given!r}]
+runpy.run_path({file!r}, run_name="__main__")
+"""
+
+
+def run(file, given, blocked):
+    given = [str(x) for x in given]
+    fill = {"blocked": blocked, "folder": str(EXAMPLES), "given": given}
+    code = WITHOUT.format(**fill, file=str(EXAMPLES / file))
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def lines():
+    return [readers.model().preparation(image) for image in readers.images()[:3]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("examples")
+    (folder / "lines").mkdir()
+    readers.files(folder / "lines")
+    return folder
+
+
+def check(output, model, paths):
+    """Pillow rounds a pixel otherwise than OpenCV, and random weights are near every border."""
+    rows = [line.split("\t") for line in output.rstrip("\n").split("\n")]
+    want = load.Reader(model).read(paths, 1)
+    assert [row[0] for row in rows] == [str(path) for path in paths]
+    wrong = sum(Levenshtein.distance(row[1], line.text) for row, line in zip(rows, want))
+    total = sum(len(line.text) for line in want)
+    assert total and wrong <= max(2, 0.05 * total), (rows, want)
+
+
+@pytest.mark.parametrize("name", ["cnn bilstm", "vit", "vit rows"])
+def test_numpy_alone_reads_an_export_to_safetensors(name, folder, lines):
+    model = test_onnx.random(name)
+    if name == "vit rows":
+        changed = model.options | {"frames": "concat"}
+        changed["encoder"] = changed["encoder"] | {"scan": False}
+        model = test_onnx.random_of("reader", changed)
+    output = folder / name.replace(" ", "_")
+    export.write(model, "safetensors", output, lines)
+    paths = sorted((folder / "lines").glob("*.png"))[:2]
+    blocked = ("jax", "dig_jax", "cv2", "onnxruntime")
+    check(run("read_safetensors.py", [output, *paths], blocked), model, paths)
+
+
+def test_onnxruntime_reads_an_export_to_onnx(folder, lines):
+    pytest.importorskip("onnxruntime", reason='pip install "dig_jax[onnx]"')
+    export.write(readers.model(), "onnx", folder / "onnx", lines)
+    paths = sorted((folder / "lines").glob("*.png"))[:3]
+    output = run("read_onnx.py", [folder / "onnx", *paths], ("jax", "dig_jax", "cv2"))
+    check(output, readers.model(), paths)
+
+
+def test_jax_alone_reads_an_export_to_stablehlo(folder, lines):
+    export.write(readers.model(), "stablehlo", folder / "hlo", lines)
+    paths = sorted((folder / "lines").glob("*.png"))[:2]
+    output = run("read_stablehlo.py", [folder / "hlo", *paths], ("dig_jax", "cv2", "flax"))
+    check(output, readers.model(), paths)
+
+
+def test_plain_orbax_opens_an_export_to_orbax(folder, lines):
+    export.write(readers.model(), "orbax", folder / "orbax", lines)
+    output = run("load_orbax.py", [folder / "orbax"], ("dig_jax", "cv2", "flax"))
+    assert "encoder" in output and "heads" in output
+
+
+@pytest.mark.parametrize("name", ["imported", "vit"])
+def test_a_state_dict_goes_back_to_pytorch(name, folder, lines):
+    """The export proves itself by the importer; where torch is installed, by the example, too."""
+    model = test_onnx.random(name)
+    model = model.alone() if model.kind == "reader" else model
+    output = folder / f"torch_{name}"
+    found = export.write(model, "torch", output, lines)
+    assert max(found["float32"]["difference"].values()) < 1e-5
+    state = load_file(output / "model.safetensors")
+    width = state["pos_embed"].shape[-1]
+    assert not state["blocks.0.attn.qkv.bias"][width : 2 * width].any()
+    torch = pytest.importorskip("torch", reason='pip install "dig_jax[torch]"')
+    sys.path.insert(0, str(EXAMPLES))
+    import torch_encoder
+
+    pixels = lines[2].pixels[:, : lines[2].pixels.shape[1] // 32 * 32]
+    image = pixels[None].astype(np.float32) / 127.5 - 1
+    with torch.no_grad():
+        theirs = torch_encoder.load(output)(torch.tensor(image).permute(0, 3, 1, 2)).numpy()
+    encoder, params = model.encoder(), model.weights["params"]["encoder"]
+    ours = jax.jit(encoder.apply)({"params": params}, image, np.full(1, image.shape[2]))
+    rows = 32 // encoder.patch[0]
+    ours = np.asarray(ours).reshape(1, -1, rows, width).swapaxes(1, 2).reshape(theirs.shape)
+    np.testing.assert_allclose(theirs, ours, atol=1e-5)
+
+
+def test_what_is_no_vit_has_no_state_dict(folder, lines):
+    with pytest.raises(ValueError, match="of a ViT"):
+        export.write(readers.model(), "torch", folder / "no", lines)

@@ -1,0 +1,106 @@
+"""Exports to ONNX give what the network gives, and are read without JAX."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from dig_jax.data.line_images import Preparation
+from dig_jax.interop import export, onnx, parity
+from dig_jax.interop import model as models
+from tests import readers
+
+pytest.importorskip("onnxruntime", reason=onnx.INSTALL)
+VIT = {"kind": "vit", "width": 16, "depth": 2, "heads": 2, "dtype": "float32"}
+BILSTM = {"ctc": {"kind": "bilstm", "hidden": 8, "layers": 2}}
+CASES = {
+    "cnn bilstm": ("reader", {"encoder": readers.ENCODER, "heads": BILSTM, "standardize": True}),
+    "vit": ("reader", {"encoder": VIT | {"patch": [32, 4]}, "heads": readers.OPTIONS["heads"]}),
+    "vit rows": (
+        "reader",
+        {
+            "encoder": VIT | {"patch": [8, 8], "final_norm": False, "scan": True},
+            "heads": readers.OPTIONS["heads"],
+            "frames": "mean",
+        },
+    ),
+    "imported": (
+        "encoder",
+        {
+            "encoder": VIT
+            | {"patch": [8, 4], "position": "learned", "flat_columns": 256, "class_token": True}
+        },
+    ),
+    "cnn_lstm": ("encoder", {"encoder": readers.ENCODER | {"hidden": 8, "layers": 1}}),
+}
+
+
+@pytest.fixture(scope="module")
+def lines():
+    return [readers.model().preparation(image) for image in readers.images()[:4]]
+
+
+def random(name):
+    return random_of(*CASES[name])
+
+
+def random_of(kind, options):
+    """A model of which every parameter is random, so that none can hide."""
+    charset = readers.CHARSET if kind == "reader" else None
+    options = {"name": "recognize"} | options if kind == "reader" else options
+    preparation, rng = Preparation.of(readers.DATA), np.random.default_rng(1)
+    shapes = models.shapes(options, charset, preparation)
+    weights = jax.tree.map(lambda leaf: rng.normal(0.1, 0.4, leaf.shape).astype(np.float32), shapes)
+    if "scale" in weights.get("mutable", {}):
+        weights["mutable"]["scale"]["std"] = np.abs(weights["mutable"]["scale"]["std"]) + 0.1
+    weights = {"mutable": {}} | weights
+    return models.Model(kind, options, preparation, weights, charset, {"run": "tiny", "step": 7})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("onnx")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_graph_gives_what_the_network_gives(name, lines, folder):
+    found = export.write(random(name), "onnx", folder / name.replace(" ", "_"), lines)
+    print(name, found["float32"])
+    assert max(found["float32"]["difference"].values()) < 1e-3
+    if CASES[name][0] == "reader":
+        assert found["float32"]["ids"] > 5 and not found["float32"]["ids_differ"]
+
+
+def test_a_graph_that_differs_is_deleted(lines, folder, monkeypatch):
+    monkeypatch.setattr(onnx, "LOGITS_BOUND", -1.0)
+    with pytest.raises(parity.Differs, match="differs from the network"):
+        export.write(readers.model(), "onnx", folder / "bad", lines)
+    assert not (folder / "bad").exists() and not (folder / "bad.partial").exists()
+
+
+def test_what_onnx_does_not_hold_is_said(lines, folder, monkeypatch):
+    heads = {"a": {"kind": "attention", "hidden": 8}}
+    for change, words in (({"heads": heads}, "readers by CTC"), ({"block": "mix"}, "block 'mix'")):
+        model = readers.model(options=readers.OPTIONS | {"standardize": True} | change)
+        with pytest.raises(ValueError, match=words):
+            onnx.built(dataclasses.replace(model))
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ValueError, match=r"needs onnxruntime.*dig_jax\[onnx\]"):
+        export.write(readers.model(), "onnx", folder / "none", lines)
+    assert not (folder / "none").exists()
+
+
+def test_the_card_says_how_it_is_run(folder, lines):
+    if not (folder / "reader").exists():
+        export.write(readers.model(), "onnx", folder / "reader", lines)
+    card = (folder / "reader" / "card.md").read_text()
+    code = card.split("```python\n")[1].split("```")[0]
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=folder / "reader"
+    )
+    assert done.returncode == 0 and "logits" in done.stdout, done.stderr
+    assert json.loads((folder / "reader" / "parity.json").read_text())["float32"]["bound"]
