@@ -87,7 +87,7 @@ class Encoder:
 
     def __init__(self, model: Model):
         self.model = model
-        self.lines = Lines(model, model.encode())
+        self.lines = Lines(model, model.function())
         self.rows = model.preparation.height_px // model.encoder().patch[0]
 
     def __call__(self, images: Any, batch_size: int = 32) -> list[Features]:
@@ -111,7 +111,7 @@ class Reader:
             raise ValueError("this model is an encoder, which reads no text: open it as Encoder")
         self.model = model
         self.charset: Charset = model.charset
-        self.lines = Lines(model, model.predict())
+        self.lines = Lines(model, model.function())
         self.frame_px = model.encoder().patch[1]
 
     def read(self, images: Any, batch_size: int = 32) -> list[Reading]:
@@ -171,6 +171,7 @@ class Lines:
 
     def __init__(self, model: Model, function: Callable[..., Any]):
         self.prepare, self.function = model.preparation, jax.jit(function)
+        self.program = model.program
         self.weights = jax.device_put(model.weights, jax.local_devices()[0])
         self.multiple_px = model.multiple_px
         self.programs: dict[tuple[int, int], Any] = {}
@@ -217,6 +218,10 @@ class Lines:
             image[row, :, : line.shape[1]], width[row] = line, line.shape[1]
         batch = {"image": image, "width": width}
         start, cpu = time.perf_counter(), time.process_time()
+        if self.program is not None:
+            found = self.program(batch)
+            self.seconds["network"] += time.perf_counter() - start
+            return found
         if (rows, width_px) not in self.programs:
             lowered = self.function.lower(self.weights, batch)
             self.programs[rows, width_px] = lowered.compile()
@@ -231,6 +236,8 @@ class Lines:
         """Rows and width of the program for `count` lines: one that is there, if it fits well."""
         if self.prepare.squeeze_px:
             width_px = self.prepare.squeeze_px
+        if self.program is not None:  # takes any shape
+            return count, width_px
         rows = min(batch_size, 1 << math.ceil(math.log2(count)))
         fits = [p for p in self.programs if p[0] >= rows and p[1] >= width_px]
         if self.prepare.squeeze_px:

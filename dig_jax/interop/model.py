@@ -35,7 +35,7 @@ class Model:
     """kind: "reader", or "encoder" alone. options: of config.method, of an encoder only "encoder".
 
     weights: {"params": tree, "mutable": tree}. charset: of a reader. origin: where the weights come
-    from, JSON.
+    from, JSON. program: of an export to onnx, batch -> what `function` gives, in place of weights.
     """
 
     kind: str
@@ -44,6 +44,7 @@ class Model:
     weights: Mapping[str, Any]
     charset: Charset | None
     origin: Mapping[str, Any]
+    program: Callable[[base.Batch], dict[str, np.ndarray]] | None = None
 
     @property
     def head(self) -> str:
@@ -89,7 +90,12 @@ class Model:
         return self.predict() if self.kind == "reader" else self.encode()
 
     def alone(self) -> Model:
-        """The encoder of a reader."""
+        """The encoder of a reader. ValueError for a program, which cannot be taken apart."""
+        if self.program is not None:
+            raise ValueError(
+                "an export of a reader to onnx is a program, and its encoder cannot be taken out: "
+                "load an export to safetensors or the run"
+            )
         weights = {"params": {"encoder": self.weights["params"]["encoder"]}, "mutable": {}}
         options = {"encoder": self.options["encoder"]}
         return dataclasses.replace(
@@ -276,14 +282,20 @@ def of_export(folder: pathlib.Path, described: Mapping[str, Any]) -> Model:
             f"{folder} is an export of layout {export['layout']} and this program reads up to "
             f"{LAYOUT}: use the dig_jax {export['dig_jax']} that wrote it, or a newer one"
         )
-    if export["format"] not in WEIGHTS:
+    if export["format"] not in (*WEIGHTS, "onnx"):
         raise ValueError(
             f"{folder} is an export to {export['format']}, which holds a compiled program: load "
-            f"one to {' or '.join(WEIGHTS)}, or run this one as its card.md says"
+            f"one to {', '.join(WEIGHTS)} or onnx, or run this one as its card.md says"
         )
     preparation, charset = Preparation.of(described["data"]), None
     if export["kind"] == "reader":
         charset = Charset.from_json((folder / "charset.json").read_text(encoding="utf-8"))
+    if export["format"] == "onnx":
+        from dig_jax.interop import onnx
+
+        program = onnx.program(folder)
+        given = described["method"], preparation, {}, charset, described["origin"], program
+        return Model(export["kind"], *given)
     wanted = shapes(described["method"], charset, preparation)
     store = importlib.import_module(f"dig_jax.interop.{export['format']}")
     weights = {"mutable": {}} | checked(store.read(folder, wanted), wanted, folder)

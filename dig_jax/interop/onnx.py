@@ -7,8 +7,10 @@ frame_length. What decodes the logits is examples/read_onnx.py, which the proof 
 
 from __future__ import annotations
 
+import importlib
+import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,23 +32,13 @@ def write(
     folder: pathlib.Path, model: Model, batches: Sequence[Mapping[str, np.ndarray]]
 ) -> dict[str, Any]:
     """Writes the graph and proves it. -> what parity.json says. Raises `parity.Differs`."""
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime
-    except ImportError as error:
-        raise ValueError(
-            f"an export to onnx needs {error.name}, which is not installed: {INSTALL}"
-        ) from None
+    _installed("onnx")
     model = stablehlo.of_dtype(model, "float32")
     (folder / FILE).write_bytes(built(model).SerializeToString())
-    session = onnxruntime.InferenceSession(str(folder / FILE), providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    theirs = [
-        dict(zip(names, session.run(names, {n: batch[n] for n in ("image", "width")})))
-        for batch in batches
-    ]
-    run = jax.jit(_both(model))  # one program for the reading and its logits
-    ours = [jax.device_get(run(model.weights, dict(batch))) for batch in batches]
+    run = outputs(folder / FILE)
+    theirs = [run(batch) for batch in batches]
+    both = jax.jit(_both(model))  # one program for the reading and its logits
+    ours = [jax.device_get(both(model.weights, dict(batch))) for batch in batches]
     compare = lambda mine, yours: parity.compare(mine, yours, range(len(batches)))
     if model.kind == "encoder":
         found = compare(lambda i: ours[i][0], lambda i: theirs[i])
@@ -59,6 +51,44 @@ def write(
     largest = found["difference"] | {"logits": of_logits["difference"]["frames"]}
     bounds = {"bound": BOUND, "logits_bound": LOGITS_BOUND, "share": SHARE}
     return {"float32": found | {"difference": largest} | bounds}
+
+
+def _installed(name: str) -> Any:
+    """The module of that name. ValueError, with the command, where it is missing."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ValueError(
+            f"an export to onnx needs {name}, which is not installed: {INSTALL}"
+        ) from None
+
+
+def outputs(file: pathlib.Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+    """batch -> {output: array} of a graph, by onnxruntime on the CPU."""
+    runtime = _installed("onnxruntime")
+    options = runtime.SessionOptions()
+    # As many threads as the process may use, which onnxruntime would not ask for.
+    options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    try:
+        session = runtime.InferenceSession(str(file), options, ["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has an exception for each way to be damaged
+        reason = " ".join(str(error).split())[:160]
+        raise ValueError(f"{file} cannot be read ({reason}): export it again") from error
+    names = [output.name for output in session.get_outputs()]
+    return lambda batch: dict(
+        zip(names, session.run(names, {name: batch[name] for name in ("image", "width")}))
+    )
+
+
+def program(folder: pathlib.Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
+    """What `Model.function` computes, by the graph of an export."""
+    run = outputs(folder / FILE)
+
+    def function(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        found = run(batch)
+        return decoded(**found) if "logits" in found else found
+
+    return function
 
 
 def _both(model: Model) -> Any:
