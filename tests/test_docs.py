@@ -8,13 +8,18 @@ from tests import test_imports
 ROOT = Path(__file__).parents[1]
 TEXTS = [
     *(ROOT / name for name in ("README.md", "Makefile", "pyproject.toml", ".ci/run")),
-    *(p for name in ("docs", "launch", "colab") for p in sorted((ROOT / name).iterdir())),
+    *(
+        p
+        for name in ("docs", "launch", "colab", "examples")
+        for p in sorted((ROOT / name).iterdir())
+        if p.suffix != ".png"
+    ),
     *(p for name in ("dig_jax", "configs", "tests") for p in sorted((ROOT / name).rglob("*.py"))),
 ]
 MODULE = re.compile(r"\b(?:dig_jax|tests)(?:\.[a-z]\w*)+")
 COMMAND = re.compile(r"-m\s+((?:dig_jax|tests)(?:\.[a-z]\w*)*)(?![\w.])")
 FILE = re.compile(
-    r"(?<![\w/.{}-])((?:dig_jax|configs|launch|tests|docs|colab)/[\w/.-]*\.(?:py|sh|md|svg|yaml|ipynb))\b"
+    r"(?<![\w/.{}-])((?:dig_jax|configs|launch|tests|docs|colab|examples)/[\w/.-]*\.(?:py|sh|md|svg|yaml|ipynb))\b"
 )
 
 

@@ -22,8 +22,10 @@ from dig_jax.models import cnn, vit
 from dig_jax.models.decoders import CTC, ctc
 
 FILE = "model.onnx"
-BOUND = 1e-4  # of features, logits and confidences, float32
-LOGITS_BOUND = 1e-3
+# float32, summed in another order; the norms of a CNN subtract two large numbers. Attention that a
+# converter got wrong was off by 2.9.
+BOUND = 1e-3  # of features and confidences
+LOGITS_BOUND = 1e-3  # of logits, as a share of the largest
 SHARE = 0.001  # of characters that may differ
 INSTALL = 'pip install "dig_jax[onnx]"'
 
@@ -44,13 +46,18 @@ def write(
         found = compare(lambda i: ours[i][0], lambda i: theirs[i])
         parity.check(found, BOUND)
         return {"float32": found | {"bound": BOUND}}
-    of_logits = compare(lambda i: _as_frames(ours[i][1]), lambda i: _as_frames(theirs[i]))
+    largest = max(float(np.abs(logits["logits"]).max()) for _, logits in ours)
+    as_frames = lambda found: {
+        "frames": found["logits"] / max(largest, 1.0),
+        "frame_length": found["length"],
+    }
+    of_logits = compare(lambda i: as_frames(ours[i][1]), lambda i: as_frames(theirs[i]))
     parity.check(of_logits, LOGITS_BOUND)
     found = compare(lambda i: ours[i][0], lambda i: decoded(**theirs[i]))
     parity.check(found, BOUND, SHARE)
-    largest = found["difference"] | {"logits": of_logits["difference"]["frames"]}
+    worst = found["difference"] | {"logits": of_logits["difference"]["frames"]}
     bounds = {"bound": BOUND, "logits_bound": LOGITS_BOUND, "share": SHARE}
-    return {"float32": found | {"difference": largest} | bounds}
+    return {"float32": found | {"difference": worst} | bounds}
 
 
 def _installed(name: str) -> Any:
@@ -98,10 +105,6 @@ def _both(model: Model) -> Any:
         says(weights, batch),
         logits(weights, batch) if logits else {},
     )
-
-
-def _as_frames(found: Mapping[str, Any]) -> dict[str, Any]:
-    return {"frames": found["logits"], "frame_length": found["length"]}
 
 
 def decoded(logits: np.ndarray, length: np.ndarray) -> dict[str, np.ndarray]:

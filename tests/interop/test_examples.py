@@ -74,10 +74,11 @@ def test_numpy_alone_reads_an_export_to_safetensors(name, folder, lines):
 
 def test_onnxruntime_reads_an_export_to_onnx(folder, lines):
     pytest.importorskip("onnxruntime", reason='pip install "dig_jax[onnx]"')
-    export.write(readers.model(), "onnx", folder / "onnx", lines)
+    model = test_onnx.random("cnn bilstm")
+    export.write(model, "onnx", folder / "onnx", lines)
     paths = sorted((folder / "lines").glob("*.png"))[:3]
     output = run("read_onnx.py", [folder / "onnx", *paths], ("jax", "dig_jax", "cv2"))
-    check(output, readers.model(), paths)
+    check(output, model, paths)
 
 
 def test_jax_alone_reads_an_export_to_stablehlo(folder, lines):

@@ -72,7 +72,7 @@ def folder(tmp_path_factory):
 def test_a_graph_gives_what_the_network_gives(name, lines, folder):
     found = export.write(random(name), "onnx", folder / name.replace(" ", "_"), lines)
     print(name, found["float32"])
-    assert max(found["float32"]["difference"].values()) < 1e-3
+    assert max(found["float32"]["difference"].values()) < 1e-4
     if CASES[name][0] == "reader":
         assert found["float32"]["ids"] and not found["float32"]["ids_differ"]
 
@@ -98,9 +98,9 @@ def test_what_onnx_does_not_hold_is_said(lines, folder, monkeypatch):
 
 def test_a_graph_is_a_source_of_readers(folder, lines):
     if not (folder / "reader").exists():
-        export.write(readers.model(), "onnx", folder / "reader", lines)
+        export.write(random("cnn bilstm"), "onnx", folder / "reader", lines)
     images = readers.images()[:3]
-    want = load.Reader(readers.model()).read(images, 4)
+    want = load.Reader(random("cnn bilstm")).read(images, 4)
     for one, other in zip(dig_jax.load_reader(folder / "reader").read(images), want, strict=True):
         assert one.text == other.text
         assert one.confidence == pytest.approx(other.confidence, abs=1e-5)
@@ -111,7 +111,7 @@ def test_a_graph_is_a_source_of_readers(folder, lines):
 
 def test_the_card_says_how_it_is_run(folder, lines):
     if not (folder / "reader").exists():
-        export.write(readers.model(), "onnx", folder / "reader", lines)
+        export.write(random("cnn bilstm"), "onnx", folder / "reader", lines)
     card = (folder / "reader" / "card.md").read_text()
     code = card.split("```python\n")[1].split("```")[0]
     done = subprocess.run(
