@@ -116,7 +116,8 @@ def main(argv: list[str]) -> None:
     print(f"{output}: the {model.kind} of {FLAGS.model}, step {model.origin.get('step')}")
     for name, result in found.items():
         if isinstance(result, dict) and "difference" in result:
-            worst = max(result["difference"].values(), default=0.0)
+            numbers = (x for part, x in result["difference"].items() if part != "frame")
+            worst = max(numbers, default=0.0)
             print(
                 f"  {name}: as the network on {len(lines)} {about}; largest difference "
                 f"{worst:.1e}, "
