@@ -70,20 +70,26 @@ class Reading(NamedTuple):
 
 
 def load_encoder(source: Any, *, checkpoint: str = "best") -> Encoder:
-    """The encoder of any run or export. FileNotFoundError, ValueError: in one sentence.
+    """The encoder of any run or export, a recogniser's included.
 
-    checkpoint: of a run, "best" by its own measure (the last where it has none), or "last".
+    source: a work folder or an export. checkpoint: of a run, "best" by its own measure (the last
+    where it has none), or "last". FileNotFoundError or ValueError, in one sentence, for a folder
+    that is not there or holds neither.
     """
     return Encoder(open_model(source, "encoder", checkpoint))
 
 
 def load_reader(source: Any, *, checkpoint: str = "best", head: str | None = None) -> Reader:
-    """The reader of a recogniser's run or export; head: of a sweep, by default the best."""
+    """The reader of a recogniser's run or export.
+
+    source, checkpoint, errors: as for `load_encoder`. head: of a run that swept several, by default
+    the one that validation chose.
+    """
     return Reader(open_model(source, "reader", checkpoint, head))
 
 
 class Encoder:
-    """images -> Features of each."""
+    """images -> `Features` of each. Made by `load_encoder`."""
 
     def __init__(self, model: Model):
         self.model = model
@@ -91,7 +97,11 @@ class Encoder:
         self.rows = model.preparation.height_px // model.encoder().patch[0]
 
     def __call__(self, images: Any, batch_size: int = 32) -> list[Features]:
-        """In the order of the images."""
+        """Features of each image, in their order.
+
+        images: one or several paths, encoded bytes, Pillow images or arrays [H,W] or [H,W,C],
+        of any size, C of 1, 3 or 4. One that cannot be used has an `error` and no features.
+        """
         result = []
         for name, line, row in self.lines(named(images), batch_size):
             if isinstance(line, str):
@@ -104,7 +114,7 @@ class Encoder:
 
 
 class Reader:
-    """`read` a few images, or `stream` any number of them."""
+    """`read` a few images, or `stream` any number of them. Made by `load_reader`."""
 
     def __init__(self, model: Model):
         if model.charset is None:
@@ -115,12 +125,12 @@ class Reader:
         self.frame_px = model.encoder().patch[1]
 
     def read(self, images: Any, batch_size: int = 32) -> list[Reading]:
-        """In the order of the images."""
+        """A reading of each image, in their order. images: as for `Encoder`."""
         return list(self.stream(named(images), batch_size))
 
     def stream(self, images: Iterable[tuple[str, Any]], batch_size: int = 32) -> Iterator[Reading]:
-        """The same of (name, image), one by one; only a few batches are held at once. An image
-        that is a BadRecord already stays one."""
+        """The same of (name, image), one by one. Only a few batches are held at once. An image
+        that is a BadRecord already keeps its error."""
         for name, line, row in self.lines(images, batch_size):
             if isinstance(line, str):
                 yield Reading(name, "", 0.0, [], line)
