@@ -44,7 +44,7 @@ class Cutter:
         if picture.path is None:
             return [Skipped(picture.name, "image is missing (its boxes)", count)]
         try:
-            found, _ = self.store.pixels(self.store.read(picture.path))
+            found = self.store.page(picture.path)
         except BadImage as error:
             return [Skipped(picture.name, f"{error} (its boxes)", count)]
         return list(self._boxes(np.asarray(found), picture))

@@ -108,6 +108,8 @@ class Store:
                 check_effort(data, self.max_pixels)
                 with open_image(data) as image:
                     if frame:
+                        if frame >= getattr(image, "n_frames", 1):
+                            raise BadImage("image of fewer frames than its file has pages")
                         image.seek(frame)
                     # OpenJPEG takes 20 bytes a pixel, four times what the others take.
                     limit = self.max_pixels // (4 if image.format == "JPEG2000" else 1)
@@ -116,12 +118,15 @@ class Store:
                     # Both read all pixels.
                     flat = flatten(ImageOps.exif_transpose(image), self.channels)
                     same = image.mode == flat.mode and image.size == flat.size
-                    single = getattr(image, "n_frames", 1) == 1 and not image.info.get(
-                        "transparency"
+                    # A file of our codec, but for what a reader must apply: frames, transparency,
+                    # orientation.
+                    untouched = (
+                        image.format == self.codec.upper()
+                        and same
+                        and getattr(image, "n_frames", 1) == 1
+                        and "transparency" not in image.info
+                        and image.getexif().get(0x0112, 1) == 1
                     )
-                    untouched = image.format == self.codec.upper() and same and single
-                    # A PNG may hold what a reader must apply; a JPEG its orientation.
-                    untouched = untouched and image.getexif().get(0x0112, 1) == 1
         except BadRecord as error:
             kind = str(error).split(":")[0]
             raise BadImage(
@@ -132,6 +137,12 @@ class Store:
                 raise
             raise BadImage("truncated or damaged image") from error
         return flat, untouched
+
+    def page(self, path: Path, frame: int = 0) -> Image.Image:
+        """A frame of a file, at full size, to cut lines from. Raises BadImage."""
+        data = self.read(path)
+        with time_limit(MAX_SECONDS):
+            return self.pixels(data, frame)[0]
 
     def decode(self, data: bytes) -> tuple[np.ndarray, bool]:
         """Image file -> (u8[h,w] or u8[h,w,3] at most height_px high, True where the file itself

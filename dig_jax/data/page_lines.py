@@ -92,8 +92,7 @@ class PageReader:
             yield Skipped(name, "image of a page is missing (its lines)", max(len(page.lines), 1))
             return
         try:
-            data = self.store.read(self.root.path / path)
-            found, _ = self.store.pixels(data, page.frame)
+            found = self.store.page(self.root.path / path, page.frame)
         except BadImage as error:
             yield Skipped(f"{file}: {path}", f"{error} (lines of a page)", max(len(page.lines), 1))
             return

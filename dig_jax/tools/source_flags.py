@@ -22,7 +22,7 @@ def define_source_flags(own: flags.FlagValues) -> None:
     text("text_column", None, "pairs, parquet, tfds: that of the texts or classes.")
     text(
         "level",
-        "line",
+        None,
         "what becomes a record, line or word; svhn: word, digit; kaist: word, character.",
     )
     text("text_from", "auto", "page_xml, alto: whose text it gets: auto, line, word or glyph.")

@@ -35,7 +35,6 @@ def examples(
 ) -> Iterator[Example]:
     """Yields (split, image bytes, text or None, "folder/DSC02585#0") in the order of the files. A
     folder named train or test gives that split. ValueError where there is no XML."""
-    level = "word" if level == "line" else level  # the default of the flag, which others share
     if level not in ("word", "character"):
         raise ValueError(f"--level is '{level}', but must be word or character.")
     root = open_root(input)

@@ -37,8 +37,6 @@ def examples(
 ) -> Iterator[Example]:
     """Yields (split, image bytes, text, "train/1.png" or "train_32x32/0000000"). The split extra
     keeps its name. ValueError where there is no .mat file."""
-    if level == "line":  # the default of the flag, which other sources share
-        level = "auto"
     if level not in ("auto", "word", "digit"):
         raise ValueError(f"--level is '{level}', but must be auto, word or digit.")
     root = open_root(input)
