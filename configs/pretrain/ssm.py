@@ -11,9 +11,9 @@ again.
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 | words | the authors' S: words of 32x128, batch 1152, 20 epochs of Union14M-U | not run here |
 
-lines and cpu differ from words in normalised targets (with a smaller contrast to match), a teacher
-that sees the line turned, slanted and moved less, since lines are wide, and smoothly sampled
-without black beyond the edge, and random first columns of the position code.
+lines and cpu differ from words. Targets are normalised, with a smaller contrast to match. The
+teacher sees the line turned, slanted and moved less, since lines are wide; it is sampled smoothly,
+without black beyond the edge. The position code has random first columns.
 """
 
 from dig_jax.configs import common

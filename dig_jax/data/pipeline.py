@@ -10,10 +10,14 @@ the rows of all hosts one after the other are the same batch for any number of h
 processes cannot change a value.
 
 batch: {"image" u8[B,H,W,C], "width" i32[B], "valid" bool[B]} and, for recognition, {"label"
-i32[B,L] (0 = CTC blank = padding), "label_length" i32[B]}; B counts the rows of this host. host,
-which never goes to a device: {"index" i64[B] (record number in the mixture, -1 in a row that only
-fills a batch), "text" list of str or None, "id" list of str, "errors" list of str, "bad" list of
-the record numbers that they name, "unknown_chars" int, "epoch" float}.
+i32[B,L] (0 = CTC blank = padding), "label_length" i32[B]}. B counts the rows of this host.
+
+host: never goes to a device.
+    "index"          i64[B], record number in the mixture, -1 in a row that only fills a batch
+    "text", "id"     a list of str or None, a list of str
+    "errors", "bad"  a list of str, and a list of the record numbers that they name
+    "unknown_chars"  int
+    "epoch"          float
 """
 
 from __future__ import annotations

@@ -15,10 +15,12 @@ Papers  v1: He et al., "Momentum Contrast for Unsupervised Visual Representation
 The versions differ in data: head "linear" and T 0.07 (v1), head "mlp" and T 0.2 (v2), and stronger
 augmentations.
 
-Certain, from the public code: the loss reads the queue before it is renewed and knows no negatives
-of its own batch; one direction only; m 0.999 constant; 65,536 keys of 128 numbers, unit Gaussian
-noise at the start; neither head has a norm and both have biases. Ours: a ViT by default and its
-mean token; AdamW, but in the preset words, which has the authors' SGD.
+Certain, from the public code: the loss reads the queue before it is renewed, knows no negatives of
+its own batch, and goes in one direction only. m is 0.999 throughout. The queue holds 65,536 keys of
+128 numbers and starts as unit Gaussian noise. Neither head has a norm, and both have biases.
+
+Ours: a ViT by default and its mean token; AdamW, but in the preset words, which has the authors'
+SGD.
 
 No shuffling of keys between devices: it hides which lines shared the statistics of a device's batch
 norms. Here nothing has a batch norm (the encoders normalise a token or a line by itself), and the

@@ -10,11 +10,11 @@ Paper   Chen et al., "A Simple Framework for Contrastive Learning of Visual Repr
     l(i, j) = -log exp(s_ij / T) / sum_{k != i} exp(s_ik / T)  losses.nt_xent, s = cosine
     L = mean_i l(a_i, b_i) + mean_i l(b_i, a_i)                Method.loss
 
-Certain, from the public code: L is the *sum* of both views' means (twice equation 1's average),
-gradients flow through both sides and reach every row of the global batch, three projector layers by
-default (two in the paper) as wide as h, batch norm behind each, the last one with a scale and
-without a bias, 128 outputs, T 0.1, batch norms over the global batch and both views together. Ours:
-a ViT by default, so h is the mean of its tokens.
+Certain, from the public code: L is the *sum* of both views' means (twice equation 1's average).
+Gradients flow through both sides and reach every row of the global batch. The projector has three
+layers (two in the paper) as wide as h, and 128 outputs. Batch norm stands behind each layer, the
+last one with a scale and without a bias. Its statistics are those of the global batch and of both
+views together. T is 0.1. Ours: a ViT by default, so h is the mean of its tokens.
 
 Departures for lines of text: no flips and no random resized crops, which would show other letters;
 `recipe` and the bound `max_shift_px` (8 px, about half a letter of a 32 px line) on the way of any

@@ -15,10 +15,10 @@ Paper   Gao et al., "Self-Supervised Pre-training with Symmetric Superimposition
     L = L_pix + w L_feat, w = 0 for the first half, then up to 0.25  Method.loss, ._weight
     xi <- m xi + (1 - m) theta, m: 0.995 -> 1                        base.WithTeacher
 
-Certain, from the authors' code (FaltingsA/SSM): all of the above, the decoder (a linear map, 2-D
-positions, a direction token of the table times sqrt(width) in front, 4 blocks, layer norm, the
-token dropped), heads as in DiG, applied to one direction at a time, and the defaults. Our reading:
-w rises evenly (theirs in ten steps, from 0.025 to 0.25).
+Certain, from the authors' code (FaltingsA/SSM): all of the above, the decoder and the defaults. The
+decoder is a linear map, 2-D positions, a direction token of the table times sqrt(width) in front, 4
+blocks and a layer norm; the token is then dropped. Heads are DiG's, applied to one direction at a
+time. Our reading: w rises evenly (theirs in ten steps, from 0.025 to 0.25).
 
 Published bugs that are mended here
 - The shear of the teacher's affine map is the tuple (-25, -25, -10, 10), so that it slants by

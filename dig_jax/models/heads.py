@@ -71,10 +71,13 @@ class Mlp(nn.Module):
 
     | head | features | hidden_norm | last_norm |
     |---|---|---|---|
-    | projector of DiG and MoCo v3, of SimSiam | (4096, 4096, 256), (2048, 2048, 2048) | affine |
-    bare | | predictor of DiG and MoCo v3, of SimSiam | (4096, 256), (512, 2048) | affine | bare,
-    None | | pix_projector of DiG | (512, 512, D) | affine | bare | | projector of SimCLR | (D, D,
-    128) | affine | scale | | head of MoCo v1, of v2 | (128,), (2048, 128) | None | None |
+    | projector of DiG and MoCo v3 | (4096, 4096, 256) | affine | bare |
+    | predictor of DiG and MoCo v3 | (4096, 256) | affine | bare |
+    | projector of SimSiam | (2048, 2048, 2048) | affine | bare |
+    | predictor of SimSiam | (512, 2048) | affine | None |
+    | pix_projector of DiG | (512, 512, D) | affine | bare |
+    | projector of SimCLR | (D, D, 128) | affine | scale |
+    | head of MoCo v1, of v2 | (128,), (2048, 128) | None | None |
 
     x [..., D], weight bool[...] (rows that count in the statistics) -> f32[..., features[-1]].
     """

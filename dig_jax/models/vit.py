@@ -177,15 +177,17 @@ class Vit(nn.Module):
     "drop_path". each_block: the output of every block instead, before the last norm, f32[depth, B,
     N, D].
 
-    patch: (height, width) px. width, depth, heads: see SIZES. position: "sincos_2d" for any grid;
-    "flat_1d", DiG's code over row-major indices flat_columns * row + column; "square_2d", the 2-D
-    code of the square that Union14M's MAE takes these indices for (8 x 32 tokens get the codes of
-    16 x 16); "learned", a table of flat_columns columns (CCD, PARSeq). final_norm: layer norm at
-    the end (DiG drops it whenever its contrastive branch is on). drop_path: rate of the last block,
-    linear from 0 over the depth. remat, scan: recompute blocks in the backward pass; trace one
-    block and loop over stacked parameters ("blocks" instead of "block_i"). dtype: see `layers`.
-    attention: see `transformer.attend`; what "auto" stands for in a config is said by
-    `encoders.resolve`.
+    patch: (height, width) px. width, depth, heads: see SIZES.
+    position: "sincos_2d" for any grid. "flat_1d" is DiG's code over row-major indices, flat_columns
+        * row + column. "square_2d" is the 2-D code of the square that Union14M's MAE takes these
+        indices for: 8 x 32 tokens get the codes of 16 x 16. "learned" is a table of flat_columns
+        columns (CCD, PARSeq).
+    final_norm: layer norm at the end (DiG drops it whenever its contrastive branch is on).
+    drop_path: rate of the last block, linear from 0 over the depth.
+    remat: recompute blocks in the backward pass.
+    scan: trace one block and loop over stacked parameters, "blocks" instead of "block_i".
+    dtype: see `layers`.
+    attention: see `transformer.attend`; `encoders.resolve` says what "auto" in a config stands for.
     """
 
     patch: Sequence[int]

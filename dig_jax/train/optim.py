@@ -115,6 +115,42 @@ def create(
     from weight_decay to that along half a cosine, and what a rule states changes by the same
     factor. schedule, min_lr, drops, drop: see `make_schedule`. Raises ValueError.
     """
+    _check(name, schedule, drops, weight_decay_end, clip_norm, clip_norm_each)
+    peak = lr * batch_size / lr_per if lr_per else lr
+    groups = param_groups(params, weight_decay, rules, layer_decay, total_steps)
+    kinds = {schedule, *(t.schedule for t in jax.tree.leaves(groups) if t.schedule)}
+    rates = {
+        kind: make_schedule(peak, total_steps, warmup_steps, min_lr, kind, drops, drop)
+        for kind in kinds
+    }
+    rate, growth = rates[schedule], decay_growth(weight_decay, weight_decay_end, total_steps)
+    trainable = jax.tree.map(lambda t: not t.freeze, groups)
+    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+    if name == "sgd":
+        direction, after = _sgd(groups, momentum)
+    else:
+        direction = _late(optax.scale_by_adam(b1=b1, b2=b2, eps=eps), groups, b1, b2, eps)
+        after = groups
+    trained = optax.chain(
+        _clip_each(clip_norm_each, params) if clip_norm_each else clip,
+        direction,
+        optax.identity(),  # where weight decay once stood: checkpoints keep their shape
+        _step(after, rates, schedule, growth),
+    )
+    labels = jax.tree.map(lambda train: "train" if train else "freeze", trainable)
+    tx = optax.partition({"train": trained, "freeze": optax.set_to_zero()}, labels)
+    return Optimizer(tx, rate, trainable, peak, _group(params, groups))
+
+
+def _check(
+    name: str,
+    schedule: str,
+    drops: Sequence[float] | None,
+    weight_decay_end: float | None,
+    clip_norm: float | None,
+    clip_norm_each: float | None,
+) -> None:
+    """Refuses options of `create` that contradict each other with a ValueError."""
     if name not in ("adamw", "sgd"):
         raise ValueError(f"config.optim.name is {name!r}: set it to 'adamw' or 'sgd'")
     if name == "sgd" and weight_decay_end is not None:
@@ -127,41 +163,10 @@ def create(
             f"config.optim.drops is {tuple(drops)} and schedule {schedule!r}: set "
             "config.optim.schedule='steps'"
         )
-    peak = lr * batch_size / lr_per if lr_per else lr
     if clip_norm and clip_norm_each:
         raise ValueError(
             "config.optim has both clip_norm and clip_norm_each: set one of them to None"
         )
-    groups = param_groups(params, weight_decay, rules, layer_decay, total_steps)
-    kinds = {schedule, *(t.schedule for t in jax.tree.leaves(groups) if t.schedule)}
-    rates = {
-        kind: make_schedule(peak, total_steps, warmup_steps, min_lr, kind, drops, drop)
-        for kind in kinds
-    }
-    rate, growth = rates[schedule], decay_growth(weight_decay, weight_decay_end, total_steps)
-    trainable = jax.tree.map(lambda t: not t.freeze, groups)
-    clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
-    direction, after = (
-        _late(optax.scale_by_adam(b1=b1, b2=b2, eps=eps), groups, b1, b2, eps),
-        groups,
-    )
-    if name == "sgd":
-        if any(t.start for t in jax.tree.leaves(groups)):
-            raise ValueError(
-                "a rule of config.optim.rules has freeze_frac, which is for name='adamw': set "
-                "config.optim.name so, or remove it"
-            )
-        direction = optax.chain(_decay(groups), optax.trace(decay=momentum))
-        after = jax.tree.map(lambda t: dataclasses.replace(t, weight_decay=0.0), groups)
-    trained = optax.chain(
-        _clip_each(clip_norm_each, params) if clip_norm_each else clip,
-        direction,
-        optax.identity(),  # where weight decay once stood: checkpoints keep their shape
-        _step(after, rates, schedule, growth),
-    )
-    labels = jax.tree.map(lambda train: "train" if train else "freeze", trainable)
-    tx = optax.partition({"train": trained, "freeze": optax.set_to_zero()}, labels)
-    return Optimizer(tx, rate, trainable, peak, _group(params, groups))
 
 
 def param_groups(
@@ -260,6 +265,17 @@ def _decay(groups: Any) -> optax.GradientTransformation:
         return jax.tree.map(add, updates, params, groups, is_leaf=_masked), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _sgd(groups: Any, momentum: float) -> tuple[optax.GradientTransformation, Any]:
+    """The direction of SGD with the decay in the gradient, and the groups without their decay."""
+    if any(t.start for t in jax.tree.leaves(groups)):
+        raise ValueError(
+            "a rule of config.optim.rules has freeze_frac, which is for name='adamw': set "
+            "config.optim.name so, or remove it"
+        )
+    direction = optax.chain(_decay(groups), optax.trace(decay=momentum))
+    return direction, jax.tree.map(lambda t: dataclasses.replace(t, weight_decay=0.0), groups)
 
 
 def _late(

@@ -2,10 +2,11 @@
 
 | paper | equation | here |
 |---|---|---|
-| Bahdanau et al. 2015 (1409.0473) | energy e = v tanh(W s + U h), weights, context: section 3.1 |
-`AttentionReader.step` | | Chorowski et al. 2015 (1506.07503) | f = F * (last weights), added to the
-energy: equations 8, 9 | `windows`, `place` | | Cho et al. 2014 (1406.1078) | gated recurrent unit,
-reset behind the product as in cuDNN | `Gru` |
+| Bahdanau et al. 2015 (1409.0473) | 3.1: e = v tanh(W s + U h), weights, context | `step` |
+| Chorowski et al. 2015 (1506.07503) | 8, 9: f = F * (last weights), in the energy | `windows` |
+| Cho et al. 2014 (1406.1078) | gated recurrent unit, reset behind the product | `Gru` |
+
+The unit resets behind the product, as cuDNN's does.
 
 The reader is the one of Shi et al. 2016 and of the "attention" rows of scene text tables (Baek et
 al. 2019), with a GRU for their LSTM. Where it looked last helps it through a line: letters repeat,
@@ -16,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dig_jax.models.decoders.autoregressive import embedding
+from dig_jax.models.decoders.autoregressive import Reader, embedding, real_frames
 from dig_jax.models.heads import dropped
 from dig_jax.models.layers import Dense
 
@@ -36,7 +37,7 @@ class Gru(nn.Module):
         return update * hidden + (1 - update) * jnp.tanh(given[2] + reset * kept[2])
 
 
-class AttentionReader(nn.Module):
+class AttentionReader(Reader):
     """See the module and `autoregressive.py`. hidden: units of the GRU and of the energies.
 
     reach: frames to each side whose last weights the energy of a frame is told.
@@ -60,8 +61,8 @@ class AttentionReader(nn.Module):
 
     def memory(self, frames, length, key=None):
         frames = dropped(frames, self.dropout, key, 0)
-        real = jnp.arange(frames.shape[1])[None] < length[:, None]
-        return {"values": self.value(frames), "keys": self.key(frames), "real": real}
+        values, keys = self.value(frames), self.key(frames)
+        return {"values": values, "keys": keys, "real": real_frames(frames, length)}
 
     def start(self, memory):
         seen = jnp.zeros(memory["real"].shape)
@@ -77,14 +78,6 @@ class AttentionReader(nn.Module):
         hidden = self.gru(read, state["hidden"])
         # The state alone would have to carry the frame through the gates.
         return {"hidden": hidden, "seen": weights}, jnp.concatenate([hidden, context], -1), weights
-
-    def logits(self, hidden):
-        return self.classify(hidden)
-
-    def __call__(self, frames, length):
-        memory = self.memory(frames, length)
-        ids = jnp.zeros(len(frames), jnp.int32)
-        return self.logits(self.step(memory, self.start(memory), ids, 0)[1])
 
 
 def windows(weights, reach: int):

@@ -32,6 +32,23 @@ END = 0
 NEVER = -1e30  # logarithm of a probability of 0
 
 
+class Reader(nn.Module):
+    """What such networks share: how they are initialised, and their classifier."""
+
+    def __call__(self, frames, length):
+        memory = self.memory(frames, length)
+        ids = jnp.zeros(len(frames), jnp.int32)
+        return self.logits(self.step(memory, self.start(memory), ids, 0)[1])
+
+    def logits(self, hidden):
+        return self.classify(hidden)
+
+
+def real_frames(frames, length):
+    """bool[B, S]: which of the frames f32[B, S, F] lie within their line of length i32[B]."""
+    return jnp.arange(frames.shape[1])[None] < length[:, None]
+
+
 class Autoregressive:
     """A network as a decoder, see `decoders.Decoder`.
 

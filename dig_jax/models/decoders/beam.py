@@ -2,9 +2,8 @@
 
 | paper | part | here |
 |---|---|---|
-| Graves & Jaitly 2014; Hannun et al. 2014 (1408.2873), algorithm 1 | prefix beam search |
-`prefix_beam` | | Witten & Bell 1991; Chen & Goodman 1999, section 2.4 | interpolated n-gram |
-`NGram` |
+| Graves & Jaitly 2014; Hannun et al. 2014 (1408.2873) | prefix beam search | `prefix_beam` |
+| Witten & Bell 1991; Chen & Goodman 1999, section 2.4 | interpolated n-gram | `NGram` |
 
 Greedy reading takes the best class of each frame. A prefix beam sums over all alignments of a
 reading, and a language model may then choose between readings that look alike:

@@ -2,10 +2,11 @@
 
 | paper | part | here |
 |---|---|---|
-| Mnih et al. 2014, RAM (1406.6247) | glimpses of several scales around a place; "what" and "where"
-multiplied | `glimpse` | | Ba et al. 2015, DRAM (1412.7755) | section 2: context, glimpse, recurrent
-1 and 2, emission, classification network | `memory`, `start`, `look`, `step` | | Gregor et al.
-2015, DRAW (1502.04623) | section 3.2: Gaussian filters around a learned centre | `filters` |
+| Mnih et al. 2014, RAM (1406.6247) | glimpses of several scales, "what" times "where" | `glimpse` |
+| Ba et al. 2015, DRAM (1412.7755) | section 2: its networks | `memory`, `start`, `look`, `step` |
+| Gregor et al. 2015, DRAW (1502.04623) | section 3.2: filters around a learned centre | `filters` |
+
+DRAM's networks are those of context, glimpse, two recurrences, emission and classification.
 
 Departures. Places are frames of a line instead of pixels of a picture, so the reader stands on any
 encoder; on an encoder without layers it reads patches. A place is where the last one was plus a
@@ -24,12 +25,12 @@ import jax
 import jax.numpy as jnp
 
 from dig_jax.models.decoders.attention import Gru
-from dig_jax.models.decoders.autoregressive import embedding
+from dig_jax.models.decoders.autoregressive import Reader, embedding, real_frames
 from dig_jax.models.heads import dropped
 from dig_jax.models.layers import Dense
 
 
-class GlimpseReader(nn.Module):
+class GlimpseReader(Reader):
     """See the module and `autoregressive.py`. hidden: units of each network.
 
     glimpses: before each character. scales: distance between the filters of a glimpse, in frames,
@@ -59,8 +60,8 @@ class GlimpseReader(nn.Module):
 
     def memory(self, frames, length, key=None):
         values = self.value(dropped(frames, self.dropout, key, 0))
-        real = jnp.arange(frames.shape[1])[None] < length[:, None]
-        return {"values": values, "real": real, "last": (length - 1).astype(jnp.float32)}
+        last = (length - 1).astype(jnp.float32)
+        return {"values": values, "real": real_frames(frames, length), "last": last}
 
     def start(self, memory):
         """The chooser has had one look at the whole line (DRAM's context network)."""
@@ -96,14 +97,6 @@ class GlimpseReader(nn.Module):
         last = jnp.maximum(memory["last"], 1.0)
         near_end = jnp.exp((place - memory["last"]) / 4.0)
         return what * self.where(jnp.stack([place / last, near_end], -1))
-
-    def logits(self, hidden):
-        return self.classify(hidden)
-
-    def __call__(self, frames, length):
-        memory = self.memory(frames, length)
-        ids = jnp.zeros(len(frames), jnp.int32)
-        return self.logits(self.step(memory, self.start(memory), ids, 0)[1])
 
 
 def filters(place, real, scales, taps: int):

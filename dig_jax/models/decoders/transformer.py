@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dig_jax.models.decoders.autoregressive import embedding
+from dig_jax.models.decoders.autoregressive import Reader, embedding, real_frames
 from dig_jax.models.heads import dropped
 from dig_jax.models.layers import Dense, LayerNorm, compute_dtype, dot_f32acc, gelu
 
@@ -78,7 +78,7 @@ def _attend(query, key, value, known, dtype):
     return out.reshape(*out.shape[:2], -1), weights.mean(1)
 
 
-class TransformerReader(nn.Module):
+class TransformerReader(Reader):
     """See the module and `autoregressive.py`. width, depth, heads, inner: of the decoder's layers;
     inner is the width of their feed-forward part."""
 
@@ -107,8 +107,8 @@ class TransformerReader(nn.Module):
     def memory(self, frames, length, key=None):
         x = self.frame_norm(self.frame(dropped(frames, self.dropout, key, 0)))
         x = x + codes(jnp.arange(x.shape[1]), self.width)[None]
-        real = jnp.arange(x.shape[1])[None] < length[:, None]
-        return {"frames": [layer.frames(x) for layer in self.layers], "real": real}
+        frames = [layer.frames(x) for layer in self.layers]
+        return {"frames": frames, "real": real_frames(x, length)}
 
     def start(self, memory):
         """Empty keys and values of every layer, for a character a frame and the end."""
@@ -130,14 +130,6 @@ class TransformerReader(nn.Module):
         for layer, frames in zip(self.layers, memory["frames"]):
             x, _, weights = layer(x, frames, memory["real"])
         return self.norm(x), weights
-
-    def logits(self, hidden):
-        return self.classify(hidden)
-
-    def __call__(self, frames, length):
-        memory = self.memory(frames, length)
-        ids = jnp.zeros(len(frames), jnp.int32)
-        return self.logits(self.step(memory, self.start(memory), ids, 0)[1])
 
     def _embedded(self, ids, places):
         # Rows of length 1, as the sine codes have, would drown in them.

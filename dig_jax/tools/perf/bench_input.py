@@ -88,58 +88,19 @@ def measure(
         channels=channels,
         seed=0,
     )
-    (_, host), part = dataset[0], seconds / 5
-    pool = mixture.read(host["index"])
-    images = [
-        image for image in (_decoded(record, channels) for record in pool) if image is not None
-    ]
-    if not images:
-        raise ValueError(
-            f"none of the {len(pool)} records tried can be decoded; the first: {host['errors'][0]}"
-        )
-    indices = np.random.default_rng(0).integers(0, len(mixture), (4096, batch_size))
-
-    def read(turn: int) -> int:
-        return len(mixture.read(indices[turn % len(indices)]))
-
-    def decode(turn: int) -> int:
-        return sum(_decoded(record, channels) is not None for record in pool)
-
-    def crop(turn: int) -> int:
-        for image in images:
-            transforms.crop_to_height(image, height_px, width_px, turn % 97 / 97)
-        return len(images)
-
-    def whole(turn: int) -> int:
-        return len(dataset[turn + 1][0]["width"])
-
-    stages = {
-        name: _rate(work, part)
-        for name, work in (
-            ("read", read),
-            ("decode", decode),
-            ("resize + crop", crop),
-            ("whole", whole),
-        )
-    }
-    rest = 1 / stages["whole"] - sum(
-        1 / stages[name] for name in ("read", "decode", "resize + crop")
-    )
-    shares = {
-        name: rate and stages["whole"] / rate for name, rate in stages.items() if name != "whole"
-    }
-    shares["shuffle + batch"] = max(0.0, rest * stages["whole"])
+    part = seconds / 5
+    images, pool, stages = _stages(mixture, dataset, height_px, width_px, channels, part)
+    shares = _shares(stages)
     count = pipeline.default_workers() if workers == "auto" else workers
     wall, started = _wall(dataset, part, count, batch_size)
     fed = {}
     if consume is not None:
         fed = verdict(consume, wall, stages["whole"], count, cores())
         if not fed["feeds"] and workers == "auto" and fed["cores_needed"] <= cores():
-            count = more = min(
-                cores(), math.ceil(1.1 * fed["cores_needed"])
-            )  # a tenth for what processes cost
-            wall, started = _wall(dataset, part, more, batch_size)
-            fed = verdict(consume, wall, stages["whole"], more, cores())
+            # A tenth more, for what processes cost.
+            count = min(cores(), math.ceil(1.1 * fed["cores_needed"]))
+            wall, started = _wall(dataset, part, count, batch_size)
+            fed = verdict(consume, wall, stages["whole"], count, cores())
     return {
         "lines": len(mixture),
         "height_px": height_px,
@@ -157,6 +118,51 @@ def measure(
         "first_batch_s": round(started, 2),
         **fed,
     }
+
+
+def _stages(
+    mixture: Mixture, dataset, height_px: int, width_px: int, channels: int, seconds: float
+) -> tuple[list[np.ndarray], list, dict[str, float]]:
+    """(decoded images, records of one batch, {stage: lines a second of CPU time}).
+
+    Each stage runs alone for about `seconds`, in one thread. ValueError where no record can be
+    decoded.
+    """
+    host = dataset[0][1]
+    pool = mixture.read(host["index"])
+    decoded = [_decoded(record, channels) for record in pool]
+    images = [image for image in decoded if image is not None]
+    if not images:
+        raise ValueError(
+            f"none of the {len(pool)} records tried can be decoded; the first: {host['errors'][0]}"
+        )
+    indices = np.random.default_rng(0).integers(0, len(mixture), (4096, len(pool)))
+
+    def read(turn: int) -> int:
+        return len(mixture.read(indices[turn % len(indices)]))
+
+    def decode(turn: int) -> int:
+        return sum(_decoded(record, channels) is not None for record in pool)
+
+    def crop(turn: int) -> int:
+        for image in images:
+            transforms.crop_to_height(image, height_px, width_px, turn % 97 / 97)
+        return len(images)
+
+    def whole(turn: int) -> int:
+        return len(dataset[turn + 1][0]["width"])
+
+    works = {"read": read, "decode": decode, "resize + crop": crop, "whole": whole}
+    return images, pool, {name: _rate(work, seconds) for name, work in works.items()}
+
+
+def _shares(stages: dict[str, float]) -> dict[str, float]:
+    """The share of the whole time that each stage takes; the rest is shuffling and batching."""
+    whole = stages["whole"]
+    alone = {name: rate for name, rate in stages.items() if name != "whole"}
+    rest = 1 / whole - sum(1 / rate for rate in alone.values())
+    shares = {name: whole / rate for name, rate in alone.items()}
+    return shares | {"shuffle + batch": max(0.0, rest * whole)}
 
 
 def verdict(consume: float, wall: float, core: float, workers: int, available: int) -> dict:

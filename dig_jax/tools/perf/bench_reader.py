@@ -14,19 +14,18 @@ Steps take turns, then readings. The last line is JSON: medians and spreads by t
 time of this process, which is what to compare where other programs want the same cores.
 """
 
-import json
 import os
 import statistics
 
 import jax
 import numpy as np
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
 from dig_jax import sharding
 from dig_jax.tools import program
-from dig_jax.tools.perf import bench_step, workload
-from dig_jax.tools.perf.bench_torch import alternate, torch
+from dig_jax.tools.perf import bench_step, bench_torch, workload
+from dig_jax.tools.perf.bench_torch import torch
 
 FLAGS = flags.FLAGS
 CHANNELS, POOLS = (16, 48, 96, 128, 192), ((2, 2), (2, 2), None, (2, 1), (2, 1))
@@ -111,12 +110,10 @@ def measure(config, width_px, seconds):
     lengths = torch.tensor(batch["label_length"].astype(np.int64))
     steps = {"torch": lambda: crnn.step(image, label, lengths), "jax": step}
     reads = {"torch": lambda: crnn.read(image), "jax": read}
-    result = {"threads": torch.get_num_threads(), "load": round(os.getloadavg()[0], 1)}
-    result |= {"batch_size": rows, "width_px": width_px}
-    result["versions"] = {"jax": jax.__version__, "torch": torch.__version__}
+    result = bench_torch.surroundings() | {"batch_size": rows, "width_px": width_px}
     for what, calls in (("step", steps), ("read", reads)):
         calls["torch"]()
-        for clock, times in zip(("wall", "cpu"), alternate(calls, seconds)):
+        for clock, times in zip(("wall", "cpu"), bench_torch.alternate(calls, seconds)):
             for name, each in times.items():
                 figures = result.setdefault(f"{name}_{what}", {})
                 figures[f"ms_{clock}"] = 1e3 * statistics.median(each)
@@ -141,19 +138,8 @@ def report(result):
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    if torch is None:
-        raise SystemExit(
-            "error: bench_reader compares with PyTorch, which is not installed: "
-            "pip install 'dig_jax[torch]'"
-        )
-    try:
-        result = measure(FLAGS.config, FLAGS.width_px, FLAGS.seconds)
-    except ValueError as error:
-        raise SystemExit(f"error: {error}") from None
-    print(report(result))
-    print(json.dumps(bench_step.rounded(result)))
+    timed = lambda: measure(FLAGS.config, FLAGS.width_px, FLAGS.seconds)
+    bench_torch.compare(argv, "bench_reader", timed, report)
 
 
 if __name__ == "__main__":

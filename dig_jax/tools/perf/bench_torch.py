@@ -216,8 +216,7 @@ def measure(cfg, seconds):
     """The figures as a dict (see the module). ValueError where the two networks do not agree."""
     cfg = completed({**cfg, "data": {**cfg["data"], "train": "none is read"}})
     check(cfg)
-    threads = len(os.sched_getaffinity(0))
-    torch.set_num_threads(threads)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
     dtypes = dict.fromkeys(("float32", cfg["method"]["encoder"]["dtype"]))
     dtypes.pop("auto", None)  # float32 on a CPU
     boxes, reference = {}, None
@@ -247,11 +246,8 @@ def measure(cfg, seconds):
     }
     wall, cpu = alternate(calls, seconds)
     base = {"wall": statistics.median(wall["torch"]), "cpu": statistics.median(cpu["torch"])}
-    result = {
-        "threads": threads, "load": round(os.getloadavg()[0], 1), "batch_size": cfg["batch_size"],
-        "versions": {"jax": jax.__version__, "torch": torch.__version__},
-        "losses": losses, "repetitions": len(wall["torch"]),
-    }  # fmt: skip
+    result = surroundings() | {"batch_size": cfg["batch_size"], "losses": losses}
+    result["repetitions"] = len(wall["torch"])
     for name in calls:
         times = {"wall": wall[name], "cpu": cpu[name]}
         result[name] = {f"ms_{clock}": 1e3 * statistics.median(t) for clock, t in times.items()}
@@ -260,6 +256,13 @@ def measure(cfg, seconds):
             f"speed_{clock}": base[clock] / statistics.median(t) for clock, t in times.items()
         }
     return result
+
+
+def surroundings():
+    """What figures of both depend on: threads, load of the machine, versions."""
+    versions = {"jax": jax.__version__, "torch": torch.__version__}
+    load = round(os.getloadavg()[0], 1)
+    return {"threads": torch.get_num_threads(), "load": load, "versions": versions}
 
 
 def alternate(calls, seconds):
@@ -291,20 +294,26 @@ def report(result):
     return "\n".join(lines)
 
 
-def main(argv):
+def compare(argv, name, measure, report):
+    """Prints the figures of `measure()` for people, then as JSON; a mistake is one sentence."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     if torch is None:
         raise SystemExit(
-            "error: bench_torch compares with PyTorch, which is not installed: pip install "
+            f"error: {name} compares with PyTorch, which is not installed: pip install "
             "'dig_jax[torch]'"
         )
     try:
-        result = measure(command_line.config().to_dict(), FLAGS.seconds)
+        result = measure()
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
     print(report(result))
     print(json.dumps(bench_step.rounded(result)))
+
+
+def main(argv):
+    timed = lambda: measure(command_line.config().to_dict(), FLAGS.seconds)
+    compare(argv, "bench_torch", timed, report)
 
 
 if __name__ == "__main__":

@@ -3,11 +3,11 @@
 import pytest
 
 from dig_jax.configs.recognize import scratch
-from dig_jax.tools.perf import bench_reader
+from dig_jax.tools.perf import bench_reader, bench_torch
 
 
 def test_a_missing_extra_is_a_sentence(monkeypatch):
-    monkeypatch.setattr(bench_reader, "torch", None)
+    monkeypatch.setattr(bench_torch, "torch", None)
     with pytest.raises(SystemExit, match=r"pip install 'dig_jax\[torch\]'"):
         bench_reader.main(["bench_reader"])
 
