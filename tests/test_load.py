@@ -135,6 +135,8 @@ def test_neighbours_meet_halfway():
 
 def test_an_encoder_gives_the_features_of_each_line(folder, reader):
     encoder = dig_jax.load_encoder(folder / "run")
+    with pytest.raises(ValueError, match="an encoder, which reads no text"):
+        load.Reader(encoder.model)
     paths = sorted(folder.glob("*.png"))[:3]
     found = encoder([*paths, b"no image"], batch_size=4)
     for features, path in zip(found, paths):
