@@ -8,6 +8,7 @@ import lmdb
 import pytest
 
 from dig_jax.data import apart, records
+from dig_jax.data.examples import Report
 from dig_jax.data.sources import lmdb as source
 from dig_jax.data.writer import encode_image, write
 from dig_jax.tools import export_records
@@ -185,3 +186,22 @@ def test_real_lines_there_and_back(tmp_path):
     make(tmp_path / "back", "lmdb", f"--input={tmp_path / 'db'}", "--channels=3")
     a, b = (records.RecordSet(tmp_path / name).entry["digest"] for name in ("set", "back"))
     assert a == b and len(pixels(records.RecordSet(tmp_path / "back")[0].image).shape) == 3
+
+
+def test_a_conversion_that_goes_on_counts_once(tmp_path):
+    """What is left out while a database is read is counted by the run that reads it, only once."""
+    values = pairs(9)
+    for number in (2, 5, 8):
+        del values[f"image-{number:09d}"]
+    folder = str(database(tmp_path / "in", values, 9))
+    whole = Report()
+    rows = list(source.examples(report=whole, input=folder, workers=0))
+    for taken in range(1, 6):
+        first, second = Report(), Report()
+        part = source.examples(report=first, input=folder, workers=0)
+        before = [next(part) for _ in range(taken)]
+        second.before = first.state()
+        # A job counts as done once its next one is asked for.
+        after = list(source.examples(report=second, input=folder, workers=0))
+        assert before[: len(rows) - len(after)] + after == rows
+        assert second.reasons == whole.reasons == {"no image under this key": 3}
