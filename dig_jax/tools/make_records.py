@@ -9,11 +9,13 @@ that this has parameters for. What cannot be used is counted, named in records.j
 summed up at the end; the last line says what was made.
 """
 
+import ast
 import dataclasses
 import functools
 import importlib
 import inspect
 import os
+import pathlib
 import pkgutil
 import sys
 import time
@@ -103,6 +105,20 @@ def define_flags() -> flags.FlagValues:
 def source_names() -> list[str]:
     """The modules of dig_jax/data/sources."""
     return sorted(module.name for module in pkgutil.iter_modules(sources.__path__))
+
+
+def sources_told(chosen: str = "") -> str:
+    """What one source reads, or a line on each. Nothing is imported for it."""
+    told = {}
+    for name in source_names():
+        text = (pathlib.Path(sources.__path__[0]) / f"{name}.py").read_text(encoding="utf-8")
+        docstring = ast.get_docstring(ast.parse(text)) or ""
+        told[name] = docstring.removeprefix("Source: ")
+    if chosen in told:
+        return f"--source={chosen}: {told[chosen]}\n"
+    heads = {name: " ".join(text.split("\n\n")[0].split()) for name, text in told.items()}
+    lines = [f"  {name:<11} {head}" for name, head in heads.items()]
+    return "\n".join(["Sources (--source=NAME --help tells all of one):", *lines, ""])
 
 
 def load(name: str) -> Callable[..., Iterator[Example]]:
@@ -213,7 +229,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         rest = given(sys.argv if argv is None else ["make_records", *argv])
         if given.help:
-            print(f"{__doc__}{given.get_help()}")
+            chosen = given.source if given["source"].present else ""
+            print(f"{__doc__}\n{sources_told(chosen)}\n{given.get_help()}")
             return 0
         if len(rest) > 1:
             raise ValueError(f"'{rest[1]}' is no option; write --name=value.")

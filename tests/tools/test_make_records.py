@@ -77,6 +77,13 @@ def test_lines_end_to_end(tmp_path, capsys):
     assert len(RecordSet(tmp_path / "c")) == 2
 
 
+def test_help_tells_what_a_source_reads(capsys):
+    code, text, _ = run(capsys, "--help")
+    assert code == 0 and "  lmdb        LMDB databases" in text and "--[no]straighten" in text
+    code, text, _ = run(capsys, "--source=iam", "--help")
+    assert code == 0 and "train.uttlist" in text and "LMDB databases" not in text
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
