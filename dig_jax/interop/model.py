@@ -80,7 +80,8 @@ class Model:
 
     def logits(self) -> Callable[[Any, base.Batch], dict[str, jax.Array]]:
         """(weights, raw batch) -> "logits" f32[B,S,V] and "length" i32[B] of a reader by CTC."""
-        method, head = self.method(), self.head
+        method: Any = self.method()  # of recognisers alone
+        head = self.head
         return lambda weights, batch: method.logits(weights["params"], weights["mutable"], batch)[
             head
         ]
@@ -294,8 +295,8 @@ def of_export(folder: pathlib.Path, described: Mapping[str, Any]) -> Model:
         from dig_jax.interop import onnx
 
         program = onnx.program(folder)
-        given = described["method"], preparation, {}, charset, described["origin"], program
-        return Model(export["kind"], *given)
+        given = described["method"], preparation
+        return Model(export["kind"], *given, {}, charset, described["origin"], program)
     wanted = shapes(described["method"], charset, preparation)
     store = importlib.import_module(f"dig_jax.interop.{export['format']}")
     weights = {"mutable": {}} | checked(store.read(folder, wanted), wanted, folder)
