@@ -67,6 +67,14 @@ class Oddities(dict[str, Any]):
     def count(self, what: str, more: int = 1) -> None:
         self[what] = self.get(what, 0) + int(more)
 
+    def add(self, others: dict[str, Any]) -> None:
+        """Those of records that come after these."""
+        for what, value in others.items():
+            if what == "such":
+                self.setdefault(what, value)
+            else:
+                self.count(what, value)
+
     def notes(self) -> list[str]:
         """Sentences for the manifest."""
         notes = []

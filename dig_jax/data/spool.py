@@ -15,6 +15,7 @@ import functools
 import hashlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -75,12 +76,11 @@ class Spool:
 
     def __init__(self, folder: Path, keep: bool = False):
         self.folder, self.keep = folder, keep
-        self.progress: dict[str, Any] = {"counts": [], "names": []}
+        self.progress: dict[str, Any] = {"counts": [], "files": []}
         if keep and (folder / PROGRESS).is_file():
             self.progress = json.loads((folder / PROGRESS).read_text("utf-8"))
-        whole = {self._file(i, end).name for i in range(len(self.counts)) for end in ENDS}
         for file in folder.glob("chunk-*"):  # of a chunk that was never finished
-            if file.name not in whole:
+            if file.stem not in self.progress["files"]:
                 file.unlink()
         if self.progress.get("stage") != "deal":
             (folder / ARRANGED).unlink(missing_ok=True)
@@ -91,16 +91,17 @@ class Spool:
         """Records of each finished chunk."""
         return self.progress["counts"]
 
-    @property
-    def names(self) -> list[str]:
-        """The splits."""
-        return self.progress["names"]
-
     def _file(self, number: int, end: str) -> Path:
-        return self.folder / f"chunk-{number:05d}{end}"
+        return self.folder / f"{self.progress['files'][number]}{end}"
+
+    @property
+    def _next(self) -> Path:
+        """The chunk under way, without its end."""
+        return self.folder / f"chunk-{len(self.counts):05d}"
 
     def _begin(self) -> None:
         self._writer, self._rows, self._bytes, self._since = None, [], 0, time.monotonic()
+        self._names: list[str] = []
         self._texts: list[str] = []
         self._ids: list[bytes] = []
 
@@ -109,13 +110,13 @@ class Spool:
     ) -> None:
         """One record: its message, label, id, and (width, height) in px."""
         if self._writer is None:
-            self._writer = open_writer(self._file(len(self.counts), ENDS[0]))
-        if split not in self.names:
-            self.names.append(split)
+            self._writer = open_writer(self._next.with_suffix(ENDS[0]))
+        if split not in self._names:
+            self._names.append(split)
         self._writer.write(value)
         chars = -1 if text is None else len(text)
         name = id.encode("utf-8", "backslashreplace")
-        self._rows.append((self.names.index(split), len(value), *size, chars, len(name)))
+        self._rows.append((self._names.index(split), len(value), *size, chars, len(name)))
         self._texts.append(text or "")
         self._ids.append(name)
         self._bytes += len(value)
@@ -133,21 +134,22 @@ class Spool:
     def commit(self, **progress: Any) -> None:
         """Finishes the chunk and writes down how far the conversion is, JSON."""
         if self._writer is not None:
-            number = len(self.counts)
             self._writer.close()
             rows = np.array(self._rows, np.int32).reshape(-1, 6)
-            with self._file(number, ENDS[1]).open("wb") as file:
+            with self._next.with_suffix(ENDS[1]).open("wb") as file:
                 np.savez(
                     file,
                     rows=rows,
+                    names=np.array(self._names),
                     utf8=np.frombuffer("".join(self._texts).encode(), np.uint8),
                     ids=np.frombuffer(b"".join(self._ids), np.uint8),
                 )
-            self.counts.append(len(rows))
-            self.progress["bytes"] = self.written
             if self.keep:
                 for end in ENDS:
-                    to_disk(self._file(number, end))
+                    to_disk(self._next.with_suffix(end))
+            self.progress["bytes"] = self.written
+            self.progress["files"].append(self._next.name)
+            self.counts.append(len(rows))
             self._begin()
         self.save(**progress)
 
@@ -161,28 +163,30 @@ class Spool:
         """Closes what is open and frees the disk of the unfinished chunk."""
         if self._writer is not None:
             self._writer.close()
-            self._file(len(self.counts), ENDS[0]).unlink(missing_ok=True)
+            self._next.with_suffix(ENDS[0]).unlink(missing_ok=True)
         self._begin()
 
-    def arrange(self, split: np.ndarray) -> None:
-        """Moves the records to these splits, i32[n] as in Columns."""
-        np.savez(self.folder / ARRANGED, split=split)
+    def arrange(self, columns: Columns) -> None:
+        """Keeps the splits of these columns for the rest of the conversion."""
+        np.savez(self.folder / ARRANGED, split=columns.split, names=np.array(columns.names))
         to_disk(self.folder / ARRANGED)
 
     def columns(self) -> Columns:
         """Of all finished chunks; their splits as `arrange` left them."""
-        parts = []
+        parts, names = [], {}
         for number in range(len(self.counts)):
             with np.load(self._file(number, ENDS[1]), allow_pickle=False) as arrays:
-                codes = labels.codes_of(arrays["utf8"].tobytes().decode())
-                parts.append((arrays["rows"], codes, arrays["ids"]))
+                rows, codes = arrays["rows"], labels.codes_of(arrays["utf8"].tobytes().decode())
+                here = [names.setdefault(name, len(names)) for name in arrays["names"].tolist()]
+                rows[:, 0] = np.array(here, np.int32)[rows[:, 0]]
+                parts.append((rows, codes, arrays["ids"]))
         rows, codes, ids = (np.concatenate(column) for column in zip(*parts))
         split, size, width, height, chars, id_bytes = np.ascontiguousarray(rows.T)
         width, height = width.astype(np.uint16), height.astype(np.uint16)
         if (file := self.folder / ARRANGED).is_file():
             with np.load(file, allow_pickle=False) as arrays:
-                split = arrays["split"]
-        return Columns(self.names, split, size, width, height, chars, codes, ids, id_bytes)
+                split, names = arrays["split"], arrays["names"].tolist()
+        return Columns(list(names), split, size, width, height, chars, codes, ids, id_bytes)
 
     def values(self, rows: np.ndarray) -> Iterator[bytes]:
         """The messages of these records, i64[m] ascending, a few at a time in memory."""
@@ -242,6 +246,8 @@ class Spool:
         for pattern in ("chunk-*", "unfinished-*", ARRANGED):
             for file in self.folder.glob(pattern):
                 file.unlink()
+        for part in self.folder.glob("part-*"):  # of a pipeline
+            shutil.rmtree(part)
 
 
 ENDS = (".array_record", ".npz")

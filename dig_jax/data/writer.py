@@ -90,6 +90,7 @@ def write(
     about: dict[str, Any] | None = None,
     asked: dict[str, Any] | None = None,
     arrange: Arrange | None = None,
+    fill: Callable[[Spool, Iterable[Example], Report, float], Oddities] | None = None,
 ) -> dict[str, Any]:
     """Writes a records folder and returns its manifest. The folder appears whole at the end, or not
     at all.
@@ -98,9 +99,10 @@ def write(
     order. Texts are stored normalised; an empty one counts as no label and is reported. Images are
     stored as they come, broken ones too (their size in the index is 0 x 0): sources check them,
     this function does not. shards: files a split, 0 = one for each 256 MiB. report: read after the
-    last example. about: further keys of records.json. arrange: moves records between splits. asked:
-    what the conversion is made with, JSON. With it a conversion that is killed or fails leaves what
-    it has done in `.NAME.unfinished`, and the same one goes on from there. Raises FileExistsError
+    last example. about: further keys of records.json. arrange: moves records between splits. fill:
+    in place of `take_in`. asked: what the conversion is made with, JSON. With it a conversion that
+    is killed or fails leaves what it has done in `.NAME.unfinished`, and the same one goes on from
+    there. Raises FileExistsError
     where the folder exists (with overwrite only where it is no records folder), ValueError where
     there is no example or an unfinished conversion was made with other options, OSError where the
     disk is too small.
@@ -120,19 +122,19 @@ def write(
     with under_way(output, asked, report) as spool:
         if spool.progress["stage"] == "fill":
             moved = arrange.moved if arrange else 0.0
-            _fill(spool, examples, report, moved)
+            report.notes += (fill or take_in)(spool, examples, report, moved).notes()
             columns = spool.columns() if spool.counts else None
             if columns and arrange:
                 columns = arrange(columns, spool.values, report)
             if not columns or columns.split.max() < 0:
                 raise ValueError(f"No record could be made for {output}: {_why(report)}.")
-            spool.arrange(columns.split)
+            spool.arrange(columns)
             told = {
                 "about": {"source": "", "licence": "", **report.about, **(about or {})},
                 "notes": report.notes,
                 "skipped": report.skipped(),
             }
-            spool.save(stage="deal", names=columns.names, told=told)
+            spool.save(stage="deal", told=told)
         told = spool.progress["told"]
         columns = spool.columns()
         manifest = {
@@ -181,7 +183,8 @@ def under_way(output: Path, asked: dict[str, Any] | None, report: Report) -> Ite
         try:
             yield spool
         finally:
-            if folder.is_dir() and not (asked and spool.counts):
+            done = asked and (spool.counts or any(folder.glob("part-0*")))
+            if folder.is_dir() and not done:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -229,7 +232,9 @@ def _check_output(output: Path, overwrite: bool) -> None:
         )
 
 
-def _fill(spool: Spool, examples: Iterable[Example], report: Report, moved: float) -> None:
+def take_in(
+    spool: Spool, examples: Iterable[Example], report: Report, moved: float = 0.0
+) -> Oddities:
     """Takes all examples in. A source that does its work in Report.work passes over what a former
     conversion did; of any other the first ones are looked at again and not written."""
     odd = Oddities()
@@ -253,7 +258,7 @@ def _fill(spool: Spool, examples: Iterable[Example], report: Report, moved: floa
     except BaseException:
         spool.abandon()
         raise
-    report.notes += odd.notes()
+    return odd
 
 
 def _why(report: Report) -> str:

@@ -34,7 +34,8 @@ from dig_jax.tools import program
 from dig_jax.tools.source_flags import define_source_flags
 
 DIVISION = ("validation", "test", "group_by", "dedupe")
-WITHOUT_EFFECT = {"help", "h", "output", "overwrite", "workers"}  # on the records
+PIPELINE = ("runner", "runner_option")
+WITHOUT_EFFECT = {"help", "h", "output", "overwrite", "workers", "runner_option"}  # on records
 
 
 def define_flags() -> flags.FlagValues:
@@ -98,6 +99,20 @@ def define_flags() -> flags.FlagValues:
         "of generated lines, and of what --validation and --test hold back.",
         lower_bound=0,
     )
+    flags.DEFINE_enum(
+        "runner",
+        None,
+        ["direct", "dataflow", "spark", "flink"],
+        "spread the work over machines as an Apache Beam pipeline of this runner "
+        "(pip install 'dig_jax[beam]').",
+        flag_values=own,
+    )
+    flags.DEFINE_multi_string(
+        "runner_option",
+        [],
+        "with --runner: an option of it, such as --runner_option=--project=mine; may be repeated.",
+        flag_values=own,
+    )
     define_source_flags(own)
     return own
 
@@ -134,7 +149,7 @@ def arguments(name: str, examples: Callable[..., Any], given: flags.FlagValues) 
     """The flags that are parameters of this source. ValueError for a flag set by the user that
     would have no effect.
     """
-    general = {"help", "h", "source", "output", "shards", "name", "overwrite", *DIVISION}
+    general = {"help", "h", "source", "output", "shards", "name", "overwrite", *PIPELINE, *DIVISION}
     general |= {"seed"} if given.validation or given.test else set()
     parameters = set(inspect.signature(examples).parameters)
     images = {field.name for field in dataclasses.fields(Store)} if "store" in parameters else set()
@@ -159,7 +174,11 @@ def make(given: flags.FlagValues) -> dict[str, Any]:
     """Runs the program with these flags and returns the manifest."""
     if not given.output:
         raise ValueError("--output is missing: name the records folder to make.")
-    source, report = load(given.source), Report()
+    source, report, fill = load(given.source), Report(), None
+    if given.runner:
+        from dig_jax.data.beam import Listing, Pipeline  # here: an extra
+
+        report, fill = Listing(), Pipeline(given.runner, given.runner_option)
     options = arguments(given.source, source, given)
     if given.input:
         options["input"] = str(program.path(given.input, "--input"))
@@ -176,6 +195,7 @@ def make(given: flags.FlagValues) -> dict[str, Any]:
         about={"channels": given.channels, "codec": given.codec, "quality": given.quality},
         asked=asked(given, options),
         arrange=arrange,
+        fill=fill,
     )
     return manifest
 
