@@ -8,7 +8,8 @@ import lmdb
 import pyarrow.parquet
 import pytest
 
-from dig_jax.tools import export_records, make_records
+from dig_jax.data.record_set import RecordSet
+from dig_jax.tools import export_records, make_records, records_check, show_records
 from tests.data import fakes, test_handwriting, test_pages
 from tests.data.made import png
 from tests.data.test_lmdb import database, pairs
@@ -32,6 +33,9 @@ def place(tmp_path_factory):
     put(data / "folder", {"a.png": 1, "b.png": 2, "labels.tsv": "a.png\tone\n"})
     put(data / "pairs", {"a.png": 1, "a.gt.txt": "one\n", "b.png": 2, "b.gt.txt": "two\n"})
     put(data / "table", {"a.png": 1, "words.csv": "file,label\na.png,one\n"})
+    works = {f"work{i}/{j}.png": 9 * i + j for i in range(5) for j in range(3)}
+    texts = "".join(f"{name}\t{name[4:7]}\n" for name in works)
+    put(data / "works", {**works, "labels.tsv": texts})
     for name in ("training/MJ", "evaluation/SVT"):
         database(data / "lmdb" / name, pairs(2), 2)
     (data / "parquet").mkdir()
@@ -77,6 +81,10 @@ def test_every_command_runs(place, monkeypatch, capsys):
         if module == "dig_jax.tools.make_records":
             assert make_records.main([*argv, "--workers=0"]) == 0, (command, capsys.readouterr())
             assert re.search(r": [1-9]\d* records: ", capsys.readouterr().out), command
+        elif module == "dig_jax.tools.records_check":
+            assert records_check.check(RecordSet(argv[0]), 1000, True)["faults"] == {}, command
+        elif module == "dig_jax.tools.show_records":
+            assert "work" in show_records.page([(argv[0], "")], lines=9), command
         else:
             assert module == "dig_jax.tools.export_records", command
             options = dict(flag[2:].split("=", 1) for flag in argv)

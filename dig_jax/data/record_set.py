@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,6 +133,13 @@ class RecordSet:
         start = self._label_starts[row]
         codes = self.codes[start : start + max(int(self.label_chars[row]), 0)]
         return labels.text_of(codes[codes > 0])
+
+    def texts(self, rows: np.ndarray) -> Iterator[str]:
+        """`text` of i64[m] records, 100 times faster for many."""
+        whole = labels.text_of(self.codes)
+        starts, ends = self._label_starts[rows], self._label_starts[rows + 1]
+        for start, end in zip(starts.tolist(), ends.tolist()):
+            yield whole[start:end].replace("\0", "")
 
     @functools.cached_property
     def _label_starts(self) -> np.ndarray:

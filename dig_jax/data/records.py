@@ -102,10 +102,10 @@ class Mixture:
     def texts(self) -> Iterator[str]:
         """The labels of the chosen records, unlabelled and unreadable ones left out. No image is
         read."""
-        for number in np.flatnonzero(self.label_chars > 0).tolist():
-            which, rows = self._locate([number])
-            if text := self.sets[which[0]].text(int(rows[0])):
-                yield text
+        for number, records in enumerate(self.sets):
+            chosen = self.chosen[self.offsets[number] : self.offsets[number + 1]]
+            rows = chosen - self._starts[number]
+            yield from filter(None, records.texts(rows[records.label_chars[rows] > 0]))
 
     def keep(self, mask: np.ndarray) -> "Mixture":
         """The same with the records of bool[n] only."""

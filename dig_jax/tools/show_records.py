@@ -39,7 +39,8 @@ small, summary { color: var(--soft) } summary { cursor: pointer; margin: .6rem 0
 .char { border: 1px solid var(--line); border-radius: 4px; padding: .05rem .45rem;
         white-space: nowrap } .char b { font-weight: 500; margin-right: .3rem }
 .char.rare { background: #fff4e5; border-color: #f0c890 }
-td { overflow-wrap: anywhere } td.number, th { white-space: nowrap }
+td { overflow-wrap: anywhere } td:first-child { overflow-wrap: normal; min-width: 6rem }
+td.number, th { white-space: nowrap }
 """
 ONLY = ("", "")
 
@@ -59,7 +60,7 @@ def line(record: Record, row: int, note: str = "") -> str:
     text = "<small>(no label)</small>"
     if record.text is not None:
         text = html.escape(shown(record.text))
-    where = html.escape(shown(f"{row}: {record.id}", 120) + (f" · {note}" if note else ""))
+    where = html.escape((f"{note} · " if note else "") + shown(f"{row}: {record.id}", 120))
     name = f"<small title='{where}'>{where}</small>"
     return f"<div class=line>{picture(record)}<code dir=auto>{text}</code>{name}</div>"
 
