@@ -30,6 +30,7 @@ from dig_jax.text import Charset
 
 WIDTHS = 4  # programs that a new set of lines may ask for; each costs a compilation
 SLACK = 1.5  # a program may be this many times larger than needed, before another is compiled
+PROGRAM_ROWS = 8  # of an export to onnx; what more lines need does not stay in a CPU's cache
 BATCHES_AT_ONCE = 16  # lines that are sorted by width together
 
 
@@ -213,7 +214,8 @@ class Lines:
         """What the function says of each line."""
         result: list[dict[str, np.ndarray]] = [{}] * len(lines)
         widths = [line.pixels.shape[1] for line in lines]
-        for chosen, width_px in batches(widths, batch_size, self.multiple_px):
+        plan = batches if self.program is None else narrow_batches
+        for chosen, width_px in plan(widths, batch_size, self.multiple_px):
             found = self._run([lines[i].pixels for i in chosen], width_px, batch_size)
             for row, i in enumerate(chosen):
                 result[i] = {name: value[row] for name, value in found.items()}
@@ -273,6 +275,16 @@ def batches(
         lines = order[bucket == number]
         for at in range(0, len(lines), batch_size):
             yield lines[at : at + batch_size], edge
+
+
+def narrow_batches(
+    widths: Sequence[int], batch_size: int, multiple_px: int
+) -> Iterator[tuple[np.ndarray, int]]:
+    """The same for a program that takes any shape: small batches, each as wide as its lines."""
+    order, rows = np.argsort(widths, kind="stable"), min(batch_size, PROGRAM_ROWS)
+    for at in range(0, len(order), rows):
+        lines = order[at : at + rows]
+        yield lines, -(-int(np.max(np.asarray(widths)[lines])) // multiple_px) * multiple_px
 
 
 def named(images: Any) -> Iterator[tuple[str, Any]]:

@@ -74,6 +74,15 @@ def test_few_programs_are_compiled(folder, reader):
     assert all((widths[lines] <= width).all() and len(lines) <= 32 for lines, width in plan)
 
 
+def test_a_program_of_any_shape_gets_small_batches_without_slack():
+    widths = np.random.default_rng(0).integers(40, 900, 50)
+    plan = list(load.narrow_batches(widths, 32, 32))
+    assert sorted(np.concatenate([lines for lines, _ in plan])) == list(range(50))
+    for lines, width_px in plan:
+        assert len(lines) <= load.PROGRAM_ROWS and 0 <= width_px - widths[lines].max() < 32
+    assert not list(load.narrow_batches([], 32, 32))
+
+
 def test_all_kinds_of_images_are_read_alike(folder, reader, read):
     path = sorted(folder.glob("*.png"))[1]
     data = path.read_bytes()
