@@ -82,10 +82,11 @@ def test_onnxruntime_reads_an_export_to_onnx(folder, lines):
 
 
 def test_jax_alone_reads_an_export_to_stablehlo(folder, lines):
-    export.write(readers.model(), "stablehlo", folder / "hlo", lines)
+    model = test_onnx.random("vit")
+    export.write(model, "stablehlo", folder / "hlo", lines)
     paths = sorted((folder / "lines").glob("*.png"))[:2]
     output = run("read_stablehlo.py", [folder / "hlo", *paths], ("dig_jax", "cv2", "flax"))
-    check(output, readers.model(), paths)
+    check(output, model, paths)
 
 
 def test_plain_orbax_opens_an_export_to_orbax(folder, lines):
