@@ -19,7 +19,7 @@ import numpy as np
 from dig_jax.interop import parity, stablehlo
 from dig_jax.interop.model import Model
 from dig_jax.models import cnn, vit
-from dig_jax.models.decoders import CTC, ctc
+from dig_jax.models.decoders import CTC
 
 FILE = "model.onnx"
 # float32, summed in another order; the norms of a CNN subtract two large numbers. Attention that a
@@ -117,13 +117,13 @@ def decoded(logits: np.ndarray, length: np.ndarray) -> dict[str, np.ndarray]:
     out |= {"confidence": np.zeros(shape, np.float32), "frame": np.zeros(shape, np.int32)}
     out["line"] = np.zeros(len(best), np.float32)
     for row, frames in enumerate(length):
-        found = ctc.spans(best[row], frames)
-        ids, starts, stops = found
-        count = len(ids)
-        each = [sure[row, a:b].max() for a, b in zip(starts, stops)]
-        out["ids"][row, :count], out["frame"][row, :count] = ids, starts
+        classes, peaks = best[row, :frames], sure[row, :frames]
+        starts = np.flatnonzero(np.diff(classes, prepend=-1))
+        real = classes[starts] != 0
+        each, count = np.maximum.reduceat(peaks, starts)[real], int(real.sum())
+        out["ids"][row, :count], out["frame"][row, :count] = classes[starts][real], starts[real]
         out["confidence"][row, :count], out["length"][row] = each, count
-        out["line"][row] = np.mean(each) if count else sure[row, :frames].mean()
+        out["line"][row] = each.mean() if count else peaks.mean()
     return out
 
 
