@@ -161,11 +161,21 @@ def read_table(
             if row:
                 report.skip(where, "row with too few columns")
             continue
-        split = split_named(row[columns.split], row[columns.split]) if columns.split else None
+        split = row[columns.split] if columns.split is not None else ""
         path = add(labels, root, where, beside(file, row[columns.image]), row[columns.text], report)
-        if path and split:
-            labels.splits[path] = split
+        _add_split(labels, where, path, split, report)
     return labels
+
+
+def _add_split(labels: Labels, where: str, path: str | None, split: object, report: Report) -> None:
+    """Notes the split of a row, where it names one."""
+    if not path or not isinstance(split, str) or not split.strip():
+        return
+    name = split_named(split.strip(), split.strip())
+    if re.fullmatch(r"\w[\w.-]{0,99}", name):
+        labels.splits[path] = name
+    else:
+        report.skip(f"{where}: {path}", "split that is no name: the usual one instead (image kept)")
 
 
 def _text(root: Root, file: str) -> str:
@@ -228,8 +238,7 @@ def read_json_lines(
         text = None if text is None else _encodable(str(text))
         path = add(labels, root, where, beside(file, _encodable(image)), text, report)
         split = values[columns.split] if columns.split is not None else None
-        if path and isinstance(split, str) and split:
-            labels.splits[path] = split_named(split, split)
+        _add_split(labels, where, path, split, report)
     return labels
 
 

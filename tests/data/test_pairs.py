@@ -90,6 +90,13 @@ def test_columns_and_splits_are_named_or_recognised(tmp_path):
     assert made.splits == {"a.png": "train", "b.png": "validation"}
 
 
+def test_a_split_that_is_no_name_costs_no_image(tmp_path):
+    rows = "image,text,split\na.png,x,dev\nb.png,y,what is this?\nc.png,z,\n"
+    made = read(tmp_path, {"a.png": 1, "b.png": 2, "c.png": 3, "x.csv": rows})
+    assert made.splits == {"a.png": "validation", "b.png": "train", "c.png": "train"}
+    assert made.reasons == {"split that is no name: the usual one instead (image kept)": 1}
+
+
 def test_one_file_of_several_and_lists_of_splits(tmp_path):
     files = {
         "a.png": 1,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import tensorflow_datasets as tfds
@@ -88,6 +89,20 @@ def test_refusals(prepared, tmp_path):
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "dataset_info.json").write_text("{}")
     assert "cannot be opened by TFDS" in refused(out, "tfds", f"--input={tmp_path / 'bad'}")
+
+
+def test_features_import_nothing_of_others(prepared, tmp_path):
+    """features.json may name any class, which TFDS imports."""
+    shutil.copytree(prepared / "words" / "1.2.0", tmp_path / "in")
+    file = tmp_path / "in" / "features.json"
+    assert "tensorflow_datasets" in file.read_text()
+    file.write_text(
+        file.read_text().replace(
+            "tensorflow_datasets.core.features.text_feature.Text", "antigravity.Text"
+        )
+    )
+    told = refused(tmp_path / "out", "tfds", f"--input={tmp_path / 'in'}")
+    assert "antigravity.Text, which is not TFDS's" in told and "antigravity" not in sys.modules
 
 
 def test_records_are_a_builder(tmp_path):

@@ -60,7 +60,7 @@ def examples(
 
 def _numbers(root: Root, file: str) -> Iterator[Picture | Skipped]:
     folder = PurePosixPath(file).parent
-    split = split_named(folder.name, folder.name or "train")
+    split = _split(folder.name)
     read, count = 0, None
     try:
         items = read_apart("dig_jax.data.mat_read:digit_struct", str(root.path / file))
@@ -106,10 +106,14 @@ def _digits(root: Root, files: list[str]) -> Iterator[Item | Skipped]:
                 text = str(label % 10) if 0 <= label <= 10 else None
                 if text is None:
                     yield Skipped(id, "label that is no digit (image kept, unlabelled)")
-                yield split_named(name, name), image, text, id
+                yield _split(name), image, text, id
         except (Died, ValueError, StopIteration) as error:
             lost = max((count or 0) - read, 1)
             yield Skipped(file, f"damaged: the rest is not read{_told(error)}", lost)
+
+
+def _split(name: str) -> str:
+    return "extra" if name.lower() == "extra" else split_named(name)
 
 
 def _told(error: Exception) -> str:

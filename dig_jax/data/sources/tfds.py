@@ -11,6 +11,7 @@ stored; a class becomes its name. Splits keep their names.
 """
 
 import importlib
+import json
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from dig_jax.data.writer import example_class
 
 BATCH = 256
 MAX_RECORD_BYTES = 512 << 20
+OWN_CLASSES = "tensorflow_datasets."
 
 
 def examples(
@@ -89,6 +91,7 @@ def _open(input: str | None) -> Any:
         several = ", ".join(shown(str(file.parent)) for file in found[:5])
         raise ValueError(f"--input={input} holds several prepared sets: name one of {several}.")
     try:
+        _check_classes(found[0].parent / "features.json")
         made = tfds.builder_from_directory(found[0].parent)
         for name in made.info.splits:
             split = made.info.splits[name]
@@ -103,6 +106,21 @@ def _open(input: str | None) -> Any:
         told = shown(" ".join(str(error).split()), 200)
         raise ValueError(f"{found[0].parent} cannot be opened by TFDS: {told}") from error
     return made
+
+
+def _check_classes(file: Path) -> None:
+    """ValueError where features.json names a class outside TFDS, whose module would be imported."""
+    stack = [json.loads(file.read_text("utf-8"))] if file.is_file() else []
+    while stack:
+        value = stack.pop()
+        if isinstance(value, dict):
+            for key in ("pythonClassName", "type"):
+                name = value.get(key)
+                if isinstance(name, str) and "." in name and not name.startswith(OWN_CLASSES):
+                    raise ValueError(f"features.json names the class {name}, which is not TFDS's")
+            stack += value.values()
+        elif isinstance(value, list):
+            stack += value
 
 
 def _build(name: str, data_dir: str | None) -> Any:
