@@ -1,0 +1,160 @@
+"""Read whole pages: python -m dig_jax.tools.read --model=RUN PAGE...
+
+    python -m dig_jax.tools.read --model=runs/reader page.png
+    python -m dig_jax.tools.read --model=runs/reader scans/ book.pdf --format=alto --output=read/
+
+PAGE: images, TIFFs of several pages, PDFs (extra "pdf"), folders of them, or pictures of one line.
+A page is cleaned, its lines are found and put into reading order, and the reader reads them.
+--output: a folder, one file a page; without it, text and JSON go to the terminal.
+
+--debug=DIR draws each stage and the lines. --skip=deskew,rules leaves stages out; they are
+polarity, illumination, border, despeckle, orientation, deskew and rules.
+A bad file is named and stops nothing; the exit code is 1 only where no page could be read.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pathlib
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from absl import flags
+from tqdm import tqdm
+
+from dig_jax.tools import program
+from dig_jax.train import command_line
+
+FLAGS = flags.FLAGS
+
+
+def found_pages(
+    names: Sequence[str], skip: Sequence[str], dpi: int, right_to_left: bool, debug: str
+) -> Iterator[Any]:
+    """The lines of each page of the named files; drawn into the folder `debug` where given."""
+    from dig_jax.pages import draw, read
+
+    for file in read.files_of(names):
+        for name, image in read.pictures(file, dpi):
+            found = read.find(name, image, skip, right_to_left, keep_steps=bool(debug))
+            if debug and not found.error:
+                draw.debug(found, program.path(debug, "--debug"))
+            yield found
+
+
+def output_file(folder: pathlib.Path, page: str, suffix: str, taken: set[str]) -> pathlib.Path:
+    """A new name in the folder: book.pdf#2 -> book-2.txt; the next of that name: book-2-2.txt."""
+    file, _, number = page.partition("#")
+    stem = pathlib.Path(file).stem + (f"-{number}" if number else "")
+    free = (f"{stem}-{n}" if n > 1 else stem for n in itertools.count(1))
+    name = next(name for name in free if name not in taken)
+    taken.add(name)
+    return folder / f"{name}{suffix}"
+
+
+def write_all(pages: Iterable[Any], kind: str, output: str) -> tuple[int, int, int]:
+    """-> (pages read, pages not readable, lines read). Says at once what is wrong with a page."""
+    from dig_jax.pages import write
+
+    good = bad = lines = 0
+    folder, taken = program.path(output, "--output") if output else None, set()
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+    for page in tqdm(pages, unit=" pages", disable=not sys.stderr.isatty()):
+        good, bad, lines = good + (not page.error), bad + bool(page.error), lines + len(page.lines)
+        for reason in filter(None, (page.error, unread(page))):
+            tqdm.write(f"{page.name}: {reason}", file=sys.stderr)
+        if page.error and kind != "json":
+            continue
+        document = write.FORMATS[kind](page)
+        if folder:
+            file = output_file(folder, page.name, write.SUFFIX[kind], taken)
+            file.write_text(document, encoding="utf-8")
+        else:
+            print("\f" * (kind == "text" and good > 1) + document.rstrip("\n"))
+    return good, bad, lines
+
+
+def unread(page: Any) -> str:
+    """A sentence on the lines that the reader refused; "" where there is none."""
+    if not page.unread:
+        return ""
+    return f"{len(page.unread)} of its lines could not be read, such as: {page.unread[0]}"
+
+
+def spelling(file: str, edits: int) -> Any:
+    """text -> text by the words of a file, or None without one."""
+    from dig_jax.models.decoders.lexicon import Lexicon
+
+    if not file:
+        return None
+    words = program.path(file, "--words")
+    if not words.is_file():
+        raise FileNotFoundError(f"--words={file} is no file: name a text that holds the words")
+    return Lexicon([words.read_text(encoding="utf-8", errors="replace")], edits).correct
+
+
+def check(names: Sequence[str]) -> None:
+    """ValueError for what the flags cannot mean together."""
+    from dig_jax.pages.clean import STAGES
+
+    if not names:
+        raise ValueError("name pages to read: images, PDFs, or folders of them")
+    if wrong := set(FLAGS.skip) - set(STAGES):
+        raise ValueError(f"--skip={','.join(sorted(wrong))}: stages are {', '.join(STAGES)}")
+    if FLAGS.format in ("hocr", "alto") and not FLAGS.output:
+        raise ValueError(
+            f"--format={FLAGS.format} writes a file for each page: give --output=FOLDER"
+        )
+    for name, least in (("batch_size", 1), ("dpi", 30), ("edits", 1)):
+        if FLAGS[name].value < least:
+            raise ValueError(f"--{name} is {FLAGS[name].value}: give {least} or more")
+
+
+def main(argv: list[str]) -> int:
+    check(argv[1:])
+    start = time.perf_counter()
+    correct = spelling(FLAGS.words, FLAGS.edits)
+    import jax
+
+    from dig_jax import load
+    from dig_jax.pages import read
+
+    if FLAGS.compile_cache:
+        jax.config.update("jax_compilation_cache_dir", FLAGS.compile_cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    reader = load.load_reader(FLAGS.model, checkpoint=FLAGS.checkpoint, head=FLAGS.head)
+    found = found_pages(argv[1:], FLAGS.skip, FLAGS.dpi, FLAGS.right_to_left, FLAGS.debug)
+    pages = read.read(
+        found,
+        reader,
+        batch_size=FLAGS.batch_size,
+        correct=correct,
+        right_to_left=FLAGS.right_to_left,
+        both_ways="orientation" not in FLAGS.skip,
+    )
+    good, bad, lines = write_all(pages, FLAGS.format, FLAGS.output)
+    seconds = time.perf_counter() - start
+    not_read = f", {bad} could not be" * bool(bad)
+    print(f"{good} pages read{not_read}: {lines} lines in {seconds:.1f} s", file=sys.stderr)
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    command_line.define_path("model", None, "Recogniser: work folder, export or bundled name.")
+    command_line.define_path("output", "", "Folder for one file a page. Default: the terminal.")
+    flags.DEFINE_enum("format", "text", ["text", "json", "hocr", "alto"], "What is written.")
+    flags.DEFINE_list("skip", [], "Stages of the clean-up that are left out.")
+    command_line.define_path("debug", "", "Folder for pictures of each stage.")
+    flags.DEFINE_boolean("right_to_left", False, "Columns are read from right to left.")
+    flags.DEFINE_integer("dpi", 300, "Resolution at which PDFs are drawn.")
+    command_line.define_path("words", "", "Text whose words unknown words become, where near.")
+    flags.DEFINE_integer("edits", 1, "With --words: characters of a word that may change.")
+    flags.DEFINE_integer("batch_size", 32, "Lines that are read at once.")
+    flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which one of a run.")
+    flags.DEFINE_string("head", None, "Head of a sweep; by default the best on validation.")
+    command_line.define_path("compile_cache", None, "Folder that keeps compiled programs.")
+    flags.mark_flag_as_required("model")
+    program.run(main)

@@ -1,0 +1,197 @@
+"""pages/read and tools/read: files become texts; what cannot be read is one sentence."""
+
+import io
+import json
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from absl import flags
+from PIL import Image
+
+from dig_jax.pages import clean, read
+from dig_jax.tools import read as tool
+from tests.pages import composed
+
+
+@pytest.fixture(scope="module")
+def page():
+    return composed.page(gap=(0.3, 0.4)).image
+
+
+def all_of(names, reader=None, **options):
+    found = (
+        read.find(name, image)
+        for file in read.files_of(names)
+        for name, image in read.pictures(file)
+    )
+    return list(read.read(found, reader or composed.Stub(), **options))
+
+
+def claimed(width, height):
+    """A PNG whose header tells any size."""
+    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    head = struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+    return b"\x89PNG\r\n\x1a\n" + head + b"\0\0\0\0IEND\xaeB`\x82"
+
+
+def png(image):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, "png")
+    return file.getvalue()
+
+
+BAD = {
+    "empty.png": (b"", "empty file"),
+    "text.png": (b"no image at all", "not an image"),
+    "cut.png": (png(np.full((50, 50), 255, np.uint8))[:60], "truncated or damaged"),
+    "huge.png": (claimed(40_000, 40_000), "too large"),
+    "one.png": (png(np.zeros((1, 1), np.uint8)), "too small for a line"),
+    "black.png": (png(np.zeros((400, 300), np.uint8)), "nothing is written on it"),
+    "white.png": (png(np.full((400, 300), 255, np.uint8)), "nothing is written on it"),
+    "pdf.pdf": (b"%PDF-1.4 and then nothing", "this PDF cannot be opened"),
+}
+
+
+def test_bad_files_are_named_and_stop_nothing(page, tmp_path):
+    for name, (data, _) in BAD.items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "z_good.png").write_bytes(png(page))
+    *bad, good = all_of([tmp_path / "gone.png", tmp_path])
+    assert bad[0].name.endswith("gone.png") and "cannot be read" in bad[0].error
+    reasons = {result.name.rpartition("/")[2]: result.error for result in bad[1:]}
+    assert reasons.keys() == BAD.keys()
+    for name, (_, words) in BAD.items():
+        assert words in reasons[name] and "\n" not in reasons[name], (name, reasons[name])
+    assert len(good.lines) == 10 and not good.error
+
+
+def test_lines_of_all_pages_share_one_stream_and_keep_their_page(page, tmp_path):
+    frames = [Image.fromarray(page), Image.fromarray(page[: page.shape[0] // 2])]
+    frames[0].save(tmp_path / "two.tif", save_all=True, append_images=frames[1:])
+    (tmp_path / "a.png").write_bytes(png(page))
+    first, second, third = all_of([tmp_path / "two.tif", tmp_path / "a.png"])
+    assert (first.name[-6:], second.name[-6:]) == (".tif#1", ".tif#2")
+    texts = [line.text for result in (first, second, third) for line in result.lines]
+    assert len(first.lines) == 10 and len(second.lines) < 10
+    assert texts == [f"word {n}" for n in range(1, len(texts) + 1)]
+
+
+def test_a_picture_of_one_line_is_read_whole(page):
+    for line in composed.lines():
+        for picture in (line, np.pad(line, 6, constant_values=255), 255 - line):
+            found = read.find("line", picture)
+            assert len(found.lines) == 1, picture.shape
+            assert found.lines[0].image.shape == picture.shape
+    assert len(read.find("page", page).lines) == 10
+
+
+def test_a_page_upside_down_is_turned(page):
+    """The stub is sure of what looks like a line of the upright page."""
+    small = lambda image: cv2.resize(image, (300, 20), interpolation=cv2.INTER_AREA).ravel()
+    known = [small(line.image) for line in read.find("page", page).lines]
+    like = lambda image: max(np.corrcoef(small(image), line)[0, 1] for line in known)
+    reader = composed.Stub(lambda image: 0.9 if like(image) > 0.8 else 0.3)
+    turned = read.find("page", page[::-1, ::-1].copy())
+    (left,) = read.read([turned], reader, both_ways=False)
+    (result,) = read.read([turned], reader)
+    assert left.lines[0].confidence < 0.5 < result.lines[0].confidence
+    rows = np.array([line.polygon[:, 1].mean() for line in result.lines])
+    assert (np.diff(rows) < 0).all()  # the first line lies lowest on the picture as given
+
+
+def test_spelling_is_mended_word_by_word(page):
+    upper = lambda text: text.upper()
+    (result,) = read.read([read.find("page", page)], composed.Stub(), correct=upper)
+    assert [word.text for word in result.lines[0].words] == ["WORD", "1"]
+
+
+def test_words_of_right_to_left_lines_have_their_places():
+    from dig_jax.load import Character, Reading
+
+    letters = [Character(c, 0.5, i, i + 1) for i, c in enumerate("ab cde")]
+    assert read.spans(Reading("", "ab cde", 0.5, letters)) == [(0.5, 0, 2), (0.5, 3, 6)]
+    assert read.spans(Reading("", "edc ba", 0.5, letters)) == [(0.5, 3, 6), (0.5, 0, 2)]
+
+
+def test_a_pdf_is_read_page_by_page(page, tmp_path):
+    pytest.importorskip("pypdfium2")
+    sheets = [Image.fromarray(page), Image.fromarray(page)]
+    sheets[0].save(tmp_path / "b.pdf", save_all=True, append_images=sheets[1:], resolution=150)
+    one, two = read.pictures(tmp_path / "b.pdf", dpi=150)
+    assert one[0].endswith("b.pdf#1") and two[0].endswith("b.pdf#2")
+    assert np.abs(np.subtract(one[1].shape, page.shape)).max() <= 1
+    ((_, low),) = [one for one in read.pictures(tmp_path / "b.pdf", dpi=30)][:1]
+    assert low.shape[0] < page.shape[0]
+
+
+def test_a_missing_library_is_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pypdfium2", None)
+    (tmp_path / "b.pdf").write_bytes(b"%PDF-1.4")
+    ((_, reason),) = read.pictures(tmp_path / "b.pdf")
+    assert "pip install 'dig_jax[pdf]'" in str(reason)
+
+
+# ---- the program
+
+
+def test_files_are_written_under_their_names(page, tmp_path, capsys):
+    results = all_of([]) + list(read.read([read.find("d/a.png", page)], composed.Stub()))
+    bad = read.Page("bad.png", 0, 0, [], "not an image")
+    twice = [results[0], bad, results[0]._replace(unread=("too wide",))]
+    assert tool.write_all(twice, "alto", str(tmp_path / "new")) == (2, 1, 20)
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"a.xml", "a-2.xml"}
+    told = capsys.readouterr().err
+    assert "bad.png: not an image\n" in told
+    assert "1 of its lines could not be read, such as: too wide" in told
+    assert tool.write_all(twice, "json", "") == (2, 1, 20)
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row.get("error", "") for row in rows] == ["", "not an image", ""]
+    tool.write_all([results[0]], "text", "")
+    assert capsys.readouterr().out.startswith("word 1\nword 2\n")
+
+
+def test_names_of_files():
+    taken: set[str] = set()
+    names = [
+        tool.output_file(tool.pathlib.Path("o"), page, ".txt", taken).name
+        for page in ("x/book.pdf#2", "book.pdf#2", "book.tif", "a.b.png")
+    ]
+    assert names == ["book-2.txt", "book-2-2.txt", "book.txt", "a.b.txt"]
+
+
+def test_stages_are_drawn(page, tmp_path):
+    Image.fromarray(page).save(tmp_path / "p.png")
+    list(tool.found_pages([str(tmp_path / "p.png")], ["border"], 300, False, str(tmp_path / "d")))
+    drawn = sorted(path.name for path in (tmp_path / "d").iterdir())
+    assert len(drawn) == len(clean.STAGES) and drawn[-1] == "p.png-7-lines.png"
+    assert not any("border" in name for name in drawn)
+
+
+def test_wrong_flags_are_one_sentence(monkeypatch):
+    given = {"skip": [], "format": "text", "output": "", "batch_size": 32, "dpi": 300, "edits": 1}
+
+    def check(names=("a.png",), **changes):
+        values = flags.FlagValues()
+        for name, value in (given | changes).items():
+            kind = flags.DEFINE_list if name == "skip" else flags.DEFINE_string
+            kind = flags.DEFINE_integer if isinstance(value, int) else kind
+            kind(name, value, "", flag_values=values)
+        values(["program"])
+        monkeypatch.setattr(tool, "FLAGS", values)
+        tool.check(names)
+
+    check()
+    for words, changes in (
+        ("name pages to read", {"names": []}),
+        ("--skip=ironing: stages are polarity", {"skip": ["ironing"]}),
+        ("give --output=FOLDER", {"format": "alto"}),
+        ("--dpi is 3: give 30 or more", {"dpi": 3}),
+    ):
+        with pytest.raises(ValueError, match=words):
+            check(**changes)
+    with pytest.raises(FileNotFoundError, match="--words=nowhere.txt is no file"):
+        tool.spelling("nowhere.txt", 1)
+    assert tool.spelling("", 1) is None
