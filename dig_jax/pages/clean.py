@@ -83,6 +83,12 @@ def text_px(stats: np.ndarray) -> float:
     return float(height[rank][np.searchsorted(total, total[-1] / 2)])
 
 
+def opened(mask: np.ndarray, width: int, height: int) -> np.ndarray:
+    """u8[h, w]: what of a mask holds a rectangle of width x height px, all of it on the picture."""
+    kernel, outside = np.ones((height, width), np.uint8), cv2.BORDER_CONSTANT
+    return cv2.morphologyEx(mask, cv2.MORPH_OPEN, kernel, None, (-1, -1), 1, outside, 0)
+
+
 def contrast(image: np.ndarray) -> int:
     """Grey levels between the darkest and the lightest of all but a few pixels."""
     low, high = np.percentile(image, (0.1, 99.9))
@@ -299,7 +305,7 @@ def _without_rules(image: np.ndarray, length: int, width: int) -> np.ndarray:
     # Noise may break a rule by a pixel or two, and what is left of its skew moves it by a row.
     joined = cv2.morphologyEx(pale, cv2.MORPH_CLOSE, np.ones((1, 3), np.uint8))
     joined = cv2.dilate(joined, np.ones((3, 1), np.uint8))
-    long = cv2.morphologyEx(joined, cv2.MORPH_OPEN, np.ones((1, length), np.uint8))
+    long = opened(joined, length, 1)
     if not long.any():
         return image
     thick = cv2.morphologyEx(pale, cv2.MORPH_OPEN, np.ones((width + 1, 1), np.uint8))

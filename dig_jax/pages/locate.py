@@ -13,7 +13,15 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from dig_jax.pages.clean import LEAST_CONTRAST, PAPER, components, contrast, ink_of, text_px
+from dig_jax.pages.clean import (
+    LEAST_CONTRAST,
+    PAPER,
+    components,
+    contrast,
+    ink_of,
+    opened,
+    text_px,
+)
 
 WORKING_PX = 14.0  # to which letters are reduced where bands are looked for
 SMEAR = 2.0, 0.22  # standard deviations along and across a line, in letter heights
@@ -134,8 +142,7 @@ def gutters(ink: np.ndarray, size: float) -> np.ndarray:
     right = cv2.dilate(padded, np.ones((1, near), np.uint8), anchor=(0, 0))[:, : ink.shape[1]]
     width, height = (max(1, round(side * size)) for side in GUTTER)
     between = left & right & (1 - ink.astype(np.uint8))
-    kernel, outside = np.ones((height, width), np.uint8), cv2.BORDER_CONSTANT
-    return cv2.morphologyEx(between, cv2.MORPH_OPEN, kernel, None, (-1, -1), 1, outside, 0) > 0
+    return opened(between, width, height) > 0
 
 
 def touches(labels: np.ndarray, stats: np.ndarray, bands: np.ndarray) -> np.ndarray:

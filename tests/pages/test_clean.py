@@ -88,6 +88,13 @@ def test_a_page_without_rules_is_left_alone(page):
     assert kept(clean.rules(page)[0], page) > 0.999
 
 
+def test_a_short_stroke_at_the_edge_is_no_rule(page):
+    """A picture narrower than a rule has none, and one that starts at its edge must be as long."""
+    part = page[:, 50:170].copy()
+    part[100:102, :20] = 0
+    assert (clean.rules(part)[0] == part).all()
+
+
 def test_a_page_on_its_side_is_turned(page):
     assert clean.orientation(page)[0].shape == page.shape
     side = np.ascontiguousarray(np.rot90(page))
