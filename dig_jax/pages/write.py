@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dig_jax import __version__
+import dig_jax
 from dig_jax.pages.read import Page, TextLine
 
 ALTO = "http://www.loc.gov/standards/alto/ns-v4#"
@@ -62,7 +62,10 @@ def hocr(page: Page) -> str:
     ET.SubElement(head, "title").text = plain(page.name)
     ET.SubElement(head, "meta", {"charset": "utf-8"})
     parts = "ocr_page ocr_carea ocr_line ocrx_word"
-    for name, content in (("ocr-system", f"dig_jax {__version__}"), ("ocr-capabilities", parts)):
+    for name, content in (
+        ("ocr-system", f"dig_jax {dig_jax.__version__}"),
+        ("ocr-capabilities", parts),
+    ):
         ET.SubElement(head, "meta", {"name": name, "content": content})
     size = f"bbox 0 0 {page.width_px} {page.height_px}"
     image = plain(page.name).replace('"', "'")
@@ -93,7 +96,7 @@ def alto(page: Page) -> str:
     done = ET.SubElement(about, "OCRProcessing", {"ID": "OCR_0"})
     software = ET.SubElement(ET.SubElement(done, "ocrProcessingStep"), "processingSoftware")
     ET.SubElement(software, "softwareName").text = "dig_jax"
-    ET.SubElement(software, "softwareVersion").text = __version__
+    ET.SubElement(software, "softwareVersion").text = dig_jax.__version__
     size = {"WIDTH": str(page.width_px), "HEIGHT": str(page.height_px)}
     sheet = ET.SubElement(
         ET.SubElement(root, "Layout"), "Page", {"ID": "page_0", "PHYSICAL_IMG_NR": "1", **size}
