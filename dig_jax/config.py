@@ -212,8 +212,10 @@ PATH_KEYS = ("init_from", "shape_from", "compile_cache")
 SPEC_KEYS = r"data\.train|evals\.\w+\.(datasets|sets|spec)"  # PATH[@SPLIT][*WEIGHT],PATH2...
 
 
-def absolute(cfg: dict[str, Any]) -> dict[str, Any]:
-    """The same config with whole paths, "~" expanded: config.json must hold from any folder."""
+def absolute(cfg: dict[str, Any], cut: Callable[[str], Iterable[str]]) -> dict[str, Any]:
+    """The same config with whole paths, "~" expanded: config.json must hold from any folder.
+
+    cut: the parts of a records spec (`records.cut`)."""
 
     def whole(path: str) -> str:
         return path if "://" in path else os.path.abspath(os.path.expanduser(path))
@@ -224,7 +226,7 @@ def absolute(cfg: dict[str, Any]) -> dict[str, Any]:
         if key in PATH_KEYS and value:
             return whole(value)
         if re.match(SPEC_KEYS, key) and isinstance(value, str) and value:
-            return ",".join(whole(part.strip()) for part in re.split(r"(?<!\\),", value))
+            return ",".join(whole(part.strip()) for part in cut(value))
         return value
 
     return walk(cfg, "")

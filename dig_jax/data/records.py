@@ -30,8 +30,8 @@ from dig_jax.data.sizes import BadRecord, resized_width
 from dig_jax.data.writer import MANIFEST, encode_image, serialize, write
 
 __all__ = [
-    "BadRecord", "Mixture", "Record", "RecordSet", "Report", "encode_image", "open_sets", "parse",
-    "parse_spec", "read_manifest", "resized_width", "serialize", "shown", "write",
+    "BadRecord", "Mixture", "Record", "RecordSet", "Report", "cut", "encode_image", "open_sets",
+    "parse", "parse_spec", "read_manifest", "resized_width", "serialize", "shown", "write",
 ]  # fmt: skip
 
 
@@ -120,7 +120,7 @@ class Mixture:
 _PART = re.compile(r"(?P<path>.*?)(?:@(?P<split>[^@*/]*))?(?:\*(?P<weight>[^*@/]*))?")
 
 
-def _cut(spec: str) -> list[str]:
+def cut(spec: str) -> list[str]:
     """The parts of a spec. Pieces between commas that only together name a records folder are one
     part."""
 
@@ -150,7 +150,7 @@ def parse_spec(spec: str, split: str = "train") -> list[tuple[str, str, float | 
             "the bucket mounted"
         )
     parts = []
-    for part in _cut(spec):
+    for part in cut(spec):
         match = _PART.fullmatch(part.strip())
         path, named, weight = match["path"], match["split"], match["weight"]
         if not path or named == "":

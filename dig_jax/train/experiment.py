@@ -213,7 +213,7 @@ def _parameters(method: base.Method, seed: int, raw: base.Batch) -> base.Params:
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config as config.json says it: defaults filled in, values inherited, sizes in numbers,
     whole paths. ValueError for a value that would be met too late, after minutes of compilation."""
-    cfg = build.absolute(defaults.filled(config))
+    cfg = build.absolute(defaults.filled(config), records.cut)
     build.inherit(cfg)
     if encoder := cfg["method"].get("encoder"):
         cfg["method"]["encoder"] = encoders.sized(encoder)

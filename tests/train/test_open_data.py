@@ -6,6 +6,7 @@ import pytest
 from dig_jax import sharding
 from dig_jax.data import limits, pipeline, records
 from dig_jax.train import defaults, experiment, run
+from tests import toy
 
 GIVEN = ("mixture", "batch_size", "charset", "seed", "process_index", "process_count")
 
@@ -58,3 +59,14 @@ def test_out_of_memory_is_a_sentence():
         run.explain_memory((8, 32, 12800, 1)),
     ):
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
+
+
+def test_a_comma_in_a_path_survives_as_a_whole_path(toys, tmp_path, monkeypatch):
+    """What config.json holds: each part as a whole path, commas inside a folder's name kept."""
+    for name in ("a,b", "c"):
+        toy.write_lines(tmp_path / name / "rec")
+    monkeypatch.chdir(tmp_path)
+    given = toy.make_config(" a,b/rec@train*2 , c/rec@train ").to_dict()
+    spec = experiment.completed(given)["data"]["train"]
+    assert spec == f"{tmp_path}/a,b/rec@train*2,{tmp_path}/c/rec@train"
+    assert [len(part) for part in records.open_sets(spec).sets] == [20, 20]
