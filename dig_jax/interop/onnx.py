@@ -76,6 +76,8 @@ def outputs(file: pathlib.Path) -> Callable[[Mapping[str, np.ndarray]], dict[str
     options = runtime.SessionOptions()
     # As many threads as the process may use, which onnxruntime would not ask for.
     options.intra_op_num_threads = len(os.sched_getaffinity(0))
+    # A thread that waits by turning round takes as much of a core as one that works.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = runtime.InferenceSession(str(file), options, ["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has an exception for each way to be damaged
