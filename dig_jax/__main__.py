@@ -28,6 +28,8 @@ Programs (each explains itself: python -m NAME --help)
 COMMANDS = {
     "train": "dig_jax.main",
     "records": "dig_jax.tools.make_records",
+    "check": "dig_jax.tools.records_check",
+    "show": "dig_jax.tools.show_records",
     "predict": "dig_jax.tools.predict",
     "read": "dig_jax.tools.read",
     "export": "dig_jax.tools.export",

@@ -31,6 +31,7 @@ class Division:
     seed: int = 0
     group_by: str | None = None
     dedupe: bool = False
+    workers: int | None = None
 
     def __post_init__(self):
         if self.validation + self.test > 0.95:
@@ -55,7 +56,7 @@ class Division:
         self, columns: Columns, values: Callable[[np.ndarray], Iterator[bytes]], report: Report
     ) -> Columns:
         if self.dedupe:
-            columns = without_duplicates(columns, values, report)
+            columns = without_duplicates(columns, values, report, self.workers)
         shares = {name: getattr(self, name) for name in NAMES if getattr(self, name)}
         if not shares:
             return columns

@@ -27,7 +27,10 @@ BLANK = bytes(32)
 
 
 def without_duplicates(
-    columns: Columns, values: Callable[[np.ndarray], Iterator[bytes]], report: Report
+    columns: Columns,
+    values: Callable[[np.ndarray], Iterator[bytes]],
+    report: Report,
+    workers: int | None = None,
 ) -> Columns:
     """The columns with split -1 for every line that stands in the set twice, each reported.
 
@@ -37,7 +40,7 @@ def without_duplicates(
     reported and kept.
     """
     count = len(columns.split)
-    made = ordered_map(signature, values(np.arange(count)))
+    made = ordered_map(signature, values(np.arange(count)), workers)
     table = np.frombuffer(b"".join(made), np.dtype([("bytes", "S8"), ("signs", "u1", 32)]))
     same, near = pairs_of_equal(table["bytes"]), near_pairs(table["signs"], columns)
     texts = {row: columns.text(row) for row in np.unique(np.concatenate([same, near])).tolist()}

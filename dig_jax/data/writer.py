@@ -213,6 +213,8 @@ def _locked(folder: Path) -> Iterator[None]:
     except BlockingIOError:
         os.close(number)
         raise ValueError(f"another conversion is writing {folder}: wait for it or end it") from None
+    except OSError:  # a file system without locks, such as a mounted bucket
+        pass
     try:
         yield
     finally:

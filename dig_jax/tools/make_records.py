@@ -182,7 +182,8 @@ def make(given: flags.FlagValues) -> dict[str, Any]:
     options = arguments(given.source, source, given)
     if given.input:
         options["input"] = str(program.path(given.input, "--input"))
-    arrange = Division(seed=given.seed, **{name: given[name].value for name in DIVISION})
+    division = {name: given[name].value for name in DIVISION}
+    arrange = Division(seed=given.seed, workers=given.workers, **division)
     examples = source(report=report, **options)
     manifest = write(
         program.path(given.output, "--output"),

@@ -22,7 +22,7 @@ def line(text, scale=1.0, codec="png", quality=95):
 
 def made(tmp_path, rows, **options):
     report = Report()
-    manifest = write(tmp_path / "set", rows, report=report, arrange=Division(**options))
+    manifest = write(tmp_path / "set", rows, report=report, arrange=Division(workers=0, **options))
     ids = {
         split: [r.id for r in RecordSet(tmp_path / "set", split).read(range(entry["count"]))]
         for split, entry in manifest["splits"].items()
