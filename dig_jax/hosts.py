@@ -30,13 +30,13 @@ def initialize() -> None:
 
     Finds TPU pods, SLURM, Open MPI and Kubernetes by itself. Anywhere else set
     JAX_COORDINATOR_ADDRESS (host:port), DIG_PROCESS_COUNT and DIG_PROCESS_INDEX. A lone process
-    stays alone, without opening a port; DIG_PROCESS_COUNT=1 says so where JAX would look for
-    others, as in a pod that has the kubernetes client.
+    stays alone and opens no port. DIG_PROCESS_COUNT=1 says that it is alone where JAX would look
+    for others, as in a pod that has the kubernetes client.
 
-    A host that does not come within DIG_START_TIMEOUT_S (300), or that is dead or silent for
-    DIG_HOST_TIMEOUT_S (100), ends the others. JAX does that by aborting the process from a thread
-    of its own, with pages of text, and lets nobody speak last: so a shell, which waits for this
-    process to end, says the sentence ALONE unless it was told that all is well.
+    A host ends the others when it does not come within DIG_START_TIMEOUT_S (300), or when it is
+    dead or silent for DIG_HOST_TIMEOUT_S (100). JAX then aborts the process from a thread of its
+    own, prints pages of text and lets no Python code run. A shell therefore waits for this process
+    to end. It prints the sentence ALONE unless it was told that all is well.
     """
     timeouts = {"initialization_timeout": _seconds("DIG_START_TIMEOUT_S", 300)}
     timeouts["heartbeat_timeout_seconds"] = _seconds("DIG_HOST_TIMEOUT_S", 100)
@@ -168,8 +168,8 @@ def gather(data: bytes) -> list[bytes]:
 
 
 def stop_requested(count: int, local_signal: bool) -> bool:
-    """True when the job must save and leave after the step that is number `count` of this process,
-    from 1 on. With several hosts all of them say so at the same step. Not the step of the run: a
+    """True when the job must save and leave after this process's step number `count`, from 1 on.
+    With several hosts all of them say so at the same step. `count` is not the step of the run. A
     signal from before the first call makes JAX agree on 1, which a resumed run would never come
     to."""
     if jax.process_count() == 1:

@@ -13,11 +13,11 @@ knows nothing of networks.
     masked_l1        mean absolute value over chosen values      SimMIM (2111.09886)
     unit_std         collapse figure, no loss                    SimSiam section 4.1
 
-Rows and `valid`: arguments are f32[M, K] unless said otherwise, row i of one belongs to row i of
-the others, and `valid` bool[M] says which rows are real (None: all). A row that is not takes no
-part: it is no query, key or negative and does not count in the mean, and its gradient is 0,
-whatever stands in it, NaN included. Without any real row a loss is 0. M counts the rows of all
-devices: under jit over a mesh the values are those of one device.
+Rows and `valid`: arguments are f32[M, K] unless said otherwise. Row i of one belongs to row i of
+the others, and `valid` bool[M] says which rows are real (None: all). A row that is not real is no
+query, key or negative, and does not count in the mean. Its gradient is 0, whatever stands in it,
+NaN included. Without any real row a loss is 0. M counts the rows of all devices: under jit over a
+mesh the values are those of one device.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ def nt_xent(
 def line_contrast(
     context: jax.Array, target: jax.Array, asked: jax.Array, temperature: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Contrast among places of the same line (wav2vec 2.0, arXiv 2006.11477, equation 3): each
-    asked place must find its own target among those of all asked places of its line.
+    """Contrast among places of the same line (wav2vec 2.0, arXiv 2006.11477, equation 3). Each
+    asked place must find its own target among the targets of all asked places of its line.
 
     context, target   f32[B, S, K], any length (made unit here); gradients flow into both.
     asked             bool[B, S]. A line with one asked place alone has nothing to choose from and
@@ -176,8 +176,8 @@ def _cross_entropy(rows, keys, real, chunk=None, shift=0):
 
 
 def _totals(rows, keys, index, real, skip, own):
-    """Of each row among `keys`, all but number `skip` and what is not real: log sum exp of the
-    products with the negatives, the largest product, and the number of that key.
+    """The negatives of each row among `keys`: all real keys except number `skip`. Returns log sum
+    exp of the products with them, the largest product, and the number of that key.
 
     keys f32[N, K] have the numbers index i32[N]; skip i32[M], -1 for none; own i32[M]: the
     positive.
@@ -194,8 +194,8 @@ def _chunked_totals(rows, keys, real, skip, own, chunk):
     """`_totals` over `chunk` keys at a time: (log sum exp f32[M], nearest key i32[M]); largest
     buffer M x chunk.
 
-    A chunk's share of the sum is exp(its log sum exp - that of all), so the gradient is that of
-    `_totals`, chunk by chunk, times this share. JAX's own derivative of the loop would keep M
+    A chunk's share of the sum is exp(its log sum exp - that of all). The gradient is therefore that
+    of `_totals`, chunk by chunk, times this share. JAX's own derivative of the loop would keep M
     numbers of every step: M^2 / chunk.
     """
 

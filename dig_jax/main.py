@@ -3,10 +3,15 @@
     python -m dig_jax.main --config=dig:preset=cpu,records=records/lines --workdir=runs/dig
 
 --config names a config of dig_jax (dig, mae, ..., probe, finetune, scratch, evaluate) or a file
-such as configs/pretrain/dig.py; what follows the colon are its arguments. --config.key=value
-overrides one option, and --config=NAME --help explains a config. The same command in the same
-workdir resumes. Exit code: 0 done, 1 stopped with a sentence, 143 saved after SIGTERM, 130 saved
-after Ctrl-C (or stopped without saving, after a second one or before the first step).
+such as configs/pretrain/dig.py. Its arguments follow the colon. --config.key=value overrides one
+option, and --config=NAME --help explains a config. The same command in the same workdir resumes.
+
+Exit codes:
+
+    0    done
+    1    stopped with one sentence on stderr
+    130  Ctrl-C: saved, or stopped without saving (a second Ctrl-C, or before the first step)
+    143  SIGTERM: saved
 """
 
 import sys

@@ -8,16 +8,16 @@ A mesh has three named axes, and a config says how many devices lie along each:
     tensor  all rows; the matrices of a block are cut along their other dimension
              (Megatron, arXiv 1909.08053)
 
-Methods do not see any of it: they are written for the global batch, and XLA puts in the gathers and
-sums that the shardings of state and batch ask for. So batch norm, contrast and metrics are over the
-global batch on every mesh. Which dimension of which array is cut stands in RULES. Axis types are
-`Auto`, stated, because jax.make_mesh defaults to `Explicit`, under which the all-gather of a global
-contrast is a type error instead of something XLA inserts.
+Methods do not see any of it. They are written for the global batch, and XLA inserts the gathers and
+sums that the shardings of state and batch need. So batch norm, contrast and metrics are over the
+global batch on every mesh. RULES says which dimension of which array is cut. Axis types are `Auto`,
+stated, because jax.make_mesh defaults to `Explicit`. There the all-gather of a global contrast is a
+type error instead of something that XLA inserts.
 
-At rest "fsdp" cuts parameters, teacher and moments. A step puts parameters and teacher together
-first (`gather`) and its gradients come out cut again. Left to itself, XLA leaves the matrices where
-they are and sends activations around, of all rows to all devices, which are far larger than the
-parameters of any network here.
+At rest "fsdp" cuts parameters, teacher and moments. A step first gathers parameters and teacher
+(`gather`), and its gradients come out cut again. Left to itself, XLA leaves the matrices where they
+are and sends activations of all rows to all devices. Those are far larger than the parameters of
+any network here.
 """
 
 from __future__ import annotations
@@ -71,9 +71,9 @@ def make_mesh(
     has 1 device; -1, the default of "data", takes what the others leave over; an int is the size of
     "data". devices: default all of the job.
 
-    Devices are laid out in their own order, "data" outermost: neighbours along "tensor" and "fsdp"
-    share a host where they can, and the rows of one host's devices are a run. A mesh smaller than
-    the job's devices uses the first ones, on one host only. Raises ValueError.
+    Devices are laid out in their own order, "data" outermost. Neighbours along "tensor" and "fsdp"
+    share a host where they can, and the rows of one host's devices are consecutive. A mesh smaller
+    than the job's devices uses the first ones, on one host only. Raises ValueError.
     """
     devices = list(jax.devices() if devices is None else devices)
     given = {"data": sizes} if isinstance(sizes, int) else dict(sizes or {})
@@ -175,8 +175,8 @@ def state_sharding(state: Any, mesh: Mesh, rules: Rules = ()) -> Any:
 
 
 def describe(state: Any, mesh: Mesh, rules: Rules = ()) -> str:
-    """For the user: the mesh, the bytes of the state on a device, and the dimensions that stay
-    whole though a rule would rather cut them."""
+    """For the user: the mesh, the bytes of state per device, and the dimensions that a rule would
+    cut but that stay whole."""
     shape = ", ".join(f"{name}={size}" for name, size in mesh.shape.items())
     hosts = len({device.process_index for device in mesh.devices.flat})
     total = here = 0

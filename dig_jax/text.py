@@ -2,12 +2,13 @@
 benchmarks compare.
 
 Ids: 0 is the CTC blank and the padding of label arrays; characters are 1 .. len(chars). A character
-is one Unicode code point after NFC, so a combining mark without a composed form (the small e above
-of Fraktur print) is a character of its own.
+is one Unicode code point after NFC. A combining mark without a composed form (the small e above of
+Fraktur print) is therefore a character of its own.
 
 Right to left. Frames run from left to right, but Hebrew and Arabic are stored in the order of
-speech. A character set with a `base` direction keeps its ids in the order of the picture: `encode`
-brings a label into it, `decode` turns a reading back. Lines without such letters are not touched.
+speech. A character set with a `base` direction has its ids in the order of the picture. `encode`
+brings a label into that order, `decode` turns a reading back. Lines without such letters are not
+touched.
 """
 
 import dataclasses
@@ -38,8 +39,8 @@ def alphanumeric(text: str) -> str:
     """What the word benchmarks compare: only 0-9 and A-Z, in lower case ("It's" -> "its", "No. 5"
     -> "no5", "?" -> "").
 
-    Accented letters are dropped whole, not reduced to their base letter: that is the usual rule of
-    the field, and NFC first makes it independent of how the accent was typed.
+    Accented letters are dropped whole, not reduced to their base letter, as is usual in the field.
+    NFC first makes the result independent of how the accent was typed.
     """
     return re.sub(r"[^0-9A-Za-z]+", "", unicodedata.normalize("NFC", text)).lower()
 
@@ -116,8 +117,8 @@ def _marks_behind(text: str) -> str:
 class Charset:
     """The characters that a recogniser can write. `chars[i]` has id i + 1; id 0 is the blank.
 
-    base: "" = ids are in the order of the text; "L" or "R" = in the order of the picture, and a
-    reading that could begin at either side begins there.
+    base: "" = ids are in the order of the text; "L" or "R" = in the order of the picture. A reading
+    that could begin at either side begins at the side that `base` names.
 
     Raises ValueError where `chars` is empty or holds a character twice (two ids for one character
     could not be decoded back).

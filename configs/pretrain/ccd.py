@@ -12,9 +12,9 @@
 
 The authors fine-tune the teacher: recognise with
 --config.init_parts='("teacher/encoder->params/encoder",)'. words differs from theirs in positions,
-which are sines. lines and cpu slant and turn less, since lines are wide, move the teacher faster,
-since they are short, and take smaller components, since letters of a line are smaller than those of
-a word image.
+which are sines. lines and cpu slant and turn less, since lines are wide, and move the teacher
+faster, since they are short. They take smaller components, since letters of a line are smaller than
+those of a word image.
 """
 
 from dig_jax.configs import common

@@ -8,8 +8,8 @@
 | lines | v2, 32 px high lines on an accelerator, random 256 px crops | not run yet |
 | words | v1 as in arXiv 2103.04400: words of 32x100, CNN + BiLSTM, 200,000 steps | not run yet |
 
-method.queue must be a multiple of the batch (times its windows where method.window_px is set); one
-that is longer than an epoch holds a line's own older keys. words departs in the augmentations (MoCo
+method.queue must be a multiple of the batch (times its windows where method.window_px is set). A
+queue longer than an epoch holds a line's own older keys. words departs in the augmentations (MoCo
 v2's, without crops and flips). method.max_shift_px bounds the way of text sideways.
 """
 

@@ -11,9 +11,9 @@
 | lines | 32 px high lines on an accelerator, random 256 px crops, 8 windows | not run yet |
 | words | the paper's: words of 32x100, CNN + BiLSTM, 5 windows, 300,000 steps | not run yet |
 
-words departs from the paper in the optimiser (AdamW at the rate of Adam in the authors' later code,
-for what is remembered as Adadelta); the paper's rectification is
---config.method.encoder.fiducials=20. The recipe of augmentation is the paper's in all presets;
+words departs from the paper in the optimiser: AdamW, at the rate of Adam in the authors' later
+code, for what is remembered as Adadelta. The paper's rectification is
+--config.method.encoder.fiducials=20. The recipe of augmentation is the paper's in all presets.
 recipe=seqclr_1 is what the authors' later code ships, recipe=seqclr_0 that of ABINet.
 method.max_shift_px bounds the way of text sideways in each view, so two views' windows are at most
 twice as far apart.

@@ -7,12 +7,12 @@
 | cpu | a 1 M-parameter network, 128 px crops | contrast 0.095, top-1 0.999, README |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 
-There is no preset of the paper: its recipe (LARS, 224 px photographs, 100 to 1000 epochs of batch
-4096) has no counterpart for lines but the temperature, the projector and, without crops and flips,
-the augmentation: recipe=simclr. max_shift_px bounds the way of text sideways. The default
-"lines_light" is much easier than "dig": on archiscribe, cpu with batch=32, 75 % of the views found
-their partner after 200 steps of the one and 7 % after 300 steps of the other. Larger batches mean
-more negatives; where their 2B x 2B products do not fit, set method.loss_chunk.
+There is no preset of the paper. Its recipe (LARS, 224 px photographs, 100 to 1000 epochs of batch
+4096) has little counterpart for lines. Shared are the temperature, the projector and, without crops
+and flips, the augmentation: recipe=simclr. max_shift_px bounds the way of text sideways. The
+default "lines_light" is much easier than "dig". On archiscribe, cpu with batch=32, 75 % of the
+views found their partner after 200 steps of the one and 7 % after 300 steps of the other. Larger
+batches mean more negatives; where their 2B x 2B products do not fit, set method.loss_chunk.
 """
 
 from dig_jax.configs import common

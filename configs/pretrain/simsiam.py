@@ -9,12 +9,12 @@ teacher.
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 | words | the paper's, without crops and flips, on words of 32x128 | not run yet |
 
-words departs in the optimiser (AdamW at our rate for SGD at 0.05 per 256 rows with weight decay
-1e-4) and the length, and no result on text is published. A rule of words (FIXED) keeps the
-predictor at the peak rate, as the authors do; all else follows the schedule. cpu has a quarter of
-the other methods' rate and a predictor ten times as fast (AHEAD): at their rate the features keep 4
-of 128 dimensions, which q_std, read behind a batch norm, does not show (docs/results_plain.md).
-recipe=mocov2 is the augmentation of words. method.max_shift_px bounds the way of text sideways.
+words departs in length and optimiser: AdamW at our rate for SGD at 0.05 per 256 rows with weight
+decay 1e-4. No result on text is published. A rule of words (FIXED) keeps the predictor at the peak
+rate, as the authors do; all else follows the schedule. cpu has a quarter of the other methods' rate
+and a predictor ten times as fast (AHEAD). At their rate the features keep 4 of 128 dimensions
+(docs/results_plain.md); q_std, read behind a batch norm, does not show it. recipe=mocov2 is the
+augmentation of words. method.max_shift_px bounds the way of text sideways.
 """
 
 from dig_jax.configs import common

@@ -4,11 +4,12 @@ step.
     python -m dig_jax.main --config=evaluate --config.init_from=RECOGNISER_DIR --workdir=DIR
     ... --config.evals.recognition.datasets=records/archiscribe@test
 
-Takes encoder, heads, feature statistics, charset, height and channels from RECOGNISER_DIR: from its
-checkpoint with the lowest validation CER where it kept one, which is the step that its figure is
-of, or with checkpoint=last from the last. Without `datasets`: the validation split of its training
-records. Writes metrics.jsonl at step 0, readings-SET.tsv and pictures/readings-*.json. A run of
-several heads reports each and chooses by validation, so name a validation set beside a test set.
+Takes encoder, heads, feature statistics, charset, height and channels from RECOGNISER_DIR. They
+come from its checkpoint with the lowest validation CER where it kept one, which is the step of its
+figure, or with checkpoint=last from the last. Without `datasets`: the validation split of its
+training records. Writes metrics.jsonl at step 0, readings-SET.tsv and pictures/readings-*.json. A
+run of several heads reports each and chooses by validation, so name a validation set beside a test
+set.
 """
 
 from ml_collections import ConfigDict

@@ -8,8 +8,8 @@
 Encoder, height, channels and records are those of the pre-training, unless given here. One run is
 the whole sweep: a head for each rate, all on the same frozen, standardised features
 (methods/recognize.py). The figure is the lowest validation CER over rates and evaluations
-(`dig_jax.tools.results`): enough steps that it no longer falls at the end is part of the protocol,
-so look at the curve. Nothing is tuned on a test split.
+(`dig_jax.tools.results`). Train long enough that it no longer falls at the end: that is part of the
+protocol, so look at the curve. Nothing is tuned on a test split.
 """
 
 from decimal import Decimal

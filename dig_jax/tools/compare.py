@@ -5,8 +5,9 @@
     python -m dig_jax.tools.compare a.tsv b.tsv --rule=waics,parseq94
 
 RUN is a work folder in which an evaluation left readings-SET.tsv, or such a file. With two, each
-data set that both have read is compared line by line: the difference of each rate, and its 95 %
-interval from a paired bootstrap. A difference counts as shown where the interval leaves out zero.
+data set that both have read is compared line by line. The table gives the difference of each rate,
+and its 95 % interval from a paired bootstrap. A difference counts as shown where the interval
+leaves out zero.
 
 Lines of one work, writer or page are wrong together, so an interval over lines alone is too
 narrow. --group_by names what belongs together: a regular expression on the path of a line, whose

@@ -2,16 +2,22 @@
 
     python -m dig_jax.tools.export --model=runs/reader --format=safetensors --output=exports/reader
 
-Formats: safetensors and orbax (weights, for dig_jax and others), stablehlo (a program for cpu, cuda
-and tpu with its weights inside; float32 and bfloat16), onnx (readers by CTC and encoders, for
-onnxruntime), torch (the state dict of a ViT, with the names of timm). A recogniser is exported as a
-reader, a pre-training as an encoder; --kind=encoder takes the encoder of a recogniser.
+Formats:
+
+    safetensors, orbax  weights, for dig_jax and others
+    stablehlo           a program with its weights, for cpu, cuda and tpu; float32 and bfloat16
+    onnx                readers by CTC and encoders, for onnxruntime
+    torch               the state dict of a ViT, with the names of timm
+
+A recogniser is exported as a reader, a pre-training as an encoder. --kind=encoder takes the encoder
+of a recogniser.
 
 Weights that ship with the package are such exports, under dig_jax/weights/NAME (see its README.md):
 --format=safetensors --dtype=float16 --about=about.md, whose text goes into card.md.
 
-The folder appears once the export has read lines as the network does: --lines (images, folders or
-records), or those that the run was trained on, or typeset ones. card.md in it says how to load it.
+The folder appears once the export has read lines as the network does. The lines are --lines
+(images, folders or records), or those that the run was trained on, or typeset ones. card.md in it
+says how to load it.
 """
 
 from __future__ import annotations

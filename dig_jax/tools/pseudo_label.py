@@ -3,10 +3,11 @@
     python -m dig_jax.tools.pseudo_label --model=runs/reader --output=records/self
     python -m dig_jax.main --config=scratch --config.data.train=records/self --workdir=runs/student
 
-A reader of few labels labels the rest, and a second one learns from both (Lee, ICML workshop 2013;
-with augmentation: Xie et al., arXiv 1911.04252). Of the run's training records, the lines that it
-learnt from keep their labels. Every other line gets the reader's text, the least confident ones are
-left out. True labels of those lines are not read. The validation split is copied as it is.
+A reader trained on few labels labels the rest, and a second one learns from both (Lee, ICML
+workshop 2013; with augmentation: Xie et al., arXiv 1911.04252). Of the run's training records, the
+lines that it learnt from keep their labels. Every other line gets the reader's text, and the least
+confident ones are left out. True labels of those lines are not read. The validation split is copied
+as it is.
 """
 
 from __future__ import annotations

@@ -4,26 +4,28 @@ labels.
     python -m dig_jax.tools.results RUNS_DIR [--figures=FILE.jsonl] [--readme=README.md [--keep]]
     python -m dig_jax.tools.results RUNS_DIR --intervals [--group_by=REGEX]
 
-Every work folder below RUNS_DIR that holds a recogniser is one figure: on a validation set the
-lowest CER along its run, on a test set the CER where validation was lowest. Several runs of one
-cell are its rates (validation chooses one: one sweep for every row) or its seeds (mean and half the
-range). Runs that differ in anything else, such as the length or the recipe of their pre-training,
-are refused: keep them in folders of their own. A cell holds one figure a data set.
+Every work folder below RUNS_DIR that holds a recogniser is one figure. On a validation set it is
+the lowest CER along the run, on a test set the CER where validation was lowest. Several runs of one
+cell are its learning rates or its seeds. Of rates validation chooses one, in one sweep for every
+row; of seeds the cell gives mean and half the range. Runs that differ in anything else, such as the
+length or the recipe of their pre-training, are refused. Keep them in folders of their own. A cell
+holds one figure a data set.
 
-A lowest CER is lucky: the same lines chose the step, the rate and the head. Behind an arrow stands
-the honest figure: each half of the validation lines (records of even and of odd number), read where
-the other half was lowest. A sentence below the table says how much lower the lucky figures are.
+The lowest CER along a run is optimistic: the same lines chose the step, the rate and the head. The
+cross-validated figure stands behind an arrow. Each half of the validation lines (records of even
+and of odd number) is read where the other half was lowest. A sentence below the table gives the
+mean difference of the two.
 
-How long a start was pre-trained stands in its log; what a step of it costs is read from
-RUNS_DIR/bench/START.json, the last line of `bench_step`: time, and the memory of its arguments
-(parameters, teacher, moments, batch) and temporary buffers. Commits and machines are those that the
-runs noted down (`provenance`). With --readme the table replaces what stands between the two marker
-lines of that file, so no figure is typed.
+The log of a start says how long it was pre-trained. RUNS_DIR/bench/START.json, the last line of
+`bench_step`, gives the cost of a step. That is its time, the memory of its arguments (parameters,
+teacher, moments, batch) and of temporary buffers. Commits and machines are those that the runs
+noted down (`provenance`). --readme replaces the table between the two marker lines of that file, so
+no figure is typed.
 
-Work folders are lost with their machine. --figures names a file, to be committed, of one line a
-start and seed: what is found in RUNS_DIR is written there, and what it holds of other seeds and
-protocols counts as well. For a table older than its file, --keep leaves the rows of starts that are
-found in neither as they stand, with the sentence about their commits.
+Work folders are lost with their machine. --figures names a file to commit, with one line a start
+and seed. What is found in RUNS_DIR is written there, and its lines of other seeds and protocols
+count as well. --keep is for a table older than its file: starts found in neither keep their rows,
+and the sentence about their commits.
 """
 
 import collections
@@ -69,11 +71,15 @@ STARTS = (
 
 
 def by_seed(many) -> list[dict]:
-    """One record a start and seed: {"start", "seed", "crops": seen in pre-training, or None,
-    "pretrained": its commit and machine, or None, "figures": [[protocol, labels, dataset, CER,
-    commit and machine, honest CER or None], ..]}. What is not in the logs is None. Raises
-    ValueError where two runs of a cell differ in more than seed and learning rate, or where no
-    validation set can choose between them."""
+    """One record a start and seed. What is not in the logs is None.
+
+        start       name
+        crops       seen in pre-training, or None
+        pretrained  its commit and machine, or None
+        figures     [[protocol, labels, dataset, CER, commit and machine, honest CER or None], ..]
+
+    Raises ValueError where two runs of a cell differ in more than seed and learning rate, or where
+    no validation set can choose between them."""
     records: dict[tuple, dict] = {}
     first: dict[tuple, runs.Run] = {}
     sweeps = collections.defaultdict(list)  # of each cell and seed: (run, its candidates)
@@ -172,10 +178,10 @@ def optimism(records) -> str:
 
 
 def markdown(table, costs=None, kept="") -> str:
-    """The table as Markdown: a row a start, a column a (protocol, labels), in it one figure a data
-    set, the lowest of a column in bold. costs: {start: {column: text}} of further columns, put in
-    front. kept: an earlier text of this function; its rows of starts that are not in `table` stay.
-    Raises ValueError where it has other columns or data sets."""
+    """The table as Markdown: a row a start, a column a (protocol, labels). A cell holds one figure
+    a data set; the lowest of a column is bold. costs: {start: {column: text}} of further columns,
+    put in front. kept: an earlier text of this function; its rows of starts that are not in `table`
+    stay. Raises ValueError where it has other columns or data sets."""
     costs = costs or {}
     found = {start for by_start in table.values() for start in by_start}
     datasets = sorted({dataset for *_, dataset in table})
@@ -235,8 +241,8 @@ def _bold(column) -> list[str]:
 
 
 def origins(records) -> str:
-    """One sentence: with which commit on which machine the figures, and the encoders they are of,
-    were trained; "" where none of the runs noted it down."""
+    """One sentence: the commits and machines that trained the figures, and the encoders that they
+    are of. "" where none of the runs noted it down."""
     count = collections.defaultdict(collections.Counter)
     for record in records:
         for _, _, _, _, origin, *_ in record["figures"]:

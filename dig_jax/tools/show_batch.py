@@ -4,8 +4,8 @@
       --config.data.train=RECORDS [--output=batch.png]
 
 One row of panels a line: the batch as it leaves the input pipeline, then each picture that the
-method's `augment` makes of it (hidden patches dark, padding tinted), inputs and targets alike. For
-recognisers the text that the label encodes stands below the line.
+method's `augment` makes of it. Inputs and targets are shown alike, hidden patches dark and padding
+tinted. For recognisers the text that the label encodes stands below the line.
 """
 
 import cv2

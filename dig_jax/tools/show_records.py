@@ -2,9 +2,9 @@
 
     python -m dig_jax.tools.show_records DIR[@SPLIT] [DIR ...] [--output=records.html] [--lines=24]
 
-For each set: its source and licence, what was left out, sizes, lines with their texts, the
-characters with their counts, the rare ones, the longest and shortest labels, and labels that look
-wrong. The page needs nothing beside itself.
+For each set the page shows its source and licence, what was left out, and sizes. Then lines with
+their texts, the characters with their counts, and the rare ones. Last the longest and shortest
+labels, and labels that look wrong. The page needs no other file.
 """
 
 import base64

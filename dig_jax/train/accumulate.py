@@ -1,15 +1,18 @@
 """Loss and gradients of a batch, whole or in microbatches one after the other (config.accumulate):
 memory of a part, update of the whole.
 
-Microbatch j of k holds the rows j, j + k, j + 2k, ... of the batch, so each device cuts its own
+Microbatch j of k holds the rows j, j + k, j + 2k, ... of the batch. So each device cuts its own
 rows, no row changes its device, and the parts are the same on every mesh. The batch is augmented as
-a whole: k changes no draw of it. What is summed up are the parts' losses, metrics and gradients,
-weighted by what a part's loss is a mean over: its hidden pixels, the lines that fit their frames,
-or its valid lines (`base.Aux.weight`). So loss and gradients are those of the whole batch, to
-rounding; drop path draws anew in each part, and a metric that is a mean over something else is
-weighted all the same. A loss in which lines meet each other, through contrast or batch norm, would
-become another one, with the negatives and statistics of a part, and so would a sum of means over
-different things (SimAN): `check` refuses them.
+a whole: k changes no draw of it.
+
+Losses, metrics and gradients of the parts are summed, weighted by what a part's loss is a mean over
+(`base.Aux.weight`). That is its hidden pixels, the lines that fit their frames, or its valid lines.
+So loss and gradients are those of the whole batch, to rounding. Two things differ: drop path draws
+anew in each part, and a metric that is a mean over something else gets the same weights.
+
+A loss in which lines meet each other, through contrast or batch norm, would see only the negatives
+and statistics of a part. A sum of means over different things (SimAN) would change, too. `check`
+refuses both.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The defaults of a config: what it leaves out, as the code that takes it has it.
 
-A config states an experiment. `filled` adds every other option, at the default of the constructor
-that takes it, so that config.json is complete and the command line knows all keys.
+A config states an experiment. `filled` adds every other option at the default of the constructor
+that takes it. So config.json is complete and the command line knows all keys.
 """
 
 from __future__ import annotations

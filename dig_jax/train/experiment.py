@@ -3,8 +3,8 @@
     config -> filled, inherited, checked -> mesh, data, method, optimiser -> state, step, evaluators
 
 The trainer, `plan`, the benchmarks and `show_batch` build it, and read the config no further. It
-needs no data on disk where it is handed some (`data`), and no accelerator where it is told for
-which device it is meant (`device`).
+needs no data on disk where it is given some (`data`). It needs no accelerator where it is told
+which device it is meant for (`device`).
 """
 
 from __future__ import annotations

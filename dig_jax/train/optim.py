@@ -40,9 +40,12 @@ RULE = {
 
 @dataclasses.dataclass(frozen=True)
 class ParamGroup:
-    """How one parameter is trained: lr_scale a number or, for stacked blocks, an array that
-    broadcasts to it; schedule the shape of its rate, None = everybody's; start the step before
-    which it is held."""
+    """How one parameter is trained.
+
+    lr_scale  a number or, for stacked blocks, an array that broadcasts to it
+    schedule  the shape of its rate, None = everybody's
+    start     the step before which it is held
+    """
 
     lr_scale: Any = 1.0
     weight_decay: float = 0.0
@@ -101,19 +104,26 @@ def create(
 ) -> Optimizer:
     """The optimiser of a run.
 
-    params: parameter tree or its shapes. name: "adamw" (reads b1, b2, eps) or "sgd" (reads
-    momentum). lr: peak rate; with lr_per=256 it is the rate for 256 rows and the peak is lr *
-    batch_size / 256 (min_lr is absolute, as in DiG). clip_norm: of the global gradient norm of what
-    trains; clip_norm_each: instead of the norm of every array (of every block of a stacked one), as
-    DINO and CCD do. rules: ordered (regex, {lr_scale | freeze | freeze_frac | weight_decay |
-    schedule}); the first regex found (re.search) in a parameter's path, such as
-    "encoder/block_0/mlp/kernel", decides. freeze_frac (adamw) holds a parameter, its moments, its
-    count and its decay for that share of the run, as PyTorch does for a gradient of None. Where
-    rules are given they must cover every parameter and each must decide something, so a renamed
-    layer cannot slip out of its rule. layer_decay: see `layer_scales`. Weight decay falls on
-    weights of two or more dimensions only, unless a rule states it; with weight_decay_end it goes
-    from weight_decay to that along half a cosine, and what a rule states changes by the same
-    factor. schedule, min_lr, drops, drop: see `make_schedule`. Raises ValueError.
+        params          parameter tree or its shapes
+        name            "adamw" (reads b1, b2, eps) or "sgd" (reads momentum)
+        lr              peak rate; with lr_per=256 the rate for 256 rows, and the peak is
+                        lr * batch_size / 256 (min_lr is absolute, as in DiG)
+        clip_norm       limit on the global gradient norm of what trains
+        clip_norm_each  limit on the norm of every array instead (of every block of a stacked
+                        one), as DINO and CCD do
+        rules           ordered (regex, {lr_scale | freeze | freeze_frac | weight_decay | schedule})
+        layer_decay     see `layer_scales`
+        schedule, min_lr, drops, drop   see `make_schedule`
+
+    The first regex of `rules` found (re.search) in a parameter's path, such as
+    "encoder/block_0/mlp/kernel", decides. Rules, where given, must cover every parameter and each
+    must decide something, so a renamed layer cannot slip out of its rule. freeze_frac (adamw) holds
+    a parameter, its moments, its count and its decay for that share of the run, as PyTorch does for
+    a gradient of None.
+
+    Weight decay falls on weights of two or more dimensions only, unless a rule states it. With
+    weight_decay_end it goes from weight_decay to that along half a cosine. What a rule states
+    changes by the same factor. Raises ValueError.
     """
     _check(name, schedule, drops, weight_decay_end, clip_norm, clip_norm_each)
     peak = lr * batch_size / lr_per if lr_per else lr
@@ -283,8 +293,8 @@ def _late(
 ) -> optax.GradientTransformation:
     """`adam`, with moments and count of each leaf beginning at its group's first step.
 
-    The state is that of `adam`. Gradients of 0 keep moments at their start, so what is left to do
-    is to divide them by the bias of a count of the leaf's own.
+    The state is that of `adam`. Gradients of 0 keep moments at their start. What is left to do is
+    to divide them by the bias of the leaf's own count.
     """
     if not any(t.start for t in jax.tree.leaves(groups)):
         return adam

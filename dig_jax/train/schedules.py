@@ -19,10 +19,16 @@ def make_schedule(
     drops: Sequence[float] | None = None,
     drop: float | None = None,
 ) -> Callable[[Any], jax.Array]:
-    """lr(step) for step 0..total_steps-1: 0 to peak in `warmup_steps` steps, both ends included
-    (step warmup_steps - 1 has the peak), then from the peak along half a cosine towards min_lr
-    (never quite reached), or constant, or in "steps": times `drop` (None: 0.1) at each of `drops`,
-    fractions of total_steps, but not below min_lr."""
+    """lr(step) for step 0..total_steps-1.
+
+    Warmup: 0 to peak in `warmup_steps` steps, both ends included (step warmup_steps - 1 has the
+    peak). Then one of:
+
+        cosine    along half a cosine towards min_lr, never quite reached
+        constant  the peak
+        steps     times `drop` (None: 0.1) at each of `drops`, fractions of total_steps; min_lr is
+                  the floor
+    """
     if kind not in ("cosine", "constant", "steps"):
         raise ValueError(
             f"config.optim.schedule is {kind!r}: set it to 'cosine', 'constant' or 'steps'"

@@ -12,9 +12,14 @@ import optax
 
 @flax.struct.dataclass
 class TrainState:
-    """step i32[] = number of updates done = index of the next batch; params f32 tree; teacher None
-    or a subtree of params; opt_state of optax; mutable {} or what a method keeps (batch statistics,
-    queue, feature scale)."""
+    """What a checkpoint holds.
+
+    step       i32[], the number of updates done = the index of the next batch
+    params     f32 tree
+    teacher    None, or a subtree of params
+    opt_state  of optax
+    mutable    {}, or what a method keeps (batch statistics, queue, feature scale)
+    """
 
     step: jax.Array
     params: Any

@@ -2,15 +2,16 @@
 
     python -m dig_jax.tools.perf.bench_input --records=data/lines --height_px=32 --width_px=256
 
-Stages are timed alone, in one thread, in lines per second of CPU time of this process ("a core"),
-which other programs on the machine disturb little; the whole pipeline then runs as in training
-(threads or worker processes) and is timed by the clock. The last line printed is one JSON object.
+Each stage is timed alone, in one thread, in lines per second of CPU time of this process ("a
+core"). Other programs on the machine disturb CPU time little. The whole pipeline then runs as in
+training (threads or worker processes) and is timed by the clock. The last line printed is one JSON
+object.
 
     python -m dig_jax.tools.perf.bench_input --records=data/lines --consume=3700
 
-also says whether the pipeline as timed can feed a step that takes so many lines a second, how many
-cores that needs, and ends with exit code 2 where it cannot. Where `--workers=auto` is too few and
-the machine has more cores, that is timed too.
+also says whether the pipeline as timed can feed a step that takes so many lines a second, and how
+many cores that needs. It ends with exit code 2 where it cannot. Where `--workers=auto` is too few
+and the machine has more cores, that is timed too.
 """
 
 import json

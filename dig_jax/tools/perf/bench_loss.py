@@ -7,7 +7,7 @@
 The second only compiles, so it needs no such memory.
 
 Prints a table and, last, one JSON object. Memory is the compiler's own figure for the temporary
-buffers of one value_and_grad for both sides of the pair; time is the median of such calls, the two
+buffers of one value_and_grad for both sides of the pair. Time is the median of such calls, the two
 forms in turn. nt_xent of M instances compares 2M rows. A form that would need more than --memory_gb
 is compiled but not run.
 """

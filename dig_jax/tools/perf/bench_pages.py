@@ -6,11 +6,16 @@ Pages are composed from lines that follow each other in the records, so mostly o
 by -5 to 5 degrees. The set "usual": plain or noisy pages of one and two columns. The set "hard":
 ruled paper, stains, a shadow, and all of them at once on two columns. A seed decides all of it.
 
-Localisation: mean IoU of lines with the best polygon found; lines missed, split, merged; polygons
-that are no line. CER: of the lines before they were laid on pages ("perfect"); cut from the page at
-their known places ("known"); as found ("found"); and of whole pages, order included ("page").
-Without --model, localisation only. --tesseract: Tesseract's page segmentation on the same pages,
-read by the same reader; needs the package tesserocr. The last line is JSON.
+Localisation: mean IoU of lines with the best polygon found; lines missed, split and merged;
+polygons that are no line. CER of four kinds:
+
+    perfect  the lines before they were laid on pages
+    known    cut from the page at their known places
+    found    cut from the page where they were found
+    page     whole pages, reading order included
+
+Without --model, localisation only. --tesseract adds Tesseract's page segmentation on the same
+pages, read by the same reader. It needs the package tesserocr. The last line is JSON.
 """
 
 from __future__ import annotations

@@ -5,13 +5,13 @@ threads.
         [--seconds=30]
     taskset -c 0 python -m dig_jax.tools.perf.bench_reader          # one thread each
 
-Needs the extra "torch" (benchmark only). The CRNN is what one would write there for text lines:
-five 3 x 3 convolutions with batch norm and dropout, two bidirectional LSTMs of 192, linear CTC,
-AdamW, 2.2 M parameters, lines 32 px high. Ours is the trainer's step of the config, augmentation
+Needs the extra "torch" (benchmark only). The CRNN is the usual one for text lines: five 3 x 3
+convolutions with batch norm and dropout, two bidirectional LSTMs of 192, linear CTC. It has 2.2 M
+parameters, AdamW, and lines 32 px high. Ours is the trainer's step of the config, augmentation
 included. The networks differ; the batch, the lines' width on paper and the labels do not.
 
 Steps take turns, then readings. The last line is JSON: medians and spreads by the clock and in CPU
-time of this process, which is what to compare where other programs want the same cores.
+time of this process. Compare CPU time where other programs use the same cores.
 """
 
 import os

@@ -55,8 +55,9 @@ Timing = collections.namedtuple("Timing", "median spread repetitions")
 
 
 def encoder_pass(method):
-    """The encoder's share of a step as a function of (params, teacher, views): forward and backward
-    over the rows of all views together, and the teacher's forward pass where it has an encoder."""
+    """The encoder's share of a step as a function of (params, teacher, views). It runs forward and
+    backward over the rows of all views together, and the teacher's forward pass where it has an
+    encoder."""
 
     def both(params, teacher, views):
         names = [name for name in views if name.startswith("view")] or ["image"]

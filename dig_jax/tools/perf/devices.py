@@ -1,11 +1,15 @@
 """What devices can do at most, for `plan`: one table, from the vendors' data sheets.
 
 Dense bfloat16 products summed in float32; gigabytes are 1e9 bytes; link and network are one
-direction of one device. Sources, by name of the document: NVIDIA "H200 Tensor Core GPU", "H100
-Tensor Core GPU", "A100 80GB" (SXM) and "L4" data sheets (their tensor-core figures with sparsity
-halved; NVLink's figure is both directions together); Google Cloud, "TPU v4", "TPU v5e", "TPU v5p",
-"TPU v6e" system architecture pages (interchip interconnect of a chip, both directions together).
-`network_gb_s` is no property of the device but of the cluster around it: 400 Gb/s a GPU (200 for
+direction of one device. Sources, by name of the document:
+
+- NVIDIA: the data sheets "H200 Tensor Core GPU", "H100 Tensor Core GPU", "A100 80GB" (SXM) and
+  "L4". Their tensor-core figures with sparsity are halved. NVLink's figure is both directions
+  together.
+- Google Cloud: the system architecture pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU v6e". Their
+  interchip interconnect is of a chip, both directions together.
+
+`network_gb_s` is no property of the device but of the cluster around it. 400 Gb/s a GPU (200 for
 A100, 100 for L4) and 50 Gb/s a TPU chip are assumptions.
 """
 

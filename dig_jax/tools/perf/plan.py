@@ -6,7 +6,7 @@ it fits.
     python -m dig_jax.tools.perf.plan --config=dig:preset=cpu --device=here [--check]
 
 The training step is compiled ahead of time for as many simulated CPU devices, with the trainer's
-own shardings; no array is allocated and no record is read. A table follows, and one JSON object as
+own shardings. No array is allocated and no record is read. A table follows, and one JSON object as
 the last line.
 
     memory      of one device. State and batch are exact. Temporary buffers (activations, gradients)
@@ -22,8 +22,8 @@ the last line.
                 the three if nothing overlaps; kernels that do not reach their peak come on top.
                 --device=here measures this machine's ceilings instead.
 
---check (with --device=here, on one device) then runs the step and says how far off the plan was;
-pinned to one core it counts CPU time instead of the clock's.
+--check (with --device=here, on one device) then runs the step and says how far off the plan was.
+Pinned to one core it measures CPU time instead of wall time.
 """
 
 import ctypes
@@ -212,8 +212,8 @@ def _held(tree, shardings):
 
 
 def _attention_bytes(work, state, mesh):
-    """Bytes that the N x N attention weights of the encoder take for a device's rows, all views and
-    blocks, in float32: about what a kernel that never stores them saves. 0 for an encoder without
+    """Bytes of the encoder's N x N attention weights for a device's rows, all views and blocks, in
+    float32. A kernel that never stores them saves about this much. 0 for an encoder without
     attention."""
     encoder = work.method.encoder
     if not hasattr(encoder, "heads"):
