@@ -1,13 +1,17 @@
 """Photometric operators on the device: tones (pixel by pixel), filters of 5 x 5 pixels and grains
 (noise of every pixel).
 
-image f32[B,C,H,W] in [0,1], C = 1 (grey) or 3 (RGB); planes, because three interleaved channels
+image f32[B,C,H,W] in [0,1], C = 1 (grey) or 3 (RGB). Channels are planes: three interleaved ones
 keep CPUs from using their vector units (20 times slower). Every amount is f32[B], one for each
 line; results are clipped to [0,1], as 8-bit images are. Definitions: imgaug, and torchvision's
-ColorJitter (jitter_*), see reference sections 1.7 and 2.3. Departures: no rounding to 8 bits
-between operators; filters repeat the edge pixel of the real line (imgaug mirrors it); equal steps
-of grey for its k-means of colours (posterize); medians of 3 x 3 and averages of at most 5 x 5
-pixels.
+ColorJitter (jitter_*), see reference sections 1.7 and 2.3.
+
+Departures:
+
+- no rounding to 8 bits between operators;
+- filters repeat the edge pixel of the real line (imgaug mirrors it);
+- posterize has equal steps of grey, where imgaug finds colours by k-means;
+- medians are of 3 x 3 and averages of at most 5 x 5 pixels.
 """
 
 import jax

@@ -3,15 +3,18 @@
 A map says, for every pixel of the result, where in the input its value comes from. Everything but
 the piecewise warp is a homography, f32[B,3,3] acting on columns (x, y, 1) in pixels, pixel centres
 at whole numbers. If operators 1, 2 and 3 are drawn in that order, the result at p is the input at
-m1(m2(m3(p))), so homographies multiply left to right and only the piecewise warp splits the chain:
+m1(m2(m3(p))). So homographies multiply left to right, and only the piecewise warp splits the chain:
 map = before(warp(after(p))). Every line of a batch can thus have its own order at the price of one
 bilinear resampling.
 
 Departures from DiG (imgaug, one resampling an operator, on the image at its original size;
-reference section 1.7): one resampling at the model's size, which blurs less and costs about a
-fifth; what one operator pushes over the edge a later one can bring back; outside the image the edge
-pixel is repeated (imgaug: black, after rotation); the piecewise warp interpolates bilinearly
-between its grid points (imgaug: affine in each triangle).
+reference section 1.7):
+
+- one resampling at the model's size, which blurs less and costs about a fifth;
+- what one operator pushes over the edge a later one can bring back;
+- outside the image the edge pixel is repeated (imgaug: black, after rotation);
+- the piecewise warp interpolates bilinearly between its grid points (imgaug: affine in each
+  triangle).
 
 All sizes refer to the *real* part of a padded line: width i32[B] pixels, never to the padded
 canvas.
@@ -198,9 +201,9 @@ def random_affine(key, height, width, ranges, shear_in_turn=False):
 def perspective(height, width, *, corners):
     """Stretches an inner quadrilateral over the whole line.
 
-    corners: f32[B,4,2], how far (x, y) each corner (top left, top right, bottom right, bottom left)
-    moves inwards, as
-        fractions in [0, 0.5) of (real width, height).
+    corners: f32[B,4,2], how far (x, y) each corner moves inwards, as fractions in [0, 0.5) of (real
+    width, height). Order: top left, top right, bottom right, bottom left.
+
     The unit square goes to the quadrilateral by the closed form of Heckbert, "Fundamentals of
     Texture Mapping and Image Warping" (1989), section 2.2.3.
     """
@@ -299,8 +302,8 @@ NODE_PX = 12  # between the nodes of `elastic`: about the width of a letter of a
 def elastic(x, y, keys, reach_px):
     """Bends lines smoothly: (x, y), f32[B,H,W] each, moved by up to about 2 * reach_px f32[B].
 
-    Every node of a grid with NODE_PX between its nodes draws a normal displacement; a cubic
-    B-spline joins them, after Simard et al. (ICDAR 2003), who smooth pixel noise with a Gaussian.
+    Every node of a grid with NODE_PX between its nodes draws a normal displacement, and a cubic
+    B-spline joins them. Simard et al. (ICDAR 2003) instead smooth pixel noise with a Gaussian.
     """
     _, height, canvas_px = x.shape
     down, across = _spline(height), _spline(canvas_px)
@@ -368,7 +371,7 @@ def resample(image, x, y):
 
 
 def nearest(values, x, y, width, outside):
-    """Values [B,H,W] at the pixels nearest to positions (x, y), f32[B,H,W] each; `outside` where
+    """Values [B,H,W] at the pixels nearest to positions (x, y), f32[B,H,W] each. `outside` where
     that pixel, or the pixel of the result, is not of the real line. A map of labels follows an
     image through this: labels have no mean.
     """

@@ -1,7 +1,7 @@
 """Which tokens of a line are hidden from the encoder.
 
 DiG, reference section 1.6: a random 70 % of the tokens of every image, int(0.7 * 256) = 179 at 8 x
-32, without block structure; MAE does the same with 75 %. SimMIM, section 7: 60 % of units of
+32, without block structure. MAE does the same with 75 %. SimMIM, section 7: 60 % of units of
 several patches each. Departure that padded lines need: the share is of the *real* tokens and
 padding is never hidden.
 """
@@ -59,7 +59,7 @@ def random_mask(key, width, grid, patch, ratio, span=1):
 
     Returns bool[B,Gh*Gw], True = hidden, tokens column by column (n = column * Gh + row). A line
     with c real columns has exactly int(ratio * c * Gh) hidden tokens (span 1) or int(ratio * c)
-    hidden columns (span > 1); a real token is hidden with the same chance wherever it stands;
+    hidden columns (span > 1). A real token is hidden with the same chance wherever it stands;
     padding is never hidden. A very short line may have none. ValueError when ratio or span are out
     of range.
     """
@@ -98,9 +98,10 @@ def unit_mask(key, width, grid, patch, ratio, unit_px):
     """Hides blocks of patches: units of unit_px = (height, width) pixels, side by side from the
     line's top left corner.
 
-    The rest as for `random_mask`, except: a line with u units, the last of them perhaps a part of
-    one, has exactly min(ceil(ratio * u), u - 1) hidden units (SimMIM's ceil, but never the whole
-    line). ValueError when a unit is not made of whole patches or units do not fill the height.
+    The rest as for `random_mask`, except for the count. A line with u units, the last of them
+    perhaps a part of one, has exactly min(ceil(ratio * u), u - 1) hidden units. That is SimMIM's
+    ceil, but never the whole line. ValueError when a unit is not made of whole patches or units do
+    not fill the height.
     """
     rows, columns = grid
     if not 0 <= ratio <= 1:

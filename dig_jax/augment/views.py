@@ -1,10 +1,10 @@
 """Views of a batch of text lines: the one function that applies a recipe (augment/recipes.py), and
 its checks.
 
-Photometric operators run in the line's drawn order; geometric ones are composed in theirs into one
-map and the image is resampled once, at the end of the operators (departures: see geometry.py and
-color.py). Amounts in pixels are pixels of the batch, not of the original image, and the aspect
-ratio is kept, where DiG augments first and squeezes after.
+Photometric operators run in the line's drawn order. Geometric ones are composed in theirs into one
+map, and the image is resampled once, at the end of the operators (departures: see geometry.py and
+color.py). Amounts in pixels are pixels of the batch, not of the original image. The aspect ratio is
+kept, where DiG augments first and squeezes after.
 """
 
 import difflib
@@ -306,8 +306,8 @@ def _chains(draws, recipe, height, width, names, warp_rank):
 
 
 def source_map(draws, recipe, shape, width, max_shift_px=None):
-    """Where each pixel of the view comes from: (x, y), f32[B,H,W] each, inside the real line, and
-    the view's real width i32[B]; shape (B, C, H, W).
+    """Where each pixel of the view comes from, and the view's real width; shape (B, C, H, W).
+    Returns (x, y), f32[B,H,W] each, inside the real line, and the width i32[B].
 
     Other things than the image (a mask, boxes of letters) can follow the view through it.
     """

@@ -18,14 +18,17 @@ Paper   Guan et al., "Self-supervised Character-to-Character Distillation for Te
     L = L_dis + L_seg                                                 Method.loss
     xi <- m xi + (1 - m) theta, m: 0.9995 -> 1                        base.WithTeacher
 
-Certain, from the authors' code (TongkunGuan/CCD): all of the above and every default; geometry in 7
-of 10 cases and else the bare image as view 2; 8-connected components of at least 30 px, at most 26;
-the foreground of the student, not the teacher's, for both; no segmentation in the teacher;
-prototypes frozen at first (one of about 98 units of a million images), here by a rule of the
-optimiser (configs/pretrain/ccd.py). Our reading: each pixel of
-the border has a vote on which class is paper (theirs: each side, and ties fall by the order in
-which k-means happens to name its clusters); beyond 26 the leftmost characters stay (theirs: the
-first that a scan meets).
+Certain, from the authors' code (TongkunGuan/CCD): all of the above and every default.
+
+- View 2 has geometry in 7 of 10 cases, and else is the bare image.
+- Components are 8-connected, of at least 30 px, at most 26.
+- The foreground of the student, not the teacher's, serves both; the teacher has no segmentation.
+- Prototypes are frozen at first (one of about 98 units of a million images). Here a rule of the
+  optimiser does it (configs/pretrain/ccd.py).
+
+Our reading: each pixel of the border has a vote on which class is paper. In theirs each side has
+one, and ties fall by the order in which k-means happens to name its clusters. Beyond 26 the
+leftmost characters stay (theirs: the first that a scan meets).
 
 Published bugs that are mended here
 - Slots: their tensor holds at least four characters a line and always one more than were found,
@@ -39,13 +42,16 @@ Published bugs that are mended here
   `except`. Here no test split is read in training, and records that cannot be read are counted and
   named (data/error_budget.py).
 
-Departures   segmentation reads each final token alone, through two linear layers, instead of
-convolutions over blocks 2, 4 and 6; a view follows the map by nearest neighbour and a patch by the
-share that a character covers (theirs: bilinear, and a threshold of 0.1); pixels that come from
-outside the line belong to no character and no class; colour is the part of our recipes that does
-not move anything; position codes are not learned; the teacher moves before the loss instead of
-after the update. The characters of a pair are 0 px apart, but for rounding to whole pixels: what
-others bound by max_shift_px.
+Departures
+- Segmentation reads each final token alone, through two linear layers, instead of convolutions over
+  blocks 2, 4 and 6.
+- A view follows the map by nearest neighbour and a patch by the share that a character covers
+  (theirs: bilinear, and a threshold of 0.1).
+- Pixels that come from outside the line belong to no character and no class.
+- Colour is the part of our recipes that moves no pixel.
+- Position codes are not learned. The teacher moves before the loss instead of after the update.
+- The characters of a pair are 0 px apart, but for rounding to whole pixels. Others bound this
+  distance by max_shift_px.
 
 Watch   distillation: starts near ln(prototypes), below it by up to 250 / projector_dim, as both
         networks are the same then; it may rise while they part. t_std: spread of the teacher's
@@ -216,9 +222,13 @@ class Method(base.WithTeacher):
     # augment
 
     def augment(self, key, batch):
-        """Adds view1 (colour) and view2 (colour and map) f32[B,H,W,C] in [-1, 1]; matrix
-        f32[B,3,3], the map; foreground bool[B,H,W] of view 1 by k-means, False on padding; and,
-        when asked for, column_offset i32[B,2]."""
+        """Adds the views and what CCD needs to follow characters between them.
+
+        view1, view2   colour; colour and map: f32[B,H,W,C] in [-1, 1]
+        matrix         f32[B,3,3], the map
+        foreground     bool[B,H,W] of view 1 by k-means, False on padding
+        column_offset  i32[B,2], when asked for
+        """
         image, width = batch["image"], batch["width"]
         base.check_channels(image, self.channels)
         first_key, second_key, map_key, chance_key, offset_key = jax.random.split(key, 5)
@@ -317,9 +327,9 @@ class Method(base.WithTeacher):
         return jnp.where(count > 0, moved, center)
 
     def reconstruct(self, params, batch, key):
-        """Pictures of the segmentation, f32[B,H,W,C] in [0, 1]: "masked" the foreground of k-means,
-        "output" the chance of foreground that the network gives, "original" view 1 as it is;
-        foreground is white."""
+        """Pictures of the segmentation, f32[B,H,W,C] in [0, 1]; foreground is white. "masked" is
+        the foreground of k-means, "output" the network's probability of foreground, "original" view
+        1 as it is."""
         batch = self.augment(key, batch)
         tokens = self.apply(params, "encode_views", batch)
         grid = vit.grid(batch["view1"].shape, self.patch)

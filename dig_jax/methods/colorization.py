@@ -11,21 +11,21 @@ Papers  Zhang et al., "Colorful Image Colorization", ECCV 2016, arXiv 1603.08511
 
 Certain from the papers: lightness in, colour out. Zhang et al. then prefer a classification over
 313 bins of Lab's ab plane, rebalanced towards rare colours, because a mean square makes pale
-pictures; Larsson et al. predict histograms. Ours is the mean square: an encoder is wanted, not
+pictures. Larsson et al. predict histograms. Ours is the mean square: an encoder is wanted, not
 pictures, and a patch has too many pixels for 313 logits each.
 
 Departures
 - Lightness and colour are Y and (Cb, Cr) of ITU-R 601, linear in RGB, so that the way back is
-  exact; Zhang et al. use Lab, Larsson et al. hue and chroma. Y is the grey that `augment.color`
+  exact. Zhang et al. use Lab, Larsson et al. hue and chroma. Y is the grey that `augment.color`
   knows.
 - Grey goes in three times, so that the patch embedding reads colour images later. Only the sum of
-  its three kernels is taught, their differences stay random: of coloured lines a recogniser sees
-  some untaught colour on top, which fine-tuning mends and a frozen probe bears.
+  its three kernels is trained; their differences stay random. On coloured lines a recogniser gets
+  some untrained colour features, which fine-tuning mends and a frozen probe bears.
 - Padding and rows that are not valid do not count.
 
-There is no version for channels=1: what a grey image lacks cannot be asked for, and painting its
-tones from themselves is no task; denoising is the nearest kin. Scans of print in three channels
-have hardly a colour either: see `untaught`.
+There is no version for channels=1: the colours that a grey image lacks cannot be a target, and
+painting its tones from themselves is no task. Denoising is the nearest kin. Scans of print in three
+channels have hardly a colour either: see `untaught`.
 
 Watch   untaught: what grey everywhere reaches, the mean square of the colours (0 .. 1). Near 0 the
         lines have no colour and nothing can be learnt. pixel below untaught: colours are told from

@@ -9,14 +9,14 @@ Paper   Vincent et al., "Extracting and Composing Robust Features with Denoising
     L(x, z) over all of x, the clean input, not only what was lost   pretext.paint_loss
 
 Certain from the papers: a share of the input is set to a fixed value (masking noise, a quarter
-among the shares tried), the loss is over the whole input, and one layer is trained after the other.
+among the shares tried). The loss is over the whole input, and one layer is trained after the other.
 Ours: the encoder is trained as a whole, with mean squares (2008: cross-entropy of values in [0,
 1]).
 
 Departures
-- Every pixel is lost by its own toss (`drop`), all of its channels together, where the paper loses
+- Every pixel is dropped independently (`drop`), all of its channels together, where the paper drops
   an exact count. It is set to paper white, which for ink is what 0 is for the paper's digits: a
-  stroke may be missing, and paper says nothing.
+  stroke may be missing, and paper carries no information.
 - Before that, blur and Gaussian noise, in random order, each line with its own strength, uniform
   from 0 to a maximum.
 - Padding and rows that are not valid do not count.

@@ -18,17 +18,21 @@ Paper   Yang et al., "Reading and Writing: Discriminative and Generative Modelin
 
 Easily overlooked, and done as the authors do: the augmented view is not masked. Only the contrast
 reads the masked view through the pixel projector; the decoder reads the encoder. Batch norms take
-the statistics of the batch at hand, in the teacher too, jointly over both views and over all
-devices; only parameters are averaged. The encoder has no final norm while the contrast is on.
-Negatives include the other windows of the same line.
+the statistics of the current batch, jointly over both views and over all devices, in the teacher
+too. Only parameters are averaged. The encoder has no final norm while the contrast is on. Negatives
+include the other windows of the same line.
 
 objective="dig" is both halves. "dis" is the contrast alone: no mask and no pixel projector. "gen"
-is the reconstruction alone: the encoder keeps its final norm, there is no teacher, no head of the
-contrast, and no second view (the authors' code computes one and drops it).
+is the reconstruction alone: the encoder keeps its final norm. It has no teacher, no contrastive
+head and no second view (the authors' code computes one and drops it).
 
-Left out of the authors' options: their other patch heads, which attend to or convolve the tokens
-before the windows (ours is the README's, the mean); the warm-up of the contrast's weight (0 steps
-in the README); the reconstruction of the augmented view; label smoothing (0 there).
+Left out of the authors' options:
+
+- their other patch heads, which attend to or convolve the tokens before the windows (ours is the
+  README's, the mean);
+- the warm-up of the contrast's weight (0 steps in the README);
+- the reconstruction of the augmented view;
+- label smoothing (0 there).
 
 Departures, for lines of text (at 128 px width, full lines and default values each of them is the
 identity)
@@ -37,12 +41,13 @@ identity)
 - Masks never lie on padding. Padding enters no attention, window, batch norm or loss; neither do
   rows not valid.
 - Augmentation moves text sideways by at most `max_shift_px`, else windows of equal index would show
-  different letters: 2 px in the presets for lines, between the views too, since only the second one
-  moves; None is the official recipe's freedom.
-- Optional: runs of `mask_span` neighbouring columns instead of single patches; targets normalised
-  per patch and channel (target="normalized"); a random first column of the position code, up to
-  `column_offset_max`, so that narrow crops train the positions that long lines use (drawn for each
-  view alone: a shared one would give the pair away).
+  different letters. The presets for lines take 2 px, between the views too, since only the second
+  one moves. None is the official recipe's freedom.
+- Optional: runs of `mask_span` neighbouring columns instead of single patches.
+- Optional: targets normalised per patch and channel (target="normalized").
+- Optional: a random first column of the position code, up to `column_offset_max`, so that narrow
+  crops train the positions that long lines use. Each view draws its own: a shared one would give
+  the pair away.
 
 Watch   q_std: healthy about 1/sqrt(projector_dim), below a sixth of that the windows collapse.
         contrast starts near 4T ln(rows) (two directions) and top1 near 1/rows. pixel, raw target:
@@ -141,9 +146,9 @@ class Method(base.WithTeacher):
     """DiG or one of its halves.
 
     encoder: see `encoders.create` (final_norm follows from the objective unless given). channels: C
-    of the images. recipe: augmentation of the second view: a name or a recipe of `views`;
+    of the images. recipe: augmentation of the second view: a name or a recipe of `views`.
     max_shift_px None = unbounded. target_floor: normalised targets are divided by sqrt(variance +
-    floor^2), in grey of [0, 1]; the official 1e-6 blows the grain of blank paper up to full size.
+    floor^2), in grey of [0, 1]. The official 1e-6 blows the grain of blank paper up to full size.
     Head sizes default to the official ones, which outweigh a small encoder. loss_chunk: keys at a
     time in the contrast, None = all (`losses.info_nce`). Raises ValueError for values out of range.
     """
@@ -209,8 +214,9 @@ class Method(base.WithTeacher):
     # augment
 
     def augment(self, key, batch):
-        """Adds view1 (the image itself), view2 (augmented; not for "gen"), f32[B,H,W,C] in [-1, 1],
-        mask bool[B,N] of view1 (not for "dis") and, when asked for, column_offset i32[B,V]."""
+        """Adds the views, f32[B,H,W,C] in [-1, 1]: view1 the image itself, view2 augmented (not for
+        "gen"). Adds mask bool[B,N] of view1 (not for "dis") and, when asked for, column_offset
+        i32[B,V]."""
         base.check_channels(batch["image"], self.channels)
         mask_key, view_key, offset_key = jax.random.split(key, 3)
         image = base.normalise(batch["image"])

@@ -10,28 +10,27 @@ Paper   Noroozi and Favaro, "Unsupervised Learning of Visual Representations by 
     cross-entropy over the index of the permutation              pretext.cross_entropy
 
 Certain from the paper: tiles are encoded one by one and meet only behind the network, so that it
-cannot match edges; tiles of 64 px lie at random in cells of 75 px, an average gap of 11 px (gap_px
-= jitter_px = 11 here), because edges that continue give the answer away; the permutations are
+cannot match edges. Tiles of 64 px lie at random in cells of 75 px, because edges that continue give
+the answer away. The average gap is 11 px (gap_px = jitter_px = 11 here). The permutations are
 chosen greedily to lie far apart, since those that are alike cannot be told apart.
 
 Departures, for lines of text
 - One row of full-height windows in place of 3 x 3 tiles. The row lies anywhere in the line.
 - Only lines whose real part has room for the row count (`used`), so padding says nothing.
-- The paper standardises every tile, against tone as a cue; here every window gets an augmentation
-  of its own (`recipe`), so that the encoder goes on seeing the range of values that it will see
-  later.
-- Algorithm 1 starts at random and adds what is farthest on the average. `choose_permutations`
-  starts at the identity and adds what is farthest from its nearest neighbour first and on the
-  average second: the same set on every machine.
+- The paper standardises every tile, so that tone is no cue. Here every window gets an augmentation
+  of its own (`recipe`), so that the encoder still sees the range of values that it will see later.
+- Algorithm 1 starts at random and adds what is farthest on average. `choose_permutations` starts at
+  the identity and adds what is farthest from its nearest neighbour first, and on average second. So
+  it gives the same set on every machine.
 - Position codes are those of the window's own columns, plus an offset drawn for each window alone
-  (column_offset_max): they know nothing of the place it came from.
+  (column_offset_max). They do not reveal the place it came from.
 - The encoder never sees more than window_px at once; it is the recogniser that teaches it long
   lines.
 - context_free=false leaves the paper: the shuffled windows lie side by side in one image that the
   encoder sees whole, and the line is augmented before it is cut. With gap_px = 0 the seams say
   which windows belong together. Jigsaw-ViT (Chen et al., arXiv 2207.11971; its abstract alone was
-  read) also shows a ViT all the pieces at once, without position codes and with some hidden; ours
-  keeps the codes, which tell places after shuffling only, and hides nothing.
+  read) also shows a ViT all the pieces at once. It has no position codes and hides some pieces.
+  Ours keeps the codes, which tell places after shuffling only, and hides nothing.
 
 Watch   accuracy: chance is 1 / permutations. used: well below 1 the lines are too short, take fewer
         or narrower windows. With gap_px = 0 strokes continue from window to window, which can be
@@ -133,8 +132,8 @@ def choose_permutations(length: int, count: int) -> np.ndarray:
     """i32[count, length]: permutations of 0 .. length - 1 that differ in many places, the identity
     first.
 
-    Greedy: each next one is farthest (Hamming distance) from the nearest of those chosen; among
-    equals, on the average; among equals, the first in lexicographic order.
+    Greedy: each next one is farthest (Hamming distance) from the nearest of those chosen. Ties go
+    to the farthest on average, then to the first in lexicographic order.
     """
     every = np.array(list(itertools.permutations(range(length))), np.int8)
     chosen, nearest, total = [0], np.full(len(every), length), np.zeros(len(every), np.int64)

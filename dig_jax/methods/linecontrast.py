@@ -11,7 +11,7 @@ Paper   Baevski et al., "wav2vec 2.0", NeurIPS 2020, arXiv 2006.11477, equation 
         s runs over the hidden columns of the same line        the mask
 
 Certain, from the papers: hidden runs in place of single frames; distractors are other hidden places
-of the same sequence; sim is the cosine, T 0.1; gradients flow into both sides. Ours: all hidden
+of the same sequence; sim is the cosine, T 0.1. Gradients flow into both sides. Ours: all hidden
 columns of the line are distractors (there 100 drawn ones), no quantisation.
 
 A target must see its own neighbourhood only. If it knew the whole line, both sides could agree on

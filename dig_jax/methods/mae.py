@@ -13,27 +13,32 @@ Paper   He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022
     target: pixels normalised by the statistics of their patch  pixels.pixel_target
     L = mean over removed patches of (prediction - target)^2    losses.masked_mse
 
-Certain, from the public code: int(ratio * N) removed patches; codes are added before patches are
-removed, and again, narrower, before the decoder; Xavier-uniform weights, the mask token (and the
-CLS token) drawn with deviation 0.02; layer norms at 1e-6; the unbiased variance of all values of a
-patch plus 1e-6 (of pixels in [-1, 1]: target_floor is its root in [0, 1]). Keys have no bias here,
-which under a softmax changes nothing.
+Certain, from the public code:
+
+- int(ratio * N) removed patches;
+- codes are added before patches are removed, and again, narrower, before the decoder;
+- Xavier-uniform weights, the mask token (and the CLS token) drawn with deviation 0.02;
+- layer norms at 1e-6;
+- the unbiased variance of all values of a patch plus 1e-6 (of pixels in [-1, 1]: target_floor is
+  its root in [0, 1]).
+
+Keys have no bias here, which under a softmax changes nothing.
 
 Static shapes on ragged lines. The encoder has K places, as many as a line that fills the canvas
 keeps patches (`masks.most_visible`). Every line removes the same share of its *real* patches, so a
-shorter one keeps fewer; what it keeps lies in reading order in its first places, and the rest are
-empty: not read by attention, not put back by the decoder. So features and loss of a line are those
-it would have alone, the share of work saved is the same for all, and no line is asked to rebuild
-more than another; the price is that the empty places are computed and thrown away, as padding is
-everywhere else. (Keeping K patches of every line instead would show all of a short line.)
+shorter one keeps fewer. What it keeps lies in reading order in its first places. The rest are
+empty: attention does not read them and the decoder does not put them back. So features and loss of
+a line are those it would have alone, and every line rebuilds the same share. The price is that the
+empty places are computed and thrown away, as padding is everywhere else. (Keeping K patches of
+every line instead would show all of a short line.)
 
 Departures for lines of text
 - No CLS token unless cls=True: whole lines of tokens are what a recogniser reads. With it the
-  encoder's parameters are the same (the token stands beside them, as params["cls_token"]), so
-  probes and fine-tuning start from it alike, but they do without the token; MAERec's recogniser
-  reads it as one more token.
+  encoder's parameters are the same; the token stands beside them, as params["cls_token"]. Probes
+  and fine-tuning therefore start from it alike, but do without the token. MAERec's recogniser reads
+  it as one more token.
 - Positions by column and row of the grid as it is. The authors' table takes 8 x 32 patches for 16 x
-  16, so that the halves of a line share column codes; position="square_2d" is that table, for the
+  16, so that the halves of a line share column codes. position="square_2d" is that table, for the
   words preset and their weights.
 - mask_span > 1 removes runs of columns. Removed patches are weighted by their real pixels, which
   tells only in the last, partly real column.

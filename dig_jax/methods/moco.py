@@ -15,7 +15,7 @@ Papers  v1: He et al., "Momentum Contrast for Unsupervised Visual Representation
 The versions differ in data: head "linear" and T 0.07 (v1), head "mlp" and T 0.2 (v2), and stronger
 augmentations.
 
-Certain, from the public code: the loss reads the queue before it is renewed, knows no negatives of
+Certain, from the public code: the loss reads the queue before it is renewed, has no negatives of
 its own batch, and goes in one direction only. m is 0.999 throughout. The queue holds 65,536 keys of
 128 numbers and starts as unit Gaussian noise. Neither head has a norm, and both have biases.
 
@@ -23,13 +23,13 @@ Ours: a ViT by default and its mean token; AdamW, but in the preset words, which
 SGD.
 
 No shuffling of keys between devices: it hides which lines shared the statistics of a device's batch
-norms. Here nothing has a batch norm (the encoders normalise a token or a line by itself), and the
-norms of this package are global, so a shuffle would change nothing.
+norms. Here nothing has a batch norm (the encoders normalise a token or a line by itself). The norms
+of this package are global anyway, so a shuffle would change nothing.
 
 Departures for lines of text: no flips and crops; `max_shift_px` (8 px, about half a letter of a 32
 px line) bounds the way of any pixel sideways. `window_px` may cut lines into windows, each a query
 and a key of its own (one queue for all, as SeqMoCo's sub-word level). Rows that are not valid and
-windows of padding are no query, and where their key would go the queue keeps its old one, so shapes
+windows of padding are no query. Where their key would go the queue keeps its old one. So shapes
 stay static and the queue holds keys of real lines only (noise until it was filled once).
 
 Watch   contrast starts below ln(1 + queue), since noise is an easy negative, rises while the queue

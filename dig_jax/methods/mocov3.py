@@ -13,9 +13,9 @@ Paper   Chen, Xie, He, "An Empirical Study of Training Self-Supervised Vision Tr
     random patch embedding, never trained (section 4)         a rule of the optimiser
 
 Certain, from the public code (the ViT recipe): projector and predictor as in DiG, which took them
-from here, without biases, the last batch norms bare; batch norms see one view at a time, in the
-teacher too, over the global batch; T 0.2; keys of all devices; the encoder keeps its final norm.
-Ours: the mean of the tokens where the authors read a class token.
+from here, without biases, the last batch norms bare. Batch norms see one view at a time, in the
+teacher too, over the global batch. T is 0.2, keys come from all devices, and the encoder keeps its
+final norm. Ours: the mean of the tokens where the authors read a class token.
 
 Departures for lines of text: no flips and crops; recipes name the two families. Whole lines by
 default, windows of `window_px` as in DiG on request, then matched by place. `max_shift_px` (2 px,

@@ -9,32 +9,31 @@ Which of the protocols it is, the config says:
     fine-tune  frozen=False, one head, init_from a pre-training `configs/recognize/finetune.py`
     scratch    the same without init_from                       `configs/recognize/scratch.py`
 
-Which block the frames come from, `block` says: the last one, another, or a mix of all. A mix is
+`block` says which block the frames come from: the last one, another, or a mix of all. A mix is
 ELMo's (Peters et al. 2018, equation 1): normalised outputs of the blocks, weighted by a softmax
-over one number a block, which every head learns for itself.
+over one number a block. Every head learns these numbers for itself.
 
 A sweep in one run. A frozen probe is evidence only once its learning rate is tuned, and the
 features it reads do not depend on the rate. So `heads` may name several heads of the same shape,
-one a rate: all start from the same numbers, all read the same features, and an optimiser rule for
-each (`optim.rules`: "^heads/lr_0.001/" -> lr_scale) gives it its rate. The loss is the sum of the
-heads' losses. They share no parameter and Adam works on each number alone, so every head ends where
-it would have ended in a run of its own, provided that nothing couples them: no clipping by a global
-norm.
+one a rate. All start from the same numbers and read the same features. An optimiser rule for each
+(`optim.rules`: "^heads/lr_0.001/" -> lr_scale) gives it its rate. The loss is the sum of the heads'
+losses. They share no parameter and Adam works on each number alone, so every head ends where it
+would have ended in a run of its own. The condition is that nothing couples them: no clipping by a
+global norm.
 
 What to watch
 - Frozen means: no gradient (stop_gradient, and no rule may train the encoder), no drop path, no
   trainable norm. The trainable norm and the active dropout of DiG's own frozen evaluation are left
   out on purpose (methods.md 1.9, 14.1).
 - An encoder without a final norm (DiG has none while its contrast is on) is followed by one that
-  belongs to the recogniser, so that every row of a table reads normalised tokens. Where the encoder
-  is frozen, this norm stays as it starts.
+  belongs to the recogniser. So every row of a table reads normalised tokens. Where the encoder is
+  frozen, this norm stays as it starts.
 - Standardisation has no trainable part either: mean and spread of every channel over the real
   frames of the training split, computed once (`calibrate`), kept in `mutable`. Without it a probe
-  compares scales of features, not features, and fine-tuning is held back for hundreds of steps: the
-  tokens of a pre-trained encoder have a large common part, which the fresh head has to learn to
-  ignore first (random tokens have not). The
-  presets plain and words_cpu standardise, too. Preset strong does not; from a pre-training it has
-  not been judged yet.
+  compares scales of features, not features. Fine-tuning, too, is then held back for hundreds of
+  steps. The tokens of a pre-trained encoder have a large common part, which the new head has to
+  learn to ignore first (random tokens have not). The presets plain and words_cpu standardise, too.
+  Preset strong does not; from a pre-training it has not been judged yet.
 - A line whose label needs more frames than it has (for CTC its length and one for each repeat)
   cannot be learnt. It is left out of the loss and counted in the metric `infeasible_frac`.
 """
@@ -240,8 +239,8 @@ class Method(base.Method):
         """Mean and standard deviation of every channel over the real frames of `batches` (raw,
         global; read once).
 
-        A batch is summed up on the device in two passes, batches are merged in float64 (Chan,
-        Golub, LeVeque 1983): the plain sum of squares would lose the spread of a channel whose mean
+        A batch is summed up on the device in two passes, and batches are merged in float64 (Chan,
+        Golub, LeVeque 1983). The plain sum of squares would lose the spread of a channel whose mean
         is large.
         """
         if not self.standardize:

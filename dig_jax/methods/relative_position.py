@@ -9,18 +9,18 @@ Paper   Doersch et al., "Unsupervised Visual Representation Learning by Context 
     both through one network, each by itself, then joined  pretext.Classifier (fc6, fc7)
     cross-entropy over the neighbour's place               pretext.cross_entropy
 
-Certain from the paper: one of the eight neighbours of a 3 x 3 arrangement of 96 px patches, a gap
-of about half a patch (48 px) and jitter of up to 7 px each way, against edges and textures that
-continue; late fusion, no shared attention.
+Certain from the paper: one of the eight neighbours of a 3 x 3 arrangement of 96 px patches. A gap
+of about half a patch (48 px) and jitter of up to 7 px each way hide edges and textures that
+continue. Late fusion, no shared attention.
 
 Departures, for lines of text
 - A line is one row: the neighbour lies 1 .. reach cells to the left or to the right, 2 * reach
   classes. Windows have the full height. As in the paper, the first window is the middle of the
-  arrangement whatever the answer is, and every line has room for all the answers (others do not
-  count, `used`): neither place nor padding tells.
+  arrangement whatever the answer is. Every line has room for all the answers (others do not count,
+  `used`). So neither place nor padding gives the answer away.
 - Jitter pushes to the right only, 0..jitter_px: 14 is the paper's +-7.
-- The paper drops colours and shrinks some patches against aberration of the lens; here every window
-  gets an augmentation of its own (`recipe`), which also parts their tone.
+- The paper drops colours and shrinks some patches against aberration of the lens. Here every window
+  gets an augmentation of its own (`recipe`), which also makes their tones differ.
 - Position codes are those of the window's own columns, plus an offset drawn for each window alone
   (column_offset_max).
 - The encoder never sees more than window_px at once; it is the recogniser that teaches it long

@@ -13,7 +13,7 @@ Paper   Gidaris et al., "Unsupervised Representation Learning by Predicting Imag
 
 Certain from public code: all four copies in one batch (128 words -> 512 views), the feature map
 averaged and one linear layer, and words turned *before* they are squeezed to 32 x 100. Ours: a ViT
-unless the config asks for a CNN like theirs (size=crnn), and the mean is over real tokens.
+unless the config asks for a CNN like theirs (size=crnn). The mean is over real tokens.
 
 Departures, for lines of text
 - classes=2 asks for 0 or 180 degrees only. A half turn turns the real part of a line; padding stays
@@ -119,8 +119,8 @@ def half_turn(image, width):
 
 def quarter_turn(image, width, square_cells):
     """The real part of f32[B,H,W,C] by 90 degrees clockwise, in square cells or as a whole squeezed
-    back to its own shape; padding as it is. A cell as wide as high keeps its pixels; others are
-    resampled."""
+    back to its own shape. Padding stays as it is. A cell as wide as high keeps its pixels; others
+    are resampled."""
     batch, height, canvas_px, _ = image.shape
     x, y = geometry.pixel_grid(batch, height, canvas_px)
     wide = width.astype(jnp.float32)[:, None, None]

@@ -17,15 +17,15 @@ of a patch: every frame (frame-to-instance). In between: means of stretches of s
 same line too.
 
 Certain, from the authors' later code (SemiMTR): project, then pool; T 0.1; the mean over both
-views; gradients flow through both sides; no projector by default, else as wide as its input,
-"bilstm" ends in a dense layer. From readings of the paper: five windows of a 32x100 word, hence 20
-px. Our reading: "mlp" has one hidden layer and no norm; the recipe "seqclr_2" is the paper's list
-by the code's figures, "seqclr_1" and "seqclr_0" are the code's other severities. That code pools a
-map flattened row by row, which makes horizontal bands, and adds a supervised loss: we do neither.
-The paper's base encoder is the kind "crnn" with `fiducials`; of a ViT, whose attention is the
-context that a BiLSTM gives, the tokens of a column are averaged to a frame (ours).
+views; gradients flow through both sides. There is no projector by default, else it is as wide as
+its input, and "bilstm" ends in a dense layer. From readings of the paper: five windows of a 32x100
+word, hence 20 px. Our reading: "mlp" has one hidden layer and no norm. The recipe "seqclr_2" is the
+paper's list by the code's figures; "seqclr_1" and "seqclr_0" are the code's other severities. That
+code pools a map flattened row by row, which makes horizontal bands, and adds a supervised loss: we
+do neither. The paper's base encoder is the kind "crnn" with `fiducials`. The attention of a ViT is
+the context that a BiLSTM gives; the tokens of a column are averaged to a frame (ours).
 
-Departures for lines: windows have a width and not a count, so a longer line has more of them, and a
+Departures for lines: windows have a width and not a count, so a longer line has more of them. A
 last window that the line only partly fills is the mean of what is filled. `max_shift_px` (2 px, a
 tenth of a window) bounds the way of any pixel sideways, since windows are matched by place.
 `displace_px` (0: none, as in the paper) lets the two views begin whole windows apart, so that a

@@ -12,22 +12,23 @@ Paper   Luo et al., "SimAN: Exploring Self-Supervised Representation Learning of
     F' = sigma' IN(F_c) + mu'                                     similarity_aware_normalisation
     D(F') against I_c: L2 + lambda adversary                      Method.loss
 
-Certain, from the abstract: neighbouring patches share their style, one is augmented and rebuilt
-with the other as a guide, content is what instance normalisation leaves, and the similarity of
+Certain, from the abstract: neighbouring patches share their style. One is augmented and rebuilt
+with the other as a guide. Content is what instance normalisation leaves, and the similarity of
 content tells from where in the guide to fetch the style. Remembered and not verified: the formulas
-above, and that a patch discriminator is trained against the decoder. Our reading: everything else.
-A ViT reads each half by itself, so the halves meet only in the normalisation; the decoder is a
-shallow transformer; the adversary judges every patch of an image among its neighbours, with least
-squares (arXiv 1611.04076); each half is once the content and once the guide. So this is "after
-SimAN", not a reproduction.
+above, and that a patch discriminator is trained against the decoder.
 
-One step trains both sides: the decoder's side reads the adversary's parameters without gradient,
-the adversary reads the painted image without gradient, and a rule of the optimiser ("^adversary/")
+Our reading: everything else. A ViT reads each half by itself, so the halves meet only in the
+normalisation. The decoder is a shallow transformer. The adversary judges every patch of an image
+among its neighbours, with least squares (arXiv 1611.04076). Each half is once the content and once
+the guide. So this is "after SimAN", not a reproduction.
+
+One step trains both sides. The decoder's side reads the adversary's parameters without gradient,
+and the adversary reads the painted image without gradient. A rule of the optimiser ("^adversary/")
 gives it a rate of its own.
 
-Departures for lines: a line whose second half is padding cannot be asked and does not count;
-padding enters no statistics, no attention and no loss. The recipe moves no pixel, since what is
-painted is the half as it was.
+Departures for lines: a line whose second half is padding cannot be used and does not count. Padding
+enters no statistics, no attention and no loss. The recipe moves no pixel, since what is painted is
+the half as it was.
 
 Watch   pixel: mean square error in [-1, 1]; the variance of the pixels is what a constant reaches.
         adversary near 0.5 and fooled near 0.25: neither side can tell; adversary near 0: it has won
@@ -197,9 +198,13 @@ class Method(base.Method):
     # augment
 
     def augment(self, key, batch):
-        """2B rows, each half of a line once as content: view1 (augmented content), original, guide
-        f32[2B,H,W/2,C] in [-1, 1], width, guide_width i32[2B], valid bool[2B] (both halves hold
-        ink)."""
+        """2B rows, each half of a line once as content.
+
+        view1, original, guide  content augmented, content as it is, other half: f32[2B,H,W/2,C]
+                            in [-1, 1]
+        width, guide_width      i32[2B]
+        valid                   bool[2B], both halves hold ink
+        """
         image, half = batch["image"], batch["image"].shape[2] // 2
         base.check_channels(image, self.channels)
         if image.shape[2] % (2 * self.patch[1]):

@@ -16,9 +16,9 @@ layers (two in the paper) as wide as h, and 128 outputs. Batch norm stands behin
 last one with a scale and without a bias. Its statistics are those of the global batch and of both
 views together. T is 0.1. Ours: a ViT by default, so h is the mean of its tokens.
 
-Departures for lines of text: no flips and no random resized crops, which would show other letters;
-`recipe` and the bound `max_shift_px` (8 px, about half a letter of a 32 px line) on the way of any
-pixel sideways replace them. Padding and rows that are not valid enter no mean, norm, negative or
+Departures for lines of text: no flips and no random resized crops, which would show other letters.
+`recipe` replaces them, and `max_shift_px` (8 px, about half a letter of a 32 px line) bounds the
+way of any pixel sideways. Padding and rows that are not valid enter no mean, norm, negative or
 gradient.
 
 Watch   contrast starts some nats above 2 ln(2 rows - 1), because the cosines of a small batch

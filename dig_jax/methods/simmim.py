@@ -9,17 +9,22 @@ Paper   Xie et al., "SimMIM: A Simple Framework for Masked Image Modeling", CVPR
     head: one linear layer from a token to its patch            Network
     L = mean over hidden pixels of |prediction - x|             losses.masked_l1
 
-Certain, from the public code: ceil(ratio * units) hidden units by a random permutation; the mask
-token stands before the position code is added; the target is the image as the encoder reads it, not
-normalised by patch; L1 over hidden pixels only; a plain linear head (there a 1x1 convolution with
-pixel shuffle). Ours: the ViT of this project, with fixed positions and a mask token that starts at
-zero, where the authors' has relative position biases, layer scale and a token drawn with deviation
-0.02; no crops of other scales and no flips, which turn letters into others.
+Certain, from the public code:
+
+- ceil(ratio * units) hidden units by a random permutation;
+- the mask token stands before the position code is added;
+- the target is the image as the encoder reads it, not normalised by patch;
+- L1 over hidden pixels only;
+- a plain linear head (there a 1x1 convolution with pixel shuffle).
+
+Ours is the ViT of this project, with fixed positions and a mask token that starts at zero. The
+authors' has relative position biases, layer scale and a token drawn with deviation 0.02. There are
+no crops of other scales and no flips, which turn letters into others.
 
 Departures for lines of text
 - A unit there is 32 x 32 of 224 px, 2 x 2 patches of the ViT: as high as a whole line here.
   `mask_unit_px` is measured against the line: by default (16, 8), 2 x 2 patches of (8, 4). With
-  patches as high as the line, (32, 8) hides pairs of columns; a letter is then too wide to be
+  patches as high as the line, (32, 8) hides pairs of columns. A letter is then too wide to be
   copied from its own edges.
 - The share is of the units that hold real pixels, padding is never hidden, and at least one unit
   stays visible.

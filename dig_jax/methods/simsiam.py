@@ -10,14 +10,14 @@ Paper   Chen and He, "Exploring Simple Siamese Representation Learning", CVPR 20
     D(p, z) = -cos(p, stopgrad(z))                          losses.negative_cosine, Method.loss
     L = D(p1, z2) / 2 + D(p2, z1) / 2                       Method.loss
 
-Certain, from the public code: projector of three equally wide layers without biases, the last batch
-norm bare; predictor 2048 -> 512 with batch norm and ReLU -> 2048 with a bias and no norm; batch
-norms see one view at a time, over the global batch. Ours: a ViT by default and its mean token;
-AdamW in the configs, where the authors use SGD with rate 0.05 per 256 rows and weight decay 1e-4 on
-everything. Their --fix-pred-lr, the predictor at a constant rate, is a rule of the optimiser: FIXED
-in configs/pretrain/simsiam.py.
+Certain, from the public code: a projector of three equally wide layers without biases, the last
+batch norm bare. The predictor is 2048 -> 512 with batch norm and ReLU -> 2048 with a bias and no
+norm. Batch norms see one view at a time, over the global batch. Ours: a ViT by default and its mean
+token; AdamW in the configs, where the authors use SGD with rate 0.05 per 256 rows and weight decay
+1e-4 on everything. Their --fix-pred-lr, the predictor at a constant rate, is a rule of the
+optimiser: FIXED in configs/pretrain/simsiam.py.
 
-Departures for lines of text: no flips and crops; `max_shift_px` (8 px, about half a letter of a 32
+Departures for lines of text: no flips and crops. `max_shift_px` (8 px, about half a letter of a 32
 px line) bounds the way of any pixel sideways. `window_px` may cut lines into windows, matched by
 place. Padding and rows that are not valid enter no mean, norm or gradient. We know of no published
 result on text.

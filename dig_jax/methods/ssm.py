@@ -17,14 +17,14 @@ Paper   Gao et al., "Self-Supervised Pre-training with Symmetric Superimposition
 
 Certain, from the authors' code (FaltingsA/SSM): all of the above, the decoder and the defaults. The
 decoder is a linear map, 2-D positions, a direction token of the table times sqrt(width) in front, 4
-blocks and a layer norm; the token is then dropped. Heads are DiG's, applied to one direction at a
+blocks and a layer norm. The token is then dropped. Heads are DiG's, applied to one direction at a
 time. Our reading: w rises evenly (theirs in ten steps, from 0.025 to 0.25).
 
 Published bugs that are mended here
 - The shear of the teacher's affine map is the tuple (-25, -25, -10, 10), so that it slants by
   exactly -25 degrees, always. Here shear_x is a pair, (-25, 25), and anything but a pair is
   refused.
-- Before each affine map their generator is seeded with the line's place in the batch: line i of
+- Before each affine map their generator is seeded with the line's place in the batch. So line i of
   every batch gets the same map, in the whole training, and the worker's other random numbers
   repeat. Here I and g(I) share one draw, of this step.
 - `loss` is used before it is set, so that the released code cannot run. Here L starts from L_pix.
@@ -37,7 +37,7 @@ Departures, for lines of text (at 128 px width and default values the first thre
 - Mirrored is the real part of a line; padding stays where it is, and enters no attention, window,
   batch norm or loss.
 - Windows are `window_px` wide, not 4 of them. Their pixels move sideways by at most `max_shift_px`,
-  None = unbounded: 4 px in the presets for lines, between student and teacher too, since only the
+  None = unbounded. The presets for lines take 4 px, between student and teacher too, since only the
   teacher's picture moves.
 - Optional: normalised targets; a random first column of the encoder's position code, up to
   `column_offset_max`.
@@ -273,9 +273,14 @@ class Method(base.WithTeacher):
     # augment
 
     def augment(self, key, batch):
-        """view1 = I, view2 = g(I), mixed = X, moved = X' of the teacher, f32[B,H,W,C] in [-1, 1];
-        direction i32[B], g in 1..3; mask bool[B,N] (all True: every patch is painted); and, when
-        asked for, column_offset i32[B,2]."""
+        """Adds the pictures, all f32[B,H,W,C] in [-1, 1], and what was drawn.
+
+        view1, view2   I, g(I)
+        mixed, moved   X, X' of the teacher
+        direction      i32[B], g in 1..3
+        mask           bool[B,N], all True: every patch is painted
+        column_offset  i32[B,2], when asked for
+        """
         image, width = batch["image"], batch["width"]
         base.check_channels(image, self.channels)
         direction_key, map_key, grey_key, offset_key = jax.random.split(key, 4)

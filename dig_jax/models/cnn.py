@@ -64,8 +64,8 @@ class Convolution(nn.Module):
 
 
 class Cnn(nn.Module):
-    """(image f32[B,H,W,C] in [-1, 1], width i32[B] px) -> tokens f32[B,S,D], one for each column:
-    D = channels[-1] * what the pools leave of the height, or 2 * hidden behind LSTMs.
+    """(image f32[B,H,W,C] in [-1, 1], width i32[B] px) -> tokens f32[B,S,D], one for each column. D
+    = channels[-1] * what the pools leave of the height, or 2 * hidden behind LSTMs.
 
     height_px: H, a multiple of the pools' heights. hidden, layers: of the bidirectional LSTMs, none
     by default. dropout: in front of each LSTM and behind the last, in training (rng "drop_path").

@@ -2,7 +2,7 @@
 
 Both have a backward pass of their own. XLA's CPU backend forms the gradient of a kernel 3 to 6
 times slower than as one matrix product, and the gradient of a pooling window by window. One norm,
-ReLU and maximum together read the wide array twice, where three layers would read it nine times.
+ReLU and maximum together read the wide array twice. Three layers would read it nine times.
 """
 
 import functools

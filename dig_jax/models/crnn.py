@@ -7,15 +7,14 @@
 Shi et al., "An End-to-End Trainable Neural Network for Image-based Sequence Recognition" (CRNN,
 arXiv 1507.05717), with the residual stages of Baek et al., "What Is Wrong With Scene Text
 Recognition Model Comparisons?" (TRBA, arXiv 1904.01906). A column of the output counts as one patch
-of full height and 4 px width, so whatever reads a ViT's tokens (windows, CTC frames, lengths) reads
+of full height and 4 px width. So whatever reads a ViT's tokens (windows, CTC frames, lengths) reads
 these.
 
 Departures. Group norm over the real pixels of each line in place of batch norm: features of a line
-depend neither on the batch nor on its padding, and no running averages have to travel from
-pre-training to probe. Pooling in place of strided convolutions, whose windows never reach over a
-column of the output. The mean over what is left of the height, so any height that divides by 16
-will do. Rectification (`fiducials`) starts at the identity, where TRBA's code starts with a slanted
-line.
+depend neither on the batch nor on its padding. No running averages have to travel from pre-training
+to probe, either. Pooling in place of strided convolutions, whose windows never reach over a column
+of the output. The mean over what is left of the height, so any height that divides by 16 will do.
+Rectification (`fiducials`) starts at the identity, where TRBA's code starts with a slanted line.
 """
 
 from collections.abc import Sequence
@@ -130,8 +129,8 @@ class Block(nn.Module):
 
 class Rectifier(nn.Module):
     """Spatial transformer (models/tps.py): image f32[B,H,W,C], width i32[B] px, real bool[B,W]
-    (whole columns of 4 px) -> the image, its real part warped as the localisation network says; at
-    the start not at all.
+    (whole columns of 4 px) -> the image. Its real part is warped as the localisation network says;
+    at the start not at all.
 
     The localisation network is TRBA's, four convolutions of stem .. 8 * stem channels and two dense
     layers, but that it pools three times and averages over real columns.

@@ -1,8 +1,8 @@
 """The encoders, by the name that configs give them.
 
 All kinds take (image, width, mask, column_offset, deterministic) and give tokens f32[B,N,D] in
-reading order, with `patch` px a token: what `vit.frames`, `vit.columns` and `heads.pool_windows`
-need to make frames with lengths of them.
+reading order, with `patch` px a token. `vit.frames`, `vit.columns` and `heads.pool_windows` need no
+more to make frames and their lengths.
 """
 
 from collections.abc import Mapping
@@ -69,10 +69,14 @@ def resolve(
     """The options of an encoder, every "auto" replaced by what suits a device. A pure function.
 
     platform: "cpu", "gpu" or "tpu". compute_capability: of an NVIDIA card, such as "8.0"; None or
-    another text ("gfx90a") where there is none to know.
-    dtype: see `best_dtype`.
-    attention: "plain" on a CPU; "cudnn" for bfloat16 on NVIDIA cards from 8.0 on, with heads whose
-    width is a multiple of 8 up to 128 (up to 256 from 9.0 on); "xla" elsewhere.
+    another text ("gfx90a") where there is none to know. dtype: see `best_dtype`.
+
+    attention by platform and card:
+
+        plain  on a CPU
+        cudnn  bfloat16 on NVIDIA cards from 8.0 on, with heads whose width is a multiple of 8 up to
+               128 (up to 256 from 9.0 on)
+        xla    elsewhere
     """
     result, version = dict(options), _version(compute_capability)
     if result.get("dtype", "auto") == "auto":

@@ -136,7 +136,7 @@ class Prototypes(nn.Module):
     learned prototypes.
 
     Dense layers of `hidden`, `hidden` and `features` with GELU between and no batch norm, unit
-    length, and the product with prototypes of unit length (DINO: 2048, 2048, 256 and 65,536).
+    length, and the product with prototypes of unit length. DINO: 2048, 2048, 256 and 65,536.
     learn_length: each prototype has a length that is learned, 1 at first (norm_last_layer=False
     there). The product is taken in float32: it is divided by a temperature of 0.04.
     """
@@ -178,10 +178,10 @@ def pool_windows(tokens, width, grid: Sequence[int], patch: Sequence[int], windo
     (DiG's patch head).
 
     tokens [B, N, D] in reading order, width i32[B] px, grid (Gh, Gw) -> (f32[B, W, D], valid
-    bool[B, W]) with W = ceil(Gw * patch width / window_px): the count of windows grows with the
-    image. Columns of padding are left out of the mean; a window is valid when at least one of its
-    columns holds real pixels. Of 32x128 px with windows of 32 px this is DiG's adaptive average
-    pooling to (1, 4). ValueError when window_px is no multiple of the patch width.
+    bool[B, W]). W = ceil(Gw * patch width / window_px): the count of windows grows with the image.
+    Columns of padding are left out of the mean. A window is valid when at least one of its columns
+    holds real pixels. Of 32x128 px with windows of 32 px this is DiG's adaptive average pooling to
+    (1, 4). ValueError when window_px is no multiple of the patch width.
     """
     if window_px <= 0 or window_px % patch[1]:
         raise ValueError(
@@ -239,7 +239,7 @@ class BiLstm(nn.Module):
 
 def dropped(x, share: float, key, layer: int):
     """Dropout (Srivastava et al. 2014) of `share` of the values of x f32[...] in front of a layer,
-    by its own part of the key; as it is without a key."""
+    by its own part of the key. Without a key x stays as it is."""
     if key is None or not share:
         return x
     kept = jax.random.bernoulli(jax.random.fold_in(key, layer), 1.0 - share, x.shape)

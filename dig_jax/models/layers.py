@@ -1,10 +1,10 @@
 """Layers that several networks share: dense with float32 accumulation, layer norm, drop path, GELU,
 position codes.
 
-Parameters are float32. `dtype` is the type that goes *into* matrix products; norms, softmax, biases
-and residual sums stay in float32, which is what standard mixed precision means on every device.
+Parameters are float32. `dtype` is the type that goes *into* matrix products. Norms, softmax, biases
+and residual sums stay in float32, which is standard mixed precision on every device.
 "bfloat16_stored" also keeps the widest results between layers (queries, keys and values; the hidden
-layer of a block) in bfloat16: half the memory and half the way through it for them, where an
+layer of a block) in bfloat16. They take half the memory and half the memory bandwidth, where an
 accelerator waits for its memory rather than for its matrix units.
 """
 
@@ -112,7 +112,7 @@ def dot_f32acc(lhs, rhs, dimension_numbers, dtype=jnp.bfloat16, out=jnp.float32)
 
     Operands of any float type; returns float32, or with dtype=bfloat16 what `out` says (rounded
     once, after the sum). With dtype=bfloat16 all three products of a training step are bfloat16 x
-    bfloat16 -> float32, and the gradient of a float32 weight is never rounded; with float32 it is
+    bfloat16 -> float32, and the gradient of a float32 weight is never rounded. With float32 it is
     the plain product, whatever an accelerator would make of it by default (bfloat16 on a TPU, TF32
     on a GPU).
     """

@@ -1,8 +1,8 @@
 """The recurrent part of a bidirectional LSTM (Hochreiter and Schmidhuber 1997; Graves 2005).
 
 Both directions run in one loop. The backward pass is written out: the gradient of the recurrent
-weights is one product over all frames behind the loop, where automatic differentiation would add
-up one small product a frame.
+weights is one product over all frames, after the loop. Automatic differentiation would add up one
+small product a frame.
 """
 
 import functools

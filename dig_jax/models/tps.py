@@ -1,7 +1,7 @@
 """Thin-plate splines: the warp of a spatial transformer that straightens a line before it is read.
 
 Shi et al., "Robust Scene Text Recognition with Automatic Rectification" (RARE, arXiv 1603.03915),
-section 3.1, in the form that TRBA (arXiv 1904.01906) took over; the spatial transformer is that of
+section 3.1, in the form that TRBA (arXiv 1904.01906) took over. The spatial transformer is that of
 Jaderberg et al. (arXiv 1506.02025).
 
     what                                                        where
@@ -9,10 +9,9 @@ Jaderberg et al. (arXiv 1506.02025).
     T = (delta_C^-1 [C'; 0])^T, delta_C of the base points      coefficients
     I(p) -> I(T [1, p, phi(|p - c_1|), ..]), phi = r^2 ln r^2    displacement, warp
 
-A spline repeats an affine map exactly, the identity too, so the way of the points, C' - C, is
-splined in place of C': no offset means no change of a single bit. Coordinates are those of the real
-line: -1 and 1 are its left and right (top and bottom) edge whatever its padding. All of it is
-float32.
+A spline repeats an affine map exactly, the identity too. So the displacement of the points, C' - C,
+is splined in place of C': without offsets no bit changes. Coordinates are those of the real line:
+-1 and 1 are its left and right (top and bottom) edge whatever its padding. All of it is float32.
 """
 
 import jax.numpy as jnp
@@ -69,8 +68,10 @@ def displacement(offsets, x, y):
 
 
 def warp(image, width, offsets):
-    """image f32[B,H,W,C], real pixels i32[B], way of the fiducial points f32[B,K,2] in half lines
-    and half heights -> the real part, warped within itself; columns right of it as they were."""
+    """The real part of an image, warped within itself; columns right of it as they were.
+
+    image f32[B,H,W,C], real pixels i32[B], displacement of the fiducial points f32[B,K,2] in half
+    lines and half heights."""
     height, canvas_px = image.shape[1:3]
     columns, rows = (
         jnp.arange(canvas_px, dtype=jnp.float32)[None],

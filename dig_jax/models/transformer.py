@@ -45,9 +45,9 @@ def attend(query, key, value, lengths, dtype, implementation):
 
 
 def _attend_plain(query, key, value, lengths, dtype):
-    """The same for CPUs, where the N x N passes over memory are the cost: scaling the queries and
-    dividing the sums, instead of the N x N logits and weights, halves the time of
-    jax.nn.dot_product_attention at N = 256."""
+    """The same for CPUs, where the N x N passes over memory are the cost. It scales the queries and
+    divides the sums, instead of the N x N logits and weights. At N = 256 that halves the time of
+    jax.nn.dot_product_attention."""
     query = query * query.shape[-1] ** -0.5
     logits = dot_f32acc(query, key, (((3,), (3,)), ((0, 2), (0, 2))), dtype)  # (B, heads, N, N)
     real = jnp.arange(key.shape[1])[None, :] < lengths[:, None]
@@ -144,7 +144,7 @@ def blocks(
     each: bool = False,
 ):
     """`depth` transformer blocks over x f32[B, N, D], of which the first lengths[b] tokens are read
-    -> f32[B, N, D]; with each: the output of every block, f32[depth, B, N, D].
+    -> f32[B, N, D]. With each: the output of every block, f32[depth, B, N, D].
 
     To be called in a compact module, whose children they become: "block_0", "block_1", ..., or one
     stacked "blocks" with scan. hidden: width of the feed-forward layer. For the rest see `Vit`.

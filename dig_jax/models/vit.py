@@ -1,12 +1,12 @@
 """Vision transformer for text lines of any height, width and patch (arXiv 2010.11929, in the form
 of DiG and MAE).
 
-Reading order. Tokens run column by column, n = column * Gh + row, so the tokens of a line's real
-pixels are a prefix (one length a line is the whole attention mask), the Gh tokens of a column are
-neighbours and a window of columns is a contiguous slice.
+Reading order. Tokens run column by column, n = column * Gh + row. So the tokens of a line's real
+pixels are a prefix, and one length a line is the whole attention mask. The Gh tokens of a column
+are neighbours, and a window of columns is a contiguous slice.
 
-Padding. Pixels right of `width` cannot reach a feature: in a column that the line only partly fills
-they are painted as paper, columns beyond it are never attended to, and their own tokens leave as
+Padding. Pixels right of `width` cannot reach a feature. In a column that the line only partly fills
+they are painted as paper. Columns beyond it are never attended to, and their own tokens leave as
 zeros. So features of a line do not move when its padding grows.
 """
 
@@ -87,7 +87,7 @@ def unpatchify(patches, patch: Sequence[int], grid: Sequence[int]):
 
 
 def frames(tokens, rows: int, kind: str = "concat"):
-    """Frames of a CTC recogniser, one a column: [B, N, D] -> [B, Gw, Gh * D] ("concat", top row
+    """Frames of a CTC recogniser, one a column. [B, N, D] -> [B, Gw, Gh * D] ("concat", top row
     first) or [B, Gw, D] ("mean" over the rows)."""
     if kind == "concat":
         return rearrange(tokens, "b (c r) d -> b c (r d)", r=rows)
@@ -168,14 +168,17 @@ class Vit(nn.Module):
 
     mask bool[B, N], True = hidden: the patch embedding is replaced by the mask token before
     positions are added. column_offset f32 or i32[B]: added to the column index of the position code
-    (a crop's place in its line). keep i32[B, K]: only these patches are read, and nothing is
-    computed for the others (MAE) -> tokens f32[B, K, D] in this order. A line with fewer than K has
-    N in its last places, which leave as zeros. Not together with a mask. prefix f32[B, R, D]:
-    tokens without a position that are read before those of the line and leave before them (a CLS
-    token) -> tokens f32[B, R + N, D]. class_token: one such token of the encoder's own, which does
-    not leave (imported weights). deterministic=False turns drop path on and needs the rng
-    "drop_path". each_block: the output of every block instead, before the last norm, f32[depth, B,
-    N, D].
+    (a crop's place in its line).
+
+    keep i32[B, K]: only these patches are read, and nothing is computed for the others (MAE) ->
+    tokens f32[B, K, D] in this order. A line with fewer than K has N in its last places, which
+    leave as zeros. Not together with a mask.
+
+    prefix f32[B, R, D]: tokens without a position that are read before those of the line and leave
+    before them (a CLS token) -> tokens f32[B, R + N, D]. class_token: one such token of the
+    encoder's own, which does not leave (imported weights). deterministic=False turns drop path on
+    and needs the rng "drop_path". each_block: the output of every block instead, before the last
+    norm, f32[depth, B, N, D].
 
     patch: (height, width) px. width, depth, heads: see SIZES.
     position: "sincos_2d" for any grid. "flat_1d" is DiG's code over row-major indices, flat_columns

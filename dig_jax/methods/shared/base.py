@@ -1,8 +1,8 @@
 """The contract between one training method and the one trainer.
 
-A method file holds exactly one class `Method(base.Method)`; `config.method.name` is the file's name
-and the rest of `config.method` are the constructor's keyword arguments. A method holds
-hyper-parameters and Linen modules only: what it must remember between steps lies in the pytrees
+A method file holds exactly one class `Method(base.Method)`. `config.method.name` is the file's
+name, and the rest of `config.method` are the constructor's keyword arguments. A method holds
+hyper-parameters and Linen modules only. What it must remember between steps lies in the pytrees
 that the trainer passes in and takes back. Methods are pure: the same arguments give the same values
 on one device and on a pod, because batches are global arrays and random keys are given.
 
@@ -26,9 +26,13 @@ Batch = dict[str, jax.Array]
 
 
 class Aux(NamedTuple):
-    """What `loss` returns beside the loss: `metrics` {name: f32[]} (global means), the next
-    `mutable` tree, and, where it is not the number of valid lines, how many things the loss is a
-    mean over (`Method.loss_is_mean`): f32 or i32[]."""
+    """What `loss` returns beside the loss.
+
+    metrics  {name: f32[]}, global means
+    mutable  the next `mutable` tree
+    weight   f32 or i32[]: how many things the loss is a mean over (`Method.loss_is_mean`), where
+             it is not the number of valid lines
+    """
 
     metrics: dict[str, jax.Array]
     mutable: Any
@@ -132,8 +136,8 @@ class Method:
 
 
 class WithTeacher(Method):
-    """A method with a momentum teacher: the moving average of some parts of the student, which m
-    takes from `momentum` to 1 on a cosine (BYOL, arXiv 2006.07733)."""
+    """A method with a momentum teacher: the moving average of some parts of the student. m goes
+    from `momentum` to 1 on a cosine (BYOL, arXiv 2006.07733)."""
 
     teacher_parts: Sequence[str]  # the parts that the teacher mirrors; none = there is no teacher
     momentum: float

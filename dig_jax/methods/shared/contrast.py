@@ -17,11 +17,11 @@ def instances(tokens: jax.Array, batch: base.Batch, patch: Sequence[int], window
     """Tokens of V views f32[B,V,N,D] -> instances f32[B,V,S,D], the unit of a contrast, and which
     are real, bool[B,V,S].
 
-    Means over windows of full height and `window_px` width (`heads.pool_windows`): None makes one
+    Means over windows of full height and `window_px` width (`heads.pool_windows`). None makes one
     instance of a whole line (all-to-instance), the width of a patch one of every column
-    (frame-to-instance). Neither padding nor rows that are not valid count, nor, of views that begin
-    at different windows ("first", see `two_views.displaced_crops`), what only one of them shows:
-    those of the second view are moved to the places of the first.
+    (frame-to-instance). Neither padding nor rows that are not valid count. Views may begin at
+    different windows ("first", see `two_views.displaced_crops`). Then the second view's windows are
+    moved to the places of the first, and what only one of them shows does not count.
     """
     views_count = tokens.shape[1]
     shape = batch["view1"].shape
@@ -37,8 +37,8 @@ def instances(tokens: jax.Array, batch: base.Batch, patch: Sequence[int], window
 
 
 def _aligned(x, real, first):
-    """Instances f32[B,2,S,D], real bool[B,2,S] of views that begin at windows i32[B,2] -> the same,
-    where the second view's S are those of the first; real where both views have them."""
+    """Instances f32[B,2,S,D], real bool[B,2,S] of views that begin at windows i32[B,2] -> the same.
+    The second view's S are those of the first; real where both views have them."""
     place = (
         jnp.arange(x.shape[2])[None] + (first[:, 0] - first[:, 1])[:, None]
     )  # in view 2, of what is s in view 1
@@ -54,8 +54,8 @@ class Network(nn.Module):
     compares.
 
     projector, predictor: heads called with (x, real). window_px: see `instances`. by_view: the
-    batch norms of the heads take their statistics in each view alone, as a network does that is
-    called once a view (MoCo v3, SimSiam); else in both views together (SimCLR, DiG).
+    heads' batch norms take their statistics in each view alone, as in a network called once a view
+    (MoCo v3, SimSiam). Otherwise they take them in both views together (SimCLR, DiG).
     """
 
     encoder: nn.Module

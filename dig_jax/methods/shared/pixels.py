@@ -39,11 +39,17 @@ def pixel_target(image, width, patch, kind, floor):
     """What the decoder shall say of every patch: (target, mean, deviation, real).
 
     image f32[B,H,W,C] in [-1, 1], width i32[B]. target f32[B,N,P] = (grey - mean) / deviation, grey
-    in [0, 1], P values of a patch as `vit.patchify` orders them. kind "pixel": mean 0, deviation 1
-    (DiG); "input": the image as it stands, mean and deviation 1/2 (SimMIM); "normalized": mean and
-    unbiased deviation of the real pixels of each patch and channel; "normalized_joint": of each
-    patch, all channels together (MAE). floor: deviation = sqrt(variance + floor^2). real
-    bool[B,N,P] is False for pixels right of `width`.
+    in [0, 1], P values of a patch as `vit.patchify` orders them.
+
+    Mean and deviation by kind:
+
+        pixel             0 and 1 (DiG)
+        input             1/2 and 1/2, so the image as it stands (SimMIM)
+        normalized        of the real pixels of each patch and channel, the deviation unbiased
+        normalized_joint  of each patch, all channels together (MAE)
+
+    floor: deviation = sqrt(variance + floor^2). real bool[B,N,P] is False for pixels right of
+    `width`.
     """
     grey, real = vit.patchify(image * 0.5 + 0.5, patch), real_values(image, width, patch)
     if kind in ("pixel", "input"):
@@ -96,9 +102,9 @@ def masked_loss(prediction, batch, patch, kind, floor):
 def pictures(prediction, batch, patch, kind, floor) -> dict[str, jax.Array]:
     """{"masked", "output", "original"}: f32[B,H,W,C] in [0, 1].
 
-    masked: hidden patches grey. output: the prediction in hidden patches, the original elsewhere;
-    with normalised targets it is given the true mean and deviation of its patch, which the network
-    is not asked to know.
+    masked: hidden patches grey. output: the prediction in hidden patches, the original elsewhere.
+    Normalised targets get the true mean and deviation of their patch, which the network does not
+    predict.
     """
     _, mean, deviation, real = pixel_target(batch["view1"], batch["width"], patch, kind, floor)
     original = batch["view1"] * 0.5 + 0.5

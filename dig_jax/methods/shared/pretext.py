@@ -6,11 +6,11 @@ without a reader.
       from windows       jigsaw, relative_position              Layout, cutter
     paint the line       colorization, denoising                Painter, paint_loss
 
-A batch of the first kind holds view1 .. viewV f32[B,H,w,C] in [-1, 1], width i32[B] (real pixels of
-each view), valid bool[B], answer i32[B,Q] and perhaps column_offset i32[B,V]: Q questions a line,
-each of V / Q views. One of the second kind holds view1 (what the encoder sees), target f32[B,H,W,P]
-in [-1, 1] (what shall be painted), width and valid. In both, `valid` is False too for lines of
-which no question can be made; the metric `used` is the share of rows that count.
+A batch of the first kind holds Q questions a line, each of V / Q views: view1 .. viewV f32[B,H,w,C]
+in [-1, 1], width i32[B] (real pixels of each view), valid bool[B], answer i32[B,Q] and perhaps
+column_offset i32[B,V]. One of the second kind holds view1 (what the encoder sees), target
+f32[B,H,W,P] in [-1, 1] (what shall be painted), width and valid. In both, `valid` is False too for
+lines of which no question can be made. The metric `used` is the share of rows that count.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from dig_jax.models import heads, layers, vit
 
 
 class Layout(NamedTuple):
-    """A row of windows of full height: `cells` of them, window_px wide and gap_px apart, after
-    which each is pushed to the right by its own 0..jitter_px. So neighbours keep gap_px - jitter_px
-    .. gap_px + jitter_px between them."""
+    """A row of `cells` windows of full height, window_px wide and gap_px apart. Each is then pushed
+    to the right by its own 0..jitter_px. So neighbours keep gap_px - jitter_px .. gap_px +
+    jitter_px between them."""
 
     cells: int
     window_px: int
@@ -70,11 +70,12 @@ def cut(
     """Raw batch -> {"view1" .. "viewV", "width", "valid"} and, when asked for, "column_offset":
     windows as lines of their own.
 
-    cells i32[B,V]: the cell that each view shows. recipe: augmentation, or None: of every window by
-    itself if context_free, which parts their tone, else of the whole line before it is cut, so that
-    strokes go on from window to window. The row lies anywhere within the real line; a line that is
-    narrower than the row is not valid, so no window holds padding and nothing about `cells` can be
-    read from where padding lies. ValueError where not even a full image has room for the row.
+    cells i32[B,V]: the cell that each view shows. recipe: augmentation, or None. If context_free it
+    is of every window by itself, so that their tones differ. Otherwise it is of the whole line
+    before it is cut, so that strokes go on from window to window. The row lies anywhere within the
+    real line. A line that is narrower than the row is not valid. So no window holds padding, and
+    padding reveals nothing about `cells`. ValueError where not even a full image has room for the
+    row.
     """
     (rows, count), window_px = cells.shape, layout.window_px
     if layout.span_px > (canvas_px := batch["image"].shape[2]):
@@ -148,12 +149,13 @@ class Classifier(nn.Module):
     """Encoder on the views, one vector of each, and a classifier on the vectors of a question side
     by side.
 
-    context_free: the encoder sees every view by itself, and views meet in the classifier alone;
-    else the views of a line, windows without padding, lie side by side in one image, and what shows
-    at the edge of one can be compared with the next. tile: width of a layer with ReLU that makes
-    the vector of all tokens in their order, for windows, which hold no padding; 0: the mean over
-    the real tokens, which forgets where in the view they lie. hidden: width of a layer with ReLU
-    before the last one; 0 = linear.
+    context_free: the encoder sees every view by itself, and views meet in the classifier alone.
+    Otherwise the views of a line, windows without padding, lie side by side in one image. What
+    shows at the edge of one can then be compared with the next.
+
+    tile: width of a layer with ReLU that makes the vector of all tokens in their order, for
+    windows, which hold no padding. 0: the mean over the real tokens, which forgets where in the
+    view they lie. hidden: width of a layer with ReLU before the last one; 0 = linear.
     """
 
     encoder: nn.Module  # of `models.encoders`

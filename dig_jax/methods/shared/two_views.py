@@ -1,7 +1,7 @@
 """Views of a line: how they are made and encoded side by side.
 
-The V views of a line are neighbouring rows, b * V + v, when they go through a network, so that
-splitting the batch over devices never parts them.
+The V views of a line are neighbouring rows, b * V + v, in the network's batch. So splitting the
+batch over devices never parts them.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from dig_jax.models import vit
 def displaced_crops(
     key, batch: base.Batch, displace_px: int, window_px: int
 ) -> tuple[tuple[base.Batch, base.Batch], base.Batch]:
-    """Two crops of each line, W - displace_px wide, that begin up to displace_px apart: their
-    raw batches, and {"first" i32[B,2]}, the window of the line with which each begins.
+    """Two crops of each line, W - displace_px wide, that begin up to displace_px apart. Returns
+    their raw batches and {"first" i32[B,2]}, the window of the line with which each begins.
 
     Where they begin apart, what both show lies at another place in each; `contrast.instances` finds
     the pairs. A line that fits a crop is shown whole, twice.
@@ -46,9 +46,10 @@ def augmenter(
     displace_px: int = 0,
     window_px: int | None = None,
 ) -> Callable[[jax.Array, base.Batch], base.Batch]:
-    """`Method.augment` of methods that compare two views, with all but the data settled: (key, raw
-    batch) -> {"view1", "view2" f32[B,H,W,C] in [-1, 1], "width", "valid"} and, when asked for,
-    "column_offset" and "first".
+    """`Method.augment` of methods that compare two views, with all but the data settled.
+
+    (key, raw batch) -> {"view1", "view2" f32[B,H,W,C] in [-1, 1], "width", "valid"} and, when asked
+    for, "column_offset" and "first".
 
     recipes: of view1 and view2; None leaves the line as it is. max_shift_px: bound on the sideways
     way of every pixel, None = unbounded. column_offset_max: see `column_offsets`. displace_px: see
@@ -98,9 +99,9 @@ def column_offsets(key, rows: int, count: int, most: int) -> base.Batch:
     """{"column_offset" i32[B,V]}, the first column of each view's position code, uniform in
     0..most; {} for most = 0.
 
-    So narrow crops train the positions that long lines use. Each view draws its own: a shared one
-    would give the pair away, and even the same zero for all lets a network match windows by their
-    position alone.
+    So narrow crops train the positions that long lines use. Each view draws its own, because a
+    shared one would give the pair away. Even the same zero for all lets a network match windows by
+    their position alone.
     """
     return {"column_offset": jax.random.randint(key, (rows, count), 0, most + 1)} if most else {}
 

@@ -9,8 +9,8 @@
 The unit resets behind the product, as cuDNN's does.
 
 The reader is the one of Shi et al. 2016 and of the "attention" rows of scene text tables (Baek et
-al. 2019), with a GRU for their LSTM. Where it looked last helps it through a line: letters repeat,
-and content alone cannot tell the second from the first.
+al. 2019), with a GRU for their LSTM. Its last position helps it through a line: letters repeat, and
+content alone cannot tell the second from the first.
 """
 
 import flax.linen as nn

@@ -29,7 +29,7 @@ class NGram:
     """Character n-gram over ids, learnt from lines: ln p(id | up to `order - 1` ids before it).
 
     Witten and Bell's interpolation: a history h that was followed by T(h) different ids leaves the
-    share T / (T + count) to the next shorter history; below all stands 1 / size.
+    share T / (T + count) to the next shorter history. Below all stands 1 / size.
 
         p(c | h) = (count(h, c) + T(h) p(c | h')) / (count(h) + T(h))
 
@@ -83,8 +83,8 @@ class Found(NamedTuple):
 
 
 class _Prefix:
-    """ln of the probability of the alignments of a prefix that end in a blank, and in its last
-    character; what the language model adds; where each character was first seen."""
+    """A prefix: ln of the probability of its alignments that end in a blank, and in its last
+    character. Also what the language model adds, and where each character was first seen."""
 
     __slots__ = ("blank", "char", "extra", "frames")
 

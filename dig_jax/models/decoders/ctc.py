@@ -127,7 +127,7 @@ _negative_log_likelihood.defvjp(_forward, _backward)
 
 
 def _lattice(logits, lengths, label, label_length):
-    """ln p of each state's class f32[B, S, M], NEVER outside frames and label, and bool[B, M]: the
+    """ln p of each state's class f32[B, S, M], NEVER outside frames and label; and bool[B, M], the
     states that a path may enter past the blank before them.
     """
     classes = jnp.pad(label[..., None], ((0, 0), (0, 0), (1, 0))).reshape(len(label), -1)

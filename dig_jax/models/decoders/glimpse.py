@@ -9,7 +9,7 @@
 DRAM's networks are those of context, glimpse, two recurrences, emission and classification.
 
 Departures. Places are frames of a line instead of pixels of a picture, so the reader stands on any
-encoder; on an encoder without layers it reads patches. A place is where the last one was plus a
+encoder. On an encoder without layers it reads patches. A place is where the last one was plus a
 step. The first network is told the last character, as the other readers are. The end of a line is a
 class of its own, as in DRAM.
 

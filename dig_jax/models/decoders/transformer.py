@@ -67,8 +67,9 @@ class Layer(nn.Module):
 
 
 def _attend(query, key, value, known, dtype):
-    """query [B, T, heads, d], key and value [B, S, heads, d], known bool[B or 1, T or 1, S] ->
-    (f32[B, T, heads * d], mean weights over the heads f32[B, T, S])."""
+    """query [B, T, heads, d], key and value [B, S, heads, d], known bool[B or 1, T or 1, S].
+
+    Returns (f32[B, T, heads * d], mean weights over the heads f32[B, T, S])."""
     dtype = compute_dtype(dtype)
     query = query * query.shape[-1] ** -0.5
     logits = dot_f32acc(query, key, (((3,), (3,)), ((0, 2), (0, 2))), dtype)  # (B, heads, T, S)
