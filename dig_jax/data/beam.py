@@ -1,10 +1,10 @@
 """A conversion spread over machines with Apache Beam: same records, same order, same fingerprint.
 
 The source lists its jobs here, the pipeline's workers do them in groups, and each group leaves its
-records in a folder `part-NNNNNN` beside the output. A part is made whole or not at all, and one
-that is there is not made again, so a pipeline that failed is started again with the same command.
-Dividing, dealing out to shards and the manifest are those of a conversion on one machine. The
-folder must be one that all workers see under the same path.
+records in a folder `part-NNNNNN` beside the output. A part is made whole or not at all, and a part
+that exists is not made again. So a pipeline that failed is started again with the same command.
+Splitting, sharding and the manifest are those of a conversion on one machine. The folder must be
+one that all workers see under the same path.
 """
 
 import hashlib

@@ -1,7 +1,7 @@
 """Which records stand together in a batch when lines keep their own width: pure integer planning,
 no pixels.
 
-Lines are grouped by width into a few buckets, so that a batch is only as wide as its bucket and the
+Lines are grouped by width into a few buckets. So a batch is only as wide as its bucket, and the
 compiler sees a few static shapes. All randomness is a hash of (seed, what for, counter): the same
 on every host, with every numpy.
 """

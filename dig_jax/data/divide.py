@@ -21,9 +21,9 @@ class Division:
     """Arranges the records of a source (see writer.Arrange).
 
     validation, test: shares of the labelled lines of "train" to hold back, 0 = none. seed: of the
-    draw. group_by: a regular expression; lines whose ids agree in what it matches (its groups, if
-    it has any) stay together, such as the pages of a work or of a writer. dedupe: lines that stand
-    there twice are left out first. ValueError for shares that leave no line for training.
+    draw. group_by: a regular expression. Lines stay together whose ids agree in what it matches
+    (its groups, if it has any), such as the pages of a work or of a writer. dedupe: duplicate lines
+    are left out first. ValueError for shares that leave no line for training.
     """
 
     validation: float = 0.0
@@ -85,8 +85,8 @@ class Division:
     def _at_random(
         self, rows: np.ndarray, shares: dict[str, float], report: Report
     ) -> dict[str, np.ndarray]:
-        """{split: its rows} of i64[m] labelled rows: one of each 1 / share, so that the share is
-        exact and the same lines are drawn whatever follows."""
+        """{split: its rows} of i64[m] labelled rows: one of each 1 / share. So the share is exact,
+        and the same lines are drawn whatever follows."""
         count, left, sides = len(rows), Fraction(1), {}
         for number, (name, share) in enumerate(shares.items()):
             drawn = draw(len(rows), Fraction(str(share)) / left, [self.seed, *[1] * number])

@@ -1,9 +1,9 @@
 """Lines that stand in a set twice, the same bytes or nearly the same picture.
 
-A picture is known by 255 signs: those of its lowest 16 x 16 cosine frequencies, after reduction to
-128 x 32, against their median (pHash, Zauner 2010, wider as lines are). A copy that was stored anew
-at 70 to 100 % of the size and JPEG quality 50 to 90 differed in 4 to 6 of them (median) and two
-different lines of one set in 72 at least; so 36 is the border.
+The hash of a picture has 255 bits: the signs of its lowest 16 x 16 cosine frequencies, after
+reduction to 128 x 32, against their median (pHash, Zauner 2010, wider as lines are). A copy stored
+anew at 70 to 100 % of the size and JPEG quality 50 to 90 differed in 4 to 6 of them (median). Two
+different lines of one set differed in 72 at least; so 36 is the border.
 """
 
 import dataclasses

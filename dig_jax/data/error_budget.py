@@ -16,13 +16,14 @@ class TooManyBadRecords(RuntimeError):
 
 class ErrorBudget:
     """Counts unusable records and stops the run past a share of the rows seen, of all or of one
-    record set: a set that cannot be read must not hide behind a larger one, or behind a small
+    record set. A set that cannot be read must not hide behind a larger one, or behind a small
     weight. One for each host, over its own rows.
 
     max_share: in [0, 1]. min_count: with fewer bad rows nothing stops, else one bad line in the
-    first batch would. mixture: names the sets (None: all rows are one set). Fields: rows, bad,
-    errors {what: how often} of the first KEPT different ones, each of which is logged once, kinds
-    {reason without its details: how often} of all.
+    first batch would. mixture: names the sets (None: all rows are one set).
+
+    Fields: rows, bad; errors {what: how often} of the first KEPT different ones, each of which is
+    logged once; kinds {reason without its details: how often} of all.
     """
 
     KEPT = 1000

@@ -14,9 +14,9 @@ Example = tuple[str, bytes, str | None, str]  # split, encoded image, text or No
 
 
 def shown(text: str, limit: int = 300) -> str:
-    """Text from a file as it may stand in a log or on a terminal: what is not printable (control
-    characters, escapes, direction marks, lone surrogates) written as an escape, and what is longer
-    than `limit` cut."""
+    """Text from a file, safe for a log or a terminal. What is not printable (control characters,
+    escapes, direction marks, lone surrogates) is written as an escape. What is longer than `limit`
+    is cut."""
     text = text if len(text) <= limit else f"{text[: limit - 20]}... ({len(text)} chars)"
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
@@ -54,11 +54,11 @@ class Report:
     ) -> Iterator[Example]:
         """Yields the examples that function(job) makes of each job, in the order of the jobs.
 
-        The one place where a source does what takes long: `function` runs in worker processes (see
-        parallel.ordered_map), a conversion that was killed passes over the jobs that are done, and
-        a Beam pipeline spreads the jobs over machines. So both must pickle, and the jobs are always
-        the same ones; `name` tells one from another. What the work leaves out it returns as
-        Skipped. Raises ValueError where a conversion that is gone on with had other jobs.
+        Slow work of a source happens here only. `function` runs in worker processes (see
+        parallel.ordered_map). A conversion that was killed skips the jobs that are done, and a Beam
+        pipeline spreads the jobs over machines. So both must pickle, and the jobs are always the
+        same ones; `name` tells one from another. What the work leaves out it returns as Skipped.
+        Raises ValueError where a resumed conversion had other jobs.
         """
         jobs = iter(jobs)
         for job in itertools.islice(jobs, self.before.get("jobs", 0)):

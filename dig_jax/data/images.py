@@ -47,8 +47,8 @@ class BadImage(Exception):
 @dataclasses.dataclass(frozen=True)
 class Store:
     """How images are stored. Higher ones are reduced to height_px (Pillow LANCZOS, aspect kept;
-    none is enlarged), made grey (channels 1) or RGB (3), and encoded as JPEG of this quality or as
-    PNG. A file of this codec that needs no change is kept byte for byte.
+    none is enlarged). They are made grey (channels 1) or RGB (3), and encoded as JPEG of this
+    quality or as PNG. A file of this codec that needs no change is kept byte for byte.
 
     Refused: more than max_pixels by the header (JPEG 2000: a quarter), and all that cannot be
     decoded to the last row. ValueError for other channels than 1 and 3.
@@ -97,7 +97,7 @@ class Store:
 
     def pixels(self, data: bytes, frame: int = 0) -> tuple[Image.Image, bool]:
         """Image file -> (its frame upright, mode L or RGB, at full size; True where the file is one
-        of our codec that holds just this image). Raises BadImage.
+        of our codec and holds this image alone). Raises BadImage.
         """
         if not data:
             raise BadImage("empty file")

@@ -57,8 +57,8 @@ def starts_of(chars: np.ndarray) -> np.ndarray:
 
 
 def frames_needed(codes: np.ndarray, chars: np.ndarray) -> np.ndarray:
-    """i32[n], the frames that CTC needs for each label: one a character, one more between two equal
-    neighbours, at least 1; -1 where there is no label (Graves et al., ICML 2006).
+    """i32[n], the frames that CTC needs for each label (Graves et al., ICML 2006): one a character,
+    one more between two equal neighbours, at least 1. -1 where there is no label.
 
     The rule of models/decoders/ctc.py for packed labels: data imports no network, so it stands
     here as well, and tests/data/test_limits.py holds the two equal."""

@@ -1,7 +1,7 @@
 """Which lines of a mixture a recogniser can learn from, known before anything is compiled.
 
-Left out, counted and named: records without a label, lines far wider than all others (a batch is as
-wide as its widest line), and labels with more characters than CTC has frames for.
+Left out, counted and named are three kinds. Records without a label; lines far wider than all
+others (a batch is as wide as its widest line); labels with more characters than CTC has frames for.
 """
 
 from collections.abc import Sequence

@@ -180,8 +180,8 @@ def read_lines(root: Root, path: str, report: Report) -> Iterator[tuple[int, byt
 
 
 def is_quoted(fields: Iterable[str]) -> bool:
-    """Whether these fields come from a spreadsheet, or csv in Python: each that holds a quotation
-    mark is quoted, with a doubled mark in one of them, or every field is quoted."""
+    """Whether these fields come from a spreadsheet, or csv in Python. Then each field that holds a
+    quotation mark is quoted, with a doubled mark in one of them, or every field is quoted."""
     count = marked = doubled = 0
     for field in fields:
         count += 1

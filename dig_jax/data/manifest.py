@@ -1,9 +1,9 @@
 """Reading records.json and the index of a records folder, which may be damaged or hostile.
 
-Whatever they hold, opening a set ends in a set whose numbers fit together or in one sentence; it
-runs nothing (JSON, and npz without pickle), opens no file but plain names in the folder, and takes
-memory in proportion to the files on disk. A name may be a symbolic link: who made the folder placed
-it, and caches are made of links.
+Opening a set ends in a set whose numbers fit together or in one sentence, whatever its files hold.
+It runs nothing (JSON, and npz without pickle) and opens no file but plain names in the folder. It
+takes memory in proportion to the files on disk. A name may be a symbolic link: who made the folder
+placed it, and caches are made of links.
 """
 
 import json

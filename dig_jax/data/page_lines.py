@@ -116,8 +116,8 @@ class PageReader:
                 yield split, kept, line.text, id
 
     def _image(self, file: str, names: Sequence[str]) -> str | None:
-        """The image that a page file names: beside it, below the root, or anywhere in the folder
-        by its name; else the one with the name of the file."""
+        """The image that a page file names: beside it, below the root, or anywhere in the folder by
+        its name. Otherwise the image with the page file's own name."""
         folder = PurePosixPath(file).parent
         for name in names:
             name = name.strip().replace("\\", "/")

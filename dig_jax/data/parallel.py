@@ -57,7 +57,7 @@ def ordered_map(
     """Yields function(item) for each item, in order, whatever the number of workers.
 
     workers: None = one a core, 0 or 1 = in this process. Processes are spawned, not forked (threads
-    of JAX or OpenCV do not survive a fork), so `function` must pickle; it is sent once to each
+    of JAX or OpenCV do not survive a fork), so `function` must pickle. It is sent once to each
     worker and may keep a cache. At most four chunks a worker are under way, so memory does not grow
     with the number of items. A worker that dies (out of memory) raises RuntimeError; it never
     hangs.

@@ -6,8 +6,8 @@
                           than one by one (data/loader.py)
 
 Everything is a pure function of (seed, step, row). So a run resumes by slicing (`dataset[step:]`),
-the rows of all hosts one after the other are the same batch for any number of hosts, and threads or
-processes cannot change a value.
+and threads or processes cannot change a value. The rows of all hosts one after the other are the
+same batch for any number of hosts.
 
 batch: {"image" u8[B,H,W,C], "width" i32[B], "valid" bool[B]} and, for recognition, {"label"
 i32[B,L] (0 = CTC blank = padding), "label_length" i32[B]}. B counts the rows of this host.
@@ -115,7 +115,7 @@ def recognition(
     is step i.
 
     An epoch is ceil(n / batch_size) steps and holds every labelled record once (by the weights
-    where there are any); its last batch is filled up from its start. Records without a label are
+    where there are any). Its last batch is filled up from its start. Records without a label are
     left out and counted in the log. L is the longest label, or max_label_length. squeeze_px: every
     image is squeezed or stretched to this width, the aspect ratio is lost. ValueError: no labels, a
     label longer than L, a line wider than the buckets.
@@ -205,10 +205,10 @@ def iterate(
     """Context of an iterator over dataset[start_step:], read ahead by a thread or by `workers`
     processes.
 
-    "auto": half of the cores (at most 16) as processes where there are more than 4, else a thread,
-    because with few cores a process costs more (2 s to start, copies) than it gains. The values do
-    not depend on it. Programs that use processes need the `if __name__ == "__main__"` guard;
-    batches travel through /dev/shm, and where it is too small for them there are fewer processes.
+    "auto": half of the cores (at most 16) as processes where there are more than 4, else a thread.
+    With few cores a process costs more (2 s to start, copies) than it gains. The values do not
+    depend on it. Programs that use processes need the `if __name__ == "__main__"` guard. Batches
+    travel through /dev/shm, and where it is too small for them there are fewer processes.
     """
     import grain  # here: bench_step runs without it
 

@@ -1,8 +1,8 @@
 """One split of one records folder: reading its records, its index, its labels. The layout is in
 dig_jax.data.records.
 
-Reading goes shard by shard in one call for a whole batch, 4x faster than record by record. Groups
-of one record and no compression in the ArrayRecord file: random access is 40x faster than with
+Reading goes shard by shard in one call for a whole batch, 4x faster than record by record. The
+ArrayRecord file has groups of one record and no compression. Random access is 40x faster than with
 groups of 16, and the images are compressed already.
 """
 
@@ -147,9 +147,9 @@ class RecordSet:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Changes with the records and not with their place: 16 hex digits over what records.json
-        says of this split (a digest of its records, where it was made since there is one), the
-        sizes of lines and labels, and of the shards."""
+        """16 hex digits that change with the records and not with their place. They hash the sizes
+        of lines, labels and shards, and what records.json says of this split: a digest of its
+        records, in sets that are new enough to have one."""
         known = hashlib.sha256(json.dumps(self.entry, sort_keys=True).encode())
         known.update(
             repr([(self.path / shard).stat().st_size for shard in self.entry["shards"]]).encode()

@@ -75,7 +75,7 @@ def open_image(data: bytes) -> Image.Image:
 def check_effort(data: bytes, max_pixels: int) -> None:
     """Raises BadRecord for a PNG or JPEG of modest size that would take minutes to decode.
 
-    A JPEG may bring any number of scans of a few bytes, each of which walks the whole picture; both
+    A JPEG may bring any number of scans of a few bytes, each of which walks the whole picture. Both
     may bring millions of empty parts, and data without end that a decoder unpacks and drops.
     """
     if not data.startswith((JPEG, PNG)):

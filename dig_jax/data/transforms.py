@@ -2,7 +2,7 @@
 OpenCV, Pillow.
 
 Everything else (geometry, colour, masks) is batched code on the device. Importing this module sets
-OpenCV to one thread for the process: a text line is far too small to share between threads, and the
+OpenCV to one thread for the process. A text line is far too small to share between threads, and the
 reading threads or worker processes already fill the cores.
 """
 
@@ -41,11 +41,13 @@ def decode(data: bytes, channels: int, max_pixels: int = MAX_PIXELS) -> np.ndarr
     """Encoded image -> u8[h, w, channels], channels 1 (grey) or 3 (RGB).
 
     The size is read from the header before any pixel is, so that a small file that unpacks to
-    gigabytes costs nothing. OpenCV decodes JPEG and plain PNG, which make_records writes; Pillow
+    gigabytes costs nothing. OpenCV decodes JPEG and plain PNG, which make_records writes. Pillow
     decodes the rest of sizes.FORMATS, because OpenCV might take another size for such a file than
-    the one that was checked. Raises BadRecord for an empty string, something that is no image, more
-    than max_pixels pixels, a truncated file, or one that is made to take minutes. Not found: bytes
-    changed in the middle of a JPEG, which has no checksum and decodes to a damaged picture.
+    the one that was checked.
+
+    Raises BadRecord for an empty string, something that is no image, more than max_pixels pixels, a
+    truncated file, or one that is made to take minutes. Not found: bytes changed in the middle of a
+    JPEG, which has no checksum and decodes to a damaged picture.
     """
     if channels not in (1, 3):
         raise ValueError(f"data.channels is {channels}; an image has 1 channel (grey) or 3 (RGB)")
@@ -154,10 +156,10 @@ def _on_ground(image: Image.Image) -> Image.Image:
 def eight_bits(values: np.ndarray, white: Any = None) -> np.ndarray:
     """Greys or colours [h, w, ...] of any number type -> u8, white becoming 255.
 
-    white: as the file states it, or else 1 for fractions, and the largest number of as many bits
-    (8 or more) as the lightest pixel has: cameras put 10 or 12 bits into 16. Fractions that reach
-    below 0 run from the lowest to the highest. Row by row, because float copies of a large picture
-    would be eight times its size.
+    white: as the file states it. Otherwise it is 1 for fractions, and for integers the largest
+    number of as many bits (8 or more) as the lightest pixel has: cameras put 10 or 12 bits into 16.
+    Fractions that reach below 0 run from the lowest to the highest. Row by row, because float
+    copies of a large picture would be eight times its size.
     """
     low = high = 0.0
     for row in values:
@@ -201,8 +203,8 @@ def crop_to_height(
 ) -> tuple[np.ndarray, int]:
     """resize_to_height, then crop, in the cheaper order: only the pixels of the window are resized.
 
-    The window starts on a pixel of the stored image (not of the resized one) and its width there is
-    rounded to whole pixels, so the scale differs by less than half a stored pixel in a whole
+    The window starts on a pixel of the stored image (not of the resized one), and its width there
+    is rounded to whole pixels. So the scale differs by less than half a stored pixel in a whole
     window.
     """
     height, width = image.shape[:2]

@@ -47,9 +47,9 @@ def render(looks: Rng, rng: Rng, text: str, font: str, height_px: int, channels:
     """u8[height_px, w] for channels 1, u8[height_px, w, 3] (RGB) for 3. The whole text is inside
     the picture.
 
-    looks decides what the lines of a book have in common (size, spacing, ink, paper, wear); rng
-    what differs from line to line (slope, and where stains and grain lie). They may be the same
-    generator.
+    looks decides what the lines of a book have in common (size, spacing, ink, paper, wear). rng
+    decides what differs from line to line (slope, and where stains and grain lie). They may be the
+    same generator.
     """
     # Drawn larger or smaller than asked for: after the resize at the end, lines differ in sharpness
     # as scans do.

@@ -95,17 +95,23 @@ def write(
     """Writes a records folder and returns its manifest. The folder appears whole at the end, or not
     at all.
 
-    examples: (split, encoded image bytes, text or None, source id); a split's records keep their
-    order. Texts are stored normalised; an empty one counts as no label and is reported. Images are
-    stored as they come, broken ones too (their size in the index is 0 x 0): sources check them,
-    this function does not. shards: files a split, 0 = one for each 256 MiB. report: read after the
-    last example. about: further keys of records.json. arrange: moves records between splits. fill:
-    in place of `take_in`. asked: what the conversion is made with, JSON. With it a conversion that
-    is killed or fails leaves what it has done in `.NAME.unfinished`, and the same one goes on from
-    there. Raises FileExistsError
-    where the folder exists (with overwrite only where it is no records folder), ValueError where
-    there is no example or an unfinished conversion was made with other options, OSError where the
-    disk is too small.
+        examples   (split, encoded image bytes, text or None, source id); a split's records keep
+                   their order. Texts are stored normalised; an empty one counts as no label
+                   and is reported.
+        shards     files a split, 0 = one for each 256 MiB
+        report     read after the last example
+        about      further keys of records.json
+        arrange    moves records between splits
+        fill       in place of `take_in`
+        asked      the options of the conversion, JSON
+
+    Images are stored as they come, broken ones too (their size in the index is 0 x 0): sources
+    check them, this function does not. With `asked`, a conversion that is killed or fails leaves
+    what it has done in `.NAME.unfinished`, and the same one goes on from there.
+
+    Raises FileExistsError where the folder exists (with overwrite only where it is no records
+    folder). Raises ValueError where there is no example or an unfinished conversion had other
+    options, and OSError where the disk is too small.
     """
     if "://" in str(output):
         raise ValueError(
@@ -237,8 +243,8 @@ def _check_output(output: Path, overwrite: bool) -> None:
 def take_in(
     spool: Spool, examples: Iterable[Example], report: Report, moved: float = 0.0
 ) -> Oddities:
-    """Takes all examples in. A source that does its work in Report.work passes over what a former
-    conversion did; of any other the first ones are looked at again and not written."""
+    """Takes all examples in. A source that does its work in Report.work skips what a former
+    conversion did. For any other source the first examples are read again and not written."""
     odd = Oddities()
     by_jobs = report.before.get("jobs") is not None
     passed = 0 if by_jobs else spool.progress.get("taken", 0)

@@ -59,7 +59,7 @@ def effective_rank(tokens: np.ndarray) -> float:
 
 def position_share(tokens: np.ndarray, place: np.ndarray) -> float:
     """f[n, D] tokens at places i[n] -> 1 - (variance around the mean of their place) / (variance
-    around the mean of all), both unbiased; about 0 where places say nothing (it may fall below).
+    around the mean of all), both unbiased. About 0 where places say nothing (it may fall below),
     0.0 where all tokens are equal."""
     tokens = np.asarray(tokens, np.float64)
     places, index, counts = np.unique(place, return_inverse=True, return_counts=True)

@@ -48,7 +48,7 @@ class Lines(NamedTuple):
 
 
 class Evaluator:
-    """sets: spec of labelled record sets (None: those of data["train"] that have labels); of each
+    """sets: spec of labelled record sets (None: those of data["train"] that have labels). Of each
     part PATH, named by its folder, the splits "train" and "validation" are used. train_lines,
     eval_lines: how many of each, drawn with `seed`. steps, batch_size, rates: of the probe.
     encode_batch: lines a call of the encoder, over all devices.

@@ -26,7 +26,7 @@ The rates are quotients of sums, not means of the lines' rates, so they do not d
 devices or hosts. A rate can pass 1 where a reading is longer than its truth.
 
 Several heads (a sweep, `methods/recognize.py`): `eval/<dataset>/cer@<head>` for each. Everything
-else is of one head: on a validation set of the head with the lowest CER there, on a test set of the
+else is of one head. On a validation set it is the head with the lowest CER there, on a test set the
 head with the lowest mean CER over the validation sets. A test set alone cannot choose.
 
 WORKDIR/readings-<dataset>.tsv: every labelled record with its reading (`workdir/readings.py`), of
@@ -63,7 +63,7 @@ PLATEAU = 0.9  # share of empty readings from which on a reader counts as stuck
 
 class Evaluator:
     """datasets: {name in the metrics: records spec}, or one spec of which every part is a data set
-    of its own, or None: the validation split of every part of data["train"] (`named_sets`).
+    of its own. None: the validation split of every part of data["train"] (`named_sets`).
     batch_size: over all devices, rounded up to a multiple of them. pictures: sample lines to save a
     data set. beam, lm, lm_weight, lm_bonus, lexicon: see `Search`. Raises ValueError and
     FileNotFoundError for data sets that are not there or empty.

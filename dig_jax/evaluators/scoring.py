@@ -121,8 +121,8 @@ def find_rule(name: str) -> Rule:
 
 
 def count(pairs: Iterable[Pair], rule: str = "raw") -> np.ndarray:
-    """f64[n, 7]: the COLUMNS of every pair, in order; a pair that the rule drops is a row of
-    zeros, so that rows stay aligned with the lines.
+    """f64[n, 7]: the COLUMNS of every pair, in order. A pair that the rule drops is a row of zeros,
+    so that rows stay aligned with the lines.
     """
     compared = find_rule(rule)
     rows = [_row(compared(*pair)) for pair in pairs]

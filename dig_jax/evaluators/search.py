@@ -1,7 +1,7 @@
 """From what a recogniser predicts to texts: best classes, or a beam with a language model.
 
-The language model and the list of words are made of the training texts, of the lines that the
-labels= of this run chose and of no other, so a reading never profits from a text it is judged on.
+The language model and the list of words are made of the training texts, of the lines that labels=
+chose for this run and of no others. So a reading never profits from a text it is judged on.
 """
 
 from __future__ import annotations

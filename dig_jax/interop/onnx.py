@@ -1,8 +1,8 @@
 """Readers by CTC and encoders as model.onnx, any number of lines of any width.
 
-Call: image u8[b, H, w, C], width i32[b] px, w a multiple of Model.multiple_px ->
-reader: logits f32[b, S, V] (class 0 is the blank) and length i64[b]; encoder: tokens, frames,
-frame_length. What decodes the logits is examples/read_onnx.py, which the proof runs, too.
+Call: image u8[b, H, w, C], width i32[b] px, w a multiple of Model.multiple_px. A reader gives
+logits f32[b, S, V] (class 0 is the blank) and length i64[b]; an encoder tokens, frames and
+frame_length. examples/read_onnx.py decodes the logits, and the proof runs it, too.
 """
 
 from __future__ import annotations

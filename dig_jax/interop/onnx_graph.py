@@ -1,6 +1,6 @@
 """Our encoders and CTC readers as ONNX graphs, operator by operator; free rows and width.
 
-Written by hand because no converter does it: jax2onnx 0.17 fails on symbolic widths, wants an Orbax
+Written by hand because no converter does it. jax2onnx 0.17 fails on symbolic widths, wants an Orbax
 older than ours, and turns one form of attention into another silently; jax2tf is gone. The graphs
 use operators of opset 20, among them LSTM with lengths. Each function mirrors one of models/.
 """

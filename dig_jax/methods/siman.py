@@ -200,10 +200,11 @@ class Method(base.Method):
     def augment(self, key, batch):
         """2B rows, each half of a line once as content.
 
-        view1, original, guide  content augmented, content as it is, other half: f32[2B,H,W/2,C]
-                            in [-1, 1]
-        width, guide_width      i32[2B]
-        valid                   bool[2B], both halves hold ink
+        view1      content augmented, f32[2B,H,W/2,C] in [-1, 1]
+        original   content as it is
+        guide      the other half
+        width, guide_width   i32[2B]
+        valid      bool[2B], both halves hold ink
         """
         image, half = batch["image"], batch["image"].shape[2] // 2
         base.check_channels(image, self.channels)

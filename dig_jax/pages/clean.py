@@ -134,7 +134,7 @@ def illumination(image: np.ndarray) -> Staged:
 def border(image: np.ndarray) -> Staged:
     """Dark edges of a scan, and what touches them, become paper.
 
-    A border is dark, reaches the edge of the picture, and is solid: letters vanish when the dark
+    A border is dark, reaches the edge of the picture, and is solid. Letters vanish when the dark
     parts are opened with a square of a sixtieth of the page.
     """
     small = reduced(image)

@@ -3,7 +3,7 @@ WORKDIR/checkpoints/<step>.
 
 Saves are asynchronous (the state may be donated right after `save` returns); a killed process
 leaves the last committed step intact. The last `keep_last` and the best `keep_best` steps stay on
-disk. Orbax v1 stores the metrics beside the state, so "best" survives a restart; a step without the
+disk. Orbax v1 stores the metrics beside the state, so "best" survives a restart. A step without the
 metric counts as worst instead of being kept for ever.
 
 A committed step has checksums: <step>/checksums.json lists the size and CRC-32 of its files. Orbax

@@ -89,8 +89,8 @@ def _words(error: OSError) -> str:
 
 
 def describe(cfg: dict[str, Any], mixture: Any, charset: Charset | None) -> dict[str, Any]:
-    """What every checkpoint of a run says about it, JSON: the complete config, the characters, the
-    records it reads, and the runs that it took weights or shapes from."""
+    """What every checkpoint of a run says about it, JSON. It holds the complete config, the
+    characters, the records it reads, and the runs that it took weights or shapes from."""
     from dig_jax.workdir import checkpoint  # Orbax, see inherit
 
     sets = () if mixture is None else mixture.sets  # none is read where nothing is trained

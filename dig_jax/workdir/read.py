@@ -21,8 +21,8 @@ METRIC = "cer"
 
 
 class Candidate(NamedTuple):
-    """One evaluation of one head: its row of the log, the figure that a choice goes by, the CER to
-    report, and the CER of each half of the lines where that was logged."""
+    """One evaluation of one head: its row of the log, the figure that a choice goes by, and the CER
+    to report. Also the CER of each half of the lines where that was logged."""
 
     row: Mapping
     by: float | None
@@ -180,9 +180,9 @@ class Run:
     def candidates(self, dataset: str) -> list[Candidate]:
         """What a choice for this data set chooses from: each evaluation, and of several heads each.
 
-        On a validation set the choice goes by its own CER. On another it goes by the validation set
-        of the same folder, else by the mean over all validation sets; `Candidate.by` is None where
-        none was evaluated along with it.
+        On a validation set the choice goes by its own CER. On a test set it goes by the validation
+        set of the same folder, else by the mean over all validation sets. `Candidate.by` is None
+        where none was evaluated along with it.
         """
         rows = [row for row in self.history if row.get(f"eval/{dataset}/{METRIC}") is not None]
         if dataset not in self.validation:
@@ -232,8 +232,8 @@ def choose(candidates: list[Candidate]) -> Candidate | None:
 
 
 def honest(candidates: list[Candidate]) -> float | None:
-    """The CER without the luck of the choice: each half of the lines, read by the candidate with
-    the lowest CER on the other half; the mean of the two. None where halves were not logged.
+    """The cross-validated CER: each half of the lines, read by the candidate with the lowest CER on
+    the other half; the mean of the two. None where halves were not logged.
     """
     if not candidates or any(None in (c.even, c.odd) for c in candidates):
         return None

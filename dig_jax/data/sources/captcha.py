@@ -25,8 +25,8 @@ CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """rotate_deg: of a character, at most; warp: share of its size; dots, curves: how many;
-    dark: light characters on a dark ground; fonts: others than the package's own."""
+    """rotate_deg: of a character, at most. warp: share of its size. dots, curves: how many. dark:
+    light characters on a dark ground. fonts: others than the package's own."""
 
     rotate_deg: int = 30
     warp: float = 0.3

@@ -3,8 +3,8 @@ wear.
 
 Line i of a split is a function of (seed, split, i), the vocabulary and the fonts alone: not of the
 number of lines or processes. Fonts differ between machines; fonts="bundled" takes those that come
-with matplotlib, the same everywhere. How a line looks is drawn in dig_jax.data.typeset; this module
-chooses what it says and in which font.
+with matplotlib, the same everywhere. `dig_jax.data.typeset` draws how a line looks; this module
+chooses its text and its font.
 """
 
 import collections
@@ -93,9 +93,9 @@ def examples(
 
     splits: "train=4000,validation=400"; count: short for "train=COUNT". input: a UTF-8 text whose
     words (as often as they stand there) replace our own English, German and French list. fonts:
-    "auto", "bundled" or a folder. books: lines come from so many books, each with one language,
-    font, size, paper, ink and wear of its own, as in a scanned collection; 0: every line looks its
-    own way. ValueError or FileNotFoundError for what a user can mend.
+    "auto", "bundled" or a folder. books: lines come from so many books, as in a scanned collection.
+    Each has one language, font, size, paper, ink and wear of its own; 0: every line looks its own
+    way. ValueError or FileNotFoundError for what a user can mend.
     """
     if not 1 <= min_words <= max_words:
         raise ValueError(

@@ -3,10 +3,10 @@
     data/train-00000-of-00002.parquet   as the hub has them; a .parquet file of your own
     train/data-00000-of-00001.arrow     what `datasets.save_to_disk` writes
 
-The column of images holds encoded bytes, or {"bytes", "path"} as the hub does; that of texts a
-string, or a class whose names stand in the table. --image_column, --text_column, where others than
-the usual names. Rows are streamed, so that a table may be larger than memory. A name that begins
-with train, validation or test gives that split. pyarrow reads; `datasets` is not needed.
+The column of images holds encoded bytes, or {"bytes", "path"} as the hub does. That of texts holds
+strings, or a class whose names stand in the table. --image_column and --text_column give other
+names than the usual ones. Rows are streamed, so that a table may be larger than memory. A name that
+begins with train, validation or test gives that split. pyarrow reads; `datasets` is not needed.
 """
 
 import json
