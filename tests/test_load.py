@@ -13,6 +13,8 @@ import dig_jax
 from dig_jax import load, sharding
 from dig_jax.data.line_images import Preparation
 from dig_jax.evaluators import recognition
+from dig_jax.interop import model
+from dig_jax.train import experiment
 from tests import readers
 
 
@@ -164,3 +166,19 @@ def test_wrong_sources_are_refused_in_one_sentence(folder, tmp_path):
         dig_jax.load_reader(folder / "run", head="x")
     with pytest.raises(ValueError, match="batch_size is 0"):
         dig_jax.load_reader(folder / "run").read([b""], batch_size=0)
+
+
+def test_columns_of_six_pixels_are_loaded_and_evaluated(monkeypatch):
+    """cnn48: a width of 128 px is no whole number of its columns."""
+    preparation = Preparation.of({"height_px": 48, "channels": 1})
+    shapes = model.shapes({"encoder": {"size": "cnn48"}}, None, preparation)
+    assert shapes["params"]["encoder"]["conv_0"]["kernel"].shape == (3, 3, 1, 16)
+    monkeypatch.setattr(experiment, "taken_charset", lambda cfg: readers.CHARSET.to_json())
+    data = {"squeeze_px": None, "height_px": 48, "channels": 1}
+    cfg = {"data": data, "batch_size": 2, "method": {"encoder": {"size": "cnn48"}}}
+    assert experiment.unread_data(cfg).raw["image"].shape == (2, 48, 132, 1)
+
+
+def test_a_card_names_record_sets_and_no_folder_of_a_machine():
+    assert model.set_names("/home/me/records/a@train*0.5,b,../c") == "a@train*0.5,b,c"
+    assert model.set_names(None) is None

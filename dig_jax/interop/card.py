@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dig_jax.interop.model import Model
+from dig_jax.interop.model import Model, set_names
 
 LOAD = {
     "safetensors": """Every array has its path as its name. With dig_jax:
@@ -126,7 +126,7 @@ def text(
 
 def _recipe(origin: Mapping[str, Any]) -> list[str]:
     """How it was trained, as far as the run says it."""
-    said = {"records": origin.get("trained_on"), "steps": origin.get("step")}
+    said = {"records": set_names(origin.get("trained_on")), "steps": origin.get("step")}
     said |= origin.get("trained_with") or {}
     rows = [f"| {name} | {value} |" for name, value in said.items() if value]
     return ["## Training", "", "| what | value |", "|---|---|", *rows, ""] if rows else []

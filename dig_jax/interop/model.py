@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import json
 import pathlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,7 +28,7 @@ LAYOUT = 1  # of an export folder
 BUNDLED = pathlib.Path(__file__).parents[1] / "weights"  # exports that ship with the package
 # How weights are stored: modules of `interop` with write(folder, tree), read(folder, shapes).
 WEIGHTS = ("safetensors", "orbax")
-WIDTH_PX = 128  # of a line of which only the shape counts
+COLUMNS = 32  # of a line of which only the shape counts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,7 +160,9 @@ def _described(folder: pathlib.Path) -> dict[str, Any] | None:
 
 def shapes(options: Mapping[str, Any], charset: Charset | None, preparation: Preparation) -> Any:
     """{"params", "mutable"} as shapes, of a reader or (without a charset) an encoder."""
-    image = (1, preparation.height_px, preparation.squeeze_px or WIDTH_PX, preparation.channels)
+    column_px = encoders.column_px(options["encoder"])
+    wide = preparation.squeeze_px or COLUMNS * column_px
+    image = (1, preparation.height_px, wide, preparation.channels)
     batch = {"image": np.zeros(image, np.float32), "width": np.full(1, image[2], np.int32)}
     if charset is None:
         encoder = encoders.create(options["encoder"])
@@ -227,6 +230,11 @@ def of_run(
     return Model(kind, method, preparation, weights, charset, origin)
 
 
+def set_names(spec: str | None) -> str | None:
+    """A data spec without the folders above the record sets, which are of one machine only."""
+    return spec and re.sub(r"[^,]*/(?=[^,/])", "", spec)
+
+
 def figures(folder: pathlib.Path, step: int) -> dict[str, float]:
     """What the run measured at a step: {"eval/<dataset>/cer": value, ...}."""
     from dig_jax.workdir import metrics
@@ -271,7 +279,7 @@ def described(model: Model, format: str, version: str) -> dict[str, Any]:
         "export": export,
         "method": dict(model.options),
         "data": dataclasses.asdict(model.preparation),
-        "origin": dict(model.origin),
+        "origin": dict(model.origin) | {"trained_on": set_names(model.origin.get("trained_on"))},
     }
 
 

@@ -292,7 +292,7 @@ def unread_data(cfg: Mapping[str, Any]) -> Data:
     """Data of a run without a step: shapes, and the characters of the recogniser. No training
     record is opened, so they may be gone."""
     data, rows, of = cfg["data"], cfg["batch_size"], jax.ShapeDtypeStruct
-    width_px = data["squeeze_px"] or UNREAD_PX
+    width_px = data["squeeze_px"] or whole_columns(cfg, UNREAD_PX)
     raw = {
         "image": of((rows, data["height_px"], width_px, data["channels"]), np.uint8),
         "width": of((rows,), np.int32),
