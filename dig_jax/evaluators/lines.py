@@ -9,17 +9,23 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import jax
+import numpy as np
 
 from dig_jax import hosts
 from dig_jax.evaluators import scoring
+from dig_jax.models.decoders.places import places
 from dig_jax.workdir import readings
 
 
 class Text(NamedTuple):
-    """What one head read in one line, and how sure it is of it (0 to 1, None = it does not say)."""
+    """What one head read in one line, and how sure it is of it (0 to 1, None = it does not say).
+
+    characters: [(char, confidence, frame where it was seen)]; of lines that are shown, else None.
+    """
 
     text: str
     confidence: float | None
+    characters: list[tuple[str, float, int]] | None = None
 
 
 class Line(NamedTuple):
@@ -76,8 +82,23 @@ def save_readings(path: pathlib.Path, head: str, labelled: Sequence[Line]) -> No
     )
 
 
-def save_samples(folder: pathlib.Path, name: str, step: int, head: str, samples: list) -> None:
-    """Writes readings-<name>.json; the file appears whole or not at all."""
+def placed(characters: Sequence[tuple[str, float, int]], frames: float) -> list[list]:
+    """[[char, confidence, left, right]]: the places as shares, 0 to 1, of a line of so many
+    frames.
+    """
+    edges = np.clip(places(np.array([frame for *_, frame in characters], int)) / frames, 0, 1)
+    return [
+        [char, round(sure, 4), round(left, 4), round(right, 4)]
+        for (char, sure, _), (left, right) in zip(characters, edges.tolist())
+    ]
+
+
+def save_samples(
+    folder: pathlib.Path, name: str, step: int, head: str, samples: list, frame_px: int
+) -> None:
+    """Writes readings-<name>.json; the file appears whole or not at all. frame_px: how wide a frame
+    of the encoder is.
+    """
     import cv2  # here: bench_step runs without it
 
     lines = []
@@ -89,10 +110,11 @@ def save_samples(folder: pathlib.Path, name: str, step: int, head: str, samples:
                 f"shape {image.shape}"
             )
         png = base64.b64encode(png.tobytes()).decode()
-        reading = line.texts[head].text
-        lines.append(
-            {"index": line.index, "truth": line.truth or "", "reading": reading, "png": png}
-        )
+        read = line.texts[head]
+        shown = {"index": line.index, "truth": line.truth or "", "reading": read.text}
+        if read.characters is not None:
+            shown["characters"] = placed(read.characters, image.shape[1] / frame_px)
+        lines.append(shown | {"png": png})
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"readings-{name}.partial"
     content = {"dataset": name, "step": step, "head": head, "lines": lines}

@@ -32,8 +32,9 @@ head with the lowest mean CER over the validation sets. A test set alone cannot 
 WORKDIR/readings-<dataset>.tsv: every labelled record with its reading (`workdir/readings.py`), of
 the evaluation that validation chooses so far, so of the one that the tables report.
 WORKDIR/pictures/readings-<dataset>.json: {"dataset", "step", "head", "lines": [{"index", "truth",
-"reading", "png"}]}, png in base64; records at even distances through the set, not picked, of the
-last evaluation.
+"reading", "characters", "png"}]}, png in base64; records at even distances through the set, not
+picked, of the last evaluation. characters: [[char, confidence, left, right]], where each was seen,
+as shares of the picture's width; of the reading before a lexicon mends it.
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class Evaluator:
         scores = {"lm_weight": lm_weight, "lm_bonus": lm_bonus}
         self.search = Search(method, data, beam=beam, lm=lm, lexicon=lexicon, **scores)
         self.predict = jax.jit(self.search.predict, out_shardings=sharding.batch_sharding(mesh))
-        self.pictures = pictures
+        self.pictures, self.frame_px = pictures, method.encoder.patch[1]
         self.named: set[str] = set()  # what was told already
         self.workers = data.get("workers", "auto")
         batch_size += -batch_size % mesh.size
@@ -130,7 +131,8 @@ class Evaluator:
             self.tell(name, head, labelled)
             if hosts.is_lead():
                 samples = sorted(samples, key=lambda sample: sample[0].index)[: self.pictures]
-                save_samples(self.workdir / "pictures", name, int(step), head, samples)
+                folder = self.workdir / "pictures"
+                save_samples(folder, name, int(step), head, samples, self.frame_px)
         metrics |= self.averages(metrics)
         if hosts.is_lead():
             for name, (head, labelled) in found.items():
@@ -176,9 +178,10 @@ class Evaluator:
                 path = host["id"][row] or f"record {index}"
                 each = {head: rows[row] for head, rows in texts.items()}
                 line = Line(index, path, truth, not widths[row], each)
-                lines.append(line)
                 if index in shown:
                     samples.append((line, image[row, :, : max(widths[row], 1)]))
+                light = {head: text._replace(characters=None) for head, text in each.items()}
+                lines.append(line._replace(texts=light))
         lines = over_hosts(lines, sharding.host_shard(self.mesh).counts)
         if [line.index for line in lines] != list(range(size)):
             raise RuntimeError(

@@ -65,9 +65,30 @@ class Search:
                 prefix_beam(log_probs[: int(length)], **self.options)
                 for log_probs, length in zip(reading["log_probs"], reading["length"])
             ]
-            return [Text(self.text(each.ids), sureness(each)) for each in found]
-        rows = zip(reading["ids"], reading["length"], reading["line"])
-        return [Text(self.text(ids[: int(length)]), float(line)) for ids, length, line in rows]
+            return [
+                Text(
+                    self.text(each.ids),
+                    sureness(each),
+                    self.seen(each.ids, each.confidence, each.frames),
+                )
+                for each in found
+            ]
+        result = []
+        for row, length in enumerate(reading["length"].tolist()):
+            ids, sure, frames = (
+                reading[name][row][:length] for name in ("ids", "confidence", "frame")
+            )
+            line = float(reading["line"][row])
+            result.append(Text(self.text(ids), line, self.seen(ids, sure, frames)))
+        return result
+
+    def seen(self, ids, confidence, frames) -> list[tuple[str, float, int]]:
+        """[(char, confidence, frame)] of one line."""
+        chars = self.charset.chars
+        return [
+            (chars[int(i) - 1], float(sure), int(frame))
+            for i, sure, frame in zip(ids, confidence, frames)
+        ]
 
     def text(self, ids) -> str:
         text = self.charset.decode(ids)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import pathlib
 from collections import Counter
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from absl import app, flags
 
@@ -144,24 +145,49 @@ def differences(
 INTERVALS = ("run", "start", "labels", "data", "lines", "CER", "by line", "groups", "by group")
 
 
-def interval_rows(many: Sequence[Run], group_by: str | None) -> list[tuple]:
-    """Rows under INTERVALS: each recogniser, one that only evaluates too, and each data set whose
-    readings lie in its folder. ValueError for a pattern that some path does not match.
+class Spread(NamedTuple):
+    """The CER of one recogniser on one set, with 95 % intervals (rates; NaN where there is none).
+
+    groups: how many there are, None without a pattern; by_group is then None, too.
     """
-    rows = []
+
+    run: Run
+    dataset: str
+    lines: int
+    cer: float
+    by_line: tuple[float, float]
+    groups: int | None
+    by_group: tuple[float, float] | None
+
+
+def spreads(many: Sequence[Run], group_by: str | None) -> list[Spread]:
+    """Each recogniser, one that only evaluates too, and each data set whose readings lie in its
+    folder. ValueError for a pattern that some path does not match.
+    """
+    found = []
     for run in many:
         for name in readings.datasets(run.path) if run.is_recogniser else ():
             lines = readings.read(readings.file_of(run.path, name))
             counts = scoring.count(pairs(lines))
-            alone = intervals.group_ids(paths(lines))
-            row = [run.name, run.start, run.labels, name, len(lines)]
-            row.append(percent(scoring.rates(counts.sum(axis=0))["cer"]))
-            row.append(bounds(*intervals.interval(counts, alone)))
+            cer = float(scoring.rates(counts.sum(axis=0))["cer"])
+            alone = intervals.interval(counts, intervals.group_ids(paths(lines)))
             groups = intervals.group_ids(paths(lines), group_by) if group_by else None
-            row.append("-" if groups is None else len(set(groups.tolist())))
-            row.append("-" if groups is None else bounds(*intervals.interval(counts, groups)))
-            rows.append(tuple(row))
-    return rows
+            number = None if groups is None else len(set(groups.tolist()))
+            together = None if groups is None else intervals.interval(counts, groups)
+            found.append(Spread(run, name, len(lines), cer, alone, number, together))
+    return found
+
+
+def interval_rows(found: Sequence[Spread]) -> list[tuple]:
+    """Rows under INTERVALS."""
+    return [
+        (
+            *(one.run.name, one.run.start, one.run.labels, one.dataset, one.lines),
+            *(percent(one.cer), bounds(*one.by_line), "-" if one.groups is None else one.groups),
+            "-" if one.by_group is None else bounds(*one.by_group),
+        )
+        for one in found
+    ]
 
 
 def errors(lines: Sequence[Reading], rule: str, most: int) -> str:

@@ -2,99 +2,48 @@
 
     python -m dig_jax.tools.report WORKDIR [WORKDIR ...] [--output=FILE] [--group_by=REGEX]
 
-Curves, collapse figures, reconstructions (masked input, output, original), sample lines with truth
-and reading; for several work folders a comparison table, also printed. The page needs nothing
-beside itself: pictures are embedded.
+The page begins with one sentence that says the result. Then: the comparison, bars with intervals,
+CER over labels, lines with what was read in them, reconstructions, confusions, and the curves.
+The comparison is printed, too. The page needs nothing beside itself: pictures are embedded.
 """
 
-import base64
+from __future__ import annotations
+
+import datetime
 import functools
 import html
-import json
-import pathlib
+import math
+from collections import defaultdict
+from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 from absl import app, flags
 
-from dig_jax.tools import program
-from dig_jax.tools.compare import INTERVALS, interval_rows
-from dig_jax.tools.html_page import SVG, as_svg, document, table
+from dig_jax.tools import program, report_charts, report_lines
+from dig_jax.tools.compare import INTERVALS, Spread, interval_rows, spreads
+from dig_jax.tools.html_page import document, table
 from dig_jax.tools.tables import GROUP_BY, as_text
 from dig_jax.workdir import read as runs
+from dig_jax.workdir.read import Run
 
 flags.declare_key_flag("group_by")
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Where to write the page (default: report.html in the first work folder)."
 )
 
-READINGS = 48  # sample lines a data set; a page of all of them would weigh as much as the records
-
-# What is drawn, in this order: a title and the metrics that share its axes (a trailing * matches
-# any ending).
-CURVES = (
-    ("Loss", ("train/loss*",)),
-    ("Pixel loss: mean square error on masked patches", ("train/pixel",)),
-    ("Contrast loss", ("train/contrast",)),
-    ("Contrast: share of queries whose positive ranks first", ("train/top1*",)),
-    ("Character error rate", ("eval/*/cer", "probe/*/cer")),
-    ("Word error rate", ("eval/*/wer",)),
-    (
-        "Spread of the queries (0 = collapse, healthy: 1 / sqrt of their dimension)",
-        ("train/q_std",),
-    ),
-    ("Spread of the features (0 = collapse)", ("collapse/*std",)),
-    ("Effective rank of the features", ("collapse/*effective_rank",)),
-    ("Share of the features' variance that position explains", ("collapse/*position_share",)),
-    ("How far neighbouring frames differ, any two being 1", ("collapse/*neighbour_share",)),
-    ("Share of lines with too few frames for CTC", ("train/infeasible_frac",)),
-    ("Momentum of the teacher", ("train/teacher_momentum",)),
-    ("Gradient norm", ("train/grad_norm",)),
-    ("Learning rate", ("train/lr",)),
-    ("Lines a second", ("train/lines_per_s",)),
-)
-
-
-def matching(names, patterns):
-    """Names that match one of the patterns, in order of name; `*` stands for any text."""
-    return [
-        name
-        for name in names
-        if any(pathlib.PurePosixPath(name).match(pattern) for pattern in patterns)
-    ]
-
-
-def curve(title, patterns, many) -> str:
-    """One SVG plot of the named metrics of all runs; an empty string where no run has logged any of
-    them.
-    """
-    lines = [
-        (run, name, *run.series(name)) for run in many for name in matching(run.names(), patterns)
-    ]
-    lines = [line for line in lines if line[2]]
-    if not lines:
-        return ""
-    with plt.rc_context(SVG):
-        figure, axes = plt.subplots(figsize=(4.6, 2.9), layout="constrained")
-        for run, name, steps, values in lines:
-            short = name.split("/", 1)[1]
-            label = (
-                short
-                if len(many) == 1
-                else run.name
-                if len({line[1] for line in lines}) == 1
-                else f"{run.name}: {short}"
-            )
-            label = label.replace("$", r"\$")  # of a name, no formula
-            axes.plot(steps, values, lw=1.3, label=label, marker="." if len(steps) < 30 else None)
-        axes.set(title=title, xlabel="step")
-        axes.grid(alpha=0.25)
-        if len(lines) > 1:
-            axes.legend(frameon=False, fontsize=7)
-        return as_svg(figure)
-
-
-def embedded(path: pathlib.Path) -> str:
-    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+OPEN_RUNS = 3  # from more runs on, their facts and confusions are folded up
+STYLE = """
+.lead { font-size: 1.2rem; line-height: 1.45; color: var(--ink); margin: .8rem 0 1.6rem }
+.wide td:first-child, .wide th:first-child { position: sticky; left: 0; background: var(--paper);
+       min-width: 8rem; max-width: 15rem; overflow-wrap: anywhere }
+.wide th:first-child { background: var(--tint) } .wide td + td, .wide th { white-space: nowrap }
+.wide td:nth-child(2) { font-weight: 700 } .wide table { font-size: .92rem }
+.wide td, .wide th { padding: .4rem .5rem }
+.facts td:first-child { color: var(--soft); width: 14rem } .facts td { overflow-wrap: anywhere }
+summary { cursor: pointer; margin: .6rem 0 } dt { font-weight: 600 }
+dd { margin: 0 0 .5rem; color: var(--soft) }
+@media (max-width: 560px) { body { padding: 0 .8rem; margin-top: 1.2rem }
+  th, td { padding: .35rem .45rem; font-size: .92rem } .facts td:first-child { width: 7rem } }
+"""
 
 
 def percent(value) -> str:
@@ -144,6 +93,106 @@ def optimism(many) -> str:
 
 
 as_html = functools.partial(table, numbers=(*COLUMNS[5:], *INTERVALS[4:]))
+ORDER = ("run", "CER", "data", "labels", "start", "protocol", "honest CER", "WER", "word accuracy")
+
+
+def wide(columns: Sequence[str], rows: Sequence[Sequence]) -> str:
+    """A table whose first column stays in sight where the others are scrolled."""
+    return f"<div class=wide>{as_html(columns, rows)}</div>"
+
+
+def comparison_table(rows: Sequence[Sequence]) -> str:
+    """Rows of `comparison`, the CER beside the name: both are in sight on a phone."""
+    places = [COLUMNS.index(name) for name in ORDER]
+    return wide(ORDER, [[row[i] for i in places] for row in rows])
+
+
+def headline(many: Sequence[Run], found: Sequence[Spread]) -> str:
+    """The result in one sentence, as text."""
+    readers = [run for run in many if run.is_recogniser and run.datasets()]
+    if words := gain(readers):
+        return words
+    if readers:
+        return best(readers, found)
+    run = many[0]
+    if len(many) > 1:
+        return f"{len(many)} runs; none of them has read an evaluation set yet."
+    losses = run.series("train/loss")[1]
+    if run.is_recogniser or not losses:
+        return f"{run.name} has not been evaluated yet."
+    return (
+        f"{run.name} pre-trained an encoder for {run.last_step:,} steps; its loss went from "
+        f"{losses[0]:.3g} to {losses[-1]:.3g}."
+    )
+
+
+def gain(readers: Sequence[Run]) -> str:
+    """What pre-training gained over random weights, where both were trained alike: with the fewest
+    labels that both had, on the first such set. The mean over seeds; "" without such a pair.
+    """
+    cells: dict[tuple, dict[str, list[Run]]] = defaultdict(lambda: defaultdict(list))
+    for run in readers:
+        for name in run.datasets():
+            cells[name, run.labels, run.protocol][run.start].append(run)
+    pairs = []
+    for (name, labels, protocol), starts in cells.items():
+        means = {
+            start: sum(run.at_best(name, "cer") for run in group) / len(group)
+            for start, group in starts.items()
+        }
+        others = sorted((cer, start) for start, cer in means.items() if start != "random")
+        if others and means.get("random"):
+            count = report_charts.label_count(starts["random"][0]) or math.inf
+            group = [*starts["random"], *starts[others[0][1]]]
+            pairs.append((count, name, labels, protocol, means["random"], *others[0], group))
+    if not pairs:
+        return ""
+    _, name, labels, _, random, cer, start, group = min(pairs, key=lambda pair: pair[:4])
+    change = 100 * (cer / random - 1)
+    verb, more = ("falls", "fewer") if change < 0 else ("rises", "more")
+    return (
+        f"With {labels_in_words(labels)}, the character error rate on {name} {verb} from "
+        f"{percent(random)} (random weights) to {percent(cer)} (pre-trained: {start}): "
+        f"{abs(change):.0f} % {more} errors.{not_done(group)}"
+    )
+
+
+def labels_in_words(labels: str) -> str:
+    """`Run.labels` in a sentence."""
+    if labels == "100 %":
+        return "all labels"
+    return (
+        f"{labels.removesuffix(' lines')} labelled lines"
+        if "line" in labels
+        else (f"{labels} of the labels")
+    )
+
+
+def not_done(group: Sequence[Run]) -> str:
+    open_runs = [run.name for run in group if run.state]
+    return f" Not finished yet: {', '.join(open_runs)}." if open_runs else ""
+
+
+def best(readers: Sequence[Run], found: Sequence[Spread]) -> str:
+    """The recogniser with the lowest CER, in one sentence."""
+    rates = [
+        (run.at_best(name, "cer"), i, name)
+        for i, run in enumerate(readers)
+        for name in run.datasets()
+    ]
+    cer, i, name = min(rates)
+    run = readers[i]
+    between = ""
+    for one in found:
+        low, high = report_charts.interval(one)
+        if one.run.path == run.path and one.dataset == name and not math.isnan(low):
+            between = f" (95 % interval: {100 * low:.1f} to {100 * high:.1f} %)"
+    often = f": about one character in {round(1 / cer)} is wrong" if 0 < cer < 0.4 else ""
+    which = "" if len(rates) == 1 else "The lowest error rate here: "
+    return (
+        f"{which}{run.name} reads {name} with a character error rate of {percent(cer)}{between}"
+        f"{often}.{not_done([run])}"
+    )
 
 
 def summary(run) -> str:
@@ -169,90 +218,121 @@ def unknown(run) -> list[tuple[str, int]]:
     return [(name, int(count)) for name, count in counts if count]
 
 
-def reconstructions(run) -> str:
-    """The last reconstruction pictures: one a data set."""
-    latest = sorted(
-        run.path.glob("pictures/reconstruction*.png"), key=lambda path: path.stat().st_mtime
-    )[-1:]
-    caption = "Masked input, output on the masked patches, original."
-    return "".join(
-        f"<figure><img src='{embedded(path)}'><figcaption>{caption}</figcaption></figure>"
-        for path in latest
-    )
-
-
-def readings(run) -> str:
-    """Sample lines with truth and reading: at most READINGS a data set."""
-    parts = []
-    for path in sorted(run.path.glob("pictures/readings-*.json")):
-        parts.append(f"<h3>{html.escape(path.stem.removeprefix('readings-'))}</h3>")
-        lines = json.loads(path.read_text(encoding="utf-8"))["lines"]
-        if len(lines) > READINGS:
-            where = html.escape(f"pictures/{path.name}")
-            parts.append(f"<p>{READINGS} of {len(lines)} lines; all of them are in {where}.</p>")
-            # at even distances, as they were drawn from the set
-            lines = [lines[i * len(lines) // READINGS] for i in range(READINGS)]
-        for line in lines:
-            truth, reading = str(line["truth"]), str(line["reading"])
-            verdict = "right" if truth == reading else "wrong"
-            picture = html.escape(f"data:image/png;base64,{line['png']}")
-            parts.append(
-                f'<div class=reading><img src="{picture}"><code>{html.escape(truth)}</code>'
-                f"<code class={verdict}>{html.escape(reading) or '(nothing read)'}</code></div>"
-            )
-    return "".join(parts)
-
-
-def section(run) -> str:
-    """Everything about one run."""
-    parts = [f"<h2>{html.escape(run.name)}</h2>", summary(run)]
-    plots = [curve(title, patterns, [run]) for title, patterns in CURVES]
-    parts.append(f"<div class=curves>{''.join(plots)}</div>")
-    for title, body in (
-        ("Reconstructions", reconstructions(run)),
-        ("Readings: truth above, reading below", readings(run)),
-    ):
-        if body:
-            parts.append(f"<h3>{title}</h3>{body}")
-    return "".join(parts)
-
-
 SPREAD = (
     "95 % intervals of the CER, from a bootstrap over lines and over groups of lines that belong "
     "together (a work, a writer, a page), which --group_by names. Where there are groups, theirs "
     "is the one to go by; two recognisers are compared by dig_jax.tools.compare."
 )
+BARS = (
+    "Shorter is better. The thin line is the 95 % interval. Grey: from random weights. Pale: the "
+    "run has not ended yet."
+)
+LABELS = "Each dot is a run; a line joins the means. Lower is better."
+READ = (
+    "Lines at even distances through the set, not picked. Red: wrong; a dot in red: a character "
+    "was left out. Where the characters stand right below the picture, each is where the reader "
+    "saw it; yellow: it was less than half sure."
+)
+REBUILT = (
+    "What the network saw (hidden parts grey), what it filled in, and the line as it was. The "
+    "same lines and masks at every evaluation; this is the last one."
+)
+GLOSSARY = {
+    "CER": "Character error rate: insertions, deletions and substitutions that turn the reading "
+    "into the truth, over the characters of the truth. It can pass 100 %.",
+    "WER": "Word error rate: the same, counted in words.",
+    "Word accuracy": "Share of the records that are read without an error. Where a record is a "
+    "line, it is the share of lines.",
+    "Honest CER": "The CER without the luck of choosing the best step on the lines that it is "
+    "reported on.",
+    "95 % interval": "Where the CER would lie, in 95 of 100 cases, on other lines of the same "
+    "kind. It says nothing of other seeds.",
+    "Start": "What the encoder began with: random weights, or the method that pre-trained it.",
+    "Labels": "How many lines with a text the recogniser was trained on.",
+    "Frozen, fine-tuned": "Frozen: only the head learns. Fine-tuned: the encoder learns along.",
+    "CTC": "Connectionist temporal classification: a class or a blank for each frame, summed over "
+    "all alignments with the text.",
+    "Effective rank": "How many directions the features really use. A rank near 1 is collapse.",
+}
+
+
+def chapter(title: str, body: str, words: str = "") -> str:
+    """A heading, a sentence and what they belong to; "" without it."""
+    words = f"<p>{html.escape(words)}</p>" if words else ""
+    return f"<h2>{html.escape(title)}</h2>{words}{body}" if body else ""
+
+
+def folded(title: str, body: str, shut: bool) -> str:
+    """The body, behind a line to click where `shut`."""
+    if not body or not shut:
+        return body
+    return f"<details><summary>{html.escape(title)}</summary>{body}</details>"
+
+
+def named(many: Sequence[Run], body) -> str:
+    """body(run) of each run that has one, below the name where there are several runs."""
+    found = [(run.name, body(run)) for run in many]
+    title = lambda name: f"<h3>{html.escape(name)}</h3>" if len(many) > 1 else ""
+    return "".join(title(name) + text for name, text in found if text)
+
+
+def origins(many: Sequence[Run]) -> str:
+    """Commit, machine and dates of each run."""
+    rows = []
+    for run in many:
+        times = [str(start.get("time", ""))[:16].replace("T", " ") for start in run.starts]
+        log = run.path / "metrics.jsonl"
+        last = ""
+        if log.exists():
+            moment = datetime.datetime.fromtimestamp(log.stat().st_mtime, datetime.UTC)
+            last = f"{moment:%Y-%m-%d %H:%M}"
+        rows.append((run.name, run.origin or "not recorded", times[0] if times else "-", last))
+    columns = ("run", "commit and machine", "first start (UTC)", "last figure (UTC)")
+    return f"<div class=facts>{as_html(columns, rows)}</div>"
 
 
 def page(many, group_by=None) -> str:
     """The whole report as one HTML document."""
-    parts = []
-    if rows := comparison(many):
-        parts.append(f"<h2>{'Comparison' if len(many) > 1 else 'Figures'}</h2>")
-        parts.append(f"<p>{html.escape(f'{CHOICE} {optimism(many)}')}</p>")
-        parts.append(as_html(COLUMNS, rows))
-    if rows := interval_rows(many, group_by):
-        parts.append(f"<h2>Intervals</h2><p>{SPREAD}</p>{as_html(INTERVALS, rows)}")
-    recognisers = [run for run in many if run.is_recogniser]
-    if recognisers and len(many) > 1:
-        plot = curve("Character error rate", ("eval/*/cer",), recognisers)
-        parts.append(f"<div class=curves>{plot}</div>")
-    parts.extend(section(run) for run in many)
+    many = runs.told_apart(many)
+    found, rows = spreads(many, group_by), comparison(many)
+    shut = len(many) > OPEN_RUNS
+    figures = ""
+    if rows:
+        figures = f"<p>{html.escape(f'{CHOICE} {optimism(many)}')}</p>{comparison_table(rows)}"
+    spread = wide(INTERVALS, interval_rows(found)) if found else ""
+    facts = named(many, lambda run: f"<div class=facts>{summary(run)}</div>")
+    glossary = "".join(f"<dt>{term}</dt><dd>{words}</dd>" for term, words in GLOSSARY.items())
+    parts = [
+        f"<p class=lead>{html.escape(headline(many, found))}</p>",
+        chapter("Character error rates", report_charts.bars(found), BARS),
+        chapter("Comparison" if len(many) > 1 else "Figures", figures),
+        chapter("Error rate over labels", report_charts.label_curves(many), LABELS),
+        chapter("Readings", report_lines.readings(many), READ),
+        chapter("Reconstructions", named(many, report_lines.reconstructions), REBUILT),
+        chapter("Confusions", folded("Show them", report_lines.confusions(many), shut)),
+        chapter("Intervals", spread, SPREAD),
+        chapter("Runs", folded("Show their settings", facts, shut)),
+        chapter("Curves", report_charts.curves(many)),
+        chapter("Glossary", f"<dl>{glossary}</dl>"),
+        chapter("Where the figures come from", origins(many)),
+    ]
     title = "dig_jax: " + (many[0].name if len(many) == 1 else f"{len(many)} runs")
-    return document(title, parts)
+    style = STYLE + report_charts.STYLE + report_lines.STYLE
+    return document(title, parts, style)
 
 
 def main(argv):
     if len(argv) < 2:
         raise app.UsageError("name at least one work folder")
     many = [runs.load(program.path(workdir, "WORKDIR")) for workdir in argv[1:]]
+    many = runs.told_apart({run.path: run for run in many}.values())
     rows = comparison(many)
     if rows:
         print(as_text(COLUMNS, rows))
         if words := optimism(many):
             print(words)
     try:
-        spread = interval_rows(many, GROUP_BY.value)
+        spread = interval_rows(spreads(many, GROUP_BY.value))
         text = page(many, GROUP_BY.value)
     except ValueError as error:
         raise SystemExit(str(error)) from None

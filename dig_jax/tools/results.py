@@ -38,7 +38,7 @@ import sys
 from absl import app, flags
 
 from dig_jax.tools import program
-from dig_jax.tools.compare import INTERVALS, interval_rows
+from dig_jax.tools.compare import INTERVALS, interval_rows, spreads
 from dig_jax.tools.tables import GROUP_BY, as_markdown
 from dig_jax.workdir import read as runs
 
@@ -344,7 +344,7 @@ def main(argv):
         kept = old.strip() if _KEEP.value else ""
         price = costs(records, root)
         table = markdown(cells(records), price, kept) if records else ""
-        spread = interval_rows(readers, GROUP_BY.value) if _INTERVALS.value else []
+        spread = interval_rows(spreads(readers, GROUP_BY.value)) if _INTERVALS.value else []
     except ValueError as error:
         raise SystemExit(str(error)) from None
     found = {record["start"] for record in records}

@@ -38,7 +38,7 @@ small, summary { color: var(--soft) } summary { cursor: pointer; margin: .6rem 0
 .chars { display: flex; flex-wrap: wrap; gap: .3rem }
 .char { border: 1px solid var(--line); border-radius: 4px; padding: .05rem .45rem;
         white-space: nowrap } .char b { font-weight: 500; margin-right: .3rem }
-.char.rare { background: #fff4e5; border-color: #f0c890 }
+.char.rare { background: var(--warn-tint); border-color: var(--warn) }
 td { overflow-wrap: anywhere } td:first-child { overflow-wrap: normal; min-width: 6rem }
 td.number, th { white-space: nowrap }
 """

@@ -40,10 +40,11 @@ class Run:
     path: pathlib.Path
     config: Mapping
     history: list
+    title: str = ""  # what `told_apart` calls it
 
     @property
     def name(self) -> str:
-        return self.path.name
+        return self.title or self.path.name
 
     @property
     def starts(self) -> list[dict]:
@@ -322,3 +323,13 @@ def load(workdir) -> Run:
         )
     log = path / "metrics.jsonl"  # not there before the first logged step
     return Run(path.resolve(), config, metrics.read_jsonl(log) if log.exists() else [])
+
+
+def told_apart(many: Iterable[Run]) -> list[Run]:
+    """The runs, those of one name called by as much of their paths as tells them apart."""
+    many = list(many)
+    for depth in range(1, max((len(run.path.parts) for run in many), default=0)):
+        titles = ["/".join(run.path.parts[-depth:]) for run in many]
+        if len(set(titles)) == len({run.path for run in many}):
+            return [dataclasses.replace(run, title=title) for run, title in zip(many, titles)]
+    return many

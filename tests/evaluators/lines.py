@@ -5,6 +5,8 @@ A character is two blocks of BLOCK px: its class times SHADE in grey, then black
 Nothing is learnt.
 """
 
+import types
+
 import jax.numpy as jnp
 import numpy as np
 
@@ -50,6 +52,7 @@ class Reader(base.Method):
 
     def __init__(self, heads=None):
         self.charset = CHARSET
+        self.encoder = types.SimpleNamespace(patch=(HEIGHT, BLOCK))
         self.heads = heads or {"ctc": 0}
 
     def predict(self, params, mutable, batch):

@@ -145,6 +145,12 @@ def test_readings_are_saved_for_the_report(tmp_path):
             np.frombuffer(base64.b64decode(line["png"]), np.uint8), cv2.IMREAD_GRAYSCALE
         )
         assert image.shape == (8, 8 * (len(truth) + 1))  # the line without its padding
+        seen = line["characters"]
+        assert "".join(char for char, *_ in seen) == truth + "u"
+        # A character is every second block, and so begins and ends half a block beside its own.
+        left = np.array([left for *_, left, _ in seen]) * 2 * len(seen)
+        np.testing.assert_allclose(left, [max(2 * i - 0.5, 0) for i in range(len(seen))], atol=0.01)
+        assert all(sure == 0.5 for _, sure, *_ in seen)
 
 
 def test_names_of_data_sets():

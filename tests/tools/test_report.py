@@ -3,6 +3,7 @@ nothing beside itself.
 """
 
 import base64
+import html
 import json
 import re
 import shutil
@@ -13,9 +14,10 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from dig_jax.tools import report, results
+from dig_jax.tools import compare, report, report_charts, report_lines, results
 from dig_jax.workdir import read as runs
 from dig_jax.workdir import readings
+from tests.evaluators import lines
 
 
 @pytest.fixture
@@ -238,7 +240,7 @@ def test_every_watched_metric_has_a_curve(workdir):
     run = runs.load(
         workdir("a", [{"step": step, **{f"train/{n}": step for n in names}} for step in (1, 2)])
     )
-    assert report.section(run).count("<svg") == len(names)
+    assert report_charts.curves([run]).count("<svg") == len(names)
 
 
 def test_a_row_a_start_and_the_lowest_figure_of_a_column_is_bold(workdir):
@@ -310,8 +312,8 @@ def test_a_page_shows_some_readings_and_names_the_file_of_all(workdir):
     (path / "pictures").mkdir()
     lines = [{"truth": f"t{i}", "reading": f"t{i}", "png": "AAAA"} for i in range(3000)]
     (path / "pictures" / "readings-val.json").write_text(json.dumps({"lines": lines}))
-    page = report.readings(runs.load(path))
-    assert page.count("<img") == report.READINGS and "of 3000 lines" in page
+    page = report_lines.readings([runs.load(path)])
+    assert page.count("<img") == report_lines.READINGS and "of 3000 lines" in page
     assert "pictures/readings-val.json" in page
 
 
@@ -504,3 +506,146 @@ def test_an_evaluation_folder_alone_has_intervals(workdir, capsys):
     with flagsaver.flagsaver(intervals=True):
         results.main(["", str(only.parent)])
     assert capsys.readouterr().out.startswith("| run | start | labels |")
+
+
+def gains(workdir, random=0.4, gen=0.1, **more):
+    """Two runs that differ in their start: random-0 and gen-0."""
+    source = workdir("p", [{"step": s, "train/loss": 2.0 / s} for s in (1, 10)], objective="gen")
+    shared = {"subset": 100, **more}
+    many = [
+        workdir("x/random-0", evaluations(random), **shared),
+        workdir("x/gen-0", evaluations(gen), init_from=source, **shared),
+    ]
+    return [runs.load(path) for path in [*many, source]]
+
+
+def test_the_headline_is_what_pretraining_gained(workdir):
+    *readers, source = gains(workdir)
+    words = report.headline(readers, [])
+    assert words == (
+        "With 100 labelled lines, the character error rate on val falls from 40.0 % (random "
+        "weights) to 10.0 % (pre-trained: gen): 75 % fewer errors."
+    )
+    assert html.escape(words) in report.page([*readers, source])
+    assert report.headline([source], []).startswith(
+        "p pre-trained an encoder for 10 steps; its loss went from 2 to 0.2"
+    )
+    one = "random-0 reads val with a character error rate of 40.0 %."
+    assert report.headline(readers[:1], []) == one
+
+
+def test_the_headline_says_harm_and_what_still_runs(workdir):
+    words = report.headline(gains(workdir, 0.2, 0.3, total={"steps": 20})[:2], [])
+    assert "rises from 20.0 %" in words and "50 % more errors" in words
+    assert words.endswith("Not finished yet: random-0, gen-0.")
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(workdir):
+    many = [runs.load(workdir(f"{n}/random-0", evaluations(0.3))) for n in (10, 20)]
+    assert [run.name for run in runs.told_apart(many)] == ["10/random-0", "20/random-0"]
+    assert [run.name for run in runs.told_apart(many[:1])] == ["random-0"]
+    assert [run.name for run in runs.told_apart([many[0], many[0]])] == ["random-0"] * 2
+
+
+def test_the_cer_stands_beside_the_name(workdir):
+    page = report.comparison_table(report.comparison(gains(workdir)[:2]))
+    assert re.search(r"<th>run</th><th class=number>CER</th>", page)
+    assert re.search(r"<td>gen-0</td><td class=number>10.0 %</td>", page)
+
+
+def test_bars_carry_the_rate_and_its_interval(workdir):
+    path = with_readings(workdir("a", evaluations(8 / 24), total={"steps": 20}))
+    (one,) = compare.spreads([runs.load(path)], None)
+    assert one.cer == pytest.approx(8 / 24) and one.by_line[0] < one.cer < one.by_line[1]
+    drawn = report_charts.bars([one])
+    width, left, whole = (
+        float(re.search(pattern, drawn)[1])
+        for pattern in (r"bar style='width:([\d.]+)%", r"left:([\d.]+)%", r"%;width:([\d.]+)%")
+    )
+    scale = width / one.cer
+    assert left == pytest.approx(one.by_line[0] * scale, abs=0.02)
+    assert left + whole == pytest.approx(one.by_line[1] * scale, abs=0.04) and left + whole < 100
+    assert "33.3 %" in drawn and "random open" in drawn and "unfinished: step 10 of 20" in drawn
+
+
+def test_label_curves_count_the_lines_of_the_records(workdir, tmp_path):
+    pairs = [(None, "see"), *[("tin", "tin")] * 20]
+    folder = lines.write(tmp_path / "records", pairs, split="train")
+    many = [
+        runs.load(workdir(f"r{i}", evaluations(0.3), data={"train": str(folder), "subset": subset}))
+        for i, subset in enumerate((0.1, 5, None))
+    ]
+    assert [report_charts.label_count(run) for run in many] == [2, 5, 20]
+    assert report_charts.label_curves(many).count("<svg") == 1
+    assert report_charts.label_curves(many[:1]) == ""  # one number of labels is no curve
+    gone = runs.load(workdir("g", evaluations(0.3), data={"train": "/gone", "subset": 0.1}))
+    assert report_charts.label_count(gone) is None
+
+
+def pictured(path, name="readings-val.json", **line):
+    """The folder with one sample line in it."""
+    png = base64.b64encode(cv2.imencode(".png", np.zeros((4, 40), np.uint8))[1]).decode()
+    (path / "pictures").mkdir(exist_ok=True)
+    line = {"index": 7, "truth": "tin", "png": png, **line}
+    (path / "pictures" / name).write_text(json.dumps({"lines": [line]}))
+    return path
+
+
+def test_readings_of_several_runs_stand_below_one_picture(workdir):
+    two = [workdir(name, evaluations(0.5)) for name in ("a", "b")]
+    pictured(two[0], reading="tin"), pictured(two[1], reading="tos")
+    page = report_lines.readings([runs.load(path) for path in two])
+    assert page.count("<img") == 1 and page.count("<code") == 3  # the truth, and two readings
+    assert "<span>a</span><code class=right>tin</code>" in page
+    assert "<span>b</span><code>t<mark>os</mark></code>" in page
+    assert "min-width:340px" in page  # 34 px high
+
+
+def test_a_left_out_character_is_a_dot_and_nothing_read_is_said():
+    assert report_lines.differing("tin", "tn") == "t<mark>\N{MIDDLE DOT}</mark>n"
+    line = {"truth": "tin", "reading": "", "png": ""}
+    assert "(nothing read)" in report_lines.reading([("a", line)], several=False)
+
+
+def test_characters_stand_where_they_were_seen_and_doubt_is_marked():
+    page = report_lines.alignment([["t", 0.9, 0.0, 0.25], ["<", 0.3, 0.25, 0.5]])
+    assert "style='left:25.00%;width:25.00%'>&lt;</span>" in page and page.count("unsure") == 1
+    for broken in (None, [], [["t", 0.9]], [[1, "x", 2, 3]], "abcd", 7):
+        assert report_lines.alignment(broken) == ""
+
+
+def test_reconstructions_are_cut_into_named_rows(workdir):
+    from dig_jax.evaluators import reconstruction
+
+    path = workdir("p", [], objective="gen", data={"height_px": 4, "width_px": 8})
+    pictures = {
+        name: np.full((3, 4, 8, 1), value, np.float32)
+        for name, value in zip(reconstruction.ROWS, (0.0, 0.4, 1.0))
+    }
+    sheet = reconstruction.sheet(pictures, columns=2)
+    lines = report_lines.cut(sheet[..., 0], {"height_px": 4, "width_px": 8})
+    assert [[int(row.mean()) for row in line] for line in lines[:3]] == [[0, 102, 255]] * 3
+    reconstruction.write_png(path / "pictures" / "reconstruction-00000010.png", sheet)
+    page = report_lines.reconstructions(runs.load(path))
+    assert page.count("<figure>") == 3 and page.count("<small>output</small>") == 3
+    assert report_lines.cut(sheet[:-1, :, 0], {"height_px": 4, "width_px": 8}) == []
+    assert report_lines.cut(sheet[..., 0], {"height_px": None, "width_px": "x"}) == []
+
+
+def test_heavy_pictures_are_made_light(workdir):
+    noise = np.random.default_rng(0).integers(0, 256, (48, 1000), np.uint8)
+    heavy = cv2.imencode(".png", noise)[1].tobytes()
+    assert len(report_lines.data_uri(heavy)) < len(heavy)
+    assert report_lines.data_uri(heavy).startswith("data:image/webp")
+    assert report_lines.data_uri(b"x" * 99_999).startswith("data:image/png")
+
+
+def test_a_page_in_both_themes_with_commit_machine_date_and_confusions(workdir):
+    path = with_readings(workdir("a", evaluations(8 / 24)))
+    start = {"step": 0, "commit": "abc1234", "devices": "1 x cpu", "machine": "M<", "jax": "1"}
+    (path / "starts.jsonl").write_text(json.dumps(start | {"time": "2026-01-02T03:04:05"}) + "\n")
+    page = report.page([runs.load(path)])
+    assert "prefers-color-scheme: dark" in page and "currentColor" in page
+    assert "abc1234 on 1 x cpu (M&lt;)" in page and "2026-01-02 03:04" in page
+    assert "<h2>Glossary" in page and "<td>t</td><td>(nothing)</td>" in page
+    assert page.index("<h2>Confusions") < page.index("<h2>Curves") < page.index("<h2>Glossary")
