@@ -178,6 +178,11 @@ def stop_requested(count: int, local_signal: bool) -> bool:
 
 
 def report(text: str) -> None:
-    """A line for the user, on the lead process."""
+    """A line for the user, on the lead process; above the progress bar where there is one."""
     if is_lead():
-        print(("\r\x1b[K" if sys.stderr.isatty() else "") + text, file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            from tqdm import tqdm  # here: bench_step runs without it
+
+            tqdm.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)

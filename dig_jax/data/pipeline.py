@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from absl import flags, logging
+from absl import flags
 
 from dig_jax.data import buckets, limits, plan
 from dig_jax.data.error_budget import ErrorBudget, TooManyBadRecords  # noqa: F401  (for callers)
@@ -85,11 +85,6 @@ def pretrain(
         seed=seed,
         size=len(mixture),
     )
-    logging.info(
-        "pre-training data: %d records, %d steps an epoch",
-        len(mixture),
-        -(-len(mixture) // batch_size),
-    )
     reading = (mixture, height_px, channels, max_pixels, squeeze_px, contrast)
     return _dataset(ENDLESS, rows, part, width_px, *reading)
 
@@ -116,7 +111,7 @@ def recognition(
 
     An epoch is ceil(n / batch_size) steps and holds every labelled record once (by the weights
     where there are any). Its last batch is filled up from its start. Records without a label are
-    left out and counted in the log. L is the longest label, or max_label_length. squeeze_px: every
+    left out; `summary` counts them. L is the longest label, or max_label_length. squeeze_px: every
     image is squeezed or stretched to this width, the aspect ratio is lost. ValueError: no labels, a
     label longer than L, a line wider than the buckets.
     """
@@ -126,9 +121,6 @@ def recognition(
     )
     length = plan.label_length(mixture, max_label_length)
     reading = (mixture, height_px, channels, max_pixels, squeeze_px, contrast, charset, length)
-    logging.info(
-        "recognition data: %s", summary(mixture, height_px, buckets_px, multiple_px, squeeze_px)
-    )
     return _dataset(ENDLESS, rows, part, int(rows.edges[-1]), *reading)
 
 

@@ -39,7 +39,7 @@ class Data:
 
     charset: of the labels, None for crops. once: makes a dataset of one epoch in which every line
     comes exactly once; None where an epoch is no such thing. workers, max_bad_share: see
-    `pipeline.iterate` and `ErrorBudget`.
+    `pipeline.iterate` and `ErrorBudget`. told: how many there are, for the user.
     """
 
     raw: Mapping[str, jax.ShapeDtypeStruct]
@@ -51,6 +51,7 @@ class Data:
     workers: int | str = "auto"
     max_bad_share: float = 0.01
     features: FeatureCache | None = None  # of a frozen encoder
+    told: str = ""
 
     @property
     def batch_shape(self) -> tuple[int, ...]:
@@ -278,7 +279,22 @@ def open_data(cfg: Mapping[str, Any], mesh: Any) -> Data:
     steps = pipeline.steps_per_epoch(mixture, cfg["batch_size"], lines)
     of = lambda rows: jax.ShapeDtypeStruct((len(rows) * shard.count, *rows.shape[1:]), rows.dtype)
     raw = {name: of(rows) for name, rows in dataset[0][0].items()}
-    return Data(raw, charset, mixture, dataset, steps, once, **reading)
+    told = f"training data: {len(mixture):,} records"
+    if lines:
+        names = ("height_px", "buckets_px", "multiple_px", "squeeze_px")
+        told = in_words(pipeline.summary(mixture, **{name: options[name] for name in names}))
+    return Data(raw, charset, mixture, dataset, steps, once, told=told, **reading)
+
+
+def in_words(summary: Mapping[str, Any]) -> str:
+    """`pipeline.summary` in one phrase."""
+    widths, unlabelled = list(summary["buckets"]), summary["unlabelled"]
+    left_out = f" ({unlabelled:,} without a label are left out)" if unlabelled else ""
+    to = f"{widths[0]} to {widths[-1]}" if len(widths) > 1 else f"{widths[0]}"
+    return (
+        f"training data: {summary['records']:,} lines{left_out} in batches {to} px wide, "
+        f"{100 * summary['padding']:.0f} % padding"
+    )
 
 
 def only_evaluates(cfg: Mapping[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import jax
@@ -61,6 +62,7 @@ class Loop:
         )
         with (
             self.interrupts,
+            contextlib.closing(log),
             pipeline.iterate(self.data.dataset, start, self.data.workers) as batches,
         ):
             for done in range(start + 1, self.total + 1):
@@ -69,7 +71,10 @@ class Loop:
                     host = host | {"errors": []}
                 self._count_errors(host)
                 self.trace.begin(done, state)
-                with jax.profiler.StepTraceAnnotation("train", step_num=done):
+                with (
+                    jax.profiler.StepTraceAnnotation("train", step_num=done),
+                    log.compiling(batch["image"].shape),
+                ):
                     state, values = self.experiment.step(
                         state, self.data.place(state.params, batch, host, self.mesh)
                     )

@@ -1,17 +1,20 @@
-"""What a run says while it trains: progress line, `train/` metrics, and the stop at a number that
+"""What a run says while it trains: progress, `train/` metrics, and the stop at a number that
 is not finite.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from dig_jax import hosts
 from dig_jax.workdir import checkpoint, metrics
@@ -33,7 +36,8 @@ def _duration(seconds: float) -> str:
 
 
 class Log:
-    """Progress line and `train/` metrics: means over the steps since the last log step.
+    """Progress, a bar on a terminal and lines elsewhere, and `train/` metrics: means over the steps
+    since the last log step.
 
     carry: what `carry` gave when the checkpoint was saved that the run goes on from.
 
@@ -61,8 +65,35 @@ class Log:
         self.steps, self.sums, self.last = carry["steps"], dict(carry["sums"]), {}
         self.bad_records = carry["bad_records"] if hosts.is_lead() else 0
         self.timed_steps, self.seconds = 0, 0.0
-        self.clock, self.drawn, self.line = time.perf_counter(), 0.0, ""
-        self.tty = sys.stderr.isatty() and hosts.is_lead()
+        self.clock, self.compiled = time.perf_counter(), set[tuple[int, ...]]()
+        shown = sys.stderr.isatty() and hosts.is_lead()
+        self.bar = tqdm(
+            total=total, initial=start, unit=" steps", disable=not shown, dynamic_ncols=True
+        )
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self.bar.close()
+
+    @contextlib.contextmanager
+    def compiling(self, shape: tuple[int, ...]) -> Iterator[None]:
+        """Around a call of the step: says that the first one for images of this shape, [B, H, W,
+        C], compiles, and for how long. That time is no part of the speed.
+        """
+        if shape in self.compiled:
+            yield
+            return
+        size = f"{shape[0]} images of {shape[1]} x {shape[2]} px"
+        if not self.compiled:
+            hosts.report(f"compiling the training step for {size}")
+        self.bar.set_description("compiling")
+        start = time.perf_counter()
+        yield
+        seconds = time.perf_counter() - start
+        self.compiled.add(shape)
+        self.clock += seconds
+        self.bar.set_description(None)
+        hosts.report(f"compiled for {size} in {seconds:.1f} s")
 
     def add(self, step: int, values: dict[str, jax.Array], host: dict[str, Any]) -> None:
         self.queue.append((step, values, host))
@@ -73,10 +104,7 @@ class Log:
             jax.block_until_ready(self.queue[-1 - LAG][1])
             if (step - LAG) % self.every == 0:
                 self._drain(step - LAG)
-        if self.tty and time.perf_counter() - self.drawn > 0.5:
-            self.drawn = time.perf_counter()
-            sys.stderr.write(f"\r\x1b[K{step}/{self.total}{self.line}")
-            sys.stderr.flush()
+        self.bar.update()
 
     def flush(self) -> None:
         """Fetch and check everything so far."""
@@ -133,9 +161,10 @@ class Log:
             left = (self.total - step) * self.seconds / self.timed_steps
             rate, eta = f"  {means['train/lines_per_s']:.0f} lines/s", f"  ETA {_duration(left)}"
         self.writer.write(step, means)
-        self.line = f"  loss {means['train/loss']:.4f}{rate}{eta}"
-        if not self.tty or step == self.total:
-            hosts.report(f"{step}/{self.total}{self.line}")
+        line = f"loss {means['train/loss']:.4f}{rate}"
+        self.bar.set_postfix_str(line)
+        if self.bar.disable or step == self.total:
+            hosts.report(f"{step}/{self.total}  {line}{eta}")
         self.steps, self.sums, self.bad_records, self.timed_steps, self.seconds = 0, {}, 0, 0, 0.0
 
     def _stop(self, step: int, values: dict[str, Any], index: np.ndarray) -> None:

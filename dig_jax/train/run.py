@@ -75,8 +75,8 @@ def _run(config: Mapping[str, Any], workdir: str) -> TrainState:
         start = int(state.step)
         if total:
             report(
-                f"{data.steps_per_epoch} steps an epoch, {total} steps in all, starting at "
-                f"{start}\n{experiment.optimizer.describe()}"
+                f"{data.told}; {data.steps_per_epoch} steps an epoch, {total} steps in all, "
+                f"starting at {start}\n{experiment.optimizer.describe()}"
             )
         report(sharding.describe(state, experiment.mesh, experiment.rules))
         if saved:

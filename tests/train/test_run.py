@@ -362,6 +362,9 @@ def test_best_checkpoint_stays_across_a_restart(lines, tmp_path):
 
 def test_a_finished_run_says_so(lines, tmp_path, capsys):
     train.run(make_config(lines, 2), str(tmp_path))
+    told = capsys.readouterr().err
+    assert told.count("training data:") == told.count("compiling the training step") == 1
+    assert "compiled for" in told
     before = rows_of(tmp_path)
     train.run(make_config(lines, 2), str(tmp_path))
     assert "finished" in capsys.readouterr().err and rows_of(tmp_path) == before
