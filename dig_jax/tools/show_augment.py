@@ -1,7 +1,8 @@
 """Writes a contact sheet of every augmentation operator alone and of random views by whole recipes.
 
-Columns are lines, rows are operators; the number behind a name is the amount drawn. Pixels beyond a
-line's real width are painted light blue, so that padding shows.
+Columns are lines, rows are operators; behind a name stand the amounts drawn, with their units. Each
+section has a heading. Pixels beyond a line's real width are painted light blue, so that padding
+shows.
 """
 
 import argparse
@@ -11,11 +12,14 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
+from tqdm import tqdm
 
 from dig_jax.augment import recipes, views
 from dig_jax.tools import program
 
 PADDING = np.array([190, 215, 245], np.uint8)
+LABEL_PX, HEADING_PX, HEADING = 260, 28, (20, 60, 120)
+UNITS = {"_px": "px", "degrees": "degrees", "kelvin": "K"}  # by the ending of an amount's name
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
 
@@ -56,11 +60,13 @@ def panels(image, width, seed, max_shift_px, random_rows):
     recipes.
     """
     key = jax.random.key(seed)
+    yield "The lines as they are", None
     yield "input", (jnp.asarray(image, jnp.float32) / 255, width)
     stages = [stage for recipe in recipes.RECIPES.values() for stage in views.stages(recipe)]
     operators = {
         name: amounts for stage in reversed(stages) for name, amounts in stage["operators"]
     }
+    yield "Each operator alone, at the least and the most that a recipe draws", None
     for name, amounts in operators.items():
         for end in (0, 1):
             # A chance is no amount to show the ends of: 0 and 1 are its two cases.
@@ -69,11 +75,13 @@ def panels(image, width, seed, max_shift_px, random_rows):
                 for a, v in amounts.items()
                 if a != "chance"
             }
-            label = f"{name} " + " ".join(f"{v:.2g}" for v in fixed.values())
+            label = f"{name}  {', '.join(map(in_words, fixed.items()))}"
             recipe = views.only(name, **fixed)
             yield label, views.augment_lines(key, image, width, recipe, max_shift_px)
     jitter = {"some_of": (0, 0), "operators": (), "jitter": dict(recipes.DIG["jitter"], p=1.0)}
     for name, recipe in {"jitter": jitter, **recipes.RECIPES}.items():
+        kind = "The operator" if name == "jitter" else "The recipe"
+        yield f"{kind} {name}, drawn anew in each row", None
         run = jax.jit(
             lambda k, recipe=recipe: views.augment_lines(k, image, width, recipe, max_shift_px)
         )
@@ -81,10 +89,36 @@ def panels(image, width, seed, max_shift_px, random_rows):
             yield f"{name} #{row + 1}", run(jax.random.fold_in(key, row))
 
 
-def sheet(rows, shown_px, label_px=150, gap_px=4, padding_px=12):
-    """One u8[.., .., 3] picture of (label, views) rows; of the padding it shows `padding_px`."""
+def in_words(amount):
+    """(name, value) of an operator's amount -> "2.5 px", "chance 0.5", "gain 1.2"."""
+    name, value = amount
+    for ending, unit in UNITS.items():
+        if name.endswith(ending):
+            what = name.removesuffix(ending)
+            return f"{what} {value:.2g} {unit}".strip()
+    if name.endswith("_p"):
+        return f"chance of {name.removesuffix('_p')} {value:.2g}"
+    return f"{name} {value:.2g}"
+
+
+def written(height_px, width_px, text, scale, ink, paper=255):
+    """A strip of text, u8[height_px, width_px, 3]."""
+    strip = np.full((height_px, width_px, 3), paper, np.uint8)
+    place = (4, height_px // 2 + 4)
+    cv2.putText(strip, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, ink, 1, cv2.LINE_AA)
+    return strip
+
+
+def sheet(rows, shown_px, label_px=LABEL_PX, gap_px=4, padding_px=12):
+    """One u8[.., .., 3] picture of (label, views) rows; of the padding it shows `padding_px`. A row
+    without views is the heading of those below it.
+    """
     lines, shown = [], shown_px + padding_px
-    for label, (view, width) in rows:
+    for label, views_of_row in rows:
+        if views_of_row is None:
+            lines.append(label)
+            continue
+        view, width = views_of_row
         width = np.asarray(width)
         view = np.round(np.asarray(view) * 255).astype(np.uint8)
         view = np.broadcast_to(view, (*view.shape[:3], 3)).copy()
@@ -93,24 +127,21 @@ def sheet(rows, shown_px, label_px=150, gap_px=4, padding_px=12):
                 np.arange(view.shape[2])[None, None, :] >= width[:, None, None], view.shape[:3]
             )
         ] = PADDING
-        margin = np.full((view.shape[1], label_px, 3), 255, np.uint8)
-        cv2.putText(
-            margin,
-            label,
-            (4, view.shape[1] // 2 + 4),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            0.36,
-            (0, 0, 0),
-            1,
-            cv2.LINE_AA,
-        )
+        margin = written(view.shape[1], label_px, label, 0.36, (0, 0, 0))
         gap = np.full((view.shape[1], gap_px, 3), 255, np.uint8)
         pictures = [
             np.concatenate([picture[:, :px], gap], axis=1) for picture, px in zip(view, shown)
         ]
         lines.append(np.concatenate([margin, *pictures], axis=1))
-        lines.append(np.full((gap_px, lines[0].shape[1], 3), 255, np.uint8))
-    return np.concatenate(lines, axis=0)
+        lines.append(np.full((gap_px, lines[-1].shape[1], 3), 255, np.uint8))
+    wide = lines[-1].shape[1]
+    return np.concatenate(
+        [
+            written(HEADING_PX, wide, line, 0.5, HEADING, 236) if isinstance(line, str) else line
+            for line in lines
+        ],
+        axis=0,
+    )
 
 
 def main(argv=None):
@@ -140,7 +171,9 @@ def main(argv=None):
         image, width = load_lines(
             args.input, args.count, args.height_px, args.width_px, args.channels, args.seed
         )
-        picture = sheet(panels(image, width, args.seed, args.max_shift_px, args.rows), width)
+        rows = panels(image, width, args.seed, args.max_shift_px, args.rows)
+        rows = tqdm(rows, unit=" rows", disable=not sys.stderr.isatty())
+        picture = sheet(rows, width)
         output = program.write_picture(args.output, picture[..., ::-1])
     except (ValueError, OSError, cv2.error) as error:
         print(f"error: {error}", file=sys.stderr)

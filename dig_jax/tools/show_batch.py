@@ -5,7 +5,8 @@
 
 One row of panels a line: the batch as it leaves the input pipeline, then each picture that the
 method's `augment` makes of it. Inputs and targets are shown alike, hidden patches dark and padding
-tinted. For recognisers the text that the label encodes stands below the line.
+tinted. For recognisers the text that the label encodes stands below the line. A title says which
+step of which records, and a legend what the colours mean.
 """
 
 import cv2
@@ -18,6 +19,7 @@ from dig_jax.train import command_line
 from dig_jax.train.experiment import Experiment
 
 FLAGS = flags.FLAGS
+HEAD_PX = 480  # room for the title and the legend
 SCALE, GAP_PX, MASKED, PADDING = 2, 10, (60, 60, 200), (225, 235, 245)  # BGR
 
 
@@ -102,6 +104,20 @@ def sheet(batch, host, views, patch, rows):
     return np.vstack(lines)
 
 
+def headed(picture, title, masked, padded):
+    """The sheet below its title and a legend of the colours that occur in it."""
+    legend = [("hidden from the network", MASKED)] if masked else []
+    legend += [("padding", PADDING)] if padded else []
+    wide = max(picture.shape[1], HEAD_PX)
+    picture = np.pad(picture, ((0, 0), (0, wide - picture.shape[1]), (0, 0)), constant_values=255)
+    strip, x = caption("", wide), 4
+    for name, colour in legend:
+        strip[5:21, x : x + 16] = colour
+        strip[:, x + 20 : x + 220] = caption(name, 200)
+        x += 230
+    return np.vstack([caption(title, wide), *([strip] if legend else []), picture])
+
+
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
@@ -109,6 +125,11 @@ def main(argv):
     batch, host = experiment.data.dataset[FLAGS.step]
     views = jax.jit(experiment.augment, static_argnums=1)(batch, FLAGS.step)
     picture = sheet(batch, host, views, experiment.method.encoder.patch, FLAGS.rows)
+    config = experiment.config
+    title = f"{config['method']['name']}: step {FLAGS.step} of {config['data']['train']}"
+    masked = "mask" in views and not np.all(views["mask"])
+    padded = bool(np.any(batch["width"] < batch["image"].shape[2]))
+    picture = headed(picture, title, masked, padded)
     output = program.write_picture(FLAGS.output, picture)
     for error in host["errors"]:
         print(f"unusable record: {error}")

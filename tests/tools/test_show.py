@@ -82,9 +82,14 @@ def test_show_augment_draws_a_row_for_each_operator_and_recipe(tmp_path, capsys,
     rows = (
         1 + 2 * len(few_operators) + 3
     )  # the input, both ends of each operator, jitter and two recipes
-    label_px, gap_px, padding_px = 150, 4, 12
+    label_px, gap_px, padding_px = show_augment.LABEL_PX, 4, 12
+    sections = 2 + 3  # lines, operators, jitter and two recipes
     widths = [24, min(24, 6 + padding_px)]  # 11 x 16 px are 6 x 8
-    assert picture.shape == (rows * (8 + gap_px), label_px + sum(widths) + 2 * gap_px, 3)
+    assert picture.shape == (
+        rows * (8 + gap_px) + sections * show_augment.HEADING_PX,
+        label_px + sum(widths) + 2 * gap_px,
+        3,
+    )
     assert (picture == show_augment.PADDING[::-1]).all(-1).sum() >= rows * 8 * padding_px
     assert show_augment.main([f"--input={tmp_path / 'out' / 'none'}", f"--output={output}"]) == 1
     assert "There is no image in" in capsys.readouterr().err
@@ -131,3 +136,21 @@ def test_windows_and_several_rows_of_a_line_are_shown_beside_it():
         3 * 128 + 32 + 4 * show_batch.GAP_PX,
         3,
     )
+
+
+def test_amounts_are_written_with_their_units():
+    amounts = {"right_px": -2.0, "degrees": 10.0, "invert_above_p": 1.0, "sigma": 0.25}
+    assert list(map(show_augment.in_words, amounts.items())) == [
+        *("right -2 px", "10 degrees", "chance of invert_above 1", "sigma 0.25")
+    ]
+
+
+def test_a_sheet_of_a_batch_has_a_title_and_a_legend_of_what_occurs():
+    plain = np.full((10, 20, 3), 255, np.uint8)
+    both = show_batch.headed(plain, "dig: step 0", masked=True, padded=True)
+    assert both.shape == (10 + 2 * CAPTION, show_batch.HEAD_PX, 3)
+    assert both[:CAPTION].min() < 128  # the title
+    colours = {tuple(pixel) for pixel in both[CAPTION : 2 * CAPTION].reshape(-1, 3).tolist()}
+    assert {tuple(show_batch.MASKED), tuple(show_batch.PADDING)} <= colours
+    none = show_batch.headed(plain, "recognize: step 0", masked=False, padded=False)
+    assert none.shape == (10 + CAPTION, show_batch.HEAD_PX, 3)
