@@ -52,9 +52,9 @@ def initialize() -> None:
             given = (os.environ["JAX_COORDINATOR_ADDRESS"], count, index)
         except (KeyError, ValueError) as error:
             raise ValueError(
-                "DIG_PROCESS_COUNT is set, so DIG_PROCESS_INDEX (0..count-1) and "
-                "JAX_COORDINATOR_ADDRESS (host:port of process 0) must be set too; this one is "
-                f"missing or wrong: {error}"
+                f"DIG_PROCESS_COUNT is set, but one of its partners is missing or wrong: {error}. "
+                "Set DIG_PROCESS_INDEX (0..count-1) and JAX_COORDINATOR_ADDRESS (host:port of "
+                "process 0), too"
             ) from error
     # It reads a line from this process, and gets none where this process is gone.
     shell = ["/bin/sh", "-c", 'read -r line || echo "$0" >&2', ALONE]

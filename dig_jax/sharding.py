@@ -109,8 +109,8 @@ def make_mesh(
     count = math.prod(shape.values())
     if count < len(devices) and len({device.process_index for device in devices}) > 1:
         raise ValueError(
-            f"config.mesh is {said}, {count} devices, and the hosts have {len(devices)}, of which "
-            "none may be left out: set one axis to -1 (the rest)"
+            f"config.mesh is {said}, {count} devices, but must use all {len(devices)} of the "
+            "hosts: set one axis to -1 (the rest)"
         )
     laid_out = np.asarray(devices[:count], object).reshape([shape[name] for name in AXES])
     mesh = Mesh(laid_out, AXES, axis_types=(AxisType.Auto,) * len(AXES))
@@ -229,7 +229,7 @@ def _spec(path: Any, leaf: Any, mesh: Mesh, rules: Rules) -> tuple[P, list[tuple
             if not wanted.endswith("?"):
                 raise ValueError(
                     f"{name} {leaf.shape} cannot be cut: {dimension} does not divide by "
-                    f"config.mesh.{axis}={mesh.shape[axis]}; set it to a divisor of {dimension}, "
+                    f"config.mesh.{axis}={mesh.shape[axis]}. Set it to a divisor of {dimension}, "
                     f"or give the rule {axis + '?'!r} to leave it whole"
                 )
             uneven.append((axis, dimension))

@@ -74,7 +74,7 @@ class ErrorBudget:
             kinds = ", ".join(f"{count} x {kind}" for kind, count in self.kinds.most_common(4))
             raise TooManyBadRecords(
                 f"{bad} of {rows} of {what} ({bad / rows:.1%}) cannot be used, more than "
-                f"data.max_bad_share={self.max_share:g} allows (in all {kinds}); the first is "
-                f"{next(iter(self.errors))}: make the record set again without them, or raise "
+                f"data.max_bad_share={self.max_share:g} allows. In all: {kinds}. The first is "
+                f"{next(iter(self.errors))}. Make the record set again without them, or raise "
                 "data.max_bad_share"
             )

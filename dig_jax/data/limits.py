@@ -56,7 +56,7 @@ def learnable(
     labelled = mixture.label_chars >= 0
     if not labelled.any():
         raise ValueError(
-            f"none of the {total} records has a label, so nothing can be learnt to read from them: "
+            f"none of the {total} records has a label, but a recogniser needs labels: "
             "give labelled records in data.train, or pre-train"
         )
     if not labelled.all():

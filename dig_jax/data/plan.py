@@ -149,8 +149,8 @@ def labelled(mixture: Mixture) -> np.ndarray:
     chosen = np.flatnonzero(mixture.label_chars >= 0)
     if not len(chosen):
         raise ValueError(
-            f"none of the {len(mixture)} records has a label, so nothing can be learnt to read "
-            "from them: give labelled records in data.train, or pre-train"
+            f"none of the {len(mixture)} records has a label, but a recogniser needs labels: "
+            "give labelled records in data.train, or pre-train"
         )
     return chosen
 
@@ -169,7 +169,7 @@ def assign(
     if isinstance(buckets_px, str | int) and np.max(widths) > MAX_ASPECT * height_px:
         raise ValueError(
             f"a line is {int(np.max(widths))} px wide at height {height_px}, more than "
-            f"{MAX_ASPECT} times its height, and its batches would be as wide ({widest}): make the "
+            f"{MAX_ASPECT} times its height ({widest}). Its batches would be as wide: make the "
             "record set again without it, or list the widths in data.buckets_px"
         )
     try:

@@ -197,8 +197,8 @@ def open_sets(
         numbers = numbers[np.concatenate([s.label_chars >= 0 for s in sets])]
         if not len(numbers):
             raise ValueError(
-                f"none of the {starts[-1]} records of {spec} has a label, so nothing can be learnt "
-                "to read from them: give labelled records in data.train, or pre-train"
+                f"none of the {starts[-1]} records of {spec} has a label, but a recogniser "
+                "needs labels: give labelled records in data.train, or pre-train"
             )
     sizes = np.diff(np.searchsorted(numbers, starts)).tolist()
     what = f"labelled lines (of {starts[-1]} records)" if labelled else "records"

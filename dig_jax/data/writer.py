@@ -200,8 +200,8 @@ def _check_asked(spool: Spool, asked: dict[str, Any]) -> None:
         if before.get(key) != asked.get(key):
             raise ValueError(
                 f"{spool.folder} holds {sum(spool.counts)} records of an unfinished conversion "
-                f"with {key}={before.get(key)}, not {asked.get(key)}: repeat its command to go on "
-                "with it, or delete that folder to start anew"
+                f"with {key}={before.get(key)}, not {asked.get(key)}. Repeat its command to resume "
+                "it, or delete that folder to start anew"
             )
 
 

@@ -280,7 +280,7 @@ class Evaluator:
                 f"{name}: {100 * empty:.0f} % of the lines are read as nothing. The reader is "
                 "still on CTC's plateau, where blanks alone are the best answer. Most readers "
                 "leave it with time: train longer (config.total.steps), or raise config.optim.lr "
-                "two- or threefold; if train/loss has not moved for long, use more labels, or "
+                "two- or threefold. If train/loss has not moved for long, use more labels, or "
                 "init_from a pre-training"
             )
 

@@ -108,8 +108,8 @@ class Method(base.Method):
         keys, queue = real[:, 0].size, self.queue_shape[0]
         if queue < 1 or queue % keys:
             raise ValueError(
-                f"queue is {queue} and a batch makes {keys} keys; it must hold whole batches: set "
-                f"config.method.queue to a multiple of {keys}, or another config.batch_size"
+                f"queue is {queue} and a batch makes {keys} keys. It must hold whole batches: set "
+                f"config.method.queue to a multiple of {keys}, or change config.batch_size"
             )
         noise = losses.unit(jax.random.normal(jax.random.fold_in(key, 1), self.queue_shape))
         return {

@@ -86,8 +86,8 @@ class Method(base.Method):
     ):
         if not encoder:
             raise ValueError(
-                "config.method.encoder is not set: name the pre-training it is taken from with "
-                "--config.init_from=DIR, or with --config.shape_from=DIR for a random one of "
+                "config.method.encoder is not set: name a pre-training with "
+                "--config.init_from=DIR, or with --config.shape_from=DIR for random weights of "
                 "the same shape"
             )
         check_heads(heads, frozen)

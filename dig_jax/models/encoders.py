@@ -146,7 +146,7 @@ def create_vit(options: Mapping[str, Any]) -> vit.Vit:
     """
     if options.get("kind", "vit") != "vit":
         raise ValueError(
-            f"kind is {options['kind']!r}, and this method needs the tokens of a ViT: "
-            "set config.method.encoder.kind to vit, as every size but the CNNs' does"
+            f"kind is {options['kind']!r}, but this method needs the tokens of a ViT: "
+            "set config.method.encoder.kind to vit, or choose a ViT's size"
         )
     return create(options)

@@ -100,7 +100,7 @@ def by_seed(many) -> list[dict]:
             if keys := runs.differences(other, run):
                 raise ValueError(
                     f"{other.path} and {run.path} are both {run.protocol}, {run.labels}, "
-                    f"from {run.start}, but differ in {', '.join(keys)}: move one of them out of "
+                    f"from {run.start}, but differ in {', '.join(keys)}. Move one of them out of "
                     "this folder, or train it again with the same values"
                 )
             sweeps[(*key, *cell)].append((run, run.candidates(dataset)))
@@ -114,8 +114,8 @@ def _settled(sweep) -> tuple[float, str | None, float | None]:
     every = [candidate for _, candidates in sweep for candidate in candidates]
     if len(sweep) > 1 and all(candidate.by is None for candidate in every):
         raise ValueError(
-            f"{sweep[0][0].path} and {sweep[1][0].path} were evaluated on a test set alone, which "
-            "must not choose between them: evaluate a validation set along with it"
+            f"{sweep[0][0].path} and {sweep[1][0].path} were evaluated on a test set alone. "
+            "It must not choose between them: evaluate a validation set along with it"
         )
     chosen = runs.choose(every)
     run = next(run for run, candidates in sweep if any(c is chosen for c in candidates))

@@ -30,9 +30,9 @@ def check(count: int, method: base.Method) -> None:
     """ValueError where the method's loss over parts is not that over the batch."""
     if count > 1 and not method.loss_is_mean:
         raise ValueError(
-            f"config.accumulate is {count}, but the loss of this method over a batch (contrast, "
-            "batch norm or several means) is not made up of those over its parts: leave it at 1 "
-            "and save memory with config.method.encoder.remat and .scan, or by more devices"
+            f"config.accumulate is {count}, but this method's loss (contrast, batch norm or "
+            "several means) over a batch is not the mean over its parts. Leave it at 1, and save "
+            "memory with config.method.encoder.remat and .scan, or by more devices"
         )
 
 

@@ -336,7 +336,7 @@ def charset_of(cfg: Mapping[str, Any], mixture: records.Mixture) -> Charset:
             shown = " ".join(map(repr, new[:10])) + (" ..." if new[10:] else "")
             hosts.report(
                 f"{len(new)} characters of config.data.train are new to {cfg['init_from']} "
-                f"({shown}): its {theirs.size} classes are kept, and {len(new)} new ones are "
+                f"({shown}). Its {theirs.size} classes are kept, and {len(new)} new ones are "
                 "trained from the start"
             )
         return charset
@@ -345,7 +345,7 @@ def charset_of(cfg: Mapping[str, Any], mixture: records.Mixture) -> Charset:
         side = {"R": "right", "L": "left"}[base]
         hosts.report(
             "the labels have right-to-left letters: they are learnt in the order of the picture, "
-            "and readings are turned back; a line that could begin at either side begins at the "
+            "and readings are turned back. A line that could begin at either side begins at the "
             f"{side}"
         )
     return Charset.from_texts(mixture.texts(), base)

@@ -220,7 +220,7 @@ def _match(names: list[str], rules: Rules) -> dict[str, Mapping[str, Any]]:
         if not hits:
             raise ValueError(
                 f"rule {pattern!r} of config.optim.rules decides about no parameter (no path "
-                "matches, or earlier rules took them all): correct or remove it; paths look like "
+                "matches, or earlier rules took them all): correct or remove it. Paths look like "
                 f"{names[0]!r} and {names[-1]!r}"
             )
         chosen.update(dict.fromkeys(hits, rule))

@@ -190,7 +190,7 @@ class Log:
         raise Stopped(
             f"step {step} has loss {float(values['loss']):g} and gradient norm "
             f"{float(values['grad_norm']):g}: its update was not applied and the run stops; "
-            f"{good}; its records are {shown} (all in {os.path.normpath(path)}); the same command "
-            "would meet it again, so lower config.optim.lr or config.optim.clip_norm, with another "
-            f"--workdir{way_out}"
+            f"{good}. Its records are {shown} (all in "
+            f"{os.path.normpath(path)}). The same command would meet it again: lower "
+            f"config.optim.lr or config.optim.clip_norm, with another --workdir{way_out}"
         )

@@ -41,8 +41,8 @@ def run(config: Mapping[str, Any], workdir: str) -> TrainState:
         hosts.leave()
         if hosts.lost_host(error):
             raise Stopped(
-                "another host of this job died or left, so this one ends as well: see the logs of "
-                "the others, and run the same command on all hosts again to go on from the last "
+                "another host of this job died or left, so this one ends as well. See the logs of "
+                "the others, and run the same command on all hosts again: it resumes from the last "
                 f"checkpoint (JAX says: {str(error).splitlines()[0]})"
             ) from error
         raise
@@ -110,6 +110,6 @@ def _tell_new_length(experiment: Experiment, was: Mapping[str, Any], start: int)
         rate = float(experiment.optimizer.schedule(start))
         report(
             f"config.total was {before} steps and is {total}: from step {start} on every schedule "
-            f"runs over the new length (learning rate {rate:.3g} here), so this is not what "
-            f"{total} steps from the start would give"
+            f"runs over the new length (learning rate {rate:.3g} here). A run of {total} steps "
+            "from the start would give another result"
         )

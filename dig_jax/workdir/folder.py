@@ -135,9 +135,9 @@ def check_same(saved: dict[str, Any], meta: dict[str, Any], workdir: str) -> Non
     if saved.get("layout", 1) != meta["layout"]:
         raise ValueError(
             f"{workdir} holds a run of an older dig_jax (checkpoint layout {saved.get('layout', 1)}"
-            f", now {meta['layout']}), whose steps were computed by other rules, so it cannot go "
-            f"on: start from its weights with --config.init_from={workdir} and another --workdir, "
-            "or finish it with the program that began it"
+            f", now {meta['layout']}). Its steps were computed by other rules, so it cannot go "
+            f"on. Start from its weights with --config.init_from={workdir} and another --workdir, "
+            "or finish it with the version that began it"
         )
     old, new = trees.flatten(saved["config"]), trees.flatten(meta["config"])
     differ = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
@@ -154,8 +154,8 @@ def check_same(saved: dict[str, Any], meta: dict[str, Any], workdir: str) -> Non
     if was != now:
         changed = [name for name, old, new in zip(meta["records"], was, now) if old != new]
         raise ValueError(
-            f"the records {', '.join(changed)} have changed since the run in {workdir} began, so "
-            "its record numbers would stand for other lines: bring the old ones back, or use "
+            f"the records {', '.join(changed)} have changed since the run in {workdir} began. "
+            "Its record numbers would stand for other lines: bring the old ones back, or use "
             "another --workdir"
         )
     if saved["charset"] != meta["charset"]:
