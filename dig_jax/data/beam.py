@@ -62,7 +62,7 @@ class Pipeline:
         need("apache_beam", "beam")
 
     def __call__(
-        self, spool: Spool, examples: Iterable[Example], report: Listing, moved: float
+        self, spool: Spool, examples: Iterable[Example], report: Listing, twice: float
     ) -> Oddities:
         import apache_beam as beam
         from apache_beam.options.pipeline_options import PipelineOptions

@@ -4,6 +4,7 @@ height. And BadRecord, which every reader raises."""
 from __future__ import annotations
 
 import io
+import logging
 import struct
 import warnings
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,9 @@ MAX_SCANS = 16
 MAX_METADATA_BYTES = 16 << 20  # of a PNG or JPEG, beside 16 bytes a pixel
 MAX_PIXELS = 1 << 24  # 16 Mpx: 100 times a long line at 300 dpi
 MAX_PARTS = 1 << 16  # chunks of a PNG, segments before the first scan of a JPEG
+
+# It logs why it refuses a TIFF and raises as well: who reads the file counts and names it.
+logging.getLogger("PIL.TiffImagePlugin").disabled = True
 
 
 class BadRecord(Exception):

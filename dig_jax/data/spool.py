@@ -7,7 +7,8 @@ A folder under way holds
     arranged.npz        the split of each record, once all are there
 
 and, from then on, the files of the record set. Whatever the moment of a kill, what progress.json
-names is whole. Chunks are deleted as they are dealt out, so that the records lie on the disk once.
+names is whole. Chunks are deleted as they are dealt out. So the disk holds the records, the shard
+under way, and once more what changes the split.
 """
 
 import dataclasses

@@ -127,8 +127,9 @@ def write(
         )
     with under_way(output, asked, report) as spool:
         if spool.progress["stage"] == "fill":
-            moved = arrange.moved if arrange else 0.0
-            report.notes += (fill or take_in)(spool, examples, report, moved).notes()
+            # Needing room twice: what changes the split, and the shard under way (--shards=1: all).
+            twice = (arrange.moved if arrange else 0.0) + (1 / shards if shards else 0.0)
+            report.notes += (fill or take_in)(spool, examples, report, twice).notes()
             columns = spool.columns() if spool.counts else None
             if columns and arrange:
                 columns = arrange(columns, spool.values, report)
@@ -241,7 +242,7 @@ def _check_output(output: Path, overwrite: bool) -> None:
 
 
 def take_in(
-    spool: Spool, examples: Iterable[Example], report: Report, moved: float = 0.0
+    spool: Spool, examples: Iterable[Example], report: Report, twice: float = 0.0
 ) -> Oddities:
     """Takes all examples in. A source that does its work in Report.work skips what a former
     conversion did. For any other source the first examples are read again and not written."""
@@ -255,7 +256,7 @@ def take_in(
             whole = report.jobs is None or report.jobs != jobs  # no job is half done
             jobs = report.jobs
             if whole and taken >= passed and (spool.due() or taken == passed + 256):
-                check_space(spool, report, taken, moved)
+                check_space(spool, report, taken, twice)
             if whole and taken >= passed and spool.due():
                 spool.commit(report=report.state(), taken=taken, odd=odd)
             record = odd.checked(example, report)
@@ -274,14 +275,14 @@ def _why(report: Report) -> str:
     return "; ".join(counts) or "the source found no line"
 
 
-def check_space(spool: Spool, report: Report, taken: int, moved: float) -> None:
+def check_space(spool: Spool, report: Report, taken: int, twice: float) -> None:
     """OSError where the disk has less room than the records still need, as far as those so far
-    tell."""
+    tell. twice: share of them that lies on the disk twice for a while."""
     done = report.jobs or taken
     if not done or not report.total:
         return
     whole = spool.written / done * max(report.total, done)
-    need = whole - spool.written + moved * whole + min(whole, SHARD_BYTES)
+    need = whole - spool.written + min(twice * whole + min(whole, SHARD_BYTES), whole)
     free = shutil.disk_usage(spool.folder).free
     if need > free:
         raise OSError(

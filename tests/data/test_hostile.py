@@ -5,6 +5,7 @@ for any bytes.
 import io
 import json
 import os
+import struct
 import tempfile
 import time
 from pathlib import Path
@@ -46,6 +47,17 @@ def edit(folder, change):
 
 
 # ---- names and numbers in records.json -----------------------------------------------------------
+
+
+def test_a_tiff_that_is_refused_logs_nothing_beside_its_reason(capfd):
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "TIFF")
+    samples = struct.pack("<HHI", 277, 3, 1)  # SamplesPerPixel, one u16: 3
+    assert samples in file.getvalue()
+    data = file.getvalue().replace(samples + b"\3\0", samples + b"\xff\xff")
+    with pytest.raises(BadRecord, match="not an image"):
+        sizes.open_image(data)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

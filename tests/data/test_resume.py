@@ -131,6 +131,18 @@ def test_a_disk_that_is_too_small_is_named_before_it_is_full(tmp_path, monkeypat
     assert manifest["count"] == sum(len(job(n)) for n in range(2000)) - 500
 
 
+@pytest.mark.parametrize("shards, enough", [(0, True), (8, True), (1, False)])
+def test_a_large_shard_needs_room_beside_the_records(tmp_path, monkeypatch, shards, enough):
+    """--shards=1 makes one shard of all records, and they lie on the disk twice meanwhile."""
+    usage, report = collections.namedtuple("usage", "total used free"), Report()
+    report.total, each = 400, len(writer.serialize(IMAGE, "a", "000"))
+    monkeypatch.setattr(writer, "SHARD_BYTES", 10 * each)
+    monkeypatch.setattr(writer.shutil, "disk_usage", lambda path: usage(0, 0, 500 * each))
+    rows = (("train", IMAGE, "a", f"{i:03d}") for i in range(400))
+    with contextlib.nullcontext() if enough else pytest.raises(OSError, match="GB free"):
+        write(tmp_path / "set", rows, shards=shards, report=report)
+
+
 def test_the_records_lie_on_the_disk_about_once(tmp_path):
     """Chunks go while the shards are written: 40 chunks and 40 shards never stand side by side."""
     sizes, write_shard = [], spool.Spool._write_shard

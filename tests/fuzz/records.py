@@ -237,11 +237,12 @@ def summarise(results: list[dict[str, Any]], seed: int, save: str | None) -> dic
             (counted if how == "counted" else refused)[reason] += 1
     good = [r["outcome"] for r in results if "failure" not in r]
     for failure in failures:
+        again = f"tests.fuzz.records --seed={seed} --only={failure['number']}"
         kept = keep(seed, failure["number"], save) if save else "nowhere (--save)"
         print(
             f"FAILED case {failure['number']} ({failure.get('kind')}: {failure.get('what')}); kept "
-            f"in {kept}; again with\n  python -m tests.fuzz.records --seed={seed} "
-            f"--only={failure['number']}\n{failure['failure']}"
+            f"in {kept}; again with\n  python -m {failure.get('again', again)}\n"
+            f"{failure['failure']}"
         )
     slowest = max(results, key=lambda r: r.get("seconds", 0), default={})
     largest = max(results, key=lambda r: r.get("mb", 0), default={})

@@ -215,7 +215,8 @@ def run_case(kinds: list[str], seed: int, number: int, max_mb: float) -> dict[st
     """Builds and judges one case: number // kinds of kind number % kinds. Never raises."""
     kind, count = kinds[number % len(kinds)], number // len(kinds)
     scratch = Path(tempfile.mkdtemp(prefix="fuzz-"))
-    result: dict[str, Any] = {"number": number, "kind": kind, "what": ""}
+    again = f"tests.fuzz.sources --sources='{kind}' --seed={seed} --only={count}"
+    result: dict[str, Any] = {"number": number, "kind": kind, "what": "", "again": again}
     try:
         what, root, only_images = build(kind, seed, count, scratch)
         result["what"] = f"{kind} {count}: {what}"
