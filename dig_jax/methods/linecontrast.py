@@ -129,12 +129,3 @@ class Method(base.Method):
         choices = jnp.sum(asked.sum(1) ** 2) / jnp.maximum(asked.sum(), 1)
         metrics = {"contrast": loss, "top1": top1, "choices": choices}
         return loss, base.Aux(metrics, state.mutable, count)
-
-    def reconstruct(self, params, batch, key) -> dict[str, jax.Array]:
-        """What the encoder sees of a raw batch, and the lines themselves."""
-        batch = self.augment(key, batch)
-        original = batch["view1"] * 0.5 + 0.5
-        patches = vit.patchify(original, self.encoder.patch)
-        seen = jnp.where(batch["mask"][..., None], 0.5, patches)
-        grid = vit.grid(original.shape, self.encoder.patch)
-        return {"masked": vit.unpatchify(seen, self.encoder.patch, grid), "original": original}

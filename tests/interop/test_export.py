@@ -126,10 +126,10 @@ def test_a_program_with_an_lstm_has_free_rows_and_width():
 
 
 def test_an_export_that_differs_is_deleted(folder, lines, monkeypatch):
-    def damaged(where, weights):
+    def damaged(where, weights, *more):
         head = weights["params"]["heads"]["ctc"]["classify"]
         bent = {"ctc": {"classify": {"kernel": head["kernel"] * 1.01, "bias": head["bias"]}}}
-        write(where, weights | {"params": weights["params"] | {"heads": bent}})
+        write(where, weights | {"params": weights["params"] | {"heads": bent}}, *more)
 
     write = safetensors.write
     monkeypatch.setattr(safetensors, "write", damaged)

@@ -166,8 +166,8 @@ def test_flat_1d_refuses_what_would_collide():
         codes("flat_1d", 132)
     with pytest.raises(ValueError, match="without an offset"):
         codes("flat_1d", 128, jnp.array([1, 1]))
-    with pytest.raises(ValueError, match="learned"):
-        codes("learned", 128)
+    with pytest.raises(ValueError, match="drawn"):
+        codes("drawn", 128)
 
 
 # ---- padding -------------------------------------------------------------------------------------

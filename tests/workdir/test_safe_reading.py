@@ -93,9 +93,16 @@ def faults(source: str) -> list[str]:
     return found
 
 
+# What passes between a program and what it started itself, and is read by nobody else.
+OWN = {
+    "dig_jax/data/apart.py": ["pickle"],  # pipes to and from its own child
+    "dig_jax/data/beam.py": ["pickle"],  # the jobs of one conversion, for its own workers
+}
+
+
 def test_no_call_that_runs_what_a_file_says():
     found = {str(path.relative_to(ROOT)): faults(path.read_text("utf-8")) for path in FILES}
-    assert len(found) > 50 and not {path: calls for path, calls in found.items() if calls}
+    assert len(found) > 50 and {path: calls for path, calls in found.items() if calls} == OWN
 
 
 @pytest.mark.parametrize("source", [
