@@ -75,7 +75,7 @@ def test_new_characters_extend_the_classes_of_an_old_recogniser(lines, tmp_path,
     assert json.loads((tmp_path / "b" / "charset.json").read_text())["chars"] == "abBc\u00e4"
     said = capsys.readouterr().err
     assert (
-        "3 characters" in said and "'B' 'c' '\u00e4'" in said and "its 3 classes are kept" in said
+        "3 characters" in said and "'B' 'c' '\u00e4'" in said and "Its 3 classes are kept" in said
     )
     new, old = trees.named_leaves(new), trees.named_leaves(old)
     axes = {"classify/kernel": 1, "classify/bias": 0, "characters": 0}
