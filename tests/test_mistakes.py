@@ -8,6 +8,7 @@ import contextlib
 import re
 import sys
 
+import grain  # noqa: F401  its flags belong to the real FLAGS, which tests here replace
 import jax
 import pytest
 from absl import flags
