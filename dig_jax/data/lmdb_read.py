@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MAX_BYTES = 256 << 20  # of one image
+MOST = 10**15  # records that a database may claim; its entries bound what is read
 
 
 def entries(path: str, start: int | None = None) -> Iterator[tuple]:
@@ -24,7 +25,7 @@ def entries(path: str, start: int | None = None) -> Iterator[tuple]:
             size = env.stat()["entries"]
             first = 0 if db.get(b"image-%09d" % 0) is not None else 1
             told = bytes(db.get(b"num-samples") or b"")[:30].strip()
-            declared = int(told) if told.isdigit() else None
+            declared = min(int(told), MOST) if told.isdigit() else None
             # A database cannot hold more records than entries, whatever it says.
             count = min(size, size if declared is None else declared)
             keys = [bytes(key[:80]) for key, _ in zip(db.cursor().iternext(values=False), range(3))]

@@ -1,10 +1,13 @@
 """LMDB in Clova's layout: read with every count adding up, written and read back byte for byte."""
 
 import builtins
+import io
 import json
 from pathlib import Path
 
 import lmdb
+import msgpack
+import numpy as np
 import pytest
 
 from dig_jax.data import apart, records
@@ -127,6 +130,20 @@ def test_a_process_apart_may_die_hang_or_raise():
         list(apart.read_apart("os:scandir", "/nowhere/at/all"))
     with pytest.raises(apart.Died):
         list(apart.read_apart("os:abort"))
+
+
+def test_values_from_a_process_apart_come_back_and_nothing_else():
+    image = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    given = [None, -1, 2.5, b"\xff", "caf\udce9", ["a", 1], {1: True}, image, 10**30]
+    *plain, array, large = apart.unpacker(io.BytesIO(apart.packed(given))).unpack()
+    assert plain == given[:-2] and large == str(10**30)
+    assert array.dtype == np.uint8 and (array == image).all()
+    half = apart.packed(("item", b"bytes"))[:-1]
+    with pytest.raises(msgpack.OutOfData):
+        apart.unpacker(io.BytesIO(half)).unpack()
+    objects = msgpack.ExtType(apart.ARRAY, msgpack.packb(["|O", [1], b"01234567"]))
+    with pytest.raises(ValueError):
+        apart.unpacker(io.BytesIO(msgpack.packb(objects))).unpack()
 
 
 def test_refusals(tmp_path, monkeypatch):
