@@ -409,6 +409,15 @@ def test_a_recipe_may_be_named():
             build_method(file, arg)
 
 
+def test_quick_has_a_toy_of_every_encoder():
+    """Of the height and the columns that its size reads."""
+    for size in sorted(encoders.SIZES):
+        config = build("recognize/scratch", f"size={size},patch=8x4,quick")
+        toy, full = config.method.encoder, build("recognize/scratch", f"size={size},patch=8x4")
+        assert encoders.column_px(toy) == encoders.column_px(full.method.encoder), size
+        assert config.data.height_px == common.height_of(size), size
+
+
 def test_every_contrast_states_how_far_text_may_go_sideways():
     """Pixels, in each view; only the official DiG and SSM know no bound. CCD's views follow one
     map, so nothing is apart, and the windows of the pretext tasks are never compared place by

@@ -31,7 +31,7 @@ from dig_jax.models.vit import PAPER, columns, grid
 MASKED = 0.0  # grey of hidden columns, in [-1, 1]
 # cnn reads lines 32 px high, a column is 4 px. cnn48 sees the marks above small letters: 48 px, a
 # column of 6 px is as wide on paper.
-CHANNELS = (16, 48, 96, 128, 192)
+CHANNELS, NANO = (16, 48, 96, 128, 192), (8, 8, 16, 16, 16)
 POOLS = ((2, 2), (2, 2), (2, 1), (2, 1), (1, 1))  # of height and width, behind each convolution
 HIGH = {"height_px": 48, "patch": (48, 6), "pools": (POOLS[0], (2, 3), *POOLS[2:])}
 LSTM = {"hidden": 160, "layers": 2, "dropout": 0.2}
@@ -40,7 +40,8 @@ SIZES = {
     "cnn48": {"channels": CHANNELS, **HIGH},
     "cnn_lstm": {"channels": CHANNELS, **LSTM},
     "cnn48_lstm": {"channels": CHANNELS, **HIGH, **LSTM},
-    "cnn_nano": {"channels": (8, 8, 16, 16, 16)},
+    "cnn_nano": {"channels": NANO},
+    "cnn48_nano": {"channels": NANO, **HIGH},
 }
 
 

@@ -12,7 +12,6 @@ as it is.
 
 from __future__ import annotations
 
-import itertools
 import pathlib
 import sys
 from collections.abc import Iterator
@@ -83,16 +82,24 @@ def own_labels(
 
 
 def examples(
-    learnt: records.Mixture, rest: records.Mixture, own: dict[int, str], validation: Any
+    learnt: records.Mixture,
+    rest: records.Mixture,
+    own: dict[int, str],
+    validation: records.Mixture | None,
+    report: writer.Report,
 ) -> Iterator[writer.Example]:
-    """What `writer.write` takes: training lines with true and own labels, then validation."""
-    for record in stream(learnt):
-        yield "train", record.image, record.text, record.id
+    """What `writer.write` takes: training lines with true and own labels, then validation. Damaged
+    records are left out and counted in the report."""
+    true = [("train", learnt)] + [("validation", mixture) for mixture in (validation,) if mixture]
+    for split, mixture in true:
+        for record in stream(mixture):
+            if record.error:
+                report.skip(record.id, record.error)
+            else:
+                yield split, record.image, record.text, record.id
     for number, record in enumerate(stream(rest)):
         if number in own:
             yield "train", record.image, own[number], record.id
-    for record in () if validation is None else stream(validation):
-        yield "validation", record.image, record.text, record.id
 
 
 def main(argv: list[str]) -> None:
@@ -119,7 +126,7 @@ def main(argv: list[str]) -> None:
     report.about = {name: about[name] for name in ("source", "licence") if about.get(name)}
     made = writer.write(
         program.path(FLAGS.output, "--output"),
-        itertools.filterfalse(lambda e: not e[1], examples(learnt, rest, own, validation)),
+        examples(learnt, rest, own, validation, report),
         overwrite=FLAGS.overwrite,
         report=report,
     )

@@ -34,7 +34,7 @@ def made(tmp_path_factory):
     learnt, rest = pseudo_label.split_lines(data)
     report = records.Report()
     own = pseudo_label.own_labels(Reader(), rest, 0.6, 4, report)
-    rows = list(pseudo_label.examples(learnt, rest, own, None))
+    rows = list(pseudo_label.examples(learnt, rest, own, None, report))
     records.write(folder / "own", rows, report=report)
     return folder, learnt, rest, own, report
 
@@ -58,6 +58,24 @@ def test_the_least_confident_are_left_out_and_counted(made):
     assert any(f"{len(own)} lines carry labels of a reader" in note for note in report.notes)
     skipped = json.loads((folder / "own" / "records.json").read_text())["skipped"]
     assert skipped["count"] == len(least)
+
+
+def test_damaged_records_are_counted_and_named(made):
+    folder, learnt, rest, _, _ = made
+
+    class Damaged:
+        def __len__(self):
+            return 2
+
+        def read(self, rows):
+            good, _ = learnt.read([0, 1])
+            return [good, records.Record(b"", None, "bad line", "the shard is damaged here")]
+
+    report = records.Report()
+    rows = list(pseudo_label.examples(Damaged(), rest, {}, Damaged(), report))
+    assert [row[0] for row in rows] == ["train", "validation"]
+    assert report.reasons == {"the shard is damaged here": 2}
+    assert {entry["name"] for entry in report.first} == {"bad line"}
 
 
 def test_a_reader_of_all_lines_leaves_nothing(made):
