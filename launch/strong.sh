@@ -7,7 +7,7 @@
 #                                                LABELS 34, 100, 0.1 (a tenth) or 1.0 (all)
 #   launch/strong.sh ablate SET [PIECE..]        the recipe without one of its pieces, 0.1 labels
 #   launch/strong.sh bench                       step and reading beside PyTorch (dig_jax[torch])
-#   launch/strong.sh table                       prints the tables with intervals
+#   launch/strong.sh table                       prints the tables, with intervals by line and work
 # SIZE: the encoder, cnn48 (default), cnn48_lstm, cnn, micro. Also SEED, STEPS, RECORDS and RUNS.
 # `taskset -c N` in front: one process a core is faster than one process on all cores.
 case " $* " in "  " | *" --help "* | *" -h "*) # prints the lines above
@@ -63,7 +63,8 @@ case $1 in
         --workdir="$runs/ablation/$2/without_$piece-$seed"; done ;;
   bench) for size in cnn cnn48; do
       "$python" -m dig_jax.tools.perf.bench_reader --config="scratch:size=$size"; done ;;
-  table) for folder in "$runs"/*/; do
-      echo "== $folder"; "$python" -m dig_jax.tools.results "$folder" --intervals; done ;;
+  table) for folder in "$runs"/*/; do # groups: printed works, handwritten pages
+      echo "== $folder"
+      "$python" -m dig_jax.tools.results "$folder" --intervals --group_by='^images/(.+)_'; done ;;
   *) "$0" --help; exit 2 ;;
 esac

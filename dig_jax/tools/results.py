@@ -331,6 +331,7 @@ def main(argv):
             file=sys.stderr,
         )
     many = [run for run in many if run.finished]
+    readers = [run for run in readers if run.finished or not run.trained]
     readme = program.path(_README.value, "--readme") if _README.value else None
     try:
         head, old, rest = (

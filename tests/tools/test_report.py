@@ -508,6 +508,15 @@ def test_an_evaluation_folder_alone_has_intervals(workdir, capsys):
     assert capsys.readouterr().out.startswith("| run | start | labels |")
 
 
+def test_an_unfinished_run_has_no_interval_either(workdir, capsys):
+    done = with_readings(workdir("runs/done", evaluations(8 / 24)))
+    with_readings(workdir("runs/open", evaluations(8 / 24), total={"steps": 10**6}, seed=1))
+    with flagsaver.flagsaver(intervals=True):
+        results.main(["", str(done.parent)])
+    said = capsys.readouterr()
+    assert "| done |" in said.out and "| open |" not in said.out and "open stands at" in said.err
+
+
 def gains(workdir, random=0.4, gen=0.1, **more):
     """Two runs that differ in their start: random-0 and gen-0."""
     source = workdir("p", [{"step": s, "train/loss": 2.0 / s} for s in (1, 10)], objective="gen")
