@@ -23,6 +23,8 @@ from tests.evaluators import lines
 @pytest.fixture
 def workdir(tmp_path):
     """make(name, rows, **config) -> a work folder with that log."""
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
 
     def make(
         name,
