@@ -63,7 +63,7 @@ class Method(base.Method):
     arguments of `decoders.create`}, the same for all, more than one only on a frozen encoder.
     frames: "concat" (the tokens of a column side by side) or "mean". block: "last", "mix", or the
     number of a block, from 1. frozen, standardize: see above.
-    drop_path: instead of the encoder's. recipe: augmentation of training lines, a name in
+    drop_path, dropout: instead of the encoder's. recipe: augmentation of training lines, a name in
     `augment.recipes` or a recipe, moving text sideways by at most `max_shift_px` (None: no bound);
     None = none. Raises ValueError for what contradicts itself.
     """
@@ -81,6 +81,7 @@ class Method(base.Method):
         frozen: bool = False,
         standardize: bool = False,
         drop_path: float | None = None,
+        dropout: float | None = None,
         recipe: views.Recipe = None,
         max_shift_px: float | None = None,
     ):
@@ -95,11 +96,10 @@ class Method(base.Method):
         self.names = tuple(sorted(heads))
         self.pool, self.frozen, self.standardize = frames, frozen, standardize
         self.recipe, self.max_shift_px = views.recipe(recipe), max_shift_px
-        if drop_path or (
-            drop_path is not None and "drop_path" in encoder
-        ):  # a CNN has none, and needs none for a 0
-            encoder = {**encoder, "drop_path": drop_path}
-        self.encoder = encoders.create(encoder)
+        given = {"drop_path": drop_path, "dropout": dropout}
+        # An encoder that lacks one of them needs none for a 0.
+        own = {k: v for k, v in given.items() if v or (v is not None and k in encoder)}
+        self.encoder = encoders.create({**encoder, **own})
         self.block = checked_block(block, self.encoder)
         own = self.block == "last" and self.encoder.final_norm
         self.norm = None if own else LayerNorm()

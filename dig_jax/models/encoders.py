@@ -115,7 +115,7 @@ def create(options: Mapping[str, Any]) -> vit.Vit | crnn.Crnn | cnn.Cnn:
     """The module that config.method.encoder describes; kind "vit" unless it says another.
 
     What is "auto" still is resolved for this machine; an experiment for another one calls `resolve`
-    before. ValueError for a kind that is not.
+    before. ValueError for a kind that is not, or an option that the kind has not.
     """
     options = resolve(sized(options), *here())
     kind = options.pop("kind", "vit")
@@ -125,6 +125,12 @@ def create(options: Mapping[str, Any]) -> vit.Vit | crnn.Crnn | cnn.Cnn:
         )
     # A CNN's follows from its layers; configs state it for those who read the tokens.
     patch = tuple(options.pop("patch")) if kind != "vit" and "patch" in options else None
+    unknown = options.keys() - KINDS[kind].__dataclass_fields__
+    if unknown:
+        raise ValueError(
+            f"{', '.join(sorted(unknown))}: an encoder of kind {kind} has no such option; "
+            "leave it out, or choose another size"
+        )
     module = KINDS[kind](**options)
     if patch not in (None, module.patch):
         raise ValueError(

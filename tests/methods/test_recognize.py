@@ -119,6 +119,16 @@ def test_frozen_encoder_has_no_drop_path_and_a_trained_one_has():
         assert (len(losses) == 1) == frozen
 
 
+def test_dropout_of_a_recogniser_replaces_that_of_its_encoder():
+    cnn = {"kind": "cnn", "height_px": 32, "channels": (8,) * 5, "hidden": 4, "layers": 2}
+    own = [make(encoder=cnn | {"dropout": 0.5}, dropout=given) for given in (None, 0.2, 0.0)]
+    assert [method.encoder.dropout for method in own] == [0.5, 0.2, 0.0]
+    assert make(encoder=cnn, dropout=0.2).encoder.dropout == 0.2
+    assert make(encoder=ENCODER, dropout=0.0).encoder == make(encoder=ENCODER).encoder
+    with pytest.raises(ValueError, match="dropout"):
+        make(encoder=ENCODER, dropout=0.2)  # a ViT has none
+
+
 def test_unfrozen_encoder_gets_a_gradient():
     method = make(frozen=False, standardize=False, encoder=ENCODER | {"final_norm": False})
     made = start(method)
