@@ -252,7 +252,7 @@ def take_in(
     odd.update(spool.progress.get("odd", {}) if by_jobs else {})
     jobs, taken = None, 0
     try:
-        for taken, example in enumerate(examples):
+        for example in examples:
             whole = report.jobs is None or report.jobs != jobs  # no job is half done
             jobs = report.jobs
             if whole and taken >= passed and (spool.due() or taken == passed + 256):
@@ -263,7 +263,8 @@ def take_in(
             if record and taken >= passed:
                 split, image, text, id, size = record
                 spool.add(split, serialize(image, text, id), text, id, size)
-        spool.commit(report=report.state())
+            taken += 1
+        spool.commit(report=report.state(), taken=taken, odd=odd)
     except BaseException:
         spool.abandon()
         raise
@@ -337,6 +338,7 @@ def _move_into_place(folder: Path, output: Path, overwrite: bool) -> None:
     _check_output(output, overwrite)  # something may have appeared there meanwhile
     old = folder.with_name(folder.name + "-old")
     if (output / MANIFEST).is_file():
+        shutil.rmtree(old, ignore_errors=True)  # of a conversion that was killed right here
         output.rename(old)
     elif output.is_dir():
         output.rmdir()

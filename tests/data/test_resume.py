@@ -89,6 +89,37 @@ def test_a_conversion_goes_on_where_it_failed(tmp_path, source):
     assert sorted(os.listdir(tmp_path)) == ["alone", "set"]
 
 
+@pytest.mark.parametrize("source", [examples, plain])
+def test_a_conversion_goes_on_after_its_last_record(tmp_path, monkeypatch, source):
+    """A kill while the records are arranged: none comes twice, and no count is lost."""
+
+    def fails(columns, values, report):
+        raise Stopped
+
+    fails.moved = 0.0
+    tall = encode_image(np.full((30, 10), 128, np.uint8), "png")
+    monkeypatch.setattr(spool, "COMMIT_BYTES", 1 << 30)  # nothing is written down before the end
+    made = {}
+    for name, turns in (("alone", [None]), ("set", [fails, None])):
+        for arrange in turns:
+            report = Report()
+            rows = source(report, None, collections.Counter(), 9)
+            rows = ((split, tall, text, id) for split, _, text, id in rows)
+            with contextlib.nullcontext() if arrange is None else pytest.raises(Stopped):
+                write(tmp_path / name, rows, report=report, asked={"a": 1}, arrange=arrange, name="x")
+        made[name] = manifest_of(tmp_path / name)
+    assert made["set"] == made["alone"] and "9 images are more than 2" in made["set"][0]["notes"][0]
+
+
+def test_what_a_kill_left_of_a_replaced_set_is_no_obstacle(tmp_path):
+    row = ("train", IMAGE, "a", "a")
+    write(tmp_path / "set", [row])
+    (tmp_path / ".set.unfinished-old").mkdir()
+    (tmp_path / ".set.unfinished-old" / "records.json").write_text("{}")
+    assert write(tmp_path / "set", [row] * 2, overwrite=True, asked={"a": 1})["count"] == 2
+    assert os.listdir(tmp_path) == ["set"]
+
+
 def test_another_conversion_is_not_gone_on_with(tmp_path):
     with pytest.raises(Stopped):
         write(tmp_path / "set", examples(report := Report(), 20, collections.Counter()),
