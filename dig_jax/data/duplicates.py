@@ -45,24 +45,30 @@ def without_duplicates(
     same, near = pairs_of_equal(table["bytes"]), near_pairs(table["signs"], columns)
     texts = {row: columns.text(row) for row in np.unique(np.concatenate([same, near])).tolist()}
     ids = dict(zip(range(count), columns.each_id())) if texts else {}
-    for a, b in same.tolist():
-        if texts[a] and texts[b] and texts[a] != texts[b]:
-            report.skip(f"{ids[a]} = {ids[b]}", "same image under two labels (both kept)")
+    for group in connected(same.tolist()):
+        first, *others = [row for row in group if texts[row]] or group
+        for row in others:
+            if texts[row] != texts[first]:
+                report.skip(f"{ids[first]} = {ids[row]}", "same image under two labels (both kept)")
     agree = lambda pair: not (texts[pair[0]] and texts[pair[1]]) or texts[pair[0]] == texts[pair[1]]
     equal = [pair for pair in [*same.tolist(), *near.tolist()] if agree(pair)]
     split = columns.split.copy()
+    name = lambda row: columns.names[columns.split[row]]
     for group in connected(equal):
-        best = max(rank(columns.names[columns.split[row]]) for row in group)
-        keep = [row for row in group if rank(columns.names[columns.split[row]]) == best]
-        keep = keep if best else [min(keep, key=lambda row: (columns.chars[row] < 0, row))]
-        for row in sorted(set(group) - set(keep)):
-            there = columns.names[columns.split[keep[0]]]
-            kind = (
-                "the same" if table["bytes"][row] == table["bytes"][keep[0]] else "nearly the same"
-            )
+        stays: dict[int, int] = {}  # {row that goes: the one that stays}
+        # An unlabelled picture may join two labels, each of which stays.
+        for text in dict.fromkeys(texts[row] for row in group if texts[row]) or [""]:
+            rows = [row for row in group if texts[row] in ("", text)]
+            best = max(rank(name(row)) for row in rows)
+            keep = [row for row in rows if rank(name(row)) == best]
+            keep = keep if best else [min(keep, key=lambda row: (columns.chars[row] < 0, row))]
+            stays = dict.fromkeys(set(rows) - set(keep), keep[0]) | stays
+        for row, kept in sorted(stays.items()):
+            like = table["bytes"][row] == table["bytes"][kept]
+            kind = "the same" if like else "nearly the same"
             report.skip(
-                f"{ids[row]} = {ids[keep[0]]}",
-                f"{kind} image stands in {there} (left out of {columns.names[split[row]]})",
+                f"{ids[row]} = {ids[kept]}",
+                f"{kind} image stands in {name(kept)} (left out of {name(row)})",
             )
             split[row] = -1
     return dataclasses.replace(columns, split=split)

@@ -107,6 +107,17 @@ def test_lines_that_stand_twice_go_from_train_and_are_named(tmp_path):
     assert names == {"t2 = leak", "again = t0", "t4 = wrong", "bare = t5"}
 
 
+def test_an_unlabelled_picture_joins_no_two_labels(tmp_path):
+    """It goes, and both labels of the same picture stay and are named."""
+    rows = [("train", line("Anfang"), text, str(i)) for i, text in enumerate([None, "eins", "zwei"])]
+    ids, manifest = made(tmp_path, rows, dedupe=True)
+    assert ids == {"train": ["1", "2"]} and manifest["skipped"]["reasons"] == {
+        "same image under two labels (both kept)": 1,
+        "the same image stands in train (left out of train)": 1,
+    }
+    assert {entry["name"] for entry in manifest["skipped"]["first"]} == {"1 = 2", "0 = 1"}
+
+
 def test_near_pairs_are_those_of_a_search_over_all():
     """The sorted orders against all pairs, on signatures of random lines and changed copies."""
     rng = np.random.default_rng(0)
