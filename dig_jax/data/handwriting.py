@@ -1,11 +1,10 @@
-"""What the handwriting sets have in common: lists of splits, lines cut from pages."""
+"""What the handwriting sets have in common: lists of splits, images by their names."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
-from dig_jax.data.examples import Report, Skipped
-from dig_jax.data.lists import Root, read_lines
-from dig_jax.data.page_lines import walk
+from dig_jax.data.examples import Report
+from dig_jax.data.lists import Root, read_lines, walk
 from dig_jax.data.split_names import split_named
 
 
@@ -46,9 +45,3 @@ def by_stem(root: Root, suffixes: frozenset[str]) -> dict[str, list[str]]:
         if pure.suffix.lower() in suffixes and not root.reason(path):
             found.setdefault(pure.stem, []).append(path)
     return found
-
-
-def unused(images: dict[str, list[str]], used: set[str], reason: str) -> Iterator[Skipped]:
-    """What no list or transcription names."""
-    for paths in images.values():
-        yield from (Skipped(path, reason) for path in paths if path not in used)

@@ -85,6 +85,21 @@ class Root:
         return os.path.commonpath([self.real, real]) == self.real
 
 
+def open_root(input: str | None, follow_links: bool = False) -> Root:
+    """The input folder. FileNotFoundError where there is none."""
+    if not input or not Path(input).is_dir():
+        raise FileNotFoundError(f"--input is '{input or ''}', but must be a folder with images.")
+    return Root(input, follow_links)
+
+
+def walk(root: Root) -> Iterator[str]:
+    """Files below the folder that are not hidden, sorted, as paths relative to it."""
+    for folder, folders, files in os.walk(root.path):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        here = Path(folder).relative_to(root.path)
+        yield from ((here / f).as_posix() for f in sorted(files) if not f.startswith("."))
+
+
 def read_source(root: Root) -> dict[str, str]:
     """{"source", "licence", "attribution"} as far as SOURCE.md tells them."""
     found = {"source": str(root.path)}

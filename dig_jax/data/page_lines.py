@@ -9,7 +9,7 @@ import os
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
 import cv2
@@ -17,7 +17,7 @@ import numpy as np
 
 from dig_jax.data.examples import Example, Report, Skipped, shown
 from dig_jax.data.images import SUFFIXES, BadImage, Store
-from dig_jax.data.lists import Root, read_source
+from dig_jax.data.lists import Root, open_root, read_source, walk
 from dig_jax.data.split_names import split_of
 
 MAX_XML_BYTES = 64 << 20
@@ -145,29 +145,40 @@ class PageReader:
         return found
 
 
-def read_pages(
-    root: Root, reader: PageReader, report: Report, workers: int | None
-) -> Iterator[Example]:
-    """The examples of all XML files below the folder, in the order of their paths."""
-    if reader.wanted.level not in ("line", "word"):
-        raise ValueError(f"--level is '{reader.wanted.level}', but must be line or word.")
-    if reader.wanted.text_from not in ("auto", "line", "word", "glyph"):
-        told = f"--text_from is '{reader.wanted.text_from}'"
-        raise ValueError(f"{told}, but must be auto, line, word or glyph.")
-    report.about.update(read_source(root))
-    files = [path for path in walk(root) if path.lower().endswith(".xml")]
-    if not files:
-        raise ValueError(f"{root.path} holds no XML file.")
-    report.total = len(files)
-    yield from report.work(reader, files, workers)
+def page_source(
+    parse: Callable[[ET.Element, Wanted], list[Page]],
+) -> Callable[..., Iterator[Example]]:
+    """The `examples` of a source whose page files `parse` reads. `parse` must pickle."""
 
+    def examples(
+        *,
+        report: Report,
+        input: str | None = None,
+        level: str = "line",
+        text_from: str = "auto",
+        mask: bool = True,
+        straighten: bool = False,
+        store: Store | None = None,
+        workers: int | None = None,
+    ) -> Iterator[Example]:
+        """Yields (split, image bytes, text or None, "file.xml#line id"), page after page. A folder
+        named train, val or test gives its pages that split. ValueError where there is no XML."""
+        root = open_root(input)
+        if level not in ("line", "word"):
+            raise ValueError(f"--level is '{level}', but must be line or word.")
+        if text_from not in ("auto", "line", "word", "glyph"):
+            told = f"--text_from is '{text_from}'"
+            raise ValueError(f"{told}, but must be auto, line, word or glyph.")
+        report.about.update(read_source(root))
+        files = [path for path in walk(root) if path.lower().endswith(".xml")]
+        if not files:
+            raise ValueError(f"{root.path} holds no XML file.")
+        report.total = len(files)
+        wanted = Wanted(level, text_from)
+        reader = PageReader(root, parse, wanted, store or Store(), mask, straighten)
+        yield from report.work(reader, files, workers)
 
-def walk(root: Root) -> Iterator[str]:
-    """Files below the folder that are not hidden, sorted, as paths relative to it."""
-    for folder, folders, files in os.walk(root.path):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        here = Path(folder).relative_to(root.path)
-        yield from ((here / f).as_posix() for f in sorted(files) if not f.startswith("."))
+    return examples
 
 
 def read_xml(root: Root, file: str) -> ET.Element:
@@ -192,6 +203,12 @@ def numbers(text: str | None) -> list[float]:
     """All numbers of a string, at most those of MAX_POINTS points, in +-1e7."""
     found = re.findall(r"[-+]?\d{1,15}(?:\.\d{1,9})?", (text or "")[: 40 * MAX_POINTS])
     return [min(max(float(x), -1e7), 1e7) for x in found[: 2 * MAX_POINTS]]
+
+
+def sides(element: ET.Element, names: Sequence[str]) -> list[float] | None:
+    """The numbers of these attributes; None where one has none."""
+    found = [numbers(element.get(name)) for name in names]
+    return [each[0] for each in found] if all(found) else None
 
 
 def points(text: str | None) -> Points:

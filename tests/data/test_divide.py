@@ -109,7 +109,9 @@ def test_lines_that_stand_twice_go_from_train_and_are_named(tmp_path):
 
 def test_an_unlabelled_picture_joins_no_two_labels(tmp_path):
     """It goes, and both labels of the same picture stay and are named."""
-    rows = [("train", line("Anfang"), text, str(i)) for i, text in enumerate([None, "eins", "zwei"])]
+    rows = [
+        ("train", line("Anfang"), text, str(i)) for i, text in enumerate([None, "eins", "zwei"])
+    ]
     ids, manifest = made(tmp_path, rows, dedupe=True)
     assert ids == {"train": ["1", "2"]} and manifest["skipped"]["reasons"] == {
         "same image under two labels (both kept)": 1,

@@ -106,7 +106,9 @@ def test_a_conversion_goes_on_after_its_last_record(tmp_path, monkeypatch, sourc
             rows = source(report, None, collections.Counter(), 9)
             rows = ((split, tall, text, id) for split, _, text, id in rows)
             with contextlib.nullcontext() if arrange is None else pytest.raises(Stopped):
-                write(tmp_path / name, rows, report=report, asked={"a": 1}, arrange=arrange, name="x")
+                write(
+                    tmp_path / name, rows, report=report, asked={"a": 1}, arrange=arrange, name="x"
+                )
         made[name] = manifest_of(tmp_path / name)
     assert made["set"] == made["alone"] and "9 images are more than 2" in made["set"][0]["notes"][0]
 

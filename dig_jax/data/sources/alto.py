@@ -9,44 +9,21 @@ Format: https://www.loc.gov/standards/alto/.
 """
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
 
-from dig_jax.data.examples import Example, Report
-from dig_jax.data.images import Store
 from dig_jax.data.page_lines import (
     BadPage,
     Line,
     Page,
-    PageReader,
     Points,
     Wanted,
     numbers,
+    page_source,
     points,
-    read_pages,
+    sides,
 )
-from dig_jax.data.sources.folder import open_root
 
 UNITS = {"mm10": 1 / 254, "inch1200": 1 / 1200}  # in inches; px at 1 dpi
 HYPHEN = "-"
-
-
-def examples(
-    *,
-    report: Report,
-    input: str | None = None,
-    level: str = "line",
-    text_from: str = "auto",
-    mask: bool = True,
-    straighten: bool = False,
-    store: Store | None = None,
-    workers: int | None = None,
-) -> Iterator[Example]:
-    """Yields (split, image bytes, text or None, "file.xml#line id"), page after page. A folder
-    named train, val or test gives its pages that split. ValueError where there is no XML."""
-    root = open_root(input)
-    wanted = Wanted(level, text_from)
-    reader = PageReader(root, parse, wanted, store or Store(), mask, straighten)
-    yield from read_pages(root, reader, report, workers)
 
 
 def parse(root: ET.Element, wanted: Wanted) -> list[Page]:
@@ -98,10 +75,9 @@ def _ordered(page: ET.Element, order: dict[str, int]) -> list[ET.Element]:
 def _line(element: ET.Element, wanted: Wanted) -> Line:
     """A TextLine or String."""
     polygon = element.find("Shape/Polygon")
-    sides = [numbers(element.get(name)) for name in ("HPOS", "VPOS", "WIDTH", "HEIGHT")]
     box = None
-    if all(sides):
-        left, top, width, height = (side[0] for side in sides)
+    if found := sides(element, ("HPOS", "VPOS", "WIDTH", "HEIGHT")):
+        left, top, width, height = found
         box = left, top, left + width, top + height
     return Line(
         element.get("ID", ""),
@@ -140,3 +116,6 @@ def _content(string: ET.Element, text_from: str) -> str | None:
     if text_from == "glyph":
         return "".join(glyph.get("CONTENT", "") for glyph in string.findall("Glyph")) or None
     return string.get("CONTENT")
+
+
+examples = page_source(parse)

@@ -16,9 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from dig_jax.data.examples import Example, Report
 from dig_jax.data.images import SUFFIXES, Item, Store, stored
-from dig_jax.data.lists import Root, read_lines, read_source
-from dig_jax.data.page_lines import walk
-from dig_jax.data.sources.folder import open_root
+from dig_jax.data.lists import Root, open_root, read_lines, read_source, walk
 from dig_jax.data.split_names import split_named, split_of
 
 # Of character_1_ka to character_36_gya: the consonants from U+0915, and three conjuncts.

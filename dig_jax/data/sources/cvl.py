@@ -17,9 +17,8 @@ from pathlib import PurePosixPath
 
 from dig_jax.data.examples import Example, Report
 from dig_jax.data.images import SUFFIXES, Item, Store, stored
-from dig_jax.data.lists import Root, read_source
-from dig_jax.data.page_lines import BadPage, read_xml, walk
-from dig_jax.data.sources.folder import open_root
+from dig_jax.data.lists import Root, open_root, read_source, walk
+from dig_jax.data.page_lines import BadPage, read_xml
 from dig_jax.data.split_names import split_of
 
 

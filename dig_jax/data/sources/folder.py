@@ -13,12 +13,19 @@ are named and left (--follow_links takes the links).
 import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from dig_jax.data.disk_map import DiskMap
 from dig_jax.data.examples import Example, Report
 from dig_jax.data.images import SUFFIXES, Store, stored
-from dig_jax.data.lists import Root, other_source, read_labels, read_lines, read_source
+from dig_jax.data.lists import (
+    Root,
+    open_root,
+    other_source,
+    read_labels,
+    read_lines,
+    read_source,
+)
 
 # Pictures, pages and unfinished downloads that somebody may miss in the records.
 UNREAD = frozenset(
@@ -56,20 +63,7 @@ def examples(
     """
     root = open_root(input, follow_links)
     report.about.update(read_source(root))
-    yield from read_images(root, read_labels(root, report), report, store, workers)
-
-
-def open_root(input: str | None, follow_links: bool = False) -> Root:
-    """The input folder. FileNotFoundError where there is none."""
-    if not input or not Path(input).is_dir():
-        raise FileNotFoundError(f"--input is '{input or ''}', but must be a folder with images.")
-    return Root(input, follow_links)
-
-
-def read_images(
-    root: Root, labels: Mapping[str, str], report: Report, store: Store | None, workers: int | None
-) -> Iterator[Example]:
-    """The examples of a folder whose labels are {path: text}."""
+    labels = read_labels(root, report)
     yield from read_jobs(root, list_images(root, labels, report), labels, report, store, workers)
 
 

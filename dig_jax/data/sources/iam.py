@@ -17,9 +17,7 @@ from collections.abc import Iterator
 from dig_jax.data.examples import Example, Report
 from dig_jax.data.handwriting import by_stem, lists_of_splits, read_splits
 from dig_jax.data.images import SUFFIXES, Item, Store, stored
-from dig_jax.data.lists import read_lines, read_source
-from dig_jax.data.page_lines import walk
-from dig_jax.data.sources.folder import open_root
+from dig_jax.data.lists import open_root, read_lines, read_source, walk
 
 FIELDS = 9  # of a line of lines.txt and of words.txt; the last is the text
 

@@ -17,9 +17,8 @@ from pathlib import PurePosixPath
 from dig_jax.data.boxes import Box, Picture, cut_boxes
 from dig_jax.data.examples import Example, Report, Skipped, shown
 from dig_jax.data.images import SUFFIXES, Store
-from dig_jax.data.lists import Root, read_source
-from dig_jax.data.page_lines import BadPage, numbers, read_xml, walk
-from dig_jax.data.sources.folder import open_root
+from dig_jax.data.lists import Root, open_root, read_source, walk
+from dig_jax.data.page_lines import BadPage, read_xml, sides
 from dig_jax.data.split_names import split_of
 
 SIDES = ("x", "y", "width", "height")
@@ -82,11 +81,11 @@ def _boxes(image: ET.Element, name: str, level: str) -> Iterator[Box | Skipped]:
     elements = image.iter(level)
     for number, found in enumerate(elements):
         id = f"{name}#{number}"
-        sides = [numbers(found.get(side)) for side in SIDES]
-        if not all(sides):
+        place = sides(found, SIDES)
+        if place is None:
             yield Skipped(id, "box without its four sides")
             continue
-        x, y, width, height = (side[0] for side in sides)
+        x, y, width, height = place
         letters = [found] if level == "character" else list(found.iter("character"))
         text = "".join(letter.get("char") or "" for letter in letters)
         yield Box(id, text or None, x, y, x + width, y + height)

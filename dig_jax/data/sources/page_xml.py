@@ -16,41 +16,18 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 
-from dig_jax.data.examples import Example, Report
-from dig_jax.data.images import Store
 from dig_jax.data.page_lines import (
     BadPage,
     Line,
     Page,
-    PageReader,
     Points,
     Wanted,
     numbers,
+    page_source,
     points,
-    read_pages,
 )
-from dig_jax.data.sources.folder import open_root
 
 LAST = 1 << 30  # the place of what no reading order names
-
-
-def examples(
-    *,
-    report: Report,
-    input: str | None = None,
-    level: str = "line",
-    text_from: str = "auto",
-    mask: bool = True,
-    straighten: bool = False,
-    store: Store | None = None,
-    workers: int | None = None,
-) -> Iterator[Example]:
-    """Yields (split, image bytes, text or None, "file.xml#line id"), page after page. A folder
-    named train, val or test gives its pages that split. ValueError where there is no XML."""
-    root = open_root(input)
-    wanted = Wanted(level, text_from)
-    reader = PageReader(root, parse, wanted, store or Store(), mask, straighten)
-    yield from read_pages(root, reader, report, workers)
 
 
 def parse(root: ET.Element, wanted: Wanted) -> list[Page]:
@@ -167,3 +144,6 @@ def _own_text(element: ET.Element) -> str | None:
             if (text := found.find(name)) is not None:
                 return text.text or ""
     return None
+
+
+examples = page_source(parse)

@@ -10,14 +10,13 @@ Which of these a folder is, is recognised in this order and told; --layout says 
 one of the files as well. Images without a text are unlabelled; splits/*.txt hold as for folder.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from dig_jax.data.examples import Example, Report, shown
 from dig_jax.data.images import SUFFIXES, Store
-from dig_jax.data.lists import SHEETS, Root, read_labels, read_source
-from dig_jax.data.sources.folder import list_images, open_root, read_jobs
+from dig_jax.data.lists import SHEETS, Root, open_root, read_labels, read_source, walk
+from dig_jax.data.sources.folder import list_images, read_jobs
 from dig_jax.data.tables import (
     Labels,
     is_list,
@@ -59,7 +58,7 @@ def examples(
     file = Path(input) if input and Path(input).is_file() else None
     root = open_root(str(file.parent) if file else input, follow_links)
     report.about.update(read_source(root))
-    files = [file.name] if file else list(_files(root))
+    files = [file.name] if file else list(walk(root))
     kinds = recognise(root, files)
     if layout == "auto":
         layout = next((kind for kind in LAYOUTS if kinds[kind]), "")
@@ -97,16 +96,6 @@ def recognise(root: Root, files: list[str]) -> dict[str, list[str]]:
     }
 
 
-def _files(root: Root) -> Iterator[str]:
-    """Files below the folder that are not hidden, sorted, as paths relative to it."""
-    for folder, folders, files in os.walk(root.path, followlinks=False):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        here = Path(folder).relative_to(root.path)
-        for file in sorted(files):
-            if not file.startswith("."):
-                yield (here / file).as_posix()
-
-
 def _read(
     root: Root,
     layout: str,
@@ -137,7 +126,7 @@ def _read(
                 report.skip(file, "table without columns of images and texts")
                 report.notes.append(str(error))
                 continue
-        for path in found.texts.keys() & labels.texts.keys():
+        for path in sorted(found.texts.keys() & labels.texts.keys()):
             report.skip(f"{file}: {path}", "second label for one image (the first is kept)")
         labels.texts.update({p: t for p, t in found.texts.items() if p not in labels.texts})
         labels.splits.update({p: s for p, s in found.splits.items() if p not in labels.splits})

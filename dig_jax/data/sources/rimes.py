@@ -18,9 +18,8 @@ from pathlib import PurePosixPath
 from dig_jax.data.boxes import Box, Picture, cut_boxes
 from dig_jax.data.examples import Example, Report, Skipped
 from dig_jax.data.images import SUFFIXES, Store
-from dig_jax.data.lists import Root, read_source
-from dig_jax.data.page_lines import BadPage, numbers, read_xml, walk
-from dig_jax.data.sources.folder import open_root
+from dig_jax.data.lists import Root, open_root, read_source, walk
+from dig_jax.data.page_lines import BadPage, read_xml, sides
 
 SIDES = ("Left", "Top", "Right", "Bottom")
 
@@ -67,11 +66,11 @@ def _pages(root: Root, file: str, places: dict[str, str]) -> Iterator[Picture | 
         boxes = []
         for number, line in enumerate(page.iter("Line")):
             id = f"{PurePosixPath(image).stem or file}#{number}"
-            sides = [numbers(line.get(side)) for side in SIDES]
-            if not all(sides):
+            place = sides(line, SIDES)
+            if place is None:
                 yield Skipped(id, "line without its four sides")
                 continue
-            left, top, right, bottom = (side[0] for side in sides)
+            left, top, right, bottom = place
             text = line.get("Value")
             # The values are escaped twice: &amp;quot; stands for a quotation mark.
             text = None if text is None else html.unescape(text)

@@ -19,9 +19,7 @@ from dig_jax.data.boxes import Box, Picture, cut_boxes
 from dig_jax.data.examples import Example, Report, Skipped, shown
 from dig_jax.data.extras import need
 from dig_jax.data.images import Item, Store, stored
-from dig_jax.data.lists import Root, read_source
-from dig_jax.data.page_lines import walk
-from dig_jax.data.sources.folder import open_root
+from dig_jax.data.lists import Root, open_root, read_source, walk
 from dig_jax.data.split_names import split_named
 
 CROPPED = re.compile(r"(?:.*/)?(\w+)_32x32\.mat")

@@ -16,9 +16,8 @@ from pathlib import PurePosixPath
 from dig_jax.data.boxes import Box, Picture, cut_boxes
 from dig_jax.data.examples import Example, Report, Skipped, shown
 from dig_jax.data.images import Store
-from dig_jax.data.lists import Root, read_source
-from dig_jax.data.page_lines import BadPage, numbers, read_xml, walk
-from dig_jax.data.sources.folder import open_root
+from dig_jax.data.lists import Root, open_root, read_source, walk
+from dig_jax.data.page_lines import BadPage, read_xml, sides
 from dig_jax.data.split_names import split_named
 
 SIDES = ("x", "y", "width", "height")
@@ -76,9 +75,9 @@ def _photographs(
 
 def _boxes(image: ET.Element, path: str) -> Iterator[Box | Skipped]:
     for number, found in enumerate(image.iter("taggedRectangle")):
-        sides = [numbers(found.get(side)) for side in SIDES]
-        if not all(sides):
+        place = sides(found, SIDES)
+        if place is None:
             yield Skipped(f"{path}#{number}", "rectangle without its four sides")
             continue
-        x, y, width, height = (side[0] for side in sides)
+        x, y, width, height = place
         yield Box(f"{path}#{number}", found.findtext("tag"), x, y, x + width, y + height)
