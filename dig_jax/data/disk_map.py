@@ -1,6 +1,5 @@
 """A mapping that lies on the disk in the order of its keys: for lists of millions of files."""
 
-import itertools
 import sqlite3
 from collections.abc import Iterator, MutableMapping
 
@@ -57,13 +56,7 @@ class DiskMap(MutableMapping[str, str | None]):
         self._count -= 1
 
     def __iter__(self) -> Iterator[str]:
-        return (key for key, _ in self._rows())
-
-    def _rows(self) -> Iterator[tuple[str, str | None]]:
-        """All pairs, a thousand at a time in memory."""
-        rows = self._base.execute("SELECT key, value FROM map ORDER BY key")
-        chunks = itertools.takewhile(bool, iter(lambda: rows.fetchmany(1000), None))
-        return ((_text(k), _text(v)) for chunk in chunks for k, v in chunk)
+        return (_text(key) for (key,) in self._base.execute("SELECT key FROM map ORDER BY key"))
 
 
 def _bytes(text: str | None) -> bytes | None:

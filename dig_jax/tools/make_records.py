@@ -26,6 +26,7 @@ from absl import flags
 from tqdm import tqdm
 
 from dig_jax.data import sources
+from dig_jax.data.beam import RUNNERS, Listing, Pipeline
 from dig_jax.data.divide import Division
 from dig_jax.data.examples import Example, Report, shown
 from dig_jax.data.images import Store
@@ -102,7 +103,7 @@ def define_flags() -> flags.FlagValues:
     flags.DEFINE_enum(
         "runner",
         None,
-        ["direct", "dataflow", "spark", "flink"],
+        list(RUNNERS),
         "spread the work over machines as an Apache Beam pipeline of this runner "
         "(pip install 'dig_jax[beam]').",
         flag_values=own,
@@ -160,11 +161,7 @@ def arguments(name: str, examples: Callable[..., Any], given: flags.FlagValues) 
                 f"--{flag} means nothing to --source={name}, which takes: "
                 f"{', '.join(sorted(takes))}."
             )
-    values = {
-        flag: given[flag].value
-        for flag in takes
-        if given[flag].present or given[flag].value is not None
-    }
+    values = {flag: given[flag].value for flag in takes if given[flag].value is not None}
     if images:
         values["store"] = Store(**{flag: values.pop(flag) for flag in images & set(values)})
     return values
@@ -176,8 +173,6 @@ def make(given: flags.FlagValues) -> dict[str, Any]:
         raise ValueError("--output is missing: name the records folder to make.")
     source, report, fill = load(given.source), Report(), None
     if given.runner:
-        from dig_jax.data.beam import Listing, Pipeline  # here: an extra
-
         report, fill = Listing(), Pipeline(given.runner, given.runner_option)
     options = arguments(given.source, source, given)
     if given.input:

@@ -4,8 +4,6 @@ import functools
 
 from absl import flags
 
-CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
-
 
 def define_source_flags(own: flags.FlagValues) -> None:
     """Adds them to `own`. Each is a parameter of the sources that its text names."""
@@ -32,7 +30,7 @@ def define_source_flags(own: flags.FlagValues) -> None:
     text("segmentation", "auto", "iam: auto, all, or ok, which leaves out what is flagged err.")
     text("texts", "", "cvl: numbers of the texts to take, such as 12345 (6 is German); all.")
     text("classes", None, "characters: a list of folder, tab, text (default: the folders' names).")
-    text("characters", CHARACTERS, "captcha: the characters to draw from.")
+    text("characters", None, "captcha: those to draw from (default: a to z, A to Z, 0 to 9).")
     number("min_chars", 4, "captcha: fewest characters.", lower_bound=1)
     number("max_chars", 6, "captcha: most characters.", lower_bound=1)
     text("styles", "plain,dense,tilted,bare,dark", "captcha: the looks to draw from.")

@@ -55,6 +55,14 @@ def test_damaged_idx_files_are_counted_to_the_last_image(tmp_path):
     assert "idx file that claims too much" in refused(tmp_path / "x", "mnist", f"--input={root}")
 
 
+def test_labels_beyond_the_images_are_counted(tmp_path):
+    root = fakes.mnist(tmp_path / "in", pack=False)
+    (root / "t10k-labels-idx1-ubyte").write_bytes(fakes.idx(labels=[6, 7, 8, 9]))
+    made = make(tmp_path / "out", "mnist", f"--input={root}")
+    assert list(made.texts.values()) == ["6", "7", "0", "1", "2", "3", "4", "5"]
+    assert made.reasons == {"label without an image": 2}
+
+
 def test_svhn_full_numbers(tmp_path):
     fakes.svhn(tmp_path / "in" / "train")
     fakes.svhn(tmp_path / "in" / "test", 1)

@@ -8,8 +8,9 @@ import pytest
 import tensorflow_datasets as tfds
 from tensorboardX.record_writer import RecordWriter
 
-from dig_jax.data.sources.tfds import read_shard
-from dig_jax.data.writer import encode_image, write
+from dig_jax.data.examples import Skipped
+from dig_jax.data.sources.tfds import items_of, read_shard
+from dig_jax.data.writer import encode_image, serialize, write
 from dig_jax.tools import export_records
 from tests.data.made import make, picture, pixels, png, refused
 from tests.data.toy_builders import Characters, Words
@@ -40,6 +41,14 @@ def test_a_builder_with_a_text(prepared, tmp_path):
 def test_classes_become_their_names(prepared, tmp_path):
     made = make(tmp_path / "out", "tfds", f"--input={prepared / 'characters'}")
     assert sorted(made.texts.values()) == ["ga", "ka", "ka", "ka", "kha", "kha", "kha"]
+
+
+def test_a_label_that_is_not_utf8_is_counted():
+    value = serialize(png(1), "wxyz", "a").replace(b"wxyz", b"\xff\xfeyz")
+    assert list(items_of(value, "train", "0", "image", "text", None)) == [
+        Skipped("a", "label is not UTF-8 (image kept, unlabelled)"),
+        ("train", png(1), None, "a"),
+    ]
 
 
 def test_builders_by_name(tmp_path):

@@ -14,6 +14,7 @@ import gzip
 import math
 import re
 import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,6 +99,8 @@ def _read(
             if len(data) < want:
                 yield Skipped(file, "images that the damaged file lacks", max(count - read, 1))
                 return
+        if texts is not None and len(texts) > count:
+            yield Skipped(beside, "label without an image", len(texts) - count)
 
 
 def _open(path: Path) -> gzip.GzipFile:
@@ -111,7 +114,7 @@ def _some(opened: gzip.GzipFile, count: int) -> bytes:
         while count > 0 and (part := opened.read(min(count, 1 << 16))):
             parts.append(part)
             count -= len(part)
-    except (OSError, EOFError, ValueError, gzip.zlib.error):
+    except (OSError, EOFError, ValueError, zlib.error):
         pass
     return b"".join(parts)
 
@@ -132,7 +135,8 @@ def _mapping(root: Root, file: str) -> dict[int, str]:
     if root.reason(file):
         return {}
     found = {}
-    text = (root.path / file).open("rb").read(1 << 16).decode("utf-8", "replace")
+    with (root.path / file).open("rb") as opened:
+        text = opened.read(1 << 16).decode("utf-8", "replace")
     for line in text.splitlines():
         numbers = [int(word) for word in line.split() if word.isdecimal() and len(word) < 8]
         if len(numbers) > 1 and 0 < numbers[1] < 0x110000 and not 0xD800 <= numbers[1] < 0xE000:

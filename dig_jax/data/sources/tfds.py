@@ -68,7 +68,8 @@ def examples(
                 read = 0
                 for value in read_shard(Path(file)):
                     number, read = number + 1, read + 1
-                    yield _item(value, split, f"{name}/{number - 1:07d}", image, text, labels)
+                    id = f"{name}/{number - 1:07d}"
+                    yield from items_of(value, split, id, image, text, labels)
                 if read < count:
                     number += count - read
                     yield Skipped(Path(file).name, "shard is missing or damaged", count - read)
@@ -173,29 +174,34 @@ def find_text(features: Any, name: str | None) -> str | None:
     return next(iter([*usual, *texts, *every]), None)
 
 
-def _item(
+def items_of(
     value: bytes, split: str, id: str, image: str, text: str | None, labels: list[str] | None
-) -> Item | Skipped:
-    """The record of one tf.Example."""
+) -> Iterator[Item | Skipped]:
+    """The record of one tf.Example, and what is left out of it."""
     try:
         feature = example_class().FromString(value).features.feature
     except Exception:
-        return Skipped(id, "not a tf.Example message")
+        yield Skipped(id, "not a tf.Example message")
+        return
     images = feature[image].bytes_list.value
     if not images:
-        return Skipped(id, "example without an image")
+        yield Skipped(id, "example without an image")
+        return
     if "id" in feature and feature["id"].bytes_list.value:
         id = shown(feature["id"].bytes_list.value[0].decode("utf-8", "replace"), 1000)
     label = None
     if text:
         texts, numbers = feature[text].bytes_list.value, feature[text].int64_list.value
         if texts:
-            label = texts[0].decode("utf-8", "replace")
+            try:
+                label = texts[0].decode("utf-8")
+            except UnicodeDecodeError:
+                yield Skipped(id, "label is not UTF-8 (image kept, unlabelled)")
         elif numbers:
             known = labels is not None and 0 <= numbers[0] < len(labels)
             # TFDS writes -1 for examples without a label.
             label = labels[numbers[0]] if known else str(numbers[0]) if numbers[0] >= 0 else None
-    return split, bytes(images[0]), label, id
+    yield split, bytes(images[0]), label, id
 
 
 def read_shard(file: Path) -> Iterator[bytes]:
