@@ -61,27 +61,38 @@ def peak_mb(reset: bool = False) -> float:
 
 
 def run_case(seed: int, number: int, max_mb: float) -> dict[str, Any]:
-    """Builds and judges one case. {"number", "kind", "what", "outcome" or "failure", "seconds",
-    "mb"}; never raises.
+    """Builds and judges one case: see `measured`."""
+
+    def case(result: dict[str, Any], scratch: Path) -> Callable[[], None]:
+        result["kind"], result["what"], made = build(seed, number, scratch)
+
+        def run() -> None:
+            result["outcome"] = judge(result["kind"], made, scratch)
+
+        return run
+
+    return measured({"number": number, "kind": "", "what": ""}, case, max_mb)
+
+
+def measured(
+    result: dict[str, Any],
+    case: Callable[[dict[str, Any], Path], Callable[[], None]],
+    max_mb: float,
+) -> dict[str, Any]:
+    """`result` with "kind", "what", "outcome" or "failure", "seconds", "mb"; never raises. `case`
+    builds it in a scratch folder; what it returns puts it through the input path.
     """
     scratch = Path(tempfile.mkdtemp(prefix="fuzz-"))
-    result: dict[str, Any] = {"number": number, "kind": "", "what": ""}
     try:
-        kind, what, made = build(seed, number, scratch)
-        result |= {"kind": kind, "what": what}
-        before, start = (
-            peak_mb(reset=True),
-            time.process_time(),
-        )  # the clock would blame a case for other programs
+        run = case(result, scratch)
+        # The clock would blame a case for other programs.
+        before, start = peak_mb(reset=True), time.process_time()
         try:
-            result["outcome"] = judge(kind, made, scratch)
+            run()
         except Exception:
             result["failure"] = traceback.format_exc(limit=-6)
-        result |= {
-            "seconds": time.process_time() - start,
-            "mb": peak_mb() - before,
-            "peak_mb": peak_mb(),
-        }
+        result |= {"seconds": time.process_time() - start, "peak_mb": peak_mb()}
+        result["mb"] = result["peak_mb"] - before
         if result["mb"] > max_mb:
             result["failure"] = f"took {result['mb']:.0f} MB more, --max_mb is {max_mb:.0f}"
         if (scratch / "executed").exists():
@@ -94,24 +105,34 @@ def run_case(seed: int, number: int, max_mb: float) -> dict[str, Any]:
 
 
 def work(connection: Any, seed: int, max_mb: float, stderr: str) -> None:
+    """The worker process of these cases: see `serve`."""
+    import cv2
+
+    def warm() -> None:
+        run_case(0, 0, 1e9)  # imports and caches, so that the first case is not blamed for them
+        samples()
+        cv2.setNumThreads(1)
+
+    serve(connection, stderr, warm, lambda number: run_case(seed, number, max_mb))
+
+
+def serve(
+    connection: Any, stderr: str, warm: Callable[[], Any], run: Callable[[int], dict[str, Any]]
+) -> None:
     """A worker process: a number comes in, its result goes out. What decoders print goes to a
     file.
     """
     import faulthandler
     import warnings
 
-    import cv2
-
     os.dup2(os.open(stderr, os.O_WRONLY | os.O_TRUNC), 2)
     faulthandler.enable()
     warnings.simplefilter("ignore")
     logging.set_verbosity(logging.ERROR)
-    run_case(0, 0, 1e9)  # imports and caches, so that the first case is not blamed for them
-    samples()
-    cv2.setNumThreads(1)
+    warm()
     connection.send("ready")
     for number in iter(connection.recv, None):
-        connection.send(run_case(seed, number, max_mb))
+        connection.send(run(number))
 
 
 class Worker:
@@ -273,20 +294,18 @@ def keep(seed: int, number: int, save: str) -> Path:
     return place
 
 
+def limits(f: flags.FlagValues) -> dict[str, Any]:
+    """The options of `fuzz` that both fuzzers have flags for."""
+    names = ("seed", "workers", "max_seconds", "max_mb", "minutes")
+    return {name: f[name].value for name in names}
+
+
 def main(argv: list[str]) -> None:
     f = flags.FLAGS
     if len(argv) > 1:
         raise SystemExit(f"fuzz_records: '{argv[1]}' is no option; write --name=value.")
     numbers = list(range(f.cases)) if f.only is None else [f.only]
-    result = fuzz(
-        numbers,
-        seed=f.seed,
-        workers=f.workers,
-        max_seconds=f.max_seconds,
-        max_mb=f.max_mb,
-        minutes=f.minutes,
-        save=f.save,
-    )
+    result = fuzz(numbers, save=f.save, **limits(f))
     if f.only is not None:
         with tempfile.TemporaryDirectory() as scratch:
             print(build(f.seed, f.only, Path(scratch))[:2])

@@ -12,12 +12,9 @@ what is left out must add up to the lines of the sound set. Last line: one JSON 
 
 import functools
 import json
-import os
 import re
 import shutil
 import tempfile
-import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,7 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow
 import pyarrow.parquet
-from absl import app, flags, logging
+from absl import app, flags
 
 from tests.data import fakes, test_handwriting, test_pages, test_parquet
 from tests.data.made import png
@@ -214,46 +211,29 @@ def _spoil(rng: Rng, file: Path, scratch: Path) -> tuple[str, bytes]:
 def run_case(kinds: list[str], seed: int, number: int, max_mb: float) -> dict[str, Any]:
     """Builds and judges one case: number // kinds of kind number % kinds. Never raises."""
     kind, count = kinds[number % len(kinds)], number // len(kinds)
-    scratch = Path(tempfile.mkdtemp(prefix="fuzz-"))
     again = f"tests.fuzz.sources --sources='{kind}' --seed={seed} --only={count}"
-    result: dict[str, Any] = {"number": number, "kind": kind, "what": "", "again": again}
-    try:
+
+    def case(result: dict[str, Any], scratch: Path) -> Callable[[], None]:
         what, root, only_images = build(kind, seed, count, scratch)
         result["what"] = f"{kind} {count}: {what}"
-        before, start = records.peak_mb(reset=True), time.process_time()
-        try:
+
+        def run() -> None:
             flags = [f"--source={SETS[kind][0]}", f"--input={root}"]
             result["outcome"], read, skipped = judge_conversion(flags, scratch / "made")
             lines = sound(kind)[1]
             if only_images and read >= 0 and read + dropped(skipped) != lines:
                 raise Broken(f"of {lines} lines {read} are records, {dropped(skipped)} left out")
-        except Exception:
-            result["failure"] = traceback.format_exc(limit=-6)
-        result |= {"seconds": time.process_time() - start, "peak_mb": records.peak_mb()}
-        result["mb"] = result["peak_mb"] - before
-        if result["mb"] > max_mb:
-            result["failure"] = f"took {result['mb']:.0f} MB more, --max_mb is {max_mb:.0f}"
-    except Exception:
-        result["failure"] = f"the case could not be built: {traceback.format_exc()}"
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return result
+
+        return run
+
+    result = {"number": number, "kind": kind, "what": "", "again": again}
+    return records.measured(result, case, max_mb)
 
 
 def work(kinds: list[str], connection: Any, seed: int, max_mb: float, stderr: str) -> None:
-    """A worker process: a number comes in, its result goes out."""
-    import faulthandler
-    import warnings
-
-    os.dup2(os.open(stderr, os.O_WRONLY | os.O_TRUNC), 2)
-    faulthandler.enable()
-    warnings.simplefilter("ignore")
-    logging.set_verbosity(logging.ERROR)
-    for kind in kinds:
-        sound(kind)
-    connection.send("ready")
-    for number in iter(connection.recv, None):
-        connection.send(run_case(kinds, seed, number, max_mb))
+    """The worker process of these cases: see `records.serve`."""
+    warm = lambda: [sound(kind) for kind in kinds]
+    records.serve(connection, stderr, warm, lambda n: run_case(kinds, seed, n, max_mb))
 
 
 def main(argv: list[str]) -> None:
@@ -266,15 +246,7 @@ def main(argv: list[str]) -> None:
             print(json.dumps(run_case([kind], f.seed, f.only, f.max_mb)))
         return
     numbers = list(range(f.cases * len(kinds)))
-    result = records.fuzz(
-        numbers,
-        seed=f.seed,
-        workers=f.workers,
-        max_seconds=f.max_seconds,
-        max_mb=f.max_mb,
-        minutes=f.minutes,
-        target=functools.partial(work, kinds),
-    )
+    result = records.fuzz(numbers, target=functools.partial(work, kinds), **records.limits(f))
     print(json.dumps(result))
     if result["failures"]:
         raise SystemExit(1)
