@@ -208,7 +208,7 @@ def find_columns(
     names = [name.strip().lower() for name in header]
     place = lambda wanted: next((names.index(name) for name in wanted if name in names), None)
     images = place([image.lower()] if image else IMAGE_COLUMNS)
-    texts = place([text.lower()] if text else [n for n in TEXT_COLUMNS])
+    texts = place([text.lower()] if text else TEXT_COLUMNS)
     if images is None or texts is None or images == texts:
         return None
     return Columns(images, texts, place(SPLIT_COLUMNS))
@@ -235,7 +235,7 @@ def read_json_lines(
         if not isinstance(image, str) or not isinstance(text, str | int | None):
             report.skip(where, "line without an image and a text")
             continue
-        text = None if text is None else _encodable(str(text))
+        text = None if text is None else str(text)
         path = add(labels, root, where, beside(file, _encodable(image)), text, report)
         split = values[columns.split] if columns.split is not None else None
         _add_split(labels, where, path, split, report)
@@ -247,7 +247,7 @@ def _is_row(row: object) -> bool:
 
 
 def _encodable(text: str) -> str:
-    """JSON may hold half a surrogate pair, which no file name and no label can."""
+    """JSON may hold half a surrogate pair, which no file name can."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 

@@ -55,7 +55,11 @@ def test_classes_own_columns_and_bad_rows(tmp_path):
         "x.parquet#4": None,
         "x.parquet#5": None,
     }
-    assert made.reasons == {"not an image": 1, "row without an image": 1}
+    assert made.reasons == {
+        "not an image": 1,
+        "row without an image": 1,
+        "class without a name (image kept, unlabelled)": 1,
+    }
     table = pa.table({"Bild": [png(1)], "Text der Zeile": ["eins"]})
     pyarrow.parquet.write_table(table, tmp_path / "y.parquet")
     flags = ("--image_column=bild", "--text_column=Text der Zeile")

@@ -76,6 +76,8 @@ def _rows(
             if not isinstance(row[0], bytes) or not row[0]:
                 yield Skipped(id, "row without an image")
                 continue
+            if label is None and text and row[1] not in (None, -1):
+                yield Skipped(id, "class without a name (image kept, unlabelled)")
             yield split, row[0], label, id
     except Died:
         lost = max((count or 0) - read, 1)
