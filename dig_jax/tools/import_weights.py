@@ -3,8 +3,10 @@
     python -m dig_jax.tools.import_weights --layout=dig --input=dig_small.pth --output=runs/dig_s
     python -m dig_jax.main --config=finetune --config.init_from=runs/dig_s \\
       --config.data.train=records/lines --workdir=runs/reader
+    python -m dig_jax.tools.import_weights --layout=dig_jax --input=gen48 --output=runs/gen48
 
-Layouts: dig, mocov3, mae (MAE, and Union14M's), maerec (fine-tuned by MMOCR), ccd, ssm, parseq.
+Layouts: dig, mocov3, mae (MAE, and Union14M's), maerec (fine-tuned by MMOCR), ccd, ssm, parseq;
+dig_jax is an export of our own, or the name of bundled weights.
 FILE: a state dict as .safetensors, or a .pth checkpoint where torch is installed; only weights are
 read. DIR becomes a work folder: for config.init_from and dig_jax.load_encoder.
 
@@ -14,9 +16,11 @@ size; --for_px stretches it to another. Weights keep the licence of the project 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import re
+from typing import Any
 
 from absl import flags
 
@@ -25,6 +29,7 @@ from dig_jax.tools import program
 from dig_jax.train import command_line
 
 FLAGS = flags.FLAGS
+EXPORT = "dig_jax"  # the layout that is an export of ours, no state dict of another project
 
 
 def size(text: str | None, flag: str) -> tuple[int, int] | None:
@@ -46,6 +51,11 @@ def main(argv: list[str]) -> int:
     trained, wanted = (size(FLAGS[name].value, name) for name in ("trained_px", "for_px"))
     from dig_jax.interop import import_vit, state_dict  # late: --help needs no JAX
 
+    if FLAGS.layout == EXPORT:
+        found, data = of_export(FLAGS.input)
+        write(output, found, data, {"objective": FLAGS.input})
+        print(f"{output}: the encoder of {FLAGS.input}; start from it with --config.init_from")
+        return 0
     file = program.path(FLAGS.input, "--input")
     found = import_vit.convert(
         state_dict.read(file),
@@ -70,6 +80,17 @@ def main(argv: list[str]) -> int:
     return 0
 
 
+def of_export(source: str) -> tuple[Any, dict[str, Any]]:
+    """The encoder of an export or of bundled weights, and how it prepares lines."""
+    from dig_jax.interop.import_vit import Imported
+    from dig_jax.interop.model import open_model
+
+    model = open_model(source, "encoder")
+    weights = model.weights["params"]["encoder"]
+    found = Imported(dict(model.options["encoder"]), weights, "", (), 0)
+    return found, dataclasses.asdict(model.preparation)
+
+
 def write(output: pathlib.Path, found, data: dict, source: dict) -> None:
     """The work folder of an imported encoder: one checkpoint of step 0, and its config."""
     import jax.numpy as jnp
@@ -90,8 +111,8 @@ def write(output: pathlib.Path, found, data: dict, source: dict) -> None:
 
 
 if __name__ == "__main__":
-    flags.DEFINE_enum("layout", None, list(LAYOUTS), "Whose state dict it is.")
-    command_line.define_path("input", None, "State dict: .safetensors or .pth.")
+    flags.DEFINE_enum("layout", None, [EXPORT, *LAYOUTS], "Whose weights they are.")
+    command_line.define_path("input", None, "State dict (.safetensors, .pth), or our export.")
     command_line.define_path("output", None, "Work folder to make.")
     flags.DEFINE_string("prefix", None, "What names begin with, instead of the layout's own.")
     flags.DEFINE_integer("heads", None, "Attention heads, where they do not follow.")

@@ -332,12 +332,13 @@ def main(argv):
         if words := optimism(many):
             print(words)
     try:
-        spread = interval_rows(spreads(many, GROUP_BY.value))
+        found = spreads(many, GROUP_BY.value)
         text = page(many, GROUP_BY.value)
     except ValueError as error:
         raise SystemExit(str(error)) from None
-    if spread:
-        print(f"\n{as_text(INTERVALS, spread)}\n")
+    if found:
+        print(f"\n{as_text(INTERVALS, interval_rows(found))}\n")
+    print(headline(many, found))
     output = many[0].path / "report.html"
     if _OUTPUT.value:
         output = program.path(_OUTPUT.value, "--output")

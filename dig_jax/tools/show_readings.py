@@ -1,12 +1,18 @@
-"""Draws lines with what a recogniser read in them, mistakes in red: one picture to show.
+"""Reads some lines and shows them: truths beside readings, and a picture with mistakes in red.
 
-    python -m dig_jax.tools.show_readings RUN --records=records/archiscribe@validation
+    python -m dig_jax.tools.show_readings fraktur
+    python -m dig_jax.tools.show_readings runs/reader --records=records/mine@validation --lines=10
 
-RUN is a work folder in which an evaluation left readings-SET.tsv. The lines are taken evenly from
-the table as it stands, so that they are neither the best nor the worst.
+MODEL is a run, an export or the name of bundled weights. --records: records, or a folder of images
+with labels.tsv; bundled readers bring a few lines of their own. Lines are taken at even distances,
+so that they are neither the best nor the worst.
 """
 
+from __future__ import annotations
+
 import pathlib
+import shutil
+from collections.abc import Sequence
 
 import cv2
 import matplotlib
@@ -15,13 +21,13 @@ from absl import flags
 from PIL import Image, ImageDraw, ImageFont
 from rapidfuzz.distance import Levenshtein
 
-from dig_jax.data import records
 from dig_jax.tools import program
+from dig_jax.tools.tables import as_text
 from dig_jax.train import command_line
-from dig_jax.workdir import readings
 
 FLAGS = flags.FLAGS
 WIDE_PX, HIGH_PX, FONT_PX, GAP_PX = 1000, 48, 26, 14
+OWN_LINES = "lines"  # a folder beside the weights that ship
 INK, WRONG, LEFT_OUT = (20, 40, 90), (200, 20, 20), "\N{MIDDLE DOT}"
 # What the fonts at hand lack, and what looks like it.
 LIKE = {"\u0364": "\u1d49", "\u2e17": "=", "\ua75b": "r"}
@@ -66,33 +72,71 @@ def drawn(lines: list[tuple[np.ndarray, str, str]]) -> np.ndarray:
     return np.asarray(sheet)[:, :, ::-1]
 
 
+def lines_of(spec: str) -> list[tuple[bytes, str]]:
+    """(encoded image, truth) of every labelled line of records or of a folder with labels.tsv."""
+    from dig_jax.data import records
+    from dig_jax.data.examples import Report
+    from dig_jax.data.sources import folder
+
+    where = program.path(spec, "--records")
+    if where.is_dir() and not (where / records.MANIFEST).is_file():
+        found = folder.examples(report=Report(), input=str(where), workers=0)
+        return [(image, text) for _, image, text, _ in found if text]
+    mixture = records.open_sets(spec)
+    return [(r.image, r.text) for r in mixture.read(range(len(mixture))) if r.text and not r.error]
+
+
+def chosen(lines: Sequence[tuple[bytes, str]], count: int) -> list[tuple[bytes, str]]:
+    """`count` of the lines at even distances; all, where there are no more."""
+    if len(lines) <= count:
+        return list(lines)
+    return [lines[int(i)] for i in np.linspace(0, len(lines) - 1, count + 2)[1:-1].round()]
+
+
+def summary(name: str, read: Sequence[tuple[str, str]], columns: int) -> str:
+    """What a terminal so wide shows of [(truth, reading)]: both side by side, or one below the
+    other where that is too wide; then the error rate.
+    """
+    edits = [Levenshtein.distance(*pair) for pair in read]
+    rows = [(*pair, f"{n} wrong" if n else "") for pair, n in zip(read, edits)]
+    shown = as_text(("the line says", f"{name} reads", ""), rows)
+    if max(map(len, shown.splitlines())) > columns:
+        shown = "\n".join(f"  says   {truth}\n  reads  {text}  {n}" for truth, text, n in rows)
+    total = sum(len(truth) for truth, _ in read)
+    return (
+        f"{shown}\n{name}: {sum(edits)} of {total} characters wrong in {len(read)} lines "
+        f"(CER {100 * sum(edits) / max(total, 1):.1f} %)"
+    )
+
+
 def main(argv):
     if len(argv) != 2:
-        raise ValueError("name the work folder of an evaluated recogniser, and no more")
-    run = program.path(argv[1], "RUN")
-    sets = readings.datasets(run)
-    if not sets:
-        raise ValueError(f"{run} holds no readings-SET.tsv: evaluate the recogniser first")
-    rows = readings.read(readings.file_of(run, FLAGS.set or sets[0]))
-    mixture = records.open_sets(FLAGS.records)
-    images = {r.id: r.image for r in mixture.read(range(len(mixture))) if not r.error}
-    rows = [row for row in rows if row.path in images]
-    if not rows:
-        raise ValueError(
-            f"{FLAGS.records} holds no line of these readings: name the set and split evaluated"
-        )
-    chosen = np.linspace(0, len(rows) - 1, min(FLAGS.lines, len(rows)) + 2)[1:-1].round()
-    lines = [rows[int(i)] for i in chosen]
-    picture = drawn([(decoded(images[r.path]), r.truth, r.reading) for r in lines])
-    output = program.write_picture(FLAGS.output, picture)
-    wrong = sum(row.edits for row in lines)
-    print(f"{output}: {len(lines)} of {len(rows)} lines, {wrong} edits in them")
+        raise ValueError("name one reader: a run, an export or bundled weights such as fraktur")
+    from dig_jax.interop.model import located
+    from dig_jax.load import load_reader  # late: --help needs no JAX
+    from dig_jax.text import normalize
+
+    own = located(argv[1]) / OWN_LINES
+    spec = FLAGS.records or (str(own) if own.is_dir() else "")
+    if not spec:
+        raise ValueError(f"{argv[1]} brings no lines of its own: name some with --records")
+    lines = chosen(lines_of(spec), FLAGS.lines)
+    if not lines:
+        raise ValueError(f"--records={spec} holds no line with a text: name labelled lines")
+    readings = load_reader(argv[1]).read([image for image, _ in lines])
+    name = pathlib.Path(argv[1]).name
+    truths = [normalize(truth) for _, truth in lines]
+    pairs = [(truth, line.text) for truth, line in zip(truths, readings)]
+    print(summary(name, pairs, shutil.get_terminal_size().columns))
+    sheet = [
+        (decoded(image), truth, line.text)
+        for (image, _), truth, line in zip(lines, truths, readings)
+    ]
+    print(f"picture: {program.write_picture(FLAGS.output, drawn(sheet))}")
 
 
 if __name__ == "__main__":
     command_line.define_path("output", "readings.png", "PNG to write.")
-    flags.DEFINE_string("records", None, "The set and split that was evaluated: RECORDS@SPLIT.")
-    flags.DEFINE_string("set", "", "Data set of the readings, where there are several.")
+    flags.DEFINE_string("records", None, "RECORDS@SPLIT, or a folder with labels.tsv.")
     flags.DEFINE_integer("lines", 6, "How many lines.", lower_bound=1)
-    flags.mark_flag_as_required("records")
     program.run(main)

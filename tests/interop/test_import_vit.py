@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 import dig_jax
 from dig_jax.interop import import_vit, state_dict
 from dig_jax.models import encoders, vit
+from dig_jax.workdir.checkpoint import read_config
 from tests.interop.import_cases import CASES, HEADS, HEIGHT, PATCH, WIDE
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "data" / "imports"
@@ -164,6 +165,18 @@ def test_the_program_makes_a_work_folder_that_starts_runs(tmp_path):
     np.testing.assert_allclose(tokens.reshape(2, 16, 8), arrays["tokens"], atol=1e-5)
     again = subprocess.run(command, capture_output=True, text=True)
     assert again.returncode == 1 and "exists" in again.stderr and "Traceback" not in again.stderr
+
+
+def test_bundled_weights_become_a_work_folder_with_the_same_features(tmp_path):
+    """`--layout=dig_jax`: by name, so that a run can start from weights that ship."""
+    command = [sys.executable, "-m", "dig_jax.tools.import_weights", "--layout=dig_jax"]
+    command += ["--input=gen48", f"--output={tmp_path}/run"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    line = np.random.default_rng(0).integers(0, 256, (48, 90), np.uint8)
+    ours, theirs = (dig_jax.load_encoder(name)(line)[0] for name in (tmp_path / "run", "gen48"))
+    np.testing.assert_allclose(ours.frames, theirs.frames, atol=1e-5)
+    assert read_config(str(tmp_path / "run"))["data"]["contrast"] == "stretch"
 
 
 def test_files_that_are_no_weights_are_refused_in_a_sentence(tmp_path):

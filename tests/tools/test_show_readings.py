@@ -1,5 +1,9 @@
 """tools/show_readings: every mistake of a reading is red, and every line is in the picture."""
 
+import pathlib
+import subprocess
+import sys
+
 import numpy as np
 
 from dig_jax.tools import show_readings
@@ -23,3 +27,33 @@ def test_every_line_is_drawn_red_where_it_is_wrong():
     assert not red(right).any() and red(wrong).any()
     assert not red(wrong)[: wrong.shape[0] // 2].any()  # the first line is right
     assert (right == 0).all(-1).sum() == 2 * 10 * 300
+
+
+def test_lines_are_taken_at_even_distances():
+    lines = [(b"", str(i)) for i in range(11)]
+    assert [text for _, text in show_readings.chosen(lines, 3)] == ["2", "5", "8"]
+    assert show_readings.chosen(lines, 11) == lines
+
+
+def test_both_texts_are_on_the_terminal_whatever_its_width():
+    read = [("lightning, have?", "lightning, hare?"), ("gut", "gut")]
+    for columns in (100, 30):
+        text = show_readings.summary("print", read, columns)
+        assert all(piece in text for pair in read for piece in pair)
+        assert text.count("1 wrong") == 1 and "1 of 19 characters wrong in 2 lines" in text
+        assert "(CER 5.3 %)" in text
+    beside = show_readings.summary("print", read, 100).splitlines()
+    assert any("have?" in line and "hare?" in line for line in beside)
+
+
+def test_a_bundled_reader_reads_the_lines_that_it_brings(tmp_path):
+    """The first minute of the demo: no data of the user's own."""
+    command = [sys.executable, "-m", "dig_jax.tools.show_readings"]
+    run = lambda *more: subprocess.run([*command, *more], capture_output=True, text=True)
+    done = run("fraktur", f"--output={tmp_path}/a.png")
+    assert done.returncode == 0, done.stderr
+    assert "bedauernswerthen Frau" in done.stdout and "in 6 lines" in done.stdout
+    assert float(done.stdout.split("(CER ")[1].split(" %")[0]) < 5
+    assert pathlib.Path(tmp_path, "a.png").read_bytes().startswith(b"\x89PNG")
+    none = run("gen48")
+    assert none.returncode == 1 and "brings no lines of its own" in none.stderr
