@@ -30,6 +30,7 @@ from tests.data.test_lmdb import database, pairs
 from tests.data.test_pairs import put
 from tests.fuzz import records
 from tests.fuzz.folders import CANARY, CANARY_SIZE
+from tests.fuzz.forked import forked
 from tests.fuzz.images import Rng, corrupt, encode, image, picture
 from tests.fuzz.judge import Broken, judge_conversion
 
@@ -219,7 +220,11 @@ def run_case(kinds: list[str], seed: int, number: int, max_mb: float) -> dict[st
 
         def run() -> None:
             flags = [f"--source={SETS[kind][0]}", f"--input={root}"]
-            result["outcome"], read, skipped = judge_conversion(flags, scratch / "made")
+            own, apart_mb = records.peak_mb(), [0.0]
+            with forked(apart_mb.append):
+                result["outcome"], read, skipped = judge_conversion(flags, scratch / "made")
+            if max(apart_mb) - own > max_mb:
+                raise Broken(f"a process apart took {max(apart_mb) - own:.0f} MB more")
             lines = sound(kind)[1]
             if only_images and read >= 0 and read + dropped(skipped) != lines:
                 raise Broken(f"of {lines} lines {read} are records, {dropped(skipped)} left out")
@@ -232,7 +237,12 @@ def run_case(kinds: list[str], seed: int, number: int, max_mb: float) -> dict[st
 
 def work(kinds: list[str], connection: Any, seed: int, max_mb: float, stderr: str) -> None:
     """The worker process of these cases: see `records.serve`."""
-    warm = lambda: [sound(kind) for kind in kinds]
+
+    def warm() -> None:
+        with forked():
+            for kind in kinds:
+                sound(kind)
+
     records.serve(connection, stderr, warm, lambda n: run_case(kinds, seed, n, max_mb))
 
 
