@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+from dig_jax.data.disk_map import DiskMap
 from dig_jax.data.examples import Report
-from dig_jax.data.lists import Root, read_lines, walk
+from dig_jax.data.images import SUFFIXES
+from dig_jax.data.lists import Root, read_lines
 from dig_jax.data.split_names import split_named
 
 
@@ -37,11 +39,11 @@ def lists_of_splits(files: Iterable[str], suffixes: tuple[str, ...]) -> list[str
     return [file for file in files if file.endswith(suffixes) and split_of_list(file)]
 
 
-def by_stem(root: Root, suffixes: frozenset[str]) -> dict[str, list[str]]:
-    """{name without suffix: paths} of all images below the folder."""
-    found: dict[str, list[str]] = {}
-    for path in walk(root):
+def by_stem(root: Root, files: Iterable[str]) -> DiskMap:
+    """{name without suffix: the first path} of all images among the files."""
+    found = DiskMap()
+    for path in files:
         pure = PurePosixPath(path)
-        if pure.suffix.lower() in suffixes and not root.reason(path):
-            found.setdefault(pure.stem, []).append(path)
+        if pure.suffix.lower() in SUFFIXES and not root.reason(path):
+            found.setdefault(pure.stem, path)
     return found

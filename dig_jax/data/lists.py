@@ -47,14 +47,13 @@ class Root:
         return path
 
     @functools.cached_property
-    def _by_form(self) -> dict[str, str]:
+    def _by_form(self) -> DiskMap:
         """{NFC of a path: path} of all files below the folder whose names are not plain ASCII."""
-        return {
-            unicodedata.normalize("NFC", path): path
-            for folder, _, files in os.walk(self.path)
-            for file in files
-            if not (path := os.path.relpath(os.path.join(folder, file), self.path)).isascii()
-        }
+        found = DiskMap()
+        for path in walk(self):
+            if not path.isascii():
+                found[unicodedata.normalize("NFC", path)] = path
+        return found
 
     def reason(self, path: str) -> str:
         """Why a path relative to the folder may not be opened; "" where it may: a file, inside the
@@ -92,12 +91,36 @@ def open_root(input: str | None, follow_links: bool = False) -> Root:
     return Root(input, follow_links)
 
 
-def walk(root: Root) -> Iterator[str]:
-    """Files below the folder that are not hidden, sorted, as paths relative to it."""
-    for folder, folders, files in os.walk(root.path):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        here = Path(folder).relative_to(root.path)
-        yield from ((here / f).as_posix() for f in sorted(files) if not f.startswith("."))
+def walk(root: Root, report: Report | None = None) -> DiskMap:
+    """Files below the folder that are not hidden, as sorted paths relative to it, on the disk.
+    Linked folders are not walked; one that cannot be read is reported."""
+    found, folders = DiskMap(), [""]
+    while folders:
+        here = folders.pop()
+        try:
+            entries = os.scandir(root.path / here)
+        except OSError as error:
+            if report:
+                report.skip(here, f"folder cannot be read ({error.strerror})")
+            continue
+        with entries:
+            for entry in entries:
+                path = f"{here}{entry.name}"
+                if entry.name.startswith("."):
+                    continue
+                if not is_folder(entry):
+                    found.setdefault(path)
+                elif not entry.is_symlink():
+                    folders.append(f"{path}/")
+    return found
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a folder, or a link to one. Links in a circle are none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def read_source(root: Root) -> dict[str, str]:
@@ -218,26 +241,20 @@ SHEETS = (".csv", ".tsv", ".jsonl")
 
 def other_source(root: Root) -> str:
     """Which source reads what else lies in the folder, as the end of a sentence, or ""."""
-    files = sorted(
-        os.path.relpath(os.path.join(folder, file), root.path)
-        for folder, _, names in os.walk(root.path)
-        for file in names
-        if file.endswith((".gt.txt", ".mdb", ".lmdb", ".parquet", ".arrow", ".xml", *SHEETS))
-        or file == "gt.txt"
-    )
-    named = lambda *ends: [f for f in files if f.endswith(ends) and f != "labels.tsv"]
-    texts = [file for file in named(".gt.txt") if os.path.basename(file) != ".gt.txt"]
-    if base := named(".mdb", ".lmdb"):
-        return f"; {shown(base[0])} is an LMDB: --source=lmdb reads it"
-    if texts:
-        return f"; it looks like {len(texts)} pairs x.png + x.gt.txt: --source=pairs reads them"
-    if nested := named("labels.tsv"):
-        return f"; labels lie deeper, in {shown(nested[0])}: --source=pairs reads them"
-    if sheets := named("gt.txt", *SHEETS):
-        return f"; {shown(sheets[0])} looks like labels: --source=pairs reads them"
-    if tables := named(".parquet", ".arrow"):
-        return f"; {shown(tables[0])} is a table: --source=parquet reads it"
-    for file in named(".xml")[:1]:
+    files = walk(root)
+    named = lambda *ends: (f for f in files if f.endswith(ends) and f != "labels.tsv")
+    first = lambda *ends: next(named(*ends), "")
+    if base := first(".mdb", ".lmdb"):
+        return f"; {shown(base)} is an LMDB: --source=lmdb reads it"
+    if texts := sum(1 for _ in named(".gt.txt")):
+        return f"; it looks like {texts} pairs x.png + x.gt.txt: --source=pairs reads them"
+    if nested := first("labels.tsv"):
+        return f"; labels lie deeper, in {shown(nested)}: --source=pairs reads them"
+    if sheet := first("gt.txt", *SHEETS):
+        return f"; {shown(sheet)} looks like labels: --source=pairs reads them"
+    if table := first(".parquet", ".arrow"):
+        return f"; {shown(table)} is a table: --source=parquet reads it"
+    if file := first(".xml"):
         with contextlib.suppress(OSError), (root.path / file).open("rb") as opened:
             head = opened.read(4096).lower()
             for mark, name in ((b"<pcgts", "page_xml"), (b"<alto", "alto")):

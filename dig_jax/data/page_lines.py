@@ -15,6 +15,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from dig_jax.data.disk_map import DiskMap
 from dig_jax.data.examples import Example, Report, Skipped, shown
 from dig_jax.data.images import SUFFIXES, BadImage, Store
 from dig_jax.data.lists import Root, open_root, read_source, walk
@@ -128,20 +129,22 @@ class PageReader:
         plain = [name.strip().replace("\\", "/").rpartition("/")[2] for name in names]
         stem = PurePosixPath(file).name.split(".")[0]
         for wanted in [*plain, *(PurePosixPath(name).stem for name in plain), stem]:
-            if places := self._images.get(wanted.lower()):
-                near = lambda place: len(os.path.commonprefix([place, file]))
-                return max(places, key=near)
+            key = f"{wanted.lower()}\0"
+            places = (found.removeprefix(key) for found in self._images.starting(key))
+            near = lambda place: len(os.path.commonprefix([place, file]))
+            if place := max(places, key=near, default=None):
+                return place
         return None
 
     @functools.cached_property
-    def _images(self) -> dict[str, list[str]]:
-        """{name of an image with and without suffix, in lower case: its paths}."""
-        found: dict[str, list[str]] = {}
+    def _images(self) -> DiskMap:
+        """Name of an image with and without suffix, in lower case, NUL, its path."""
+        found = DiskMap()
         for path in walk(self.root):
             name = PurePosixPath(path).name.lower()
             if PurePosixPath(name).suffix in SUFFIXES and not self.root.reason(path):
                 for key in (name, PurePosixPath(name).stem):
-                    found.setdefault(key, []).append(path)
+                    found.setdefault(f"{key}\0{path}")
         return found
 
 
@@ -170,13 +173,14 @@ def page_source(
             told = f"--text_from is '{text_from}'"
             raise ValueError(f"{told}, but must be auto, line, word or glyph.")
         report.about.update(read_source(root))
-        files = [path for path in walk(root) if path.lower().endswith(".xml")]
-        if not files:
+        found = walk(root, report)
+        files = lambda: (path for path in found if path.lower().endswith(".xml"))
+        report.total = sum(1 for _ in files())
+        if not report.total:
             raise ValueError(f"{root.path} holds no XML file.")
-        report.total = len(files)
         wanted = Wanted(level, text_from)
         reader = PageReader(root, parse, wanted, store or Store(), mask, straighten)
-        yield from report.work(reader, files, workers)
+        yield from report.work(reader, files(), workers)
 
     return examples
 

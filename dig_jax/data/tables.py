@@ -1,7 +1,7 @@
 """Labels of images in the layouts that people have: pairs of files, lists, tables, JSON lines.
 
-Each reader turns files of a folder into {path of the image: text}, and what it cannot use into
-named reasons. Nothing in a file raises; what is no table at all is a ValueError.
+Each reader adds what a file of a folder says to `Labels`, and reports what it cannot use. Nothing
+in a file raises; what is no table at all is a ValueError.
 """
 
 import csv
@@ -9,10 +9,11 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from dig_jax.data.disk_map import DiskMap
 from dig_jax.data.examples import Report, shown
 from dig_jax.data.images import SUFFIXES
 from dig_jax.data.lists import MAX_LINE_BYTES, Root, read_lines
@@ -29,6 +30,7 @@ TEXT_COLUMNS = (
     "text", "transcription", "transcript", "label", "ground_truth", "gt", "sentence", "words",
     "word", "identity", "target", "value", "content",
 )  # fmt: skip
+LEFT_OUT = "-"  # in the place of a split: another picture of a line that is read
 SPLIT_COLUMNS = ("split", "subset", "partition", "set")
 _suffixes = "|".join(sorted(suffix[1:] for suffix in SUFFIXES))
 # "path TAB text", "path text" and "path, "text"" (ICDAR); a path ends with the suffix of an image.
@@ -44,10 +46,11 @@ class Columns(NamedTuple):
 
 
 class Labels(NamedTuple):
-    """{path: text} of the images that have one, and {path: split} where the file tells it."""
+    """{path: text, or None where a file names an image without one}, and {path: split, or LEFT_OUT}
+    where a file tells it. They lie on the disk."""
 
-    texts: dict[str, str]
-    splits: dict[str, str]
+    texts: DiskMap
+    splits: DiskMap
 
 
 def add(
@@ -59,42 +62,43 @@ def add(
         what = "label names a missing image" if reason == "missing" else reason
         report.skip(f"{where}: {shown(path)}", what)
         return None
-    if path in labels.texts:
+    if labels.texts.get(path) is not None:
         report.skip(f"{where}: {path}", "second label for one image (the first is kept)")
         return None
-    if text is not None and "\udc80" <= max(text, default="") <= "\udcff":
+    if text and "\ud800" <= max(text) and any("\ud800" <= c <= "\udfff" for c in text):
+        # Bytes that are no UTF-8, or half a surrogate pair of JSON.
         report.skip(f"{where}: {path}", "label is not UTF-8 (image kept, unlabelled)")
-        return path
-    if text is not None:
-        labels.texts[path] = text
+        text = None
+    labels.texts[path] = text
     return path
 
 
-def read_pairs(root: Root, texts: list[str], images: Iterable[str], report: Report) -> Labels:
+def read_pairs(
+    root: Root, files: Collection[str], texts: Iterable[str], labels: Labels, report: Report
+) -> None:
     """x.gt.txt beside x.png; of several images of one text (x.png, x.bin.png) the plain one.
 
-    texts, images: sorted paths relative to the folder.
+    files: all paths relative to the folder, sorted; texts: those of them that end with .gt.txt.
     """
-    labels, of = Labels({}, {}), {}
-    wanted = {text.removesuffix(".gt.txt") for text in texts}
-    for image in images:
-        folder, _, name = image.rpartition("/")
-        stem = name
+    of = DiskMap()
+    for image in files:
+        if PurePosixPath(image).suffix.lower() not in SUFFIXES:
+            continue
+        folder, slash, stem = image.rpartition("/")
         while "." in stem:  # x.bin.png -> x.bin -> x
             stem = stem.rpartition(".")[0]
-            key = f"{folder}/{stem}" if folder else stem
-            if key in wanted:
-                of.setdefault(key, []).append(image)
+            text = f"{folder}{slash}{stem}.gt.txt"
+            if text in files:
+                both = sorted({image, of.get(text) or image}, key=lambda p: (len(p), p))
+                of[text] = both[0]
+                for other in both[1:]:
+                    labels.splits[other] = LEFT_OUT
+                    report.skip(other, "another picture of a line (the plain one is kept)")
                 break
     for text in texts:
-        found = sorted(of.get(text.removesuffix(".gt.txt"), ()), key=lambda p: (len(p), p))
-        if not found:
+        if (image := of.get(text)) is None:
             report.skip(text, "text without an image")
             continue
-        for other in found[1:]:
-            report.skip(other, "another picture of a line (the plain one is kept)")
-        labels.splits[found[0]] = ""
-        labels.splits.update(dict.fromkeys(found[1:], "-"))
         rows = [line for _, line in read_lines(root, text, report)]
         if len(rows) > 1:
             report.skip(text, "text of more than one line (image kept, unlabelled)")
@@ -104,13 +108,11 @@ def read_pairs(root: Root, texts: list[str], images: Iterable[str], report: Repo
         except UnicodeDecodeError:
             report.skip(text, "label is not UTF-8 (image kept, unlabelled)")
             continue
-        add(labels, root, text, found[0], value, report)
-    return labels
+        add(labels, root, text, image, value, report)
 
 
-def read_list(root: Root, file: str, report: Report) -> Labels:
+def read_list(root: Root, file: str, labels: Labels, report: Report) -> None:
     """Lines "path TAB text", "path text" or 'path, "text"'. Paths are relative to the file."""
-    labels = Labels({}, {})
     for number, line in read_lines(root, file, report):
         where = f"{file} line {number}"
         # Undecodable bytes of the path are a file's name; of the text they are a finding.
@@ -122,7 +124,6 @@ def read_list(root: Root, file: str, report: Report) -> Labels:
         if separator.startswith(",") and len(text) > 1 and text[0] == text[-1] == '"':
             text = text[1:-1].replace('\\"', '"').replace('""', '"')
         add(labels, root, where, beside(file, path), text, report)
-    return labels
 
 
 def beside(file: str, path: str) -> str:
@@ -131,11 +132,15 @@ def beside(file: str, path: str) -> str:
 
 
 def read_table(
-    root: Root, file: str, report: Report, image_column: str | None, text_column: str | None
-) -> Labels:
+    root: Root,
+    file: str,
+    labels: Labels,
+    report: Report,
+    image_column: str | None = None,
+    text_column: str | None = None,
+) -> None:
     """CSV or TSV with a header, as pandas and spreadsheets write them: quoted fields, a byte order
     mark, UTF-16, any of , TAB ; |. ValueError where no columns of images and texts are found."""
-    labels = Labels({}, {})
     text = _text(root, file)
     head = text.partition("\n")[0]
     separator, columns = next(
@@ -164,7 +169,6 @@ def read_table(
         split = row[columns.split] if columns.split is not None else ""
         path = add(labels, root, where, beside(file, row[columns.image]), row[columns.text], report)
         _add_split(labels, where, path, split, report)
-    return labels
 
 
 def _add_split(labels: Labels, where: str, path: str | None, split: object, report: Report) -> None:
@@ -173,7 +177,7 @@ def _add_split(labels: Labels, where: str, path: str | None, split: object, repo
         return
     name = split_named(split.strip(), split.strip())
     if re.fullmatch(r"\w[\w.-]{0,99}", name):
-        labels.splits[path] = name
+        labels.splits.setdefault(path, name)
     else:
         report.skip(f"{where}: {path}", "split that is no name: the usual one instead (image kept)")
 
@@ -215,10 +219,14 @@ def find_columns(
 
 
 def read_json_lines(
-    root: Root, file: str, report: Report, image_column: str | None, text_column: str | None
-) -> Labels:
+    root: Root,
+    file: str,
+    labels: Labels,
+    report: Report,
+    image_column: str | None = None,
+    text_column: str | None = None,
+) -> None:
     """One JSON object a line with the keys of `find_columns`."""
-    labels = Labels({}, {})
     for number, line in read_lines(root, file, report):
         where = f"{file} line {number}"
         try:
@@ -239,7 +247,6 @@ def read_json_lines(
         path = add(labels, root, where, beside(file, _encodable(image)), text, report)
         split = values[columns.split] if columns.split is not None else None
         _add_split(labels, where, path, split, report)
-    return labels
 
 
 def _is_row(row: object) -> bool:

@@ -163,7 +163,7 @@ def test_odd_lines_are_named(tmp_path):
     assert made.texts == {"a.png": "x", "b.png": None, "c.png": None, "d.png": None, "e.png": "7"}
     assert made.reasons == {
         "line without an image and a text": 4, "line that is no JSON in UTF-8": 2, "path leads out of the folder": 1,
-        "label with control characters (image kept, unlabelled)": 1,
+        "label is not UTF-8 (image kept, unlabelled)": 1,
     }  # fmt: skip
     made = read(
         tmp_path / "list",
@@ -184,3 +184,21 @@ def test_refusals(tmp_path):
         tmp_path / "out", "pairs", f"--input={tmp_path}", "--layout=x"
     )
     assert "must be a folder" in refused(tmp_path / "out", "pairs", "--input=/nowhere")
+
+
+def test_a_link_that_leads_out_is_not_read(tmp_path):
+    put(tmp_path / "outside", {"secret.png": 7})
+    root = put(tmp_path / "in", {"a.png": 1, "a.gt.txt": "eins", "b.gt.txt": "secret"})
+    (root / "b.png").symlink_to("../outside/secret.png")
+    made = make(tmp_path / "out", "pairs", f"--input={root}")
+    assert made.texts == {"a.png": "eins"}
+    assert made.reasons == {"link leads out of the folder": 2}  # the image, and its text
+
+
+def test_an_image_that_a_table_names_without_a_text_is_a_record(tmp_path):
+    """It need not have the suffix of an image; a later file may give the text."""
+    rows = [{"image": "a.scan", "text": None}, {"image": "b.scan", "text": None}]
+    files = {"a.scan": 1, "b.scan": 2, "x.jsonl": "\n".join(map(json.dumps, rows))}
+    more = json.dumps({"image": "b.scan", "text": "zwei"})
+    made = read(tmp_path, {**files, "y.jsonl": more})
+    assert made.texts == {"a.scan": None, "b.scan": "zwei"} and made.reasons == {}

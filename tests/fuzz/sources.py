@@ -11,6 +11,7 @@ what is left out must add up to the lines of the sound set. Last line: one JSON 
 """
 
 import functools
+import html
 import json
 import re
 import shutil
@@ -200,6 +201,9 @@ def _spoil(rng: Rng, file: Path, scratch: Path) -> tuple[str, bytes]:
         value = STRANGE[int(rng.integers(len(STRANGE)))]
         # A number, a quoted value, a name of a file or a word becomes something else.
         spots = list(re.finditer(rb'(?<=")[^"\n]*(?=")|\d+|[\w./-]+', data))
+        if file.suffix == ".xml" and rng.random() < 0.7:  # which stays an XML
+            spots = list(re.finditer(rb'(?<==")[^"<]*(?=")|(?<=>)[^<>]*[^\s<>][^<>]*(?=<)', data))
+            value = html.escape("".join(c for c in value if c >= " " and c != "\ud800"))
         if spots:
             spot = spots[int(rng.integers(len(spots)))]
             new = value.encode("utf-8", "surrogatepass")

@@ -9,12 +9,14 @@ datasets. Pages with PAGE-XML of the same set: --source=page_xml.
 """
 
 import html
+import itertools
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
+from dig_jax.data.disk_map import DiskList, DiskMap
 from dig_jax.data.examples import Example, Report
 from dig_jax.data.handwriting import by_stem, lists_of_splits, read_splits
-from dig_jax.data.images import SUFFIXES, Item, Store, stored
+from dig_jax.data.images import Store, stored
 from dig_jax.data.lists import Root, open_root, read_lines, read_source, walk
 
 
@@ -29,25 +31,22 @@ def examples(
     ValueError where there are no transcriptions."""
     root = open_root(input)
     report.about.update(read_source(root))
-    files = [PurePosixPath(path) for path in walk(root)]
-    texts = {
-        file.stem: str(file)
-        for file in files
-        if file.suffix == ".txt" and "transcription" in str(file.parent).lower()
-    }
+    files, texts = walk(root, report), DiskMap()
+    for file in files:
+        pure = PurePosixPath(file)
+        if pure.suffix == ".txt" and "transcription" in str(pure.parent).lower():
+            texts[pure.stem] = file
     if not texts:
         raise ValueError(f"--input={input} holds no folder Transcriptions with texts.")
-    lists = lists_of_splits(map(str, files), (".lst",))
+    lists = lists_of_splits(files, (".lst",))
     # Lists of pages stand beside those of lines.
     lists = [file for file in lists if "line" in file.split("/")[-1].lower()] or lists
     splits = read_splits(root, lists, report)
-    images = {
-        name: lines[0]
-        for name, paths in by_stem(root, SUFFIXES).items()
-        if (lines := [path for path in paths if "page" not in path.lower()])
-    }
-    jobs: list[Item] = []
-    for name in sorted(images.keys() | texts.keys()):
+    images = by_stem(root, (file for file in files if "page" not in file.lower()))
+    names, jobs = DiskMap(), DiskList()
+    for name in itertools.chain(images, texts):
+        names.setdefault(name)
+    for name in names:
         if name not in images:
             report.skip(texts[name], "transcription without an image")
         elif splits and name not in splits:
@@ -58,8 +57,9 @@ def examples(
                 report.skip(images[name], "no transcription (image kept, unlabelled)")
             split = splits[name] if splits else "train"
             jobs.append((split, root.path / images[name], text, name))
-    for name in sorted(splits.keys() - images.keys() - texts.keys()):
-        report.skip(name, "split names a missing line")
+    for name in sorted(splits):
+        if name not in names:
+            report.skip(name, "split names a missing line")
     report.total = len(jobs)
     yield from stored(jobs, store or Store(), report, workers)
 

@@ -14,8 +14,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from dig_jax.data.disk_map import DiskList
 from dig_jax.data.examples import Example, Report
-from dig_jax.data.images import SUFFIXES, Item, Store, stored
+from dig_jax.data.images import SUFFIXES, Store, stored
 from dig_jax.data.lists import Root, open_root, read_lines, read_source, walk
 from dig_jax.data.split_names import split_named, split_of
 
@@ -36,9 +37,9 @@ def examples(
     root = open_root(input)
     report.about.update(read_source(root))
     texts = _classes(classes, report) if classes else {}
-    jobs: list[Item] = []
+    jobs = DiskList()
     names: set[str] = set()
-    for path in walk(root):
+    for path in walk(root, report):
         pure = PurePosixPath(path)
         if pure.suffix.lower() not in SUFFIXES:
             continue

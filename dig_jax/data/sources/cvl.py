@@ -12,11 +12,12 @@ F. Kleber, S. Fiel, M. Diem and R. Sablatnig, CVL-DataBase, ICDAR 2013.
 """
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import PurePosixPath
 
+from dig_jax.data.disk_map import DiskList
 from dig_jax.data.examples import Example, Report
-from dig_jax.data.images import SUFFIXES, Item, Store, stored
+from dig_jax.data.images import SUFFIXES, Store, stored
 from dig_jax.data.lists import Root, open_root, read_source, walk
 from dig_jax.data.page_lines import BadPage, read_xml
 from dig_jax.data.split_names import split_of
@@ -37,20 +38,17 @@ def examples(
         raise ValueError(f"--level is '{level}', but must be line or word.")
     root = open_root(input)
     report.about.update(read_source(root))
-    files = [PurePosixPath(path) for path in walk(root)]
-    images = {
-        kind: [file for file in files if kind in file.parts and file.suffix.lower() in SUFFIXES]
-        for kind in ("lines", "words")
-    }
-    wanted = images[f"{level}s"]
-    if not wanted:
+    found = walk(root, report)
+    within = lambda folder: (file for file in map(PurePosixPath, found) if folder in file.parts)
+    images = lambda kind: (file for file in within(kind) if file.suffix.lower() in SUFFIXES)
+    if next(images(f"{level}s"), None) is None:
         raise ValueError(f"--input={input} holds no folder '{level}s' with images, as CVL does.")
-    known = _from_names(images["words"])
-    for file in files:
-        if "xml" in file.parts and file.suffix.lower() == ".xml":
+    known = _from_names(images("words"))
+    for file in within("xml"):
+        if file.suffix.lower() == ".xml":
             known.update(_from_xml(root, str(file), report))
-    jobs: list[Item] = []
-    for file in wanted:
+    jobs = DiskList()
+    for file in images(f"{level}s"):
         parts = file.stem.split("-", 4)
         id = "-".join(parts[: 3 if level == "line" else 4])
         if reason := root.reason(str(file)):
@@ -67,7 +65,7 @@ def examples(
     yield from stored(jobs, store or Store(), report, workers)
 
 
-def _from_names(words: list[PurePosixPath]) -> dict[str, str]:
+def _from_names(words: Iterable[PurePosixPath]) -> dict[str, str]:
     """{id of a word, or of a line: text} from names such as 0001-1-0-3-the.tif."""
     found: dict[str, str] = {}
     lines: dict[str, list[tuple[int, str]]] = {}

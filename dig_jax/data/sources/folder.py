@@ -12,7 +12,7 @@ are named and left (--follow_links takes the links).
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import PurePosixPath
 
 from dig_jax.data.disk_map import DiskMap
@@ -20,6 +20,7 @@ from dig_jax.data.examples import Example, Report
 from dig_jax.data.images import SUFFIXES, Store, stored
 from dig_jax.data.lists import (
     Root,
+    is_folder,
     open_root,
     other_source,
     read_labels,
@@ -69,13 +70,13 @@ def examples(
 
 def read_jobs(
     root: Root,
-    jobs: Sequence[tuple[str, str]] | Jobs,
+    jobs: Jobs,
     labels: Mapping[str, str],
     report: Report,
     store: Store | None,
     workers: int | None,
 ) -> Iterator[Example]:
-    """The examples of [(split, path)]."""
+    """The examples of these images."""
     report.total = len(jobs)
     if not jobs and (other := other_source(root)):
         raise ValueError(f"{root.path} holds no image{other}.")
@@ -85,11 +86,11 @@ def read_jobs(
     yield from stored(found, store or Store(), report, workers)
 
 
-def list_images(root: Root, labels: Mapping[str, str], report: Report) -> Jobs:
+def list_images(root: Root, labelled: Iterable[str], report: Report) -> Jobs:
     """(split, path) of what the splits list, or else of every image below the folder and every
     labelled file, sorted, as "train". Lists of any length lie on the disk."""
     found = DiskMap()
-    for path in itertools.chain(_walk(root, report), labels):
+    for path in itertools.chain(_walk(root, report), labelled):
         found.setdefault(path)
     lists = sorted(
         p.relative_to(root.path).as_posix() for p in (root.path / "splits").glob("*.txt")
@@ -145,7 +146,7 @@ def _walk(root: Root, report: Report) -> Iterator[str]:
                 path = f"{here}{entry.name}"
                 if entry.name.startswith("."):
                     continue
-                if _is_folder(entry):
+                if is_folder(entry):
                     inner.append((f"{path}/", entry.is_symlink()))
                 elif reason := _reason(root, path, entry):
                     left[path] = reason
@@ -162,13 +163,6 @@ def _walk(root: Root, report: Report) -> Iterator[str]:
             walked.add(real)
     for path, reason in left.items():
         report.skip(path, reason)
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
 
 
 def _reason(root: Root, path: str, entry: os.DirEntry[str]) -> str:

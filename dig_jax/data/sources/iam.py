@@ -14,9 +14,10 @@ U. Marti and H. Bunke, The IAM-database, IJDAR 5 (2002). Its licence forbids red
 
 from collections.abc import Iterator
 
+from dig_jax.data.disk_map import DiskList, DiskMap
 from dig_jax.data.examples import Example, Report
 from dig_jax.data.handwriting import by_stem, lists_of_splits, read_splits
-from dig_jax.data.images import SUFFIXES, Item, Store, stored
+from dig_jax.data.images import Store, stored
 from dig_jax.data.lists import open_root, read_lines, read_source, walk
 
 FIELDS = 9  # of a line of lines.txt and of words.txt; the last is the text
@@ -39,22 +40,21 @@ def examples(
         raise ValueError(f"--segmentation is '{segmentation}', but must be auto, all or ok.")
     root = open_root(input)
     report.about.update(read_source(root))
-    files = list(walk(root))
+    files = walk(root, report)
     wanted = f"{level}s.txt"
-    lists = [file for file in files if file.split("/")[-1] == wanted]
-    if not lists:
+    texts = next((file for file in files if file.split("/")[-1] == wanted), None)
+    if texts is None:
         raise ValueError(f"--input={input} holds no {wanted}, the transcriptions of IAM.")
     splits = read_splits(root, lists_of_splits(files, (".uttlist", ".lst", ".txt")), report)
     if not splits:
         report.notes.append("no list of a split (such as train.uttlist): all is 'train'")
-    images = by_stem(root, SUFFIXES)
+    images = by_stem(root, files)
     only_ok = segmentation == "ok" or (segmentation == "auto" and level == "word")
-    jobs: list[Item] = []
-    known: set[str] = set()
-    for number, line in read_lines(root, lists[0], report):
+    jobs, known = DiskList(), DiskMap()
+    for number, line in read_lines(root, texts, report):
         if line.startswith(b"#"):
             continue
-        where = f"{lists[0]} line {number}"
+        where = f"{texts} line {number}"
         try:
             fields = line.decode("utf-8").split(" ", FIELDS - 1)
         except UnicodeDecodeError:
@@ -74,11 +74,11 @@ def examples(
         else:
             text = fields[-1].replace("|", " ") if level == "line" else fields[-1]
             split = split if splits else "train"
-            jobs.append((split, root.path / images[id][0], text, id))
-        known.add(id)
-    for id in sorted(images.keys() - known):
-        if id.count("-") == (2 if level == "line" else 3):
-            report.skip(images[id][0], "image without a transcription")
+            jobs.append((split, root.path / images[id], text, id))
+        known.setdefault(id)
+    for id in images:
+        if id not in known and id.count("-") == (2 if level == "line" else 3):
+            report.skip(images[id], "image without a transcription")
     report.total = len(jobs)
     yield from stored(jobs, store or Store(), report, workers)
 

@@ -38,7 +38,7 @@ def examples(
         raise ValueError(f"--level is '{level}', but must be word or character.")
     root = open_root(input)
     report.about.update(read_source(root))
-    files = list(walk(root))
+    files = walk(root, report)
     lists = [file for file in files if file.lower().endswith(".xml")]
     if not lists:
         raise ValueError(f"--input={input} holds no XML, as KAIST has one beside each image.")

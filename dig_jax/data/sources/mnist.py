@@ -15,7 +15,7 @@ import math
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +41,7 @@ def examples(
     there is no file of images."""
     root = open_root(input)
     report.about.update(read_source(root))
-    files = list(walk(root))
+    files = walk(root, report)
     found = [(file, match[1]) for file in files if (match := IMAGES.fullmatch(file))]
     if not found:
         raise ValueError(f"--input={input} holds no images-idx3-ubyte file (gzipped or not).")
@@ -55,7 +55,7 @@ def examples(
 
 
 def _read(
-    root: Root, file: str, prefix: str, files: list[str], mapping: dict[int, str]
+    root: Root, file: str, prefix: str, files: Collection[str], mapping: dict[int, str]
 ) -> Iterator[Item | Skipped]:
     if reason := root.reason(file):
         yield Skipped(file, reason)

@@ -10,14 +10,17 @@ Which of these a folder is, is recognised in this order and told; --layout says 
 one of the files as well. Images without a text are unlabelled; splits/*.txt hold as for folder.
 """
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
+from dig_jax.data.disk_map import DiskMap
 from dig_jax.data.examples import Example, Report, shown
-from dig_jax.data.images import SUFFIXES, Store
-from dig_jax.data.lists import SHEETS, Root, open_root, read_labels, read_source, walk
-from dig_jax.data.sources.folder import list_images, read_jobs
+from dig_jax.data.images import Store
+from dig_jax.data.lists import Root, open_root, read_labels, read_source, walk
+from dig_jax.data.sources.folder import Jobs, list_images, read_jobs
 from dig_jax.data.tables import (
+    LEFT_OUT,
     Labels,
     is_list,
     read_json_lines,
@@ -58,76 +61,81 @@ def examples(
     file = Path(input) if input and Path(input).is_file() else None
     root = open_root(str(file.parent) if file else input, follow_links)
     report.about.update(read_source(root))
-    files = [file.name] if file else list(walk(root))
+    files = [file.name] if file else walk(root, report)
     kinds = recognise(root, files)
+    counts = {kind: sum(1 for _ in kinds.starting(f"{kind}/")) for kind in LAYOUTS}
     if layout == "auto":
-        layout = next((kind for kind in LAYOUTS if kinds[kind]), "")
-    if not layout or not kinds[layout]:
+        layout = next((kind for kind in LAYOUTS if counts[kind]), "")
+    if not layout or not counts[layout]:
         raise ValueError(
             f"--input={input} holds no labels of the layout {layout or ' or '.join(LAYOUTS)}; "
             "--source=folder reads images alone."
         )
-    found = kinds[layout]
-    report.notes.append(f"read as {TOLD[layout].format(len(found))}, such as {shown(found[0])}")
-    others = [TOLD[kind].format(len(kinds[kind])) for kind in LAYOUTS if kinds[kind]]
+    found = lambda: (key.partition("/")[2] for key in kinds.starting(f"{layout}/"))
+    told = TOLD[layout].format(counts[layout])
+    report.notes.append(f"read as {told}, such as {shown(next(found()))}")
+    others = [TOLD[kind].format(counts[kind]) for kind in LAYOUTS if counts[kind]]
     if len(others) > 1:
         report.notes.append(f"of what the folder holds ({', '.join(others)}) only that is read")
-    images = [path for path in files if PurePosixPath(path).suffix.lower() in SUFFIXES]
-    labels = _read(root, layout, found, images, report, image_column, text_column)
-    jobs = list_images(root, labels.texts | dict.fromkeys(labels.splits, ""), report)
+    labels = Labels(DiskMap(), DiskMap())
+    if layout == "pairs":
+        read_pairs(root, files, found(), labels, report)
+    else:
+        _read(root, layout, list(found()), labels, report, (image_column, text_column))
+    jobs = list_images(root, labels.texts, report)
     split = lambda path, given: labels.splits.get(path) or given
-    jobs = [(split(path, given), path) for given, path in jobs if split(path, given) != "-"]
-    yield from read_jobs(root, jobs, labels.texts, report, store, workers)
+    every = lambda: ((split(path, given), path) for given, path in jobs)
+    wanted = lambda: (job for job in every() if job[0] != LEFT_OUT)
+    count = sum(1 for _ in wanted()) if labels.splits else len(jobs)
+    yield from read_jobs(root, Jobs(count, wanted), labels.texts, report, store, workers)
 
 
-def recognise(root: Root, files: list[str]) -> dict[str, list[str]]:
-    """{layout: its files} of paths relative to the folder."""
-    inside = [file for file in files if not file.startswith("splits/")]
-    named = lambda *ends: [file for file in inside if file.lower().endswith(ends)]
-    texts = [file for file in named(".txt") if not file.endswith(".gt.txt")]
-    labels = [file for file in inside if PurePosixPath(file).name == "labels.tsv"]
-    usable = [file for file in texts if not root.reason(file)]
-    return {
-        "pairs": [file for file in named(".gt.txt") if PurePosixPath(file).name != ".gt.txt"],
-        "folders": labels,
-        "table": [file for file in named(".csv", ".tsv") if file not in labels],
-        "json": named(*SHEETS[2:]),
-        "list": [file for file in usable if is_list(root, file)],
-    }
+def recognise(root: Root, files: Iterable[str]) -> DiskMap:
+    """ "layout/path" of those paths, relative to the folder, that hold labels."""
+    found = DiskMap()
+    for file in files:
+        if not file.startswith("splits/") and (kind := _layout(root, file)):
+            found.setdefault(f"{kind}/{file}")
+    return found
+
+
+def _layout(root: Root, file: str) -> str:
+    """The layout that a file of labels belongs to; "" of all others."""
+    name = file.rpartition("/")[2]
+    suffix = os.path.splitext(name)[1].lower()
+    if name.lower().endswith(".gt.txt"):
+        return "pairs" if name != ".gt.txt" else ""
+    if name == "labels.tsv":
+        return "folders"
+    if suffix == ".txt":
+        return "list" if not root.reason(file) and is_list(root, file) else ""
+    return {".csv": "table", ".tsv": "table", ".jsonl": "json"}.get(suffix, "")
 
 
 def _read(
     root: Root,
     layout: str,
     files: list[str],
-    images: list[str],
+    labels: Labels,
     report: Report,
-    image_column: str | None,
-    text_column: str | None,
-) -> Labels:
-    if layout == "pairs":
-        return read_pairs(root, files, images, report)
-    labels = Labels({}, {})
+    columns: tuple[str | None, str | None],
+) -> None:
+    """Adds what the files of a layout say to the labels."""
     for file in files:
         if layout == "folders":
-            deeper = Root(root.path / PurePosixPath(file).parent, root.links)
-            texts = read_labels(deeper, report)
             folder = PurePosixPath(file).parent
-            found = Labels({str(folder / path): text for path, text in texts.items()}, {})
+            for path, text in read_labels(Root(root.path / folder, root.links), report).items():
+                path = str(folder / path)
+                if labels.texts.setdefault(path, text) is not text:
+                    report.skip(f"{file}: {path}", "second label for one image (the first is kept)")
         elif layout == "list":
-            found = read_list(root, file, report)
+            read_list(root, file, labels, report)
         else:
             read = read_table if layout == "table" else read_json_lines
             try:
-                found = read(root, file, report, image_column, text_column)
+                read(root, file, labels, report, *columns)
             except ValueError as error:
                 if len(files) == 1:
                     raise
                 report.skip(file, "table without columns of images and texts")
                 report.notes.append(str(error))
-                continue
-        for path in sorted(found.texts.keys() & labels.texts.keys()):
-            report.skip(f"{file}: {path}", "second label for one image (the first is kept)")
-        labels.texts.update({p: t for p, t in found.texts.items() if p not in labels.texts})
-        labels.splits.update({p: s for p, s in found.splits.items() if p not in labels.splits})
-    return labels

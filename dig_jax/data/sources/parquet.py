@@ -38,9 +38,10 @@ def examples(
     file = Path(input) if input and Path(input).is_file() else None
     root = open_root(str(file.parent) if file else input)
     report.about.update(read_source(root))
-    files = [file.name] if file else [path for path in walk(root) if path.endswith(SUFFIXES)]
+    every = [file.name] if file else walk(root, report)
     # Hugging Face keeps what it computed beside the data.
-    files = [path for path in files if not PurePosixPath(path).name.startswith("cache-")]
+    own = lambda path: path.rpartition("/")[2].startswith("cache-")
+    files = [path for path in every if (file or path.endswith(SUFFIXES)) and not own(path)]
     if not files:
         raise ValueError(f"--input={input} holds no .parquet or .arrow file.")
 

@@ -35,7 +35,7 @@ def examples(
     or "test" in their name are the split test. ValueError where there is no such XML."""
     root = open_root(input)
     report.about.update(read_source(root))
-    files = list(walk(root))
+    files = walk(root, report)
     lists = [file for file in files if file.lower().endswith(".xml")]
     if not lists:
         raise ValueError(f"--input={input} holds no XML, such as training_2011.xml.")

@@ -39,7 +39,7 @@ def examples(
         raise ValueError(f"--level is '{level}', but must be auto, word or digit.")
     root = open_root(input)
     report.about.update(read_source(root))
-    files = list(walk(root))
+    files = walk(root, report)
     full = [file for file in files if PurePosixPath(file).name == "digitStruct.mat"]
     digits = [file for file in files if CROPPED.fullmatch(file)]
     full, digits = full if level != "digit" else [], digits if level != "word" else []

@@ -35,7 +35,7 @@ def examples(
     where there is no XML."""
     root = open_root(input)
     report.about.update(read_source(root))
-    lists = [file for file in walk(root) if file.lower().endswith(".xml")]
+    lists = [file for file in walk(root, report) if file.lower().endswith(".xml")]
     if not lists:
         raise ValueError(f"--input={input} holds no XML, such as train.xml and test.xml of SVT.")
     lexicons: dict[str, list[str]] = {}
