@@ -20,7 +20,7 @@ from absl import app, flags
 from dig_jax.data.examples import shown
 from dig_jax.data.record_set import Record, RecordSet
 from dig_jax.data.records import parse_spec, read_manifest
-from dig_jax.data.sizes import JPEG, PNG
+from dig_jax.data.sizes import JPEG, PNG, BadRecord, header_size
 from dig_jax.tools import program, record_stats
 from dig_jax.tools.html_page import SVG, as_svg, document, table
 from dig_jax.tools.record_stats import Stats
@@ -30,8 +30,9 @@ SUSPECTS, ENDS, IDS = 4, 4, 100_000  # lines shown of each kind; ids that folder
 STYLE = """
 .sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 480px), 1fr));
          gap: 1rem 1.4rem }
-.line { min-width: 0 }
-.line img { display: block; max-width: 100%; max-height: 72px; border: 1px solid var(--line) }
+.line { min-width: 0 } .image { overflow-x: auto }
+.image img { display: block; max-width: max(100%, 16px * var(--ratio)); max-height: 72px;
+             border: 1px solid var(--line) }
 .line code { display: block; font: inherit; white-space: pre-wrap; overflow-wrap: anywhere }
 .line small { display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap }
 small, summary { color: var(--soft) } summary { cursor: pointer; margin: .6rem 0 }
@@ -40,7 +41,10 @@ small, summary { color: var(--soft) } summary { cursor: pointer; margin: .6rem 0
         white-space: nowrap } .char b { font-weight: 500; margin-right: .3rem }
 .char.rare { background: var(--warn-tint); border-color: var(--warn) }
 td { overflow-wrap: anywhere } td:first-child { overflow-wrap: normal; min-width: 6rem }
-td.number, th { white-space: nowrap }
+.curves { grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)) }
+@media (min-width: 600px) { td.number, th { white-space: nowrap } }
+@media (max-width: 599px) { th, td { padding: .3rem .35rem; font-size: .85rem }
+  td:first-child { min-width: 4rem } }
 """
 ONLY = ("", "")
 
@@ -52,7 +56,14 @@ def picture(record: Record) -> str:
         reason = record.error or "of a format that browsers do not show"
         return f"<small>(image {html.escape(shown(reason))})</small>"
     data = base64.b64encode(record.image).decode()
-    return f"<img alt='' loading=lazy src='data:image/{kind};base64,{data}'>"
+    try:
+        width, height = header_size(record.image)
+    except BadRecord:
+        width = height = 1
+    # A long line is shrunk until it is 16 px high; what is longer is scrolled.
+    ratio = f"style='--ratio: {width / height:.1f}'"
+    image = f"<img alt='' loading=lazy {ratio} src='data:image/{kind};base64,{data}'>"
+    return f"<div class=image>{image}</div>"
 
 
 def line(record: Record, row: int, note: str = "") -> str:
@@ -81,6 +92,9 @@ def histogram(title: str, values: np.ndarray, unit: str) -> str:
     with plt.rc_context(SVG):
         figure, axes = plt.subplots(figsize=(4.6, 2.5), layout="constrained")
         bins = np.arange(int(values.min()), int(top) + 2)
+        if values.dtype.kind in "iu":  # a bar stands over its number
+            bins = np.append(bins, bins[-1] + 1) - 0.5
+            axes.xaxis.get_major_locator().set_params(integer=True)
         axes.hist(np.minimum(values, top), bins=bins if len(bins) < 50 else 40, color="#4a78b5")
         label = f"{unit}" + (f" ({above} above {top:.0f}, up to {values.max()})" if above else "")
         axes.set(title=title, xlabel=label, ylabel="lines")
@@ -145,6 +159,7 @@ def ends(records: RecordSet, stats: Stats) -> str:
         for word, chosen in (("Longest", order[::-1][:ENDS]), ("Shortest", order[:ENDS])):
             if len(chosen):
                 notes = [f"{values[row]} {unit}" for row in chosen.tolist()]
+                notes = ["1 character" if note == "1 characters" else note for note in notes]
                 parts.append(f"<h3>{word} {name}</h3>{sheet(records, chosen.tolist(), notes)}")
     return "".join(parts)
 
@@ -155,14 +170,14 @@ def suspects(records: RecordSet, stats: Stats) -> str:
         return "<p>No label looks wrong.</p>"
     share = lambda found: f"{len(found) / len(stats.chars):.1%}"
     rows = [(why, len(found), share(found)) for why, found in stats.suspects.items()]
-    parts = [table(("what", "lines", "share"), rows, numbers=("lines",))]
+    parts = [table(("what", "lines", "share"), rows, numbers=("lines", "share"))]
     for why, found in stats.suspects.items():
         chosen = np.random.default_rng(0).permutation(found)[:SUSPECTS]
         parts.append(f"<h3>{why[0].upper()}{why[1:]}</h3>{sheet(records, sorted(chosen.tolist()))}")
     if stats.repeated:
         head = ("text", "lines")
         few = [(shown(text, 90), count) for text, count in stats.repeated]
-        parts.append(f"<h3>Texts of most lines</h3>{table(head, few, numbers=('lines',))}")
+        parts.append(f"<h3>Most frequent texts</h3>{table(head, few, numbers=('lines',))}")
     return "".join(parts)
 
 
@@ -191,7 +206,7 @@ def overview(path: str, manifest: dict[str, Any], all_stats: dict[str, Stats]) -
          middle(s.chars[s.chars >= 0]) if (s.chars >= 0).any() else "-")
         for split, s in all_stats.items()
     ]  # fmt: skip
-    head = ("split", "lines", "labelled", "width px", "height px", "characters")
+    head = ("split", "lines", "labelled", "width px", "height px", "label length")
     parts = [table(ONLY, [(key, shown(str(value), 500)) for key, value in about])]
     parts.append("<h3>Splits</h3>" + table(head, splits, numbers=head[1:]))
     parts.append("<p>Smallest / median / largest.</p>")

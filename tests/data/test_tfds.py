@@ -10,7 +10,7 @@ from tensorboardX.record_writer import RecordWriter
 
 from dig_jax.data.examples import Skipped
 from dig_jax.data.sources.tfds import items_of, read_shard
-from dig_jax.data.writer import encode_image, serialize, write
+from dig_jax.data.writer import encode_image, example_class, serialize, write
 from dig_jax.tools import export_records
 from tests.data.made import make, picture, pixels, png, refused
 from tests.data.toy_builders import Characters, Words
@@ -48,6 +48,22 @@ def test_a_label_that_is_not_utf8_is_counted():
     assert list(items_of(value, "train", "0", "image", "text", None)) == [
         Skipped("a", "label is not UTF-8 (image kept, unlabelled)"),
         ("train", png(1), None, "a"),
+    ]
+
+
+def test_a_class_beyond_the_names_is_counted():
+    class_of = example_class()
+    message = class_of()
+    message.features.feature["image"].bytes_list.value.append(png(1))
+    message.features.feature["label"].int64_list.value.append(2)
+    read = lambda names: list(
+        items_of(message.SerializeToString(), "train", "0", "image", "label", names)
+    )
+    assert read(["a", "b", "c"]) == [("train", png(1), "c", "0")]
+    assert read(None) == [("train", png(1), "2", "0")]
+    assert read(["a", "b"]) == [
+        Skipped("0", "class without a name (image kept, unlabelled)"),
+        ("train", png(1), None, "0"),
     ]
 
 

@@ -83,6 +83,13 @@ def test_the_page_is_whole_and_data_stay_data(folder):
     assert "that train lacks" in text and "Ω ж" in text
     for words in ("62 of 62 lines", "book0", "Longest labels", "Narrow", "U+202E"):
         assert words.lower() in text.lower(), words
+    assert "--ratio: 22.5" in text  # 900 x 40 px: shrunk no further than to 16 px of height
+
+
+def test_a_bar_stands_over_its_number():
+    """Lines of one height have one bar and whole numbers below it."""
+    text = show_records.histogram("Height", np.full(9, 48), "px")
+    assert ">48<" in text and ">48." not in text
 
 
 def test_sets_of_one_line_without_labels_have_a_page(tmp_path):

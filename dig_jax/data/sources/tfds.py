@@ -197,10 +197,11 @@ def items_of(
                 label = texts[0].decode("utf-8")
             except UnicodeDecodeError:
                 yield Skipped(id, "label is not UTF-8 (image kept, unlabelled)")
-        elif numbers:
-            known = labels is not None and 0 <= numbers[0] < len(labels)
-            # TFDS writes -1 for examples without a label.
-            label = labels[numbers[0]] if known else str(numbers[0]) if numbers[0] >= 0 else None
+        elif numbers and numbers[0] >= 0:  # TFDS writes -1 for examples without a label
+            if labels is None or numbers[0] < len(labels):
+                label = labels[numbers[0]] if labels else str(numbers[0])
+            else:
+                yield Skipped(id, "class without a name (image kept, unlabelled)")
     yield split, bytes(images[0]), label, id
 
 
