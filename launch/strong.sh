@@ -6,6 +6,8 @@
 #   launch/strong.sh judge START SET LABELS..    START also random; SET archiscribe, copiste_hw_fr;
 #                                                LABELS 34, 100, 0.1 (a tenth) or 1.0 (all)
 #   launch/strong.sh ablate SET [PIECE..]        the recipe without one of its pieces, 0.1 labels
+#   launch/strong.sh readers SET [DECODER..]     every decoder on the encoder of gen, frozen and
+#                                                fine-tuned; SET also captcha_ds, icdar2015_words
 #   launch/strong.sh bench                       step and reading beside PyTorch (dig_jax[torch])
 #   launch/strong.sh table                       prints the tables, with intervals by line and work
 # SIZE: the encoder, cnn48 (default), cnn48_lstm, cnn, micro. Also SEED, STEPS, RECORDS and RUNS.
@@ -27,7 +29,7 @@ reader() { # size -> the reader behind it: LSTMs are in the encoder, or in front
 }
 
 case $1 in
-  records) for set in archiscribe copiste_hw_fr; do
+  records) for set in archiscribe copiste_hw_fr captcha_ds icdar2015_words; do
       "$python" -m dig_jax.tools.make_records --source=folder --input="../shared/data/$set" \
         --output="$records/$set"; done ;;
   pretrain)
@@ -61,6 +63,22 @@ case $1 in
       esac
       main --config="scratch:$args" "${flags[@]}" --config.data.train="$records/$2" \
         --workdir="$runs/ablation/$2/without_$piece-$seed"; done ;;
+  readers)
+    decoders=("${@:3}") length=${STEPS:-1000} labels=0.1
+    [ $# -gt 2 ] || decoders=(linear bilstm attention transformer glimpse)
+    case $2 in captcha_ds | icdar2015_words) labels=1.0 ;; esac
+    for decoder in "${decoders[@]}"; do
+      case $decoder in
+        linear) kind=ctc,head=linear rates=1e-2+3e-2 ;;
+        bilstm) kind=ctc,head=bilstm rates=1e-3+4e-3 ;;
+        *) kind=$decoder rates=1e-3+2e-3 ;;
+      esac
+      for use in probe finetune; do
+        config=$use:decoder=$kind,labels=$labels,steps=$length,batch=16,seed=$seed
+        [ $use = finetune ] || config+=,rates=$rates
+        main --config="$config" --config.init_from="$runs/$size/pretrain/gen-0" \
+          --config.data.train="$records/$2" --workdir="$runs/readers/$2/$decoder/$use-$seed"; done
+    done ;;
   bench) for size in cnn cnn48; do
       "$python" -m dig_jax.tools.perf.bench_reader --config="scratch:size=$size"; done ;;
   table) for folder in "$runs"/*/; do # groups: printed works, handwritten pages

@@ -4,6 +4,8 @@ it fits.
     python -m dig_jax.tools.perf.plan --config=dig:preset=lines,size=B --mesh=data=64,fsdp=4 \\
       --device=v5e
     python -m dig_jax.tools.perf.plan --config=dig:preset=cpu --device=here [--check]
+    ... --device=v5e --compiler=tpu --fit     asks XLA's compiler for TPUs, and tries remedies
+    ... --records=15e6 --epochs=10            hours of a whole run, too
 
 The training step is compiled ahead of time for as many simulated CPU devices, with the trainer's
 own shardings. No array is allocated and no record is read. A table follows, and one JSON object as
@@ -12,7 +14,8 @@ the last line.
     memory      of one device. State and batch are exact. Temporary buffers (activations, gradients)
                 are the CPU compiler's: it writes attention out, so what a kernel that never stores
                 the N x N weights saves stands beside it, and it keeps what remat would compute
-                again unless the blocks are scanned, so with remat they are.
+                again unless the blocks are scanned, so with remat they are. With
+                --compiler=tpu all of it is the real compiler's word.
     operations  of matrix products: what the model needs, by its shapes, and what the compiled
                 program of a device does.
     collectives bytes that a device sends, by kind, ring algorithms assumed; loops count their turns
@@ -26,30 +29,26 @@ the last line.
 Pinned to one core it measures CPU time instead of wall time.
 """
 
-import ctypes
 import dataclasses
+import functools
 import json
 import math
-import os
 import sys
-import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import app, flags, logging
 
 from dig_jax import sharding
-from dig_jax.models import encoders, layers
+from dig_jax.models import layers
 from dig_jax.tools import program
-from dig_jax.tools.perf import bench_step, hlo, workload
-from dig_jax.tools.perf.devices import DEVICES, Device
+from dig_jax.tools.perf import bench_step, compilers, here, hlo, workload
+from dig_jax.tools.perf.devices import DEVICES
+from dig_jax.tools.perf.remedies import STATE, advice, fit, gb
 from dig_jax.train import command_line
 
 FLAGS = flags.FLAGS
 RESERVE = 0.1  # of the memory: the runtime's own, and gaps between buffers
-COPY_BYTES = 1 << 28
-STATE = ("params", "teacher", "opt_state", "mutable")  # what of the state takes room
 
 
 def parse_mesh(text):
@@ -68,79 +67,46 @@ def parse_mesh(text):
     return sizes or {"data": 1}
 
 
-def measure_here(dtype, seconds=3.0, **calls):
-    """(the ceilings of this machine's first device, its neighbours taken to share its memory;
-    seconds of each of `calls`, timed in turns with them)."""
-    product, operations = bench_step.matmul(layers.compute_dtype(dtype))
-    box = [jnp.zeros(COPY_BYTES // 4, jnp.float32)]
-    add = jax.jit(
-        lambda x: x + 1, donate_argnums=0
-    )  # in place: fresh pages would cost more than the way through memory
-
-    def copy():
-        box[0] = add(box[0])
-        return box[0]
-
-    clock = (
-        time.process_time
-        if jax.default_backend() == "cpu" and len(cores()) == 1
-        else time.perf_counter
-    )
-    times = bench_step.timed({"product": product, "copy": copy, **calls}, seconds, clock)
-    stats = jax.local_devices()[0].memory_stats() or {}
-    bandwidth = 2 * COPY_BYTES / times["copy"].median / 1e9
-    memory = stats.get("bytes_limit") or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    tflops, dtype = (
-        operations / times["product"].median / 1e12,
-        encoders.best_dtype(*encoders.here()),
-    )
-    device = Device(tflops, memory / 1e9, bandwidth, bandwidth / 2, 1 << 30, bandwidth / 2, dtype)
-    return device, {name: times[name].median for name in calls}
-
-
-def cores():
-    """The cores that this process may use."""
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count())
-
-
-def make(cfg, sizes, device, check=False):
+def make(cfg, sizes, device, check=False, compiler="cpu", name="v5e", cache=None):
     """The figures as a dict (see the module). cfg: expanded config; sizes: {axis: devices}; device:
-    a Device, or None for this machine's.
+    a Device, or None for this machine's. name: of the device; cache: see `compilers.compile_step`.
 
-    ValueError for a mesh or config that contradicts itself. There must be as many CPU devices
-    (jax_num_cpu_devices).
+    ValueError for a mesh or config that contradicts itself. For compiler="cpu" there must be as
+    many CPU devices (jax_num_cpu_devices).
     """
     cfg = {**cfg, "mesh": sizes}
     encoder = cfg["method"].get("encoder") or {}
-    # A CPU compiles no other attention, and XLA's CPU compiler computes nothing again in blocks
-    # that stand side by side.
-    how = {"attention": "plain"} | ({"scan": True} if encoder.get("remat") else {})
+    how, place = {}, {"devices": compilers.devices(compiler, name, math.prod(sizes.values()))}
+    if compiler == "tpu":
+        place["device"] = ("tpu", None)
+    else:
+        # A CPU compiles no other attention, and XLA's CPU compiler computes nothing again in
+        # blocks that stand side by side.
+        how = {"attention": "plain"} | ({"scan": True} if encoder.get("remat") else {})
     if device and encoder.get("dtype", "auto") == "auto":
         how["dtype"] = device.dtype
-    work = workload.open_workload(cfg, how, devices=jax.devices("cpu"))
+    work = workload.open_workload(cfg, how, **place)
     cfg, mesh, dtype = work.config, work.mesh, work.method.encoder.dtype
     state, shardings = work.abstract, work.shardings
-    start = time.perf_counter()
-    compiled = work.step.lower(state, work.data.raw).compile()
-    compile_s = time.perf_counter() - start
-    checked = run(work, compiled, shardings, mesh) if check else {}
+    checked = {}
+    if check:
+        compiled = work.step.lower(state, work.data.raw).compile()
+        program, checked = compilers.describe(compiled), here.run(work, compiled)
+    else:
+        program = compilers.compile_step(work, cache)
     if device is None:
-        device, seconds = measure_here(dtype, **({"step": checked.pop("step")} if check else {}))
+        device, seconds = here.ceilings(dtype, **({"step": checked.pop("step")} if check else {}))
         checked |= {f"ms_{name}": 1e3 * value for name, value in seconds.items()}
-    summary, memory = hlo.summarize(compiled.as_text()), compiled.memory_analysis()
+    summary = program.summary
     held = {part: _held(getattr(state, part), getattr(shardings, part)) for part in STATE}
     held["batch"] = _held(
         work.data.raw, jax.tree.map(lambda _: sharding.batch_sharding(mesh), work.data.raw)
     )
-    # Results that take no argument's place stand beside the temporary buffers.
-    held["temporary"] = memory.temp_size_in_bytes + max(
-        memory.output_size_in_bytes - memory.alias_size_in_bytes, 0
-    )
-    seconds, total, needed = (
-        roofline(summary, device),
-        sum(held.values()),
-        workload.model_flops(work.config)[0],
-    )
+    # Of a program that the compiler refused only the sum is known.
+    held["temporary"] = program.temporary - (sum(held.values()) if program.over else 0)
+    memory_bytes, total = device.memory_gb * 1e9, sum(held.values())
+    fits = total <= memory_bytes * (1 - RESERVE) if compiler == "cpu" else not program.over
+    seconds, needed = roofline(summary, device), workload.model_flops(work.config)[0]
     figures = {
         "config": cfg["method"]["name"],
         "batch_size": cfg["batch_size"],
@@ -148,16 +114,22 @@ def make(cfg, sizes, device, check=False):
         "mesh": {name: int(size) for name, size in mesh.shape.items()},
         "devices": mesh.size,
         "device": dataclasses.asdict(device),
+        "compiler": compiler,
         "dtype": layers.compute_dtype(dtype).name,
-        "compile_s": compile_s,
+        "compile_s": program.seconds,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         "bytes": held | {"total": total, "attention_weights": _attention_bytes(work, state, mesh)},
-        "memory_bytes": device.memory_gb * 1e9,
-        "fits": total <= device.memory_gb * 1e9 * (1 - RESERVE),
+        "peak_bytes": program.peak,
+        "over_bytes": program.over
+        or max(int(total - memory_bytes * (1 - RESERVE)), 0) * (not fits),
+        "memory_bytes": memory_bytes,
+        "fits": fits,
         "gflop_analytical": needed / 1e9,
         "gflop_a_device": summary.flops / 1e9,
-        "gflop_compiler_a_device": (compiled.cost_analysis() or {}).get("flops", 0.0) / 1e9,
+        "gflop_compiler_a_device": program.compiler_flops / 1e9,
         "traffic_bytes": summary.traffic,
+        "fusions": program.fusions,
+        "rematerialized": program.rematerialized,
         "collectives": {
             kind: {"arrays": n, "bytes": sent}
             for kind, (n, sent) in hlo.by_kind(summary.collectives).items()
@@ -165,42 +137,18 @@ def make(cfg, sizes, device, check=False):
         "loops_of_unknown_length": summary.loops_of_unknown_length,
         "ms": {name: 1e3 * value for name, value in seconds.items()},
         "binds": max(seconds, key=seconds.get),
-        "lines_per_s_at_most": cfg["batch_size"] / max(seconds.values()),
-        "lines_per_s": cfg["batch_size"] / sum(seconds.values()),
-        "mfu": needed / mesh.size / sum(seconds.values()) / (device.tflops * 1e12),
     }
+    if not program.over:
+        figures["lines_per_s_at_most"] = cfg["batch_size"] / max(seconds.values())
+        figures["lines_per_s"] = cfg["batch_size"] / sum(seconds.values())
+        figures["mfu"] = needed / mesh.size / sum(seconds.values()) / (device.tflops * 1e12)
     if check:
         checked["time_over_plan"] = checked["ms_step"] / sum(figures["ms"].values())
         checked["memory_over_plan"] = checked["bytes"] / total
         figures["checked"] = checked
-    figures["try"] = advice(figures, cfg, accumulates=work.method.loss_is_mean)
+    figures["accumulates"] = work.method.loss_is_mean
+    figures["try"] = advice(figures, cfg)
     return figures
-
-
-def run(work, compiled, shardings, mesh):
-    """{"step": a call of the compiled step, "bytes": what the process grew by at most while it
-    ran}; on Linux.
-    """
-    raw = sharding.to_global(workload.fill(work.data.raw), mesh)
-    box = [jax.jit(work.create, out_shardings=shardings)(raw)]
-    jax.block_until_ready(box)
-    ctypes.CDLL(None).malloc_trim(0)  # what building the state has left over is no part of the step
-    before = _resident("VmRSS") - sum(leaf.nbytes for leaf in jax.tree.leaves((box, raw)))
-    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")  # from here on the peak counts anew
-
-    def step():
-        box[0], figures = compiled(box[0], raw)
-        return figures
-
-    for _ in range(3):
-        jax.block_until_ready(step())
-    return {"step": step, "bytes": _resident("VmHWM") - before}
-
-
-def _resident(name):
-    with open("/proc/self/status", encoding="ascii") as file:
-        return next(1024 * int(line.split()[1]) for line in file if line.startswith(name))
 
 
 def _held(tree, shardings):
@@ -245,55 +193,6 @@ def _near(group, node):
     return len({member // node for member in group}) <= 1
 
 
-def advice(figures, cfg, accumulates=False):
-    """What to change where it does not fit, the gentlest first; [] where it fits. Sizes are
-    proportions, not compilations.
-    """
-    if figures["fits"]:
-        return []
-    held, room = figures["bytes"], figures["memory_bytes"] * (1 - RESERVE)
-    state = sum(held[name] for name in STATE)
-    rows = held["temporary"] + held["batch"]
-    encoder, found = cfg["method"]["encoder"], []
-    if state > room / 4 and figures["mesh"].get("fsdp", 1) < figures["devices"]:
-        ways = figures["devices"] // figures["mesh"].get("fsdp", 1)
-        found.append(
-            f"--mesh=fsdp={figures['devices']}: state of about {gb(state / ways)} a device, now "
-            f"{gb(state)}"
-        )
-    if "remat" in encoder and not encoder["remat"]:
-        found.append(
-            "--config.method.encoder.remat=True (and scan=True): blocks keep their inputs alone"
-        )
-    parts = math.ceil(rows / max(room - state, 1)) if room > state else 0
-    if parts > 1 and accumulates:
-        parts = next(
-            (n for n in range(parts, cfg["batch_size"] + 1) if cfg["batch_size"] % n == 0), 0
-        )
-        found.append(
-            f"--config.accumulate={parts * 1}: temporary buffers of about {gb(rows / parts)}"
-        )
-    if room > state:
-        unit = math.prod(figures["mesh"].get(axis, 1) for axis in sharding.ROWS)
-        fitting = int(cfg["batch_size"] * (room - state) / rows) // unit * unit
-        if fitting:
-            devices = math.ceil(figures["devices"] * cfg["batch_size"] / fitting)
-            found.append(f"--config.batch_size={fitting}, or {devices} devices along data")
-    else:
-        found.append(
-            f"more devices along fsdp, or larger ones: the state alone is {gb(state)} a device"
-        )
-    return found
-
-
-def gb(count):
-    """Bytes for people."""
-    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= size:
-            return f"{count / size:,.1f} {unit}"
-    return f"{count:.0f} B"
-
-
 def report(figures, name):
     """The table."""
     held, mesh = figures["bytes"], figures["mesh"]
@@ -303,6 +202,7 @@ def report(figures, name):
     rows = [
         (f"{figures['config']}, {figures['parameters']:,} parameters, {figures['dtype']}", ""),
         (f"{lines} on {figures['devices']} x {name} ({axes})", ""),
+        (f"compiled for {figures['compiler'].upper()}s in {figures['compile_s']:.0f} s", ""),
         ("", ""),
         ("memory of a device", ""),
     ]
@@ -313,9 +213,19 @@ def report(figures, name):
     ):  # fmt: skip
         rows.append((f"  {what}", gb(held[part])))
     fits, weights = "fits" if figures["fits"] else "DOES NOT FIT", gb(held["attention_weights"])
+    if figures["compiler"] == "cpu":
+        rows += [
+            (f"  of {gb(figures['memory_bytes'])}, a tenth kept free", fits),
+            ("  (attention weights, which a fused kernel does not store)", weights),
+        ]
+    else:
+        rows += [
+            ("  at the fullest moment", gb(figures["peak_bytes"] or held["total"])),
+            (f"  of {gb(figures['memory_bytes'])}, so the compiler", fits),
+            ("fusions", f"{figures['fusions']:,}"),
+            ("instructions computed again to save memory", f"{figures['rematerialized']:,}"),
+        ]
     rows += [
-        (f"  of {gb(figures['memory_bytes'])}, a tenth kept free", fits),
-        ("  (attention weights, which a fused kernel does not store)", weights),
         ("operations of a step", ""),
         ("  the model needs", f"{figures['gflop_analytical']:,.1f} GFLOP"),
         ("  a device does", f"{figures['gflop_a_device']:,.1f} GFLOP"),
@@ -330,8 +240,16 @@ def report(figures, name):
         (f"  {part}" + (" (binds)" if part == figures["binds"] else ""), f"{ms:,.2f} ms")
         for part, ms in figures["ms"].items()
     ]
-    most, least = figures["lines_per_s_at_most"], figures["lines_per_s"]
-    rows.append(("lines/s, nothing overlapping / everything", f"{least:,.0f} / {most:,.0f}"))
+    if "lines_per_s" in figures:
+        most, least = figures["lines_per_s_at_most"], figures["lines_per_s"]
+        rows.append(("lines/s, nothing overlapping / everything", f"{least:,.0f} / {most:,.0f}"))
+    if run := figures.get("run"):
+        rows += [
+            (f"{run['lines']:,.0f} lines, nothing overlapping / everything",
+             f"{run['hours']:,.1f} / {run['hours_at_least']:,.1f} hours"),
+            ("  of all devices together",
+             f"{run['device_hours']:,.0f} / {run['device_hours_at_least']:,.0f} hours"),
+        ]  # fmt: skip
     lines = [f"{left:<60}{right:>20}".rstrip() for left, right in rows]
     if figures["loops_of_unknown_length"]:
         lines.append(
@@ -344,10 +262,20 @@ def report(figures, name):
             f"plan's sum; {gb(checked['bytes'])}, {checked['memory_over_plan']:.2f} of the plan's"
         )
     if not figures["fits"]:
-        over = held["total"] - figures["memory_bytes"] * (1 - RESERVE)
-        lines.append(f"does not fit: {gb(over)} too many on a device; try")
+        lines.append(f"does not fit: {gb(figures['over_bytes'])} too many on a device; try")
         lines += [f"  {number}. {what}" for number, what in enumerate(figures["try"], 1)]
     return "\n".join(lines)
+
+
+def whole_run(figures, records, epochs):
+    """Hours of a run over so many records, of the job and of all its devices; a roofline's, so a
+    real run takes longer."""
+    lines, devices = records * epochs, figures["devices"]
+    slow, fast = (lines / figures[name] / 3600 for name in ("lines_per_s", "lines_per_s_at_most"))
+    return {
+        "lines": lines, "hours": slow, "hours_at_least": fast,
+        "device_hours": slow * devices, "device_hours_at_least": fast * devices,
+    }  # fmt: skip
 
 
 def main(argv):
@@ -355,10 +283,11 @@ def main(argv):
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     try:
         sizes = parse_mesh(FLAGS.mesh)
+        tpu = FLAGS.compiler == "tpu"
         # Before JAX starts: its CPU devices are counted once. Other accelerators of this machine
         # are left alone.
-        jax.config.update("jax_num_cpu_devices", int(np.prod(list(sizes.values()))))
-        if FLAGS.device != "here" or FLAGS.check:
+        jax.config.update("jax_num_cpu_devices", 1 if tpu else int(np.prod(list(sizes.values()))))
+        if FLAGS.device != "here" or FLAGS.check or tpu:
             jax.config.update("jax_platforms", "cpu")
         if FLAGS.check and (
             FLAGS.device != "here"
@@ -369,12 +298,21 @@ def main(argv):
                 "--check compares with a run here: it needs --device=here, a mesh of one device "
                 "and Linux"
             )
-        figures = make(
-            command_line.config().to_dict(), sizes, DEVICES.get(FLAGS.device), FLAGS.check
-        )
-    except (ValueError, FileNotFoundError) as error:
+        cache = None if FLAGS.cache == "none" else FLAGS.cache or compilers.default_cache()
+        plan = functools.partial(
+            make, device=DEVICES.get(FLAGS.device), check=FLAGS.check, compiler=FLAGS.compiler,
+            name=FLAGS.device, cache=cache if tpu else None,
+        )  # fmt: skip
+        cfg = command_line.config().to_dict()
+        figures, tried = fit(cfg, sizes, plan) if FLAGS.fit else (plan(cfg, sizes), {})
+    except (ValueError, FileNotFoundError, ModuleNotFoundError) as error:
         raise SystemExit(f"error: {error}") from None
+    if FLAGS.records and "lines_per_s" in figures:
+        figures["run"] = whole_run(figures, FLAGS.records, FLAGS.epochs)
     print(report(figures, FLAGS.device))
+    for name, of in tried.items():
+        print(f"tried {name}: " + ("fits" if of["fits"] else f"{gb(of['over_bytes'])} too many"))
+    figures["tried"] = {name: of["over_bytes"] for name, of in tried.items()}
     print(json.dumps(bench_step.rounded({"device_name": FLAGS.device, **figures})))
 
 
@@ -389,6 +327,18 @@ if __name__ == "__main__":
         [*DEVICES, "here"],
         "What the devices are; here: ceilings measured on this machine.",
     )
+    flags.DEFINE_enum(
+        "compiler",
+        "cpu",
+        compilers.COMPILERS,
+        "cpu: in seconds, memory estimated; tpu: the real one, in minutes (dig_jax[tpu]).",
+    )
+    flags.DEFINE_bool(
+        "fit", False, "Where it does not fit, try fsdp, remat and accumulate until it does."
+    )
+    flags.DEFINE_float("records", 0, "Also say how long a run over so many lines takes.")
+    flags.DEFINE_float("epochs", 1, "With --records: how often.")
+    flags.DEFINE_string("cache", "", "Folder of what the TPU compiler said before, or none.")
     flags.DEFINE_bool("check", False, "Also run the step here and compare.")
     flags.mark_flag_as_required("config")
     logging.set_verbosity(logging.WARNING)

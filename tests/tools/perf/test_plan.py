@@ -3,22 +3,25 @@ in all of XLA's notations.
 """
 
 import dataclasses
+import importlib.util
 import json
 import math
 import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from dig_jax import sharding
 from dig_jax.configs.pretrain import dig
-from dig_jax.tools.perf import hlo, plan, workload
+from dig_jax.tools.perf import compilers, hlo, plan, remedies, workload
 from dig_jax.tools.perf.devices import DEVICES
 
 ROOT = pathlib.Path(__file__).parents[3]
@@ -171,8 +174,10 @@ def test_bytes_of_a_device_are_those_that_are_placed():
     assert "fits" in shown and "DOES NOT" not in shown and figures["binds"] + " (binds)" in shown
 
     small = dataclasses.replace(DEVICES["v5e"], memory_gb=figures["bytes"]["total"] * 0.9e-9)
-    refused = figures | {"fits": False, "memory_bytes": small.memory_gb * 1e9}
-    refused["try"] = plan.advice(refused, work.config)
+    room = small.memory_gb * 1e9
+    over = int(figures["bytes"]["total"] - room * 0.9)
+    refused = figures | {"fits": False, "memory_bytes": room, "over_bytes": over}
+    refused["try"] = remedies.advice(refused, work.config)
     shown = plan.report(refused, "v5e")
     assert (
         "DOES NOT FIT" in shown
@@ -191,6 +196,107 @@ def test_a_slow_link_binds_where_a_group_leaves_its_node():
     )
     seconds = plan.roofline(summary, DEVICES["h200"])
     assert seconds == {"compute": 1.0, "memory": 1.0, "network": pytest.approx(1.5 / 450 + 1 / 50)}
+
+
+def test_slices_of_tpus():
+    shapes = {("v5e", n): s for n, s in ((1, (1, 1)), (2, (2, 1)), (8, (2, 4)), (256, (16, 16)))}
+    shapes |= {("v5p", n): s for n, s in ((4, (2, 2, 1)), (8, (2, 2, 2)), (16, (2, 2, 4)))}
+    for (device, count), shape in shapes.items():
+        assert compilers.topology(device, count) == shape
+    with pytest.raises(ValueError, match="--device=h100: --compiler=tpu compiles for v5e"):
+        compilers.topology("h100", 8)
+    with pytest.raises(ValueError, match="the mesh has 6 devices: TPUs come in slices of a power"):
+        compilers.topology("v5e", 6)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is here")
+def test_without_libtpu_a_sentence_says_what_to_install():
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'dig_jax\[tpu\]'"):
+        compilers.devices("tpu", "v5e", 4)
+
+
+REFUSED = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 34.45G of 15.75G hbm. Ex"
+
+
+def test_a_program_that_the_tpu_compiler_refuses_says_by_how_much():
+    program = compilers._refused(REFUSED, 1.0)
+    assert program.over == pytest.approx((34.45 - 15.75) * 2**30, rel=1e-6)
+    assert program.temporary == pytest.approx(34.45 * 2**30, rel=1e-6)
+    assert compilers._refused("INTERNAL: something else", 1.0) is None
+
+
+class Lowered:
+    """A lowered step whose compiler says REFUSED, or what it is told."""
+
+    def __init__(self, text, error=None):
+        self.text, self.error, self.asked = text, error, 0
+
+    def lower(self, state, raw):
+        return self
+
+    def as_text(self):
+        return self.text
+
+    def compile(self):
+        self.asked += 1
+        if self.error:
+            raise jax.errors.JaxRuntimeError(self.error)
+        return jax.jit(lambda x: x @ x).lower(jnp.ones((4, 4))).compile()
+
+
+def work_of(lowered):
+    data = types.SimpleNamespace(raw=None)
+    mesh = types.SimpleNamespace(size=1, devices=np.array(jax.devices()[:1]))
+    return types.SimpleNamespace(step=lowered, abstract=None, data=data, mesh=mesh)
+
+
+def test_what_a_compiler_said_is_kept_by_the_program_that_went_in(tmp_path):
+    for lowered in (Lowered("a"), Lowered("b", REFUSED)):
+        work = work_of(lowered)
+        first = compilers.compile_step(work, tmp_path)
+        assert compilers.compile_step(work, tmp_path) == first and lowered.asked == 1
+    assert first.over and len(list(tmp_path.iterdir())) == 2
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        compilers.compile_step(work_of(Lowered("c", "INTERNAL: a fault")), tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_fit_tries_remedies_until_one_is_enough():
+    """A step that needs its state, cut over fsdp, and rows that remat halves and parts divide."""
+
+    def make(cfg, sizes):
+        encoder = cfg["method"]["encoder"]
+        state = 40 / sizes.get("fsdp", 1)
+        rows = 64 / cfg.get("accumulate", 1) / (2 if encoder["remat"] else 1)
+        asked.append((sizes, encoder["remat"], cfg.get("accumulate", 1)))
+        held = {"params": state, "teacher": 0, "opt_state": 0, "mutable": 0, "total": state + rows}
+        over = max(state + rows - room, 0)
+        return {"bytes": held, "memory_bytes": room, "over_bytes": over, "fits": over == 0} | {
+            "accumulates": accumulates
+        }
+
+    cfg = {"batch_size": 64, "method": {"encoder": {"remat": False}}}
+    asked, room, accumulates = [], 30, True
+    figures, tried = remedies.fit(cfg, {"data": 4}, make)
+    assert figures["fits"] and asked == [
+        ({"data": 4}, False, 1),
+        ({"fsdp": 4}, False, 1),
+        ({"fsdp": 4}, True, 1),
+        ({"fsdp": 4}, True, 2),
+    ]
+    assert list(tried) == [
+        "--mesh=fsdp=4",
+        "--config.method.encoder.remat=True (and scan=True)",
+        "--config.accumulate=2",
+    ]
+    accumulates = False  # a loss that compares rows cannot be cut
+    assert not remedies.fit(cfg, {"data": 4}, make)[0]["fits"]
+
+
+def test_hours_of_a_whole_run():
+    figures = {"lines_per_s": 1000.0, "lines_per_s_at_most": 2000.0, "devices": 8}
+    run = plan.whole_run(figures, records=36e5, epochs=2)
+    assert run["hours"] == 2 and run["device_hours"] == 16 and run["hours_at_least"] == 1
 
 
 def test_meshes_on_the_command_line():

@@ -1,0 +1,200 @@
+"""A step compiled ahead of time, by XLA's compiler for CPUs or by that for TPUs, without a TPU.
+
+The TPU compiler comes with the package libtpu (the extra `tpu`). It needs no chip: a topology such
+as "v5e:4x4" stands for the devices. What it says is kept in a folder of the user's cache, under a
+digest of the program that went in, for a large step takes it minutes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from dig_jax.tools.perf import hlo
+
+COMPILERS = ("cpu", "tpu")
+SIDES = {"v5e": 2, "v6e": 2, "v5p": 3}  # chips lie in a plane or in a cube
+SILENT_S = 30  # how long a compilation says nothing
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """What a compiler made of a step, of one device. Memory in bytes.
+
+    temporary: activations, gradients, and results that take no argument's place. peak: all that
+    is alive at once, as the compiler counts it, or None. rematerialized: instructions that are
+    computed again to save memory. seconds: of the compilation. over: what the program needs more
+    than the device has; the compiler then made none, and temporary is all that it needs.
+    """
+
+    summary: hlo.Summary
+    temporary: int
+    peak: int | None
+    compiler_flops: float
+    fusions: int
+    rematerialized: int
+    seconds: float
+    over: int = 0
+
+
+def topology(device: str, count: int) -> tuple[int, ...]:
+    """("v5e", 8) -> (2, 4): so many chips, as near to a square or a cube as can be.
+
+    ValueError where there is no such slice."""
+    if device not in SIDES:
+        raise ValueError(f"--device={device}: --compiler=tpu compiles for {', '.join(SIDES)}")
+    if count & (count - 1):
+        raise ValueError(f"the mesh has {count} devices: TPUs come in slices of a power of two")
+    doublings, sides = count.bit_length() - 1, SIDES[device]
+    lengths = (2 ** ((doublings + place) // sides) for place in range(sides))
+    return tuple(sorted(lengths, key=lambda length: length == 1))  # 2x2x1: a host's own shape
+
+
+def devices(compiler: str, device: str, count: int) -> list[Any]:
+    """The devices to compile for. ModuleNotFoundError, in a sentence, without libtpu."""
+    if compiler == "cpu":
+        return jax.devices("cpu")
+    shape = topology(device, count)
+    if importlib.util.find_spec("libtpu") is None:
+        raise ModuleNotFoundError(
+            "--compiler=tpu needs the compiler of libtpu: pip install 'dig_jax[tpu]'"
+        )
+    # It is not to look for a TPU of this machine, which takes a minute where there is none.
+    for variable, value in (
+        ("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost"),
+        ("TPU_ACCELERATOR_TYPE", "v5litepod-4"), ("TPU_STDERR_LOG_LEVEL", "3"),
+    ):  # fmt: skip
+        os.environ.setdefault(variable, value)
+    from jax.experimental import topologies
+
+    name = f"{device}:{'x'.join(map(str, shape))}"
+    # Four chips a host, in a square; fewer are a host of their own.
+    host = {"chips_per_host_bounds": [*shape, 1][:3]} if count < 4 else {}
+    try:
+        return list(topologies.get_topology_desc(name, platform="tpu", **host).devices)
+    except Exception as error:  # of the plug-in: its class is private
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"the TPU compiler knows no topology {name}: {reason}") from None
+
+
+def compile_step(work: Any, cache: str | Path | None = None) -> Program:
+    """The training step of a workload (an Experiment). cache: a folder, or None."""
+    lowered = work.step.lower(work.abstract, work.data.raw)
+    file = _file(lowered, work.mesh, cache) if cache else None
+    if file and file.exists():
+        return _from_json(file.read_text(encoding="utf-8"))
+    start = time.perf_counter()
+    try:
+        with _said_aloud(f"compiling for {_name(work.mesh)}"):
+            compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        program = _refused(str(error), time.perf_counter() - start)
+        if program is None:
+            raise
+    else:
+        program = describe(compiled, time.perf_counter() - start)
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(dataclasses.asdict(program)), encoding="utf-8")
+    return program
+
+
+def describe(compiled: Any, seconds: float = 0.0) -> Program:
+    """The figures of a compiled program."""
+    text, memory = compiled.as_text(), compiled.memory_analysis()
+    # Results that take no argument's place stand beside the temporary buffers.
+    beside = max(memory.output_size_in_bytes - memory.alias_size_in_bytes, 0)
+    return Program(
+        hlo.summarize(text),
+        memory.temp_size_in_bytes + beside,
+        memory.peak_memory_in_bytes or None,
+        (compiled.cost_analysis() or {}).get("flops", 0.0),
+        len(re.findall(r"\bfusion\(", text)),
+        len(re.findall(r"^\s+(?:ROOT )?%?[\w.\-]*\.remat[\w.]* = ", text, re.MULTILINE)),
+        seconds,
+    )
+
+
+def _refused(message: str, seconds: float) -> Program | None:
+    """Of the error of a program that does not fit: "Used 34.45G of 15.75G hbm"."""
+    found = re.search(r"Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm", message)
+    if not found:
+        return None
+    used, room = map(_bytes, found.groups())
+    nothing = hlo.Summary(0.0, 0.0, (), 0)
+    return Program(nothing, used, used, 0.0, 0, 0, seconds, over=used - room)
+
+
+def _bytes(text: str) -> int:
+    units = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+    return int(float(text.rstrip("KMGT")) * units.get(text[-1], 1))
+
+
+# ---- what was compiled before
+
+
+def default_cache() -> Path:
+    """The folder of the user's cache that results are kept in."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dig_jax" / "plans"
+
+
+def _file(lowered: Any, mesh: Any, cache: str | Path) -> Path:
+    versions = [jax.__version__, _version("jaxlib"), _version("libtpu"), _name(mesh)]
+    digest = hashlib.sha256("\n".join([*versions, lowered.as_text()]).encode())
+    return Path(cache) / f"{digest.hexdigest()[:32]}.json"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def _from_json(text: str) -> Program:
+    values = json.loads(text)
+    summary = values.pop("summary")
+    each = summary.pop("collectives")
+    summary["collectives"] = tuple(
+        hlo.Collective(**{**c, "group": tuple(c["group"])}) for c in each
+    )
+    return Program(hlo.Summary(**summary), **values)
+
+
+# ---- a word while it lasts
+
+
+def _name(mesh: Any) -> str:
+    return f"{mesh.size} x {mesh.devices.flat[0].device_kind}"
+
+
+@contextlib.contextmanager
+def _said_aloud(what: str) -> Iterator[None]:
+    """Says every half minute on stderr for how long it has been at it."""
+    done, start = threading.Event(), time.monotonic()
+
+    def say() -> None:
+        while not done.wait(SILENT_S):
+            print(f"{what}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=say, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
