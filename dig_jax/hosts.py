@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 
 _all_is_well: Callable[[], Any] = lambda: None  # tells the shell of `initialize`
 
-
+STATUS = "dig_jax/status/"  # keys of what hosts publish
 ALONE = (
     "error: this host ended without a word of its own: it was killed, or another host of the job "
     "died, hung or never came, and JAX then ends all of them (see the lines above and the logs of "
@@ -87,6 +87,34 @@ def leave() -> None:
         atexit.register(os._exit, 1)
         atexit.register(sys.stdout.flush)
         atexit.register(_all_is_well)
+
+
+def end_now() -> None:
+    """End this process from any thread, when its main thread may never return. The other hosts end
+    when they miss it."""
+    _all_is_well()  # the words have been said
+    sys.stdout.flush()
+    os._exit(1)
+
+
+def publish(text: str) -> None:
+    """Tell the other hosts how this one is; waits for nobody. Alone: nothing."""
+    if client := _client():
+        client.key_value_set(f"{STATUS}{jax.process_index()}", text, allow_overwrite=True)
+
+
+def published() -> dict[int, str]:
+    """{host: what it last published} of all hosts that did; waits for nobody."""
+    client = _client()
+    told = client.key_value_dir_get(STATUS) if client else []
+    return {int(key.rpartition("/")[2]): text for key, text in told}
+
+
+def _client() -> Any:
+    """JAX's store that all hosts share, or None: no public function leads to it."""
+    from jax._src import distributed
+
+    return getattr(distributed.global_state, "client", None)
 
 
 def lost_host(error: BaseException) -> bool:

@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[1]
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("toys")]
 
 SCRIPT = """
-import json, os, sys, types, jax
+import contextlib, json, os, sys, time, types, jax
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", int(os.environ["DEVICES"]))
 from tests import toy
@@ -48,6 +48,21 @@ if "STALE" in os.environ and os.environ["DIG_PROCESS_INDEX"] == "1":  # an old v
     checkpoint.steps = stale
 seen = open(os.environ["SEEN"], "a")
 add = progress.Log.add
+if "STUCK" in os.environ and os.environ["DIG_PROCESS_INDEX"] == "1":  # on a disk that hangs
+    from dig_jax.data import pipeline
+    iterate = pipeline.iterate
+    def waits_for_ever():
+        time.sleep(1000)
+    @contextlib.contextmanager
+    def slow(*given):
+        with iterate(*given) as batches:
+            def read():
+                for step, batch in enumerate(batches, 1):
+                    if step == int(os.environ["STUCK"]):
+                        waits_for_ever()
+                    yield batch
+            yield read()
+    pipeline.iterate = slow
 def spy(self, step, values, host):
     seen.write(json.dumps([step, host["index"].tolist()]) + "\\n")
     seen.flush()
@@ -320,6 +335,15 @@ def test_a_host_that_never_comes_ends_the_others(lines, tmp_path):
     with Job(tmp_path, lines, 4, 1, 1, **times) as job:
         assert job.wait(120)[0] not in (0, 143)
         end_of(job, 0)
+
+
+def test_a_host_that_is_alive_but_stuck_ends_the_job_and_is_named(lines, tmp_path):
+    """Its heartbeat goes on, so JAX sees nothing; without the watch both would wait for ever."""
+    with Job(tmp_path, lines, 40, 2, 1, STUCK="3", DIG_STUCK_S="15") as job:
+        assert 0 not in job.wait()
+        assert re.search(r"stuck: host 1 \(\S+\) since it reads step 3\.", job.said(1))
+        assert "in waits_for_ever" in job.said(1)
+        assert "host 0 (" not in job.said(1)
 
 
 def end_of(job, index):

@@ -15,6 +15,7 @@ from dig_jax.train.profile import Trace
 from dig_jax.train.progress import Log, Stopped
 from dig_jax.train.signals import TERMINATED, Interrupts
 from dig_jax.train.state import TrainState
+from dig_jax.train.watch import COMPILING, Watch, limit
 from dig_jax.workdir import checkpoint, metrics
 
 HEADLINES = (
@@ -63,10 +64,14 @@ class Loop:
         with (
             self.interrupts,
             contextlib.closing(log),
+            Watch(limit()) as watch,
             pipeline.iterate(self.data.dataset, start, self.data.workers) as batches,
         ):
             for done in range(start + 1, self.total + 1):
+                watch.beat(f"reads step {done}")
                 batch, host = next(batches)
+                known = batch["image"].shape in log.compiled
+                watch.beat(f"computes step {done}", 1 if known else COMPILING)
                 if not self.shard.counts:  # another host reads the same rows and counts them
                     host = host | {"errors": []}
                 self._count_errors(host)
@@ -80,15 +85,18 @@ class Loop:
                     )
                 self.trace.end(done, state)
                 log.add(done, values, host)
+                watch.beat(f"ended step {done}")
                 last = done == self.total
                 stop = not last and hosts.stop_requested(
                     done - start, self.interrupts.code is not None
                 )
                 if self._must_pause(done) or stop:
+                    watch.beat(f"evaluates or saves step {done}")
                     log.flush()  # all up to here is finite and written, before anything is kept
                     self._evaluate_and_save(state, done, force=last or stop)
                     log.resume()
                 if stop:
+                    watch.beat(f"saves step {done}")
                     self.checkpoints.wait()
                     report(f"asked to stop: saved step {done}; run the same command again to go on")
                     raise SystemExit(self.interrupts.code or TERMINATED)

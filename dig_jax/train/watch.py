@@ -1,0 +1,88 @@
+"""A host that is alive but stuck ends the job, with a sentence that names it and says where it is.
+
+JAX's own heartbeat sees a process that died or was stopped. It does not see one whose main thread
+waits for ever, as on a network disk, for the heartbeat is another thread.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import threading
+import traceback
+from typing import Any
+
+from dig_jax import hosts
+
+DEFAULT_S = 1800
+TICK_S = 10.0
+COMPILING = 10  # times the limit
+GRACE = 3  # ticks in which the other hosts can say it, too, before this one is gone
+
+
+def limit() -> float:
+    """Seconds without a step after which a host is stuck, of DIG_STUCK_S; 0 = it is never."""
+    text = os.environ.get("DIG_STUCK_S", str(DEFAULT_S))
+    if not text.isdigit():
+        raise ValueError(f"DIG_STUCK_S is {text!r}: set it to a whole number of seconds, 0 = off")
+    return int(text)
+
+
+class Watch:
+    """Context that ends this process when `beat` was not called for `limit_s` seconds; 0 = never.
+
+    Time in which the process itself was stopped, as by Ctrl-Z, does not count.
+    """
+
+    def __init__(self, limit_s: float):
+        self.limit_s, self.tick_s = limit_s, min(TICK_S, limit_s / 10)
+        self._beats, self._doing, self._times = 0, "starts", 1
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
+
+    def beat(self, doing: str, times: int = 1) -> None:
+        """Still alive; doing: what begins now, such as "reads step 7", and may take `times` as
+        long as the limit."""
+        self._beats, self._doing, self._times = self._beats + 1, doing, times
+
+    def __enter__(self) -> Watch:
+        if self.limit_s:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._done.set()
+
+    def _watch(self) -> None:
+        seen, idle_s = -1, 0.0
+        while not self._done.wait(self.tick_s):
+            # Counted in ticks: a clock would go on while the whole process is stopped.
+            idle_s = idle_s + self.tick_s if seen == self._beats else 0.0
+            seen = self._beats
+            hosts.publish(f"{self._beats} {platform.node()} {self._doing}")
+            if idle_s >= self.limit_s * self._times:
+                self._end()
+
+    def _end(self) -> None:
+        print(self._sentence(), file=sys.stderr, flush=True)
+        if not self._done.wait(GRACE * self.tick_s):
+            hosts.end_now()
+
+    def _sentence(self) -> str:
+        main = threading.main_thread().ident
+        frames = sys._current_frames()  # noqa: SLF001: the one way to another thread's stack
+        stack = "".join(traceback.format_stack(frames[main])) if main in frames else ""
+        told = {index: text.split(" ", 2) for index, text in hosts.published().items()}
+        told = told or {0: [str(self._beats), platform.node(), self._doing]}
+        last = min(int(beats) for beats, _, _ in told.values())
+        stuck = ", ".join(
+            f"host {index} ({name}) since it {doing}"
+            for index, (beats, name, doing) in sorted(told.items())
+            if int(beats) == last
+        )
+        return (
+            f"error: no step ended for {self.limit_s * self._times:.0f} s; stuck: {stuck}. The job ends; run the "
+            "same command again to go on from the last checkpoint (DIG_STUCK_S sets the seconds)\n"
+            f"Where this host is:\n{stack}"
+        )

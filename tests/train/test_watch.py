@@ -1,0 +1,67 @@
+"""Watch: a stuck process ends with a sentence and its stack, a stopped one goes on."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dig_jax.train import watch
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+SCRIPT = """
+import sys, time
+from dig_jax.train.watch import Watch
+
+def waits_for_ever():
+    time.sleep(60)
+
+with Watch({limit}) as watch:
+    for step in range({steps}):
+        watch.beat(f"reads step {{step}}")
+        time.sleep(0.05)
+        print(step, flush=True)
+    {then}
+print("well")
+"""
+
+
+def start(limit, steps, then="pass"):
+    text = SCRIPT.format(limit=limit, steps=steps, then=then)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", text]
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment)
+
+
+def test_a_stuck_process_says_where_it_is_and_ends():
+    process = start(1, 3, "waits_for_ever()")
+    out, said = process.communicate(timeout=60)
+    assert process.returncode == 1 and "well" not in out
+    assert "no step ended for 1 s; stuck: host 0 (" in said and "since it reads step 2." in said
+    assert "in waits_for_ever" in said
+
+
+def test_a_process_that_was_stopped_goes_on():
+    process = start(1, 30)
+    while process.stdout.readline() != "3\n":
+        pass
+    process.send_signal(signal.SIGSTOP)
+    time.sleep(2.5)
+    process.send_signal(signal.SIGCONT)
+    out, said = process.communicate(timeout=60)
+    assert process.returncode == 0 and out.endswith("well\n") and "stuck" not in said
+
+
+def test_zero_seconds_is_off(monkeypatch):
+    monkeypatch.setenv("DIG_STUCK_S", "0")
+    with watch.Watch(watch.limit()) as off:
+        off.beat("waits")
+        assert not off._thread.is_alive()
+    monkeypatch.setenv("DIG_STUCK_S", "soon")
+    with pytest.raises(ValueError, match="DIG_STUCK_S is 'soon'"):
+        watch.limit()
