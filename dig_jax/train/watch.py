@@ -82,7 +82,8 @@ class Watch:
             if int(beats) == last
         )
         return (
-            f"error: no step ended for {self.limit_s * self._times:.0f} s; stuck: {stuck}. The job ends; run the "
-            "same command again to go on from the last checkpoint (DIG_STUCK_S sets the seconds)\n"
+            f"error: no step ended for {self.limit_s * self._times:.0f} s; stuck: {stuck}. The "
+            "job ends; run the same command again to go on from the last checkpoint (DIG_STUCK_S "
+            "sets the seconds)\n"
             f"Where this host is:\n{stack}"
         )
