@@ -36,13 +36,17 @@ class Word(NamedTuple):
 
 
 class TextLine(NamedTuple):
-    """polygon: f64[n, 2] in px of the page as given. block: its number on the page, from 0."""
+    """polygon: f64[n, 2] in px of the page as given. block: its number on the page, from 0.
+
+    characters: as the reader saw them from left to right, each with its confidence.
+    """
 
     polygon: np.ndarray
     block: int
     text: str
     confidence: float
     words: list[Word]
+    characters: tuple[tuple[str, float], ...] = ()
 
 
 class Page(NamedTuple):
@@ -273,7 +277,8 @@ def text_line(
         for word, (sure, left, right) in zip(text.split(" "), spans(reading))
         if word
     ]
-    return TextLine(placed(line.polygon), block, text, reading.confidence, words)
+    characters = tuple((each.char, each.confidence) for each in reading.characters)
+    return TextLine(placed(line.polygon), block, text, reading.confidence, words, characters)
 
 
 def spans(reading: Any) -> list[tuple[float, float, float]]:

@@ -72,8 +72,8 @@ def drawn(lines: list[tuple[np.ndarray, str, str]]) -> np.ndarray:
     return np.asarray(sheet)[:, :, ::-1]
 
 
-def lines_of(spec: str) -> list[tuple[bytes, str]]:
-    """(encoded image, truth) of every labelled line of records or of a folder with labels.tsv."""
+def lines_of(spec: str, labelled: bool = True) -> list[tuple[bytes, str]]:
+    """(encoded image, truth) of the lines of records or of a folder; labelled: of those alone."""
     from dig_jax.data import records
     from dig_jax.data.examples import Report
     from dig_jax.data.sources import folder
@@ -81,9 +81,11 @@ def lines_of(spec: str) -> list[tuple[bytes, str]]:
     where = program.path(spec, "--records")
     if where.is_dir() and not (where / records.MANIFEST).is_file():
         found = folder.examples(report=Report(), input=str(where), workers=0)
-        return [(image, text) for _, image, text, _ in found if text]
-    mixture = records.open_sets(spec)
-    return [(r.image, r.text) for r in mixture.read(range(len(mixture))) if r.text and not r.error]
+        lines = [(image, text) for _, image, text, _ in found]
+    else:
+        mixture = records.open_sets(spec, labelled=labelled)
+        lines = [(r.image, r.text) for r in mixture.read(range(len(mixture))) if not r.error]
+    return [(image, text or "") for image, text in lines if text or not labelled]
 
 
 def chosen(lines: Sequence[tuple[bytes, str]], count: int) -> list[tuple[bytes, str]]:

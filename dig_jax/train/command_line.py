@@ -25,6 +25,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, FieldReference, config_flags
 
 from dig_jax.config import hint
+from dig_jax.data.extras import MissingExtra
 
 CONFIGS = pathlib.Path(__file__).parents[1] / "configs"  # installed with the package
 
@@ -173,7 +174,7 @@ def run(main: Callable[[list[str]], Any]) -> None:
         )
         try:
             return main(argv)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, MissingExtra) as error:
             raise SystemExit(f"error: {sentence(error)}") from None
 
     app.run(guarded, flags_parser=parse)
