@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Ten minutes on one core, generated lines alone: a bundled reader reads some. Then an encoder is
-# pre-trained on images without text, and a reader learns from 100 labels with it and without it.
+# pre-trained on images without text, and a reader learns from 150 labels with it and without it.
 #   launch/demo.sh [FOLDER]     default runs/demo; running it again resumes, and skips what is done
 # SEED: of the pre-training and of the labels that are taken (0).
 case " $* " in *" --help "* | *" -h "*) # prints the lines above
@@ -15,7 +15,7 @@ mkdir -p "$out"
 out=$(cd "$out" && pwd)
 # The second recogniser needs no compiler: its program is that of the first.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR-$out/programs}"
-few="head=linear,labels=100,steps=300,batch=8,seed=$seed" # of 2,000 lines; both runs alike
+few="head=linear,labels=150,steps=400,batch=8,seed=$seed" # of 2,000 lines; both runs alike
 
 say() { printf '\n== %s   [%d:%02d]\n' "$*" $((SECONDS / 60)) $((SECONDS % 60)); }
 tool() { python -m "dig_jax.tools.$1" "${@:2}"; }
@@ -23,10 +23,12 @@ run() { # folder, config, flags
   python -m dig_jax.main --config="configs/$2" --workdir="$out/$1" "${@:3}" \
     --config.data.train="$out/records"
 }
+few() { run "$@" --config.data.buckets_px=2 --config.evals.recognition.every_steps=100; }
 
 say "1/5  render lines as of two scanned books: $out/records"
-[ -f "$out/records/records.json" ] || tool make_records --source=lines --output="$out/records" \
-  --splits=train=2000,validation=150 --fonts=bundled --books=2 --min_words=2 --max_words=3
+[ -f "$out/records/records.json" ] || tool make_records --source=lines --name=books \
+  --output="$out/records" --splits=train=2000,validation=150 --fonts=bundled --books=2 \
+  --min_words=2 --max_words=3
 
 say "2/5  bundled readers: Fraktur of the 19th century, and ten of these lines"
 tool show_readings fraktur --output="$out/fraktur.png"
@@ -34,12 +36,13 @@ tool show_readings print --records="$out/records@validation" --lines=10 --output
 
 say "3/5  pre-train the bundled encoder gen48 on the 2,000 images, without any text: $out/gen"
 [ -d "$out/gen48" ] || tool import_weights --layout=dig_jax --input=gen48 --output="$out/gen48"
-run gen "pretrain/dig.py:preset=cpu,objective=gen,size=cnn48_lstm,steps=150,batch=32,seed=$seed" \
-  --config.init_from="$out/gen48"
+gen=preset=cpu,objective=gen,size=cnn48_lstm,steps=120,batch=32,probe=none,seed=$seed
+run gen "pretrain/dig.py:$gen" --config.init_from="$out/gen48" --config.data.contrast=stretch \
+  --config.method.encoder.dropout=0.0 --config.optim.warmup_steps=20
 
-say "4/5  train a recogniser on 100 labelled lines: from that encoder, and from random weights"
-run pretrained "recognize/finetune.py:$few" --config.init_from="$out/gen"
-run random "recognize/scratch.py:$few,shape_from=$out/gen"
+say "4/5  train a recogniser on 150 labelled lines: from that encoder, and from random weights"
+few pretrained "recognize/finetune.py:$few" --config.init_from="$out/gen"
+few random "recognize/scratch.py:$few,shape_from=$out/gen"
 
 say "5/5  compare"
 tool report --output="$out/report.html" "$out"/{pretrained,random,gen}

@@ -28,7 +28,7 @@ STYLE = """
         height: 8px; border-left: 2px solid var(--ink) }
 .bars .whisker::before { left: 0 } .bars .whisker::after { right: 0 }
 .bars .value { text-align: right; font-variant-numeric: tabular-nums; font-weight: 600 }
-@media (max-width: 560px) { .bars { grid-template-columns: 1fr 3.6rem; gap: .15rem .6rem }
+@media (max-width: 560px) { .bars { grid-template-columns: 1fr 4.4rem; gap: .15rem .6rem }
   .bars .who { grid-column: 1 / -1; margin-top: .45rem } }
 """
 

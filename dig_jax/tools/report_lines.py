@@ -27,7 +27,7 @@ UNSURE = 0.5  # confidence below which a character stands out
 STYLE = """
 .reading { margin: 1.3rem 0; padding-bottom: .6rem; border-bottom: 1px solid var(--line) }
 .reading img { display: block; width: 100%; background: #fff }
-.strip { overflow-x: auto } .strip > div { max-width: 100% }
+.strip { overflow-x: auto }
 .chars { position: relative; height: 1.5rem; font-size: .8rem }
 .chars span { position: absolute; top: 0; height: 100%; border-left: 1px solid var(--line);
               text-align: center; white-space: pre; line-height: 1.5rem }
@@ -139,9 +139,11 @@ def reading(read: Sequence[tuple[str, dict]], several: bool) -> str:
         source = data_uri(data)
     except ValueError:  # whatever it is, the browser may try
         source = f"data:image/png;base64,{picture}"
-    # A line is at least 34 px high, so that it can be read: a long one is scrolled on a phone.
-    least = f" style='min-width:{min(round(34 * px), 4000)}px'" if px else ""
-    parts = [f'<div class=reading><div class=strip><div{least}><img alt="" ']
+    # A line is at least 34 px high, so that it can be read: a long one is scrolled on a phone. A
+    # short one is not blown up.
+    least = min(round(34 * (px or 1)), 4000)
+    size = f" style='min-width:{least}px;max-width:{2 * least}px'" if px else ""
+    parts = [f'<div class=reading><div class=strip><div{size}><img alt="" ']
     parts.append(f'loading=lazy src="{html.escape(source)}">')
     parts += [alignment(line.get("characters")) for _, line in read]
     parts.append(

@@ -11,6 +11,7 @@ import sys
 import zipfile
 
 import pytest
+from PIL import Image
 
 from dig_jax.interop import export
 from tests import readers
@@ -96,8 +97,9 @@ def models(tmp_path_factory):
         labels = "".join(f"{i}.png\t{text}\n" for i, (_, text) in enumerate(lines))
         packed.writestr("mine/labels.tsv", labels)
     (folder / "images").mkdir()
-    for i, (image, _) in enumerate(lines[:4]):
-        (folder / "images" / f"{i}.png").write_bytes(image)
+    for i, (image, _) in enumerate(lines[:4]):  # of the reader's height: random weights see
+        picture = Image.open(io.BytesIO(image)).convert("L")  # how another library resizes
+        picture.resize((picture.width, 32)).save(folder / "images" / f"{i}.png")
     reader = readers.model()
     proof = [reader.preparation(image) for image in readers.images()[:3]]
     for name, model in (("reader", reader), ("encoder", reader.alone())):
@@ -145,7 +147,7 @@ def test_pretraining_goes_on_where_it_stopped(tmp_path):
     typed |= {"FLAGS": "--config.evals.collapse.every_steps=0", "STEPS": 2, "BATCH": 8}
     text, shown = executed("pretrain_dig.ipynb", tmp_path, **typed)
     assert sum("image/png" in data for data in shown) == 2  # the batch, and what was filled in
-    assert "report: dig_jax_pretrain/gen-0/report.html" in text
+    assert "dig_jax_pretrain/gen-0/report.html" in text
     assert (tmp_path / "dig_jax_pretrain" / "gen-0" / "checkpoints").is_dir()
 
 
@@ -156,6 +158,6 @@ def test_exports_read_without_jax(tmp_path, models):
     text, shown = executed("export_and_use.ipynb", tmp_path, **typed)
     assert len([data for data in shown if "image/png" in data]) == 4
     same = int(text.split(" of 4 lines have the same text in both")[0].split()[-1])
-    assert same >= 3  # random weights read near borders; resizing differs by a grey
+    assert same >= 3
     with zipfile.ZipFile(io.BytesIO((tmp_path / "dig_jax_export/exports.zip").read_bytes())) as got:
         assert "onnx/model.onnx" in got.namelist() and "safetensors/card.md" in got.namelist()
