@@ -1,23 +1,35 @@
-"""Strict switches for every test: 8 simulated devices, rank promotion is an error, a compile cache
-between runs.
+"""Strict switches for every test: 8 simulated devices, rank promotion is an error.
+
+Compiling is most of the work. So XLA optimises nothing and emits the plainest code, and what it
+made is kept in one cache a user. Programs that a test starts inherit all of it.
 """
 
 import getpass
 import os
 import tempfile
 
-import jax
-import pytest
+os.environ |= {
+    # A folder that another user made could not be written.
+    "JAX_COMPILATION_CACHE_DIR": os.path.join(
+        tempfile.gettempdir(), f"dig_jax_test_cache_{getpass.getuser()}"
+    ),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false",
+}
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
 
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# One cache a user: a folder that another user made could not be written.
-jax.config.update(
-    "jax_compilation_cache_dir",
-    os.path.join(tempfile.gettempdir(), f"dig_jax_test_cache_{getpass.getuser()}"),
-)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def pytest_collection_modifyitems(items):
+    """Files with slow tests come first, so that none is left over for one worker at the end."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dig_jax.augment import recipes
 from dig_jax.configs import common
 from dig_jax.data import records, writer
 from dig_jax.data.sources import lines
@@ -32,6 +33,7 @@ from dig_jax.train import run as train
 from dig_jax.workdir import checkpoint, metrics
 from dig_jax.workdir import starts as provenance
 from tests import toy
+from tests.methods import pairs
 from tests.train.test_run import spy_on_data
 
 ROOT = Path(__file__).parents[1]
@@ -128,17 +130,6 @@ def test_every_config_has_a_golden_file_and_no_other_is_left():
 # --- two steps
 
 
-@pytest.fixture(scope="module", autouse=True)
-def fast_compilation():
-    """Nearly all the time goes into compiling programs for two steps: without optimisation it takes
-    about half.
-    """
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 @pytest.fixture(scope="module")
 def lines_set(tmp_path_factory):
     """A few rendered lines with labels."""
@@ -155,9 +146,12 @@ def lines_set(tmp_path_factory):
 
 
 def run_quick(file, arg, workdir, **changes):
-    """The last state, and {metric: last value} of the run."""
+    """The last state, and {metric: last value} of the run; an encoder that is trained has one
+    block."""
     config = command_line.complete(build(file, f"{arg},quick"))
     config.unlock()
+    if file.startswith("pretrain/"):
+        changes = {"method.encoder.depth": 1, **changes}
     config.update_from_flattened_dict({"mesh.data": 1, **changes})
     if (
         config.data.kind == "crops" and "gap_px" not in config.method
@@ -176,8 +170,8 @@ def run_quick(file, arg, workdir, **changes):
     return state, values
 
 
-def check_pretraining(arg, workdir, state, values):
-    assert int(state.step) == 2 and checkpoint.steps(str(workdir)) == [2]
+def check_pretraining(arg, workdir, state, values, steps=(2,)):
+    assert int(state.step) == steps[-1] and checkpoint.steps(str(workdir)) == list(steps)
     wanted = {"train/loss", "train/grad_norm", "collapse/std"}
     wanted |= set() if "words" in arg else {"probe/lines/cer"}
     assert wanted <= values.keys()
@@ -188,11 +182,24 @@ def check_pretraining(arg, workdir, state, values):
         assert Image.open(path).width >= 64
 
 
+FOUR = {"total.steps": 4, "checkpoint.every_steps": 2, "checkpoint.keep_last": 2}
+
+
+def four_steps(file, records, workdir):
+    """Four steps of the cpu preset: (workdir, state, values, record numbers of each step, the
+    compiled step)."""
+    with pytest.MonkeyPatch.context() as patch:
+        seen, made = spy_on_data(patch), []
+        toy.wrap_step(patch, lambda step: made.append(step) or step)
+        arg = f"preset=cpu,records={records}"
+        state, values = run_quick(file, arg, workdir, **FOUR)
+    return workdir, state, values, seen, made[0]
+
+
 @pytest.fixture(scope="module")
 def pretrained(lines_set, tmp_path_factory):
-    """(workdir, state, metrics) of the cpu preset's quick run, which the recognisers start from."""
-    workdir = tmp_path_factory.mktemp("pretrained") / "cpu"
-    return workdir, *run_quick("pretrain/dig", "preset=cpu", workdir, **{"data.train": lines_set})
+    """Four steps of DiG, which the recognisers start from."""
+    return four_steps("pretrain/dig", lines_set, tmp_path_factory.mktemp("pretrained") / "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +209,7 @@ def finetuned(pretrained, tmp_path_factory):
 
 
 def test_the_cpu_preset_runs(pretrained):
-    check_pretraining("preset=cpu", *pretrained)
+    check_pretraining("preset=cpu", *pretrained[:3], steps=(2, 4))
 
 
 @pytest.mark.parametrize("arg", different_at_quick())
@@ -213,20 +220,19 @@ def test_pretraining_runs(arg, lines_set, tmp_path):
 
 
 @pytest.mark.parametrize("file", METHODS)
-def test_every_method_runs_and_resumes_bit_for_bit(file, lines_set, tmp_path, monkeypatch):
+def test_every_method_runs_and_resumes_bit_for_bit(
+    file, lines_set, pretrained, tmp_path, monkeypatch
+):
     """Four steps of its cpu preset, the collapse figures, the light probe, pictures where the
     method draws any; then steps 3 and 4 again from the checkpoint of step 2: same state, same
     records, same figures of training."""
-    seen, made = spy_on_data(monkeypatch), []
-
-    def make_once(step):  # one compilation for both runs
-        made.append(made[0] if made else step)
-        return made[-1]
-
-    toy.wrap_step(monkeypatch, make_once)
-    arg, whole, parts = f"preset=cpu,records={lines_set}", tmp_path / "whole", tmp_path / "parts"
-    changes = {"total.steps": 4, "checkpoint.every_steps": 2, "checkpoint.keep_last": 2}
-    first, values = run_quick(file, arg, whole, **changes)
+    if file == "pretrain/dig":
+        run = pretrained
+    else:  # a recipe that compiles quickly: they have tests of their own
+        for name in ("lines_light", "seqclr_2"):
+            monkeypatch.setitem(recipes.RECIPES, name, pairs.BLUR)
+        run = four_steps(file, lines_set, tmp_path / "whole")
+    whole, first, values, before, step = run
     assert (
         int(first.step) == 4
         and "encoder" in first.params
@@ -235,16 +241,18 @@ def test_every_method_runs_and_resumes_bit_for_bit(file, lines_set, tmp_path, mo
     assert {"train/loss", "train/grad_norm", "collapse/std", "probe/lines/cer"} <= values.keys()
     assert all(math.isfinite(value) for value in values.values())
 
+    parts, made = tmp_path / "parts", []
     shutil.copytree(whole, parts)
     shutil.rmtree(parts / "checkpoints" / "4")
-    before = seen[:]
-    again, _ = run_quick(file, arg, parts, **changes, evals={})
-    assert int(again.step) == 4 and len(made) == 2
+    after = spy_on_data(monkeypatch)
+    toy.wrap_step(monkeypatch, lambda _: made.append(step) or step)  # compiled already
+    again, _ = run_quick(file, f"preset=cpu,records={lines_set}", parts, **FOUR, evals={})
+    assert int(again.step) == 4 and made == [step]
     for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(again), strict=True
     ):
         np.testing.assert_array_equal(a, b, err_msg=jax.tree_util.keystr(path))
-    assert len(before) == 4 and seen[4:] == before[2:]
+    assert len(before) == 4 and after == before[2:]
     assert [row["step"] for row in metrics.read_jsonl(str(parts / provenance.NAME))] == [0, 2]
     rows = [
         [training_figures(row) for row in metrics.read_jsonl(str(run / "metrics.jsonl"))]

@@ -24,7 +24,7 @@ from dig_jax.train import accumulate, optim
 from dig_jax.train import state as states
 from dig_jax.train.experiment import completed
 from tests import test_configs
-from tests.methods import pairs
+from tests.methods import checks, pairs
 
 KEY = jax.random.key(5)
 ENCODER = {**pairs.ENCODER, "depth": 2, "scan": True, "remat": True}
@@ -39,10 +39,7 @@ class Case:
     def __init__(self, method, views):
         self.method, self.views = method, views
         made = jax.jit(method.init)(jax.random.key(1), views)
-        teacher = method.init_teacher(made["params"])
-        teacher = jax.tree.map(
-            lambda p: p + 0.05 * jnp.cos(jnp.arange(p.size).reshape(p.shape)), teacher
-        )
+        teacher = checks.shifted(jax.device_get(method.init_teacher(made["params"])))
         self.state = states.TrainState(jnp.int32(0), made["params"], teacher, (), made["mutable"])
 
     @functools.cache  # noqa: B019  a handful of cases, for the length of the module

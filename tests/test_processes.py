@@ -264,7 +264,7 @@ def test_local_sh_starts_a_real_pair_again_after_a_preemption_and_a_killed_worke
     figures and state of an undisturbed run."""
     (tmp_path / "config.py").write_text(
         "from tests import toy\ndef get_config():\n"
-        f"    return toy.make_config({lines!r}, 200, **{{'checkpoint.every_steps': 10}})\n"
+        f"    return toy.make_config({lines!r}, 60, **{{'checkpoint.every_steps': 10}})\n"
     )
     python = tmp_path / "python"  # called as python -m dig_jax.main FLAGS
     python.write_text(
@@ -313,14 +313,14 @@ def test_local_sh_starts_a_real_pair_again_after_a_preemption_and_a_killed_worke
 
     try:
         os.kill(until(1, 5)[1], signal.SIGTERM)
-        os.kill(until(2, 40)[0], signal.SIGKILL)
+        os.kill(until(2, 25)[0], signal.SIGKILL)
         assert launcher.wait(240) == 0, (tmp_path / "said").read_text()
     finally:
         launcher.kill()
     told = (tmp_path / "said").read_text()
     assert "local.sh: exit code 143" in told and "local.sh: exit code 137" in told
     whole, _ = run_here(
-        monkeypatch, make_config(lines, 200, **{"checkpoint.every_steps": 10}), tmp_path / "whole"
+        monkeypatch, make_config(lines, 60, **{"checkpoint.every_steps": 10}), tmp_path / "whole"
     )
     np.testing.assert_allclose(
         figures(tmp_path / "run"), figures(tmp_path / "whole"), rtol=1e-4, atol=1e-6

@@ -7,7 +7,6 @@ from __future__ import annotations
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -37,7 +36,8 @@ def shaken(params):
 
 def shifted(params):
     """A teacher that differs from its student."""
-    return jax.tree.map(lambda p: p + 0.05 * jnp.cos(jnp.arange(p.size).reshape(p.shape)), params)
+    shift = lambda p: p + (0.05 * np.cos(np.arange(p.size).reshape(p.shape))).astype(np.float32)
+    return jax.tree.map(shift, params)
 
 
 def on_eight_devices(whole, split):

@@ -54,7 +54,7 @@ def start(method, given):
     made = jax.jit(method.init)(jax.random.key(1), given)
     teacher = method.init_teacher(made["params"])
     if teacher is not None:
-        teacher = checks.shifted(teacher)
+        teacher = checks.shifted(jax.device_get(teacher))
     return made["params"], teacher, made["mutable"]
 
 
@@ -240,7 +240,7 @@ def prove_encode(make):
 
 def prove_a_cnn_learns(make):
     """A step on a CNN + BiLSTM: finite, padding in no gradient of the heads' loss, and every array
-    of the encoder learns.
+    of the encoder learns. For methods with a preset on a CNN; the others share their network.
     """
     case = Case(make(encoder=CNN))
     prove_padding_does_not_matter(case)

@@ -45,7 +45,7 @@ def test_colours_are_those_of_itu_r_601():
 
 
 def test_the_encoder_sees_the_grey_of_the_house_and_no_colour(raw, method):
-    batch = method.augment(jax.random.key(0), raw)
+    batch = jax.jit(method.augment)(jax.random.key(0), raw)
     view, image = np.asarray(batch["view1"]), np.asarray(raw["image"], np.float32) / 255
     assert view.shape == image.shape and (view == view[..., :1]).all()
     planes = color.luma(jnp.asarray(image).transpose(0, 3, 1, 2))
@@ -59,7 +59,7 @@ def test_the_encoder_sees_the_grey_of_the_house_and_no_colour(raw, method):
 
 
 def test_right_colours_paint_the_original_and_no_colours_paint_it_grey(raw, method):
-    batch = method.augment(jax.random.key(0), raw)
+    batch = jax.jit(method.augment)(jax.random.key(0), raw)
     painter = colorization.Method(encoder=ENCODER, channels=3)
     original = np.asarray(raw["image"]) / 255
     real = (np.arange(32) < np.asarray(raw["width"])[:, None])[:, None, :, None]

@@ -7,6 +7,7 @@ test_losses.py's.
 
 from __future__ import annotations
 
+import functools
 import math
 import types
 
@@ -15,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dig_jax.augment import views
 from dig_jax.methods import dig
 from dig_jax.methods.shared import base, pixels
 from dig_jax.models import vit
+from tests.methods import checks
 from tests.methods.checks import same
 
 PATCH = (8, 8)
@@ -55,7 +56,7 @@ def lines(count=6, width_px=WIDTH, ragged=True, seed=0, channels=1):
         np.broadcast_to((np.arange(width_px) >= width[:, None])[:, None, :, None], image.shape)
     ] = 255
     batch = {"image": image, "width": width.astype(np.int32), "valid": np.ones(count, bool)}
-    return jax.tree.map(jnp.asarray, batch)
+    return batch
 
 
 def start(method, raw, seed=0):
@@ -64,27 +65,33 @@ def start(method, raw, seed=0):
     params = jax.jit(method.init)(jax.random.key(seed + 1), batch)["params"]
     teacher = method.init_teacher(params)
     if teacher is not None:
-        teacher = jax.tree.map(
-            lambda p: p + 0.05 * jnp.cos(jnp.arange(p.size).reshape(p.shape)), teacher
-        )
+        teacher = checks.shifted(jax.device_get(teacher))
     return params, types.SimpleNamespace(teacher=teacher, mutable={}), batch
 
 
-def evaluate(method, params, state, batch):
-    """jitted (loss, metrics, gradients)."""
-    step = jax.jit(
-        jax.value_and_grad(
-            lambda p, b: method.loss(p, state, b, jax.random.key(5), 0.0), has_aux=True
+def stepper(method):
+    """jitted (params, teacher, batch) -> (loss, metrics, gradients of params, teacher, views)."""
+
+    def loss(params, teacher, images, batch):
+        state = types.SimpleNamespace(teacher=teacher, mutable={})
+        return method.loss(params, state, {**batch, **images}, jax.random.key(5), 0.0)
+
+    @jax.jit
+    def step(params, teacher, batch):
+        images = {name: batch[name] for name in ("view1", "view2") if name in batch}
+        (value, aux), grads = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(
+            params, teacher, images, batch
         )
-    )
-    (loss, aux), grads = step(params, batch)
-    return loss, aux.metrics, grads
+        return value, aux.metrics, grads
+
+    return step
 
 
-def loss_of(method, params, teacher, batch):
-    return method.loss(
-        params, types.SimpleNamespace(teacher=teacher, mutable={}), batch, jax.random.key(5), 0.0
-    )[0]
+@functools.cache
+def case(objective="dig", target="pixel"):
+    """(method, params, state, batch, step): a step is compiled once for all tests."""
+    method = make(objective=objective, target=target, target_floor=0.05)
+    return method, *start(method, lines()), stepper(method)
 
 
 # ---- losses ----
@@ -97,7 +104,9 @@ def test_losses_start_where_chance_puts_them():
     method = make(encoder={"width": 64}, projector_width=256, projector_dim=256)
     params, state, batch = start(method, lines(32, ragged=False))
     state.teacher = method.init_teacher(params)
-    loss, metrics, _ = evaluate(method, params, state, batch)
+    forward = jax.jit(lambda p: method.loss(p, state, batch, jax.random.key(5), 0.0))
+    loss, aux = forward(params)
+    metrics = aux.metrics
     windows = 32 * WIDTH // WINDOW
     np.testing.assert_allclose(metrics["contrast"], 2 * 2 * 0.2 * math.log(windows), rtol=0.1)
     assert metrics["top1"] < 0.2
@@ -110,12 +119,14 @@ def test_losses_start_where_chance_puts_them():
 
 
 def test_weights_are_those_of_the_config():
-    raw = lines()
-    first, second = make(), make(weight_pixel=0.25, weight_contrast=3.0)
-    params, state, batch = start(first, raw)
-    _, metrics, _ = evaluate(first, params, state, batch)
-    loss, _, _ = evaluate(second, params, state, batch)
-    np.testing.assert_allclose(loss, 0.25 * metrics["pixel"] + 3.0 * metrics["contrast"], rtol=1e-6)
+    _, params, state, batch, step = case()
+    loss, metrics, _ = step(params, state.teacher, batch)
+    np.testing.assert_allclose(loss, metrics["pixel"] + 0.1 * metrics["contrast"], rtol=1e-6)
+    other = make(weight_pixel=0.25, weight_contrast=3.0)
+    loss, aux = jax.jit(lambda p: other.loss(p, state, batch, jax.random.key(5), 0.0))(params)
+    for name in ("pixel", "contrast"):
+        np.testing.assert_allclose(aux.metrics[name], metrics[name], rtol=1e-5)
+    np.testing.assert_allclose(loss, 0.25 * metrics["pixel"] + 3.0 * metrics["contrast"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -160,20 +171,17 @@ def test_normalised_target_equals_the_slow_loop(channels):
 
 
 def test_no_gradient_reaches_the_teacher():
-    method = make()
-    params, state, batch = start(method, lines())
-    value = jax.jit(jax.value_and_grad(lambda teacher: loss_of(method, params, teacher, batch)))
-    loss, grads = value(state.teacher)
+    _, params, state, batch, step = case()
+    loss, _, (_, grads, _) = step(params, state.teacher, batch)
     assert all((grad == 0).all() for grad in jax.tree.leaves(grads))
-    assert (
-        value(jax.tree.map(lambda x: x * 1.5, state.teacher))[0] != loss
-    )  # it is read all the same
+    larger = jax.tree.map(lambda x: np.asarray(x) * np.float32(1.5), state.teacher)
+    assert step(params, larger, batch)[0] != loss  # it is read all the same
 
 
 def test_only_hidden_patches_of_valid_rows_enter_the_pixel_loss():
     method = make(objective="gen", mask_ratio=0.5)
     params, _, batch = start(method, lines(6))
-    batch["valid"] = batch["valid"].at[4].set(False)
+    batch["valid"] = np.arange(6) != 4
     tokens = jax.jit(
         lambda p, b: method.network.apply({"params": p}, b, method=dig.Network.encode_views)
     )(params, batch)
@@ -183,7 +191,7 @@ def test_only_hidden_patches_of_valid_rows_enter_the_pixel_loss():
         prediction = method.network.apply({"params": params}, tokens, method=dig.Network.decode)
         return pixels.masked_loss(prediction, batch, PATCH, "pixel", 1e-6)
 
-    counts = np.asarray(batch["mask"] & batch["valid"][:, None])
+    counts = np.asarray(batch["mask"]) & batch["valid"][:, None]
     assert counts.any() and not counts.all()
     grad = np.abs(np.asarray(jax.grad(loss)(tokens, batch)))[:, 0].max(axis=-1)  # (B, N)
     assert (grad[~counts] == 0).all() and (grad[counts] > 0).all()
@@ -202,71 +210,60 @@ def test_only_hidden_patches_of_valid_rows_enter_the_pixel_loss():
     assert with_target(entering) != loss(tokens, batch)
 
 
-@pytest.mark.parametrize("objective", ["dig", "dis", "gen"])
-@pytest.mark.parametrize("target", ["pixel", "normalized"])
+OBJECTIVES = [("dig", "pixel"), ("dig", "normalized"), ("dis", "pixel"), ("gen", "normalized")]
+
+
+@pytest.mark.parametrize("objective, target", OBJECTIVES)
 def test_nothing_passes_through_padding_or_rows_that_are_not_valid(objective, target):
-    method = make(objective=objective, target=target)
-    params, state, batch = start(method, lines())
-    batch["valid"] = batch["valid"].at[1].set(False)
-    names = [name for name in ("view1", "view2") if name in batch]
-    grad_of = jax.jit(
-        jax.grad(lambda images: loss_of(method, params, state.teacher, {**batch, **images}))
-    )
-    grads = grad_of({name: batch[name] for name in names})
+    _, params, state, batch, step = case(objective, target)
+    valid = np.arange(len(batch["valid"])) != 1
+    _, _, (_, _, grads) = step(params, state.teacher, {**batch, "valid": valid})
+    assert set(grads) == {"view1", "view2"} & set(batch)
     inside = np.arange(WIDTH)[None] < np.asarray(batch["width"])[:, None]
-    inside &= np.asarray(batch["valid"])[:, None]
-    for name in names:
+    inside &= valid[:, None]
+    for name in grads:
         grad = np.abs(np.asarray(grads[name])).max(axis=(1, 3))  # (B, W)
         assert np.isfinite(grad).all() and (grad[~inside] == 0).all(), name
         assert grad[inside].max() > 0, name
 
 
-@pytest.mark.parametrize("objective", ["dig", "dis", "gen"])
-def test_loss_does_not_move_when_padding_grows_or_rows_fill_up(objective):
+@pytest.mark.parametrize("objective, target", OBJECTIVES[1:])
+def test_loss_does_not_move_when_padding_grows_or_rows_fill_up(objective, target):
     """Wider canvas, other pixels in the padding, and two more rows that are not valid: same loss,
     same gradients.
     """
-    method = make(objective=objective, target="normalized", target_floor=0.05)
-    params, state, batch = start(method, lines())
+    _, params, state, batch, step = case(objective, target)
     grown, more = 3 * WINDOW, 2
     fill = np.random.default_rng(7)
 
     def view(image):
-        junk = jnp.asarray(
-            fill.uniform(-1, 1, (len(image) + more, HEIGHT, WIDTH + grown, 1)), jnp.float32
+        image = np.asarray(image)
+        junk = fill.uniform(-1, 1, (len(image) + more, HEIGHT, WIDTH + grown, 1))
+        junk = junk.astype(np.float32)
+        inside = (
+            np.arange(WIDTH)[None, None, :, None] < np.asarray(batch["width"])[:, None, None, None]
         )
-        inside = jnp.arange(WIDTH)[None, None, :, None] < batch["width"][:, None, None, None]
-        return junk.at[: len(image), :, :WIDTH].set(
-            jnp.where(inside, image, junk[: len(image), :, :WIDTH])
-        )
+        junk[: len(image), :, :WIDTH] = np.where(inside, image, junk[: len(image), :, :WIDTH])
+        return junk
 
     wide = {name: view(batch[name]) for name in ("view1", "view2") if name in batch}
     if "mask" in batch:
         tokens = grown // PATCH[1] * (HEIGHT // PATCH[0])
-        wide["mask"] = jnp.pad(batch["mask"], ((0, more), (0, tokens))).at[-1].set(True)
-    wide["width"] = jnp.concatenate([batch["width"], jnp.asarray([WIDTH + grown, 20], jnp.int32)])
-    wide["valid"] = jnp.pad(batch["valid"], (0, more))
-    same(evaluate(method, params, state, wide), evaluate(method, params, state, batch))
+        wide["mask"] = np.pad(batch["mask"], ((0, more), (0, tokens)))
+        wide["mask"][-1] = True
+    wide["width"] = np.append(batch["width"], [WIDTH + grown, 20]).astype(np.int32)
+    wide["valid"] = np.pad(batch["valid"], (0, more))
+    pick = lambda out: (*out[:2], out[2][0])  # loss, metrics, gradients of the parameters
+    same(pick(step(params, state.teacher, wide)), pick(step(params, state.teacher, batch)))
 
 
 def test_one_device_and_eight_agree():
-    method = make()
-    params, state, batch = start(method, lines(16))
-    batch["valid"] = batch["valid"].at[3].set(False)
-    mesh = Mesh(np.asarray(jax.devices()), ("data",))
-    assert len(jax.devices()) == 8
-    everywhere, split = (
-        NamedSharding(mesh, PartitionSpec()),
-        NamedSharding(mesh, PartitionSpec("data")),
-    )
-    there = jax.device_put((params, state.teacher), everywhere)
-    eight = evaluate(
-        method,
-        there[0],
-        types.SimpleNamespace(teacher=there[1], mutable={}),
-        jax.device_put(batch, split),
-    )
-    same(jax.device_get(eight), evaluate(method, params, state, batch), rtol=2e-5)
+    _, params, state, batch, step = case()
+    batch = {name: np.concatenate([x, x, x[:4]]) for name, x in jax.device_get(batch).items()}
+    batch["valid"][3] = False
+    there = checks.on_eight_devices((params, state.teacher), batch)
+    pick = lambda out: jax.device_get((*out[:2], out[2][0]))
+    same(pick(step(*there[0], there[1])), pick(step(params, state.teacher, batch)), rtol=2e-5)
 
 
 # ---- teacher ----
@@ -282,8 +279,7 @@ def test_momentum_follows_the_cosine(progress, momentum):
 
 
 def test_teacher_moves_towards_the_student_and_holds_no_predictor():
-    method = make(momentum=0.9)
-    params, state, _ = start(method, lines())
+    method, (_, params, state, *_) = make(momentum=0.9), case()
     assert set(state.teacher) == {"encoder", "projector", "pix_projector"}
     moved = method.update_teacher(state.teacher, params, jnp.float32(0.5))
     expected = jax.tree.map(
@@ -299,11 +295,11 @@ def test_teacher_moves_towards_the_student_and_holds_no_predictor():
 
 def test_halves_own_only_what_they_use():
     trees, metrics = {}, {}
-    for objective in dig.TEACHER_PARTS:
-        method = make(objective=objective)
-        params, state, batch = start(method, lines())
+    assert set(dig.TEACHER_PARTS) == {objective for objective, _ in OBJECTIVES}
+    for objective, target in OBJECTIVES[1:]:
+        _, params, state, batch, step = case(objective, target)
         trees[objective] = (set(params), state.teacher and set(state.teacher), set(batch))
-        metrics[objective] = set(evaluate(method, params, state, batch)[1])
+        metrics[objective] = set(step(params, state.teacher, batch)[1])
         assert ("norm" in params["encoder"]) == (objective == "gen")
     common, contrast = {"view1", "width", "valid"}, {"contrast", "top1", "q_std"}
     assert trees["dig"] == (
@@ -377,32 +373,31 @@ def test_augment_makes_views_and_masks_on_real_tokens_only():
 
 
 def test_column_offset_moves_the_position_code_of_each_view_alone():
-    method = make(column_offset_max=9)
-    params, state, batch = start(method, lines())
+    method, params, _, batch, _ = case()
 
     @jax.jit
     def apply(offset):
         given = {**batch, "column_offset": offset}
         return method.network.apply({"params": params}, given, method=dig.Network.encode_views)
 
-    still = apply(jnp.zeros((6, 2), jnp.int32))
-    moved = apply(jnp.zeros((6, 2), jnp.int32).at[2, 1].set(4))
-    changed = np.abs(np.asarray(moved - still)).max(axis=(2, 3)) > 1e-4
+    offset = np.zeros((6, 2), np.int32)
+    still = np.asarray(apply(offset))
+    offset[2, 1] = 4
+    changed = np.abs(np.asarray(apply(offset)) - still).max(axis=(2, 3)) > 1e-4
     assert changed[2, 1] and changed.sum() == 1
 
 
 @pytest.mark.parametrize("objective", ["dig", "gen"])
 def test_encode_reads_whole_lines_and_no_padding(objective):
-    method = make(objective=objective)
+    method, params, *_ = case(objective, "pixel" if objective == "dig" else "normalized")
     raw = lines()
-    params, _, _ = start(method, raw)
     encode = jax.jit(method.encode)
     out = encode(params, raw)
     rows = HEIGHT // PATCH[0]
     assert out["tokens"].shape == (6, rows * WIDTH // PATCH[1], 32)
     assert out["frames"].shape == (6, WIDTH // PATCH[1], rows * 32)
     assert list(out["frame_length"]) == [8, 5, 3, 2, 7, 1]
-    grown = jnp.pad(raw["image"], ((0, 0), (0, 0), (0, 24), (0, 0)), constant_values=9)
+    grown = np.pad(raw["image"], ((0, 0), (0, 0), (0, 24), (0, 0)), constant_values=9)
     wide = encode(params, {**raw, "image": grown})
     real = np.arange(out["frames"].shape[1])[None] < np.asarray(out["frame_length"])[:, None]
     np.testing.assert_allclose(
@@ -412,9 +407,8 @@ def test_encode_reads_whole_lines_and_no_padding(objective):
 
 @pytest.mark.parametrize("target", ["pixel", "normalized"])
 def test_pictures_change_hidden_patches_only(target):
-    method = make(target=target, column_offset_max=3)
-    raw = lines()
-    params, _, _ = start(method, raw)
+    method = make(target=target, target_floor=0.05, column_offset_max=3)
+    raw, params = lines(), case("dig", target)[1]
     key = jax.random.key(8)
     pictures = jax.jit(method.reconstruct)(params, raw, key)
     original = np.asarray(raw["image"]) / 255
@@ -501,7 +495,7 @@ def test_keys_may_be_compared_in_chunks():
     q, k = jax.random.normal(jax.random.key(0), (2, 9, 5))
     whole, parts = (make(loss_chunk=chunk).contrast_loss(q, k) for chunk in (None, 4))
     np.testing.assert_allclose(parts, whole, rtol=1e-6)
-    params, state, batch = start(make(), lines())
+    _, params, state, batch, _ = case()
     with pytest.raises(ValueError, match="chunk is 0"):
         jax.eval_shape(
             lambda p: make(loss_chunk=0).loss(p, state, batch, jax.random.key(0), 0.0), params

@@ -47,17 +47,6 @@ STEPS = {"jigsaw": 80}  # until it is learnt, else 60
 COUNT, UNREAL, NARROW = 16, 5, 6  # lines, one that is not valid, one too narrow for three windows
 
 
-@pytest.fixture(scope="module", autouse=True)
-def fast_compilation():
-    """Nearly all the time goes into compiling small programs: without optimisation it takes about
-    half.
-    """
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def lines(channels, seed=0):
     """Lines that grow brighter to the right, darker at their foot, with some grain; colours follow
     from the brightness.
@@ -248,7 +237,7 @@ def test_windows_meet_in_the_classifier_alone_or_in_the_encoder(context_free):
         "answer": jnp.zeros((4, 1), jnp.int32),
     }
     rows["column_offset"] = jnp.asarray(rng.integers(0, 9, (4, 2)))
-    params = network.init(jax.random.key(0), {"view1": one, "view2": two, **rows})
+    params = jax.jit(network.init)(jax.random.key(0), {"view1": one, "view2": two, **rows})
     say = jax.jit(lambda one, two: network.apply(params, {"view1": one, "view2": two, **rows}))
     left = say(one, two) + say(other_one, other_two) - say(one, other_two) - say(other_one, two)
     assert np.abs(say(one, two) - say(other_one, two)).max() > 1e-2
@@ -268,8 +257,14 @@ def test_an_augmentation_is_of_every_window_alone_or_of_the_whole_line():
         "grayscale_p": 0.0,
     }
     layout, cells = pretext.Layout(3, 16, 0, 0), jnp.tile(jnp.array([2, 0, 1]), (20, 1))
+    cut = jax.jit(
+        lambda key, raw, cells, context_free: pretext.cut(
+            key, raw, cells, layout, brighter, 0, context_free
+        ),
+        static_argnums=3,
+    )
     for context_free in (True, False):
-        out = pretext.cut(jax.random.key(0), raw, cells, layout, brighter, 0, context_free)
+        out = cut(jax.random.key(0), raw, cells, context_free)
         tones = np.stack([np.asarray(out[f"view{i}"]).mean(axis=(1, 2, 3)) for i in (1, 2, 3)])
         assert (
             (np.ptp(tones, axis=0) > 1e-3).all()
@@ -432,7 +427,7 @@ def test_classifiers_take_a_cnn_as_well(name):
     assert "encoder" in params and loss.shape == () and frames.shape[:2] == (COUNT, WIDTH // 4)
     if name != "rotation":
         return
-    batch = method.augment(jax.random.key(0), lines(1))
+    batch = jax.jit(method.augment)(jax.random.key(0), lines(1))
     params = jax.jit(method.init)(jax.random.key(0), batch)["params"]
     grads = jax.jit(
         jax.grad(lambda params: method.loss(params, state, batch, jax.random.key(0), 0.0)[0])

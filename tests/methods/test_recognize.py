@@ -42,7 +42,7 @@ def make_batch(seed=0, rows=6, width_px=48):
 
 
 def start(method, optimizer=None, seed=7):
-    batch = method.augment(jax.random.key(1), make_batch())
+    batch = jax.jit(method.augment)(jax.random.key(1), make_batch())
     tx = optimizer.tx if optimizer else optax.identity()
     made = jax.jit(lambda key: state.create(method, tx, batch, key))(jax.random.key(seed))
     return made.replace(

@@ -140,7 +140,7 @@ def test_displaced_views_are_paired_by_what_they_show():
         jnp.arange(pairs.WIDTH, dtype=jnp.uint8)[:, None], (64, pairs.HEIGHT, pairs.WIDTH, 1)
     )
     width = jnp.full(64, pairs.WIDTH).at[:3].set(jnp.array([30, 32, 40]))
-    batch = method.augment(
+    batch = jax.jit(method.augment)(
         jax.random.key(0),
         {"image": columns, "width": width, "valid": jnp.ones(64, bool).at[9].set(False)},
     )

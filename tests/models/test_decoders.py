@@ -44,7 +44,7 @@ def learnt(kind):
     """(decoder, parameters at first, after training on the toy lines, last loss)."""
     decoder = decoders.create(CLASSES, kind, **OPTIONS[kind])
     lines = toy_lines()
-    first = decoder.init(jax.random.key(0), *lines[:2])
+    first = jax.jit(decoder.init)(jax.random.key(0), *lines[:2])
     tx = optax.adam(2e-2)
 
     @jax.jit

@@ -90,16 +90,12 @@ def test_command_line(folder):
         "--seconds=0.5",
         "--workers=1",
     ]
-    done = subprocess.run([*command, f"--records={folder}"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["workers"] == 1
     done = subprocess.run(
         [*command, f"--records={folder}", "--consume=1e9"], capture_output=True, text=True
     )
     result = json.loads(done.stdout.splitlines()[-1])
+    assert result["workers"] == 1
     assert done.returncode == 2 and result["feeds"] is False and result["cores_needed"] > 1000, (
         done.stderr
     )
     assert "can it feed 1e+09 lines/s: no, and this machine cannot" in done.stdout
-    done = subprocess.run([*command, "--records=nowhere"], capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.startswith("bench_input: No record set at nowhere")

@@ -326,9 +326,3 @@ def test_command_line():
         and figures["device_name"] == "h200"
         and figures["fits"]
     )
-    done = subprocess.run(
-        [*command, "--mesh=data=3"], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
-    assert (
-        done.returncode == 1 and "error: batch size 8 does not divide over 3 devices" in done.stderr
-    )
