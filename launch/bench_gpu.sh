@@ -13,6 +13,7 @@ case " $* " in *" --help "* | *" -h "*) # prints the lines above
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 python=${PYTHON:-python3} budget=${BUDGET_S:-520} limit=${CASE_S:-150} mode=${1:-}
+seconds=4
 # SIZE-BATCH, then options of the encoder and XLA's flags. The most telling first: one change at a
 # time from S-512.
 stored=dtype=bfloat16_stored
@@ -20,7 +21,7 @@ cases=(S-512 "S-512+$stored" "S-512+$stored+gelu=tanh" S-512+remat=True+scan=Tru
   S-512+attention=xla "S-1024+$stored" S-1024 B-512 T-1024 S-512+gelu=tanh
   S-512+--xla_gpu_enable_triton_gemm=false S-512+scan=True S-1024+remat=True+scan=True
   S-512+remat=True S-2048+remat=True+scan=True S-256 T-2048 B-256)
-[ "$mode" = --tiny ] && cases=("nano-8,objective=gen+depth=1")
+[ "$mode" = --tiny ] && cases=("nano-8,objective=gen+depth=1") seconds=0
 keep() { tee -a ${OUT:+"$OUT/bench_gpu.jsonl"}; }
 failed() { # case, why
   local line='import json, sys; print(json.dumps(dict(zip(("case", "failed"), sys.argv[1:]))))'
@@ -37,7 +38,7 @@ for name in "${cases[@]}"; do
   IFS=+ read -r -a options <<< "$name"
   size=${options[0]%-*} batch=${options[0]#*-} flags=""
   config=configs/pretrain/dig.py:preset=words,probe=none,dtype=bfloat16,size=$size,batch=$batch
-  command=("$python" -m dig_jax.tools.perf.bench_step --split=false --seconds=4 "--config=$config")
+  command=("$python" -m dig_jax.tools.perf.bench_step --split=false --seconds=$seconds "--config=$config")
   for option in "${options[@]:1}"; do
     case $option in
       --*) flags+=" $option" ;;

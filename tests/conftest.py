@@ -1,7 +1,8 @@
 """Strict switches for every test: 8 simulated devices, rank promotion is an error.
 
 Compiling is most of the work. So XLA optimises nothing and emits the plainest code, and what it
-made is kept in one cache a user. Programs that a test starts inherit all of it.
+made is kept in one cache a user. Programs that a test starts inherit all of it. Where that is the
+wrong choice, a test takes tests/compiled.py.
 """
 
 import getpass

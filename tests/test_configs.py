@@ -147,11 +147,12 @@ def lines_set(tmp_path_factory):
 
 def run_quick(file, arg, workdir, **changes):
     """The last state, and {metric: last value} of the run; an encoder that is trained has one
-    block."""
+    block, and heads of the official width are narrow."""
     config = command_line.complete(build(file, f"{arg},quick"))
     config.unlock()
     if file.startswith("pretrain/"):
         changes = {"method.encoder.depth": 1, **changes}
+        changes |= {"method.projector_width": 64} if "words" in arg else {}
     config.update_from_flattened_dict({"mesh.data": 1, **changes})
     if (
         config.data.kind == "crops" and "gap_px" not in config.method

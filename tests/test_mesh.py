@@ -8,6 +8,7 @@ import functools
 import importlib
 import math
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -131,13 +132,9 @@ def agree(found, wanted, rtol=2e-5):
         )
 
 
-SOME = (("data", 8),), (("data", 2), ("fsdp", 2), ("tensor", 2))
-MORE = (
-    (("data", 2),),
-    (("data", 1), ("fsdp", 4)),
-    (("data", 1), ("fsdp", 8)),
-    (("data", 4), ("tensor", 2)),
-)
+SOME = (("data", 8),), (("data", 1), ("fsdp", 8)), (("data", 2), ("fsdp", 2), ("tensor", 2))
+# The same axes, cut otherwise: half of DiG compiles in a third of the time.
+MORE = (("data", 2),), (("data", 1), ("fsdp", 4)), (("data", 4), ("tensor", 2))
 
 
 def name_of(sizes):
@@ -148,9 +145,9 @@ def name_of(sizes):
     "method, sizes",
     [
         *(("dig", sizes) for sizes in SOME),
-        *(pytest.param("dig", sizes, marks=pytest.mark.slow) for sizes in MORE),
-        ("seqclr", SOME[1]),
-        ("recognize", SOME[1]),
+        *(pytest.param("gen", sizes, marks=pytest.mark.slow) for sizes in MORE),
+        ("seqclr", SOME[-1]),
+        ("recognize", SOME[-1]),
     ],
     ids=lambda value: value if isinstance(value, str) else name_of(value),
 )
@@ -166,9 +163,9 @@ def test_loss_and_gradients_do_not_depend_on_the_mesh(method, sizes):
         32 // shape["fsdp"],
         128 // shape["tensor"],
     )
-    # Parameters travel, never the activations of all rows, here of the encoder: 16 lines, two
-    # views, 12 tokens.
-    assert not re.findall(r"f32\[(?:32|16,2),12,\d+\]\S* all-gather", text)
+    # Parameters travel, never the activations of all rows, here of the encoder: 16 lines, one
+    # or two views, 12 tokens.
+    assert not re.findall(r"f32\[(?:16|32|16,[12]),12,\d+\]\S* all-gather", text)
 
 
 # ---- parts
@@ -178,7 +175,7 @@ def test_loss_and_gradients_do_not_depend_on_the_mesh(method, sizes):
     "method, parts, sizes",
     [
         ("recognize", 2, (("data", 1),)),
-        ("recognize", 4, SOME[1]),
+        ("recognize", 4, SOME[-1]),
         *((name, 4, (("data", 1),)) for name in ("gen", "simmim", "denoising")),
     ],
 )
@@ -246,21 +243,23 @@ def test_every_preset_has_a_loss_and_rules_that_cover_its_state(file, arg):
     }
     raw |= {"label": jnp.ones((8, 3), jnp.int32), "label_length": jnp.full(8, 3)} if charset else {}
 
-    def create(batch):
-        views = method.augment(KEY, batch)
-        shapes = jax.eval_shape(method.init, KEY, views)["params"]
-        tx = build.call(
-            optim.create,
-            "config.optim",
-            cfg["optim"],
-            params=shapes,
-            total_steps=10**6,
-            batch_size=8,
-        ).tx
-        made = states.create(method, tx, views, KEY)
-        return made, method.loss(made.params, made, views, KEY, 0.5)
+    views = jax.eval_shape(method.augment, KEY, raw)
+    made = jax.eval_shape(method.init, KEY, views)
+    tx = build.call(
+        optim.create,
+        "config.optim",
+        cfg["optim"],
+        params=made["params"],
+        total_steps=10**6,
+        batch_size=8,
+    ).tx
 
-    state, (loss, aux) = jax.eval_shape(create, raw)
+    def create(views, made):
+        known = types.SimpleNamespace(init=lambda *_: made, init_teacher=method.init_teacher)
+        state = states.create(known, tx, views, KEY)
+        return state, method.loss(state.params, state, views, KEY, 0.5)
+
+    state, (loss, aux) = jax.eval_shape(create, views, made)
     assert loss.shape == () and all(figure.shape == () for figure in aux.metrics.values())
     assert jax.tree.structure(aux.mutable) == jax.tree.structure(state.mutable)
     mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})

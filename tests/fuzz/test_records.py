@@ -63,7 +63,7 @@ def test_as_a_program(tmp_path):
         sys.executable,
         "-m",
         "tests.fuzz.records",
-        "--cases=10",
+        "--cases=40",
         "--workers=1",
         f"--save={tmp_path}",
     ]
@@ -71,7 +71,7 @@ def test_as_a_program(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert (
-        result["cases"] == 10
+        result["cases"] == 40
         and result["failures"] == 0
         and result["peak_rss_mb"] > 50
         and not list(tmp_path.iterdir())

@@ -11,7 +11,7 @@ from rapidfuzz.distance import Levenshtein
 from safetensors.numpy import load_file
 
 from dig_jax import load
-from dig_jax.interop import export
+from dig_jax.interop import export, parity
 from tests import readers
 from tests.interop import test_onnx
 
@@ -33,6 +33,14 @@ def run(file, given, blocked):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_width():
+    """Exports prove themselves on lines of one width here: tests of theirs take three."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parity, "BATCHES", 1)
+        yield
 
 
 @pytest.fixture(scope="module")

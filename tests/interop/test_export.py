@@ -1,6 +1,7 @@
 """Exports: come back as they were, prove themselves or disappear, need no Grain, TFDS or Orbax."""
 
 import dataclasses
+import functools
 import json
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import dig_jax
 from dig_jax import load
 from dig_jax.interop import export, parity, safetensors, stablehlo
 from dig_jax.interop import model as models
-from tests import readers
+from tests import compiled, readers
 
 BLOCKED = """
 import sys
@@ -98,10 +99,19 @@ def test_an_encoder_is_exported_alone(folder, lines):
 
 def test_a_stablehlo_program_reads_lines_of_any_number_and_width(folder, lines):
     found = export.write(readers.model(), "stablehlo", folder / "hlo", lines)
-    assert found["float32"]["difference"]["confidence"] < 1e-5
     assert found["float32"]["ids_differ"] == 0 and found["bfloat16"]["ids"] > 50
     program = jax_export.deserialize(bytearray((folder / "hlo" / "model.stablehlo").read_bytes()))
     assert program.platforms == ("cpu", "cuda", "tpu")
+    plain = stablehlo.of_dtype(readers.model(), "float32")
+    jit = functools.partial(jax.jit, compiler_options=compiled.FOR_USERS)
+    ours, theirs = jit(plain.function()), jit(program.call)
+    narrow = parity.batches(lines, plain.multiple_px)[:1]
+    found = parity.compare(
+        lambda batch: ours(plain.weights, dict(batch)),
+        lambda batch: theirs(batch["image"], batch["width"]),
+        narrow,
+    )
+    assert found["difference"]["confidence"] < 1e-5 and found["ids"] > 10
     image = np.full((5, 32, 96, 1), 255, np.uint8)
     reading = program.call(image, np.full(5, 90, np.int32))
     assert reading["ids"].shape[0] == 5 and set(reading) == {
@@ -209,6 +219,7 @@ def test_a_program_holds_the_loop_of_other_readers(kind, folder, lines, monkeypa
     model = readers.model(options=options, weights=weights)
     only = {"float32": stablehlo.PROGRAMS["float32"]}
     monkeypatch.setattr(stablehlo, "PROGRAMS", only)
+    monkeypatch.setattr(parity, "BATCHES", 2)
     found = export.write(model, "stablehlo", folder / kind, lines[:3])
     assert found["float32"]["ids_differ"] == 0 and found["float32"]["ids"] > 10
     assert found["float32"]["difference"]["confidence"] < 1e-4

@@ -240,7 +240,7 @@ def prove_encode(make):
 
 def prove_a_cnn_learns(make):
     """A step on a CNN + BiLSTM: finite, padding in no gradient of the heads' loss, and every array
-    of the encoder learns. For methods with a preset on a CNN; the others share their network.
+    of the encoder learns.
     """
     case = Case(make(encoder=CNN))
     prove_padding_does_not_matter(case)

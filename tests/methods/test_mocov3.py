@@ -154,6 +154,7 @@ def test_loss_does_not_move_when_padding_grows_rows_fill_up_and_devices_share_th
 def test_augment_encode_and_sentences(case):
     pairs.prove_augment(make)
     pairs.prove_encode(make)
+    pairs.prove_a_cnn_learns(make)
     assert "norm" in case.params["encoder"]  # the official encoder keeps its final norm
     pairs.prove_sentences(
         make,

@@ -81,6 +81,7 @@ def test_loss_starts_where_chance_puts_it():
 def test_augment_encode_and_sentences():
     pairs.prove_augment(make)
     pairs.prove_encode(make)
+    pairs.prove_a_cnn_learns(make)
     pairs.prove_sentences(
         make,
         [

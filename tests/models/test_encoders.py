@@ -1,5 +1,7 @@
 """What "auto" stands for on each device, and that tracing does not ask this machine."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -90,10 +92,13 @@ def test_lstms_of_a_cnn_drop_in_training_only():
     small = {"channels": (8,) * 5, "hidden": 4, "layers": 2}
     encoder = encoders.create({"size": "cnn_lstm", **small})
     given = jax.random.uniform(jax.random.key(1), (1, 32, 24, 1)), jnp.array([24])
-    params = encoder.init(jax.random.key(0), *given)
-    train = lambda net, seed: net.apply(
-        params, *given, deterministic=False, rngs={"drop_path": jax.random.key(seed)}
-    )
-    still = encoder.apply(params, *given)
+    params = jax.jit(encoder.init)(jax.random.key(0), *given)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def train(net, seed):
+        keys = {"drop_path": jax.random.key(seed)}
+        return net.apply(params, *given, deterministic=False, rngs=keys)
+
+    still = jax.jit(encoder.apply)(params, *given)
     assert not np.allclose(train(encoder, 1), train(encoder, 2))
     np.testing.assert_array_equal(train(encoder.copy(dropout=0.0), 1), still)

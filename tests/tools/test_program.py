@@ -18,6 +18,7 @@ RUN = """
 import json, os, runpy, sys
 import jax, cv2, grain, matplotlib
 from ml_collections import config_flags
+import dig_jax.load, dig_jax.train.run  # they define no flags
 result = {}
 for command in json.loads(sys.argv[1]):
     out, back = os.pipe()
