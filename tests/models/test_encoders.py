@@ -101,4 +101,4 @@ def test_lstms_of_a_cnn_drop_in_training_only():
 
     still = jax.jit(encoder.apply)(params, *given)
     assert not np.allclose(train(encoder, 1), train(encoder, 2))
-    np.testing.assert_array_equal(train(encoder.copy(dropout=0.0), 1), still)
+    np.testing.assert_allclose(train(encoder.copy(dropout=0.0), 1), still, atol=1e-5)

@@ -142,7 +142,10 @@ def test_gradients_reach_the_localisation(network):
     params, straight, _, image, width = network
     weight = jnp.sin(jnp.arange(3.0 * 12 * 32)).reshape(3, 12, 32)
     grad = jax.jit(
-        jax.grad(lambda params, image: jnp.sum(weight * straight.__wrapped__(params, image, width)), (0, 1))
+        jax.grad(
+            lambda params, image: jnp.sum(weight * straight.__wrapped__(params, image, width)),
+            (0, 1),
+        )
     )
     first, by_pixel = grad(params, image)
     assert np.abs(first["rectifier"]["offsets"]["kernel"]).max() > 0

@@ -23,7 +23,6 @@ from dig_jax import sharding
 from dig_jax.configs.pretrain import dig
 from dig_jax.tools.perf import compilers, hlo, plan, remedies, workload
 from dig_jax.tools.perf.devices import DEVICES
-from tests.methods import pairs
 
 ROOT = pathlib.Path(__file__).parents[3]
 DEPTH, WIDTH, ROWS = 6, 64, 32
@@ -132,9 +131,7 @@ def test_a_program_by_hand():
 def quick(**changes):
     config = dig.get_config("preset=cpu,objective=dis,quick")
     config.update_from_flattened_dict({"data.width_px": 64, "method.encoder.depth": 1, **changes})
-    cfg = config.to_dict()
-    cfg["method"]["recipe"] = pairs.BLUR
-    return cfg
+    return config.to_dict()
 
 
 @pytest.mark.slow
