@@ -218,8 +218,8 @@ CNN = {
     "kind": "crnn",
     "height_px": HEIGHT,
     "stem": 8,
-    "stages": (8, 8, 8, 8),
-    "blocks": (1, 1, 1, 1),
+    "stages": (16, 8, 8, 8),
+    "blocks": (1, 0, 0, 0),  # one block with a shortcut: the others are alike
     "width": 8,
     "layers": 1,
 }

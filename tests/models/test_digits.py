@@ -60,7 +60,6 @@ def test_the_glimpse_reader_learns_to_read_digits():
             *map(np.asarray, (reading["ids"], reading["length"], *held_out[2:]))
         )
     ]
-    print(np.mean(right))
     assert np.mean(right) > 0.7
     # The second network has learnt where the digits stand: places move on through the line.
     for frame, n, length in zip(
