@@ -38,10 +38,10 @@ def test_the_glimpse_reader_learns_to_read_digits():
     digits = pytest.importorskip("sklearn.datasets").load_digits()
     rng = np.random.default_rng(0)
     order = rng.permutation(len(digits.images))
-    decoder = decoders.create(11, "glimpse", hidden=64, stride=4.0)
+    decoder = decoders.create(11, "glimpse", hidden=96, stride=4.0)
     held_out = strings(digits, order[1400:], 100, np.random.default_rng(9))
     params = jax.jit(decoder.init)(jax.random.key(0), *held_out[:2])
-    rate = optax.cosine_decay_schedule(5e-3, 250)
+    rate = optax.cosine_decay_schedule(3e-3, 400)
     tx = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(rate))
 
     @jax.jit
@@ -51,7 +51,7 @@ def test_the_glimpse_reader_learns_to_read_digits():
         return optax.apply_updates(params, updates), state
 
     state = jax.jit(tx.init)(params)
-    for _ in range(250):
+    for _ in range(400):
         params, state = step(params, state, *strings(digits, order[:1400], 32, rng))
     reading = jax.jit(decoder.read)(params, *held_out[:2])
     right = [
