@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from dig_jax.interop import import_vit, parity, stablehlo
 from dig_jax.interop.model import Model
@@ -29,7 +29,7 @@ def write(
     """Writes the state dict of the encoder and proves it. ValueError for what is no ViT."""
     model = stablehlo.of_dtype(model, "float32")
     model = model.alone() if model.kind == "reader" else model
-    save_file(state_dict(model), folder / FILE, {"format": "pt"})
+    (folder / FILE).write_bytes(save(state_dict(model), {"format": "pt"}))
     state = load_file(folder / FILE)
     back = import_vit.convert(state, None, heads=model.encoder().heads, channels=None)
     theirs = {"params": {"encoder": back.params}, "mutable": {}}

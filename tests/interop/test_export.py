@@ -62,6 +62,8 @@ def test_safetensors_come_back_as_they_were(folder, exported, texts):
     card = (folder / "safe" / "card.md").read_text()
     assert "step 7 of the run tiny" in card and "2nd percentile" in card
     arrays = load_file(folder / "safe" / "weights.safetensors")  # as the card says
+    modes = {file.stat().st_mode for file in (folder / "safe").iterdir()}
+    assert len(modes) == 1, "who may read the card may read the weights"
     assert "params/encoder/conv_0/conv/kernel" in arrays or any(
         name.startswith("params/encoder/") for name in arrays
     )
