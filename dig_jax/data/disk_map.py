@@ -4,7 +4,7 @@ import sqlite3
 from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 
-MEMORY_KB = 32 << 10  # kept of each in memory
+MEMORY_KB = 8 << 10  # kept of each in memory
 
 
 class DiskMap(MutableMapping[str, str | None]):

@@ -82,16 +82,15 @@ def read_pairs(
     """
     of = DiskMap()
     for image in files:
-        if PurePosixPath(image).suffix.lower() not in SUFFIXES:
+        if os.path.splitext(image)[1].lower() not in SUFFIXES:
             continue
         folder, slash, stem = image.rpartition("/")
         while "." in stem:  # x.bin.png -> x.bin -> x
             stem = stem.rpartition(".")[0]
             text = f"{folder}{slash}{stem}.gt.txt"
             if text in files:
-                both = sorted({image, of.get(text) or image}, key=lambda p: (len(p), p))
-                of[text] = both[0]
-                for other in both[1:]:
+                if (first := of.setdefault(text, image)) is not image:
+                    of[text], other = sorted((first, image), key=lambda p: (len(p), p))
                     labels.splits[other] = LEFT_OUT
                     report.skip(other, "another picture of a line (the plain one is kept)")
                 break

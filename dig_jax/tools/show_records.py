@@ -43,7 +43,7 @@ small, summary { color: var(--soft) } summary { cursor: pointer; margin: .6rem 0
 td { overflow-wrap: anywhere } td:first-child { overflow-wrap: normal; min-width: 6rem }
 .curves { grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)) }
 @media (min-width: 600px) { td.number, th { white-space: nowrap } }
-@media (max-width: 599px) { th, td { padding: .3rem .35rem; font-size: .85rem }
+@media (max-width: 599px) { th, td { padding: .3rem .2rem; font-size: .8rem }
   td:first-child { min-width: 4rem } }
 """
 ONLY = ("", "")
