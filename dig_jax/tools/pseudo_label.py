@@ -102,6 +102,32 @@ def examples(
             yield "train", record.image, own[number], record.id
 
 
+def make(
+    reader: Any, data: dict[str, Any], output: Any, *, keep: float, batch_size: int, **options: Any
+) -> str:
+    """Writes the records folder, under the name of the records that were learnt from, so that
+    `compare` knows the validation lines again. Returns what is to be said. data: config.data of the
+    reader's run; options: of `writer.write`."""
+    learnt, rest = split_lines(data)
+    report = writer.Report()
+    own = own_labels(reader, rest, keep, batch_size, report)
+    try:
+        validation = records.open_sets(",".join(f"{s.path}@validation" for s in learnt.sets))
+    except ValueError:
+        validation = None
+        report.notes.append("the training records have no validation split: name one to evaluate")
+    about = learnt.sets[0].manifest
+    report.about = {name: about[name] for name in ("source", "licence") if about.get(name)}
+    lines = examples(learnt, rest, own, validation, report)
+    made = writer.write(output, lines, name=about["name"], report=report, **options)
+    for note in made["notes"]:
+        print(f"note: {note}", file=sys.stderr)
+    return (
+        f"{output}: {len(learnt)} lines with true labels, {len(own)} with the reader's own; "
+        f"{made['skipped']['count']} left out: {made['skipped']['reasons']}"
+    )
+
+
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise ValueError(f"{argv[1]!r} is no option: write --name=value")
@@ -113,29 +139,9 @@ def main(argv: list[str]) -> None:
     folder = str(pathlib.Path(FLAGS.model).expanduser())
     step = checkpoint.choose_step(folder, "best")
     data = checkpoint.read_meta(folder, step)["config"]["data"]
-    learnt, rest = split_lines(data)
-    report = writer.Report()
-    reader = load.load_reader(folder)
-    own = own_labels(reader, rest, FLAGS.keep, FLAGS.batch_size, report)
-    try:
-        validation = records.open_sets(",".join(f"{s.path}@validation" for s in learnt.sets))
-    except ValueError:
-        validation = None
-        report.notes.append("the training records have no validation split: name one to evaluate")
-    about = learnt.sets[0].manifest
-    report.about = {name: about[name] for name in ("source", "licence") if about.get(name)}
-    made = writer.write(
-        program.path(FLAGS.output, "--output"),
-        examples(learnt, rest, own, validation, report),
-        overwrite=FLAGS.overwrite,
-        report=report,
-    )
-    for note in made["notes"]:
-        print(f"note: {note}", file=sys.stderr)
-    print(
-        f"{FLAGS.output}: {len(learnt)} lines with true labels, {len(own)} with the reader's own; "
-        f"{made['skipped']['count']} left out: {made['skipped']['reasons']}"
-    )
+    output = program.path(FLAGS.output, "--output")
+    options = {"keep": FLAGS.keep, "batch_size": FLAGS.batch_size, "overwrite": FLAGS.overwrite}
+    print(make(load.load_reader(folder), data, output, **options))
 
 
 if __name__ == "__main__":

@@ -78,6 +78,18 @@ def test_damaged_records_are_counted_and_named(made):
     assert {entry["name"] for entry in report.first} == {"bad line"}
 
 
+def test_the_new_records_bear_the_name_of_the_old(made, tmp_path):
+    """So that teacher and student can be compared on the validation lines that both have."""
+    data = {"train": f"{made[0] / 'lines'}@validation", "subset": 3, "subset_seed": 1}
+    said = pseudo_label.make(Reader(), data, tmp_path / "self", keep=0.6, batch_size=4)
+    manifest, before = (
+        json.loads((folder / "records.json").read_text())
+        for folder in (tmp_path / "self", made[0] / "lines")
+    )
+    assert manifest["name"] == before["name"] != "self"
+    assert manifest["splits"]["validation"]["count"] == LINES and "3 lines with true labels" in said
+
+
 def test_a_reader_of_all_lines_leaves_nothing(made):
     with pytest.raises(ValueError, match="learnt from all"):
         pseudo_label.split_lines({"train": f"{made[0] / 'lines'}@validation"})
