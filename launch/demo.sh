@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Ten minutes on one core, generated lines alone: a bundled reader reads some. Then an encoder is
-# pre-trained on images without text, and a reader learns from 150 labels with it and without it.
+# pre-trained on images without text, and a reader learns from 100 labels with it and without it.
 #   launch/demo.sh [FOLDER]     default runs/demo; running it again resumes, and skips what is done
 # SEED: of the pre-training and of the labels that are taken (0).
 case " $* " in *" --help "* | *" -h "*) # prints the lines above
@@ -15,7 +15,7 @@ mkdir -p "$out"
 out=$(cd "$out" && pwd)
 # The second recogniser needs no compiler: its program is that of the first.
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR-$out/programs}"
-few="head=linear,labels=150,steps=400,batch=8,seed=$seed" # of 2,000 lines; both runs alike
+few="head=linear,labels=100,steps=300,batch=8,seed=$seed" # of 2,000 lines; both runs alike
 
 say() { printf '\n== %s   [%d:%02d]\n' "$*" $((SECONDS / 60)) $((SECONDS % 60)); }
 tool() { python -m "dig_jax.tools.$1" "${@:2}"; }
@@ -26,7 +26,7 @@ run() { # folder, config, flags
 few() { run "$@" --config.data.buckets_px=2 --config.evals.recognition.every_steps=100; }
 
 say "1/5  render lines as of two scanned books: $out/records"
-[ -f "$out/records/records.json" ] || tool make_records --source=lines --name=books \
+[ -f "$out/records/records.json" ] || tool make_records --source=lines \
   --output="$out/records" --splits=train=2000,validation=150 --fonts=bundled --books=2 \
   --min_words=2 --max_words=3
 
@@ -40,7 +40,7 @@ gen=preset=cpu,objective=gen,size=cnn48_lstm,steps=120,batch=32,probe=none,seed=
 run gen "pretrain/dig.py:$gen" --config.init_from="$out/gen48" --config.data.contrast=stretch \
   --config.method.encoder.dropout=0.0 --config.optim.warmup_steps=20
 
-say "4/5  train a recogniser on 150 labelled lines: from that encoder, and from random weights"
+say "4/5  train a recogniser on 100 labelled lines: from that encoder, and from random weights"
 few pretrained "recognize/finetune.py:$few" --config.init_from="$out/gen"
 few random "recognize/scratch.py:$few,shape_from=$out/gen"
 

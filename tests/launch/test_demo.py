@@ -49,7 +49,7 @@ def test_recognisers_differ_in_their_start_alone(calls):
     ours, theirs = (command_line.load(found[name][0]) for name in ("pretrained", "random"))
     for part in ("optim", "total", "data", "batch_size", "seed"):
         assert ours[part] == theirs[part], part
-    assert ours.seed == 5 and ours.data.subset == 150
+    assert ours.seed == 5 and ours.data.subset == 100
     flags = found["random"][1]
     assert any(flag.startswith("--config.init_from=") for flag in found["pretrained"][1])
     assert not any("init_from" in flag for flag in flags) and theirs.shape_from.endswith("/gen")
