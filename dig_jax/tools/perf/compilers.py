@@ -129,9 +129,15 @@ def describe(compiled: Any, seconds: float = 0.0) -> Program:
     )
 
 
+REFUSALS = (  # what it needs, what there is
+    r"temporaries \(([\d.]+[KMGT]?)\) exceeds available HBM \(([\d.]+[KMGT]?)\)",
+    r"Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm",
+)
+
+
 def _refused(message: str, seconds: float) -> Program | None:
-    """Of the error of a program that does not fit: "Used 34.45G of 15.75G hbm"."""
-    found = re.search(r"Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm", message)
+    """What the error of a program that does not fit says; None for any other error."""
+    found = next(filter(None, (re.search(pattern, message) for pattern in REFUSALS)), None)
     if not found:
         return None
     used, room = map(_bytes, found.groups())

@@ -102,8 +102,7 @@ def make(cfg, sizes, device, check=False, compiler="cpu", name="v5e", cache=None
     held["batch"] = _held(
         work.data.raw, jax.tree.map(lambda _: sharding.batch_sharding(mesh), work.data.raw)
     )
-    # Of a program that the compiler refused only the sum is known.
-    held["temporary"] = program.temporary - (sum(held.values()) if program.over else 0)
+    held["temporary"] = program.temporary
     memory_bytes, total = device.memory_gb * 1e9, sum(held.values())
     fits = total <= memory_bytes * (1 - RESERVE) if compiler == "cpu" else not program.over
     seconds, needed = roofline(summary, device), workload.model_flops(work.config)[0]

@@ -215,11 +215,16 @@ def test_without_libtpu_a_sentence_says_what_to_install():
         compilers.devices("tpu", "v5e", 4)
 
 
-REFUSED = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 34.45G of 15.75G hbm. Ex"
+REFUSED = (
+    "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries "
+    "(34.45G) exceeds available HBM (15.75G)."
+)
+OTHERWISE = "RESOURCE_EXHAUSTED: memory space hbm. Used 34.45G of 15.75G hbm. Exceeded hbm"
 
 
-def test_a_program_that_the_tpu_compiler_refuses_says_by_how_much():
-    program = compilers._refused(REFUSED, 1.0)
+@pytest.mark.parametrize("said", [REFUSED, OTHERWISE])
+def test_a_program_that_the_tpu_compiler_refuses_says_by_how_much(said):
+    program = compilers._refused(said, 1.0)
     assert program.over == pytest.approx((34.45 - 15.75) * 2**30, rel=1e-6)
     assert program.temporary == pytest.approx(34.45 * 2**30, rel=1e-6)
     assert compilers._refused("INTERNAL: something else", 1.0) is None
