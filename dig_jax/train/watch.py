@@ -71,7 +71,7 @@ class Watch:
 
     def _sentence(self) -> str:
         main = threading.main_thread().ident
-        frames = sys._current_frames()  # noqa: SLF001: the one way to another thread's stack
+        frames = sys._current_frames()
         stack = "".join(traceback.format_stack(frames[main])) if main in frames else ""
         told = {index: text.split(" ", 2) for index, text in hosts.published().items()}
         told = told or {0: [str(self._beats), platform.node(), self._doing]}

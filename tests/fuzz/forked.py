@@ -5,6 +5,7 @@ asked, what it answers and how it may die stay as they are.
 """
 
 import contextlib
+import faulthandler
 import importlib
 import os
 import signal
@@ -34,6 +35,7 @@ class Forked:
                     os.dup2(fd, place)
                 for fd in (ours_in, ours_out, theirs_in, theirs_out):
                     os.close(fd)
+                faulthandler.disable()  # pytest's: a reader that dies is what is tested
                 sys.stdin, sys.argv = open(0), args[2:]
                 apart.main()
             finally:
