@@ -16,8 +16,13 @@ def main(folder, paths, multiple_px=96):  # widths: multiples of the patch's wid
         pixels = prepared(path, config["data"])
         multiple_px = config["data"].get("squeeze_px") or multiple_px
         image, width = padded(pixels, multiple_px)
-        logits, length = session.run(["logits", "length"], {"image": image, "width": width})
-        text, confidence = greedy(logits[0, : length[0]], chars)
+        found = session.run(None, {"image": image, "width": width})
+        found = {output.name: x[0] for output, x in zip(session.get_outputs(), found)}
+        if "logits" in found:  # of CTC; other readers decode inside
+            text, confidence = greedy(found["logits"][: found["length"]], chars)
+        else:
+            text = "".join(chars[i - 1] for i in found["ids"][: found["length"]])
+            confidence = found["line"]
         print(f"{path}\t{text}\t{confidence:.4f}")
 
 

@@ -1,8 +1,9 @@
-"""Readers by CTC and encoders as model.onnx, any number of lines of any width.
+"""Readers and encoders as model.onnx, any number of lines of any width.
 
-Call: image u8[b, H, w, C], width i32[b] px, w a multiple of Model.multiple_px. A reader gives
-logits f32[b, S, V] (class 0 is the blank) and length i64[b]; an encoder tokens, frames and
-frame_length. examples/read_onnx.py decodes the logits, and the proof runs it, too.
+Call: image u8[b, H, w, C], width i32[b] px, w a multiple of Model.multiple_px. A reader by CTC
+gives logits f32[b, S, V] (class 0 is the blank) and length i64[b]; examples/read_onnx.py decodes
+them, and the proof runs it, too. A reader of another kind decodes inside and gives the reading
+(`decoders`), an encoder tokens, frames and frame_length.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import numpy as np
 
 from dig_jax.interop import parity, stablehlo
 from dig_jax.interop.model import Model
-from dig_jax.models import cnn, vit
 from dig_jax.models.decoders import CTC
 
 FILE = "model.onnx"
@@ -42,10 +42,11 @@ def write(
     both = jax.jit(_both(model))  # one program for the reading and its logits
     ours = [jax.device_get(both(model.weights, dict(batch))) for batch in batches]
     compare = lambda mine, yours: parity.compare(mine, yours, range(len(batches)))
-    if model.kind == "encoder":
+    if not _by_ctc(model):
         found = compare(lambda i: ours[i][0], lambda i: theirs[i])
-        parity.check(found, BOUND)
-        return {"float32": found | {"bound": BOUND}}
+        parity.check(found, BOUND, SHARE)
+        share = {"share": SHARE} if model.kind == "reader" else {}
+        return {"float32": found | {"bound": BOUND} | share}
     largest = max(float(np.abs(logits["logits"]).max()) for _, logits in ours)
     as_frames = lambda found: {
         "frames": found["logits"] / max(largest, 1.0),
@@ -58,6 +59,11 @@ def write(
     worst = found["difference"] | {"logits": of_logits["difference"]["frames"]}
     bounds = {"bound": BOUND, "logits_bound": LOGITS_BOUND, "share": SHARE}
     return {"float32": found | {"difference": worst} | bounds}
+
+
+def _by_ctc(model: Model) -> bool:
+    heads = model.options.get("heads", {})
+    return model.kind == "reader" and heads[model.head].get("kind", "linear") in CTC
 
 
 def _installed(name: str) -> Any:
@@ -101,8 +107,8 @@ def program(folder: pathlib.Path) -> Callable[[Mapping[str, np.ndarray]], dict[s
 
 
 def _both(model: Model) -> Any:
-    """(weights, batch) -> (what the model says, its logits; of an encoder nothing)."""
-    says, logits = model.function(), model.logits() if model.kind == "reader" else None
+    """(weights, batch) -> (what the model says, its logits where it reads by CTC)."""
+    says, logits = model.function(), model.logits() if _by_ctc(model) else None
     return lambda weights, batch: (
         says(weights, batch),
         logits(weights, batch) if logits else {},
@@ -133,38 +139,33 @@ def built(model: Model) -> Any:
     """The graph. ValueError for what has none."""
     from onnx import TensorProto, helper
 
+    from dig_jax.interop import onnx_encoders, onnx_readers
     from dig_jax.interop import onnx_graph as graph
 
     encoder, reader = model.encoder(), model.kind == "reader"
-    kinds = {vit.Vit: graph.of_vit, cnn.Cnn: graph.of_cnn}
-    if type(encoder) not in kinds:
+    if getattr(encoder, "fiducials", 0):
         raise ValueError(
-            f"the encoder is a {type(encoder).__name__}, and onnx holds a ViT or a CNN: choose "
-            "--format=stablehlo"
+            f"the encoder straightens lines by {encoder.fiducials} fiducials, and onnx holds a "
+            "Crnn without (0): choose --format=stablehlo"
         )
     head = model.options["heads"][model.head] if reader else {}
-    if reader and head.get("kind", "linear") not in CTC:
-        raise ValueError(
-            f"the reader is of kind {head['kind']!r}, and onnx holds readers by CTC (linear, "
-            "bilstm): choose --format=stablehlo, which holds the loop of the others"
-        )
     block = model.options.get("block", "last") if reader else "last"
-    if block != "last":
-        raise ValueError(
-            f"the reader takes block {block!r} of its encoder, and onnx holds the last one: choose "
-            "--format=stablehlo"
-        )
     g, prepared = graph.Graph(), model.preparation
     params = jax.tree.map(np.asarray, dict(model.weights["params"]))
     rows = prepared.height_px // encoder.patch[0]
     width = g("Cast", "width", to=TensorProto.INT64)
     given = params["encoder"] | {"rows": rows}
-    tokens = kinds[type(encoder)](g, encoder, given, "image", width)
+    if block == "last":
+        blocks = [onnx_encoders.OF[type(encoder)](g, encoder, given, "image", width)]
+    else:
+        blocks = onnx_encoders.each_block(g, encoder, given, "image", width)
+        blocks = blocks if block == "mix" else [blocks[int(block) - 1]]
     if "norm" in params:
-        tokens = graph.layer_norm(g, tokens, params["norm"])
+        blocks = [graph.layer_norm(g, tokens, params["norm"]) for tokens in blocks]
+    tokens = g("Concat", *blocks, axis=2) if len(blocks) > 1 else blocks[0]
     length = graph.columns(g, width, encoder.patch[1])
     pool = model.options.get("frames", "concat") if reader else "concat"
-    frames, size = tokens, encoder.width
+    frames, size = tokens, len(blocks) * encoder.width
     if rows > 1 and pool == "mean":
         frames = g("Reshape", tokens, np.array([0, -1, rows, size]))
         frames = g("ReduceMean", frames, [2], keepdims=0)
@@ -184,6 +185,14 @@ def built(model: Model) -> Any:
     if scale := model.weights["mutable"].get("scale"):
         frames = g("Div", g("Sub", frames, np.asarray(scale["mean"])), np.asarray(scale["std"]))
     weights = params["heads"][model.head]
+    if block == "mix":
+        left = 1 if pool == "mean" else rows
+        frames = onnx_encoders.mixed(g, frames, weights["mix"], left, encoder.width)
+    if not _by_ctc(model):
+        method: Any = model.method()  # of recognisers alone
+        read = onnx_readers.reading(g, method.head.network, weights, frames, length)
+        outputs = onnx_readers.OUTPUTS.items()
+        return g.model(inputs, {name: (read[name], info(name, *kind)) for name, kind in outputs})
     if head.get("kind") == "bilstm":
         frames = graph.bilstm(g, frames, length, weights["lstm"], head.get("layers", 1))
     logits = graph.dense(g, frames, weights["classify"])

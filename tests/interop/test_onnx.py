@@ -19,6 +19,11 @@ from tests import readers
 pytest.importorskip("onnxruntime", reason=onnx.INSTALL)
 VIT = {"kind": "vit", "width": 16, "depth": 2, "heads": 2, "dtype": "float32"}
 BILSTM = {"ctc": {"kind": "bilstm", "hidden": 8, "layers": 2}}
+CRNN = {"kind": "crnn", "height_px": 32, "stem": 8, "stages": [8, 16, 16, 16], "width": 16}
+CRNN |= {"blocks": [1, 1, 1, 2], "layers": 2, "dtype": "float32"}
+ATTENTION = {"kind": "attention", "hidden": 8, "reach": 2}
+TRANSFORMER = {"kind": "transformer", "width": 8, "depth": 2, "heads": 2, "inner": 16}
+GLIMPSE = {"kind": "glimpse", "hidden": 8}
 CASES = {
     "cnn bilstm": ("reader", {"encoder": readers.ENCODER, "heads": BILSTM, "standardize": True}),
     "vit": ("reader", {"encoder": VIT | {"patch": [32, 4]}, "heads": readers.OPTIONS["heads"]}),
@@ -30,6 +35,25 @@ CASES = {
             "frames": "mean",
         },
     ),
+    "attention": (
+        "reader",
+        {"encoder": readers.ENCODER, "heads": {"ar": ATTENTION}, "standardize": True},
+    ),
+    "transformer": (
+        "reader",
+        {"encoder": VIT | {"patch": [32, 4]}, "heads": {"ar": TRANSFORMER}},
+    ),
+    "glimpse": ("reader", {"encoder": VIT | {"patch": [32, 8]}, "heads": {"ar": GLIMPSE}}),
+    "mix": (
+        "reader",
+        {"encoder": VIT | {"patch": [16, 8]}, "heads": readers.OPTIONS["heads"], "block": "mix"}
+        | {"standardize": True},
+    ),
+    "block": (
+        "reader",
+        {"encoder": VIT | {"patch": [32, 8]}, "heads": readers.OPTIONS["heads"], "block": 1},
+    ),
+    "crnn": ("reader", {"encoder": CRNN, "heads": readers.OPTIONS["heads"]}),
     "imported": (
         "encoder",
         {
