@@ -11,6 +11,7 @@ from rapidfuzz.distance import Levenshtein
 from safetensors.numpy import load_file
 
 from dig_jax import load
+from dig_jax.data import writer
 from dig_jax.interop import export, parity
 from tests import readers
 from tests.interop import test_onnx
@@ -87,6 +88,19 @@ def test_onnxruntime_reads_an_export_to_onnx(folder, lines):
     paths = sorted((folder / "lines").glob("*.png"))[:3]
     output = run("read_onnx.py", [folder / "onnx", *paths], ("jax", "dig_jax", "cv2"))
     check(output, model, paths)
+
+
+def test_onnxruntime_reads_what_decodes_inside(folder, lines):
+    """Character by character a rounded pixel would tell: these lines need no resizing."""
+    pytest.importorskip("onnxruntime", reason='pip install "dig_jax[onnx]"')
+    model = test_onnx.random("attention")
+    export.write(model, "onnx", folder / "inside", lines)
+    paths = [folder / f"high_{i}.png" for i in range(3)]
+    for path, line in zip(paths, lines, strict=True):
+        path.write_bytes(writer.encode_image(line.pixels, "png"))
+    output = run("read_onnx.py", [folder / "inside", *paths], ("jax", "dig_jax", "cv2"))
+    for row, line in zip(output.splitlines(), load.Reader(model).read(paths, 3), strict=True):
+        assert row.split("\t")[1:] == [line.text, f"{line.confidence:.4f}"]
 
 
 def test_jax_alone_reads_an_export_to_stablehlo(folder, lines):
