@@ -143,11 +143,6 @@ def built(model: Model) -> Any:
     from dig_jax.interop import onnx_graph as graph
 
     encoder, reader = model.encoder(), model.kind == "reader"
-    if getattr(encoder, "fiducials", 0):
-        raise ValueError(
-            f"the encoder straightens lines by {encoder.fiducials} fiducials, and onnx holds a "
-            "Crnn without (0): choose --format=stablehlo"
-        )
     head = model.options["heads"][model.head] if reader else {}
     block = model.options.get("block", "last") if reader else "last"
     g, prepared = graph.Graph(), model.preparation

@@ -26,7 +26,7 @@ from dig_jax.interop.onnx_graph import (
     size,
     waves,
 )
-from dig_jax.models import cnn, crnn, vit
+from dig_jax.models import cnn, crnn, tps, vit
 
 
 def of_vit(g: Graph, module: vit.Vit, params: Mapping[str, Any], image: str, width: str) -> str:
@@ -187,6 +187,8 @@ def of_crnn(g: Graph, module: crnn.Crnn, params: Mapping[str, Any], image: str, 
     real = first(g, size(g, image, 2), g("Mul", lengths, np.int64(crnn.COLUMN_PX)))
     real, height = as_float(g, real), module.height_px
     x = pixels(g, image, width)
+    if module.fiducials:
+        x = _rectified(g, module, params["rectifier"], x, width, real)
     for name in ("stem_0", "stem_1"):
         x = g("Relu", _normed(g, params[name], x, real, height))
     for stage, count in enumerate(module.blocks):
@@ -208,6 +210,58 @@ def of_crnn(g: Graph, module: crnn.Crnn, params: Mapping[str, Any], image: str, 
     if module.final_norm:
         frames = layer_norm(g, frames, params["norm"])
     return g("Mul", frames, g("Unsqueeze", real, [2]))
+
+
+def _rectified(g: Graph, module: crnn.Crnn, params, image: str, width: str, real: str) -> str:
+    """`crnn.Rectifier`: image f32[b, C, H, w] -> the same, its real part warped by a spline."""
+    x, kept, left = image, real, module.height_px
+    for number, pool in enumerate(((2, 2), (2, 2), (2, 1), None)):
+        x = g("Relu", _normed(g, params[f"conv_{number}"], x, kept, left))
+        if pool:
+            x, left = g("MaxPool", x, kernel_shape=list(pool), strides=list(pool)), left // pool[0]
+            kept = g("Slice", kept, [0], [np.iinfo(np.int64).max], [1], [pool[1]])
+    x = g("Mul", g("ReduceMean", x, [2], keepdims=0), g("Unsqueeze", kept, [1]))
+    count = g("Max", g("ReduceSum", kept, [1], keepdims=1), np.float32(1))
+    x = g("Div", g("ReduceSum", x, [2], keepdims=0), count)
+    x = dense(g, g("Relu", dense(g, x, params["dense"])), params["offsets"])
+    return _warped(g, image, width, g("Reshape", x, np.array([0, module.fiducials, 2])), module)
+
+
+def _warped(g: Graph, image: str, width: str, offsets: str, module: crnn.Crnn) -> str:
+    """`tps.warp`, by GridSample; offsets f32[b, K, 2]."""
+    height, points = module.height_px, tps.fiducial_points(module.fiducials)
+    canvas_px, wide = size(g, image, 3), g("Unsqueeze", as_float(g, width), [1, 2])  # [b, 1, 1]
+    place = as_float(g, g("Range", np.int64(0), canvas_px, np.int64(1)))
+    rows = np.arange(height)[None, :, None]
+    x = g("Div", g("Add", g("Mul", place, np.float32(2)), np.float32(1)), wide)
+    x = g("Unsqueeze", g("Sub", x, np.float32(1)), [3])  # [b, 1, w, 1]
+    y = ((2.0 * rows + 1.0) / height - 1.0)[..., None]  # [1, H, 1, 1]
+    across, down = g("Sub", x, np.float32(points[:, 0])), np.float32((y - points[:, 1]) ** 2)
+    square = g("Add", g("Mul", across, across), down)
+    positive = g("Greater", square, np.float32(0))
+    bumps = g("Mul", square, g("Log", g("Where", positive, square, np.float32(1))))
+    weights = g("MatMul", np.float32(tps.coefficients(module.fiducials)), offsets)
+    weights = g("Unsqueeze", weights, [1])  # [b, 1, 3 + K, 2]
+    part = lambda begin, end: g("Slice", weights, [begin], [end], [2])
+    moved = g("Add", g("Mul", x, part(1, 2)), g("Mul", np.float32(y), part(2, 3)))
+    moved = g("Add", g("Add", moved, part(0, 1)), g("MatMul", bumps, part(3, 3 + len(points))))
+    by_x, by_y = g("Split", moved, outputs=2, axis=3, num_outputs=2)
+    by_x, by_y = (g("Squeeze", axis, [3]) for axis in (by_x, by_y))  # [b, H, w]
+    half = np.float32(0.5)
+    last = g("Sub", as_float(g, canvas_px), np.float32(1))
+
+    def position(start: Any, by: str, extent: Any, whole: Any) -> str:
+        """Where a pixel is read, in [-1, 1] of the whole image, within the extent of the line."""
+        at = g("Add", start, g("Mul", by, g("Mul", extent, half)))
+        at = g("Max", g("Min", at, g("Sub", extent, np.float32(1))), np.float32(0))
+        return g("Unsqueeze", g("Sub", g("Div", at, g("Mul", whole, half)), np.float32(1)), [3])
+
+    x = position(place, by_x, wide, last)
+    y = position(np.float32(rows), by_y, np.float32(height), np.float32(height - 1))
+    options = {"mode": "linear", "padding_mode": "border", "align_corners": 1}
+    warped = g("GridSample", image, g("Concat", x, y, axis=3), **options)
+    inside = g("Unsqueeze", g("Less", place, wide), [1])  # [b, 1, 1, w]
+    return g("Where", inside, warped, image)
 
 
 def _normed(g: Graph, params: Mapping[str, Any], x: str, real: str, height: int) -> str:

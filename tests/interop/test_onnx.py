@@ -55,6 +55,7 @@ CASES = {
         {"encoder": VIT | {"patch": [32, 8]}, "heads": readers.OPTIONS["heads"], "block": 1},
     ),
     "crnn": ("reader", {"encoder": CRNN, "heads": readers.OPTIONS["heads"]}),
+    "rectified": ("encoder", {"encoder": CRNN | {"fiducials": 6, "blocks": [1] * 4, "layers": 1}}),
     "imported": (
         "encoder",
         {
@@ -118,7 +119,9 @@ def folder(tmp_path_factory):
 def test_a_graph_gives_what_the_network_gives(name, lines, folder):
     found = export.write(random(name), "onnx", folder / name.replace(" ", "_"), lines)
     print(name, found["float32"])
-    assert max(found["float32"]["difference"].values()) < 1e-4
+    # A place far right in a line, in pixels, has few digits behind its point left.
+    bound = 1e-3 if name == "rectified" else 1e-4
+    assert max(found["float32"]["difference"].values()) < bound
     if CASES[name][0] == "reader":
         assert found["float32"]["ids"] and not found["float32"]["ids_differ"]
     if name in LIVELY:
@@ -137,10 +140,7 @@ def test_a_graph_that_differs_is_deleted(lines, folder, monkeypatch):
     assert not (folder / "bad").exists() and not (folder / "bad.partial").exists()
 
 
-def test_what_onnx_does_not_hold_is_said(lines, folder, monkeypatch):
-    options = readers.OPTIONS | {"encoder": CRNN | {"fiducials": 4}}
-    with pytest.raises(ValueError, match=r"by 4 fiducials.*--format=stablehlo"):
-        onnx.built(readers.model(options=options))
+def test_what_is_not_installed_is_said(lines, folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(ValueError, match=r"needs onnxruntime.*dig_jax\[onnx\]"):
         export.write(readers.model(), "onnx", folder / "none", lines)
