@@ -38,7 +38,8 @@ for name in "${cases[@]}"; do
   IFS=+ read -r -a options <<< "$name"
   size=${options[0]%-*} batch=${options[0]#*-} flags=""
   config=configs/pretrain/dig.py:preset=words,probe=none,dtype=bfloat16,size=$size,batch=$batch
-  command=("$python" -m dig_jax.tools.perf.bench_step --split=false "--seconds=$seconds" "--config=$config")
+  command=("$python" -m dig_jax.tools.perf.bench_step --split=false)
+  command+=("--seconds=$seconds" "--config=$config")
   for option in "${options[@]:1}"; do
     case $option in
       --*) flags+=" $option" ;;

@@ -28,7 +28,7 @@ few() { run "$@" --config.data.buckets_px=2 --config.evals.recognition.every_ste
 say "1/5  render lines as of two scanned books: $out/records"
 [ -f "$out/records/records.json" ] || tool make_records --source=lines \
   --output="$out/records" --splits=train=2000,validation=150 --fonts=bundled --books=2 \
-  --min_words=2 --max_words=3
+  --min_words=4 --max_words=6
 
 say "2/5  bundled readers: Fraktur of the 19th century, and ten of these lines"
 tool show_readings fraktur --output="$out/fraktur.png"
@@ -38,7 +38,7 @@ say "3/5  pre-train the bundled encoder gen48 on the 2,000 images, without any t
 [ -d "$out/gen48" ] || tool import_weights --layout=dig_jax --input=gen48 --output="$out/gen48"
 gen=preset=cpu,objective=gen,size=cnn48_lstm,steps=120,batch=32,probe=none,seed=$seed
 run gen "pretrain/dig.py:$gen" --config.init_from="$out/gen48" --config.data.contrast=stretch \
-  --config.method.encoder.dropout=0.0 --config.optim.warmup_steps=20
+  --config.method.encoder.dropout=0.0 --config.optim.warmup_steps=20 --config.optim.lr=5e-4
 
 say "4/5  train a recogniser on 100 labelled lines: from that encoder, and from random weights"
 few pretrained "recognize/finetune.py:$few" --config.init_from="$out/gen"
