@@ -6,7 +6,7 @@ python examples/read_onnx.py EXPORT line.png more.jpg
 import sys
 
 import onnxruntime
-from common import greedy, opened, padded, prepared
+from common import opened, padded, prepared
 
 
 def main(folder, paths, multiple_px=96):  # widths: multiples of the patch's width
@@ -18,12 +18,8 @@ def main(folder, paths, multiple_px=96):  # widths: multiples of the patch's wid
         image, width = padded(pixels, multiple_px)
         found = session.run(None, {"image": image, "width": width})
         found = {output.name: x[0] for output, x in zip(session.get_outputs(), found)}
-        if "logits" in found:  # of CTC; other readers decode inside
-            text, confidence = greedy(found["logits"][: found["length"]], chars)
-        else:
-            text = "".join(chars[i - 1] for i in found["ids"][: found["length"]])
-            confidence = found["line"]
-        print(f"{path}\t{text}\t{confidence:.4f}")
+        text = "".join(chars[i - 1] for i in found["ids"][: found["length"]])
+        print(f"{path}\t{text}\t{found['line']:.4f}")
 
 
 if __name__ == "__main__":

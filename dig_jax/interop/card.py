@@ -50,9 +50,9 @@ outputs = session.run(None, {"image": image, "width": np.array([{multiple_px}], 
 print([(output.name, value.shape) for output, value in zip(session.get_outputs(), outputs)])
 ```
 
-A reader by CTC gives logits f32[rows, frames, classes], class 0 the blank, and the number of
-frames; any other reader decodes inside and gives the outputs above. `read_onnx.py` of dig_jax's
-examples reads images with both, without JAX.
+A reader decodes inside and gives the outputs above; by CTC also logits f32[rows, frames, classes],
+class 0 the blank, and frame_length. `read_onnx.py` of dig_jax's examples reads images with it,
+without JAX.
 """,
     "torch": """The state dict of a ViT, with the names of timm's; `qkv.bias` is 0 for the keys and
 `pos_embed` is [1, rows, columns, width], of which an image takes the first columns.

@@ -1,9 +1,9 @@
 """Readers and encoders as model.onnx, any number of lines of any width.
 
-Call: image u8[b, H, w, C], width i32[b] px, w a multiple of Model.multiple_px. A reader by CTC
-gives logits f32[b, S, V] (class 0 is the blank) and length i64[b]; examples/read_onnx.py decodes
-them, and the proof runs it, too. A reader of another kind decodes inside and gives the reading
-(`decoders`), an encoder tokens, frames and frame_length.
+Call: image u8[b, H, w, C], width i32[b] px, w a multiple of Model.multiple_px. A reader decodes
+inside and gives the reading (`decoders`). By CTC it also gives logits f32[b, S, V] (class 0 is the
+blank) and frame_length i64[b], for a beam search of one's own. An encoder gives tokens, frames and
+frame_length.
 """
 
 from __future__ import annotations
@@ -42,23 +42,24 @@ def write(
     both = jax.jit(_both(model))  # one program for the reading and its logits
     ours = [jax.device_get(both(model.weights, dict(batch))) for batch in batches]
     compare = lambda mine, yours: parity.compare(mine, yours, range(len(batches)))
-    if not _by_ctc(model):
-        found = compare(lambda i: ours[i][0], lambda i: theirs[i])
-        parity.check(found, BOUND, SHARE)
-        share = {"share": SHARE} if model.kind == "reader" else {}
-        return {"float32": found | {"bound": BOUND} | share}
-    largest = max(float(np.abs(logits["logits"]).max()) for _, logits in ours)
-    as_frames = lambda found: {
-        "frames": found["logits"] / max(largest, 1.0),
-        "frame_length": found["length"],
-    }
-    of_logits = compare(lambda i: as_frames(ours[i][1]), lambda i: as_frames(theirs[i]))
-    parity.check(of_logits, LOGITS_BOUND)
-    found = compare(lambda i: ours[i][0], lambda i: decoded(**theirs[i]))
+    found = compare(lambda i: ours[i][0], lambda i: {name: theirs[i][name] for name in ours[i][0]})
+    reader = model.kind == "reader"
     parity.check(found, BOUND, SHARE)
+    bounds = {"bound": BOUND} | ({"share": SHARE} if reader else {})
+    if not _by_ctc(model):
+        return {"float32": found | bounds}
+    largest = max(float(np.abs(logits["logits"]).max()) for _, logits in ours)
+    as_frames = lambda logits, length: {
+        "frames": logits / max(largest, 1.0),
+        "frame_length": length,
+    }
+    of_logits = compare(
+        lambda i: as_frames(ours[i][1]["logits"], ours[i][1]["length"]),
+        lambda i: as_frames(theirs[i]["logits"], theirs[i]["frame_length"]),
+    )
+    parity.check(of_logits, LOGITS_BOUND)
     worst = found["difference"] | {"logits": of_logits["difference"]["frames"]}
-    bounds = {"bound": BOUND, "logits_bound": LOGITS_BOUND, "share": SHARE}
-    return {"float32": found | {"difference": worst} | bounds}
+    return {"float32": found | {"difference": worst} | bounds | {"logits_bound": LOGITS_BOUND}}
 
 
 def _by_ctc(model: Model) -> bool:
@@ -97,13 +98,7 @@ def outputs(file: pathlib.Path) -> Callable[[Mapping[str, np.ndarray]], dict[str
 
 def program(folder: pathlib.Path) -> Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]:
     """What `Model.function` computes, by the graph of an export."""
-    run = outputs(folder / FILE)
-
-    def function(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        found = run(batch)
-        return decoded(**found) if "logits" in found else found
-
-    return function
+    return outputs(folder / FILE)
 
 
 def _both(model: Model) -> Any:
@@ -113,26 +108,6 @@ def _both(model: Model) -> Any:
         says(weights, batch),
         logits(weights, batch) if logits else {},
     )
-
-
-def decoded(logits: np.ndarray, length: np.ndarray) -> dict[str, np.ndarray]:
-    """The reading of each line by numpy alone, in the form of `decoders.Decoder`."""
-    best = logits.argmax(-1)
-    top = logits.max(-1, keepdims=True)
-    sure = 1.0 / np.exp(logits - top).sum(-1)
-    shape = best.shape
-    out = {"ids": np.zeros(shape, np.int32), "length": np.zeros(len(best), np.int32)}
-    out |= {"confidence": np.zeros(shape, np.float32), "frame": np.zeros(shape, np.int32)}
-    out["line"] = np.zeros(len(best), np.float32)
-    for row, frames in enumerate(length):
-        classes, peaks = best[row, :frames], sure[row, :frames]
-        starts = np.flatnonzero(np.diff(classes, prepend=-1))
-        real = classes[starts] != 0
-        each, count = np.maximum.reduceat(peaks, starts)[real], int(real.sum())
-        out["ids"][row, :count], out["frame"][row, :count] = classes[starts][real], starts[real]
-        out["confidence"][row, :count], out["length"][row] = each, count
-        out["line"][row] = each.mean() if count else peaks.mean()
-    return out
 
 
 def built(model: Model) -> Any:
@@ -186,14 +161,23 @@ def built(model: Model) -> Any:
     if not _by_ctc(model):
         method: Any = model.method()  # of recognisers alone
         read = onnx_readers.reading(g, method.head.network, weights, frames, length)
-        outputs = onnx_readers.OUTPUTS.items()
-        return g.model(inputs, {name: (read[name], info(name, *kind)) for name, kind in outputs})
+        return g.model(inputs, _described(read))
     if head.get("kind") == "bilstm":
         frames = graph.bilstm(g, frames, length, weights["lstm"], head.get("layers", 1))
     logits = graph.dense(g, frames, weights["classify"])
-    classes = model.charset.size
-    described = {
-        "logits": (logits, info("logits", TensorProto.FLOAT, ["b", "s", classes])),
-        "length": (length, info("length", TensorProto.INT64, ["b"])),
+    shape = ["b", "s", model.charset.size]
+    described = _described(onnx_readers.collapsed(g, logits, length)) | {
+        "logits": (logits, info("logits", TensorProto.FLOAT, shape)),
+        "frame_length": (length, info("frame_length", TensorProto.INT64, ["b"])),
     }
     return g.model(inputs, described)
+
+
+def _described(read: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
+    """The outputs of a reader, as `Graph.model` takes them."""
+    from onnx import helper
+
+    from dig_jax.interop.onnx_readers import OUTPUTS
+
+    info = helper.make_tensor_value_info
+    return {name: (read[name], info(name, *kind)) for name, kind in OUTPUTS.items()}

@@ -1,8 +1,9 @@
-"""Readers that write one character after the other, as part of an ONNX graph.
+"""What readers write, as part of an ONNX graph.
 
-`reading` is the greedy loop of `decoders/autoregressive.py`, by the operator Loop: it ends as soon
-as every line has ended, at the latest one place behind the last frame. The networks mirror those of
-`models/decoders/`. Each is a function
+`collapsed` is the greedy reading of CTC. `reading` is that of the readers that write one character
+after the other. It is the loop of `decoders/autoregressive.py`, by the operator Loop: it ends as
+soon as every line has ended, at the latest one place behind the last frame. The networks mirror
+those of `models/decoders/`. Each is a function
 
     (graph, module, parameters, frames, length) -> state, step
     step(inner graph, state, ids i64[b], place i64[]) -> state, logits f32[b, V], weights f32[b, S]
@@ -42,6 +43,42 @@ OUTPUTS = {  # name -> (type, shape)
     "frame": (TensorProto.INT32, ["b", "s"]),
     "line": (TensorProto.FLOAT, ["b"]),
 }
+
+
+def collapsed(g: Graph, logits: str, length: str) -> dict[str, str]:
+    """{name of OUTPUTS: what the graph calls it}: runs of one class are one character, class 0 is
+    none, a character's confidence is the largest of its run. logits f32[b, S, V], length i64[b]."""
+    places = size(g, logits, 1)
+    real = first(g, places, length)
+    best = g("Where", real, g("ArgMax", logits, axis=2, keepdims=0), np.int64(0))
+    sure = g("ReduceMax", g("Softmax", logits, axis=2), [2], keepdims=0)
+    sure = g("Where", real, sure, np.float32(0))
+    before = g("Slice", g("Pad", best, np.array([0, 1, 0, 0]), np.int64(-1)), [0], [-1], [1])
+    starts = g("And", real, g("Not", g("Equal", best, before)))
+    number = lambda mask: g("Cast", mask, to=TensorProto.INT64)
+    rank = lambda mask: g("Sub", g("CumSum", number(mask), np.int64(1)), np.int64(1))
+    run, nothing = rank(starts), g("Sub", sure, sure)
+    peaks = g("ScatterElements", nothing, run, sure, axis=1, reduction="max")
+    peaks = g("GatherElements", peaks, run, axis=1)
+    kept = g("And", starts, g("Greater", best, np.int64(0)))
+    # All else goes to a place behind the last, which is cut off.
+    goal = g("Where", kept, rank(kept), places)
+    wide = g("Unsqueeze", places, [0])
+
+    def packed(value: str) -> str:
+        room = g("Pad", g("Sub", value, value), np.array([0, 0, 0, 1]))
+        return g("Slice", g("ScatterElements", room, goal, value, axis=1), [0], wide, [1])
+
+    place = g("Add", g("Mul", best, np.int64(0)), g("Range", np.int64(0), places, np.int64(1)))
+    real_places = g("Where", kept, place, np.int64(0))
+    count = g("ReduceSum", number(kept), [1], keepdims=0)
+    mean = lambda value, by: g("Div", g("ReduceSum", value, [1], keepdims=0), as_float(g, by))
+    confidence = packed(g("Where", kept, peaks, np.float32(0)))
+    read = mean(confidence, g("Max", count, np.int64(1)))
+    line = g("Where", g("Greater", count, np.int64(0)), read, mean(sure, length))
+    made = {"ids": packed(g("Where", kept, best, np.int64(0))), "length": count}
+    made |= {"confidence": confidence, "frame": packed(real_places), "line": line}
+    return {name: g("Cast", value, to=OUTPUTS[name][0]) for name, value in made.items()}
 
 
 def reading(g: Graph, module: Any, params: Mapping, frames: str, length: str) -> dict[str, str]:
