@@ -12,7 +12,7 @@ setup: .venv/.ready
 .venv/.ready: requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is older than 3.11: name a newer one, as in 'make $(MAKECMDGOALS) PYTHON=python3.11'"; exit 1; }
-	@echo "installing the packages of requirements.txt into .venv: about 1.7 GB, some minutes"
+	@echo "installing the packages of requirements.txt into .venv: about 1.8 GB, some minutes"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .

@@ -173,7 +173,7 @@ def optimism(records) -> str:
     return (
         f"Behind an arrow: each half of the validation lines read where the other half chose. The "
         f"lowest CER of {len(gaps)} figure{'s' * (len(gaps) > 1)} is optimistic by "
-        f"{statistics.mean(gaps):.1f} points on average, {max(gaps):.1f} at most."
+        f"{statistics.mean(gaps):z.1f} points on average, {max(gaps):z.1f} at most."
     )
 
 
