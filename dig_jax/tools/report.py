@@ -88,7 +88,8 @@ def optimism(many) -> str:
         return ""
     average = sum(gaps) / len(gaps)
     return (
-        f"The lowest CER is optimistic by {average:z.1f} points on average, {max(gaps):z.1f} at most."
+        f"The lowest CER is optimistic by {average:z.1f} points on average, {max(gaps):z.1f} at "
+        "most."
     )
 
 
