@@ -34,24 +34,25 @@ def mnist(folder, pack=True):
 
 
 def svhn(folder, count=4):
-    """train/digitStruct.mat as MATLAB 7.3 writes it: names and boxes behind references."""
+    """train/digitStruct.mat as MATLAB 7.3 writes it: names and boxes behind references. Numbers of
+    one to four digits."""
     folder.mkdir(parents=True)
     with h5py.File(folder / "digitStruct.mat", "w") as file:
         names, boxes = [], []
         for i in range(count):
-            name = f"{i + 1}.png"
+            name, n = f"{i + 1}.png", i % 4 + 1
             image = np.full((40, 120), 200, np.uint8)
-            image[8:32, 10 : 10 + 20 * (i + 1)] = picture(i, 20 * (i + 1))
+            image[8:32, 10 : 10 + 20 * n] = picture(i, 20 * n)
             cv2.imwrite(str(folder / name), image)
             codes = file.create_dataset(
                 f"#refs#/n{i}", data=np.array([[ord(c)] for c in name], np.uint16)
             )
             names.append(codes.ref)
             group = file.create_group(f"#refs#/b{i}")
-            digits = [int(c) or 10 for c in CHARACTERS[: i + 1]]
+            digits = [int(c) or 10 for c in CHARACTERS[:n]]
             columns = {
-                "label": digits, "left": [10 + 20 * k for k in range(i + 1)], "top": [8] * (i + 1),
-                "width": [20] * (i + 1), "height": [24] * (i + 1),
+                "label": digits, "left": [10 + 20 * k for k in range(n)], "top": [8] * n,
+                "width": [20] * n, "height": [24] * n,
             }  # fmt: skip
             for key, values in columns.items():
                 if len(values) == 1:

@@ -57,6 +57,19 @@ def test_a_process_that_was_stopped_goes_on():
     assert process.returncode == 0 and out.endswith("well\n") and "stuck" not in said
 
 
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_a_host_that_goes_on_at_the_last_moment_is_left_alone(goes_on, monkeypatch, capsys):
+    ended = []
+    monkeypatch.setattr(watch.hosts, "end_now", lambda: ended.append(True))
+    slow = watch.Watch(0.5)
+    slow.beat("reads step 7")
+    wait = lambda seconds: slow.beat("computes step 7") if goes_on else None
+    monkeypatch.setattr(slow._done, "wait", wait)
+    slow._end()
+    assert ended == [] if goes_on else ended == [True]
+    assert "since it reads step 7." in capsys.readouterr().err
+
+
 def test_zero_seconds_is_off(monkeypatch):
     monkeypatch.setenv("DIG_STUCK_S", "0")
     with watch.Watch(watch.limit()) as off:
