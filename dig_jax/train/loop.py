@@ -15,7 +15,7 @@ from dig_jax.train.profile import Trace
 from dig_jax.train.progress import Log, Stopped
 from dig_jax.train.signals import TERMINATED, Interrupts
 from dig_jax.train.state import TrainState
-from dig_jax.train.watch import COMPILING, Watch, limit
+from dig_jax.train.watch import LONG, Watch, limit
 from dig_jax.workdir import checkpoint, metrics
 
 HEADLINES = (
@@ -71,7 +71,7 @@ class Loop:
                 watch.beat(f"reads step {done}")
                 batch, host = next(batches)
                 known = batch["image"].shape in log.compiled
-                watch.beat(f"computes step {done}", 1 if known else COMPILING)
+                watch.beat(f"computes step {done}", 1 if known else LONG)
                 if not self.shard.counts:  # another host reads the same rows and counts them
                     host = host | {"errors": []}
                 self._count_errors(host)
@@ -91,12 +91,12 @@ class Loop:
                     done - start, self.interrupts.code is not None
                 )
                 if self._must_pause(done) or stop:
-                    watch.beat(f"evaluates or saves step {done}")
+                    watch.beat(f"evaluates or saves step {done}", LONG)
                     log.flush()  # all up to here is finite and written, before anything is kept
                     self._evaluate_and_save(state, done, force=last or stop)
                     log.resume()
                 if stop:
-                    watch.beat(f"saves step {done}")
+                    watch.beat(f"saves step {done}", LONG)
                     self.checkpoints.wait()
                     report(f"asked to stop: saved step {done}; run the same command again to go on")
                     raise SystemExit(self.interrupts.code or TERMINATED)

@@ -17,7 +17,7 @@ from dig_jax import hosts
 
 DEFAULT_S = 1800
 TICK_S = 10.0
-COMPILING = 10  # times the limit
+LONG = 10  # times the limit: for compiling, an evaluation, a save
 GRACE = 3  # ticks in which the other hosts can say it, too, before this one is gone
 
 
@@ -65,8 +65,10 @@ class Watch:
                 self._end()
 
     def _end(self) -> None:
+        """Says it and ends, unless the host goes on while the others have time to say it, too."""
+        seen = self._beats
         print(self._sentence(), file=sys.stderr, flush=True)
-        if not self._done.wait(GRACE * self.tick_s):
+        if not self._done.wait(GRACE * self.tick_s) and seen == self._beats:
             hosts.end_now()
 
     def _sentence(self) -> str:

@@ -86,26 +86,39 @@ def make(cfg, sizes, device, check=False, compiler="cpu", name="v5e", cache=None
     if device and encoder.get("dtype", "auto") == "auto":
         how["dtype"] = device.dtype
     work = workload.open_workload(cfg, how, **place)
-    cfg, mesh, dtype = work.config, work.mesh, work.method.encoder.dtype
-    state, shardings = work.abstract, work.shardings
     checked = {}
     if check:
-        compiled = work.step.lower(state, work.data.raw).compile()
+        compiled = work.step.lower(work.abstract, work.data.raw).compile()
         program, checked = compilers.describe(compiled), here.run(work, compiled)
     else:
         program = compilers.compile_step(work, cache)
     if device is None:
+        dtype = work.method.encoder.dtype
         device, seconds = here.ceilings(dtype, **({"step": checked.pop("step")} if check else {}))
         checked |= {f"ms_{name}": 1e3 * value for name, value in seconds.items()}
+    figures = figures_of(work, program, device) | {"compiler": compiler}
+    if compiler == "cpu":  # the other one has said whether it fits
+        over = figures["bytes"]["total"] - figures["memory_bytes"] * (1 - RESERVE)
+        figures["over_bytes"] = max(math.ceil(over), 0)
+    figures["fits"] = not figures["over_bytes"]
+    if check:
+        checked["time_over_plan"] = checked["ms_step"] / sum(figures["ms"].values())
+        checked["memory_over_plan"] = checked["bytes"] / figures["bytes"]["total"]
+        figures["checked"] = checked
+    return figures | {"try": advice(figures, work.config)}
+
+
+def figures_of(work, program, device):
+    """What a compiled step needs, does and sends on a device, and how long that takes at least."""
+    cfg, state, shardings, mesh = work.config, work.abstract, work.shardings, work.mesh
     summary = program.summary
     held = {part: _held(getattr(state, part), getattr(shardings, part)) for part in STATE}
     held["batch"] = _held(
         work.data.raw, jax.tree.map(lambda _: sharding.batch_sharding(mesh), work.data.raw)
     )
     held["temporary"] = program.temporary
-    memory_bytes, total = device.memory_gb * 1e9, sum(held.values())
-    fits = total <= memory_bytes * (1 - RESERVE) if compiler == "cpu" else not program.over
-    seconds, needed = roofline(summary, device), workload.model_flops(work.config)[0]
+    seconds, needed = roofline(summary, device), workload.model_flops(cfg)[0]
+    attention = _attention_bytes(work, state, mesh)
     figures = {
         "config": cfg["method"]["name"],
         "batch_size": cfg["batch_size"],
@@ -113,16 +126,14 @@ def make(cfg, sizes, device, check=False, compiler="cpu", name="v5e", cache=None
         "mesh": {name: int(size) for name, size in mesh.shape.items()},
         "devices": mesh.size,
         "device": dataclasses.asdict(device),
-        "compiler": compiler,
-        "dtype": layers.compute_dtype(dtype).name,
+        "dtype": layers.compute_dtype(work.method.encoder.dtype).name,
+        "accumulates": work.method.loss_is_mean,
         "compile_s": program.seconds,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        "bytes": held | {"total": total, "attention_weights": _attention_bytes(work, state, mesh)},
+        "bytes": held | {"total": sum(held.values()), "attention_weights": attention},
         "peak_bytes": program.peak,
-        "over_bytes": program.over
-        or max(int(total - memory_bytes * (1 - RESERVE)), 0) * (not fits),
-        "memory_bytes": memory_bytes,
-        "fits": fits,
+        "over_bytes": program.over,
+        "memory_bytes": device.memory_gb * 1e9,
         "gflop_analytical": needed / 1e9,
         "gflop_a_device": summary.flops / 1e9,
         "gflop_compiler_a_device": program.compiler_flops / 1e9,
@@ -137,16 +148,10 @@ def make(cfg, sizes, device, check=False, compiler="cpu", name="v5e", cache=None
         "ms": {name: 1e3 * value for name, value in seconds.items()},
         "binds": max(seconds, key=seconds.get),
     }
-    if not program.over:
+    if not program.over:  # else there is no program
         figures["lines_per_s_at_most"] = cfg["batch_size"] / max(seconds.values())
         figures["lines_per_s"] = cfg["batch_size"] / sum(seconds.values())
         figures["mfu"] = needed / mesh.size / sum(seconds.values()) / (device.tflops * 1e12)
-    if check:
-        checked["time_over_plan"] = checked["ms_step"] / sum(figures["ms"].values())
-        checked["memory_over_plan"] = checked["bytes"] / total
-        figures["checked"] = checked
-    figures["accumulates"] = work.method.loss_is_mean
-    figures["try"] = advice(figures, cfg)
     return figures
 
 
