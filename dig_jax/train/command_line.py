@@ -27,7 +27,8 @@ from ml_collections import ConfigDict, FieldReference, config_flags
 from dig_jax.config import hint
 from dig_jax.data.extras import MissingExtra
 
-CONFIGS = pathlib.Path(__file__).parents[1] / "configs"  # installed with the package
+PACKAGE = pathlib.Path(__file__).parents[1]
+CONFIGS = PACKAGE / "configs"  # installed with the package
 
 
 # ---- config files
@@ -166,18 +167,20 @@ def run(main: Callable[[list[str]], Any]) -> None:
     """Entry point of a program: parses the flags and calls main(argv); errors become sentences."""
 
     def guarded(argv: list[str]) -> Any:
-        # Orbax and JAX tell a page of details at every save and load; their warnings come through.
-        logging.get_absl_handler().addFilter(
-            lambda line: (
-                line.levelno >= logging.converter.STANDARD_WARNING or "dig_jax" in line.pathname
-            )
-        )
+        logging.get_absl_handler().addFilter(tells)
         try:
             return main(argv)
         except (ValueError, OSError, MissingExtra) as error:
             raise SystemExit(f"error: {sentence(error)}") from None
 
     app.run(guarded, flags_parser=parse)
+
+
+def tells(line: Any) -> bool:
+    """Whether a line of the log is shown: Orbax and JAX tell a page of details at every save and
+    load, of which the warnings come through. Their files may lie in a clone called dig_jax, too."""
+    own = line.pathname.startswith(f"{PACKAGE}{os.sep}")
+    return own or line.levelno >= logging.converter.STANDARD_WARNING
 
 
 def sentence(error: Exception) -> str:

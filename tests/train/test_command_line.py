@@ -1,5 +1,6 @@
 """The command line: configs by name and path, options that no file states, what overrides what."""
 
+import logging
 import sys
 
 import pytest
@@ -88,3 +89,12 @@ def test_configs_are_found_by_name_and_from_any_folder(tmp_path, monkeypatch):
     assert command_line.find("probe").read_text() == "mine"  # a file of the user's wins
     with pytest.raises(FileNotFoundError, match="no config file sinclr: did you mean simclr"):
         command_line.find("sinclr")
+
+
+def test_details_of_other_packages_are_not_shown_wherever_they_are_installed():
+    line = lambda level, file: logging.LogRecord("x", level, str(file), 1, "", (), None)
+    clone = command_line.PACKAGE.parent / ".venv" / "lib" / "site-packages"
+    for theirs in (clone / "jax" / "_src" / "distributed.py", "/home/me/dig_jax/.venv/jax/x.py"):
+        assert not command_line.tells(line(logging.INFO, theirs))
+        assert command_line.tells(line(logging.WARNING, theirs))
+    assert command_line.tells(line(logging.INFO, command_line.PACKAGE / "hosts.py"))
