@@ -18,6 +18,7 @@ import resource
 import shutil
 import time
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import lmdb
@@ -104,8 +105,8 @@ def database(root, count):
 
 
 def tfds(root, count):
-    toy_builders.COUNTS = {"train": count}
-    toy_builders.Words(data_dir=root, file_format="array_record").download_and_prepare()
+    with mock.patch.object(toy_builders, "COUNTS", {"train": count}):
+        toy_builders.Words(data_dir=root, file_format="array_record").download_and_prepare()
 
 
 def iam(root, count):
