@@ -1,13 +1,15 @@
 """Self-training: label the lines that a reader was not trained on by what it reads.
 
-    python -m dig_jax.tools.pseudo_label --model=runs/reader --output=records/self
-    python -m dig_jax.main --config=scratch --config.data.train=records/self --workdir=runs/student
+    python -m dig_jax.tools.pseudo_label --model=runs/one --output=records/self
+    python -m dig_jax.main --config=scratch --config.data.train=records/self --workdir=runs/two
 
 A reader trained on few labels labels the rest, and a second one learns from both (Lee, ICML
 workshop 2013; with augmentation: Xie et al., arXiv 1911.04252). Of the run's training records, the
 lines that it learnt from keep their labels. Every other line gets the reader's text, and the least
 confident ones are left out. True labels of those lines are not read. The validation split is copied
-as it is.
+as it is. A further round reads with the student, and --first names the run that had true labels:
+
+    python -m dig_jax.tools.pseudo_label --model=runs/two --first=runs/one --output=records/2
 """
 
 from __future__ import annotations
@@ -25,10 +27,16 @@ from dig_jax.data import records, writer
 from dig_jax.data.sizes import BadRecord
 from dig_jax.tools import program
 from dig_jax.train import command_line
+from dig_jax.workdir import checkpoint
 
 FLAGS = flags.FLAGS
 SUBSET = ("subset", "subset_seed", "subset_order")
 AT_ONCE = 256  # records that are read at once
+
+
+def data_of(run: str) -> dict[str, Any]:
+    """config.data of a run at its best step."""
+    return checkpoint.read_meta(run, checkpoint.choose_step(run, "best"))["config"]["data"]
 
 
 def split_lines(data: dict[str, Any]) -> tuple[records.Mixture, records.Mixture]:
@@ -41,7 +49,7 @@ def split_lines(data: dict[str, Any]) -> tuple[records.Mixture, records.Mixture]
     if not rest.any():
         raise ValueError(
             f"the reader learnt from all {len(rest)} records of {data['train']}: there is no line "
-            "left to label"
+            "left to label. For a further round, --first names the run that had the true labels"
         )
     return learnt, everything.keep(rest)
 
@@ -134,11 +142,9 @@ def main(argv: list[str]) -> None:
     if not 0 < FLAGS.keep <= 1:
         raise ValueError(f"--keep is {FLAGS.keep}: give a share above 0 and up to 1")
     from dig_jax import load
-    from dig_jax.workdir import checkpoint
 
     folder = str(pathlib.Path(FLAGS.model).expanduser())
-    step = checkpoint.choose_step(folder, "best")
-    data = checkpoint.read_meta(folder, step)["config"]["data"]
+    data = data_of(str(pathlib.Path(FLAGS.first or folder).expanduser()))
     output = program.path(FLAGS.output, "--output")
     options = {"keep": FLAGS.keep, "batch_size": FLAGS.batch_size, "overwrite": FLAGS.overwrite}
     print(make(load.load_reader(folder), data, output, **options))
@@ -146,6 +152,7 @@ def main(argv: list[str]) -> None:
 
 if __name__ == "__main__":
     command_line.define_path("model", None, "Work folder of a reader.")
+    command_line.define_path("first", None, "Run that had the true labels (default: the model).")
     command_line.define_path("output", None, "The records folder to make.")
     flags.DEFINE_float("keep", 0.8, "Share of the readings to keep, the most confident ones.")
     flags.DEFINE_integer("batch_size", 32, "Lines that are read at once.")

@@ -90,6 +90,23 @@ def test_the_new_records_bear_the_name_of_the_old(made, tmp_path):
     assert manifest["splits"]["validation"]["count"] == LINES and "3 lines with true labels" in said
 
 
+def test_a_further_round_takes_the_true_labels_of_the_first(made, tmp_path, monkeypatch):
+    """The student learnt from `own`, whose labels are mostly not true: only `first` knows which."""
+    lines = f"{made[0] / 'lines'}@validation"
+    configs = {
+        "first": {"train": lines, "subset": 3, "subset_seed": 1},
+        "student": {"train": str(made[0] / "own")},
+    }
+    monkeypatch.setattr(pseudo_label.checkpoint, "choose_step", lambda run, which: 7)
+    monkeypatch.setattr(
+        pseudo_label.checkpoint, "read_meta", lambda run, step: {"config": {"data": configs[run]}}
+    )
+    learnt, rest = pseudo_label.split_lines(pseudo_label.data_of("first"))
+    assert (learnt.chosen == made[1].chosen).all() and len(rest) == LINES - 3
+    with pytest.raises(ValueError, match="learnt from all"):
+        pseudo_label.split_lines(pseudo_label.data_of("student"))
+
+
 def test_a_reader_of_all_lines_leaves_nothing(made):
     with pytest.raises(ValueError, match="learnt from all"):
         pseudo_label.split_lines({"train": f"{made[0] / 'lines'}@validation"})
