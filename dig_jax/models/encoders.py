@@ -73,10 +73,9 @@ def resolve(
 
     attention by platform and card:
 
-        plain  on a CPU
-        cudnn  bfloat16 on NVIDIA cards from 8.0 on, with heads whose width is a multiple of 8 up to
-               128 (up to 256 from 9.0 on)
-        xla    elsewhere
+        cudnn   bfloat16 on NVIDIA cards from 8.0 on, with heads whose width is a multiple of 8 up
+                to 128 (up to 256 from 9.0 on)
+        blocks  elsewhere: from 512 tokens on, memory grows with the tokens and not their square
     """
     result, version = dict(options), _version(compute_capability)
     if result.get("dtype", "auto") == "auto":
@@ -88,7 +87,7 @@ def resolve(
         nvidia = platform == "gpu" and version is not None and version >= (8, 0)
         fits = head % 8 == 0 and head <= (256 if nvidia and version >= (9, 0) else 128)
         fused = nvidia and fits and result["dtype"] != "float32"
-        result["attention"] = "plain" if platform == "cpu" else "cudnn" if fused else "xla"
+        result["attention"] = "cudnn" if fused else "blocks"
     return result
 
 

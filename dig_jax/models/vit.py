@@ -212,10 +212,10 @@ class Vit(nn.Module):
     def form(self, head_width: int) -> dict[str, str]:
         """What a method's own transformer takes over: arguments of `transformer.blocks`.
 
-        cuDNN takes heads of 128 at most on every card that has it; wider ones are left to XLA.
+        cuDNN takes heads of 128 at most on every card that has it; wider ones go without it.
         """
         fits = head_width <= 128 and head_width % 8 == 0
-        attention = self.attention if fits or self.attention != "cudnn" else "xla"
+        attention = self.attention if fits or self.attention != "cudnn" else "blocks"
         return {"dtype": self.dtype, "gelu": self.gelu, "attention": attention}
 
     @nn.compact

@@ -104,7 +104,7 @@ def test_every_method_has_a_case():
 @pytest.mark.parametrize("name", METHODS)
 def test_a_float32_method_has_float32_products(name):
     encoder = encoders.resolve(VIT, "tpu")
-    assert encoder["attention"] == "xla"
+    assert encoder["attention"] == "blocks"
     module = importlib.import_module(f"dig_jax.methods.{name}")
     prove(module.Method(encoder=encoder, channels=3, **METHODS[name]))
 

@@ -19,19 +19,19 @@ CRNN = {
 @pytest.mark.parametrize(
     ("platform", "capability", "head_width", "dtype", "attention"),
     [
-        ("cpu", None, 64, "float32", "plain"),
-        ("tpu", None, 64, "bfloat16", "xla"),
-        ("gpu", "7.0", 64, "float32", "xla"),
-        ("gpu", "7.5", 64, "float32", "xla"),
+        ("cpu", None, 64, "float32", "blocks"),
+        ("tpu", None, 64, "bfloat16", "blocks"),
+        ("gpu", "7.0", 64, "float32", "blocks"),
+        ("gpu", "7.5", 64, "float32", "blocks"),
         ("gpu", "8.0", 64, "bfloat16", "cudnn"),
         ("gpu", "8.6", 128, "bfloat16", "cudnn"),
-        ("gpu", "8.9", 136, "bfloat16", "xla"),
+        ("gpu", "8.9", 136, "bfloat16", "blocks"),
         ("gpu", "9.0", 256, "bfloat16", "cudnn"),
-        ("gpu", "9.0", 264, "bfloat16", "xla"),
-        ("gpu", "9.0", 60, "bfloat16", "xla"),
+        ("gpu", "9.0", 264, "bfloat16", "blocks"),
+        ("gpu", "9.0", 60, "bfloat16", "blocks"),
         ("gpu", "10.0", 256, "bfloat16", "cudnn"),
-        ("gpu", "gfx90a", 64, "bfloat16", "xla"),
-        ("gpu", None, 64, "bfloat16", "xla"),
+        ("gpu", "gfx90a", 64, "bfloat16", "blocks"),
+        ("gpu", None, 64, "bfloat16", "blocks"),
     ],
 )
 def test_auto_on_each_device(platform, capability, head_width, dtype, attention):
@@ -46,7 +46,7 @@ def test_auto_on_each_device(platform, capability, head_width, dtype, attention)
 def test_what_is_stated_stays_and_float32_takes_no_cudnn():
     stated = {**VIT, "dtype": "bfloat16_stored", "attention": "plain"}
     assert encoders.resolve(stated, "gpu", "9.0") == stated
-    assert encoders.resolve({**VIT, "dtype": "float32"}, "gpu", "9.0")["attention"] == "xla"
+    assert encoders.resolve({**VIT, "dtype": "float32"}, "gpu", "9.0")["attention"] == "blocks"
     assert (
         encoders.resolve({**VIT, "dtype": "bfloat16_stored"}, "gpu", "9.0")["attention"] == "cudnn"
     )
@@ -55,7 +55,7 @@ def test_what_is_stated_stays_and_float32_takes_no_cudnn():
 def test_a_decoder_with_wide_heads_leaves_cudnn():
     vit = encoders.create({**VIT, "dtype": "bfloat16", "attention": "cudnn"})
     found = [vit.form(width)["attention"] for width in (32, 128, 36, 256)]
-    assert found == ["cudnn", "cudnn", "xla", "xla"]
+    assert found == ["cudnn", "cudnn", "blocks", "blocks"]
     with pytest.raises(ValueError, match=r"attention is 'flash'; set config\.method\.encoder"):
         trace(encoders.create({**VIT, "attention": "flash"}))
 

@@ -12,8 +12,8 @@ own shardings. No array is allocated and no record is read. A table follows, and
 the last line.
 
     memory      of one device. State and batch are exact. Temporary buffers (activations, gradients)
-                are the CPU compiler's: it writes attention out, so what a kernel that never stores
-                the N x N weights saves stands beside it, and it keeps what remat would compute
+                are the CPU compiler's: it writes attention out up to 512 tokens, so what a kernel
+                that never stores the N x N weights saves stands beside it, and it keeps what remat would compute
                 again unless the blocks are scanned, so with remat they are. With
                 --compiler=tpu all of it is the real compiler's word.
     operations  of matrix products: what the model needs, by its shapes, and what the compiled
@@ -80,9 +80,9 @@ def make(cfg, sizes, device, check=False, compiler="cpu", name="v5e", cache=None
     if compiler == "tpu":
         place["device"] = ("tpu", None)
     else:
-        # A CPU compiles no other attention, and XLA's CPU compiler computes nothing again in
-        # blocks that stand side by side.
-        how = {"attention": "plain"} | ({"scan": True} if encoder.get("remat") else {})
+        # A CPU has no cuDNN, and XLA's CPU compiler computes nothing again in blocks that stand side
+        # by side.
+        how = {"attention": "blocks"} | ({"scan": True} if encoder.get("remat") else {})
     if device and encoder.get("dtype", "auto") == "auto":
         how["dtype"] = device.dtype
     work = workload.open_workload(cfg, how, **place)
