@@ -223,7 +223,7 @@ def absolute(cfg: dict[str, Any], cut: Callable[[str], Iterable[str]]) -> dict[s
     def walk(value: Any, key: str) -> Any:
         if isinstance(value, dict):
             return {name: walk(v, f"{key}.{name}" if key else name) for name, v in value.items()}
-        if key in PATH_KEYS and value:
+        if key in PATH_KEYS and value not in ("", "auto", "none"):
             return whole(value)
         if re.match(SPEC_KEYS, key) and isinstance(value, str) and value:
             return ",".join(whole(part.strip()) for part in cut(value))

@@ -4,7 +4,9 @@
 #     --workdir=/shared/runs/dig ...
 # Edit the #SBATCH lines. One task a GPU: JAX gives each task the GPU of its place on the node. So
 # every task must see all GPUs of its node (--gpus-per-node, not --gpus-per-task).
-# PYTHON names an interpreter that every node sees. --dry_run prints the commands.
+# PYTHON names an interpreter that every node sees. CONTAINER: an image for the pyxis plug-in
+# instead (launch/Dockerfile), with MOUNTS=/shared:/shared from outside. --dry_run prints the
+# commands.
 #SBATCH --job-name=dig_jax
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=4
@@ -24,7 +26,10 @@ for flag in "$@"; do
 done
 submit=(sbatch "${BASH_SOURCE[0]}" "${flags[@]}")
 # 300 s after the first task has ended, SLURM ends the others.
-train=(srun --wait=300 "${PYTHON:-python}" -m dig_jax.main "${flags[@]}")
+train=(srun --wait=300)
+[ -z "${CONTAINER:-}" ] || train+=("--container-image=$CONTAINER"
+  "--container-mounts=${MOUNTS:-/shared:/shared}" --no-container-entrypoint)
+train+=("${PYTHON:-python}" -m dig_jax.main "${flags[@]}")
 if [ -n "$dry_run" ]; then printf '%s\n' "${submit[*]@Q}" "${train[*]@Q}"; exit 0; fi
 [ -n "${SLURM_JOB_ID:-}" ] || exec "${submit[@]}"
 

@@ -21,7 +21,7 @@ from dig_jax.models.layers import (
 )
 
 ATTENTION = ("blocks", "plain", "xla", "cudnn")
-LONG = 512  # tokens from which "blocks" goes block by block; below, all at once is as fast or faster
+LONG = 512  # tokens from which "blocks" goes block by block; below, all at once is faster
 BLOCK = 128  # queries of a block
 
 

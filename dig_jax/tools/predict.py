@@ -26,6 +26,7 @@ from typing import Any
 from absl import flags
 from tqdm import tqdm
 
+from dig_jax import compile_cache
 from dig_jax.data.sizes import BadRecord
 from dig_jax.tools import program
 from dig_jax.train import command_line
@@ -212,37 +213,15 @@ def summary(lines: int, bad: int, skipped: int, seconds: float, parts: dict[str,
     )
 
 
-def cache_folder(given: str, known: str | None) -> str | None:
-    """Where compiled programs are kept, so that only the first run waits for the compiler.
-
-    given: a folder, "none", or "auto": what JAX was told (known), or the user's cache.
-    """
-    if given == "none" or (given == "auto" and known):
-        return None
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    folder = os.path.join(base, "dig_jax", "programs") if given == "auto" else given
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        if given == "auto":  # a home that is read-only: then it compiles each time
-            return None
-        raise ValueError(f"--compile_cache={given} cannot be made: {error.strerror}") from error
-    return folder
-
-
 def main(argv: list[str]) -> int:
     start = time.perf_counter()
     if len(argv) < 2:
         raise ValueError("name images, folders or records to read, or - for a list on stdin")
     if FLAGS.batch_size < 1:
         raise ValueError(f"--batch_size is {FLAGS.batch_size}: give 1 or more")
-    import jax
-
     from dig_jax import load
 
-    if folder := cache_folder(FLAGS.compile_cache, jax.config.jax_compilation_cache_dir):
-        jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    compile_cache.keep(FLAGS.compile_cache)
     reader = load.load_reader(FLAGS.model, checkpoint=FLAGS.checkpoint, head=FLAGS.head)
     parts = reader.lines.seconds
     if any((pathlib.Path(name.partition("@")[0]) / MANIFEST).is_file() for name in argv[1:]):

@@ -24,6 +24,7 @@ from typing import Any
 from absl import flags
 from tqdm import tqdm
 
+from dig_jax import compile_cache
 from dig_jax.tools import program
 from dig_jax.train import command_line
 
@@ -117,14 +118,10 @@ def main(argv: list[str]) -> int:
     check(argv[1:])
     start = time.perf_counter()
     correct = spelling(FLAGS.words, FLAGS.edits)
-    import jax
-
     from dig_jax import load
     from dig_jax.pages import read
 
-    if FLAGS.compile_cache:
-        jax.config.update("jax_compilation_cache_dir", FLAGS.compile_cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    compile_cache.keep(FLAGS.compile_cache)
     reader = load.load_reader(FLAGS.model, checkpoint=FLAGS.checkpoint, head=FLAGS.head)
     found = found_pages(argv[1:], FLAGS.skip, FLAGS.dpi, FLAGS.right_to_left, FLAGS.debug)
     pages = read.read(
@@ -155,6 +152,8 @@ if __name__ == "__main__":
     flags.DEFINE_integer("batch_size", 32, "Lines that are read at once.")
     flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which one of a run.")
     flags.DEFINE_string("head", None, "Head of a sweep; by default the best on validation.")
-    command_line.define_path("compile_cache", None, "Folder that keeps compiled programs.")
+    flags.DEFINE_string(
+        "compile_cache", "auto", "Folder that keeps compiled programs: auto (~/.cache), or none."
+    )
     flags.mark_flag_as_required("model")
     program.run(main)

@@ -88,7 +88,8 @@ class Experiment:
     """Everything that a config describes. `config` is complete: what config.json says.
 
     total: steps. parts: microbatches of a step (config.accumulate). rules: config.sharding.
-    log_every: steps. profile: which steps to trace. compile_cache: folder, or "".
+    log_every: steps. profile: which steps to trace. compile_cache: see
+    `compile_cache.keep`.
     """
 
     config: dict[str, Any]

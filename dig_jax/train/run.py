@@ -14,9 +14,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jax
-
-from dig_jax import hosts, sharding
+from dig_jax import compile_cache, hosts, sharding
 from dig_jax.data import limits
 from dig_jax.hosts import report
 from dig_jax.train.experiment import Experiment, total_steps
@@ -53,8 +51,7 @@ def _run(config: Mapping[str, Any], workdir: str) -> TrainState:
     commit = provenance.commit()
     workdir = folder.whole_path(workdir, "--workdir")
     experiment = Experiment.from_config(getattr(config, "to_dict", lambda: config)())
-    if experiment.compile_cache:
-        jax.config.update("jax_compilation_cache_dir", experiment.compile_cache)
+    compile_cache.keep(experiment.compile_cache, least_s=0.5)
     data, total = experiment.data, experiment.total
     trace = Trace(experiment.profile, workdir)
     meta = folder.describe(experiment.config, data.mixture, data.charset)

@@ -212,6 +212,68 @@ def test_dry_run_prints_what_would_run_and_runs_nothing(place, script):
     assert printed == real and printed
 
 
+def test_vertex_submits_one_job_with_all_flags(place):
+    asked = {"REGION": "r", "NFS": "10.0.0.2:/dig", "NETWORK": "n"}
+    code, out, err = place.run("vertex.sh", "--dry_run", *FLAGS, **asked)
+    assert (code, err, place.calls()) == (0, "", [])
+    head, spec, end = out.splitlines()
+    assert head.endswith("<<'END'") and end == "END" and "'custom-jobs' 'create'" in head
+    (pool,) = json.loads(spec)["workerPoolSpecs"]
+    assert pool["containerSpec"] == {"imageUri": "a/b:c", "args": FLAGS}
+    assert pool["nfsMounts"] == [{"server": "10.0.0.2", "path": "/dig", "mountPoint": "dig"}]
+    assert pool["machineSpec"]["acceleratorCount"] == 8
+    out = place.run("vertex.sh", "--dry_run", **asked, GPUS="0", MACHINE="ct5lp-hightpu-4t")[1]
+    (pool,) = json.loads(out.splitlines()[1])["workerPoolSpecs"]
+    assert pool["machineSpec"] == {"machineType": "ct5lp-hightpu-4t", "tpuTopology": "2x2"}
+    assert place.run("vertex.sh", *FLAGS, **asked)[0] == 0
+    assert place.words()[0][:4] == ["gcloud", "ai", "custom-jobs", "create"]
+    code, _, err = place.run("vertex.sh", *FLAGS)
+    assert code == 1 and "REGION is not set" in err
+
+
+def test_one_tpu_vm_is_made_once_filled_trained_on_and_read_from(place):
+    (place.bin / "git").write_text(FAKE.format(python=sys.executable))
+    (place.bin / "git").chmod(0o755)
+    given = ["records/a b", *FLAGS, "--workdir=runs/x"]
+    code, out, err = place.run("tpu_one.sh", "--dry_run", *given)
+    assert (code, err, place.calls()) == (0, "", [])
+    place.bash(out)
+    printed = place.words()
+    place.answer(gcloud=[[1], [0]])  # there is none yet
+    assert place.run("tpu_one.sh", *given)[0] == 0
+    describe, *real = place.words()
+    assert describe[4] == "describe" and real == printed
+    done = [call[4] for call in real if call[0] == "gcloud"]
+    assert done == ["create", "scp", "ssh", "scp", "ssh", "scp"]
+    train = next(word for word in real[-2] if word.startswith("--command="))
+    # What the shell of the VM makes of it, with a stand-in for the launcher.
+    (place.folder / "dig_jax" / "launch").mkdir(parents=True)
+    local = place.folder / "dig_jax" / "launch" / "local.sh"
+    local.write_text('#!/bin/bash\nprintf "%s\\0" "$@" >given\n')
+    local.chmod(0o755)
+    place.bash(train.removeprefix("--command="))
+    given = (place.folder / "dig_jax" / "given").read_text().split("\0")[:-1]
+    assert given == [*FLAGS, "--workdir=runs/x"]
+    place.answer()
+    assert place.run("tpu_one.sh", *FLAGS, "--workdir=runs/x")[0] == 0
+    assert "create" not in [call[4] for call in place.words("gcloud")]
+    code, _, err = place.run("tpu_one.sh", *FLAGS, "--workdir=/x")
+    assert code == 1 and "--workdir=/x: give a path below" in err
+
+
+def test_the_image_holds_the_pinned_versions():
+    lines = (LAUNCH / "Dockerfile").read_text().splitlines()
+    steps = [line.split(maxsplit=1) for line in lines if line and line[0] not in "# "]
+    assert {name for name, _ in steps} <= {
+        "FROM", "ARG", "ENV", "WORKDIR", "COPY", "RUN", "ENTRYPOINT",
+    }  # fmt: skip
+    installs = [rest for name, rest in steps if name == "RUN"]
+    assert "-r requirements.txt" in installs[0] and "--no-deps" in installs[1]
+    assert json.loads(steps[-1][1]) == ["python", "-m", "dig_jax.main"]
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert {".git", ".venv", "runs", "records"} <= set(ignored)
+
+
 # ---- local.sh
 
 
@@ -323,6 +385,15 @@ def test_slurm_queues_again_what_was_saved_and_not_cancelled(place, code, state,
     assert srun[2:] == ["python", *TRAIN]
     assert place.words("scontrol") == ([["scontrol", "requeue", "7"]] if again else [])
     assert place.words("sbatch") == []
+
+
+def test_slurm_in_a_container(place):
+    assert place.run("slurm.sh", *FLAGS, SLURM_JOB_ID="7", CONTAINER="a/b:c")[0] == 0
+    (srun,) = place.words("srun")
+    assert srun[1:] == [
+        "--wait=300", "--container-image=a/b:c", "--container-mounts=/shared:/shared",
+        "--no-container-entrypoint", "python", *TRAIN,
+    ]  # fmt: skip
 
 
 def test_slurm_tells_the_tasks_by_scancel_and_waits_for_them(place):

@@ -97,17 +97,3 @@ def test_the_summary_says_where_the_time_went():
         and "network 15.00 ms" in words
         and "other 20.00 ms" in words
     )
-
-
-def test_compiled_programs_are_kept_where_the_user_says(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert predict.cache_folder("auto", None) == str(tmp_path / "cache" / "dig_jax" / "programs")
-    assert (tmp_path / "cache" / "dig_jax" / "programs").is_dir()
-    assert predict.cache_folder("auto", "known") is None  # JAX was told by its own variable
-    assert predict.cache_folder("none", None) is None
-    assert predict.cache_folder(str(tmp_path / "mine"), "known") == str(tmp_path / "mine")
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert predict.cache_folder("auto", None) is None
-    with pytest.raises(ValueError, match="cannot be made"):
-        predict.cache_folder(str(tmp_path / "file" / "x"), None)

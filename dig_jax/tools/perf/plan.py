@@ -13,8 +13,8 @@ the last line.
 
     memory      of one device. State and batch are exact. Temporary buffers (activations, gradients)
                 are the CPU compiler's: it writes attention out up to 512 tokens, so what a kernel
-                that never stores the N x N weights saves stands beside it, and it keeps what remat would compute
-                again unless the blocks are scanned, so with remat they are. With
+                that never stores the N x N weights saves stands beside it. It keeps what remat
+                would compute again unless the blocks are scanned, so with remat they are. With
                 --compiler=tpu all of it is the real compiler's word.
     operations  of matrix products: what the model needs, by its shapes, and what the compiled
                 program of a device does.
@@ -80,8 +80,8 @@ def make(cfg, sizes, device, check=False, compiler="cpu", name="v5e", cache=None
     if compiler == "tpu":
         place["device"] = ("tpu", None)
     else:
-        # A CPU has no cuDNN, and XLA's CPU compiler computes nothing again in blocks that stand side
-        # by side.
+        # A CPU has no cuDNN, and XLA's CPU compiler computes nothing again in blocks that stand
+        # side by side.
         how = {"attention": "blocks"} | ({"scan": True} if encoder.get("remat") else {})
     if device and encoder.get("dtype", "auto") == "auto":
         how["dtype"] = device.dtype

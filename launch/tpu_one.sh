@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Trains on one TPU VM of up to 8 chips, with no shared storage, and fetches the run.
+#   PROJECT=mine ZONE=us-west4-a launch/tpu_one.sh [--dry_run] records/words \
+#     --config=dig:preset=words --config.data.train=records/words --workdir=runs/dig ...
+# Arguments that are no flags are folders to copy to the VM first. Paths hold here and there. The
+# code of HEAD is copied, and a Python 3.11 made with uv. Training goes on there if the connection
+# is lost: the same command looks on again. When it is done, --workdir is copied to this machine.
+# The VM stays, and costs money, until you delete it: the last line says how.
+# NAME, ACCELERATOR, RUNTIME: which VM (dig, v5litepod-8, v2-alpha-tpuv5-lite). --dry_run prints the
+# commands.
+case " $* " in *" --help "* | *" -h "*) # prints the lines above
+  sed -n '2,${/^#/!q;/^#SBATCH/!s/^# \{0,1\}//p}' "$0"; exit ;; esac
+set -euo pipefail
+dry_run='' flags=() folders=() workdir=''
+for flag in "$@"; do
+  case $flag in
+    --dry_run) dry_run=1 ;;
+    -*) flags+=("$flag"); case $flag in --workdir=*) workdir=${flag#*=} ;; esac ;;
+    *) folders+=("$flag") ;;
+  esac
+done
+for name in PROJECT ZONE; do
+  [ -n "${!name:-}" ] || {
+    echo "$name is not set: launch/tpu_one.sh --help says what it is for" >&2; exit 1; }
+done
+[[ $workdir && $workdir != /* ]] || {
+  echo "--workdir=$workdir: give a path below this folder" >&2; exit 1; }
+name=${NAME:-dig}
+archive=${TMPDIR:-/tmp}/dig_jax-$name.tar.gz
+say() { if [ -n "$dry_run" ]; then printf '%s\n' "${*@Q}"; else "$@"; fi; }
+tpu() { say gcloud compute tpus tpu-vm "$@" "--project=$PROJECT" "--zone=$ZONE"; }
+if [ -n "$dry_run" ] || ! tpu describe "$name" '--format=value(state)'; then
+  tpu create "$name" "--accelerator-type=${ACCELERATOR:-v5litepod-8}" \
+    "--version=${RUNTIME:-v2-alpha-tpuv5-lite}"
+fi
+say git -C "$(dirname "$0")/.." archive --output="$archive" HEAD
+tpu scp "$archive" "$name:dig_jax.tar.gz"
+uv="\$HOME/.local/bin/uv" python="--python .venv/bin/python"
+tpu ssh "$name" "--command=mkdir -p dig_jax && tar xzf dig_jax.tar.gz -C dig_jax && cd dig_jax &&\
+ mkdir -p ${folders[*]@Q} . && pip install -q uv &&\
+ $uv venv -q --allow-existing --python 3.11 .venv &&\
+ $uv pip install -q $python -r requirements.txt 'jax[tpu]' &&\
+ $uv pip install -q $python --no-deps -e ."
+for folder in "${folders[@]}"; do
+  tpu scp --recurse "$folder" "$name:dig_jax/$(dirname "$folder")"
+done
+tpu ssh "$name" "--command=cd dig_jax && { kill -0 \"\$(cat train.pid 2>/dev/null)\" 2>/dev/null ||\
+ { PYTHON=.venv/bin/python setsid nohup launch/local.sh ${flags[*]@Q} >>train.log 2>&1 </dev/null &\
+ echo \$! >train.pid; }; }; tail -n +1 --pid=\"\$(cat train.pid)\" -f train.log"
+say mkdir -p "$(dirname "$workdir")"
+tpu scp --recurse "$name:dig_jax/$workdir" "$(dirname "$workdir")"
+echo "# delete the VM: gcloud compute tpus tpu-vm delete $name --project=$PROJECT --zone=$ZONE"
