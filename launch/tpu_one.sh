@@ -26,7 +26,7 @@ done
 [[ $workdir && $workdir != /* ]] || {
   echo "--workdir=$workdir: give a path below this folder" >&2; exit 1; }
 name=${NAME:-dig}
-archive=${TMPDIR:-/tmp}/dig_jax-$name.tar.gz
+archive=${TMPDIR:-/tmp}/code-$name.tar.gz
 say() { if [ -n "$dry_run" ]; then printf '%s\n' "${*@Q}"; else "$@"; fi; }
 tpu() { say gcloud compute tpus tpu-vm "$@" "--project=$PROJECT" "--zone=$ZONE"; }
 if [ -n "$dry_run" ] || ! tpu describe "$name" '--format=value(state)'; then
@@ -34,9 +34,9 @@ if [ -n "$dry_run" ] || ! tpu describe "$name" '--format=value(state)'; then
     "--version=${RUNTIME:-v2-alpha-tpuv5-lite}"
 fi
 say git -C "$(dirname "$0")/.." archive --output="$archive" HEAD
-tpu scp "$archive" "$name:dig_jax.tar.gz"
+tpu scp "$archive" "$name:code.tar.gz"
 uv="\$HOME/.local/bin/uv" python="--python .venv/bin/python"
-tpu ssh "$name" "--command=mkdir -p dig_jax && tar xzf dig_jax.tar.gz -C dig_jax && cd dig_jax &&\
+tpu ssh "$name" "--command=mkdir -p dig_jax && tar xzf code.tar.gz -C dig_jax && cd dig_jax &&\
  mkdir -p ${folders[*]@Q} . && pip install -q uv &&\
  $uv venv -q --allow-existing --python 3.11 .venv &&\
  $uv pip install -q $python -r requirements.txt 'jax[tpu]' &&\

@@ -13,7 +13,6 @@ PICTURE = """
     text           nothing
     trees          nothing
     hosts          nothing
-    compile_cache  nothing
     losses         nothing
     augment        nothing
     models         losses augment.geometry
@@ -23,7 +22,7 @@ PICTURE = """
     config         methods text trees workdir hosts
     workdir        text trees hosts config sharding data
     evaluators     text trees hosts sharding prng data models workdir train.feature_cache
-    train          text trees hosts sharding prng data methods losses models evaluators workdir config compile_cache
+    train          text trees hosts sharding prng data methods losses models evaluators workdir config
     load           text trees hosts sharding data methods models workdir config interop
     interop        text trees hosts sharding data methods models workdir config load
     pages          data

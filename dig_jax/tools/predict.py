@@ -26,10 +26,9 @@ from typing import Any
 from absl import flags
 from tqdm import tqdm
 
-from dig_jax import compile_cache
 from dig_jax.data.sizes import BadRecord
 from dig_jax.tools import program
-from dig_jax.train import command_line
+from dig_jax.train import command_line, compile_cache
 from dig_jax.workdir.readings import escaped, plain
 
 FLAGS = flags.FLAGS

@@ -24,9 +24,8 @@ from typing import Any
 from absl import flags
 from tqdm import tqdm
 
-from dig_jax import compile_cache
 from dig_jax.tools import program
-from dig_jax.train import command_line
+from dig_jax.train import command_line, compile_cache
 
 FLAGS = flags.FLAGS
 

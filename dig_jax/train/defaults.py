@@ -36,7 +36,7 @@ RUN: dict[str, Any] = {
     "sharding": (),  # rules before those of dig_jax/sharding.py
     "accumulate": 1,  # parts of a batch, one after the other (dig_jax/train/accumulate.py)
     "profile": "",  # "10-20": a profiler trace of these steps in WORKDIR/profile
-    "compile_cache": "auto",  # a folder, none, or auto (dig_jax/compile_cache.py)
+    "compile_cache": "auto",  # a folder, none, or auto (dig_jax/train/compile_cache.py)
 }
 READING = {"workers": "auto", "max_bad_share": 0.01}  # config.data, read by the loop
 DATA = {"crops": pipeline.pretrain, "lines": pipeline.recognition}  # by config.data.kind

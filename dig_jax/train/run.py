@@ -14,9 +14,10 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dig_jax import compile_cache, hosts, sharding
+from dig_jax import hosts, sharding
 from dig_jax.data import limits
 from dig_jax.hosts import report
+from dig_jax.train import compile_cache
 from dig_jax.train.experiment import Experiment, total_steps
 from dig_jax.train.loop import Loop
 from dig_jax.train.profile import Trace

@@ -1,4 +1,4 @@
-"""dig_jax.compile_cache: which folder, how large, and that JAX fills it."""
+"""dig_jax.train.compile_cache: which folder, how large, and that JAX fills it."""
 
 import os
 import subprocess
@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from dig_jax import compile_cache
+from dig_jax.train import compile_cache
 
 
 def test_the_folder_is_where_the_user_says(tmp_path, monkeypatch):
@@ -37,7 +37,7 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path):
 
 def test_jax_keeps_what_it_compiles_by_default(tmp_path):
     code = (
-        "from dig_jax import compile_cache; compile_cache.keep('auto')\n"
+        "from dig_jax.train import compile_cache; compile_cache.keep('auto')\n"
         "import jax; jax.jit(lambda x: x + 1)(1.0)"
     )
     env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
