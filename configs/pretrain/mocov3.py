@@ -11,9 +11,9 @@
 | words | the official ViT-S recipe on words of 32x128, as many steps as its 300 epochs | not run
 yet |
 
-freeze_patch_embed is a rule of the optimiser; a CNN (size=crnn) has no patch embedding, so give it
-false. In words biases and norms decay as well, as the authors' do. method.max_shift_px bounds the
-misalignment of windows.
+freeze_patch_embed is a rule of the optimiser, which a CNN (size=crnn) does not get: it has no patch
+embedding. In words biases and norms decay as well, as the authors' do. method.max_shift_px bounds
+the misalignment of windows.
 """
 
 from dig_jax.configs import common
@@ -44,6 +44,7 @@ def get_config(arg=None):
         method.projector_width, method.predictor_width = 4096, 4096
         config.optim = {"lr": 1.5e-4, "lr_per": 256, "warmup_steps": 12480, "weight_decay": 0.1}
     rest = ("", {"weight_decay": 0.1} if args.preset == "words" else {})
-    frozen = (("^encoder/patch_embed/", {"freeze": True}),) if args.freeze_patch_embed else ()
+    freeze = args.freeze_patch_embed and not common.is_cnn(args.size or "")
+    frozen = (("^encoder/patch_embed/", {"freeze": True}),) if freeze else ()
     config.optim.rules = (*frozen, rest) if frozen or rest[1] else ()
     return common.finished(config, args)

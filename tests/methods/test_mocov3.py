@@ -120,7 +120,8 @@ def test_the_rule_of_the_config_freezes_the_patch_embedding(case):
     )
     for path, treatment in trees.named_leaves(treatments).items():
         assert treatment.freeze == path.startswith("encoder/patch_embed/"), path
-    assert not config.get_config("preset=cpu,freeze_patch_embed=false").optim.rules
+    for other in ("freeze_patch_embed=false", "size=cnn48_lstm"):  # a CNN has none
+        assert not config.get_config(f"preset=cpu,{other}").optim.rules
 
 
 def test_teacher_gets_no_gradient_and_follows_the_cosine(case):
