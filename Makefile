@@ -1,11 +1,12 @@
 # make setup   a .venv with the pinned versions        make demo   the main job end to end on generated lines
 # make test    the tests (what .ci/run calls)          make lint   ruff
 # make types   mypy on the public surface              make docs   the site, into build/site
+# make check-tpu   every preset through the TPU compiler, without a TPU (hours, then cached)
 # make release-check   the wheel in an empty environment, then the demo with it
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test lint types docs release-check clean
+.PHONY: setup demo test lint types docs check-tpu release-check clean
 
 setup: .venv/.ready
 
@@ -34,6 +35,10 @@ types: setup
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 	@echo "build/site/index.html"
+
+check-tpu: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[tpu]'
+	$(BIN)/python -m dig_jax.tools.perf.check_tpu
 
 release-check: setup
 	PYTHON=$(BIN)/python launch/release_check.sh
