@@ -21,18 +21,18 @@ say() { printf '\n== %s   [%d:%02d]\n' "$*" $((SECONDS / 60)) $((SECONDS % 60));
 tool() { python -m "dig_jax.tools.$1" "${@:2}"; }
 run() { # folder, config, flags
   python -m dig_jax.main --config="configs/$2" --workdir="$out/$1" "${@:3}" \
-    --config.data.train="$out/records"
+    --config.data.train="$out/two_books"
 }
 few() { run "$@" --config.data.buckets_px=2 --config.evals.recognition.every_steps=100; }
 
-say "1/5  render lines as of two scanned books: $out/records"
-[ -f "$out/records/records.json" ] || tool make_records --source=lines \
-  --output="$out/records" --splits=train=2000,validation=150 --fonts=bundled --books=2 \
+say "1/5  render lines as of two scanned books: $out/two_books"
+[ -f "$out/two_books/records.json" ] || tool make_records --source=lines \
+  --output="$out/two_books" --splits=train=2000,validation=150 --fonts=bundled --books=2 \
   --min_words=4 --max_words=6
 
 say "2/5  bundled readers: Fraktur of the 19th century, and ten of these lines"
 tool show_readings fraktur --output="$out/fraktur.png"
-tool show_readings print --records="$out/records@validation" --lines=10 --output="$out/print.png"
+tool show_readings print --records="$out/two_books@validation" --lines=10 --output="$out/print.png"
 
 say "3/5  pre-train the bundled encoder gen48 on the 2,000 images, without any text: $out/gen"
 [ -d "$out/gen48" ] || tool import_weights --layout=dig_jax --input=gen48 --output="$out/gen48"
@@ -44,6 +44,7 @@ say "4/5  train a recogniser on 100 labelled lines: from that encoder, and from 
 few pretrained "recognize/finetune.py:$few" --config.init_from="$out/gen"
 few random "recognize/scratch.py:$few,shape_from=$out/gen"
 
-say "5/5  compare"
+say "5/5  windows of lines that look alike to the encoder; then compare"
+tool show_neighbours "$out/gen" --records="$out/two_books@validation" --lines=100
 tool report --output="$out/report.html" "$out"/{pretrained,random,gen}
 say "done: $out/report.html"

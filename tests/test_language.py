@@ -101,3 +101,7 @@ def test_sentences_of_docstrings_end():
 def test_sentences_of_pages_end():
     wrong = longer_than(45, [found for path in PAGES for found in page_sentences(path)])
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_readme_fits_in_100_lines():
+    assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 100

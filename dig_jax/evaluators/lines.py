@@ -93,28 +93,38 @@ def placed(characters: Sequence[tuple[str, float, int]], frames: float) -> list[
     ]
 
 
-def save_samples(
-    folder: pathlib.Path, name: str, step: int, head: str, samples: list, frame_px: int
-) -> None:
-    """Writes readings-<name>.json; the file appears whole or not at all. frame_px: how wide a frame
-    of the encoder is.
-    """
+def as_png(image: np.ndarray) -> str:
+    """u8[H, W], [H, W, 1] or RGB [H, W, 3] -> a PNG in base64."""
     import cv2  # here: bench_step runs without it
 
+    ok, png = cv2.imencode(".png", image[..., ::-1] if image.shape[2:] == (3,) else image)
+    if not ok:
+        raise OSError(f"could not encode a picture of shape {image.shape}")
+    return base64.b64encode(png.tobytes()).decode()
+
+
+def save_samples(
+    folder: pathlib.Path,
+    name: str,
+    step: int,
+    head: str,
+    samples: list,
+    frame_px: int,
+    looked: Sequence[np.ndarray | None],
+) -> None:
+    """Writes readings-<name>.json; the file appears whole or not at all. frame_px: how wide a frame
+    of the encoder is. looked: of `evaluators/attention.py`, one a sample.
+    """
     lines = []
-    for line, image in samples:
-        ok, png = cv2.imencode(".png", image[..., ::-1] if image.shape[-1] == 3 else image)
-        if not ok:
-            raise OSError(
-                f"could not encode the picture of record {line.index} of {name}, "
-                f"shape {image.shape}"
-            )
-        png = base64.b64encode(png.tobytes()).decode()
+    for (line, image), weights in zip(samples, looked):
         read = line.texts[head]
         shown = {"index": line.index, "truth": line.truth or "", "reading": read.text}
+        frames = image.shape[1] / frame_px
         if read.characters is not None:
-            shown["characters"] = placed(read.characters, image.shape[1] / frame_px)
-        lines.append(shown | {"png": png})
+            shown["characters"] = placed(read.characters, frames)
+        if weights is not None and weights.size:
+            shown |= {"frames": round(frames, 3), "attention": as_png(weights)}
+        lines.append(shown | {"png": as_png(image)})
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"readings-{name}.partial"
     content = {"dataset": name, "step": step, "head": head, "lines": lines}

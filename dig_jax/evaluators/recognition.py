@@ -34,7 +34,9 @@ the evaluation that validation chooses so far, so of the one that the tables rep
 WORKDIR/pictures/readings-<dataset>.json: {"dataset", "step", "head", "lines": [{"index", "truth",
 "reading", "characters", "png"}]}, png in base64; records at even distances through the set, not
 picked, of the last evaluation. characters: [[char, confidence, left, right]], where each was seen,
-as shares of the picture's width; of the reading before a lexicon mends it.
+as shares of the picture's width; of the reading before a lexicon mends it. Of a reader that looks
+around also "attention", a PNG u8[T, S]: how much character t looked at frame s, 255 being the most
+of its row; "frames": how many of them the picture is wide.
 """
 
 from __future__ import annotations
@@ -50,6 +52,7 @@ from jax.sharding import Mesh
 from dig_jax import hosts, sharding
 from dig_jax.data import pipeline, records
 from dig_jax.evaluators import scoring
+from dig_jax.evaluators.attention import Attention
 from dig_jax.evaluators.lines import Line, Text, over_hosts, save_readings, save_samples
 from dig_jax.evaluators.search import Search
 from dig_jax.text import Charset, normalize
@@ -93,6 +96,7 @@ class Evaluator:
         self.search = Search(method, data, beam=beam, lm=lm, lexicon=lexicon, **scores)
         self.predict = jax.jit(self.search.predict, out_shardings=sharding.batch_sharding(mesh))
         self.pictures, self.frame_px = pictures, method.encoder.patch[1]
+        self.attention = Attention(method, mesh, data)
         self.named: set[str] = set()  # what was told already
         self.workers = data.get("workers", "auto")
         batch_size += -batch_size % mesh.size
@@ -132,7 +136,8 @@ class Evaluator:
             if hosts.is_lead():
                 samples = sorted(samples, key=lambda sample: sample[0].index)[: self.pictures]
                 folder = self.workdir / "pictures"
-                save_samples(folder, name, int(step), head, samples, self.frame_px)
+                looked = self.attention(state, head, samples)
+                save_samples(folder, name, int(step), head, samples, self.frame_px, looked)
         metrics |= self.averages(metrics)
         if hosts.is_lead():
             for name, (head, labelled) in found.items():

@@ -307,6 +307,15 @@ class Method(base.Method):
         }
         return self._read(params, mutable, batch, read)
 
+    def attention(self, params, mutable, batch, head, ids):
+        """Which frames the characters i32[B,T] came from that this head read in a raw batch:
+        f32[B,T,S], see `decoders`. AttributeError for CTC, which looks at every frame once.
+        """
+        frames, length = self._frames(params, _normalised(batch))
+        own = params["heads"][head]
+        frames = self._mixed(own, self._scaled(mutable, frames))
+        return self.head.attention(own, frames, length, ids)
+
     def _read(self, params, mutable, batch, read):
         frames, length = self._frames(params, _normalised(batch))
         frames = self._scaled(mutable, frames)

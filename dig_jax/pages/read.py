@@ -38,7 +38,8 @@ class Word(NamedTuple):
 class TextLine(NamedTuple):
     """polygon: f64[n, 2] in px of the page as given. block: its number on the page, from 0.
 
-    characters: as the reader saw them from left to right, each with its confidence.
+    characters: from left to right, (char, confidence, left, right), the places as shares of the
+    width of `image` u8[h, w]: the line as the reader was given it.
     """
 
     polygon: np.ndarray
@@ -46,7 +47,8 @@ class TextLine(NamedTuple):
     text: str
     confidence: float
     words: list[Word]
-    characters: tuple[tuple[str, float], ...] = ()
+    characters: tuple[tuple[str, float, float, float], ...] = ()
+    image: np.ndarray | None = None
 
 
 class Page(NamedTuple):
@@ -277,8 +279,12 @@ def text_line(
         for word, (sure, left, right) in zip(text.split(" "), spans(reading))
         if word
     ]
-    characters = tuple((each.char, each.confidence) for each in reading.characters)
-    return TextLine(placed(line.polygon), block, text, reading.confidence, words, characters)
+    wide = line.image.shape[1]
+    characters = tuple(
+        (c.char, c.confidence, c.left / wide, c.right / wide) for c in reading.characters
+    )
+    polygon = placed(line.polygon)
+    return TextLine(polygon, block, text, reading.confidence, words, characters, line.image)
 
 
 def spans(reading: Any) -> list[tuple[float, float, float]]:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from dig_jax.tools import program, report_charts, report_lines
+from dig_jax.tools import program, report_attention, report_charts, report_lines
 from dig_jax.tools.compare import INTERVALS, Spread, interval_rows, spreads
 from dig_jax.tools.html_page import document, table
 from dig_jax.tools.tables import GROUP_BY, as_text
@@ -30,6 +30,8 @@ _OUTPUT = flags.DEFINE_string(
     "output", None, "Where to write the page (default: report.html in the first work folder)."
 )
 
+SPLITS = ("train", "test")  # of which a data set is named, behind its folder
+SAYS_NOTHING = ("records", "data", "lines", "images", "val")  # names of folders
 OPEN_RUNS = 3  # from more runs on, their facts and confusions are folded up
 STYLE = """
 .lead { font-size: 1.2rem; line-height: 1.45; color: var(--ink); margin: .8rem 0 1.6rem }
@@ -152,10 +154,20 @@ def gain(readers: Sequence[Run]) -> str:
     change = 100 * (cer / random - 1)
     verb, more = ("falls", "fewer") if change < 0 else ("rises", "more")
     return (
-        f"With {labels_in_words(labels)}, the character error rate on {name} {verb} from "
-        f"{percent(random)} (random weights) to {percent(cer)} (pre-trained: {start}): "
+        f"With {labels_in_words(labels)}, the character error rate on {lines_of(group[0], name)} "
+        f"{verb} from {percent(random)} (random weights) to {percent(cer)} (pre-trained: {start}): "
         f"{abs(change):.0f} % {more} errors.{not_done(group)}"
     )
+
+
+def lines_of(run: Run, dataset: str) -> str:
+    """A data set in a sentence: how many lines of what."""
+    name, _, split = dataset.rpartition("-") if "-" in dataset else (dataset, "", "")
+    if split not in SPLITS:
+        name, split = dataset, "validation" if dataset in run.validation else ""
+    count = run.last(dataset, "lines")
+    words = [f"{count:,.0f}" if count else "the", *([split] if split else []), "lines"]
+    return " ".join(words) + ("" if name in SAYS_NOTHING else f" of {name}")
 
 
 def labels_in_words(labels: str) -> str:
@@ -191,8 +203,8 @@ def best(readers: Sequence[Run], found: Sequence[Spread]) -> str:
     often = f": about one character in {round(1 / cer)} is wrong" if 0 < cer < 0.4 else ""
     which = "" if len(rates) == 1 else "The lowest error rate here: "
     return (
-        f"{which}{run.name} reads {name} with a character error rate of {percent(cer)}{between}"
-        f"{often}.{not_done([run])}"
+        f"{which}{run.name} reads {lines_of(run, name)} with a character error rate of "
+        f"{percent(cer)}{between}{often}.{not_done([run])}"
     )
 
 
@@ -231,8 +243,13 @@ BARS = (
 LABELS = "Each dot is a run; a line joins the means. Lower is better."
 READ = (
     "Lines at even distances through the set, not picked. Red: wrong; a dot in red: a character "
-    "was left out. Where the characters stand right below the picture, each is where the reader "
-    "saw it; yellow: it was less than half sure."
+    "was left out. Where characters stand right below the picture, each is where the reader saw "
+    "it, a row a run; yellow: it was less than half sure. Coloured columns: where a reader with "
+    "attention looked for the character below the bar of that colour."
+)
+NEIGHBOURS = (
+    "On the left a window of a line, not picked. Beside it the windows of other lines that the "
+    "encoder finds most alike. Same letters in a row: it learnt their shapes without any text."
 )
 REBUILT = (
     "What the network saw (hidden parts grey), what it filled in, and the line as it was. The "
@@ -303,13 +320,15 @@ def page(many, group_by=None) -> str:
     spread = wide(INTERVALS, interval_rows(found)) if found else ""
     facts = named(many, lambda run: f"<div class=facts>{summary(run)}</div>")
     glossary = "".join(f"<dt>{term}</dt><dd>{words}</dd>" for term, words in GLOSSARY.items())
+    lead = html.escape(headline(many, found)).replace(" %", "&nbsp;%")
     parts = [
-        f"<p class=lead>{html.escape(headline(many, found))}</p>",
+        f"<p class=lead>{lead}</p>",
         chapter("Character error rates", report_charts.bars(found), BARS),
         chapter("Comparison" if len(many) > 1 else "Figures", figures),
         chapter("Error rate over labels", report_charts.label_curves(many), LABELS),
         chapter("Readings", report_lines.readings(many), READ),
         chapter("Reconstructions", named(many, report_lines.reconstructions), REBUILT),
+        chapter("Nearest neighbours", named(many, report_lines.neighbours), NEIGHBOURS),
         chapter("Confusions", folded("Show them", report_lines.confusions(many), shut)),
         chapter("Intervals", spread, SPREAD),
         chapter("Runs", folded("Show their settings", facts, shut)),
@@ -318,7 +337,7 @@ def page(many, group_by=None) -> str:
         chapter("Where the figures come from", origins(many)),
     ]
     title = "dig_jax: " + (many[0].name if len(many) == 1 else f"{len(many)} runs")
-    style = STYLE + report_charts.STYLE + report_lines.STYLE
+    style = STYLE + report_charts.STYLE + report_lines.STYLE + report_attention.STYLE
     return document(title, parts, style)
 
 

@@ -16,11 +16,13 @@ from dig_jax.evaluators import scoring
 from dig_jax.evaluators.reconstruction import GAP_GREY, GAP_PX, ROWS
 from dig_jax.tools.compare import pairs
 from dig_jax.tools.html_page import table
+from dig_jax.tools.report_attention import attention
 from dig_jax.tools.show_readings import marked
 from dig_jax.workdir import readings as tables
 from dig_jax.workdir.read import Run
 
 READINGS, ALL_READINGS = 48, 96  # sample lines a data set, and of all sets: the page stays light
+NEIGHBOURS = "neighbours.png"  # of `show_neighbours`, in a work folder's pictures/
 CONFUSIONS = 15  # pairs of characters a run and set
 LIGHT, QUALITY = 1 << 14, 80  # pictures above so many bytes are embedded as WebP
 UNSURE = 0.5  # confidence below which a character stands out
@@ -43,6 +45,7 @@ STYLE = """
 .rebuilt figure { margin: 0; display: grid; grid-template-columns: max-content 1fr; gap: 2px .6rem;
                   align-items: center }
 .rebuilt img { width: 100%; display: block } .rebuilt small { color: var(--soft) }
+.sheet { width: 100%; min-width: 640px; display: block; background: #fff }
 @media (max-width: 560px) { .texts { grid-template-columns: 1fr } }
 """
 
@@ -81,6 +84,16 @@ def reconstructions(run: Run) -> str:
             rows.append(f"<small>{name}</small><img alt='{name}' src='{data_uri(png)}'>")
         figures.append(f"<figure>{''.join(rows)}</figure>")
     return f"<div class=rebuilt>{''.join(figures)}</div>"
+
+
+def neighbours(run: Run) -> str:
+    """The sheet that `show_neighbours` left in the work folder."""
+    sheet = run.path / "pictures" / NEIGHBOURS
+    if not sheet.exists():
+        return ""
+    source = html.escape(data_uri(sheet.read_bytes()))
+    alt = "windows of lines, each beside its nearest neighbours"
+    return f"<div class=strip><img class=sheet alt='{alt}' src='{source}'></div>"
 
 
 def cut(sheet: np.ndarray, data: Any) -> list[list[np.ndarray]]:
@@ -145,7 +158,10 @@ def reading(read: Sequence[tuple[str, dict]], several: bool) -> str:
     size = f" style='min-width:{least}px;max-width:{2 * least}px'" if px else ""
     parts = [f'<div class=reading><div class=strip><div{size}><img alt="" ']
     parts.append(f'loading=lazy src="{html.escape(source)}">')
-    parts += [alignment(line.get("characters")) for _, line in read]
+    for _, line in read:
+        looked, steps = attention(line, source)
+        kind = "chars tinted" if looked else "chars"
+        parts.append(looked + alignment(line.get("characters"), kind) + steps)
     parts.append(
         f"</div></div><div class=texts><span>truth</span><code>{html.escape(truth)}</code>"
     )
@@ -166,9 +182,10 @@ def differing(truth: str, text: str) -> str:
     )
 
 
-def alignment(characters: Any) -> str:
+def alignment(characters: Any, kind: str = "chars") -> str:
     """Each character below the place in the picture where the reader saw it. characters: [[char,
     confidence, left, right]], the places as shares of the picture's width; "" for anything else.
+    kind: its class in the page's style.
     """
     try:
         rows = [(str(c), float(p), float(a), float(b)) for c, p, a, b in characters or ()]
@@ -180,7 +197,7 @@ def alignment(characters: Any) -> str:
         f"{html.escape(char)}</span>"
         for char, sure, left, right in rows
     )
-    return f"<div class=chars>{spans}</div>" if spans else ""
+    return f"<div class='{kind}'>{spans}</div>" if spans else ""
 
 
 def confusions(many: Sequence[Run]) -> str:
@@ -189,7 +206,7 @@ def confusions(many: Sequence[Run]) -> str:
     for run in many:
         for name in tables.datasets(run.path) if run.is_recogniser else ():
             aligned = scoring.alignments(pairs(tables.read(tables.file_of(run.path, name))))
-            shown = lambda char: scoring.named(char) or "(nothing)"
+            shown = lambda char: "(space)" if char == " " else scoring.named(char) or "(nothing)"
             found = scoring.confusions(aligned, CONFUSIONS)
             if found:
                 rows = [(shown(truth), shown(read), n) for (truth, read), n in found]

@@ -5,11 +5,13 @@
 MODEL is a run, an export or the name of bundled weights. --records: records, or a folder of images.
 A window is the mean of --columns neighbouring frames, minus the mean over all windows. Likeness is
 the cosine. On the left of a row is a window that was not picked: they stand at even distances.
-An encoder that learnt shapes of letters shows the same letters in a row.
+An encoder that learnt shapes of letters shows the same letters in a row. The picture of a run goes
+into its work folder, where `report` finds it.
 """
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Sequence
 
 import cv2
@@ -17,6 +19,7 @@ import numpy as np
 from absl import flags
 
 from dig_jax.tools import program
+from dig_jax.tools.report_lines import NEIGHBOURS as NAME
 from dig_jax.tools.show_readings import chosen, decoded, lines_of
 from dig_jax.train import command_line
 
@@ -71,6 +74,12 @@ def sheet(rows: Sequence[Sequence[np.ndarray]]) -> np.ndarray:
     return np.concatenate(drawn[:-1])
 
 
+def output_of(model: str) -> pathlib.Path:
+    """Where the picture goes that nobody named a place for."""
+    run = pathlib.Path(model).expanduser()
+    return run / "pictures" / NAME if (run / "checkpoints").is_dir() else pathlib.Path(NAME)
+
+
 def main(argv):
     if len(argv) != 2:
         raise ValueError("name one encoder: a run, an export or bundled weights such as gen48")
@@ -99,12 +108,13 @@ def main(argv):
     high = max(piece.shape[0] for piece in drawn)
     size = lambda i: cv2.resize(drawn[i], (wide, high))
     rows = [[size(query), *map(size, near)] for query, near in zip(queries, others)]
-    output = program.write_picture(FLAGS.output, sheet(rows)[:, :, ::-1])
+    output = program.write_picture(FLAGS.output or str(output_of(argv[1])), sheet(rows)[:, :, ::-1])
     print(f"{output}: {len(rows)} windows of {len(set(line))} lines, the nearest beside each")
 
 
 if __name__ == "__main__":
-    command_line.define_path("output", "neighbours.png", "PNG to write.")
+    where = f"PNG to write; default: RUN/pictures/{NAME}, of other models {NAME}."
+    command_line.define_path("output", None, where)
     flags.DEFINE_string("records", None, "RECORDS@SPLIT, or a folder of images.")
     flags.DEFINE_integer("lines", 200, "Lines to look into, at even distances.", lower_bound=2)
     flags.DEFINE_integer("rows", 8, "Windows to look for.", lower_bound=1)

@@ -4,8 +4,9 @@
     python -m dig_jax.tools.web --model=runs/reader
 
 Drop a picture of a line or of a page on it, and choose a reader. It shows where the lines are, the
-text, and each character tinted by how sure the reader was. --model adds a run or an export to the
-readers that ship. Nothing leaves the machine; --host=0.0.0.0 lets others of the network in.
+text, and each character below its place, tinted by how sure the reader was. --model adds a run or
+an export to the readers that ship. Nothing leaves the machine; --host=0.0.0.0 lets others of the
+network in.
 """
 
 from __future__ import annotations
@@ -29,8 +30,19 @@ from dig_jax.train import command_line
 FLAGS = flags.FLAGS
 COLOURS = ((200, 60, 60), (20, 100, 200), (30, 140, 70))  # RGB of the blocks of a page
 SHOWN_PX = 1600  # of the longer side of the picture
+LINE_PX = 34  # least height of a line that is shown
 TITLE = "dig_jax reads"
-HINT = "Below 50 % a character is red, up to 90 % it is yellow. Hover over it for the number."
+HINT = (
+    "Each character stands where the reader saw it. Below 50 % confidence it is red, up to 90 % "
+    "yellow. Hover over it for the number."
+)
+STYLE = """
+#characters .line { display: grid; grid-template-columns: 2rem minmax(0, 1fr); margin: .7rem 0 }
+#characters .strip { overflow-x: auto } #characters img { width: 100%; display: block }
+#characters .chars { position: relative; height: 1.6rem; font-size: .85rem }
+#characters .chars span { position: absolute; top: 0; height: 100%; white-space: pre;
+  text-align: center; line-height: 1.6rem; border-left: 1px solid #8886; overflow: visible }
+"""
 TINTS = ((0.5, "#f6b3ab"), (0.9, "#fbe3a3"))  # below which confidence; readable in dark mode, too
 
 
@@ -74,23 +86,35 @@ def drawn(picture: np.ndarray) -> str:
     return f"<div style='overflow-x:auto'><img alt='' style='{style}' src='{data_uri(png)}'></div>"
 
 
-def tinted(lines: Sequence[Any]) -> str:
-    """HTML of the lines, a character the reader doubted on a ground of its own."""
+def aligned(lines: Sequence[Any]) -> str:
+    """HTML of the lines as the reader was given them, each character where it saw it; one that it
+    doubted on a ground of its own.
+    """
     rows = []
     for number, line in enumerate(lines, 1):
-        spans = []
-        for char, sure in line.characters:
-            ground = next((colour for below, colour in TINTS if sure < below), "")
-            style = f" style='background:{ground};color:#222'" if ground else ""
-            spans.append(f"<span title='{100 * sure:.0f} %'{style}>{html.escape(char)}</span>")
-        rows.append(f"<div><small>{number}</small> <code>{''.join(spans)}</code></div>")
-    style = "white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.7;font-size:1.05rem"
-    return f"<div id=characters style='{style}'>{''.join(rows)}</div>"
+        least = round(LINE_PX * line.image.shape[1] / line.image.shape[0])
+        png = cv2.imencode(".png", line.image)[1].tobytes()
+        spans = "".join(
+            f"<span title='{100 * sure:.0f} %' style='left:{100 * left:.2f}%;"
+            f"width:{100 * (right - left):.2f}%;{tint(sure)}'>{html.escape(char)}</span>"
+            for char, sure, left, right in line.characters
+        )
+        rows.append(
+            f"<div class=line><small>{number}</small><div class=strip><div style='"
+            f"min-width:{least}px;max-width:{2 * least}px'><img alt='' src='{data_uri(png)}'>"
+            f"<div class=chars>{spans}</div></div></div></div>"
+        )
+    return f"<style>{STYLE}</style><div id=characters>{''.join(rows)}</div>"
+
+
+def tint(sure: float) -> str:
+    ground = next((colour for below, colour in TINTS if sure < below), "")
+    return f"background:{ground};color:#222" if ground else ""
 
 
 def answer(file: str | None, name: str) -> tuple[str, str, str]:
-    """(HTML of the picture with frames, text, HTML of the characters) of a file. Of a bad one, the
-    reason stands in the last.
+    """(HTML of the picture with frames, text, HTML of the lines with their characters) of a file.
+    Of a bad one, the reason stands in the last.
     """
     from dig_jax.data.sizes import BadRecord
     from dig_jax.pages import read
@@ -105,7 +129,7 @@ def answer(file: str | None, name: str) -> tuple[str, str, str]:
         return drawn(framed(image, [])), "", html.escape(page.error)
     note = "".join(f"<p>One line could not be read: {html.escape(why)}</p>" for why in page.unread)
     text = "\n".join(line.text for line in page.lines)
-    return drawn(framed(image, page.lines)), text, tinted(page.lines) + note
+    return drawn(framed(image, page.lines)), text, aligned(page.lines) + note
 
 
 def built(gradio: Any, names: Sequence[str]) -> Any:

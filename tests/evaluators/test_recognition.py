@@ -119,6 +119,38 @@ def test_what_cannot_be_read_counts_as_an_error_and_is_named(tmp_path, caplog):
     assert "line 1" in caplog.text and "line 3" in caplog.text and "array_record#" in caplog.text
 
 
+class Looking(Reader):
+    """Says that it looked at the block of each character, and a fifth as much at the one behind."""
+
+    head = types.SimpleNamespace(attention=None)
+
+    def attention(self, params, mutable, batch, head, ids):
+        assert head == "ctc" and batch["image"].shape[2] % 32 == 0
+        place, frame = jnp.arange(ids.shape[1])[:, None], jnp.arange(ids.shape[1])[None]
+        weights = (frame == 2 * place) * 0.6 + (frame == 2 * place + 1) * 0.12
+        return jnp.where(ids[..., None] > 0, weights[None], 7.0)  # behind the reading: never shown
+
+
+@pytest.mark.parametrize("devices", [1, 8])
+def test_what_a_reader_looked_at_is_kept_for_the_lines_that_are_shown(tmp_path, devices):
+    folder = write(tmp_path / "words", [(word, word) for word in WORDS] + [("tin", "")])
+    evaluator = recognition.Evaluator(
+        method=Looking(), mesh=sharding.make_mesh(devices), workdir=tmp_path,
+        data=DATA | {"train": str(folder)}, batch_size=8, pictures=14,
+    )  # fmt: skip
+    evaluator.run(STATE, 1)
+    shown = json.loads((tmp_path / "pictures/readings-words.json").read_text())["lines"]
+    assert [line["reading"] for line in shown] == [*WORDS, ""]
+    assert "attention" not in shown[-1]
+    for line in shown[:-1]:
+        data = np.frombuffer(base64.b64decode(line["attention"]), np.uint8)
+        weights = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+        count = len(line["reading"])
+        assert weights.shape == (count, 2 * count) and line["frames"] == 2 * count
+        for row, columns in enumerate(weights.tolist()):
+            assert columns[2 * row : 2 * row + 2] == [255, 51] and sum(columns) == 306
+
+
 def test_characters_outside_the_charset_count_as_errors(tmp_path):
     folder = write(tmp_path / "words", [("tînt", "tint"), ("§§", ""), ("toe", "toe")])
     metrics = evaluate(folder)

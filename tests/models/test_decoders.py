@@ -230,6 +230,21 @@ def test_a_wide_beam_finds_a_reading_at_least_as_probable(kind):
 
 
 @pytest.mark.parametrize("kind", ONE_BY_ONE)
+def test_attention_behind_a_reading_is_what_the_reading_looked_at(kind):
+    """`read` keeps the frame of the largest weight of each character, found in another loop."""
+    decoder, _, params, _ = learnt(kind)
+    values, length, _, _ = toy_lines()
+    reading = reader(kind)(params, values, length)
+    weights = np.asarray(jax.jit(decoder.attention)(params, values, length, reading["ids"]))
+    assert weights.shape == (*reading["ids"].shape, values.shape[1])
+    used = np.arange(values.shape[1])[None] < np.asarray(reading["length"])[:, None]
+    np.testing.assert_allclose(weights.sum(-1), 1, rtol=1e-5)
+    np.testing.assert_array_equal(weights.argmax(-1)[used], np.asarray(reading["frame"])[used])
+    beyond = np.arange(values.shape[1])[None] >= np.asarray(length)[:, None]
+    assert (np.moveaxis(weights, 1, 2)[beyond] == 0).all()
+
+
+@pytest.mark.parametrize("kind", ONE_BY_ONE)
 def test_labels_longer_than_the_line_are_not_feasible(kind):
     decoder, first, _, _ = learnt(kind)
     values, _, label, _ = toy_lines(rows=2)

@@ -14,7 +14,7 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from dig_jax.tools import compare, report, report_charts, report_lines, results
+from dig_jax.tools import compare, report, report_attention, report_charts, report_lines, results
 from dig_jax.workdir import read as runs
 from dig_jax.workdir import readings
 from tests.evaluators import lines
@@ -534,15 +534,30 @@ def test_the_headline_is_what_pretraining_gained(workdir):
     *readers, source = gains(workdir)
     words = report.headline(readers, [])
     assert words == (
-        "With 100 labelled lines, the character error rate on val falls from 40.0 % (random "
-        "weights) to 10.0 % (pre-trained: gen): 75 % fewer errors."
+        "With 100 labelled lines, the character error rate on the validation lines falls from "
+        "40.0 % (random weights) to 10.0 % (pre-trained: gen): 75 % fewer errors."
     )
-    assert html.escape(words) in report.page([*readers, source])
+    assert html.escape(words) in report.page([*readers, source]).replace("&nbsp;", " ")
     assert report.headline([source], []).startswith(
         "p pre-trained an encoder for 10 steps; its loss went from 2 to 0.2"
     )
-    one = "random-0 reads val with a character error rate of 40.0 %."
+    one = "random-0 reads the validation lines with a character error rate of 40.0 %."
     assert report.headline(readers[:1], []) == one
+
+
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("records", "1,500 validation lines"),
+        ("fraktur", "1,500 validation lines of fraktur"),
+        ("fraktur-test", "1,500 test lines of fraktur"),
+        ("15-century", "1,500 validation lines of 15-century"),
+    ],
+)
+def test_the_headline_says_how_many_lines_of_what(workdir, name, words):
+    rows = [{"step": 1, f"eval/{name}/cer": 0.1, f"eval/{name}/lines": 1500}]
+    run = runs.load(workdir("a", rows))
+    assert report.lines_of(run, name) == words
 
 
 def test_the_headline_says_harm_and_what_still_runs(workdir):
@@ -623,6 +638,37 @@ def test_characters_stand_where_they_were_seen_and_doubt_is_marked():
     assert "style='left:25.00%;width:25.00%'>&lt;</span>" in page and page.count("unsure") == 1
     for broken in (None, [], [["t", 0.9]], [[1, "x", 2, 3]], "abcd", 7):
         assert report_lines.alignment(broken) == ""
+
+
+def test_attention_colours_the_columns_that_a_character_looked_at(workdir):
+    """Three characters over four frames, of which the picture is 3.5 wide."""
+    weights = np.array([[255, 0, 0, 0], [0, 51, 255, 0], [0, 0, 0, 255]], np.uint8)
+    blue, orange, green = report_attention.COLOURS[:3]
+    (columns,) = report_attention.tinted(weights)
+    expected = [blue, 255 - 0.2 * (255 - orange), orange, green]
+    np.testing.assert_allclose(columns, expected, atol=0.51)
+    steps = report_attention.as_steps(weights)
+    assert (steps[..., 3] == weights).all() and (steps[2, :, :3] == green).all()
+
+    png = base64.b64encode(cv2.imencode(".png", weights)[1]).decode()
+    seen = [["t", 0.9, 0.0, 0.3], ["<", 0.9, 0.3, 0.6], ["n", 0.9, 0.6, 1.0]]
+    line = {"characters": seen, "attention": png, "frames": 3.5}
+    path = pictured(workdir("a", evaluations(0.5)), reading="t<n", **line)
+    page = report_lines.readings([runs.load(path)])
+    assert (
+        page.count("chars tinted") == page.count("class=looked") == page.count("class=steps") == 1
+    )
+    assert "aspect-ratio:40/4;background-size:114.29% 100%" in page
+    assert "top:13px;left:57.14%'>&lt;</span>" in page  # in the third frame
+    for broken in ({}, {"attention": png}, line | {"attention": "?", "png": png}, line):
+        assert report_attention.attention(broken, "") == ("", "")  # the last has no picture
+
+
+def test_neighbours_in_the_work_folder_are_on_the_page(workdir):
+    run = runs.load(pictured(workdir("p", [], objective="gen"), reading=""))
+    assert report_lines.neighbours(run) == ""
+    cv2.imwrite(str(run.path / "pictures" / report_lines.NEIGHBOURS), np.zeros((4, 9), np.uint8))
+    assert "<h2>Nearest neighbours" in report.page([run])
 
 
 def test_reconstructions_are_cut_into_named_rows(workdir):

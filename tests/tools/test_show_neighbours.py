@@ -36,3 +36,9 @@ def test_pieces_show_their_window_in_the_middle():
     assert (found[2][:, 3:9] == [10, 20, 30]).all() and (found[2][:, 9:] == 255).all()
     high = show_neighbours.sheet([[found[0], found[1]], [found[2], found[3]]])
     assert high.shape == (2 * 48 + show_neighbours.GAP_PX, 2 * 18 + 4 * show_neighbours.GAP_PX, 3)
+
+
+def test_the_picture_of_a_run_goes_where_the_report_looks(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    assert show_neighbours.output_of(str(tmp_path)) == tmp_path / "pictures" / "neighbours.png"
+    assert str(show_neighbours.output_of("gen48")) == "neighbours.png"

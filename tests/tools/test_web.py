@@ -19,12 +19,13 @@ from dig_jax.tools import web
 
 ROOT = pathlib.Path(__file__).parents[2]
 BOX = np.array([[10.0, 10], [190, 10], [190, 50], [10, 50]])
-LINE = TextLine(BOX, 0, "a<b", 0.8, [], (("a", 0.99), ("<", 0.7), ("b", 0.2)))
+CHARACTERS = (("a", 0.99, 0.0, 0.25), ("<", 0.7, 0.25, 0.5), ("b", 0.2, 0.5, 1.0))
+LINE = TextLine(BOX, 0, "a<b", 0.8, [], CHARACTERS, np.zeros((40, 180), np.uint8))
 
 
-def test_each_character_says_how_sure_it_is():
-    text = web.tinted([LINE])
-    assert "title='99 %'>a<" in text and "&lt;" in text
+def test_each_character_stands_in_its_place_and_says_how_sure_it_is():
+    text = web.aligned([LINE]).partition("</style>")[2]
+    assert "title='99 %' style='left:0.00%;width:25.00%;'>a<" in text and "&lt;" in text
     certain, doubtful, wrong = (text.index(f"title='{sure} %'") for sure in (99, 70, 20))
     assert web.TINTS[1][1] in text[doubtful:wrong] and web.TINTS[0][1] in text[wrong:]
     assert "background" not in text[certain:doubtful]

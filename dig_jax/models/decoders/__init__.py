@@ -5,6 +5,7 @@ Every decoder is a plain object around a network; its parameters are handed in.
     init(key, frames, length)                                   -> params
     loss(params, frames, length, label, label_length, key=None) -> (f32[B], feasible bool[B])
     read(params, frames, length)                                -> reading
+    attention(params, frames, length, ids)                      -> f32[B, T, S]; not of CTC
 
 frames f32[B, S, F] of which length i32[B] are real (at least 1); label i32[B, L] of character ids,
 0 past label_length i32[B]. loss: -log p(label | line) in nats, 0 where the label is not feasible.

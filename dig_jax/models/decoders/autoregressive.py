@@ -71,7 +71,7 @@ class Autoregressive:
         if hasattr(self.network, "parallel"):
             hidden = apply(memory, before, key, method="parallel")[0]
         else:
-            hidden = self._one_by_one(params, memory, before)
+            hidden = self._one_by_one(params, memory, before)[0]
         hidden = dropped(hidden, self.network.dropout, key, 1)
         logits = apply(hidden, method="logits").astype(jnp.float32)
         cost = jax.nn.logsumexp(logits, -1) - _of_class(logits, target)
@@ -80,17 +80,32 @@ class Autoregressive:
         return jnp.where(feasible, jnp.where(counted, cost, 0.0).sum(1), 0.0), feasible
 
     def _one_by_one(self, params, memory, before):
-        """Teacher forcing: hidden f32[B,T,H] behind the characters i32[B,T] of the label."""
+        """Teacher forcing behind the characters i32[B,T] of a label: hidden f32[B,T,H], weights
+        f32[B,T,S].
+        """
         apply = functools.partial(self.network.apply, {"params": params})
 
         def step(state, now):
-            state, hidden, _ = apply(memory, state, *now, method="step")
-            return state, hidden
+            state, *seen = apply(memory, state, *now, method="step")
+            return state, seen
 
         places = jnp.arange(before.shape[1])
         start = apply(memory, method="start")
-        _, hidden = lax.scan(step, start, (before.T, places))
-        return jnp.moveaxis(hidden, 0, 1)
+        _, seen = lax.scan(step, start, (before.T, places))
+        return [jnp.moveaxis(x, 0, 1) for x in seen]
+
+    def attention(self, params, frames, length, ids):
+        """Which frames each character of a reading i32[B,T] came from: weights f32[B,T,S] of sum 1.
+
+        Of a Transformer: of its last layer, the mean over heads. Of glimpses: where the last one
+        of each character was.
+        """
+        apply = functools.partial(self.network.apply, {"params": params})
+        before = jnp.pad(ids, ((0, 0), (1, 0)), constant_values=END)[:, :-1]
+        memory = apply(frames, length, None, method="memory")
+        if hasattr(self.network, "parallel"):
+            return apply(memory, before, None, method="parallel")[1]
+        return self._one_by_one(params, memory, before)[1]
 
     def read(self, params, frames, length, beam: int = 1):
         """beam: how many readings of a line are followed at once; 1 takes the best class each time.
