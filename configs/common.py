@@ -101,6 +101,26 @@ def words(config: ConfigDict, width_px: int = 128, channels: int = 3) -> None:
     del config.evals.probe
 
 
+# Arguments of contrasts that start from a reconstruction (config.init_from), as MIM-Refiner does.
+REFINING = {"block": "last", "layer_decay": 0.0}
+
+
+def refining(config: ConfigDict, args: ConfigDict) -> tuple:
+    """block=K: the contrast reads block K. layer_decay: each earlier block has this times the rate
+    of the next. Returns optim.rules that freeze what stands above block K, which is kept: so is the
+    last norm, that the encoder's parameters are those of `gen` and `mae`.
+    """
+    if args.layer_decay:
+        config.optim.layer_decay = args.layer_decay
+    if args.block != "last":
+        config.method.block = args.block
+    if not args.block.isdigit():
+        return ()
+    config.method.encoder.final_norm = True
+    below = "|".join(str(number) for number in range(int(args.block)))
+    return ((rf"^encoder/(block_(?!({below})/)|norm/)", {"freeze": True}),)
+
+
 def encoder(size: str, patch: tuple[int, int] = (8, 4), position: str = "sincos_2d") -> ConfigDict:
     """An encoder by the name of its size (models/encoders.py). A CNN brings its own patch."""
     if is_cnn(size):
@@ -131,6 +151,8 @@ def finished(config: ConfigDict, args: ConfigDict) -> ConfigDict:
         times = height_of(args.size) / config.data.height_px  # the same windows on paper
         config.data.width_px = int(config.data.width_px * times)
         config.data.height_px = height_of(args.size)
+        if config.method.get("window_px") and "gap_px" not in config.method:
+            config.method.window_px = int(config.method.window_px * times)
     elif args.size:
         now.size = args.size
     if args.patch and not is_cnn(config.method.encoder.size):

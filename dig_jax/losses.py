@@ -11,6 +11,7 @@ knows nothing of networks.
     triplet          hinge of a difference of squared distances  FaceNet (1503.03832) section 3.1
     masked_mse       mean square over chosen values              MAE, the pixel loss of DiG
     masked_l1        mean absolute value over chosen values      SimMIM (2111.09886)
+    masked_smooth_l1 square near zero, absolute value beyond     data2vec (2202.03555); Huber 1964
     unit_std         collapse figure, no loss                    SimSiam section 4.1
 
 Rows and `valid`: arguments are f32[M, K] unless said otherwise. Row i of one belongs to row i of
@@ -345,6 +346,18 @@ def masked_l1(prediction: jax.Array, target: jax.Array, weight: jax.Array) -> ja
     `masked_mse`.
     """
     return _mean(jnp.abs(_masked_error(prediction, target, weight)), weight)
+
+
+def masked_smooth_l1(
+    prediction: jax.Array, target: jax.Array, weight: jax.Array, beta: float
+) -> jax.Array:
+    """Mean of d^2 / (2 beta) where d = |prediction - target| is at most beta, else d - beta / 2;
+    otherwise as `masked_mse`.
+    """
+    _require_positive("beta", beta, "set method.beta, 2 in data2vec for images")
+    far = jnp.abs(_masked_error(prediction, target, weight))
+    near = jnp.minimum(far, beta)
+    return _mean(near * (far - near / 2) / beta, weight)
 
 
 def _masked_error(prediction, target, weight):

@@ -3,6 +3,7 @@
 The losses that choose one among many have more tests in test_losses_contrast.py.
 """
 
+import functools
 import math
 
 import jax
@@ -250,6 +251,7 @@ def test_triplet_and_contrastive_rest_when_the_margin_is_kept():
             r"teacher temperature is 0.0.*above 0",
         ),
         (lambda x: losses.triplet(x, x, x, 0), r"margin is 0.*method\.margin"),
+        (lambda x: losses.masked_smooth_l1(x, x, x > 0, 0), r"beta is 0.*method\.beta"),
         (lambda x: losses.contrastive(x, x, x[0] > 0, 0), r"margin is 0.*method\.margin"),
         (
             lambda x: losses.info_nce(x, x, 0.2, chunk=0),
@@ -265,8 +267,17 @@ def test_mistakes_are_named(call, words):
 # ---- values under a mask ----
 
 
+def slow_smooth_l1(d, beta=0.5):
+    return d * d / (2 * beta) if abs(d) <= beta else abs(d) - beta / 2
+
+
 @pytest.mark.parametrize(
-    "loss, error", [(losses.masked_mse, lambda d: d**2), (losses.masked_l1, abs)]
+    "loss, error",
+    [
+        (losses.masked_mse, lambda d: d**2),
+        (losses.masked_l1, abs),
+        (functools.partial(losses.masked_smooth_l1, beta=0.5), slow_smooth_l1),
+    ],
 )
 def test_masked_means_equal_the_slow_loop_and_never_read_the_rest(loss, error):
     rng = np.random.default_rng(3)

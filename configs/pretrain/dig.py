@@ -2,6 +2,7 @@
 
     python -m dig_jax.main --config=dig:preset=cpu,records=records/lines --workdir=DIR
     ... dig:preset=lines,records=PATH,size=B     ... dig:preset=cpu,records=PATH,objective=gen|dis
+    ... dig:preset=cpu,objective=dis,block=3,layer_decay=0.65 --config.init_from=runs/gen
     ... dig:preset=cpu --config.data.train=records/a,records/b*2    several record sets
 
 | preset | what it is | expected |
@@ -30,7 +31,7 @@ PRESETS = ("words", "words_paper", "lines", "cpu", "demo")
 
 
 def get_config(arg=None):
-    args = common.pretraining_args(arg, PRESETS, objective="dig")
+    args = common.pretraining_args(arg, PRESETS, objective="dig", **common.REFINING)
     config = common.pretraining("dig")
     method = config.method
     method.objective = args.objective
@@ -42,6 +43,7 @@ def get_config(arg=None):
     method.projector_width, method.projector_dim = 1024, 256
     method.pix_projector_width, method.decoder_width = 512, 192
 
+    rules = ()
     if args.preset in ("words", "words_paper"):
         common.words(config)
         config.batch_size = 1024
@@ -55,7 +57,7 @@ def get_config(arg=None):
         config.optim = {"lr": 1.5e-4, "lr_per": 256, "min_lr": 1e-5, "warmup_steps": 5000}
         config.optim.weight_decay = 0.1
         # The official optimiser decays the mask token, too: it is 3-D there.
-        config.optim.rules = (("/mask_token$", {"weight_decay": 0.1}), ("", {}))
+        rules = (("/mask_token$", {"weight_decay": 0.1}), ("", {}))
     if args.preset in ("cpu", "demo"):
         common.cpu(config)
         method.mask_ratio, method.mask_span = 0.5, 2
@@ -66,4 +68,7 @@ def get_config(arg=None):
         config.optim.lr = 2e-3
         method.weight_contrast = 0.1
         method.window_px, method.max_shift_px = 16, 4.0
+    if frozen := common.refining(config, args):
+        rules = (*frozen, *(rules or (("", {}),)))
+    config.optim.rules = rules
     return common.finished(config, args)

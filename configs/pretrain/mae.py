@@ -2,6 +2,7 @@
 for the rest.
 
     python -m dig_jax.main --config=mae:preset=cpu,records=records/lines --workdir=DIR
+    ... mae:preset=cpu,can,records=PATH    CAN (2210.16870): two views, contrast and noise as well
 
 | preset | what it is | expected |
 |---|---|---|
@@ -19,7 +20,7 @@ PRESETS = ("cpu", "lines", "words_union14m")
 
 
 def get_config(arg=None):
-    args = common.pretraining_args(arg, PRESETS)
+    args = common.pretraining_args(arg, PRESETS, can=False)
     config = common.pretraining("mae")
     method = config.method
     method.mask_ratio = 0.75
@@ -32,6 +33,11 @@ def get_config(arg=None):
         # Ratio and runs are those that worked for DiG's reconstruction at this size.
         method.mask_ratio, method.mask_span = 0.5, 2
         method.decoder_width, method.decoder_depth, method.decoder_heads = 64, 2, 4
+    if args.can:
+        method.mask_ratio = 0.5
+        method.can = {"recipe": "lines_light", "max_shift_px": 2.0, "noise_max": 0.05}
+        method.can.update(temperature=0.1, projector_width=256 if args.preset == "cpu" else 1024)
+        method.can.update(weight_contrast=0.03, weight_pixel=0.70, weight_noise=0.27)
     if args.preset == "words_union14m":
         common.words(config)
         config.batch_size = 1024

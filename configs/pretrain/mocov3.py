@@ -3,6 +3,8 @@
     python -m dig_jax.main --config=mocov3:preset=cpu,records=records/lines --workdir=DIR
     ... mocov3:preset=cpu,records=PATH,freeze_patch_embed=false
     ... --config.method.window_px=32    windows, as DiG's
+    ... mocov3:preset=cpu,records=PATH,block=3,layer_decay=0.65,lr=1e-3,steps=2400
+        --config.init_from=runs/gen     contrast after reconstruction, as MIM-Refiner
 
 | preset | what it is | expected |
 |---|---|---|
@@ -22,7 +24,7 @@ PRESETS = ("cpu", "lines", "words")
 
 
 def get_config(arg=None):
-    args = common.pretraining_args(arg, PRESETS, freeze_patch_embed=True)
+    args = common.pretraining_args(arg, PRESETS, freeze_patch_embed=True, **common.REFINING)
     config = common.pretraining("mocov3")
     method = config.method
     method.momentum, method.temperature = 0.99, 0.2
@@ -44,7 +46,8 @@ def get_config(arg=None):
         method.projector_width, method.predictor_width = 4096, 4096
         config.optim = {"lr": 1.5e-4, "lr_per": 256, "warmup_steps": 12480, "weight_decay": 0.1}
     rest = ("", {"weight_decay": 0.1} if args.preset == "words" else {})
-    freeze = args.freeze_patch_embed and not common.is_cnn(args.size or "")
-    frozen = (("^encoder/patch_embed/", {"freeze": True}),) if freeze else ()
+    frozen = common.refining(config, args)
+    if args.freeze_patch_embed and not common.is_cnn(args.size or ""):
+        frozen += (("^encoder/patch_embed/", {"freeze": True}),)
     config.optim.rules = (*frozen, rest) if frozen or rest[1] else ()
     return common.finished(config, args)

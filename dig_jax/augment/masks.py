@@ -1,16 +1,89 @@
 """Which tokens of a line are hidden from the encoder.
 
+    random   single tokens                                   DiG, MAE
+    span     runs of whole columns, wherever they begin      wav2vec 2.0; `random_mask` with a span
+    block    units of several patches, side by side          SimMIM; `unit_mask`
+    mixed    one of the three, drawn for each line           MMS, arXiv 2505.06855
+
+`hider` makes the function that a method draws its masks with, `most_visible` says how much of a
+line it leaves at most.
+
 DiG, reference section 1.6: a random 70 % of the tokens of every image, int(0.7 * 256) = 179 at 8 x
 32, without block structure. MAE does the same with 75 %. SimMIM, section 7: 60 % of units of
 several patches each. Departure that padded lines need: the share is of the *real* tokens and
 padding is never hidden.
 """
 
+import functools
 import math
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+KINDS = ("random", "span", "block", "mixed")
+
+
+def hider(
+    patch: Sequence[int],
+    ratio: float,
+    span: int = 1,
+    kind: str | None = None,
+    unit_px: Sequence[int] | None = None,
+) -> Callable[..., jax.Array]:
+    """(key, width i32[B], grid) -> the hidden tokens, bool[B,N], True = hidden.
+
+    kind: see above; None = "block" with a unit_px, "span" with a span above 1, else "random".
+    ratio, span: see `random_mask`. unit_px: see `unit_mask`; None = two patches each way, in grids
+    of an odd number of rows one row. ValueError for a kind that is not, and for one whose span is
+    missing.
+    """
+    return functools.partial(
+        _draw,
+        patch=tuple(patch),
+        kinds=kinds(kind, span, unit_px),
+        ratio=ratio,
+        span=span,
+        unit_px=unit_px,
+    )
+
+
+def kinds(kind: str | None, span: int, unit_px: Sequence[int] | None) -> tuple[str, ...]:
+    """The kinds that a line may get, by the arguments of `hider`."""
+    if kind is None:
+        kind = "block" if unit_px else "random" if span == 1 else "span"
+    if kind not in KINDS:
+        raise ValueError(
+            f"mask_kind is {kind!r}; set config.method.mask_kind to one of {', '.join(KINDS)}"
+        )
+    if kind in ("span", "mixed") and span == 1:
+        raise ValueError(
+            f"mask_kind is {kind!r} and mask_span is 1, which is no run: set "
+            "config.method.mask_span to 2 or more"
+        )
+    return ("random", "span", "block") if kind == "mixed" else (kind,)
+
+
+def _draw(key, width, grid, patch, kinds, ratio, span, unit_px):
+    """See `hider`."""
+    by = {
+        "random": lambda key: random_mask(key, width, grid, patch, ratio),
+        "span": lambda key: random_mask(key, width, grid, patch, ratio, span),
+        "block": lambda key: unit_mask(key, width, grid, patch, ratio, _unit(unit_px, grid, patch)),
+    }
+    if len(kinds) == 1:
+        return by[kinds[0]](key)
+    which_key, *keys = jax.random.split(key, 1 + len(kinds))
+    drawn = jnp.stack([by[kind](key) for kind, key in zip(kinds, keys)])
+    pick = jax.vmap(lambda key: jax.random.randint(key, (), 0, len(kinds)))
+    which = pick(jax.random.split(which_key, len(width)))
+    return jnp.take_along_axis(drawn, which[None, :, None], axis=0)[0]
+
+
+def _unit(unit_px, grid, patch):
+    """unit_px, or two patches each way."""
+    return tuple(unit_px or (patch[0] * (2 - grid[0] % 2), patch[1] * 2))
 
 
 def _hide_lowest(bits, place, valid, count):
@@ -33,14 +106,38 @@ def _hidden_counts(grid, ratio, span):
     return [int(ratio * unit * c) for c in range(grid[1] + 1)]
 
 
-def most_visible(grid, ratio, span=1):
-    """How many tokens `random_mask` leaves visible on a line that fills the grid; no shorter line
-    has more. An int: the static size of what an encoder has to read that reads nothing else
-    (MAE)."""
-    tokens, each = (grid[0], 1) if span == 1 else (1, grid[0])
-    return max(
-        (c * tokens - hidden) * each for c, hidden in enumerate(_hidden_counts(grid, ratio, span))
-    )
+def most_visible(grid, patch, ratio, span=1, kind=None, unit_px=None):
+    """How many tokens a mask of `hider` leaves visible at most, whatever the line. An int: the
+    static size of what an encoder has to read that reads nothing else (MAE)."""
+    rows, columns = grid
+    most = 0
+    for one in kinds(kind, span, unit_px):
+        if one == "block":
+            hidden = _fewest_hidden(grid, patch, ratio, _unit(unit_px, grid, patch))
+        else:
+            each = 1 if one == "random" else rows
+            counts = _hidden_counts(grid, ratio, 1 if one == "random" else span)
+            hidden = [each * count for count in counts]
+        most = max([most, *(c * rows - hidden[c] for c in range(columns + 1))])
+    return most
+
+
+def _fewest_hidden(grid, patch, ratio, unit_px):
+    """[c]: how many tokens `unit_mask` hides at least on a line of c columns, where the units that
+    the end of the line cuts are the hidden ones."""
+    down, across = unit_px[0] // patch[0], unit_px[1] // patch[1]
+    lanes, least = grid[0] // down, []
+    for c in range(grid[1] + 1):
+        units = -(-c // across) * lanes
+        hidden, last = _hidden_units(units, ratio), c - (-(-c // across) - 1) * across
+        cut = min(hidden, lanes)
+        least.append(cut * last * down + (hidden - cut) * across * down)
+    return least
+
+
+def _hidden_units(units, ratio):
+    """SimMIM's ceil, but never the whole line."""
+    return max(min(math.ceil(ratio * units), units - 1), 0)
 
 
 def _real_columns(width, patch, columns):
@@ -122,7 +219,7 @@ def unit_mask(key, width, grid, patch, ratio, unit_px):
     lanes, places = rows // down, -(-columns // across)
     real = _real_columns(width, patch, columns)
     units = (real + across - 1) // across * lanes
-    counts = [0, *(min(math.ceil(ratio * u), u - 1) for u in range(1, places * lanes + 1))]
+    counts = [_hidden_units(u, ratio) for u in range(places * lanes + 1)]
     count = jnp.array(counts, jnp.int32)[units[:, 0]]
     keys, place = jax.random.split(key, width.shape[0]), jnp.arange(places * lanes)[None, :]
     bits = jax.vmap(lambda k: jax.random.bits(k, (places * lanes,), jnp.uint32))(keys)

@@ -13,7 +13,7 @@ Paper   Guan et al., "Self-supervised Character-to-Character Distillation for Te
     feature of a character = mean of the tokens that it covers        shares, Network.project
     L_dis = 1/2 sum over (student v1, teacher v2), (student v2, teacher v1), losses.distillation
         mean over characters of -softmax((t - c) / 0.04) . log softmax(s / 0.1)
-    c <- 0.9 c + 0.1 mean of t                                        Method._moved_center
+    c <- 0.9 c + 0.1 mean of t                                        contrast.moved_center
     L_seg = cross-entropy of both views' pixels with the k-means foreground, which follows the map
     L = L_dis + L_seg                                                 Method.loss
     xi <- m xi + (1 - m) theta, m: 0.9995 -> 1                        base.WithTeacher
@@ -281,7 +281,8 @@ class Method(base.WithTeacher):
             "t_std": losses.unit_std(theirs - jnp.broadcast_to(center, theirs.shape), valid),
         }
         total = self.weight_distillation * distillation + self.weight_segmentation * segmentation
-        return total, base.Aux(metrics, {"center": self._moved_center(center, theirs, valid)})
+        moved = contrast.moved_center(center, theirs, valid, self.center_momentum)
+        return total, base.Aux(metrics, {"center": moved})
 
     def _characters(self, foreground, batch):
         """Weights of the characters of both views f32[B,2,S,N], and which both show, bool[B,2,S]
@@ -316,15 +317,6 @@ class Method(base.WithTeacher):
         chances = jax.nn.log_softmax(logits)
         picked = jnp.where(wanted, chances[..., 1], chances[..., 0])
         return -jnp.sum(picked, where=real) / jnp.maximum(jnp.sum(real), 1)
-
-    def _moved_center(self, center, answers, valid):
-        """The centre after a step: towards the mean of the teacher's answers about both views'
-        characters, if any.
-        """
-        count = jnp.sum(valid)
-        mean = jnp.sum(answers, (0, 1, 2), where=valid[..., None]) / jnp.maximum(count, 1)
-        moved = self.center_momentum * center + (1 - self.center_momentum) * mean
-        return jnp.where(count > 0, moved, center)
 
     def reconstruct(self, params, batch, key):
         """Pictures of the segmentation, f32[B,H,W,C] in [0, 1]; foreground is white. "masked" is

@@ -43,7 +43,10 @@ identity)
 - Augmentation moves text sideways by at most `max_shift_px`, else windows of equal index would show
   different letters. The presets for lines take 2 px, between the views too, since only the second
   one moves. None is the official recipe's freedom.
-- Optional: runs of `mask_span` neighbouring columns instead of single patches.
+- Optional: runs of `mask_span` neighbouring columns or blocks instead of single patches
+  (`masks.hider`).
+- Optional: `decoder_blocks` transformer blocks between encoder and pixel decoder, so that the
+  encoder itself need not decode. Mask tokens still go through the encoder.
 - Optional: targets normalised per patch and channel (target="normalized").
 - Optional: a random first column of the position code, up to `column_offset_max`, so that narrow
   crops train the positions that long lines use. Each view draws its own: a shared one would give
@@ -59,7 +62,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -69,7 +72,8 @@ import jax.numpy as jnp
 from dig_jax import losses
 from dig_jax.augment import masks, views
 from dig_jax.methods.shared import base, contrast, pixels, two_views
-from dig_jax.models import encoders, heads, vit
+from dig_jax.models import encoders, heads, transformer, vit
+from dig_jax.models.layers import LayerNorm
 
 # The objectives, and what the teacher mirrors in each; the predictor belongs to queries only.
 TEACHER_PARTS = {
@@ -77,6 +81,28 @@ TEACHER_PARTS = {
     "dis": ("encoder", "projector"),
     "gen": (),
 }
+
+
+class Blocks(nn.Module):
+    """Transformer blocks behind an encoder. form: see `transformer.blocks`."""
+
+    depth: int
+    heads: int
+    form: Mapping[str, Any]
+
+    @nn.compact
+    def __call__(self, tokens, lengths):
+        """f32[B,N,D], of which lengths i32[B] are real -> f32[B,N,D], normalised."""
+        sizes = {"depth": self.depth, "heads": self.heads, "hidden": 4 * tokens.shape[-1]}
+        return LayerNorm(name="norm")(transformer.blocks(tokens, lengths, **sizes, **self.form))
+
+
+def blocks_behind(encoder, depth: int) -> Blocks:
+    """As wide as the encoder, with heads as a ViT's own or, behind a CNN, of 32."""
+    heads = getattr(encoder, "heads", encoder.width // 32)
+    is_vit = isinstance(encoder, vit.Vit)
+    form = encoder.form(encoder.width // heads) if is_vit else {"dtype": encoder.dtype}
+    return Blocks(depth, heads, form)
 
 
 class Network(nn.Module):
@@ -87,12 +113,14 @@ class Network(nn.Module):
 
     encoder: nn.Module
     objective: str
+    block: str | int
     window_px: int
     values: int  # of a patch: ph * pw * C
     projector_width: int
     projector_dim: int
     pix_projector_width: int
     decoder_width: int
+    decoder_blocks: int
 
     def setup(self):
         self.patch = tuple(self.encoder.patch)
@@ -104,6 +132,8 @@ class Network(nn.Module):
         if self.objective == "dig":
             hidden = self.pix_projector_width
             self.pix_projector = heads.Mlp((hidden, hidden, width), dtype)
+        if self.decoder_blocks:
+            self.pix_blocks = blocks_behind(self.encoder, self.decoder_blocks)
         if self.objective != "dis":
             self.pix_decoder = heads.PixelDecoder(
                 self.values, self.decoder_width, dtype, getattr(self.encoder, "gelu", "exact")
@@ -115,13 +145,14 @@ class Network(nn.Module):
         if self.objective != "gen":
             self.predict(*self.instances(tokens, batch))
         if self.objective != "dis":
-            self.decode(tokens)
+            self.decode(tokens, batch)
 
     def encode_views(self, batch, deterministic=True):
         """Masked first view and plain second view -> tokens f32[B,V,N,D], in one pass over B * V
         rows.
         """
-        return two_views.encode(self.encoder, batch, batch.get("mask"), deterministic)
+        mask = batch.get("mask")
+        return two_views.encode(self.encoder, batch, mask, deterministic, self.block)
 
     def instances(self, tokens, batch):
         """Tokens of two views -> z f32[B,2,S,K] of S windows, and which are real, bool[B,2,S]."""
@@ -137,16 +168,21 @@ class Network(nn.Module):
     def predict(self, z, real):
         return self.predictor(z, real)
 
-    def decode(self, tokens):
+    def decode(self, tokens, batch):
         """First view's tokens -> patch vectors f32[B,N,P], the units of the target."""
-        return self.pix_decoder(tokens[:, 0])
+        x = tokens[:, 0]
+        if self.decoder_blocks:
+            grid = vit.grid(batch["view1"].shape, self.patch)
+            x = self.pix_blocks(x, vit.columns(batch["width"], self.patch[1]) * grid[0])
+        return self.pix_decoder(x)
 
 
 class Method(base.WithTeacher):
     """DiG or one of its halves.
 
     encoder: see `encoders.create` (final_norm follows from the objective unless given). channels: C
-    of the images. recipe: augmentation of the second view: a name or a recipe of `views`.
+    of the images. block: of "dis", see `two_views.encode`. recipe: augmentation of the second view:
+    a name or a recipe of `views`.
     max_shift_px None = unbounded. target_floor: normalised targets are divided by sqrt(variance +
     floor^2), in grey of [0, 1]. The official 1e-6 blows the grain of blank paper up to full size.
     Head sizes default to the official ones, which outweigh a small encoder. loss_chunk: keys at a
@@ -159,8 +195,11 @@ class Method(base.WithTeacher):
         encoder: Mapping[str, Any],
         channels: int,
         objective: str = "dig",
+        block: str | int = "last",
         mask_ratio: float = 0.7,
         mask_span: int = 1,
+        mask_kind: str | None = None,
+        mask_unit_px: Sequence[int] | None = None,
         target: str = "pixel",
         target_floor: float = 1e-6,
         window_px: int = 32,
@@ -175,12 +214,23 @@ class Method(base.WithTeacher):
         projector_dim: int = 256,
         pix_projector_width: int = 512,
         decoder_width: int = 192,
+        decoder_blocks: int = 0,
         loss_chunk: int | None = None,
     ):
         if objective not in TEACHER_PARTS:
             raise ValueError(
                 f"objective is {objective!r}; set config.method.objective to one of "
                 f"{', '.join(TEACHER_PARTS)}"
+            )
+        if decoder_blocks < 0 or (decoder_blocks and objective == "dis"):
+            raise ValueError(
+                f"decoder_blocks is {decoder_blocks} with objective {objective!r}: set "
+                "config.method.decoder_blocks to 0 or more, and above 0 for 'gen' or 'dig' alone"
+            )
+        if block != "last" and objective != "dis":
+            raise ValueError(
+                f"block is {block!r} with objective {objective!r}: only 'dis' compares another "
+                "block than the last, so set config.method.block to 'last'"
             )
         pixels.check(target, mask_ratio, column_offset_max)
         base.check_fractions(momentum=momentum)
@@ -191,7 +241,7 @@ class Method(base.WithTeacher):
         self.patch, self.channels = tuple(encoder["patch"]), channels
         self.contrasts, self.reconstructs = objective != "gen", objective != "dis"
         self.loss_is_mean = not self.contrasts
-        self.mask_ratio, self.mask_span = mask_ratio, mask_span
+        self.hide = masks.hider(self.patch, mask_ratio, mask_span, mask_kind, mask_unit_px)
         self.target, self.target_floor = target, target_floor
         self.teacher_parts, self.momentum = TEACHER_PARTS[objective], momentum
         self.contrast_loss = functools.partial(
@@ -203,12 +253,14 @@ class Method(base.WithTeacher):
         self.network = Network(
             encoder=self.encoder,
             objective=objective,
+            block=base.checked_block(block, self.encoder),
             window_px=window_px,
             values=math.prod(self.patch) * channels,
             projector_width=projector_width,
             projector_dim=projector_dim,
             pix_projector_width=pix_projector_width,
             decoder_width=decoder_width,
+            decoder_blocks=decoder_blocks,
         )
 
     # augment
@@ -223,9 +275,7 @@ class Method(base.WithTeacher):
         out = {"view1": image, "width": batch["width"], "valid": batch["valid"]}
         if self.reconstructs:
             grid = vit.grid(image.shape, self.patch)
-            out["mask"] = masks.random_mask(
-                mask_key, batch["width"], grid, self.patch, self.mask_ratio, self.mask_span
-            )
+            out["mask"] = self.hide(mask_key, batch["width"], grid)
         if self.contrasts:
             out["view2"] = two_views.view(view_key, batch, self.recipe, self.max_shift_px)
         out |= two_views.column_offsets(
@@ -242,7 +292,7 @@ class Method(base.WithTeacher):
         tokens = self.apply(params, "encode_views", batch, key=key)
         total, metrics, weight = jnp.zeros(()), {}, None
         if self.reconstructs:
-            prediction = self.apply(params, "decode", tokens)
+            prediction = self.apply(params, "decode", tokens, batch)
             target = self.patch, self.target, self.target_floor
             metrics["pixel"] = pixels.masked_loss(prediction, batch, *target)
             total += self.weight_pixel * metrics["pixel"]
@@ -273,5 +323,6 @@ class Method(base.WithTeacher):
         batch.pop("view2", None)
         if "column_offset" in batch:
             batch["column_offset"] = batch["column_offset"][:, :1]
-        prediction = self.apply(params, "decode", self.apply(params, "encode_views", batch))
+        tokens = self.apply(params, "encode_views", batch)
+        prediction = self.apply(params, "decode", tokens, batch)
         return pixels.pictures(prediction, batch, self.patch, self.target, self.target_floor)

@@ -22,6 +22,11 @@ default, windows of `window_px` as in DiG on request, then matched by place. `ma
 half a column of 4 px) bounds the way of any pixel sideways. Padding and rows that are not valid
 enter no mean, norm, negative or gradient.
 
+Contrast after reconstruction, after MIM-Refiner (Alkin et al., ICLR 2025, arXiv 2402.10093): start
+from `gen` or `mae` by config.init_from, with a low rate on early blocks (config.optim.layer_decay).
+`block` puts the contrast on a block in the middle, where masked models keep what says most. There
+it is one contrast a block on the upper third of the blocks, with a queue of nearest neighbours.
+
 The patch embedding is frozen by a rule of the optimiser (configs/pretrain/mocov3.py): it takes
 neither gradient, decay nor moments.
 
@@ -49,7 +54,8 @@ class Method(base.WithTeacher):
     """MoCo v3.
 
     encoder: see `encoders.create`. channels: C of the images. window_px: `contrast.instances`, None
-    = whole lines. predictor_width: hidden units of the predictor. recipes: of view 1 and view 2, a
+    = whole lines. block: "last", or the number of the block whose tokens are compared, from 1.
+    predictor_width: hidden units of the predictor. recipes: of view 1 and view 2, a
     name or a recipe of `views` or None = the line itself; max_shift_px None = unbounded.
     column_offset_max: `two_views.column_offsets`. loss_chunk: keys at a time in the loss, None =
     all (`losses.info_nce`). Raises ValueError.
@@ -63,6 +69,7 @@ class Method(base.WithTeacher):
         encoder: Mapping[str, Any],
         channels: int,
         window_px: int | None = None,
+        block: str | int = "last",
         temperature: float = 0.2,
         momentum: float = 0.99,
         projector_width: int = 4096,
@@ -99,6 +106,7 @@ class Method(base.WithTeacher):
             predictor=heads.Mlp((predictor_width, projector_dim), dtype),
             window_px=window_px,
             by_view=True,
+            block=base.checked_block(block, self.encoder),
         )
 
     def loss(self, params, state, batch, key, progress):

@@ -100,7 +100,7 @@ class Method(base.Method):
         # An encoder that lacks one of them needs none for a 0.
         own = {k: v for k, v in given.items() if v or (v is not None and k in encoder)}
         self.encoder = encoders.create({**encoder, **own})
-        self.block = checked_block(block, self.encoder)
+        self.block = base.checked_block(block, self.encoder, mix=True)
         own = self.block == "last" and self.encoder.final_norm
         self.norm = None if own else LayerNorm()
         head = {"dtype": self.encoder.dtype, **next(iter(heads.values()))}
@@ -330,25 +330,6 @@ class Method(base.Method):
 def _normalised(batch):
     """Pixels from u8 to [-1, 1], where the batch has any (see `base.Method.frozen_features`)."""
     return batch | {"image": base.normalise(batch["image"])} if "image" in batch else batch
-
-
-def checked_block(block: str | int, encoder: Any) -> str | int:
-    """The block that frames come from, a number as int. ValueError for one that is not there."""
-    if block == "last":
-        return block
-    depth = getattr(encoder, "depth", 0)
-    if not isinstance(encoder, vit.Vit) or not depth:
-        raise ValueError(
-            f"config.method.block is {block!r}, and only a ViT has blocks: leave it 'last'"
-        )
-    if block == "mix":
-        return block
-    if not (str(block).isdigit() and 1 <= int(block) <= depth):
-        raise ValueError(
-            f"config.method.block is {block!r}: set it to 'last', 'mix' or a number from 1 to "
-            f"{depth}"
-        )
-    return int(block)
 
 
 def check_heads(heads: Mapping[str, Mapping[str, Any]], frozen: bool) -> None:

@@ -4,7 +4,7 @@ Paper   Xie et al., "SimMIM: A Simple Framework for Masked Image Modeling", CVPR
         2111.09886.
 
     what                                                        where
-    hide 60 % of units of several patches each                  masks.unit_mask
+    hide 60 % of units of several patches each                  masks.hider, masks.unit_mask
     mask token in their place, every token through the encoder  Network, vit.Vit
     head: one linear layer from a token to its patch            Network
     L = mean over hidden pixels of |prediction - x|             losses.masked_l1
@@ -38,7 +38,6 @@ Watch   pixel, in the units of the target. With "input" a constant reaches the m
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -75,9 +74,9 @@ class Method(base.Method):
     """SimMIM.
 
     encoder: keyword arguments of `vit.Vit`. channels: C of the images. mask_unit_px: (height,
-    width) of what is hidden at a time, whole patches. target, target_floor: see
-    `pixels.pixel_target`. column_offset_max: see `two_views.column_offsets`. Raises ValueError for
-    values out of range.
+    width) of what is hidden at a time, whole patches; another mask_kind: see `masks.hider`. target,
+    target_floor: see `pixels.pixel_target`. column_offset_max: see `two_views.column_offsets`.
+    Raises ValueError for values out of range.
     """
 
     loss_is_mean = True
@@ -89,6 +88,8 @@ class Method(base.Method):
         channels: int,
         mask_ratio: float = 0.6,
         mask_unit_px: Sequence[int] = (16, 8),
+        mask_span: int = 1,
+        mask_kind: str | None = None,
         target: str = "input",
         target_floor: float = 0.05,
         column_offset_max: int = 0,
@@ -96,9 +97,7 @@ class Method(base.Method):
         pixels.check(target, mask_ratio, column_offset_max)
         self.encoder = encoders.create_vit(encoder)
         self.patch, self.channels = tuple(encoder["patch"]), channels
-        self.hide = functools.partial(
-            masks.unit_mask, patch=self.patch, ratio=mask_ratio, unit_px=tuple(mask_unit_px)
-        )
+        self.hide = masks.hider(self.patch, mask_ratio, mask_span, mask_kind, mask_unit_px)
         self.target = self.patch, target, target_floor
         self.column_offset_max = column_offset_max
         self.network = Network(encoder=self.encoder, values=math.prod(self.patch) * channels)

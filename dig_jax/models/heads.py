@@ -66,8 +66,8 @@ class BatchNorm(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Dense layers with ReLU between; behind each a batch norm of a kind in NORMS or, where that is
-    None, its own bias.
+    """Dense layers with ReLU between. Behind each stands a batch norm of a kind in NORMS, or where
+    that is None its own bias, or nothing at all ("none").
 
     | head | features | hidden_norm | last_norm |
     |---|---|---|---|
@@ -77,6 +77,7 @@ class Mlp(nn.Module):
     | predictor of SimSiam | (512, 2048) | affine | None |
     | pix_projector of DiG | (512, 512, D) | affine | bare |
     | projector of SimCLR | (D, D, 128) | affine | scale |
+    | expander of VICReg | (8192, 8192, 8192) | affine | none |
     | head of MoCo v1, of v2 | (128,), (2048, 128) | None | None |
 
     x [..., D], weight bool[...] (rows that count in the statistics) -> f32[..., features[-1]].
@@ -96,7 +97,7 @@ class Mlp(nn.Module):
             x = Dense(features, use_bias=norm is None, dtype=self.dtype, **init, name=f"dense_{i}")(
                 x
             )
-            if norm is not None:
+            if norm in NORMS:
                 x = BatchNorm(**NORMS[norm], name=f"norm_{i}")(x, weight)
             if i < last:
                 x = jax.nn.relu(x)

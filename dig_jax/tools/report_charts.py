@@ -37,6 +37,7 @@ STYLE = """
 CURVES = (
     ("Loss", ("train/loss*",)),
     ("Pixel loss: mean square error on masked patches", ("train/pixel",)),
+    ("Loss against a teacher's answers", ("train/latent", "train/tokens", "train/windows")),
     ("Contrast loss", ("train/contrast",)),
     ("Contrast: share of queries whose positive ranks first", ("train/top1*",)),
     ("Character error rate", ("eval/*/cer", "probe/*/cer")),
@@ -45,6 +46,7 @@ CURVES = (
         "Spread of the queries (0 = collapse, healthy: 1 / sqrt of their dimension)",
         ("train/q_std",),
     ),
+    ("Spread of the teacher's answers (0 = collapse)", ("train/t_std",)),
     ("Spread of the features (0 = collapse)", ("collapse/*std",)),
     ("Effective rank of the features", ("collapse/*effective_rank",)),
     ("Share of the features' variance that position explains", ("collapse/*position_share",)),

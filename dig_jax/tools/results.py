@@ -64,9 +64,9 @@ BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 ORIGINS = "Commit and machine of the runs"
 # Rows in the order of the README's methods; a start that is not here follows at the end.
 STARTS = (
-    "random", "dig", "dis", "gen", "seqclr", "simclr", "moco", "mocov3", "simsiam", "simmim", "mae",
-    "linecontrast", "ccd", "ssm", "siman", "rotation", "jigsaw", "relative_position",
-    "colorization", "denoising",
+    "random", "dig", "dis", "gen", "seqclr", "simclr", "moco", "mocov3", "simsiam", "vicreg",
+    "simmim", "mae", "latent", "ibot", "linecontrast", "ccd", "ssm", "siman", "rotation", "jigsaw",
+    "relative_position", "colorization", "denoising",
 )  # fmt: skip
 
 

@@ -41,6 +41,18 @@ def with_mask(picture, mask, patch):
     return picture
 
 
+def mask_of(views, name):
+    """bool[B,N], the hidden patches of a view: `mask` is bool[B,V,N], or bool[B,N] of view1 alone;
+    None where nothing of it is hidden.
+    """
+    if "mask" not in views or name not in ("view1", "view2"):
+        return None
+    mask = np.asarray(views["mask"])
+    if mask.ndim == 3:
+        return mask[:, int(name[-1]) - 1]
+    return mask if name == "view1" else None
+
+
 def caption(text, width_px, height_px=26):
     """A strip with text; characters that OpenCV's fonts lack come out as '?', which is why it
     stands beside the image.
@@ -68,11 +80,10 @@ def panels(batch, views, patch, i):
             view = np.asarray(views[name][row])
             whole = view.shape[1] == batch["image"].shape[2]
             picture = as_picture(view, int(batch["width"][i]) if whole else view.shape[1])
-            masked = (
-                name == "view1" and "mask" in views and not np.all(views["mask"])
-            )  # all: painted, but seen (SSM)
+            mask = mask_of(views, name)
+            masked = mask is not None and not np.all(mask)  # all: painted, but seen (SSM)
             if masked:
-                picture = with_mask(picture, np.asarray(views["mask"][row]), patch)
+                picture = with_mask(picture, mask[row], patch)
             if name == "image" and np.abs(picture.astype(int) - shown[0][1]).max() <= 1:
                 continue  # as it was: a recogniser without a recipe
             shown.append(

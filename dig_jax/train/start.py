@@ -100,7 +100,18 @@ def load_parts(source: Source, placed: TrainState, method: base.Method) -> dict[
 
 
 def replace_parts(state: TrainState, loaded: dict[str, Any], method: base.Method) -> TrainState:
-    """The state with these parts in place of its own; the teacher follows."""
+    """The state with these parts in place of its own; the teacher follows the student, except for
+    parts of a teacher that are loaded themselves."""
+    own = {path: tree for path, tree in loaded.items() if path.split("/")[0] != "teacher"}
+    state = _with_parts(state, own)
+    teacher = method.init_teacher(state.params) if own else None
+    if teacher is not None:
+        state = state.replace(teacher=jax.tree.map(jnp.copy, teacher))
+    return _with_parts(state, {path: loaded[path] for path in loaded.keys() - own.keys()})
+
+
+def _with_parts(state: TrainState, loaded: dict[str, Any]) -> TrainState:
+    """The state with these parts in place of its own."""
     for path, tree in loaded.items():
         first, *rest = path.split("/")
         if path == "params":
@@ -111,8 +122,7 @@ def replace_parts(state: TrainState, loaded: dict[str, Any], method: base.Method
                 parent = parent[name]
             tree = {**parent, rest[depth]: tree}
         state = state.replace(**{first: tree})
-    teacher = method.init_teacher(state.params) if loaded else None
-    return state if teacher is None else state.replace(teacher=jax.tree.map(jnp.copy, teacher))
+    return state
 
 
 def first_batches(experiment: Experiment, count: int, params: base.Params) -> Iterator[base.Batch]:

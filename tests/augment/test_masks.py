@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dig_jax.augment.masks import most_visible, random_mask, unit_mask
+from dig_jax.augment.masks import KINDS, hider, kinds, most_visible, random_mask, unit_mask
 
 PATCH = (4, 4)
 
@@ -37,7 +37,7 @@ def test_counts_of_every_width(key, grid, ratio, span):
                 line.reshape(columns, rows).min(axis=1) == line.reshape(columns, rows).max(axis=1)
             )
     visible = -(-width // 4) * rows - mask.sum(axis=1)
-    assert visible.max() == visible[-1] == most_visible(grid, ratio, span)
+    assert visible.max() == visible[-1] == most_visible(grid, PATCH, ratio, span)
 
 
 @pytest.mark.parametrize("span", [1, 3, 4])
@@ -147,3 +147,75 @@ def test_impossible_units_are_sentences(key, unit_px, ratio):
         unit_mask(key, jnp.array([8]), (8, 2), PATCH, ratio, unit_px)
     with pytest.raises(ValueError, match="method.mask_ratio"):
         unit_mask(key, jnp.array([8]), (8, 2), PATCH, 1.2, (4, 4))
+
+
+# ---- one option: the kind ----
+
+KIND_GRIDS = [(8, 32), (1, 31)]  # patches of a part of the height, and of all of it
+
+
+@pytest.mark.parametrize("grid", KIND_GRIDS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_kind_has_its_rate_and_shape(kind, grid):
+    """Half of each line, whatever its width, but for one unit and what the end cuts off of units;
+    padding is never hidden."""
+    rows, columns = grid
+    width = np.arange(1, columns * 4 + 1)
+    hide = hider(PATCH, 0.5, 3, kind)
+    mask = np.asarray(jax.jit(lambda k, w: hide(k, w, grid))(jax.random.key(4), width))
+    pictures = mask.reshape(-1, columns, rows)
+    unit = {"random": 1, "span": rows, "block": 4 + rows, "mixed": 4 + rows}[kind]
+    for w, line in zip(width, pictures):
+        real = -(-w // 4)
+        assert not line[real:].any() and abs(line.sum() - 0.5 * real * rows) <= unit
+        whole_columns = (line.min(1) == line.max(1)).all()
+        assert whole_columns or kind != "span"
+        tall = 2 - rows % 2
+        blocks = line[: real // 2 * 2].reshape(real // 2, 2, rows // tall, tall)
+        whole_blocks = (blocks.min((1, 3)) == blocks.max((1, 3))).all()
+        assert whole_blocks or kind != "block"
+    visible = (-(-width // 4) * rows - mask.sum(1)).max()
+    assert visible <= most_visible(grid, PATCH, 0.5, 3, kind)
+
+
+def test_mixed_draws_one_of_the_three_for_each_line_whatever_the_batch():
+    hide, width, grid = hider(PATCH, 0.5, 4, "mixed"), jnp.full((900,), 128), (8, 32)
+    draw = jax.jit(lambda w: hide(jax.random.key(0), w, grid))
+    mask = np.asarray(draw(width))
+    np.testing.assert_array_equal(mask[:90], draw(width[:90]))
+    lines = mask.reshape(-1, 32, 8)
+    spans = (lines.min(2) == lines.max(2)).all(1)
+    blocks = lines.reshape(-1, 16, 2, 4, 2)
+    blocks = (blocks.min((2, 4)) == blocks.max((2, 4))).all((1, 2)) & ~spans
+    for share in (spans.mean(), blocks.mean(), (~spans & ~blocks).mean()):
+        assert abs(share - 1 / 3) < 5 * math.sqrt(2 / 9 / 900)
+
+
+def test_the_other_options_say_the_kind_where_it_is_not_named(key):
+    assert kinds(None, 1, None) == ("random",) and kinds(None, 2, None) == ("span",)
+    assert kinds(None, 1, (8, 8)) == ("block",) and kinds("random", 2, None) == ("random",)
+    width, grid = jnp.full((4,), 128), (8, 32)
+    same = np.testing.assert_array_equal
+    same(hider(PATCH, 0.7)(key, width, grid), random_mask(key, width, grid, PATCH, 0.7))
+    same(hider(PATCH, 0.7, 3)(key, width, grid), random_mask(key, width, grid, PATCH, 0.7, 3))
+    blocks = unit_mask(key, width, grid, PATCH, 0.7, (8, 8))
+    same(hider(PATCH, 0.7, kind="block")(key, width, grid), blocks)
+    same(hider(PATCH, 0.7, unit_px=(8, 8))(key, width, grid), blocks)
+
+
+@pytest.mark.parametrize("grid", KIND_GRIDS)
+def test_no_block_mask_leaves_more_than_it_says(grid):
+    """Many draws of lines that the units do not divide come to the bound, and not above it."""
+    hide, width = hider(PATCH, 0.4, kind="block"), np.repeat(np.arange(1, grid[1] * 4, 7), 60)
+    mask = np.asarray(hide(jax.random.key(0), jnp.asarray(width), grid))
+    visible = -(-width // 4) * grid[0] - mask.sum(1)
+    bound = most_visible(grid, PATCH, 0.4, kind="block")
+    assert visible.max() <= bound <= visible.max() + 4
+
+
+def test_impossible_kinds_are_sentences():
+    with pytest.raises(ValueError, match="mask_kind is 'blok'; set config.method.mask_kind to one"):
+        hider(PATCH, 0.5, kind="blok")
+    for kind in ("span", "mixed"):
+        with pytest.raises(ValueError, match="mask_span is 1.*config.method.mask_span to 2"):
+            hider(PATCH, 0.5, kind=kind)

@@ -84,8 +84,9 @@ class Case:
     keep the shapes.
     """
 
-    def __init__(self, method):
-        self.method, self.batch, self.step = method, batch(), stepper(method)
+    def __init__(self, method, **more):
+        """more: what the method's `augment` adds to the views."""
+        self.method, self.batch, self.step = method, batch() | more, stepper(method)
         self.state = start(method, self.batch)
         self.out = jax.device_get(self.step(*self.state, self.batch))
         self.params = self.state[0]
@@ -165,6 +166,9 @@ def prove_growth_and_devices_do_not_matter(case):
         name: jnp.pad(x, [(0, rows)] + [(0, 0)] * (x.ndim - 1)) for name, x in case.batch.items()
     }
     wide["width"] = wide["width"].at[rows:].set(20)
+    if "mask" in wide:  # bool[B,V,N]
+        more = grown // PATCH[1] * HEIGHT // PATCH[0]
+        wide["mask"] = jnp.pad(wide["mask"], ((0, 0), (0, 0), (0, more)))
     for name in ("view1", "view2"):
         noise = jnp.asarray(rng.uniform(-1, 1, (2 * rows, HEIGHT, WIDTH + grown, 1)), jnp.float32)
         wide[name] = noise.at[:rows, :, :WIDTH].set(case.batch[name])

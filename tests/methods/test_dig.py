@@ -20,7 +20,7 @@ import pytest
 from dig_jax.augment import views
 from dig_jax.methods import dig
 from dig_jax.methods.shared import base, pixels
-from dig_jax.models import vit
+from dig_jax.models import encoders, vit
 from tests.methods import checks
 from tests.methods.checks import same
 
@@ -188,7 +188,7 @@ def test_only_hidden_patches_of_valid_rows_enter_the_pixel_loss():
 
     @jax.jit
     def loss(tokens, batch):
-        prediction = method.network.apply({"params": params}, tokens, method=dig.Network.decode)
+        prediction = method.apply(params, "decode", tokens, batch)
         return pixels.masked_loss(prediction, batch, PATCH, "pixel", 1e-6)
 
     counts = np.asarray(batch["mask"]) & batch["valid"][:, None]
@@ -208,6 +208,42 @@ def test_only_hidden_patches_of_valid_rows_enter_the_pixel_loss():
 
     assert with_target(~entering) == loss(tokens, batch)
     assert with_target(entering) != loss(tokens, batch)
+
+
+def test_blocks_behind_the_encoder_learn_and_read_no_padding():
+    """decoder_blocks=2 of "gen": the encoder is what it was, and a line on a wider canvas is
+    rebuilt alike."""
+    method = make(objective="gen", decoder_blocks=2)
+    params, _, batch = start(method, lines(6))
+    assert set(params["pix_blocks"]) == {"block_0", "block_1", "norm"}
+    plain = make(objective="gen")
+    tree = lambda m: jax.eval_shape(m.init, jax.random.key(0), batch)["params"]["encoder"]
+    assert jax.tree.structure(params["encoder"]) == jax.tree.structure(tree(plain))
+
+    @jax.jit
+    def step(params, batch):
+        def loss(params):
+            tokens = method.apply(params, "encode_views", batch)
+            said = method.apply(params, "decode", tokens, batch)
+            return pixels.masked_loss(said, batch, PATCH, "pixel", 1e-6), said
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    (_, said), grads = step(params, batch)
+    for path, grad in jax.tree_util.tree_leaves_with_path(grads):
+        assert np.isfinite(grad).all() and np.any(grad), jax.tree_util.keystr(path)
+    wide = {"mask": np.pad(batch["mask"], ((0, 0), (0, 8)))}
+    noise = np.random.default_rng(1).uniform(-1, 1, (6, HEIGHT, 2 * PATCH[1], 1))
+    wide["view1"] = np.concatenate([batch["view1"], noise.astype(np.float32)], 2)
+    (_, other), wide_grads = step(params, {**batch, **wide})
+    real = np.asarray(vit.token_valid(batch["width"], PATCH, (4, 8)))
+    np.testing.assert_allclose(np.asarray(other)[:, :32][real], said[real], atol=1e-5)
+    same(wide_grads, grads, rtol=5e-5)
+    cnn = {"kind": "cnn", "height_px": HEIGHT, **encoders.sized({"size": "cnn_nano"})}
+    behind = dig.Method(encoder=cnn, channels=1, objective="gen", decoder_blocks=1)
+    raw = jax.eval_shape(behind.augment, jax.random.key(0), lines(2))
+    shapes = jax.eval_shape(behind.init, jax.random.key(0), raw)["params"]
+    assert set(shapes["pix_blocks"]) == {"block_0", "norm"}
 
 
 OBJECTIVES = [("dig", "pixel"), ("dig", "normalized"), ("dis", "pixel"), ("gen", "normalized")]
@@ -436,6 +472,8 @@ def test_pictures_change_hidden_patches_only(target):
         ({"target": "raw"}, "target is 'raw'.*method.target.*pixel, normalized"),
         ({"momentum": 1.5}, r"momentum is 1\.5.*\[0, 1\].*method.momentum"),
         ({"mask_ratio": 1.0}, r"mask_ratio is 1\.0.*method.mask_ratio"),
+        ({"decoder_blocks": -1}, "decoder_blocks is -1 with objective 'dig'.*to 0 or more"),
+        ({"block": 1}, "block is 1 with objective 'dig': only 'dis'.*method.block to 'last'"),
         ({"recipe": "digg"}, "recipe is 'digg'.*method.recipe.*dig, lines_light"),
         ({"column_offset_max": -1}, "column_offset_max is -1.*0 or more"),
         ({"channels": 3}, "images have 1 channels.*method.channels"),

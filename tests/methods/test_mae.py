@@ -15,9 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dig_jax.configs.pretrain import mae as config
 from dig_jax.methods import dig, mae
 from dig_jax.models import vit
-from tests.methods import checks, golden
+from tests.methods import checks, golden, pairs
 from tests.methods.checks import PATCH, ROWS, grown, inside, lines, pixels_of, same
 
 PATH = pathlib.Path(__file__).parents[1] / "data" / "mae_golden.npz"
@@ -273,6 +274,23 @@ def test_every_line_removes_the_same_share_of_its_real_patches():
     assert (np.diff(filled.astype(int), axis=1) <= 0).all()  # empty places last
 
 
+@pytest.mark.parametrize("kind", ["block", "mixed"])
+def test_other_masks_keep_every_visible_patch(kind):
+    """The places of the encoder are enough for whatever the masks leave."""
+    method = make(mask_kind=kind, mask_span=2, mask_ratio=0.5)
+
+    @jax.jit
+    def read(key):
+        batch = method.augment(key, lines(64))
+        params = method.init(jax.random.key(0), batch)["params"]
+        return method.network.apply({"params": params}, batch, method=mae.Network.encode), batch
+
+    tokens, batch = read(jax.random.key(1))
+    filled = (np.asarray(tokens) != 0).any(axis=-1).sum(1)
+    real = ROWS * -(-np.asarray(batch["width"]) // PATCH[1])
+    np.testing.assert_array_equal(filled, real - np.asarray(batch["mask"]).sum(1))
+
+
 @pytest.mark.parametrize("cls, line, columns", [(False, 1, 5), (True, 2, 3)])
 def test_a_line_is_encoded_and_rebuilt_as_it_would_be_alone(cls, line, columns):
     """Another canvas has another K: neither empty places nor padding tell."""
@@ -360,6 +378,75 @@ def test_one_device_and_eight_agree():
     method, _, params, batch = small()
     eight = loss_and_grads(method)(*checks.on_eight_devices(params, batch))
     same(jax.device_get(eight), loss_and_grads(method)(params, batch), rtol=2e-5)
+
+
+# ---- CAN ----
+
+
+def test_can_is_three_losses_of_two_masked_and_noisy_views():
+    """Each against a slow loop over what the network says; nothing of removed patches is read."""
+    can = {"recipe": pairs.BLUR, "projector_width": 24, "projector_dim": 16}
+    method = make(can=can, mask_ratio=0.5, column_offset_max=9)
+    raw = {**lines(), "valid": np.arange(8) != 4}
+    batch = jax.device_get(jax.jit(method.augment)(jax.random.key(0), raw))
+    params = checks.shaken(jax.jit(method.init)(jax.random.key(1), batch)["params"])
+
+    @jax.jit
+    def step(params, batch):
+        def loss(params, views):
+            given = {**batch, **views}
+            value, aux = method.loss(params, STATE, given, None, 0.0)
+            return value, (aux.metrics, method.apply(params, "__call__", given))
+
+        views = {name: batch[name] for name in ("view1", "view2")}
+        return jax.value_and_grad(loss, (0, 1), has_aux=True)(params, views)
+
+    (loss, (metrics, (said, z))), (grads, by_pixel) = jax.device_get(step(params, batch))
+    said, z = said.reshape(8, 2, 32, 2, *PATCH), z.reshape(8, 2, 16)
+    squares, grains = [], []
+    for b, v, n in np.ndindex(8, 2, 32):
+        y, x = n % ROWS * PATCH[0], n // ROWS * PATCH[1]
+        real = min(PATCH[1], int(batch["width"][b]) - x)
+        if not batch["valid"][b] or real <= 0:
+            continue
+        cut = np.s_[b, y : y + PATCH[0], x : x + real, 0]
+        noise = batch["noise"][:, v][cut]
+        if not batch["mask"][b, v, n]:
+            grains.append((said[b, v, n, 1][:, :real] - noise) ** 2)
+            continue
+        clean = (batch[f"view{v + 1}"][cut] - batch["strength"][b, v] * noise) / 2
+        target = (clean - clean.mean()) / math.sqrt(clean.var(ddof=1) + 0.05**2)
+        squares.append((said[b, v, n, 0][:, :real] - target) ** 2)
+    mean = lambda parts: np.concatenate([x.ravel() for x in parts]).mean()
+    one, two, top1 = pairs.nt_xent(*z[batch["valid"]].transpose(1, 0, 2).astype(np.float64), 0.1)
+    expected = {"pixel": mean(squares), "noise": mean(grains), "contrast": np.mean(one + two)}
+    expected["top1"] = top1
+    for name, value in expected.items():
+        np.testing.assert_allclose(metrics[name], value, rtol=2e-4, err_msg=name)
+    total = 0.7 * expected["pixel"] + 0.27 * expected["noise"] + 0.03 * expected["contrast"]
+    np.testing.assert_allclose(loss, total, rtol=2e-4)
+    assert (batch["mask"][:, 0] != batch["mask"][:, 1]).any() and not method.loss_is_mean
+    assert 0 <= batch["strength"].min() and 0.01 < batch["strength"].max() <= 0.05
+    for path, grad in jax.tree_util.tree_leaves_with_path(grads):
+        idle = "encoder" in jax.tree_util.keystr(path) and "mask_token" in str(path)
+        assert np.isfinite(grad).all() and np.any(grad) != idle, jax.tree_util.keystr(path)
+    assert not by_pixel["view2"][4].any() and by_pixel["view2"][0].any()
+    dirty = {}
+    for v, name in enumerate(("view1", "view2")):
+        removed = pixels_of(batch["mask"][:, v])[..., None]
+        dirty[name] = np.where(removed, np.float32(np.nan), batch[name])
+    again = jax.jit(lambda b: method.apply(params, "__call__", b))({**batch, **dirty})
+    np.testing.assert_allclose(again[1].reshape(z.shape), z, atol=1e-5)
+    shapes = jax.eval_shape(method.reconstruct, params, lines(), jax.random.key(0))
+    assert {name: x.shape for name, x in shapes.items()}["output"] == (8, 32, 64, 1)
+
+
+def test_can_has_a_config_and_refuses_what_it_lacks():
+    options = config.get_config("preset=cpu,can").method
+    assert options.can.weight_pixel == 0.7 and options.mask_ratio == 0.5
+    assert "can" not in config.get_config("preset=cpu").method
+    with pytest.raises(ValueError, match="can has noize; config.method.can has recipe, max_shift"):
+        make(can={"noize": 1})
 
 
 # ---- augment, encode, reconstruct ----

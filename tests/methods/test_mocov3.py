@@ -3,6 +3,7 @@ frozen embedding.
 """
 
 import math
+import re
 import types
 
 import jax
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from dig_jax import trees
+from dig_jax.configs.pretrain import dig as dig_config
 from dig_jax.configs.pretrain import mocov3 as config
 from dig_jax.methods import mocov3
 from dig_jax.train import optim
@@ -124,6 +126,35 @@ def test_the_rule_of_the_config_freezes_the_patch_embedding(case):
         assert not config.get_config(f"preset=cpu,{other}").optim.rules
 
 
+def test_a_contrast_on_a_middle_block_is_that_of_an_encoder_that_ends_there():
+    """block=1 of 2, against an encoder of one block without a last norm; what stands above it takes
+    no gradient, and the config's rules freeze it at any depth."""
+    deep = {**pairs.ENCODER, "depth": 2}
+    case = pairs.Case(make(encoder=deep, block=1, window_px=16))
+    short = make(encoder={**pairs.ENCODER, "final_norm": False}, window_px=16)
+    keep = lambda params: (
+        params
+        | {"encoder": {n: x for n, x in params["encoder"].items() if n not in ("block_1", "norm")}}
+    )
+    params, teacher, mutable = case.state
+    out = pairs.stepper(short)(keep(params), keep(teacher), mutable, case.batch)
+    pick = lambda out: (out["loss"], out["metrics"], keep(out["grads"]["params"]))
+    pairs.same(jax.device_get(pick(out)), pick(case.out))
+    pairs.prove_parameters_learn(case, but=("encoder/block_1", "encoder/norm"))
+
+    options = config.get_config("preset=cpu,block=1,layer_decay=0.5").to_dict()
+    assert options["method"]["block"] == "1" and options["optim"]["layer_decay"] == 0.5
+    groups = optim.param_groups(params, 0.05, options["optim"]["rules"], 0.5, 10)
+    for path, group in trees.named_leaves(groups).items():
+        above = path.startswith(("encoder/block_1/", "encoder/norm/"))
+        assert group.freeze == (above or path.startswith("encoder/patch_embed/")), path
+        if path.startswith("encoder/block_0/"):
+            assert group.lr_scale == 0.25
+    eleven = dig_config.get_config("preset=cpu,objective=dis,block=11").optim.rules[0][0]
+    above = [i for i in range(13) if re.search(eleven, f"encoder/block_{i}/mlp/fc1/kernel")]
+    assert above == [11, 12] and re.search(eleven, "encoder/norm/scale")
+
+
 def test_teacher_gets_no_gradient_and_follows_the_cosine(case):
     params, teacher, _ = case.state
     assert set(teacher) == {"encoder", "projector"} and set(params) == {
@@ -165,5 +196,7 @@ def test_augment_encode_and_sentences(case):
             ({"recipes": ("dig", "digg")}, "recipe is 'digg'"),
             ({"projector_dim": 0}, "projector_dim is 0.*method.projector_dim to 1 or more"),
             ({"momentum": -0.1}, r"momentum is -0\.1.*method.momentum"),
+            ({"block": 2}, "config.method.block is 2: set it to 'last' or a number from 1 to 1"),
+            ({"block": 1, "encoder": pairs.CNN}, "method.block is 1, and only a ViT has blocks"),
         ],
     )

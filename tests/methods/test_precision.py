@@ -33,16 +33,19 @@ METHODS = {
         "window_px": 16, "decoder_width": 16, "pix_projector_width": 16, "recipe": None, **SMALL
     },
     "jigsaw": {"windows": 3, "permutations": 6, **WINDOWS},
+    "latent": {},
     "linecontrast": {"mask_span": 2, "dim": 8, "hidden": 8},
     "mae": DECODER,
     "moco": {"queue": 8, "recipe": None, **SMALL},
     "seqclr": {"projection": "bilstm", "recipe": None, **SMALL},
     "siman": {"recipe": None, **DECODER},
     "ssm": {"window_px": 16, **DECODER, **SMALL},
+    "vicreg": {"projector_width": 8, "recipe": None},
 }  # fmt: skip
 # The others, and the method above whose modules and products they have.
 ALIKE = {
     "colorization": "denoising",
+    "ibot": "ccd",
     "mocov3": "dig",
     "relative_position": "jigsaw",
     "rotation": "jigsaw",

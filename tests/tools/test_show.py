@@ -117,6 +117,17 @@ def test_every_picture_that_a_method_makes_is_shown():
     ]
 
 
+def test_masks_of_both_views_are_shown():
+    """mask bool[B,V,N], as iBOT's: the first column of view1 is dark, the last of view2."""
+    batch = {"image": np.full((1, 32, 64, 1), 200, np.uint8), "width": np.array([64], np.int32)}
+    views = {name: np.ones((1, 32, 64, 1), np.float32) for name in ("view1", "view2")}
+    views["mask"] = np.stack([np.arange(16)[None] == column for column in (0, 15)], 1)
+    shown = dict(show_batch.panels(batch, views, (32, 4), 0))
+    assert list(shown) == ["image", "view1 (masked)", "view2 (masked)"]
+    for picture, columns in zip(list(shown.values())[1:], (range(0, 8), range(120, 128))):
+        assert (picture[0, :, 0] < 255).nonzero()[0].tolist() == list(columns)
+
+
 def test_windows_and_several_rows_of_a_line_are_shown_beside_it():
     """Two lines of 64 px; a method that makes two rows of each (view1) and cuts a window of 16 px
     (view2).

@@ -209,6 +209,27 @@ def check_decoder(width: int, heads: int) -> None:
         )
 
 
+def checked_block(block: str | int, encoder: Any, mix: bool = False) -> str | int:
+    """The block that tokens come from: "last", a number as int or, with mix, "mix". ValueError for
+    one that is not there.
+    """
+    if block == "last":
+        return block
+    depth = getattr(encoder, "depth", 0)
+    if not isinstance(encoder, vit.Vit) or not depth:
+        raise ValueError(
+            f"config.method.block is {block!r}, and only a ViT has blocks: leave it 'last'"
+        )
+    if mix and block == "mix":
+        return block
+    if not (str(block).isdigit() and 1 <= int(block) <= depth):
+        names = "'last', 'mix'" if mix else "'last'"
+        raise ValueError(
+            f"config.method.block is {block!r}: set it to {names} or a number from 1 to {depth}"
+        )
+    return int(block)
+
+
 def encode_lines(encoder: Any, params: Params, batch: Batch) -> dict[str, jax.Array]:
     """Features of whole, unmasked lines from a raw batch, see `Method.encode`.
 
@@ -228,6 +249,13 @@ def cosine_momentum(progress: jax.Array, start: float) -> jax.Array:
     (BYOL, MoCo v3).
     """
     return 1.0 - 0.5 * (1.0 + jnp.cos(jnp.pi * progress)) * (1.0 - start)
+
+
+def linear_momentum(progress: jax.Array, start: float, end: float, frac: float) -> jax.Array:
+    """tau from `start` in a straight line to `end`, which it reaches after `frac` of the training
+    (data2vec, arXiv 2202.03555)."""
+    share = jnp.minimum(progress / frac, 1.0) if frac else 1.0
+    return start + (end - start) * jnp.asarray(share, jnp.float32)
 
 
 def move_teacher(teacher: Any, params: Params, momentum: jax.Array | float) -> Any:

@@ -55,7 +55,8 @@ class Network(nn.Module):
 
     projector, predictor: heads called with (x, real). window_px: see `instances`. by_view: the
     heads' batch norms take their statistics in each view alone, as in a network called once a view
-    (MoCo v3, SimSiam). Otherwise they take them in both views together (SimCLR, DiG).
+    (MoCo v3, SimSiam). Otherwise they take them in both views together (SimCLR, DiG). block: see
+    `two_views.encode`.
     """
 
     encoder: nn.Module
@@ -63,6 +64,7 @@ class Network(nn.Module):
     predictor: nn.Module | None = None
     window_px: int | None = None
     by_view: bool = False
+    block: str | int = "last"
 
     def __call__(self, batch, deterministic=True):
         """Augmented batch -> predictions q, projections z f32[B,V,S,K], real bool[B,V,S]; without a
@@ -73,7 +75,7 @@ class Network(nn.Module):
 
     def project(self, batch, deterministic=True):
         """(z, real) alone: all that a teacher, which has no predictor, can do."""
-        tokens = two_views.encode(self.encoder, batch, None, deterministic)
+        tokens = two_views.encode(self.encoder, batch, None, deterministic, self.block)
         x, real = instances(tokens, batch, self.encoder.patch, self.window_px)
         return self._head(self.projector, x, real), real
 
@@ -86,6 +88,16 @@ def by_view(head: Callable[..., jax.Array], x: jax.Array, real: jax.Array) -> ja
     f32[B,V,S,K].
     """
     return jnp.stack([head(x[:, v], real[:, v]) for v in range(x.shape[1])], axis=1)
+
+
+def moved_center(center, answers, valid, momentum: float):
+    """The centre of DINO (arXiv 2104.14294, eq. 4) after a step: towards the mean of the teacher's
+    answers, if any. center f32[K], answers f32[...,K], valid bool[...] -> f32[K].
+    """
+    count = jnp.sum(valid)
+    axes = tuple(range(valid.ndim))
+    mean = jnp.sum(answers, axes, where=valid[..., None]) / jnp.maximum(count, 1)
+    return jnp.where(count > 0, momentum * center + (1 - momentum) * mean, center)
 
 
 def rows(*arrays: jax.Array) -> list[list[jax.Array]]:

@@ -125,18 +125,28 @@ def interleave(parts: Sequence[jax.Array]) -> jax.Array:
 
 
 def encode(
-    encoder: vit.Vit, batch: base.Batch, mask: jax.Array | None = None, deterministic: bool = True
+    encoder: vit.Vit,
+    batch: base.Batch,
+    mask: jax.Array | None = None,
+    deterministic: bool = True,
+    block: str | int = "last",
 ) -> jax.Array:
     """view1 and, where there is one, view2 of an augmented batch -> tokens f32[B,V,N,D], in one
     pass over B * V rows.
 
-    encoder: a bound module. mask bool[B,N]: hidden patches of view1; view2 is never masked.
+    encoder: a bound module. mask: hidden patches, bool[B,N] of view1 alone, or bool[B,V,N] of every
+    view. block: "last", or the number of the block whose output is taken, from 1, without the last
+    norm; those above it then have no gradient.
     """
     images = [batch[name] for name in ("view1", "view2") if name in batch]
-    if mask is not None:
+    if mask is not None and mask.ndim == 3:
+        mask = mask.reshape(-1, mask.shape[2])
+    elif mask is not None:
         mask = interleave([mask, jnp.zeros_like(mask)][: len(images)])
     offset = batch.get("column_offset")
     offset = None if offset is None else offset.reshape(-1)
     width = jnp.repeat(batch["width"], len(images))
-    tokens = encoder(interleave(images), width, mask, offset, deterministic=deterministic)
+    each = {} if block == "last" else {"each_block": True}
+    tokens = encoder(interleave(images), width, mask, offset, deterministic=deterministic, **each)
+    tokens = tokens if block == "last" else tokens[block - 1]
     return tokens.reshape(-1, len(images), *tokens.shape[1:])

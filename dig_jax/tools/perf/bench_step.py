@@ -63,11 +63,11 @@ def encoder_pass(method):
         names = [name for name in views if name.startswith("view")] or ["image"]
         image = jnp.concatenate([views[name] for name in names])
         width = jnp.concatenate([views["width"]] * len(names))
-        mask = None
-        if "mask" in views:
-            mask = jnp.concatenate(
-                [views["mask"]] + [jnp.zeros_like(views["mask"])] * (len(names) - 1)
-            )
+        mask = views.get("mask")  # bool[B,V,N], or bool[B,N] of the first view alone
+        if mask is not None and mask.ndim == 3:
+            mask = jnp.concatenate([mask[:, view] for view in range(len(names))])
+        elif mask is not None:
+            mask = jnp.concatenate([mask] + [jnp.zeros_like(mask)] * (len(names) - 1))
 
         def features(params):
             return jnp.square(

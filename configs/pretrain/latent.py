@@ -1,0 +1,40 @@
+"""Latent targets (data2vec, arXiv 2202.03555): a masked line says what a teacher makes of the whole
+line.
+
+    python -m dig_jax.main --config=latent:preset=cpu,records=records/lines --workdir=DIR
+    ... latent:preset=cpu,records=PATH,target=pixels       the same loss on pixels, no teacher
+    ... latent:preset=cpu,records=PATH,teacher=runs/mae    a fixed teacher: the encoder of that run
+    ... latent:preset=cpu,records=PATH,size=cnn48_lstm     a CNN with LSTMs in place of the ViT
+
+| preset | what it is | expected |
+|---|---|---|
+| cpu | a 1 M-parameter network, 128 px crops, hidden runs of 4 columns | not run here |
+| lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
+
+The teacher that is given must have the student's encoder. The moving average is faster than the
+authors', since runs are short.
+"""
+
+from dig_jax.configs import common
+
+PRESETS = ("cpu", "lines")
+
+
+def get_config(arg=None):
+    args = common.pretraining_args(arg, PRESETS, target="ema", teacher="")
+    config = common.pretraining("latent")
+    method = config.method
+    method.target = "fixed" if args.teacher else args.target
+    method.mask_ratio, method.mask_span = 0.6, 4
+    method.momentum, method.momentum_end, method.momentum_frac = 0.996, 0.9995, 0.5
+    method.column_offset_max = common.COLUMN_OFFSET_MAX
+    if args.preset == "cpu":
+        common.cpu(config)
+        config.optim.lr = 2e-3
+        method.mask_ratio = 0.5
+    if method.target == "fixed":
+        if not args.teacher:
+            raise ValueError("target=fixed has no teacher: add teacher=RUN, whose encoder it takes")
+        config.init_from = args.teacher
+        config.init_parts = ("params/encoder->teacher/encoder",)
+    return common.finished(config, args)
