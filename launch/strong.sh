@@ -3,6 +3,8 @@
 #   launch/strong.sh records                     records/ from ../shared/data
 #   launch/strong.sh pretrain START [FLAG..]     images of both sets, no label: gen, dig, dis, or a
 #                                                file of configs/pretrain; FLAG: of dig_jax.main
+#   launch/strong.sh rendered [START]            a reader of rendered lines, the start "rendered", or
+#                                                on the encoder of START, "START_rendered"
 #   launch/strong.sh judge START SET LABELS..    START also random; SET archiscribe, copiste_hw_fr;
 #                                                LABELS 34, 100, 0.1 (a tenth) or 1.0 (all)
 #   launch/strong.sh ablate SET [PIECE..]        the recipe without one of its pieces, 0.1 labels
@@ -39,6 +41,15 @@ case $1 in
       --config.data.train="$records/archiscribe,$records/copiste_hw_fr" \
       --config.data.contrast=stretch --config.method.encoder.dtype=float32 \
       --workdir="$runs/$size/pretrain/$2-$seed" "${@:3}" ;;
+  rendered)
+    [ -d "$records/print" ] || "$python" -m dig_jax.tools.make_records --source=lines --seed=1 \
+      --splits=train=10000,validation=300 --output="$records/print"
+    config=scratch:size=$size,patch=32x4, from=() start=rendered
+    [ $# -lt 2 ] || config=finetune: start=$2_rendered \
+      from=(--config.init_from="$runs/$size/pretrain/$2-$seed")
+    config+=$(reader "$size"),batch=16,steps=${STEPS:-1600},seed=$seed
+    main --config="$config" "${from[@]}" --config.data.train="$records/print" \
+      --workdir="$runs/$size/pretrain/$start-$seed" ;;
   judge) for labels in "${@:4}"; do
       common="labels=$labels,steps=$(steps "$3"),seed=$seed,$(reader "$size")"
       if [ "$2" = random ]; then config=scratch:size=$size,patch=32x4,$common from=()

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from dig_jax import trees
 from dig_jax.config import NEUTRAL_KEYS
+from dig_jax.data import records
 from dig_jax.workdir import datasets, metrics
 from dig_jax.workdir import starts as provenance
 
@@ -108,17 +109,10 @@ class Run:
     @property
     def start(self) -> str:
         """What the encoder started from: `random`, or the method (and its half) that pre-trained
-        it.
+        it. Of a recogniser, the records that it learnt to read, behind its own start: `gen, reader
+        of print`.
         """
-        if self.reader is None:
-            return "unknown"
-        init_from = self.reader.get("init_from")
-        if not init_from:
-            return "random"
-        config = read_config(pathlib.Path(init_from))
-        if config is None:
-            return pathlib.Path(init_from).name
-        return config["method"].get("objective", config["method"]["name"])
+        return "unknown" if self.reader is None else _start(self.reader)
 
     @property
     def protocol(self) -> str:
@@ -257,6 +251,19 @@ FREE = (
     "evals.recognition.batch_size",
     "evals.recognition.pictures",
 )
+
+
+def _start(config: Mapping) -> str:
+    if not config.get("init_from"):
+        return "random"
+    source = read_config(pathlib.Path(config["init_from"]))
+    if source is None:
+        return pathlib.Path(config["init_from"]).name
+    if "heads" not in source["method"]:
+        return source["method"].get("objective", source["method"]["name"])
+    sets = (pathlib.Path(path).name for path, *_ in records.parse_spec(source["data"]["train"]))
+    before = _start(source)
+    return f"{'' if before == 'random' else f'{before}, '}reader of {' + '.join(sets)}"
 
 
 def settings(config: Mapping) -> dict:

@@ -167,6 +167,14 @@ def test_start_protocol_and_labels_are_read_from_the_configs(workdir):
     assert not runs.load(pretrained).is_recogniser
 
 
+def test_a_start_that_learnt_to_read_is_named_by_what_it_read(workdir):
+    other = workdir("r", [], init_from=workdir("p", [], objective="gen"))
+    run = runs.load(workdir("a", evaluations(0.3), init_from=other, subset=100))
+    assert run.start == "gen, reader of lines"
+    alone = workdir("b", evaluations(0.3), init_from=workdir("s", []))
+    assert runs.load(alone).start == "reader of lines"
+
+
 def test_seeds_are_averaged_and_rates_of_one_seed_are_a_sweep(workdir):
     many = [
         runs.load(workdir(f"s{i}", evaluations(cer), seed=seed))
