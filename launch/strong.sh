@@ -5,6 +5,8 @@
 #                                                file of configs/pretrain; FLAG: of dig_jax.main
 #   launch/strong.sh rendered [START]            a reader of rendered lines, the start "rendered", or
 #                                                on the encoder of START, "START_rendered"
+#   NAME=can launch/strong.sh pretrain mae:can   with arguments of that file, under another name:
+#                                                judge START is then the NAME
 #   launch/strong.sh judge START SET LABELS..    START also random; SET archiscribe, copiste_hw_fr;
 #                                                LABELS 34, 100, 0.1 (a tenth) or 1.0 (all)
 #   launch/strong.sh ablate SET [PIECE..]        the recipe without one of its pieces, 0.1 labels
@@ -13,6 +15,7 @@
 #   launch/strong.sh bench                       step and reading beside PyTorch (dig_jax[torch])
 #   launch/strong.sh table                       prints the tables, with intervals by line and work
 # SIZE: the encoder, cnn48 (default), cnn48_lstm, cnn, micro. Also SEED, STEPS, RECORDS and RUNS.
+# BLOCK=3: judge reads that block of a ViT.
 # `taskset -c N` in front: one process a core is faster than one process on all cores.
 case " $* " in "  " | *" --help "* | *" -h "*) # prints the lines above
   sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0"; exit ;; esac
@@ -35,12 +38,13 @@ case $1 in
       "$python" -m dig_jax.tools.make_records --source=folder --input="../shared/data/$set" \
         --output="$records/$set"; done ;;
   pretrain)
-    case $2 in dis | gen) config="dig:objective=$2," ;; *) config="$2:" ;; esac
+    case $2 in dis | gen) config="dig:objective=$2," ;; *:*) config=$2, ;; *) config=$2: ;; esac
+    name=${NAME:-${2%%:*}}
     config+=preset=cpu,size=$size,patch=32x4,probe=none,seed=$seed${STEPS:+,steps=$STEPS}
     main --config="$config" \
       --config.data.train="$records/archiscribe,$records/copiste_hw_fr" \
       --config.data.contrast=stretch --config.method.encoder.dtype=float32 \
-      --workdir="$runs/$size/pretrain/$2-$seed" "${@:3}" ;;
+      --workdir="$runs/$size/pretrain/$name-$seed" "${@:3}" ;;
   rendered)
     [ -d "$records/print" ] || "$python" -m dig_jax.tools.make_records --source=lines --seed=1 \
       --splits=train=10000,validation=300 --output="$records/print"
@@ -51,11 +55,11 @@ case $1 in
     main --config="$config" "${from[@]}" --config.data.train="$records/print" \
       --workdir="$runs/$size/pretrain/$start-$seed" ;;
   judge) for labels in "${@:4}"; do
-      common="labels=$labels,steps=$(steps "$3"),seed=$seed,$(reader "$size")"
+      common="labels=$labels,steps=$(steps "$3"),seed=$seed,$(reader "$size"),block=${BLOCK:-last}"
       if [ "$2" = random ]; then config=scratch:size=$size,patch=32x4,$common from=()
       else config=finetune:$common from=(--config.init_from="$runs/$size/pretrain/$2-$seed"); fi
       main --config="$config" "${from[@]}" --config.data.train="$records/$3" \
-        --workdir="$runs/$size/$3/$labels/$2-$seed"; done ;;
+        --workdir="$runs/$size/$3/$labels/$2${BLOCK:+_block$BLOCK}-$seed"; done ;;
   ablate)
     pieces=("${@:3}")
     [ $# -gt 2 ] || pieces=(whole augmentation contrast schedule dropout lstm height)

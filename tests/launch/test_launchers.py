@@ -567,3 +567,21 @@ def test_gke_pods_find_each_other_and_start_again_together(place):
 def test_gke_says_what_is_not_set(place):
     code, _, err = place.run("gke.sh", *FLAGS, IMAGE="")
     assert code == 1 and err.startswith("IMAGE is not set") and not place.calls()
+
+
+def test_strong_names_a_pretraining_with_arguments():
+    """NAME=can pretrain mae:can, and a reader of its third block, in a folder of its own."""
+
+    def says(*args, **more):
+        env = {**os.environ, "PYTHON": "echo", "RUNS": "r", "SIZE": "micro", **more}
+        call = ["bash", LAUNCH / "strong.sh", *args]
+        return subprocess.run(call, env=env, capture_output=True, text=True, check=True).stdout
+
+    named = says("pretrain", "mae:can", "--config.x=1", NAME="can")
+    assert "--config=mae:can,preset=cpu,size=micro," in named and "r/micro/pretrain/can-0" in named
+    assert named.endswith("--config.x=1\n")
+    assert "r/micro/pretrain/latent-0" in says("pretrain", "latent:target=pixels")
+    assert "dig:objective=gen,preset=cpu" in says("pretrain", "gen")
+    read = says("judge", "can", "archiscribe", "0.1", BLOCK="3")
+    assert ",block=3 --config.init_from=r/micro/pretrain/can-0" in read
+    assert read.endswith("--workdir=r/micro/archiscribe/0.1/can_block3-0\n")
