@@ -50,7 +50,8 @@ RULES = (
         r"/(bias|scale|[qv]_bias|mask_token|cls_token|position|mix)$",
         (),
     ),  # vectors and a small table: not worth a gather
-    (r"^mutable/(queue|center|scale/(mean|std))$", ()),  # written or read as a whole at every step
+    # Written or read as a whole at every step.
+    (r"^mutable/(queue|center(/tokens|/windows)?|scale/(mean|std))$", ()),
     (r"/(attn/qkv|mlp/fc1)/kernel$", ("fsdp", "tensor")),
     (r"/(attn/proj|mlp/fc2)/kernel$", ("tensor", "fsdp")),
     (

@@ -132,7 +132,7 @@ class Method(base.WithTeacher):
 
     def init(self, key, batch):
         centers = {name: jnp.zeros(self.prototypes) for name in ("windows", "tokens")}
-        return {"params": self.network.init(key, batch)["params"], "mutable": centers}
+        return {"params": self.network.init(key, batch)["params"], "mutable": {"center": centers}}
 
     def augment(self, key, batch):
         """`two_views.augmenter`, and mask bool[B,2,N], each view its own."""
@@ -144,7 +144,7 @@ class Method(base.WithTeacher):
     def loss(self, params, state, batch, key, progress):
         """weight_windows * L_[CLS] + weight_tokens * L_MIM. Metrics: windows; tokens; t_std (spread
         of the teacher's centred answers about tokens)."""
-        center = state.mutable
+        center = state.mutable["center"]
         s_tokens, s_windows, real = self.apply(params, "__call__", batch, key=key)
         answers = self.apply(state.teacher, "answers", batch)
         t_tokens, t_windows, _ = jax.lax.stop_gradient(answers)
@@ -165,7 +165,7 @@ class Method(base.WithTeacher):
             for name, answers, where in (("windows", t_windows, real), ("tokens", t_tokens, inside))
         }
         for_windows, for_tokens = self.weights
-        return for_windows * windows + for_tokens * tokens, base.Aux(metrics, moved)
+        return for_windows * windows + for_tokens * tokens, base.Aux(metrics, {"center": moved})
 
     def _inside(self, batch):
         """bool[B,2,N]: tokens of real pixels in valid rows, the same of both views."""

@@ -37,7 +37,7 @@ def case():
 
     def with_centers(key, batch):
         waves = (0.1 * jnp.sin(jnp.arange(K) + i) for i in (0.0, 1.0))
-        return init(key, batch) | {"mutable": dict(zip(("windows", "tokens"), waves))}
+        return init(key, batch) | {"mutable": {"center": dict(zip(("windows", "tokens"), waves))}}
 
     method.init = with_centers
     return pairs.Case(method, mask=jnp.stack([hide(0), hide(1)], 1))
@@ -51,7 +51,8 @@ def cross_entropy(student, teacher, center, temperature):
 
 def test_losses_and_centres_equal_slow_loops(case):
     """Token by token, window by window; the encoder's tokens and the head are taken over."""
-    params, teacher, center = jax.device_get(case.state)
+    params, teacher, mutable = jax.device_get(case.state)
+    center = mutable["center"]
     valid, width = case.valid, case.width
     head = jax.jit(lambda p, x: case.method.network.projector.apply({"params": p["projector"]}, x))
     each = {}
@@ -94,7 +95,9 @@ def test_losses_and_centres_equal_slow_loops(case):
     for i, (name, real) in enumerate(where.items()):
         mean = np.mean([answers["teacher", view][i][real].mean(0) for view in (0, 1)], 0)
         expected = 0.9 * center[name] + 0.1 * mean
-        np.testing.assert_allclose(case.out["mutable"][name], expected, atol=2e-5, err_msg=name)
+        np.testing.assert_allclose(
+            case.out["mutable"]["center"][name], expected, atol=2e-5, err_msg=name
+        )
     unit = pairs.unit(
         np.concatenate([answers["teacher", v][0][inside] - center["tokens"] for v in (0, 1)])
     )
