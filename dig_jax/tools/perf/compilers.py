@@ -73,10 +73,12 @@ def devices(compiler: str, device: str, count: int) -> list[Any]:
         raise ModuleNotFoundError(
             "--compiler=tpu needs the compiler of libtpu: pip install 'dig_jax[tpu]'"
         )
-    # It is not to look for a TPU of this machine, which takes a minute where there is none.
+    # It is not to look for a TPU of this machine, which takes a minute where there is none. It
+    # needs none for itself, so another process may train or compile at the same time.
     for variable, value in (
         ("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost"),
         ("TPU_ACCELERATOR_TYPE", "v5litepod-4"), ("TPU_STDERR_LOG_LEVEL", "3"),
+        ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"),
     ):  # fmt: skip
         os.environ.setdefault(variable, value)
     from jax.experimental import topologies

@@ -140,11 +140,8 @@ class _Program:
             contracted = [lhs[int(d)] for d in dims[1].split(",")] if dims and dims[1] else []
             return 2.0 * math.prod(_dims(instruction.shape)) * math.prod(contracted)
         if opcode == "convolution":
-            kernel = _dims(computation[instruction.operands[1]].shape)
-            out_features = re.search(r"dim_labels=\w+_(\w+)->", rest)[1].index("o")
-            return (
-                2.0 * math.prod(_dims(instruction.shape)) * math.prod(kernel) / kernel[out_features]
-            )
+            operands = (computation[name].shape for name in instruction.operands)
+            return 2.0 * _multiply_adds(*operands, instruction.shape, rest)
         return 0.0
 
     def moved(self, instruction: Instruction, computation: dict[str, Instruction]) -> float:
@@ -270,6 +267,28 @@ def _closing(text: str, start: int) -> int:
 def _arrays(shape: str) -> Iterator[tuple[str, list[int]]]:
     for kind, dims in re.findall(r"\b([a-z]+\d*\w*)\[([\d,<=]*)\]", shape):
         yield kind, [int(d.lstrip("<=")) for d in dims.split(",") if d]
+
+
+def _multiply_adds(left: str, kernel: str, out: str, rest: str) -> int:
+    """Multiply-adds of a convolution, given its shapes and attributes.
+
+    What meets padding, or a hole of a dilated input, is none. The TPU compiler writes a batch of
+    products as a convolution over the batch; all places of its window but one meet such holes.
+    """
+    names = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", rest).groups()
+    read, weights, written = (
+        dict(zip(labels, _dims(shape))) for labels, shape in zip(names, (left, kernel, out))
+    )
+    window = dict(re.findall(r"(\w+)=([\dx_-]+)", re.search(r"window=\{([^}]*)|$", rest)[1] or ""))
+    total = written["b"] * written["f"] * weights["i"]
+    for axis in range(len(read) - 2):
+        of = {name: values.split("x")[axis] for name, values in window.items()}
+        stride, holes, step = (int(of.get(n, 1)) for n in ("stride", "lhs_dilate", "rhs_dilate"))
+        low, size = int(of.get("pad", "0").split("_")[0]), str(axis)
+        place = stride * np.arange(written[size])[:, None] + step * np.arange(weights[size]) - low
+        there = (place >= 0) & (place <= (read[size] - 1) * holes) & (place % holes == 0)
+        total *= int(there.sum())
+    return total
 
 
 def _dims(shape: str) -> list[int]:

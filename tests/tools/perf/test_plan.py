@@ -23,6 +23,7 @@ from dig_jax import sharding
 from dig_jax.configs.pretrain import dig
 from dig_jax.tools.perf import compilers, hlo, plan, remedies, workload
 from dig_jax.tools.perf.devices import DEVICES
+from dig_jax.train import command_line
 
 ROOT = pathlib.Path(__file__).parents[3]
 DEPTH, WIDTH, ROWS = 6, 64, 32
@@ -126,6 +127,52 @@ def test_a_program_by_hand():
     assert summary.traffic == slices + convert + dot + 3 * 256 + 2 * 256
     with pytest.raises(ValueError, match="no HLO module"):
         hlo.summarize("nothing")
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((2, 8, 6, 3), {"padding": "SAME"}),
+        ((2, 9, 6, 3), {"window_strides": (2, 1), "padding": ((1, 2), (0, 0))}),
+        (
+            (2, 8, 6, 3),
+            {"padding": ((0, 1), (2, 0)), "lhs_dilation": (2, 1), "rhs_dilation": (1, 2)},
+        ),
+        ((2, 8, 6, 4), {"padding": "SAME", "feature_group_count": 2}),
+    ],
+)
+def test_convolutions_count_what_xla_counts(shape, options):
+    features = shape[-1] // options.get("feature_group_count", 1)
+    of = [jax.ShapeDtypeStruct(s, jnp.float32) for s in (shape, (3, 3, features, 4))]
+    options = {"window_strides": (1, 1), "dimension_numbers": ("NHWC", "HWIO", "NHWC")} | options
+    lowered = jax.jit(lambda x, w: jax.lax.conv_general_dilated(x, w, **options)).lower(*of)
+    counted = hlo.summarize(lowered.as_text(dialect="hlo")).flops
+    assert counted == lowered.cost_analysis()["flops"] > 0
+
+
+def test_a_batch_of_products_that_is_written_as_a_convolution():
+    rest = "window={size=4x2 stride=3x1 lhs_dilate=4x2}, dim_labels=0b1f_0o1i->01bf"
+    shapes = "f32[4,256,2,32]", "f32[4,256,2,32]", "f32[4,2,256,256]"
+    assert hlo._multiply_adds(*shapes, rest) == 4 * 2 * 256 * 256 * 32
+
+
+def weak(name, devices):
+    config = command_line.load(f"{name}:preset=cpu,quick")
+    config.batch_size, config.method.encoder.depth = 8 * devices, 1
+    return plan.make(config.to_dict(), {"data": devices}, DEVICES["v5e"])
+
+
+@pytest.mark.slow
+def test_a_device_does_the_same_work_on_every_number_of_devices():
+    """Weak scaling: eight rows a device. What comes with the devices is the sum of gradients."""
+    one, eight = weak("mae", 1), weak("mae", 8)
+    assert eight["gflop_a_device"] == pytest.approx(one["gflop_a_device"], rel=0.02)
+    assert eight["bytes"]["total"] == pytest.approx(one["bytes"]["total"], rel=0.02)
+    sent = sum(kind["bytes"] for kind in eight["collectives"].values())
+    assert sent == pytest.approx(2 * 7 / 8 * eight["bytes"]["params"], rel=0.02)
+    # A gradient is read and written once more where it is summed.
+    moved = 2 * sum(kind["bytes"] for kind in eight["collectives"].values()) / (2 * 7 / 8)
+    assert eight["traffic_bytes"] - moved == pytest.approx(one["traffic_bytes"], rel=0.02)
 
 
 def quick(**changes):
