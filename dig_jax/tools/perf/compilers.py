@@ -1,8 +1,10 @@
-"""A step compiled ahead of time, by XLA's compiler for CPUs or by that for TPUs, without a TPU.
+"""A step compiled ahead of time, by XLA's compilers for CPUs, TPUs and GPUs, without either.
 
-The TPU compiler comes with the package libtpu (the extra `tpu`). It needs no chip: a topology such
-as "v5e:4x4" stands for the devices. What it says is kept in a folder of the user's cache, under a
-digest of the program that went in, for a large step takes it minutes.
+The TPU compiler comes with the package libtpu (the extra `tpu`), the GPU compiler with JAX's
+plug-in for CUDA (jax-cuda12-plugin alone, without CUDA). Neither needs a device. A topology such as
+"v5e:4x4" stands for TPUs, a description of the card for GPUs (targets.py). What a compiler says is
+kept in a folder of the user's cache, under a digest of the program that went in, for a large step
+takes it minutes.
 """
 
 from __future__ import annotations
@@ -24,9 +26,10 @@ from typing import Any
 
 import jax
 
-from dig_jax.tools.perf import hlo
+from dig_jax.tools.perf import hlo, targets
+from dig_jax.tools.perf.devices import DEVICES
 
-COMPILERS = ("cpu", "tpu")
+COMPILERS = ("cpu", "tpu", "gpu")
 SIDES = {"v5e": 2, "v6e": 2, "v5p": 3}  # chips lie in a plane or in a cube
 SILENT_S = 30  # how long a compilation says nothing
 
@@ -65,9 +68,11 @@ def topology(device: str, count: int) -> tuple[int, ...]:
 
 
 def devices(compiler: str, device: str, count: int) -> list[Any]:
-    """The devices to compile for. ModuleNotFoundError, in a sentence, without libtpu."""
+    """The devices to compile for. ModuleNotFoundError, in a sentence, without the compiler."""
     if compiler == "cpu":
         return jax.devices("cpu")
+    if compiler == "gpu":
+        return _gpus(device, count)
     shape = topology(device, count)
     if importlib.util.find_spec("libtpu") is None:
         raise ModuleNotFoundError(
@@ -91,6 +96,30 @@ def devices(compiler: str, device: str, count: int) -> list[Any]:
     except Exception as error:  # of the plug-in: its class is private
         reason = str(error).splitlines()[0]
         raise ValueError(f"the TPU compiler knows no topology {name}: {reason}") from None
+
+
+def _gpus(device: str, count: int) -> list[Any]:
+    """So many cards, as servers of eight where there are more. See `devices`."""
+    if device not in targets.CARDS:
+        raise ValueError(
+            f"--device={device}: --compiler=gpu compiles for {', '.join(targets.CARDS)}"
+        )
+    node = min(DEVICES[device].node, count)
+    if count % node:
+        raise ValueError(f"the mesh has {count} devices: give a multiple of {node}")
+    if not any(map(importlib.util.find_spec, ("jax_cuda12_plugin", "jax_cuda13_plugin"))):
+        raise ModuleNotFoundError(
+            "--compiler=gpu needs JAX's plug-in for CUDA, of JAX's own version: "
+            f"pip install jax-cuda12-plugin=={jax.__version__}"
+        )
+    from jax.experimental import topologies
+
+    card = DEVICES[device]
+    text = targets.target(device, card.memory_gb, card.memory_gb_s)
+    found = topologies.get_topology_desc(
+        device, platform="cuda", topology=f"1x{count // node}x{node}", target_config=text
+    )
+    return list(found.devices)
 
 
 def compile_step(work: Any, cache: str | Path | None = None) -> Program:
@@ -161,7 +190,8 @@ def default_cache() -> Path:
 
 
 def _file(lowered: Any, mesh: Any, cache: str | Path) -> Path:
-    versions = [jax.__version__, _version("jaxlib"), _version("libtpu"), _name(mesh)]
+    packages = ("jaxlib", "libtpu", "jax-cuda12-pjrt", "jax-cuda13-pjrt")
+    versions = [jax.__version__, *map(_version, packages), _name(mesh)]
     digest = hashlib.sha256("\n".join([*versions, lowered.as_text()]).encode())
     return Path(cache) / f"{digest.hexdigest()[:32]}.json"
 

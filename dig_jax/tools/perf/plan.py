@@ -5,6 +5,7 @@ it fits.
       --device=v5e
     python -m dig_jax.tools.perf.plan --config=dig:preset=cpu --device=here [--check]
     ... --device=v5e --compiler=tpu --fit     asks XLA's compiler for TPUs, and tries remedies
+    ... --device=h100 --compiler=gpu          asks XLA's compiler for GPUs
     ... --records=15e6 --epochs=10            hours of a whole run, too
 
 The training step is compiled ahead of time for as many simulated CPU devices, with the trainer's
@@ -42,7 +43,7 @@ from absl import app, flags, logging
 from dig_jax import sharding
 from dig_jax.models import layers
 from dig_jax.tools import program
-from dig_jax.tools.perf import bench_step, compilers, here, hlo, workload
+from dig_jax.tools.perf import bench_step, compilers, here, hlo, targets, workload
 from dig_jax.tools.perf.devices import DEVICES
 from dig_jax.tools.perf.remedies import STATE, advice, fit, gb
 from dig_jax.train import command_line
@@ -77,8 +78,8 @@ def make(cfg, sizes, device, check=False, compiler="cpu", name="v5e", cache=None
     cfg = {**cfg, "mesh": sizes}
     encoder = cfg["method"].get("encoder") or {}
     how, place = {}, {"devices": compilers.devices(compiler, name, math.prod(sizes.values()))}
-    if compiler == "tpu":
-        place["device"] = ("tpu", None)
+    if compiler != "cpu":
+        place["device"] = (compiler, targets.capability(name) if compiler == "gpu" else None)
     else:
         # A CPU has no cuDNN, and XLA's CPU compiler computes nothing again in blocks that stand
         # side by side.
@@ -97,7 +98,7 @@ def make(cfg, sizes, device, check=False, compiler="cpu", name="v5e", cache=None
         device, seconds = here.ceilings(dtype, **({"step": checked.pop("step")} if check else {}))
         checked |= {f"ms_{name}": 1e3 * value for name, value in seconds.items()}
     figures = figures_of(work, program, device) | {"compiler": compiler}
-    if compiler == "cpu":  # the other one has said whether it fits
+    if compiler != "tpu":  # that one has said whether it fits
         over = figures["bytes"]["total"] - figures["memory_bytes"] * (1 - RESERVE)
         figures["over_bytes"] = max(math.ceil(over), 0)
     figures["fits"] = not figures["over_bytes"]
@@ -217,15 +218,13 @@ def report(figures, name):
     ):  # fmt: skip
         rows.append((f"  {what}", gb(held[part])))
     fits, weights = "fits" if figures["fits"] else "DOES NOT FIT", gb(held["attention_weights"])
+    said = ", so the compiler" if figures["compiler"] == "tpu" else ", a tenth kept free"
+    rows.append((f"  of {gb(figures['memory_bytes'])}{said}", fits))
     if figures["compiler"] == "cpu":
-        rows += [
-            (f"  of {gb(figures['memory_bytes'])}, a tenth kept free", fits),
-            ("  (attention weights, which a fused kernel does not store)", weights),
-        ]
+        rows.append(("  (attention weights, which a fused kernel does not store)", weights))
     else:
         rows += [
             ("  at the fullest moment", gb(figures["peak_bytes"] or held["total"])),
-            (f"  of {gb(figures['memory_bytes'])}, so the compiler", fits),
             ("fusions", f"{figures['fusions']:,}"),
             ("instructions computed again to save memory", f"{figures['rematerialized']:,}"),
         ]
@@ -287,11 +286,11 @@ def main(argv):
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     try:
         sizes = parse_mesh(FLAGS.mesh)
-        tpu = FLAGS.compiler == "tpu"
+        ahead = FLAGS.compiler != "cpu"
         # Before JAX starts: its CPU devices are counted once. Other accelerators of this machine
         # are left alone.
-        jax.config.update("jax_num_cpu_devices", 1 if tpu else int(np.prod(list(sizes.values()))))
-        if FLAGS.device != "here" or FLAGS.check or tpu:
+        jax.config.update("jax_num_cpu_devices", 1 if ahead else int(np.prod(list(sizes.values()))))
+        if FLAGS.device != "here" or FLAGS.check or ahead:
             jax.config.update("jax_platforms", "cpu")
         if FLAGS.check and (
             FLAGS.device != "here"
@@ -305,7 +304,7 @@ def main(argv):
         cache = None if FLAGS.cache == "none" else FLAGS.cache or compilers.default_cache()
         plan = functools.partial(
             make, device=DEVICES.get(FLAGS.device), check=FLAGS.check, compiler=FLAGS.compiler,
-            name=FLAGS.device, cache=cache if tpu else None,
+            name=FLAGS.device, cache=cache if ahead else None,
         )  # fmt: skip
         cfg = command_line.config().to_dict()
         figures, tried = fit(cfg, sizes, plan) if FLAGS.fit else (plan(cfg, sizes), {})
@@ -335,7 +334,7 @@ if __name__ == "__main__":
         "compiler",
         "cpu",
         compilers.COMPILERS,
-        "cpu: in seconds, memory estimated; tpu: the real one, in minutes (dig_jax[tpu]).",
+        "cpu: in seconds, memory estimated; tpu, gpu: the real ones, in minutes.",
     )
     flags.DEFINE_bool(
         "fit", False, "Where it does not fit, try fsdp, remat and accumulate until it does."

@@ -21,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 from dig_jax import sharding
 from dig_jax.configs.pretrain import dig
-from dig_jax.tools.perf import compilers, hlo, plan, remedies, workload
+from dig_jax.tools.perf import compilers, hlo, plan, remedies, targets, workload
 from dig_jax.tools.perf.devices import DEVICES
 from dig_jax.train import command_line
 
@@ -260,6 +260,38 @@ def test_slices_of_tpus():
 def test_without_libtpu_a_sentence_says_what_to_install():
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'dig_jax\[tpu\]'"):
         compilers.devices("tpu", "v5e", 4)
+
+
+def plug_in():
+    return any(map(importlib.util.find_spec, ("jax_cuda12_plugin", "jax_cuda13_plugin")))
+
+
+def test_cards_for_the_gpu_compiler():
+    with pytest.raises(ValueError, match="--device=v5e: --compiler=gpu compiles for a100, h100"):
+        compilers.devices("gpu", "v5e", 4)
+    with pytest.raises(ValueError, match="the mesh has 12 devices: give a multiple of 8"):
+        compilers.devices("gpu", "h100", 12)
+    assert [targets.capability(card) for card in ("a100", "h200", "v5e")] == ["8.0", "9.0", None]
+    assert set(targets.CARDS) <= set(DEVICES)
+    text = targets.target("h100", 80, 3350)
+    assert "device_memory_size: 80000000000 " in text and "{ major: 9 minor: 0 }" in text
+    assert text.count("{") == text.count("}")
+
+
+@pytest.mark.skipif(plug_in(), reason="the plug-in is here")
+def test_without_the_plug_in_a_sentence_says_what_to_install():
+    with pytest.raises(ModuleNotFoundError, match=f"jax-cuda12-plugin=={jax.__version__}"):
+        compilers.devices("gpu", "h100", 8)
+
+
+@pytest.mark.skipif(not plug_in(), reason="jax-cuda12-plugin is not installed")
+def test_a_card_that_is_not_here_is_compiled_for():
+    cards = compilers.devices("gpu", "h100", 8)
+    assert len(cards) == 8 and {card.device_kind for card in cards} == {"NVIDIA H100 80GB HBM3"}
+    mesh = sharding.make_mesh({"data": 8}, cards)
+    x = jax.ShapeDtypeStruct((64, 32), jnp.bfloat16, sharding=sharding.batch_sharding(mesh))
+    compiled = jax.jit(lambda x: jnp.sum(x @ x.T)).lower(x).compile()
+    assert compilers.describe(compiled).summary.flops >= 2 * 8 * 64 * 32
 
 
 REFUSED = (
