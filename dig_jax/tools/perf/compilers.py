@@ -133,7 +133,7 @@ def compile_step(work: Any, cache: str | Path | None = None) -> Program:
         with _said_aloud(f"compiling for {_name(work.mesh)}"):
             compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        program = _refused(str(error), time.perf_counter() - start)
+        program = refused(str(error), time.perf_counter() - start)
         if program is None:
             raise
     else:
@@ -166,7 +166,7 @@ REFUSALS = (  # what it needs, what there is
 )
 
 
-def _refused(message: str, seconds: float) -> Program | None:
+def refused(message: str, seconds: float = 0.0) -> Program | None:
     """What the error of a program that does not fit says; None for any other error."""
     found = next(filter(None, (re.search(pattern, message) for pattern in REFUSALS)), None)
     if not found:

@@ -303,10 +303,10 @@ OTHERWISE = "RESOURCE_EXHAUSTED: memory space hbm. Used 34.45G of 15.75G hbm. Ex
 
 @pytest.mark.parametrize("said", [REFUSED, OTHERWISE])
 def test_a_program_that_the_tpu_compiler_refuses_says_by_how_much(said):
-    program = compilers._refused(said, 1.0)
+    program = compilers.refused(said, 1.0)
     assert program.over == pytest.approx((34.45 - 15.75) * 2**30, rel=1e-6)
     assert program.temporary == pytest.approx(34.45 * 2**30, rel=1e-6)
-    assert compilers._refused("INTERNAL: something else", 1.0) is None
+    assert compilers.refused("INTERNAL: something else", 1.0) is None
 
 
 class Lowered:
