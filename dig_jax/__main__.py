@@ -11,16 +11,20 @@ import sys
 PACKAGE = pathlib.Path(__file__).parent
 START = """dig_jax: self-supervised pre-training for text recognition, in JAX
 
-Where to start
-  make_records turns images into records, dig_jax.main trains on them, report shows the result:
+Read lines now, with a reader that ships (fraktur, print), or a whole page
+  python -m dig_jax.tools.predict --model=fraktur MY_LINES --output=readings.tsv
+  python -m dig_jax.tools.read --model=fraktur PAGE
 
-  python -m dig_jax.tools.make_records --source=folder --input=LINES --output=records/lines
-  python -m dig_jax.main --config=configs/pretrain/dig.py:preset=cpu \\
-    --config.data.train=records/lines --workdir=runs/dig
-  python -m dig_jax.main --config=configs/recognize/finetune.py --config.init_from=runs/dig \\
+See the whole job in ten minutes, in a clone: make demo
+
+From your own lines to a reader
+  python -m dig_jax.tools.make_records --source=folder --input=MY_LINES \\
+    --validation=0.1 --output=records/mine
+  python -m dig_jax.main --config=dig:preset=cpu,objective=gen,size=cnn48_lstm \\
+    --config.data.train=records/mine --config.data.contrast=stretch --workdir=runs/gen
+  python -m dig_jax.main --config=finetune:head=linear --config.init_from=runs/gen \\
     --workdir=runs/reader
-  python -m dig_jax.tools.report runs/dig runs/reader
-  python -m dig_jax.tools.predict --model=runs/reader MY_LINES --output=readings.tsv
+  python -m dig_jax.tools.report runs/gen runs/reader
 
 Programs (each explains itself: python -m NAME --help)
 """
@@ -46,7 +50,7 @@ COMMANDS = {
 END = """
 Short: dig-jax NAME, where NAME is one of {commands}.
 
-To read: README.md; docs/architecture.md for the rooms of the house; docs/launch.md for clusters.
+To read: README.md and docs/index.md; docs/launch.md for clusters; colab/ has notebooks.
 """
 
 
