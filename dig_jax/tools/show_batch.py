@@ -9,6 +9,8 @@ tinted. For recognisers the text that the label encodes stands below the line. A
 step of which records, and a legend what the colours mean.
 """
 
+import re
+
 import cv2
 import jax
 import numpy as np
@@ -137,7 +139,8 @@ def main(argv):
     views = jax.jit(experiment.augment, static_argnums=1)(batch, FLAGS.step)
     picture = sheet(batch, host, views, experiment.method.encoder.patch, FLAGS.rows)
     config = experiment.config
-    title = f"{config['method']['name']}: step {FLAGS.step} of {config['data']['train']}"
+    records = re.sub(r"[^,@*]*/", "", config["data"]["train"])  # a path would not fit
+    title = f"{config['method']['name']}: step {FLAGS.step} of {records}"
     masked = "mask" in views and not np.all(views["mask"])
     padded = bool(np.any(batch["width"] < batch["image"].shape[2]))
     picture = headed(picture, title, masked, padded)

@@ -260,7 +260,8 @@ def _start(config: Mapping) -> str:
     if source is None:
         return pathlib.Path(config["init_from"]).name
     if "heads" not in source["method"]:
-        return source["method"].get("objective", source["method"]["name"])
+        name = source["method"].get("objective", source["method"]["name"])
+        return pathlib.Path(name).name  # an import is called by the path that it came from
     sets = (pathlib.Path(path).name for path, *_ in records.parse_spec(source["data"]["train"]))
     before = _start(source)
     return f"{'' if before == 'random' else f'{before}, '}reader of {' + '.join(sets)}"

@@ -146,7 +146,9 @@ def test_pretraining_goes_on_where_it_stopped(tmp_path):
     typed = {"PRESET": "cpu", "SIZE": "nano,quick", "RENDERED_LINES": 24, "OBJECTIVE": "gen"}
     typed |= {"FLAGS": "--config.evals.collapse.every_steps=0", "STEPS": 2, "BATCH": 8}
     text, shown = executed("pretrain_dig.ipynb", tmp_path, **typed)
-    assert sum("image/png" in data for data in shown) == 2  # the batch, and what was filled in
+    assert sum("image/png" in data for data in shown) == 1  # the batch
+    (page,) = ("".join(data["text/html"]) for data in shown if "text/html" in data)
+    assert "srcdoc=" in page and "Reconstructions" in page and "Nearest neighbours" in page
     assert "dig_jax_pretrain/gen-0/report.html" in text
     assert (tmp_path / "dig_jax_pretrain" / "gen-0" / "checkpoints").is_dir()
 

@@ -568,6 +568,11 @@ def test_the_headline_says_how_many_lines_of_what(workdir, name, words):
     assert report.lines_of(run, name) == words
 
 
+def test_an_import_is_called_by_its_name_not_by_its_path(workdir):
+    source = workdir("e", [], method={"name": "/far/away/mine", "encoder": {}})
+    assert runs.load(workdir("a", evaluations(0.4), init_from=source)).start == "mine"
+
+
 def test_the_headline_says_harm_and_what_still_runs(workdir):
     words = report.headline(gains(workdir, 0.2, 0.3, total={"steps": 20})[:2], [])
     assert "rises from 20.0 %" in words and "50 % more errors" in words
