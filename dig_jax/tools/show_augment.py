@@ -92,13 +92,14 @@ def panels(image, width, seed, max_shift_px, random_rows):
 def in_words(amount):
     """(name, value) of an operator's amount -> "2.5 px", "chance 0.5", "gain 1.2"."""
     name, value = amount
+    value = f"{value:.0f}" if abs(value) >= 10 else f"{value:.2g}"
     for ending, unit in UNITS.items():
         if name.endswith(ending):
             what = name.removesuffix(ending)
-            return f"{what} {value:.2g} {unit}".strip()
+            return f"{what} {value} {unit}".strip()
     if name.endswith("_p"):
-        return f"chance of {name.removesuffix('_p')} {value:.2g}"
-    return f"{name} {value:.2g}"
+        return f"chance of {name.removesuffix('_p')} {value}"
+    return f"{name} {value}"
 
 
 def written(height_px, width_px, text, scale, ink, paper=255):
@@ -128,7 +129,7 @@ def sheet(rows, shown_px, label_px=LABEL_PX, gap_px=4, padding_px=12):
             )
         ] = PADDING
         margin = written(view.shape[1], label_px, label, 0.36, (0, 0, 0))
-        gap = np.full((view.shape[1], gap_px, 3), 255, np.uint8)
+        gap = np.full((view.shape[1], gap_px, 3), 190, np.uint8)  # between two lines
         pictures = [
             np.concatenate([picture[:, :px], gap], axis=1) for picture, px in zip(view, shown)
         ]

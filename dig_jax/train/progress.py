@@ -92,6 +92,9 @@ class Log:
         seconds = time.perf_counter() - start
         self.compiled.add(shape)
         self.clock += seconds
+        if not self.bar.disable:  # nor of the time that the bar expects
+            self.bar.start_t += seconds
+            self.bar.last_print_t += seconds
         self.bar.set_description(None)
         hosts.report(f"compiled for {size} in {seconds:.1f} s")
 

@@ -150,9 +150,15 @@ def test_windows_and_several_rows_of_a_line_are_shown_beside_it():
 
 
 def test_amounts_are_written_with_their_units():
-    amounts = {"right_px": -2.0, "degrees": 10.0, "invert_above_p": 1.0, "sigma": 0.25}
+    amounts = {
+        "right_px": -2.0,
+        "degrees": 10.0,
+        "invert_above_p": 1.0,
+        "sigma": 0.25,
+        "kelvin": 3000.0,
+    }
     assert list(map(show_augment.in_words, amounts.items())) == [
-        *("right -2 px", "10 degrees", "chance of invert_above 1", "sigma 0.25")
+        *("right -2 px", "10 degrees", "chance of invert_above 1", "sigma 0.25", "3000 K")
     ]
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from dig_jax import hosts
-from dig_jax.train import experiment
+from dig_jax.train import experiment, progress
 from dig_jax.train.progress import Log
 
 SHAPE, WIDE = (8, 32, 128, 1), (8, 32, 256, 1)
@@ -65,3 +65,18 @@ def test_the_data_are_told_in_one_line(unlabelled, words):
         f"training data: 3,358 lines{words} in batches 1044 to 1260 px wide, 15 % padding"
     )
     assert "in batches 64 px wide" in experiment.in_words(summary | {"buckets": {64: 8}})
+
+
+def test_the_bar_does_not_count_compilation_as_steps(monkeypatch):
+    """An hour of compilation is no part of the time that the bar expects."""
+    now = [1000.0]
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    writer = types.SimpleNamespace(write=lambda step, values: None)
+    numbers = {"start": 0, "total": 6, "batch_size": 8, "every_steps": 2}
+    log = Log(**numbers, mixture=None, writer=writer, checkpoints=None)
+    begun = log.bar.start_t
+    with log.compiling(SHAPE):
+        now[0] += 3600.0
+    assert log.bar.start_t == begun + 3600.0
+    log.close()
