@@ -5,6 +5,7 @@ made is kept in one cache a user. Programs that a test starts inherit all of it.
 wrong choice, a test takes tests/compiled.py.
 """
 
+import gc
 import getpass
 import os
 import tempfile
@@ -27,6 +28,11 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+# Tracing makes millions of objects that live on in JAX's caches. To look through them again and
+# again took a fifteenth of the time.
+gc.set_threshold(50_000, 20, 50)
+
+
 def pytest_collection_modifyitems(items):
     """Files with slow tests come first, so that none is left over for one worker at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
@@ -36,6 +42,15 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture
 def key():
     return jax.random.key(0)
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory):
+    """Stands in for sys.executable where a program of dig_jax is started: it starts at once."""
+    from tests import forks
+
+    with forks.python(tmp_path_factory.mktemp("python")) as executable:
+        yield executable
 
 
 @pytest.fixture

@@ -29,12 +29,12 @@ pytestmark = pytest.mark.usefixtures("toys")
 
 
 @pytest.mark.slow
-def test_runs_that_are_killed_end_like_one_that_is_left_alone():
+def test_runs_that_are_killed_end_like_one_that_is_left_alone(python):
     """Five kill -9, in processes of their own; `python -m tests.kill_runs --kills=100` is the whole
     of it.
     """
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "tests.kill_runs", "--kills=5", "--seed=1"]
+    command = [python, "-m", "tests.kill_runs", "--kills=5", "--seed=1"]
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=600
     )

@@ -75,6 +75,8 @@ main.cli()
 class Job:
     """`count` processes with `devices` devices each that run the real command in folder/run."""
 
+    python = sys.executable
+
     def __init__(self, folder, spec, steps, count, devices, *flags, **environment):
         (folder / "config.py").write_text(
             f"from tests import toy\ndef get_config(steps):\n    return toy.make_config({spec!r}, "
@@ -84,7 +86,7 @@ class Job:
             free.bind(("localhost", 0))
             address = f"localhost:{free.getsockname()[1]}"
         command = [
-            sys.executable,
+            Job.python,
             "-c",
             SCRIPT,
             f"--config={folder / 'config.py'}:{steps}",
@@ -147,6 +149,11 @@ class Job:
                 step, index = json.loads(line)
                 steps.setdefault(step, []).append(index)
         return steps
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forked(python):
+    Job.python = python
 
 
 def run_here(monkeypatch, config, workdir, stop=None):
@@ -269,7 +276,7 @@ def test_local_sh_starts_a_real_pair_again_after_a_preemption_and_a_killed_worke
     python = tmp_path / "python"  # called as python -m dig_jax.main FLAGS
     python.write_text(
         f"#!/bin/sh\nshift 2\necho $$ >> {tmp_path}/pids-$DIG_PROCESS_INDEX\n"
-        f'SEEN={tmp_path}/seen-$DIG_PROCESS_INDEX exec {sys.executable} -c "$SCRIPT" "$@"\n'
+        f'SEEN={tmp_path}/seen-$DIG_PROCESS_INDEX exec {Job.python} -c "$SCRIPT" "$@"\n'
     )
     python.chmod(0o755)
     slow = "import time\n" + SCRIPT.replace(

@@ -8,7 +8,6 @@ and every run checks networks with other weights.
 import os
 import pathlib
 import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -141,7 +140,7 @@ def test_what_does_not_fit_is_named():
         assert words in str(error.value), str(error.value)
 
 
-def test_the_program_makes_a_work_folder_that_starts_runs(tmp_path):
+def test_the_program_makes_a_work_folder_that_starts_runs(tmp_path, python):
     arrays = given("maerec", live=False)
     save_file(state_of(arrays), tmp_path / "theirs.safetensors")
     flags = [
@@ -151,7 +150,7 @@ def test_the_program_makes_a_work_folder_that_starts_runs(tmp_path):
         f"--trained_px={HEIGHT}x{WIDE}",
     ]
     command = [
-        sys.executable,
+        python,
         "-m",
         "dig_jax.tools.import_weights",
         *flags,
@@ -167,9 +166,9 @@ def test_the_program_makes_a_work_folder_that_starts_runs(tmp_path):
     assert again.returncode == 1 and "exists" in again.stderr and "Traceback" not in again.stderr
 
 
-def test_bundled_weights_become_a_work_folder_with_the_same_features(tmp_path):
+def test_bundled_weights_become_a_work_folder_with_the_same_features(tmp_path, python):
     """`--layout=dig_jax`: by name, so that a run can start from weights that ship."""
-    command = [sys.executable, "-m", "dig_jax.tools.import_weights", "--layout=dig_jax"]
+    command = [python, "-m", "dig_jax.tools.import_weights", "--layout=dig_jax"]
     command += ["--input=gen48", f"--output={tmp_path}/run"]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -107,9 +107,11 @@ def models(tmp_path_factory):
     return folder
 
 
-def executed(name, folder, **typed):
-    """Runs a notebook in `folder` with values typed into its form. -> (all it printed, outputs)."""
+def executed(name, folder, python, **typed):
+    """Runs a notebook in `folder` with values typed into its form, and its programs by `python`.
+    -> (all it printed, outputs)."""
     pytest.importorskip("nbclient", reason="pip install 'dig_jax[test]'")
+    typed["PYTHON"] = python
     lines = "\n".join(f"{key} = {value!r}" for key, value in typed.items())
     done = folder / name
     environment = os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
@@ -129,9 +131,9 @@ def executed(name, folder, **typed):
 
 
 @pytest.mark.slow
-def test_the_linear_probe_takes_lines_of_ones_own(tmp_path, models):
+def test_the_linear_probe_takes_lines_of_ones_own(tmp_path, models, python):
     typed = {"YOUR_LINES": str(models / "lines.zip"), "ENCODER": str(models / "encoder")}
-    text, shown = executed("linear_probe.ipynb", tmp_path, **typed, STEPS=2, HELD_OUT=0.25)
+    text, shown = executed("linear_probe.ipynb", tmp_path, python, **typed, STEPS=2, HELD_OUT=0.25)
     assert "dig_jax runs on this cpu" in text
     assert "16 records: train 12 (12 labelled), validation 4 (4 labelled)" in text
     assert "step 2: eval/records/" in text and "neighbours.png: 8 windows of 12 lines" in text
@@ -142,10 +144,10 @@ def test_the_linear_probe_takes_lines_of_ones_own(tmp_path, models):
 
 
 @pytest.mark.slow
-def test_pretraining_goes_on_where_it_stopped(tmp_path):
+def test_pretraining_goes_on_where_it_stopped(tmp_path, python):
     typed = {"PRESET": "cpu", "SIZE": "nano,quick", "RENDERED_LINES": 24, "OBJECTIVE": "gen"}
     typed |= {"FLAGS": "--config.evals.collapse.every_steps=0", "STEPS": 2, "BATCH": 8}
-    text, shown = executed("pretrain_dig.ipynb", tmp_path, **typed)
+    text, shown = executed("pretrain_dig.ipynb", tmp_path, python, **typed)
     assert sum("image/png" in data for data in shown) == 1  # the batch
     (page,) = ("".join(data["text/html"]) for data in shown if "text/html" in data)
     assert "srcdoc=" in page and "Reconstructions" in page and "Nearest neighbours" in page
@@ -154,10 +156,10 @@ def test_pretraining_goes_on_where_it_stopped(tmp_path):
 
 
 @pytest.mark.slow
-def test_exports_read_without_jax(tmp_path, models):
+def test_exports_read_without_jax(tmp_path, models, python):
     pytest.importorskip("onnxruntime")
     typed = {"MODEL": str(models / "reader"), "IMAGES": str(models / "images")}
-    text, shown = executed("export_and_use.ipynb", tmp_path, **typed)
+    text, shown = executed("export_and_use.ipynb", tmp_path, python, **typed)
     assert len([data for data in shown if "image/png" in data]) == 4
     same = int(text.split(" of 4 lines have the same text in both")[0].split()[-1])
     assert same >= 3

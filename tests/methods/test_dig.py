@@ -493,7 +493,7 @@ def test_sixteen_lines_can_be_learnt_by_heart():
     find their pair.
     """
     method = make(
-        encoder={"width": 64, "depth": 2},
+        encoder={"width": 64},
         projector_width=128,
         projector_dim=64,
         weight_contrast=1.0,
@@ -514,9 +514,9 @@ def test_sixteen_lines_can_be_learnt_by_heart():
         return optax.apply_updates(params, updates), teacher, opt_state, loss, aux.metrics
 
     history = []
-    for i in range(250):
+    for i in range(200):
         params, teacher, opt_state, loss, metrics = step(
-            params, teacher, opt_state, jnp.float32(i / 250)
+            params, teacher, opt_state, jnp.float32(i / 200)
         )
         history.append(
             {"loss": float(loss), **{name: float(value) for name, value in metrics.items()}}

@@ -2,7 +2,6 @@
 
 import pathlib
 import subprocess
-import sys
 
 import numpy as np
 
@@ -46,9 +45,9 @@ def test_both_texts_are_on_the_terminal_whatever_its_width():
     assert any("have?" in line and "hare?" in line for line in beside)
 
 
-def test_a_bundled_reader_reads_the_lines_that_it_brings(tmp_path):
+def test_a_bundled_reader_reads_the_lines_that_it_brings(tmp_path, python):
     """The first minute of the demo: no data of the user's own."""
-    command = [sys.executable, "-m", "dig_jax.tools.show_readings"]
+    command = [python, "-m", "dig_jax.tools.show_readings"]
     run = lambda *more: subprocess.run([*command, *more], capture_output=True, text=True)
     done = run("fraktur", f"--output={tmp_path}/a.png")
     assert done.returncode == 0, done.stderr

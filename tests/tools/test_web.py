@@ -59,12 +59,12 @@ def test_a_bad_file_is_one_sentence(tmp_path):
         ("export_records", "lmdb", "lmdb", ["--records=a", "--output=b"]),
     ],
 )
-def test_a_missing_extra_is_one_sentence_with_the_command(program, package, extra, flags):
+def test_a_missing_extra_is_one_sentence_with_the_command(program, package, extra, flags, python):
     run = (
         f"import runpy, sys; sys.modules[{package!r}] = None; sys.argv = [{program!r}, *{flags}]; "
     )
     run += f"runpy.run_module('dig_jax.tools.{program}', run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run([python, "-c", run], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert f"pip install 'dig_jax[{extra}]'" in done.stderr and len(done.stderr.splitlines()) == 1
 

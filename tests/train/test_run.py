@@ -441,7 +441,7 @@ def test_metrics_are_means_over_the_log_interval(lines, tmp_path):
     }
 
 
-def command_line(tmp_path, spec, devices=8):
+def command_line(tmp_path, spec, python, devices=8):
     """The real command with the toy method, for other processes: command without --config, config
     file, environment.
     """
@@ -461,15 +461,15 @@ def command_line(tmp_path, spec, devices=8):
         "int(steps))\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return [sys.executable, str(script), f"--workdir={tmp_path / 'run'}"], config, environment
+    return [python, str(script), f"--workdir={tmp_path / 'run'}"], config, environment
 
 
 @pytest.mark.slow
-def test_sigterm_ends_a_real_process_with_143(lines, tmp_path):
+def test_sigterm_ends_a_real_process_with_143(lines, tmp_path, python):
     """Killed while it trains, it saves; run again, it goes on; a mistake is one sentence and exit
     code 1.
     """
-    command, config, environment = command_line(tmp_path, lines)
+    command, config, environment = command_line(tmp_path, lines, python)
     process = subprocess.Popen(
         [*command, f"--config={config}:1000000"],
         stderr=subprocess.PIPE,

@@ -5,7 +5,6 @@ not fit.
 import os
 import signal
 import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -193,9 +192,9 @@ for step in range(1, 10_000):
 
 
 @pytest.mark.slow
-def test_kill_leaves_a_whole_checkpoint(tmp_path):
+def test_kill_leaves_a_whole_checkpoint(tmp_path, python):
     """kill -9 while saves run: the last committed step restores, exact, and the debris goes."""
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path), os.path.dirname(__file__)]
+    command = [python, "-c", SCRIPT, str(tmp_path), os.path.dirname(__file__)]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )

@@ -47,25 +47,26 @@ def test_dry_run_names_every_case():
 
 
 @pytest.mark.slow
-def test_one_case_and_the_clock(tmp_path):
-    done = run_script("--tiny", OUT=str(tmp_path), BUDGET_S="3000", CASE_S="3000")
+def test_one_case_and_the_clock(tmp_path, python):
+    limits = {"BUDGET_S": "3000", "CASE_S": "3000"}
+    done = run_script("--tiny", OUT=str(tmp_path), PYTHON=python, **limits)
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     assert figures["case"] == "nano-8,objective=gen+depth=1" and figures["lines_per_s"] > 0
     assert json.loads((tmp_path / "bench_gpu.jsonl").read_text()) == figures
     # From here on a Python that has every package and takes its time.
-    python = tmp_path / "python"
-    python.write_text(
+    slow = tmp_path / "python"
+    slow.write_text(
         '#!/bin/sh\ncase "$*" in *"import absl"*) exit ;; *bench_step*) exec sleep 60 ;; esac\n'
         f'exec {sys.executable} "$@"\n'
     )
-    python.chmod(0o755)
-    run = functools.partial(run_script, PYTHON=str(python))
+    slow.chmod(0o755)
+    run = functools.partial(run_script, PYTHON=str(slow))
     assert json.loads(run("--tiny", BUDGET_S="5").stdout) == {
         "case": "nano-8,objective=gen+depth=1",
         "failed": "no time left",
     }
-    slow = json.loads(run("--tiny", CASE_S="1").stdout)
-    assert slow["case"] == "nano-8,objective=gen+depth=1" and slow["failed"].startswith(
+    late = json.loads(run("--tiny", CASE_S="1").stdout)
+    assert late["case"] == "nano-8,objective=gen+depth=1" and late["failed"].startswith(
         "exit code 124"
     )

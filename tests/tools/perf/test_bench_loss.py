@@ -4,7 +4,6 @@ comes last.
 
 import json
 import subprocess
-import sys
 
 import pytest
 
@@ -40,8 +39,8 @@ def test_what_needs_too_much_memory_is_not_run():
 
 
 @pytest.mark.slow
-def test_command_line():
-    command = [sys.executable, "-m", "dig_jax.tools.perf.bench_loss"]
+def test_command_line(python):
+    command = [python, "-m", "dig_jax.tools.perf.bench_loss"]
     done = subprocess.run(
         [*command, "--instances=64,128", "--chunk=16", "--time=false"],
         capture_output=True,

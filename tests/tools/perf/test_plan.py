@@ -9,7 +9,6 @@ import math
 import os
 import pathlib
 import subprocess
-import sys
 import types
 
 import jax
@@ -393,9 +392,9 @@ def test_meshes_on_the_command_line():
 
 
 @pytest.mark.slow
-def test_command_line():
+def test_command_line(python):
     command = [
-        sys.executable,
+        python,
         "-m",
         "dig_jax.tools.perf.plan",
         "--config=configs/pretrain/dig.py:preset=cpu,objective=gen,quick",
