@@ -15,7 +15,8 @@ setup: .venv/.ready
 	  { echo "$(PYTHON) is older than 3.11: name a newer one, as in 'make $(MAKECMDGOALS) PYTHON=python3.11'"; exit 1; }
 	@echo "installing the packages of requirements.txt into .venv: about 1.8 GB, some minutes"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
+	$(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null || true  # on all cores; pip takes one
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
 

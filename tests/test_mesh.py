@@ -8,7 +8,6 @@ import functools
 import importlib
 import math
 import re
-import types
 
 import jax
 import jax.numpy as jnp
@@ -255,8 +254,7 @@ def test_every_preset_has_a_loss_and_rules_that_cover_its_state(file, arg):
     ).tx
 
     def create(views, made):
-        known = types.SimpleNamespace(init=lambda *_: made, init_teacher=method.init_teacher)
-        state = states.create(known, tx, views, KEY)
+        state = states.create(method, tx, made)
         return state, method.loss(state.params, state, views, KEY, 0.5)
 
     state, (loss, aux) = jax.eval_shape(create, views, made)

@@ -211,6 +211,16 @@ def test_rows_that_hosts_share_are_summed_once(monkeypatch, counts):
     assert hosts.sum_hosts({"n": 3}) == {"n": 3}
 
 
+def test_hosts_that_restored_different_steps_end_with_a_sentence(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    other = 4
+    gather = lambda number: np.array([number, other])
+    monkeypatch.setattr(hosts.multihost_utils, "process_allgather", gather)
+    hosts.check_same("the step that a host restored", 4)
+    with pytest.raises(ValueError, match=r"step that a host restored differs: \[6, 4\], by host"):
+        hosts.check_same("the step that a host restored", 6)
+
+
 def test_half_set_environment_is_a_sentence(monkeypatch):
     monkeypatch.setenv("DIG_PROCESS_COUNT", "2")
     monkeypatch.delenv("DIG_PROCESS_INDEX", raising=False)

@@ -87,15 +87,17 @@ class Source:
 class Experiment:
     """Everything that a config describes. `config` is complete: what config.json says.
 
-    total: steps. parts: microbatches of a step (config.accumulate). rules: config.sharding.
-    log_every: steps. profile: which steps to trace. compile_cache: see
-    `compile_cache.keep`.
+    variables: raw batch -> {"params", "mutable"} before step 0, jitted, so it is traced once for
+    all that ask for its shapes or values. total: steps. parts: microbatches of a step
+    (config.accumulate). rules: config.sharding. log_every: steps. profile: which steps to trace.
+    compile_cache: see `compile_cache.keep`.
     """
 
     config: dict[str, Any]
     mesh: Any
     data: Data
     method: base.Method
+    variables: Callable[[base.Batch], dict[str, Any]]
     optimizer: optim.Optimizer
     total: int
     batch_size: int
@@ -127,6 +129,9 @@ class Experiment:
         if data is None:
             build.check_records(cfg)
             data = open_data(cfg, mesh)
+        rows = sharding.batch_sharding(mesh)  # as batches will lie, so that traces fit them
+        place = lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=rows)
+        data = dataclasses.replace(data, raw=jax.tree.map(place, data.raw))
         method = build.method(cfg["method"], data.charset, encoder_for(cfg, device))
         if cfg["method"].get("encoder") and hasattr(method.encoder, "final_norm"):
             # The method may decide it; config.json then describes the encoder that was trained.
@@ -135,14 +140,15 @@ class Experiment:
         if method.frozen_features and data.once and jax.process_count() == 1:
             data = dataclasses.replace(data, features=FeatureCache(method, mesh))
         total = total_steps(cfg["total"], data.steps_per_epoch)
-        create = functools.partial(_parameters, method, cfg["seed"])
-        given = {"params": jax.eval_shape(create, data.raw), "total_steps": total}
+        variables = jax.jit(functools.partial(_variables, method, cfg["seed"]), inline=True)
+        shapes = jax.eval_shape(variables, data.raw)
+        given = {"params": shapes["params"], "total_steps": total}
         given["batch_size"] = cfg["batch_size"]
         optimizer = build.call(optim.create, "config.optim", cfg["optim"], **given)
         run = {name: cfg[name] for name in ("batch_size", "seed", "profile", "compile_cache")}
         run |= {"parts": cfg["accumulate"], "rules": cfg["sharding"]}
         run |= {"log_every": cfg["log"]["every_steps"], "source": Source.of(cfg)}
-        return cls(cfg, mesh, data, method, optimizer, total, **run)
+        return cls(cfg, mesh, data, method, variables, optimizer, total, **run)
 
     # state and step
 
@@ -152,8 +158,7 @@ class Experiment:
 
     def create(self, raw: base.Batch) -> states.TrainState:
         """The state before step 0. Pure; `raw` gives the shapes."""
-        key = prng.stream(self.seed, "init")
-        return states.create(self.method, self.optimizer.tx, _views(self, raw), key)
+        return states.create(self.method, self.optimizer.tx, self.variables(raw))
 
     @functools.cached_property
     def abstract(self) -> states.TrainState:
@@ -203,13 +208,9 @@ class Experiment:
         return build.call(checkpoint.Checkpoints, "config.checkpoint", options, workdir=workdir)
 
 
-def _views(self: Experiment, raw: base.Batch) -> base.Batch:
-    return self.method.augment(prng.stream(self.seed, "augment"), raw)
-
-
-def _parameters(method: base.Method, seed: int, raw: base.Batch) -> base.Params:
+def _variables(method: base.Method, seed: int, raw: base.Batch) -> dict[str, Any]:
     views = method.augment(prng.stream(seed, "augment"), raw)
-    return method.init(prng.stream(seed, "init"), views)["params"]
+    return method.init(prng.stream(seed, "init"), views)
 
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,15 +28,12 @@ class TrainState:
     mutable: Any
 
 
-def create(
-    method: Any, tx: optax.GradientTransformation, batch: dict[str, jax.Array], key: jax.Array
-) -> TrainState:
+def create(method: Any, tx: optax.GradientTransformation, variables: dict[str, Any]) -> TrainState:
     """The state before step 0. Pure, so it may run under eval_shape and under jit with
     out_shardings.
 
-    batch: one *augmented* batch, or its shapes. The teacher starts as a copy of the student.
+    variables: of `method.init`. The teacher starts as a copy of the student.
     """
-    variables = method.init(key, batch)
     params = variables["params"]
     teacher = method.init_teacher(params)
     if teacher is not None:

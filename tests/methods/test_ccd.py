@@ -18,7 +18,6 @@ from scipy import ndimage
 from dig_jax.augment import characters, geometry, views
 from dig_jax.methods import ccd
 from dig_jax.methods.shared import base
-from tests import compiled
 from tests.methods import checks
 from tests.methods.checks import same
 
@@ -499,7 +498,7 @@ def test_characters_can_be_told_apart():
     method = make(prototypes=64, projector_dim=64, momentum=0.99, kmeans_frac=1.0)
     tx = optax.adam(1e-3)
 
-    @functools.partial(jax.jit, compiler_options=compiled.FOR_USERS)
+    @jax.jit
     def run(raw):
         batch = method.augment(jax.random.key(0), raw)
         variables = method.init(jax.random.key(1), batch)

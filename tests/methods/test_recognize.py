@@ -44,7 +44,9 @@ def make_batch(seed=0, rows=6, width_px=48):
 def start(method, optimizer=None, seed=7):
     batch = jax.jit(method.augment)(jax.random.key(1), make_batch())
     tx = optimizer.tx if optimizer else optax.identity()
-    made = jax.jit(lambda key: state.create(method, tx, batch, key))(jax.random.key(seed))
+    made = jax.jit(lambda key: state.create(method, tx, method.init(key, batch)))(
+        jax.random.key(seed)
+    )
     return made.replace(
         mutable=method.calibrate(made.params, made.mutable, [make_batch(0), make_batch(1)])
     )

@@ -2,6 +2,7 @@
 records, real pipeline.
 """
 
+import collections
 import os
 import re
 import signal
@@ -290,10 +291,9 @@ def test_a_step_gives_fresh_keys_and_the_moved_teacher():
     key is used twice.
     """
     method, batch = Witness(), {"image": jnp.zeros((8, 8, 16, 1), jnp.uint8)}
-    optimizer = optim.create(
-        params=method.init(None, None)["params"], total_steps=4, batch_size=8, lr=0.1
-    )
-    state = states.create(method, optimizer.tx, batch, jax.random.key(0))
+    made = method.init(None, None)
+    optimizer = optim.create(params=made["params"], total_steps=4, batch_size=8, lr=0.1)
+    state = states.create(method, optimizer.tx, made)
     seen = []
     for _ in range(2):
         state, values = make_train_step(method, optimizer, 4, 0)(state, batch)
@@ -306,14 +306,28 @@ def test_a_step_gives_fresh_keys_and_the_moved_teacher():
     assert float(values["draw"]) != float(seen[0]["draw"])  # another seed
 
 
+def test_a_run_traces_its_parameters_once_and_its_views_once_more(lines, tmp_path, monkeypatch):
+    """Tracing a large network takes longer than two steps of it: shapes and values share one."""
+    calls = collections.Counter()
+    for name in ("init", "augment"):
+
+        called = getattr(Toy, name)
+        spy = lambda *given, n=name, f=called: (calls.update([n]), f(*given))[1]
+        monkeypatch.setattr(Toy, name, spy)
+    train.run(make_config(lines, 2), str(tmp_path))
+    assert calls == {"init": 1, "augment": 2}
+
+
 def test_the_backward_pass_of_what_is_frozen_is_dropped():
     batch = {"image": jnp.zeros((8, 8, 16, 1), jnp.uint8)}
-    method, key = Toy(), jax.random.key(0)
-    params = method.init(key, batch)["params"]
+    method = Toy()
+    made = method.init(jax.random.key(0), batch)
 
     def flops(rules):
-        optimizer = optim.create(params=params, total_steps=2, batch_size=8, lr=0.1, rules=rules)
-        state = states.create(method, optimizer.tx, batch, key)
+        optimizer = optim.create(
+            params=made["params"], total_steps=2, batch_size=8, lr=0.1, rules=rules
+        )
+        state = states.create(method, optimizer.tx, made)
         return (
             jax.jit(make_train_step(method, optimizer, 2, 0))
             .lower(state, batch)

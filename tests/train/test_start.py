@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ml_collections.config_dict import placeholder
 
-from dig_jax import trees
+from dig_jax import hosts, trees
 from dig_jax.data import writer
 from dig_jax.train import run as train
 from dig_jax.train.experiment import Experiment
@@ -302,6 +302,15 @@ def test_epochs_and_steps_exclude_each_other(lines, tmp_path):
     config = make_config(lines, 3, **{"total.epochs": 2.0})
     with pytest.raises(ValueError, match="config.total says steps=3 and epochs=2.0: set"):
         train.run(config, str(tmp_path))
+
+
+def test_init_from_takes_the_step_that_the_lead_sees(lines, tmp_path, monkeypatch, capsys):
+    kept = {"checkpoint.every_steps": 2, "checkpoint.keep_last": 2}
+    source = train.run(make_config(lines, 4, **kept), str(tmp_path / "a"))
+    monkeypatch.setattr(hosts, "broadcast", lambda number: 2 if number == 4 else number)
+    state = train.run(make_config(lines, 0, init_from=str(tmp_path / "a")), str(tmp_path / "b"))
+    assert "starting from step 2 of" in capsys.readouterr().err
+    assert not same(state.params["encoder"], source.params["encoder"])
 
 
 def test_a_step_that_a_host_does_not_see_is_a_sentence(lines, tmp_path):
