@@ -90,7 +90,7 @@ def grown(batch, more=2, columns=4):
     return {
         "view1": view,
         "mask": mask,
-        "width": np.append(batch["width"], [WIDTH + extra, 20]).astype(np.int32),
+        "width": np.append(batch["width"], np.resize([WIDTH + extra, 20], more)).astype(np.int32),
         "valid": np.pad(batch["valid"], (0, more)),
         "column_offset": np.pad(batch["column_offset"], ((0, more), (0, 0))),
     }

@@ -310,7 +310,6 @@ def test_a_run_traces_its_parameters_once_and_its_views_once_more(lines, tmp_pat
     """Tracing a large network takes longer than two steps of it: shapes and values share one."""
     calls = collections.Counter()
     for name in ("init", "augment"):
-
         called = getattr(Toy, name)
         spy = lambda *given, n=name, f=called: (calls.update([n]), f(*given))[1]
         monkeypatch.setattr(Toy, name, spy)
