@@ -5,14 +5,15 @@ import sys
 import types
 from pathlib import Path
 
-import jax
 import pytest
 
+from dig_jax.augment import recipes
 from dig_jax.data import records, writer
 from dig_jax.data.sources import lines
 from dig_jax.train import command_line, run
 from dig_jax.workdir import metrics
 from tests import test_docs
+from tests.methods import pairs
 
 NAME = "dig_jax.methods.barlow_twins"
 
@@ -32,21 +33,14 @@ def method(blocks, monkeypatch):
     return module
 
 
-@pytest.fixture
-def unoptimised():
-    """Compiling is all that two steps cost: without optimisation it takes about half."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", before)
-
-
 def test_the_method_of_the_page_is_about_forty_lines(blocks):
     code = re.sub(r'""".*?"""', "", blocks["dig_jax/methods/barlow_twins.py"], flags=re.S)
     assert len([line for line in code.splitlines() if line.strip()]) <= 45
 
 
-def test_the_page_trains_for_two_steps(blocks, method, unoptimised, tmp_path):
+def test_the_page_trains_for_two_steps(blocks, method, tmp_path, monkeypatch):
+    # A recipe that compiles quickly: they have tests of their own.
+    monkeypatch.setitem(recipes.RECIPES, "lines_light", pairs.BLUR)
     config = tmp_path / Path("configs/pretrain/barlow_twins.py").name
     config.write_text(blocks["configs/pretrain/barlow_twins.py"], encoding="utf-8")
     made = lines.examples(

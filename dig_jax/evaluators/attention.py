@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from dig_jax import sharding
-from dig_jax.data import buckets, transforms
+from dig_jax.data import buckets
 from dig_jax.evaluators.lines import Line
 
 Sample = tuple[Line, np.ndarray]  # the line, its picture u8[H, w, C] without padding
@@ -32,6 +32,8 @@ class Attention:
         """u8[T, S] for each line: T characters by S frames, a row's largest weight being 255."""
         if not self.on or not samples:
             return [None] * len(samples)
+        from dig_jax.data import transforms  # here: it wants OpenCV, and bench_step runs without
+
         widths = np.array([image.shape[1] for _, image in samples])
         wide = -(-int(widths.max()) // self.multiple_px) * self.multiple_px
         rows = len(samples) + -len(samples) % self.mesh.size

@@ -77,7 +77,7 @@ def started(method):
 
 def grown(batch, more=2, columns=4):
     """The same lines on a canvas `columns` patches wider, other pixels in the padding, and `more`
-    rows that are not valid, one of which hides most of a full line."""
+    rows that are not valid; those of full width hide most of it."""
     extra = columns * PATCH[1]
     view = (
         np.random.default_rng(7)
@@ -86,7 +86,7 @@ def grown(batch, more=2, columns=4):
     )
     view[:8, :, :WIDTH] = np.where(inside(batch)[..., None], batch["view1"], view[:8, :, :WIDTH])
     mask = np.pad(batch["mask"], ((0, more), (0, columns * ROWS)))
-    mask[-2, 12:] = True
+    mask[8::2, 12:] = True
     return {
         "view1": view,
         "mask": mask,

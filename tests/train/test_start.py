@@ -56,7 +56,8 @@ def test_a_whole_recogniser_is_taken_over_with_its_charset(lines, tmp_path):
 
 def recogniser(spec, **changes):
     """A config of one step with a rate of 0: what was taken over stays."""
-    config = make_config(spec, 1, data=whole_lines(spec), optim={"lr": 0.0}, **changes)
+    changes |= {"data": whole_lines(spec), "optim": {"lr": 0.0}, "mesh.data": 1}
+    config = make_config(spec, 1, **changes)
     encoder = {"patch": (8, 4), "width": 8, "depth": 0, "heads": 1}
     heads = {"read": {"kind": "attention", "hidden": 8}}
     config.method = {"name": "recognize", "encoder": encoder, "heads": heads}
