@@ -55,3 +55,13 @@ def test_lines_of_the_changelog_are_short_and_begin_with_the_present_version():
     lines = (ROOT / "CHANGELOG.md").read_text("utf-8").splitlines()
     assert next(line for line in lines if line.startswith("## ")).split()[1] == dig_jax.__version__
     assert not [line for line in lines if len(line) > 100]
+
+
+def test_the_picture_of_the_gain_has_the_figures_of_its_page():
+    """docs/gain.svg is drawn from the table of docs/small_data.md."""
+    drawn = (ROOT / "docs" / "gain.svg").read_text("utf-8")
+    page = (ROOT / "docs" / "small_data.md").read_text("utf-8")
+    table = page.split("<!-- small data: begin -->")[1].split("<!-- small data: end -->")[0]
+    rows = re.findall(r"\| (\d+) \| ([\d.]+) % \| ([\d.]+) % \|", table)
+    assert re.findall(r">(\d+) labelled lines<", drawn) == [row[0] for row in rows]
+    assert re.findall(r">([\d.]+) %<", drawn) == [figure for row in rows for figure in row[1:]]
