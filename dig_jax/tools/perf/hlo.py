@@ -2,8 +2,9 @@
 and sends to other devices.
 
 All figures are of one device and one run. What stands in a loop counts as often as the loop turns,
-where XLA knows how often (`known_trip_count`; else once, and `Summary.loops_of_unknown_length` says
-so). XLA's own cost analysis counts a loop once.
+where XLA says how often (`known_trip_count`, which the TPU compiler leaves out) or the loop counts
+from 0 to a constant; else once, and `Summary.loops_of_unknown_length` says so. XLA's own cost
+analysis counts a loop once.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """flops: of matrix products and convolutions (a multiply-add is two). traffic: bytes read and
-    written by every instruction that is not fused into another."""
+    """flops: of matrix products and convolutions (a multiply-add is two). traffic: bytes read from
+    and written to main memory by every instruction that is not fused into another."""
 
     flops: float
     traffic: float
@@ -107,15 +108,41 @@ class _Program:
             computation = self.computations[name]
             yield computation, times
             for instruction in computation.values():
-                for called, turns in self._called(instruction):
+                for called, turns in self._called(instruction, computation):
                     waiting.append((called, times * turns))
 
-    def _called(self, instruction: Instruction) -> Iterator[tuple[str, int]]:
+    def _turns(self, loop: Instruction, around: dict[str, Instruction]) -> int | None:
+        """Turns of a loop, where they are said or where it counts from 0 by one, as JAX's loops."""
+        if said := re.search(r'known_trip_count"?:\{"n":"?(\d+)', loop.rest):
+            return int(said[1])
+        test, body = (
+            list(self.computations[re.search(rf"{part}=%?([\w.\-]+)", loop.rest)[1]].values())
+            for part in ("condition", "body")
+        )
+        compared = [i for i in test if i.opcode == "compare" and "direction=LT" in i.rest]
+        results = [i for i in body if i.opcode == "tuple"]
+        start = around[loop.operands[0]]
+        if len(compared) != 1 or not results or start.opcode != "tuple":
+            return None
+        counter, limit = (next(i for i in test if i.name == n) for n in compared[0].operands)
+        place = re.search(r"index=(\d+)", counter.rest)
+        if not place or limit.opcode != "constant":
+            return None
+        first = around[start.operands[int(place[1])]]
+        while first.opcode in ("copy", "bitcast"):
+            first = around[first.operands[0]]
+        after = next((i for i in body if i.name == results[-1].operands[int(place[1])]), None)
+        counts = first.rest == "0" and after is not None and after.opcode == "add"
+        return int(limit.rest) if counts else None
+
+    def _called(
+        self, instruction: Instruction, computation: dict[str, Instruction]
+    ) -> Iterator[tuple[str, int]]:
         opcode, rest = instruction.opcode, instruction.rest
         if opcode == "while":
-            count = re.search(r'known_trip_count"?:\{"n":"?(\d+)', rest)
-            self.unknown += count is None
-            yield re.search(r"body=%?([\w.\-]+)", rest)[1], int(count[1]) if count else 1
+            turns = self._turns(instruction, computation)
+            self.unknown += turns is None
+            yield re.search(r"body=%?([\w.\-]+)", rest)[1], turns or 1
         elif opcode in ("call", "async-start"):
             yield re.search(r"(?:to_apply|calls)=%?([\w.\-]+)", rest)[1], 1
         elif opcode == "conditional":  # the dearest branch is not known: all of them
@@ -151,14 +178,14 @@ class _Program:
         opcode, operands = instruction.opcode, instruction.operands
         if opcode in FREE or opcode.endswith("-done"):
             return 0.0
-        size = lambda name: _bytes(computation[name].shape) if name in computation else 0
+        size = lambda name: _main(computation[name].shape) if name in computation else 0
         if opcode in ("dynamic-slice", "slice", "gather"):
-            return 2.0 * _bytes(instruction.shape)
+            return float(_bytes(instruction.shape) + _main(instruction.shape))
         if opcode == "dynamic-update-slice":
             return 2.0 * size(operands[1])
         if opcode == "fusion":
             return self._moved_by_fusion(instruction, computation)
-        return float(_bytes(instruction.shape) + sum(size(name) for name in operands))
+        return float(_main(instruction.shape) + sum(size(name) for name in operands))
 
     def _moved_by_fusion(
         self, instruction: Instruction, computation: dict[str, Instruction]
@@ -169,7 +196,7 @@ class _Program:
         for parameter in parameters:
             readers = _readers(parameter.name, fused)
             cut = {i.opcode for i in readers if i.operands[0] == parameter.name}
-            whole = _bytes(parameter.shape)
+            whole = _main(parameter.shape)
             if readers and cut == {i.opcode for i in readers} == {"dynamic-slice"}:
                 total += sum(_bytes(i.shape) for i in readers)
             elif readers and cut == {i.opcode for i in readers} == {"dynamic-update-slice"}:
@@ -178,7 +205,7 @@ class _Program:
                 )  # the result is counted whole below
             else:
                 total += whole
-        return max(total + _bytes(instruction.shape), 0.0)
+        return max(total + _main(instruction.shape), 0.0)
 
     def collectives(
         self, kind: str, instruction: Instruction, computation: dict[str, Instruction], times: int
@@ -302,6 +329,12 @@ def _bytes(shape: str) -> int:
         bits = BITS[kind] if kind in BITS else int(re.search(r"\d+", kind)[0])
         total += math.prod(dims) * bits // 8
     return total
+
+
+def _main(shape: str) -> int:
+    """The same of those in main memory: S(1) is a TPU's memory on the chip, which the compiler
+    fills and empties by copies of their own."""
+    return _bytes(re.sub(r"\[[\d,]*\](?=\{[^}]*S\(1\))", "[0]", shape))
 
 
 def _groups(rest: str) -> list[tuple[int, ...]]:

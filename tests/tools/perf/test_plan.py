@@ -155,6 +155,50 @@ def test_a_batch_of_products_that_is_written_as_a_convolution():
     assert hlo._multiply_adds(*shapes, rest) == 4 * 2 * 256 * 256 * 32
 
 
+LOOP = """HloModule loop
+
+%turn (s: (s32[], f32[8,8])) -> (s32[], f32[8,8]) {
+  %s = (s32[], f32[8,8]) parameter(0)
+  %i = s32[] get-tuple-element(%s), index=0
+  %x = f32[8,8] get-tuple-element(%s), index=1
+  %one = s32[] constant(1)
+  %next = s32[] add(%i, %one)
+  %dot = f32[8,8] dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %t = (s32[], f32[8,8]) tuple(%next, %dot)
+}
+
+%goes (s.1: (s32[], f32[8,8])) -> pred[] {
+  %n = s32[]{:T(128)} constant(28)
+  %s.1 = (s32[], f32[8,8]) parameter(0)
+  %i.1 = s32[]{:T(128)} get-tuple-element(%s.1), index=0
+  ROOT %lt = pred[] compare(%i.1, %n), direction=LT
+}
+
+ENTRY %main (x.1: f32[8,8]) -> f32[8,8] {
+  %x.1 = f32[8,8] parameter(0)
+  %zero = s32[] constant(0)
+  %start = s32[] copy(%zero)
+  %t.1 = (s32[], f32[8,8]) tuple(%start, %x.1)
+  %loop = (s32[], f32[8,8]) while(%t.1), condition=%goes, body=%turn
+  ROOT %y = f32[8,8] get-tuple-element(%loop), index=1
+}
+"""
+
+
+def test_a_loop_that_the_tpu_compiler_leaves_without_a_count():
+    summary = hlo.summarize(LOOP)
+    assert summary.flops == 28 * 2 * 8**3 and summary.loops_of_unknown_length == 0
+    for change in (("constant(0)", "constant(3)"), (" add(", " multiply("), ("=LT", "=NE")):
+        summary = hlo.summarize(LOOP.replace(*change))
+        assert summary.flops == 2 * 8**3 and summary.loops_of_unknown_length == 1
+
+
+def test_what_stays_on_the_chip_moves_nothing_through_main_memory():
+    outside = hlo.summarize(TEXT).traffic
+    text = TEXT.replace("%half = bf16[100,8]{1,0}", "%half = bf16[100,8]{1,0:T(8,128)S(1)}")
+    assert outside - hlo.summarize(text).traffic == 3 * 1600  # written once, read twice
+
+
 def weak(name, devices):
     config = command_line.load(f"{name}:preset=cpu,quick")
     config.batch_size, config.method.encoder.depth = 8 * devices, 1
