@@ -14,7 +14,7 @@ import pytest
 from dig_jax import trees
 from dig_jax.configs.pretrain import dig as dig_config
 from dig_jax.configs.pretrain import mocov3 as config
-from dig_jax.methods import mocov3
+from dig_jax.methods import dig, mocov3
 from dig_jax.train import optim
 from tests.methods import pairs
 
@@ -137,6 +137,10 @@ def test_a_contrast_on_a_middle_block_is_that_of_an_encoder_that_ends_there():
         | {"encoder": {n: x for n, x in params["encoder"].items() if n not in ("block_1", "norm")}}
     )
     params, teacher, mutable = case.state
+    gen = dig.Method(encoder=deep, channels=1, objective="gen")
+    made = gen.augment(jax.random.key(0), pairs.raw())
+    theirs = jax.eval_shape(gen.init, jax.random.key(0), made)["params"]["encoder"]
+    assert jax.tree.map(jnp.shape, params["encoder"]) == jax.tree.map(lambda x: x.shape, theirs)
     out = pairs.stepper(short)(keep(params), keep(teacher), mutable, case.batch)
     pick = lambda out: (out["loss"], out["metrics"], keep(out["grads"]["params"]))
     pairs.same(jax.device_get(pick(out)), pick(case.out))

@@ -146,6 +146,8 @@ def encode(
     offset = batch.get("column_offset")
     offset = None if offset is None else offset.reshape(-1)
     width = jnp.repeat(batch["width"], len(images))
+    if encoder.is_initializing():
+        block = "last"  # so that every parameter is made, those that stand above the block, too
     each = {} if block == "last" else {"each_block": True}
     tokens = encoder(interleave(images), width, mask, offset, deterministic=deterministic, **each)
     tokens = tokens if block == "last" else tokens[block - 1]
