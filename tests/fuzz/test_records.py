@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 
 import numpy as np
@@ -58,9 +57,9 @@ def test_a_hundred_cases_end_as_they_must(tmp_path):
 
 
 @pytest.mark.slow
-def test_as_a_program(tmp_path):
+def test_as_a_program(tmp_path, python):
     command = [
-        sys.executable,
+        python,
         "-m",
         "tests.fuzz.records",
         "--cases=40",

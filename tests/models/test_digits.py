@@ -9,7 +9,7 @@ import pytest
 
 from dig_jax.models import decoders
 
-FRAMES, LONGEST, COLUMN = 32, 6, 2
+FRAMES, LONGEST, COLUMN = 22, 4, 2
 
 
 def strings(digits, chosen, rows, rng):

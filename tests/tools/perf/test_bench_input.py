@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -81,9 +80,9 @@ def test_more_workers_are_tried_where_auto_is_too_few(folder, monkeypatch):
 
 
 @pytest.mark.slow
-def test_command_line(folder):
+def test_command_line(folder, python):
     command = [
-        sys.executable,
+        python,
         "-m",
         "dig_jax.tools.perf.bench_input",
         "--batch_size=16",
