@@ -26,8 +26,8 @@ from dig_jax.train.command_line import parse  # noqa: F401  (of the command line
 
 def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
     command_line.define_config("name or file of a config, and its arguments", flag_values)
-    what = "folder of this run: config, metrics, checkpoints, report"
-    command_line.define_path("workdir", None, what, flag_values)
+    what = "folder of this run, or gs://bucket/folder: config, metrics, checkpoints, report"
+    command_line.define_path("workdir", None, what, flag_values, buckets=True)
     what = "show where an error came from, not only its sentence"
     flags.DEFINE_bool("traceback", False, what, flag_values=flag_values)
 

@@ -56,8 +56,8 @@ PHASES = {
 }
 
 
-def child(records: str, workdir: str, cache: str, pipe: int, log: str) -> None:
-    """One run, in a forked process; never returns."""
+def child(records: str, workdir: str, cache: str, pipe: int, log: str, watch) -> None:
+    """One run, in a forked process; never returns. watch(workdir, pipe) reports its phases."""
     code = 70
     try:
         os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
@@ -159,7 +159,9 @@ def watch(workdir: str, pipe: int) -> None:
     metrics._open = Halves
 
 
-def attempt(phase: str | None, draw: random.Random, **given: str) -> tuple[int, str | None]:
+def attempt(
+    phase: str | None, draw: random.Random, phases=PHASES, watch=watch, **given: str
+) -> tuple[int, str | None]:
     """Start the run; kill it in this phase (None: let it be). (exit status, -9 where killed; digest
     of the state).
     """
@@ -167,9 +169,9 @@ def attempt(phase: str | None, draw: random.Random, **given: str) -> tuple[int, 
     pid = os.fork()
     if pid == 0:
         os.close(reader)
-        child(pipe=pipe, **given)
+        child(pipe=pipe, watch=watch, **given)
     os.close(pipe)
-    mark, most = PHASES[phase] if phase else ("", 0.0)
+    mark, most = phases[phase] if phase else ("", 0.0)
     skip, deadline, kill_at, digest, rest = (
         draw.choice((0, 0, 1, 2)),
         time.monotonic() + PATIENCE_S,
@@ -205,7 +207,10 @@ def attempt(phase: str | None, draw: random.Random, **given: str) -> tuple[int, 
 
 
 def story(workdir: str) -> list[dict]:
-    rows = metrics.read_jsonl(os.path.join(workdir, "metrics.jsonl"))
+    return without_speed(metrics.read_jsonl(os.path.join(workdir, "metrics.jsonl")))
+
+
+def without_speed(rows: list[dict]) -> list[dict]:
     return [
         {name: value for name, value in row.items() if name != "train/lines_per_s"} for row in rows
     ]

@@ -118,7 +118,8 @@ MISTAKES = [
     (("--config=configs/recognize/finetune.py:labels=1",), r"labels=1: give a share"),
     # folders
     ((TOY, "--workdir={root}/file"), r"--workdir=\S+/file is a file: name a folder"),
-    ((TOY, "--workdir=gs://bucket/run"), r"--workdir=gs://bucket/run: it is the address of an object store: name a folder"),
+    ((TOY, "--workdir=s3://bucket/run"), r"s3://bucket/run is the address of an object store that Orbax cannot save to: name"),
+    ((TOY, "--workdir=gs://bucket"), r"gs://bucket names no folder in a bucket: write gs://BUCKET/FOLDER"),
     ((TOY, "--workdir={root}/file/below"), r"--workdir=\S+/file/below cannot be written \(not a directory\): name another"),
     ((TOY, "--config.data.train=/no/such"), r"No record set at /no/such .*make_records"),
     ((TOY, "--config.data.train={root}/records@dev"), r"records has no split 'dev'; it has: train"),

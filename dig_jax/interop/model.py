@@ -23,6 +23,7 @@ from dig_jax.data.line_images import Preparation
 from dig_jax.methods.shared import base
 from dig_jax.models import encoders
 from dig_jax.text import Charset
+from dig_jax.workdir import bucket
 
 LAYOUT = 1  # of an export folder
 BUNDLED = pathlib.Path(__file__).parents[1] / "weights"  # exports that ship with the package
@@ -135,7 +136,7 @@ def bundled() -> list[str]:
 
 def located(source: Any) -> pathlib.Path:
     """The folder of a source: the one of that path, or that of bundled weights."""
-    folder = pathlib.Path(str(source)).expanduser()
+    folder = bucket.path(str(source)).expanduser()
     if folder.is_dir():
         return folder
     names = bundled()
@@ -222,7 +223,7 @@ def of_run(
             path = f"{top}/heads/{title}"
             tree = checkpoint.load_subtree(str(folder), path, jax.tree.map(place, tree), step)
             weights[top][name] = {title: tree}
-    origin = {"run": folder.resolve().name, "step": step, "method": cfg["method"]["name"]}
+    origin = {"run": bucket.whole(folder).name, "step": step, "method": cfg["method"]["name"]}
     origin |= {"trained_on": cfg["data"].get("train"), "figures": figures(folder, step)}
     recipe = {"recipe": cfg["method"].get("recipe"), "subset": cfg["data"].get("subset")}
     recipe |= {"batch_size": cfg.get("batch_size"), "init_from": cfg.get("init_from")}

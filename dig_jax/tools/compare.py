@@ -17,7 +17,6 @@ dig_jax/evaluators/scoring.py.
 
 from __future__ import annotations
 
-import pathlib
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -28,7 +27,7 @@ from dig_jax.evaluators import intervals, scoring
 from dig_jax.text import Charset, normalize
 from dig_jax.tools import program
 from dig_jax.tools.tables import GROUP_BY, as_text, bounds, percent
-from dig_jax.workdir import readings
+from dig_jax.workdir import bucket, readings
 from dig_jax.workdir.read import Run
 from dig_jax.workdir.readings import Reading
 
@@ -47,7 +46,7 @@ _ERRORS = flags.DEFINE_integer(
 
 def load(source: str, only: str | None = None) -> dict[str, list[Reading]]:
     """{data set: lines} of a work folder, or of one file of readings."""
-    path = pathlib.Path(source)
+    path = bucket.path(source)
     if path.is_file():
         name = path.stem.removeprefix(readings.PREFIX)
         return {only or name: readings.read(path)}
@@ -217,7 +216,7 @@ def errors(lines: Sequence[Reading], rule: str, most: int) -> str:
 
 def lacking(source: str, lines: Sequence[Reading]) -> str:
     """Sentence on characters that the charset of a work folder lacks; "" where there is none."""
-    path = pathlib.Path(source) / "charset.json"
+    path = bucket.path(source) / "charset.json"
     if not path.is_file():
         return ""
     charset = Charset.from_json(path.read_text(encoding="utf-8"))
@@ -250,7 +249,7 @@ def one(source: str, rules: Sequence[str]) -> str:
 
 def two(sources: Sequence[str], rules: Sequence[str]) -> str:
     """Differences of two recognisers, set by set. Two files need not bear one name."""
-    files = all(pathlib.Path(source).is_file() for source in sources)
+    files = all(bucket.path(source).is_file() for source in sources)
     only = _SET.value or ("readings" if files else None)
     a, b = (load(source, only) for source in sources)
     common = [name for name in a if name in b]
@@ -269,7 +268,7 @@ def two(sources: Sequence[str], rules: Sequence[str]) -> str:
 
 
 def main(argv):
-    sources = [str(program.path(text, "a work folder")) for text in argv[1:]]
+    sources = [str(program.folder(text, "a work folder")) for text in argv[1:]]
     if not 1 <= len(sources) <= 2:
         raise app.UsageError("name one or two work folders or files of readings")
     rules = list(scoring.RULES) if _RULE.value == "all" else _RULE.value.split(",")

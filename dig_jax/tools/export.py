@@ -132,7 +132,7 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    command_line.define_path("model", None, "Work folder of a run, or an export.")
+    command_line.define_path("model", None, "Work folder of a run, or an export.", buckets=True)
     command_line.define_path("output", None, "Folder to make.")
     flags.DEFINE_enum("format", None, FORMATS, "What to write.")
     flags.DEFINE_enum("dtype", "float32", ["float32", "float16"], "How safetensors are stored.")

@@ -236,7 +236,9 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    command_line.define_path("model", None, "Run, export, or name of bundled weights.")
+    command_line.define_path(
+        "model", None, "Run, export, or name of bundled weights.", buckets=True
+    )
     command_line.define_path("output", None, "File to write: .tsv or .jsonl. Default: terminal.")
     flags.DEFINE_integer("batch_size", 32, "Lines that are read at once.")
     flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which one of a run.")

@@ -8,10 +8,12 @@ if __name__ == "__main__":
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import numpy as np
 
 from dig_jax.train.command_line import config_text, parse, run, sentence  # noqa: F401
+from dig_jax.workdir import bucket
 
 
 def path(text: str, what: str) -> pathlib.Path:
@@ -25,6 +27,11 @@ def path(text: str, what: str) -> pathlib.Path:
         return pathlib.Path(text).expanduser()
     except RuntimeError:
         raise ValueError(f"{what} is {text}, but there is no such user: write the path") from None
+
+
+def folder(text: str, what: str) -> Any:
+    """A work folder to read: as `path`, or gs://bucket/run."""
+    return bucket.path(text) if bucket.remote(text) else path(text, what)
 
 
 def write_picture(output: str, picture: np.ndarray) -> pathlib.Path:

@@ -14,7 +14,6 @@ as it is. A further round reads with the student, and --first names the run that
 
 from __future__ import annotations
 
-import pathlib
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -143,16 +142,18 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"--keep is {FLAGS.keep}: give a share above 0 and up to 1")
     from dig_jax import load
 
-    folder = str(pathlib.Path(FLAGS.model).expanduser())
-    data = data_of(str(pathlib.Path(FLAGS.first or folder).expanduser()))
+    folder = FLAGS.model
+    data = data_of(FLAGS.first or folder)
     output = program.path(FLAGS.output, "--output")
     options = {"keep": FLAGS.keep, "batch_size": FLAGS.batch_size, "overwrite": FLAGS.overwrite}
     print(make(load.load_reader(folder), data, output, **options))
 
 
 if __name__ == "__main__":
-    command_line.define_path("model", None, "Work folder of a reader.")
-    command_line.define_path("first", None, "Run that had the true labels (default: the model).")
+    command_line.define_path("model", None, "Work folder of a reader.", buckets=True)
+    command_line.define_path(
+        "first", None, "Run that had the true labels (default: the model).", buckets=True
+    )
     command_line.define_path("output", None, "The records folder to make.")
     flags.DEFINE_float("keep", 0.8, "Share of the readings to keep, the most confident ones.")
     flags.DEFINE_integer("batch_size", 32, "Lines that are read at once.")

@@ -139,7 +139,9 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    command_line.define_path("model", None, "Recogniser: work folder, export or bundled name.")
+    command_line.define_path(
+        "model", None, "Recogniser: work folder, export or bundled name.", buckets=True
+    )
     command_line.define_path("output", "", "Folder for one file a page. Default: the terminal.")
     flags.DEFINE_enum("format", "text", ["text", "json", "hocr", "alto"], "What is written.")
     flags.DEFINE_list("skip", [], "Stages of the clean-up that are left out.")

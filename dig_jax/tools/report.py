@@ -22,6 +22,7 @@ from dig_jax.tools import program, report_attention, report_charts, report_lines
 from dig_jax.tools.compare import INTERVALS, Spread, interval_rows, spreads
 from dig_jax.tools.html_page import document, table
 from dig_jax.tools.tables import GROUP_BY, as_text
+from dig_jax.workdir import bucket
 from dig_jax.workdir import read as runs
 from dig_jax.workdir.read import Run
 
@@ -302,7 +303,7 @@ def origins(many: Sequence[Run]) -> str:
         log = run.path / "metrics.jsonl"
         last = ""
         if log.exists():
-            moment = datetime.datetime.fromtimestamp(log.stat().st_mtime, datetime.UTC)
+            moment = datetime.datetime.fromtimestamp(bucket.changed(log), datetime.UTC)
             last = f"{moment:%Y-%m-%d %H:%M}"
         rows.append((run.name, run.origin or "not recorded", times[0] if times else "-", last))
     columns = ("run", "commit and machine", "first start (UTC)", "last figure (UTC)")
@@ -344,7 +345,7 @@ def page(many, group_by=None) -> str:
 def main(argv):
     if len(argv) < 2:
         raise app.UsageError("name at least one work folder")
-    many = [runs.load(program.path(workdir, "WORKDIR")) for workdir in argv[1:]]
+    many = [runs.load(program.folder(workdir, "WORKDIR")) for workdir in argv[1:]]
     many = runs.told_apart({run.path: run for run in many}.values())
     rows = comparison(many)
     if rows:

@@ -18,6 +18,7 @@ from dig_jax.tools.compare import pairs
 from dig_jax.tools.html_page import table
 from dig_jax.tools.report_attention import attention
 from dig_jax.tools.show_readings import marked
+from dig_jax.workdir import bucket
 from dig_jax.workdir import readings as tables
 from dig_jax.workdir.read import Run
 
@@ -65,9 +66,7 @@ def reconstructions(run: Run) -> str:
     """The last picture of `evaluators/reconstruction.py`, cut into lines whose rows are named; as
     it is where its size is not that of this run's crops.
     """
-    latest = sorted(
-        run.path.glob("pictures/reconstruction*.png"), key=lambda path: path.stat().st_mtime
-    )
+    latest = sorted(run.path.glob("pictures/reconstruction*.png"), key=bucket.changed)
     if not latest:
         return ""
     sheet = cv2.imread(str(latest[-1]), cv2.IMREAD_UNCHANGED)

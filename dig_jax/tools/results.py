@@ -40,6 +40,7 @@ from absl import app, flags
 from dig_jax.tools import program
 from dig_jax.tools.compare import INTERVALS, interval_rows, spreads
 from dig_jax.tools.tables import GROUP_BY, as_markdown
+from dig_jax.workdir import bucket
 from dig_jax.workdir import read as runs
 
 flags.declare_key_flag("group_by")
@@ -88,7 +89,7 @@ def by_seed(many) -> list[dict]:
         record = records.setdefault(
             key, {"start": key[0], "seed": key[1], "crops": None, "pretrained": None, "figures": []}
         )
-        if (path := run.config.get("init_from")) and runs.read_config(pathlib.Path(path)):
+        if (path := run.config.get("init_from")) and runs.read_config(bucket.path(path)):
             source = runs.load(path)
             record |= {
                 "crops": source.last_step * source.config["batch_size"],
@@ -316,8 +317,8 @@ def between_markers(text: str) -> tuple[str, str, str]:
 def main(argv):
     if len(argv) != 2:
         raise app.UsageError("name the one folder that holds the work folders")
-    root = program.path(argv[1], "RUNS_DIR")
-    folders = sorted(path.parent for path in root.glob("**/config.json"))
+    root = program.folder(argv[1], "RUNS_DIR")
+    folders = sorted(path.parent for path in bucket.named(root, "config.json"))
     readers = [run for run in map(runs.load, folders) if run.is_recogniser and run.datasets()]
     many = [run for run in readers if run.trained]
     if not many and not (readers and _INTERVALS.value):

@@ -169,7 +169,9 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    command_line.define_path("model", None, "A run or an export, beside the readers that ship.")
+    command_line.define_path(
+        "model", None, "A run or an export, beside the readers that ship.", buckets=True
+    )
     flags.DEFINE_string("host", "127.0.0.1", "Address that it listens on.")
     flags.DEFINE_integer("port", 7860, "Port; 0: a free one.")
     program.run(main)

@@ -26,6 +26,7 @@ from ml_collections import ConfigDict, FieldReference, config_flags
 
 from dig_jax.config import hint
 from dig_jax.data.extras import MissingExtra
+from dig_jax.workdir import bucket
 
 PACKAGE = pathlib.Path(__file__).parents[1]
 CONFIGS = PACKAGE / "configs"  # installed with the package
@@ -144,8 +145,15 @@ def config() -> ConfigDict:
 class _PathParser(flags.ArgumentParser):
     syntactic_help = "a path; ~ is your home"
 
+    def __init__(self, buckets: bool = False):
+        super().__init__()
+        self.buckets = buckets
+
     def parse(self, argument: str) -> str:
         if "://" in argument:
+            if self.buckets:
+                bucket.check(argument)  # of packages the trainer asks
+                return argument.rstrip("/")
             raise ValueError(
                 "it is the address of an object store: name a folder of a file system, such as "
                 "NFS, Filestore or the bucket mounted"
@@ -154,10 +162,15 @@ class _PathParser(flags.ArgumentParser):
 
 
 def define_path(
-    name: str, default: str | None, help_text: str, flag_values: flags.FlagValues = flags.FLAGS
+    name: str,
+    default: str | None,
+    help_text: str,
+    flag_values: flags.FlagValues = flags.FLAGS,
+    buckets: bool = False,
 ) -> Any:
-    """Defines a flag that names a file or folder: "~" is expanded, "gs://" refused."""
-    return flags.DEFINE(_PathParser(), name, default, help_text, flag_values=flag_values)
+    """Defines a flag that names a file or folder: "~" is expanded. buckets: gs://bucket/folder is
+    taken, too, and checked; else every address is refused."""
+    return flags.DEFINE(_PathParser(buckets), name, default, help_text, flag_values=flag_values)
 
 
 # ---- running a program

@@ -22,10 +22,10 @@ FOLDER = "profile"
 
 class Trace:
     """steps: "10-20", both ends included, "15", or "" for no trace. Raises ValueError for anything
-    else.
+    else. shown: the work folder as the user knows it.
     """
 
-    def __init__(self, steps: str, workdir: str):
+    def __init__(self, steps: str, workdir: str, shown: str = ""):
         found = re.fullmatch(r"(\d+)(?:-(\d+))?", steps or "0")
         self.first, self.last = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
         if self.last < self.first or (steps and not self.first):
@@ -34,6 +34,7 @@ class Trace:
                 "to '' for none"
             )
         self.folder, self.running = os.path.join(workdir, FOLDER), False
+        self.shown = os.path.join(shown or workdir, FOLDER)
 
     def begin(self, step: int, state: Any) -> None:
         """Before step number `step`: steps in flight are waited for, so that the trace holds none
@@ -49,7 +50,7 @@ class Trace:
         if self.running and step >= self.last:
             jax.block_until_ready(state)
             self.close()
-            report(f"wrote the trace of steps {self.first}-{step} to {self.folder}")
+            report(f"wrote the trace of steps {self.first}-{step} to {self.shown}")
 
     def close(self) -> None:
         if self.running:

@@ -174,9 +174,9 @@ class Log:
         numbers = dict.fromkeys(hosts.gather_rows(index).tolist())  # hosts may share rows
         names = [self.mixture.where(number) for number in numbers if number >= 0]
         shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
-        path = os.path.join(self.checkpoints.folder, "..", f"bad_step_{step}.txt")
+        folder, name = os.path.dirname(self.checkpoints.folder), f"bad_step_{step}.txt"
         if hosts.is_lead():
-            with open(os.path.normpath(path), "w", encoding="utf-8") as file:
+            with open(os.path.join(self.writer.workdir, name), "w", encoding="utf-8") as file:
                 file.write("\n".join(names) + "\n")
         self.checkpoints.wait()
         last = self.checkpoints.latest_step()
@@ -185,15 +185,11 @@ class Log:
             if last is not None
             else "none was saved yet"
         )
-        way_out = (
-            f" and --config.init_from={os.path.dirname(self.checkpoints.folder)}"
-            if last is not None
-            else ""
-        )
+        way_out = f" and --config.init_from={folder}" if last is not None else ""
         raise Stopped(
             f"step {step} has loss {float(values['loss']):g} and gradient norm "
             f"{float(values['grad_norm']):g}: its update was not applied and the run stops; "
             f"{good}. Its records are {shown} (all in "
-            f"{os.path.normpath(path)}). The same command would meet it again: lower "
+            f"{os.path.join(folder, name)}). The same command would meet it again: lower "
             f"config.optim.lr or config.optim.clip_norm, with another --workdir{way_out}"
         )

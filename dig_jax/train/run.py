@@ -50,14 +50,14 @@ def run(config: Mapping[str, Any], workdir: str) -> TrainState:
 def _run(config: Mapping[str, Any], workdir: str) -> TrainState:
     # Now: the code is loaded, and the checkout may change while this compiles.
     commit = provenance.commit()
-    workdir = folder.whole_path(workdir, "--workdir")
+    workdir = folder.whole_path(workdir)
     experiment = Experiment.from_config(getattr(config, "to_dict", lambda: config)())
     compile_cache.keep(experiment.compile_cache, least_s=0.5)
     data, total = experiment.data, experiment.total
-    trace = Trace(experiment.profile, workdir)
     meta = folder.describe(experiment.config, data.mixture, data.charset)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(folder.lock_workdir(workdir))
+        files = stack.enter_context(folder.opened(workdir))
+        trace = Trace(experiment.profile, files.folder, workdir)
         checkpoints = experiment.checkpoints(workdir)
         stack.callback(checkpoints.close)
         resumed = hosts.broadcast(checkpoints.latest_step())
@@ -66,8 +66,8 @@ def _run(config: Mapping[str, Any], workdir: str) -> TrainState:
             checkpoint.await_step(workdir, resumed)
             saved = checkpoint.read_meta(workdir, resumed)
             folder.check_same(saved, meta, workdir)
-        folder.describe_run(workdir, meta)
-        evaluators = experiment.evaluators(workdir)
+        folder.describe_run(files.folder, meta)
+        evaluators = experiment.evaluators(files.folder)
         stack.enter_context(explain_memory(data.batch_shape))
         state = start_state(experiment, checkpoints, resumed)
         start = int(state.step)
@@ -83,8 +83,11 @@ def _run(config: Mapping[str, Any], workdir: str) -> TrainState:
             report(f"{workdir} has finished {start} steps already: raise config.total to train on")
             return state
         if hosts.is_lead():
-            provenance.note(workdir, start, commit, total)
-        writer = metrics.Writer(workdir, resume_step=start, active=hosts.is_lead())
+            provenance.note(files.folder, start, commit, total)
+        files.publish()
+        writer = metrics.Writer(
+            files.folder, resume_step=start, active=hosts.is_lead(), publish=files.publish
+        )
         stack.callback(writer.close)
         stack.callback(trace.close)
         loop = Loop(experiment, checkpoints, writer, evaluators, meta, trace)

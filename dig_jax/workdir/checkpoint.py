@@ -23,7 +23,7 @@ from typing import Any
 import jax
 
 from dig_jax import hosts
-from dig_jax.workdir import checksums, stored
+from dig_jax.workdir import bucket, checksums, stored
 from dig_jax.workdir.stored import FOLDER, Damaged, steps  # noqa: F401  (callers find them here)
 
 LAYOUT = 2  # of a checkpoint and its meta. A program refuses later ones, and resumes its own only.
@@ -82,7 +82,8 @@ class Checkpoints:
                     n=keep_best, get_metric_fn=self._score, keep_checkpoints_without_metrics=False
                 )
             )
-        self.folder = os.path.join(os.path.abspath(workdir), FOLDER)
+        whole = workdir if bucket.remote(workdir) else os.path.abspath(workdir)
+        self.folder = os.path.join(whole, FOLDER)
         self._checkpointer = ocp.training.Checkpointer(
             self.folder,
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(
@@ -165,7 +166,7 @@ class Checkpoints:
 
         Raises ValueError where it is the state of another model, Damaged where it cannot be read.
         """
-        path = stored.path(self.path(step))
+        path = self.path(step)
         stored.check_tree(
             abstract_state,
             stored.shapes_of(self._workdir, step),
@@ -241,7 +242,7 @@ def choose_step(workdir: str, which: str = "last") -> int:
         return found[-1]
     from orbax.checkpoint import v1 as ocp  # here: bench_step runs without it
 
-    folder = (stored.path(workdir) / FOLDER).resolve()
+    folder = bucket.whole(f"{workdir}/{FOLDER}")
     with ocp.training.Checkpointer(
         folder, cleanup_tmp_directories=False
     ) as reader:  # that run may be saving just now
@@ -292,7 +293,7 @@ def read_config(workdir: str) -> dict[str, Any]:
     """
     if steps(workdir):
         return read_meta(workdir)["config"]
-    path = stored.path(workdir) / "config.json"
+    path = bucket.path(workdir) / "config.json"
     if not path.exists():
         raise FileNotFoundError(
             f"{workdir} holds neither a checkpoint nor config.json: it is no work folder of a run"

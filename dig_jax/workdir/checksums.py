@@ -3,6 +3,9 @@
 It is written after everything else, in one rename. A folder without it says nothing about itself:
 its writer was killed before, or is older. CRC-32 finds what disks and copies do to files, not what
 people do on purpose.
+
+A bucket keeps a CRC-32C of each object itself, so nothing is read there, neither to write nor to
+compare them. A folder that was copied from or to a bucket is compared by sizes alone.
 """
 
 from __future__ import annotations
@@ -11,12 +14,17 @@ import json
 import os
 import zlib
 
+from dig_jax.workdir import bucket
+
 NAME = "checksums.json"
 OLD_NAME = "seal.json"  # what programs before 0.2 called it
 
 
 def write(folder: str) -> None:
     """Write the checksums of a folder as it is now."""
+    if bucket.remote(folder):
+        (bucket.path(folder) / NAME).write_text(json.dumps({"files": _files(folder)}))
+        return
     path = os.path.join(folder, NAME)
     with open(path + ".tmp", "w", encoding="utf-8") as file:
         json.dump({"files": _files(folder)}, file)
@@ -33,15 +41,15 @@ def fault(folder: str, contents: bool = True) -> str | None:
     if stated is None:
         return None
     try:
-        with open(os.path.join(folder, stated), encoding="utf-8") as file:
-            files = json.load(file)["files"]
+        files = json.loads((bucket.path(folder) / stated).read_text(encoding="utf-8"))["files"]
+        there = _Bucket(folder) if bucket.remote(folder) else _Disk(folder)
         for name, (size, crc) in sorted(files.items()):
-            path = os.path.join(folder, name)
-            if not os.path.isfile(path):
+            found = there.size(name)
+            if found is None:
                 return f"{name} is missing"
-            if os.path.getsize(path) != size:
-                return f"{name} has {os.path.getsize(path)} bytes instead of {size}"
-            if contents and _crc(path) != crc:
+            if found != size:
+                return f"{name} has {found} bytes instead of {size}"
+            if contents and isinstance(crc, there.kind) and there.crc(name) != crc:
                 return f"{name} has other contents than were written"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{stated} cannot be read"
@@ -56,12 +64,47 @@ def exist(folder: str) -> bool:
 
 
 def _has(folder: str, name: str) -> bool:
-    return os.path.isfile(os.path.join(folder, name))
+    return (bucket.path(folder) / name).is_file()
 
 
-def _files(folder: str) -> dict[str, tuple[int, int]]:
-    """{path in the folder: (bytes, CRC-32)} of all files but the checksums."""
-    found = {}
+class _Disk:
+    """Sizes and CRC-32 of the files of a folder."""
+
+    kind = int
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def size(self, name: str) -> int | None:
+        """Bytes; None where it is missing."""
+        path = os.path.join(self.folder, name)
+        return os.path.getsize(path) if os.path.isfile(path) else None
+
+    def crc(self, name: str) -> int:
+        return _crc(os.path.join(self.folder, name))
+
+
+class _Bucket:
+    """Sizes and CRC-32C of the objects of a folder, base64, as the bucket tells them."""
+
+    kind = str
+
+    def __init__(self, folder: str) -> None:
+        self.files = bucket.inventory(folder)
+
+    def size(self, name: str) -> int | None:
+        return self.files[name][0] if name in self.files else None
+
+    def crc(self, name: str) -> str | None:
+        return self.files[name][1]
+
+
+def _files(folder: str) -> dict[str, tuple[int, int | str | None]]:
+    """{path in the folder: (bytes, CRC)} of all files but the checksums."""
+    if bucket.remote(folder):
+        files = bucket.inventory(folder)
+        return {name: told for name, told in files.items() if name not in (NAME, OLD_NAME)}
+    found: dict[str, tuple[int, int | str | None]] = {}
     for root, _, names in os.walk(folder):
         for name in names:
             path = os.path.join(root, name)

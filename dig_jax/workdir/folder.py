@@ -16,19 +16,30 @@ from typing import Any
 from dig_jax import hosts, trees
 from dig_jax.config import FREE_KEYS
 from dig_jax.text import Charset
+from dig_jax.workdir import bucket, mirror
 
 LOCK = ".lock"
 
 
-def whole_path(path: str, flag: str) -> str:
-    """An absolute path, "~" expanded. ValueError for the address of an object store, which has
-    neither locks nor files that grow line by line."""
-    if "://" in path:
-        raise ValueError(
-            f"{flag}={path} is the address of an object store: name a folder of a file system, "
-            "such as NFS, Filestore or the bucket mounted"
-        )
+def whole_path(path: str) -> str:
+    """An absolute path, "~" expanded, or gs://bucket/folder. Raises ValueError for another address,
+    MissingExtra where the packages for buckets are not installed."""
+    if bucket.remote(path):
+        bucket.path(path)
+        return path.rstrip("/")
     return os.path.abspath(os.path.expanduser(path))
+
+
+@contextlib.contextmanager
+def opened(workdir: str) -> Iterator[mirror.Files]:
+    """The work folder, held against a second run for as long as the context lasts, and where its
+    files are written. `publish` has to be called before each save. Raises ValueError."""
+    if bucket.remote(workdir):
+        with mirror.mirrored(workdir) as files:
+            yield files
+    else:
+        with lock_workdir(workdir):
+            yield mirror.Files(workdir)
 
 
 @contextlib.contextmanager
@@ -106,7 +117,7 @@ def describe(cfg: dict[str, Any], mixture: Any, charset: Charset | None) -> dict
 def identity(workdir: str) -> str | None:
     """A run wherever its folder lies: the first line of its starts.jsonl. None without one."""
     try:
-        with open(os.path.join(workdir, "starts.jsonl"), encoding="utf-8") as file:
+        with (bucket.path(workdir) / "starts.jsonl").open("r", encoding="utf-8") as file:
             return file.readline() or None
     except OSError:
         return None

@@ -8,8 +8,10 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+from dig_jax.workdir import bucket
 
 FLUSH_S = 60.0  # how old the TensorBoard files may be; metrics.jsonl is never behind
 
@@ -18,8 +20,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     """Lines of a metrics.jsonl, in file order. A last line cut off by a killed process is left
     out.
     """
-    with open(path, encoding="utf-8", errors="replace") as file:
-        lines = file.read().split("\n")
+    lines = bucket.path(path).read_bytes().decode("utf-8", "replace").split("\n")
     rows = []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -66,11 +67,18 @@ class Writer:
 
     resume_step: lines of later steps, written before a crash and now repeated, are removed, so the
     file tells one story. So does an evaluation repeated at that step: the later figure replaces the
-    earlier. active=False (every host but the lead) makes all calls do nothing.
+    earlier. active=False (every host but the lead) makes all calls do nothing. publish: copies the
+    folder to a bucket, at each `sync`.
     """
 
-    def __init__(self, workdir: str, resume_step: int = 0, active: bool = True) -> None:
-        self.active = active
+    def __init__(
+        self,
+        workdir: str,
+        resume_step: int = 0,
+        active: bool = True,
+        publish: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.active, self.workdir, self._publish = active, workdir, publish
         if not active:
             return
         os.makedirs(workdir, exist_ok=True)
@@ -108,6 +116,9 @@ class Writer:
         if self.active:
             with _told(self._path):
                 os.fsync(self._file.fileno())
+            with _told(self._board.folder):
+                self._board.flush()
+            self._publish()
 
     def close(self) -> None:
         if self.active:
@@ -162,8 +173,11 @@ class _Board:
                 self._event(step=step, wall_time=time.time(), summary=self._scalar(name, value))
             )
         if time.monotonic() - self._flushed > FLUSH_S:
-            self._writer.flush()
-            self._flushed = time.monotonic()
+            self.flush()
+
+    def flush(self) -> None:
+        self._writer.flush()
+        self._flushed = time.monotonic()
 
     def close(self) -> None:
         self._writer.close()

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from dig_jax import trees
 from dig_jax.config import NEUTRAL_KEYS
 from dig_jax.data import records
-from dig_jax.workdir import datasets, metrics
+from dig_jax.workdir import bucket, datasets, metrics
 from dig_jax.workdir import starts as provenance
 
 METRIC = "cer"
@@ -103,7 +103,7 @@ class Run:
         """
         config = self.config
         while config is not None and config["total"].get("steps") == 0 and config.get("init_from"):
-            config = read_config(pathlib.Path(config["init_from"]))
+            config = read_config(bucket.path(config["init_from"]))
         return config
 
     @property
@@ -256,9 +256,9 @@ FREE = (
 def _start(config: Mapping) -> str:
     if not config.get("init_from"):
         return "random"
-    source = read_config(pathlib.Path(config["init_from"]))
+    source = read_config(bucket.path(config["init_from"]))
     if source is None:
-        return pathlib.Path(config["init_from"]).name
+        return bucket.path(config["init_from"]).name
     if "heads" not in source["method"]:
         name = source["method"].get("objective", source["method"]["name"])
         return pathlib.Path(name).name  # an import is called by the path that it came from
@@ -290,8 +290,8 @@ def settings(config: Mapping) -> dict:
     ]
     result["optim.rules"] = [(pattern, rule) for pattern, rule in rules if rule]
     if start := config.get("init_from"):
-        source = read_config(pathlib.Path(start))
-        result["init_from"] = "a run" if source else str(pathlib.Path(start).resolve())
+        source = read_config(bucket.path(start))
+        result["init_from"] = "a run" if source else str(bucket.whole(start))
         # Nothing sweeps the rate of a pre-training for a table: there it is a choice like any
         # other.
         theirs = (
@@ -323,14 +323,14 @@ def read_config(workdir: pathlib.Path) -> Mapping | None:
 
 def load(workdir) -> Run:
     """Reads one work folder. Raises FileNotFoundError with one sentence where it is not one."""
-    path = pathlib.Path(workdir)
+    path = bucket.path(workdir)
     config = read_config(path)
     if config is None:
         raise FileNotFoundError(
             f"{path} has no config.json: name a work folder that dig_jax.main has trained in"
         )
     log = path / "metrics.jsonl"  # not there before the first logged step
-    return Run(path.resolve(), config, metrics.read_jsonl(log) if log.exists() else [])
+    return Run(bucket.whole(path), config, metrics.read_jsonl(log) if log.exists() else [])
 
 
 def told_apart(many: Iterable[Run]) -> list[Run]:

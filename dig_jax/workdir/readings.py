@@ -19,6 +19,8 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from dig_jax.workdir import bucket
+
 COLUMNS = ("path", "truth", "reading", "edits", "confidence")
 PREFIX, ENDING = "readings-", ".tsv"
 ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
@@ -36,12 +38,12 @@ class Reading(NamedTuple):
 
 
 def file_of(workdir, dataset: str) -> pathlib.Path:
-    return pathlib.Path(workdir) / f"{PREFIX}{dataset}{ENDING}"
+    return bucket.path(workdir) / f"{PREFIX}{dataset}{ENDING}"
 
 
 def datasets(workdir) -> list[str]:
     """Data sets whose readings lie in a work folder, in order of name."""
-    names = (path.name for path in pathlib.Path(workdir).glob(f"{PREFIX}*{ENDING}"))
+    names = (path.name for path in bucket.path(workdir).glob(f"{PREFIX}*{ENDING}"))
     return sorted(name.removeprefix(PREFIX).removesuffix(ENDING) for name in names)
 
 
@@ -61,7 +63,7 @@ def write(path, lines: Iterable[Reading]) -> None:
 
 def read(path) -> list[Reading]:
     """Inverse of `write`. ValueError, with one sentence, for what is no such file."""
-    text = pathlib.Path(path).read_text(encoding="utf-8")
+    text = bucket.path(path).read_text(encoding="utf-8")
     header, *rows = text.removesuffix("\n").split("\n")
     if header.rstrip("\r").split("\t") != list(COLUMNS):
         raise ValueError(

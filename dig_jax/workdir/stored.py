@@ -5,17 +5,14 @@ Reads only, and needs no Checkpoints object.
 
 from __future__ import annotations
 
-import os
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dig_jax import trees
-from dig_jax.workdir import checksums
-
-if TYPE_CHECKING:
-    from etils import epath
+from dig_jax.workdir import bucket, checksums
 
 FOLDER = "checkpoints"
+COMMITTED = "commit_success.txt"  # Orbax writes it last
 
 
 class Damaged(ValueError):
@@ -26,29 +23,21 @@ def steps(workdir: str) -> list[int]:
     """Committed steps of a work folder, ascending, broken ones too; [] where there are none. Reads
     only.
     """
-    folder = path(workdir) / FOLDER
+    folder = bucket.path(workdir) / FOLDER
     if not folder.is_dir():
         return []
-    from orbax.checkpoint import v1 as ocp  # here: bench_step runs without it
-
-    # A commit is a rename, so a folder named by a number is committed. In object stores, which
-    # cannot rename, a marker says so.
-    remote = "://" in str(workdir)
+    # A commit is a rename, so a folder named by a number is committed. In a bucket, which cannot
+    # rename, a file says so.
+    remote = bucket.remote(workdir)
     named = (p for p in folder.iterdir() if p.name.isdigit())
     return sorted(
-        int(p.name) for p in named if (ocp.is_orbax_checkpoint(p) if remote else p.is_dir())
+        int(p.name) for p in named if ((p / COMMITTED).exists() if remote else p.is_dir())
     )
 
 
-def path(workdir: str) -> epath.Path:
-    """A folder, on disk or in an object store."""
-    from etils import epath  # here: bench_step runs without it
-
-    return epath.Path(workdir)
-
-
-def step_folder(workdir: str, step: int) -> epath.Path:
-    return (path(workdir) / FOLDER / str(step)).resolve()
+def step_folder(workdir: str, step: int) -> Any:
+    """The folder of a step, a path as `bucket.path` gives it."""
+    return bucket.whole(f"{workdir}/{FOLDER}/{step}")
 
 
 def shapes_of(workdir: str, step: int) -> dict[str, tuple[int, ...]]:
@@ -68,9 +57,9 @@ def shapes_of(workdir: str, step: int) -> dict[str, tuple[int, ...]]:
 
 def check_files(workdir: str, step: int, contents: bool = True) -> None:
     """Raises Damaged where the files of a step are not those that were written."""
-    folder = str(step_folder(workdir, step))
-    fault = None if "://" in folder else checksums.fault(folder, contents)
-    if fault is None and not os.path.isdir(os.path.join(folder, "state")) and "://" not in folder:
+    folder = step_folder(workdir, step)
+    fault = checksums.fault(str(folder), contents)
+    if fault is None and not (folder / "state").is_dir():
         fault = "its folder state is missing"
     if fault:
         raise damaged(workdir, step, fault)
@@ -83,8 +72,9 @@ def damaged(workdir: str, step: int, why: str) -> Damaged:
         s for s in steps(workdir) if s != step and checksums.exist(str(folder.parent / str(s)))
     ]
     whole = [s for s in others if not checksums.fault(str(folder.parent / str(s)))]
+    move = "gcloud storage mv" if bucket.remote(workdir) else "mv"
     go_on = (
-        f"step {whole[-1]} is whole: to go on from it, move the broken one out of the way (mv "
+        f"step {whole[-1]} is whole: to go on from it, move the broken one out of the way ({move} "
         f"{folder} {folder.parent.parent}/broken-{step}) and run the same command again"
         if whole
         else "there is no other whole one: bring it back from a copy, or start again in another "

@@ -66,7 +66,7 @@ MISTAKES = [
     ),
     ("make_records", ["--source=x", "--output=y"], "make_records: --source is 'x'"),
     ("perf.bench_step", ["--config=nowhere.py"], "nowhere.py"),
-    ("report", ["gs://bucket/run"], "address of an object store"),
+    ("report", ["s3://bucket/run"], "address of an object store"),
     ("report", ["~/no/such/run"], "has no config.json"),
     ("results", ["s3://x"], "address of an object store"),
     ("show_augment", ["--input=gs://a/b", "--output=a.png"], "address of an object store"),

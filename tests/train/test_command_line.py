@@ -70,9 +70,11 @@ def test_home_is_expanded_and_stores_are_refused(parse, monkeypatch, capsys):
     monkeypatch.setenv("HOME", "/home/me")
     parse("--config=mae", "--workdir=~/run")
     assert flags.FLAGS.workdir == "/home/me/run"
+    parse("--config=mae", "--workdir=gs://bucket/run/")
+    assert flags.FLAGS.workdir == "gs://bucket/run"
     with pytest.raises(SystemExit):
-        parse("--config=mae", "--workdir=gs://bucket/run")
-    assert "--workdir=gs://bucket/run: it is the address of an object" in capsys.readouterr().err
+        parse("--config=mae", "--workdir=s3://bucket/run")
+    assert "--workdir=s3://bucket/run: s3://bucket/run is the address" in capsys.readouterr().err
 
 
 def test_help_ends_with_0_and_says_what_the_config_says(parse, capsys):
