@@ -78,9 +78,9 @@ def main() -> int:
     options = parser.parse_args()
     if name := bucket_server.missing():
         raise SystemExit(f"this needs the package {name}: pip install 'dig_jax[test]'")
-    import gcsfs  # noqa: F401  (before the forks: each import takes seconds)
-    from google.cloud import storage  # noqa: F401
+    from dig_jax.workdir import bucket
 
+    bucket.path("gs://bucket/run")  # imports what it needs once, before the forks
     draw, began = random.Random(options.seed), time.monotonic()
     hits: collections.Counter[str] = collections.Counter()
     runs, different = 0, []

@@ -6,6 +6,7 @@ are refused: Orbax writes arrays to gs:// alone. How a run writes into a bucket:
 
 from __future__ import annotations
 
+import os
 import pathlib
 from typing import Any
 
@@ -27,6 +28,8 @@ def path(folder: Any) -> Any:
     if not remote(folder):
         return pathlib.Path(folder)
     check(str(folder))
+    # Its way to zonal buckets asks for rights of its own, and speaks gRPC, which a fork breaks.
+    os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
     need("gcsfs", EXTRA)
     need("google.cloud.storage", EXTRA)
     import fsspec  # here, with gcsfs: most runs need neither

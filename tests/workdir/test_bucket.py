@@ -210,7 +210,10 @@ def test_a_run_in_a_bucket_is_reported_and_started_from(
     assert b"<html" in (bucket.path(address) / "report.html").read_bytes()
     found = bucket.named("gs://bucket/runs", "config.json")
     assert [path.parent.name for path in found] == ["first"]
-    train.run(config(lines, 2, init_from=address, init_parts=("params",)), str(tmp_path / "next"))
+    train.run(
+        config(lines, 2, init_from=address, init_parts=("params", "mutable")),
+        str(tmp_path / "next"),
+    )
     assert f"starting from step 4 of {address}" in capsys.readouterr().err
     meta = checkpoint.read_meta(str(tmp_path / "next"))
     assert meta["sources"] == {"init_from": folder.identity(address)} != {"init_from": None}
