@@ -23,7 +23,7 @@ import time
 from tests import bucket_server, kill_runs, toy
 from tests.kill_runs import attempt, tell
 
-LINGER_S, KILLS_A_RUN = 0.02, 6
+LINGER_S, KILLS_A_RUN = 0.02, 10
 
 # phase -> (the report after which to kill, the longest further delay in seconds)
 PHASES = {

@@ -36,7 +36,7 @@ from dig_jax.train import run as train
 from dig_jax.workdir import metrics
 from tests import toy
 
-STEPS, PATIENCE_S, KILLS_A_RUN = 10, 300.0, 8
+STEPS, PATIENCE_S, KILLS_A_RUN = 10, 1800.0, 8  # patience: of a machine with much other work
 LINGER_S = 0.03
 
 # phase -> (the report after which to kill, the longest further delay in seconds)
