@@ -22,7 +22,7 @@ def parse(monkeypatch):
         monkeypatch.setattr(flags, "FLAGS", values)
         monkeypatch.setattr(config_flags.config_flags, "FLAGS", values)
         command_line.define_config("a config", values)
-        command_line.define_path("workdir", None, "a folder", values)
+        command_line.define_path("workdir", None, "a folder", values, buckets=True)
         command_line.parse(argv)
         return command_line.config().to_dict()
 
