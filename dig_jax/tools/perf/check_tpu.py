@@ -2,6 +2,7 @@
 
     python -m dig_jax.tools.perf.check_tpu                  all cases, for 4 x v5e
     python -m dig_jax.tools.perf.check_tpu --only=mae,long  those whose name has one of these words
+    python -m dig_jax.tools.perf.check_tpu --device=h100 --chips=1      the same for a GPU
     make check-tpu
 
 The cases are the presets `lines` and `words` of every pre-training config, and training on long
@@ -21,12 +22,14 @@ from absl import app, flags
 
 from dig_jax.models import encoders
 from dig_jax.tools import program
+from dig_jax.tools.perf import targets
 from dig_jax.tools.perf.remedies import gb
 from dig_jax.train import command_line
 
 FLAGS = flags.FLAGS
 # Lines of 1,792 px, archiscribe's longest, are 3,584 tokens at patch 4.
 LONG = ["--config=scratch:size=S,patch=4x4,batch=8", "--config.data.buckets_px=1792"]
+WITHOUT_CUDNN = "--config.method.encoder.attention=blocks"  # a library apart
 SCANNED = "--config.method.encoder.scan=True"
 
 
@@ -38,15 +41,25 @@ def cases(batch: int) -> dict[str, list[str]]:
         for family in ("lines", "words"):
             if preset := next((name for name in names if name.startswith(family)), None):
                 text = f"{path.stem}:preset={preset},batch={batch}"
-                vit = encoders.kind_of(command_line.load(text).method.encoder) == "vit"
-                found[f"{path.stem} {preset}"] = [f"--config={text}", *[SCANNED] * vit]
+                given = [f"--config={text}"]
+                found[f"{path.stem} {preset}"] = given + [SCANNED] * vit(given)
     return found | {"long lines": [*LONG, SCANNED]}
+
+
+def vit(given: list[str]) -> bool:
+    """Whether the encoder of a case is one, whose blocks can be scanned."""
+    config = command_line.load(given[0].removeprefix("--config="))
+    return encoders.kind_of(config.method.encoder) == "vit"
 
 
 def compiled(given: list[str], device: str, chips: int, limit_s: float) -> dict:
     """What plan says of a case: its figures, or {"error": a sentence}."""
-    command = [sys.executable, "-m", "dig_jax.tools.perf.plan", *given, "--compiler=tpu"]
-    command += [f"--mesh=data={chips}", f"--device={device}"]
+    command = [sys.executable, "-m", "dig_jax.tools.perf.plan", *given, f"--device={device}"]
+    command += [f"--mesh=data={chips}", "--compiler=tpu"]
+    if device in targets.CARDS:  # cuDNN makes its kernels on the card alone
+        command[-1:] = ["--compiler=gpu"] + ["--config.method.encoder.attention=blocks"] * vit(
+            given
+        )
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=limit_s)
     except subprocess.TimeoutExpired:
@@ -98,7 +111,7 @@ def main(argv: list[str]) -> int:
 
 if __name__ == "__main__":
     flags.DEFINE_list("only", [], "Words of the names of cases; nothing: all of them.")
-    flags.DEFINE_enum("device", "v5e", ["v5e", "v5p", "v6e"], "The kind of chip.")
+    flags.DEFINE_enum("device", "v5e", ["v5e", "v5p", "v6e", *targets.CARDS], "Chip or card.")
     flags.DEFINE_integer("chips", 4, "Chips, along the axis data.", lower_bound=1)
     flags.DEFINE_float("limit_s", 3600.0, "Seconds for one case.")
     program.run(main)

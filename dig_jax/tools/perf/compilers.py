@@ -123,8 +123,18 @@ def _gpus(device: str, count: int) -> list[Any]:
 
 
 def compile_step(work: Any, cache: str | Path | None = None) -> Program:
-    """The training step of a workload (an Experiment). cache: a folder, or None."""
-    lowered = work.step.lower(work.abstract, work.data.raw)
+    """The training step of a workload (an Experiment). cache: a folder, or None.
+
+    ValueError where attention by cuDNN is compiled for a GPU without its library."""
+    try:
+        lowered = work.step.lower(work.abstract, work.data.raw)
+    except RuntimeError as error:
+        if "cuDNN not found" not in str(error):
+            raise
+        raise ValueError(
+            "attention by cuDNN needs its library, which is not installed here: add "
+            "--config.method.encoder.attention=blocks"
+        ) from None
     file = _file(lowered, work.mesh, cache) if cache else None
     if file and file.exists():
         return _from_json(file.read_text(encoding="utf-8"))

@@ -64,6 +64,9 @@ def test_a_table_an_object_and_names_of_what_failed(plans, monkeypatch, capsys):
     head, *rows, last = out.splitlines()
     assert len(rows) == len(asked) and json.loads(last)["failed"] == []
     assert rows[0].split()[-9:] == "16 2.0 GB 1.0 GB 5.0 MB 1,234 61 s".split()[-9:]
+    assert check(monkeypatch, capsys, only=["dig"], device="h100", chips=1)[0] == 0
+    assert "--compiler=gpu" in asked[-1] and "--mesh=data=1" in asked[-1]
+    assert "--config.method.encoder.attention=blocks" in asked[-1]
     ends |= {"mae": {**FITS, "fits": False, "over_bytes": 20.1e9}, "ccd": None, "dig": 1}
     code, out, err = check(monkeypatch, capsys, only=["lines"])
     assert code == 1 and json.loads(out.splitlines()[-1])["failed"] == [

@@ -388,6 +388,16 @@ def test_what_a_compiler_said_is_kept_by_the_program_that_went_in(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_without_the_library_of_cudnn_a_sentence_says_what_to_add(monkeypatch):
+    def lower(*_):
+        raise RuntimeError("cuDNN not found.")
+
+    work = work_of(Lowered("a"))
+    monkeypatch.setattr(Lowered, "lower", lower)
+    with pytest.raises(ValueError, match="add --config.method.encoder.attention=blocks"):
+        compilers.compile_step(work)
+
+
 def test_fit_tries_remedies_until_one_is_enough():
     """A step that needs its state, cut over fsdp, and rows that remat halves and parts divide."""
 
