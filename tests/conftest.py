@@ -10,6 +10,9 @@ import getpass
 import os
 import tempfile
 
+# Tracing makes many objects that stay. To look through them took a fifteenth of the time.
+gc.set_threshold(50_000, 20, 50)
+
 os.environ |= {
     # A folder that another user made could not be written.
     "JAX_COMPILATION_CACHE_DIR": os.path.join(
@@ -26,11 +29,6 @@ import pytest  # noqa: E402
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-
-
-# Tracing makes millions of objects that live on in JAX's caches. To look through them again and
-# again took a fifteenth of the time.
-gc.set_threshold(50_000, 20, 50)
 
 
 def pytest_collection_modifyitems(items):
