@@ -46,7 +46,7 @@ STYLE = """
 .rebuilt figure { margin: 0; display: grid; grid-template-columns: max-content 1fr; gap: 2px .6rem;
                   align-items: center }
 .rebuilt img { width: 100%; display: block } .rebuilt small { color: var(--soft) }
-.sheet { width: 100%; min-width: 640px; display: block; background: #fff }
+.sheet { width: 100%; min-width: 480px; max-width: 780px; display: block; background: #fff }
 @media (max-width: 560px) { .texts { grid-template-columns: 1fr } }
 """
 
