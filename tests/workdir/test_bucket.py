@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -29,6 +30,7 @@ from dig_jax.workdir import (
 from dig_jax.workdir import read as runs
 from tests import bucket_server, readers, toy
 
+ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(
     bool(bucket_server.missing()),
     reason=f"no emulator: {bucket_server.missing()} is not installed (pip install 'dig_jax[test]')",
@@ -274,10 +276,13 @@ def test_a_reader_copied_into_a_bucket_is_the_one_on_disk(top, tmp_path):
 
 
 @pytest.mark.slow
-def test_runs_that_are_killed_in_a_bucket_end_like_one_that_is_left_alone():
+def test_runs_that_are_killed_in_a_bucket_end_like_one_that_is_left_alone(python):
     """Two kill -9; `python -m tests.kill_bucket --kills=30` is the whole of it."""
-    command = [sys.executable, "-m", "tests.kill_bucket", "--kills=2", "--seed=2"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    command = [python, "-m", "tests.kill_bucket", "--kills=2", "--seed=2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=900
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["kills"] == 2 and result["different"] == 0
