@@ -23,11 +23,9 @@ setup: .venv/.ready
 demo: setup
 	PATH="$(CURDIR)/$(BIN):$$PATH" launch/demo.sh
 
-# Of pytest's plugins only xdist: the code of each plugin's package is rewritten at every start.
 test: setup
 	$(BIN)/python -m ruff check .
-	PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 $(BIN)/python -m pytest -p xdist \
-	  -n 2 --dist loadfile --no-loadscope-reorder -q
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q
 
 lint: setup
 	$(BIN)/python -m ruff check .
