@@ -86,6 +86,7 @@ def main() -> int:
     runs, different = 0, []
     with tempfile.TemporaryDirectory() as folder, bucket_server.serving() as url:
         os.environ |= bucket_server.environment(url) | {"DIG_LEASE_S": "1"}
+        tempfile.tempdir = folder  # a killed run leaves its local files behind
         given = {"records": toy.write_lines(os.path.join(folder, "records"))}
         given |= {"cache": os.path.join(folder, "cache"), "log": os.path.join(folder, "log")}
         alone = os.path.join(folder, "alone")
