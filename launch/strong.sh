@@ -5,8 +5,8 @@
 #                                                file of configs/pretrain; FLAG: of dig_jax.main
 #   NAME=can launch/strong.sh pretrain mae:can   with arguments of that file, under another name:
 #                                                judge START is then the NAME
-#   launch/strong.sh rendered [START]            a reader of rendered lines, the start "rendered", or
-#                                                on the encoder of START, "START_rendered"
+#   launch/strong.sh rendered [START]            a reader of rendered lines: the start "rendered"
+#                                                or, on the encoder of START, START_rendered
 #   launch/strong.sh judge START SET LABELS..    START also random; SET archiscribe, copiste_hw_fr;
 #                                                LABELS 34, 100, 0.1 (a tenth) or 1.0 (all)
 #   launch/strong.sh ablate SET [PIECE..]        the recipe without one of its pieces, 0.1 labels
