@@ -1,6 +1,7 @@
 """Heads on top of the encoder: batch norm over the global batch, projection MLPs, pixel decoder,
 prototypes, windows, BiLSTM."""
 
+import functools
 from collections.abc import Sequence
 
 import flax.linen as nn
@@ -228,7 +229,6 @@ class BiLstm(nn.Module):
     def _layer(self, x, lengths, i):
         size = self.features
         gates = Dense(8 * size, dtype=self.dtype, name=f"input_{i}")(x)
-        orthogonal = nn.initializers.orthogonal()
         weights = self.param(
             f"recurrent_{i}", _per_gate(orthogonal), (2, size, 4 * size), jnp.float32
         )
@@ -245,6 +245,27 @@ def dropped(x, share: float, key, layer: int):
         return x
     kept = jax.random.bernoulli(jax.random.fold_in(key, layer), 1.0 - share, x.shape)
     return jnp.where(kept, x / (1.0 - share), 0.0)
+
+
+def orthogonal(key, shape, dtype):
+    """Initialiser of a square matrix (Saxe et al. 2014): the Q of a normal matrix whose R has a
+    positive diagonal, by Gram-Schmidt, each column twice.
+
+    flax has it by LAPACK's QR. Two of those at once never end on two cores: each holds one thread
+    of XLA's pool while it waits for work that needs another (jaxlib 0.10).
+    """
+    size = shape[0]
+    product = functools.partial(jnp.matmul, precision="highest")
+
+    def column(i, q):
+        before = jnp.where(jnp.arange(size) < i, q, 0.0)
+        x = q[:, i]
+        for _ in range(2):
+            x = x - product(before, product(before.T, x))
+        return q.at[:, i].set(x * jax.lax.rsqrt(jnp.sum(x * x)))
+
+    normal = jax.random.normal(key, shape, jnp.float32)
+    return jax.lax.fori_loop(0, size, column, normal).astype(dtype)
 
 
 def _per_gate(init):

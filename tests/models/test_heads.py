@@ -279,6 +279,17 @@ def test_bilstm_against_a_slow_loop_and_padding_does_not_matter():
     np.testing.assert_allclose(wider[:, :9], ours, atol=1e-6)
 
 
+def test_orthogonal_is_flax_s_without_lapack():
+    """LAPACK's factorisations in one program can wait for each other for ever."""
+    key, shape = jax.random.key(3), (48, 48)
+    draw = jax.jit(heads.orthogonal, static_argnums=(1, 2))
+    expected = jax.nn.initializers.orthogonal()(key, shape)
+    np.testing.assert_allclose(draw(key, shape, "float32"), expected, atol=2e-5)
+    args = (jax.random.key(1), jnp.zeros((2, 8, 4)), jnp.array([8, 3]))
+    program = jax.jit(heads.BiLstm(6, layers=2).init).lower(*args).as_text()
+    assert "custom_call" not in program and "lapack" not in program
+
+
 def test_two_layer_bilstm_ignores_padding_and_starts_orthogonal():
     module = heads.BiLstm(6, layers=2, dtype="float32")
     x, lengths = jax.random.normal(jax.random.key(0), (2, 8, 4)), jnp.array([8, 3])

@@ -78,6 +78,8 @@ def test_files_and_sets(tmp_path, capsys):
     )  # two files, whatever their names
     with pytest.raises(ValueError, match="has read more, words and .* other: evaluate both"):
         run(capsys, a, tmp_path / "b")
+    teacher = save(tmp_path / "c", [1] * 48)  # each has read one set, the student its own folder
+    assert "48 lines" in run(capsys, teacher, tmp_path / "b")
 
 
 @pytest.mark.parametrize(
