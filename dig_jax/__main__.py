@@ -20,7 +20,7 @@ See the whole job in ten minutes, in a clone: make demo
 From your own lines to a reader
   python -m dig_jax.tools.make_records --source=folder --input=MY_LINES \\
     --validation=0.1 --output=records/mine
-  python -m dig_jax.main --config=dig:preset=cpu,objective=gen,size=cnn48_lstm \\
+  python -m dig_jax.main --config=dig:preset=cpu,objective=gen,size=cnn48_lstm,steps=1600 \\
     --config.data.train=records/mine --config.data.contrast=stretch --workdir=runs/gen
   python -m dig_jax.main --config=finetune:head=linear --config.init_from=runs/gen \\
     --workdir=runs/reader

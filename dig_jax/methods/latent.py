@@ -46,7 +46,7 @@ import jax.numpy as jnp
 from dig_jax import losses
 from dig_jax.augment import masks
 from dig_jax.methods.shared import base, pixels, two_views
-from dig_jax.models import encoders, heads, layers, vit
+from dig_jax.models import encoders, heads, vit
 
 TARGETS = ("ema", "fixed", "pixels")
 
@@ -66,11 +66,7 @@ class Network(nn.Module):
     def __call__(self, batch, deterministic=True):
         """Augmented batch -> what the student says of every token, f32[B,N,values]."""
         tokens = two_views.encode(self.encoder, batch, batch["mask"], deterministic)[:, 0]
-        init = {
-            "kernel_init": layers.uniform_fan_in(),
-            "bias_init": heads.bias_fan_in(self.encoder.width),
-        }
-        return layers.Dense(self.values, dtype=self.encoder.dtype, **init, name="head")(tokens)
+        return heads.linear(self.values, self.encoder.width, self.encoder.dtype, "head")(tokens)
 
     def target(self, batch):
         """Augmented batch -> y f32[B,N,D] of the whole line; its tokens have mean 0 and variance

@@ -48,7 +48,7 @@ import jax.numpy as jnp
 from dig_jax import losses
 from dig_jax.augment import masks
 from dig_jax.methods.shared import base, pixels, two_views
-from dig_jax.models import encoders, heads, layers, vit
+from dig_jax.models import encoders, heads, vit
 
 
 class Network(nn.Module):
@@ -63,11 +63,7 @@ class Network(nn.Module):
         visible patches.
         """
         tokens = two_views.encode(self.encoder, batch, batch["mask"], deterministic)[:, 0]
-        init = {
-            "kernel_init": layers.uniform_fan_in(),
-            "bias_init": heads.bias_fan_in(self.encoder.width),
-        }
-        return layers.Dense(self.values, dtype=self.encoder.dtype, **init, name="head")(tokens)
+        return heads.linear(self.values, self.encoder.width, self.encoder.dtype, "head")(tokens)
 
 
 class Method(base.Method):

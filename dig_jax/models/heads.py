@@ -33,6 +33,12 @@ def bias_fan_in(fan_in: int):
     return lambda key, shape, dtype=jnp.float32: uniform_fan_in()(key, (fan_in, *shape), dtype)[0]
 
 
+def linear(features: int, fan_in: int, dtype: str, name: str) -> Dense:
+    """A dense layer that starts as PyTorch's Linear does."""
+    init = {"kernel_init": uniform_fan_in(), "bias_init": bias_fan_in(fan_in)}
+    return Dense(features, dtype=dtype, **init, name=name)
+
+
 class BatchNorm(nn.Module):
     """Batch norm by the statistics of this batch, always: x [..., D] -> f32[..., D].
 
@@ -98,7 +104,7 @@ class Mlp(nn.Module):
             x = Dense(features, use_bias=norm is None, dtype=self.dtype, **init, name=f"dense_{i}")(
                 x
             )
-            if norm in NORMS:
+            if norm not in (None, "none"):
                 x = BatchNorm(**NORMS[norm], name=f"norm_{i}")(x, weight)
             if i < last:
                 x = jax.nn.relu(x)
@@ -127,10 +133,7 @@ class PixelDecoder(nn.Module):
             x
         )
         x = gelu(LayerNorm(name="norm")(x), self.gelu)
-        bias_init = bias_fan_in(self.hidden)
-        return Dense(
-            self.features, dtype=self.dtype, kernel_init=init, bias_init=bias_init, name="dense_2"
-        )(x)
+        return linear(self.features, self.hidden, self.dtype, "dense_2")(x)
 
 
 class Prototypes(nn.Module):

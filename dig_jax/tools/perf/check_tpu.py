@@ -29,7 +29,8 @@ from dig_jax.train import command_line
 FLAGS = flags.FLAGS
 # Lines of 1,792 px, archiscribe's longest, are 3,584 tokens at patch 4.
 LONG = ["--config=scratch:size=S,patch=4x4,batch=8", "--config.data.buckets_px=1792"]
-WITHOUT_CUDNN = "--config.method.encoder.attention=blocks"  # a library apart
+# cuDNN is a library apart, and makes its kernels on the card alone.
+WITHOUT_CUDNN = "--config.method.encoder.attention=blocks"
 SCANNED = "--config.method.encoder.scan=True"
 
 
@@ -54,12 +55,11 @@ def vit(given: list[str]) -> bool:
 
 def compiled(given: list[str], device: str, chips: int, limit_s: float) -> dict:
     """What plan says of a case: its figures, or {"error": a sentence}."""
+    compiler = "gpu" if device in targets.CARDS else "tpu"
     command = [sys.executable, "-m", "dig_jax.tools.perf.plan", *given, f"--device={device}"]
-    command += [f"--mesh=data={chips}", "--compiler=tpu"]
-    if device in targets.CARDS:  # cuDNN makes its kernels on the card alone
-        command[-1:] = ["--compiler=gpu"] + ["--config.method.encoder.attention=blocks"] * vit(
-            given
-        )
+    command += [f"--mesh=data={chips}", f"--compiler={compiler}"]
+    if compiler == "gpu" and vit(given):
+        command.append(WITHOUT_CUDNN)
     try:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=limit_s)
     except subprocess.TimeoutExpired:
