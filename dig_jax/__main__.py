@@ -7,6 +7,7 @@ import difflib
 import pathlib
 import runpy
 import sys
+import textwrap
 
 PACKAGE = pathlib.Path(__file__).parent
 START = """dig_jax: self-supervised pre-training for text recognition, in JAX
@@ -36,6 +37,7 @@ COMMANDS = {
     "show": "dig_jax.tools.show_records",
     "predict": "dig_jax.tools.predict",
     "read": "dig_jax.tools.read",
+    "web": "dig_jax.tools.web",
     "export": "dig_jax.tools.export",
     "import": "dig_jax.tools.import_weights",
     "report": "dig_jax.tools.report",
@@ -88,9 +90,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def overview() -> None:
     width = max(map(len, programs()))
-    lines = (f"  {name:{width}}  {words}" for name, words in programs().items())
+    lines = (
+        textwrap.fill(f"  {name:{width}}  {words}", 100, subsequent_indent=" " * (width + 4))
+        for name, words in programs().items()
+    )
     end = END.replace("{commands}", ", ".join(COMMANDS))
-    print(START + "\n".join(lines) + "\n" + end.lstrip("\n"), end="")
+    print(START + "\n".join(lines) + "\n" + end, end="")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Makes a records folder from a source of lines.
 
     python -m dig_jax.tools.make_records --source=folder --input=DATA --output=records/data
-    python -m dig_jax.tools.make_records --source=lines --splits=train=4000,validation=400
-    --output=records/lines
+    python -m dig_jax.tools.make_records --source=lines --output=records/lines \\
+      --splits=train=4000,validation=400
 
 Sources are the modules of dig_jax/data/sources; each has a function `examples` and takes the flags
 that this has parameters for. What cannot be used is counted, named in records.json ("skipped") and
@@ -18,6 +18,7 @@ import os
 import pathlib
 import pkgutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -133,7 +134,10 @@ def sources_told(chosen: str = "") -> str:
     if chosen in told:
         return f"--source={chosen}: {told[chosen]}\n"
     heads = {name: " ".join(text.split("\n\n")[0].split()) for name, text in told.items()}
-    lines = [f"  {name:<11} {head}" for name, head in heads.items()]
+    lines = [
+        textwrap.fill(f"  {name:<11} {head}", 100, subsequent_indent=" " * 14)
+        for name, head in heads.items()
+    ]
     return "\n".join(["Sources (--source=NAME --help tells all of one):", *lines, ""])
 
 

@@ -1,5 +1,7 @@
 """Writes a contact sheet of every augmentation operator alone and of random views by whole recipes.
 
+    python -m dig_jax.tools.show_augment --input MY_LINES --output augment.png
+
 Columns are lines, rows are operators; behind a name stand the amounts drawn, with their units. Each
 section has a heading. Pixels beyond a line's real width are painted light blue, so that padding
 shows.
@@ -147,16 +149,20 @@ def sheet(rows, shown_px, label_px=LABEL_PX, gap_px=4, padding_px=12):
 
 def main(argv=None):
     parser = argparse.ArgumentParser(
-        prog="python -m dig_jax.tools.show_augment", description=__doc__
+        prog="python -m dig_jax.tools.show_augment",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--input", nargs="+", required=True, help="folders of line images (searched below)"
     )
     parser.add_argument("--output", required=True, help="the PNG to write")
     parser.add_argument("--count", type=int, default=2, help="lines from each folder (default 2)")
-    parser.add_argument("--height_px", type=int, default=32)
-    parser.add_argument("--width_px", type=int, default=256)
-    parser.add_argument("--channels", type=int, choices=(1, 3), default=3)
+    parser.add_argument("--height_px", type=int, default=32, help="of the lines (default 32)")
+    parser.add_argument("--width_px", type=int, default=256, help="of the panels (default 256)")
+    parser.add_argument(
+        "--channels", type=int, choices=(1, 3), default=3, help="1 grey, 3 colour (default 3)"
+    )
     parser.add_argument(
         "--max_shift_px",
         type=float,
@@ -166,7 +172,7 @@ def main(argv=None):
     parser.add_argument(
         "--rows", type=int, default=6, help="random views of each recipe (default 6)"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of lines and draws (default 0)")
     args = parser.parse_args(argv)
     try:
         image, width = load_lines(

@@ -28,6 +28,7 @@ from dig_jax.config import hint
 from dig_jax.data.extras import MissingExtra
 from dig_jax.workdir import bucket
 
+flags.disclaim_key_flags()  # what is defined here is listed by the --help of the program
 PACKAGE = pathlib.Path(__file__).parents[1]
 CONFIGS = PACKAGE / "configs"  # installed with the package
 

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -46,7 +47,8 @@ print(json.dumps(result))
 """
 
 
-HELP = [[name, "--help"] for name in overview.programs() if name != "dig_jax.main"]
+HELP = [[name, "--help"] for name in overview.programs()]
+DEFINED = re.compile(r'(?:DEFINE_\w+|define_path)\(\s*"(\w+)"')
 MAPS = [["dig_jax"], ["dig_jax.tools"], ["dig_jax.train"]]
 CONFIG = "--config=dig:preset=cpu"
 TOOLS = "dig_jax.tools."
@@ -97,6 +99,19 @@ def test_every_program_answers_help_with_its_docstring(answers):
         code, text = answers[" ".join(command)]
         words = overview.programs()[command[0]]
         assert code == 0 and words[:40] in " ".join(text.split()), (command, code, text)
+
+
+def test_help_lists_every_argument_and_shows_an_example(answers):
+    seen = 0
+    for command in HELP:
+        _, text = answers[" ".join(command)]
+        source = ROOT.joinpath(*command[0].split(".")).with_suffix(".py").read_text("utf-8")
+        names = DEFINED.findall(source) + ["config"] * ("define_config(" in source)
+        missing = [name for name in names if not re.search(rf"\n  --(\[no\])?{name}:", text)]
+        assert not missing, (command, missing)
+        assert re.search(rf"\n +(\w+=\S+ +)*python -m {command[0]} ", text), command
+        seen += len(names)
+    assert seen > 50
 
 
 def test_the_map_names_every_program_and_training_by_the_wrong_name_is_an_error(answers):
