@@ -38,8 +38,8 @@ class Word(NamedTuple):
 class TextLine(NamedTuple):
     """polygon: f64[n, 2] in px of the page as given. block: its number on the page, from 0.
 
-    characters: from left to right, (char, confidence, left, right), the places as shares of the
-    width of `image` u8[h, w]: the line as the reader was given it.
+    characters: from left to right, (char, confidence, left, right). The places are shares of the
+    width of `image` u8[h, w], the line as the reader was given it.
     """
 
     polygon: np.ndarray

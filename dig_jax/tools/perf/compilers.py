@@ -3,8 +3,8 @@
 The TPU compiler comes with the package libtpu (the extra `tpu`), the GPU compiler with JAX's
 plug-in for CUDA (jax-cuda12-plugin alone, without CUDA). Neither needs a device. A topology such as
 "v5e:4x4" stands for TPUs, a description of the card for GPUs (targets.py). What a compiler says is
-kept in a folder of the user's cache, under a digest of the program that went in, for a large step
-takes it minutes.
+kept in a folder of the user's cache, under a digest of the program that went in. A large step takes
+a compiler minutes.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Reads a compiled program's text (HLO, after optimisation): what it computes, moves through memory
 and sends to other devices.
 
-All figures are of one device and one run. What stands in a loop counts as often as the loop turns,
-where XLA says how often (`known_trip_count`, which the TPU compiler leaves out) or the loop counts
-from 0 to a constant; else once, and `Summary.loops_of_unknown_length` says so. XLA's own cost
+All figures are of one device and one run. What stands in a loop counts as often as the loop turns.
+XLA says how often (`known_trip_count`; the TPU compiler leaves it out), or the loop counts from 0
+to a constant. Else it counts once, and `Summary.loops_of_unknown_length` says so. XLA's own cost
 analysis counts a loop once.
 """
 
