@@ -13,8 +13,8 @@
 | cpu | a 1 M-parameter network, 128 px crops | below |
 | demo | the same on narrow crops, a few minutes | docs/results_plain.md |
 
-cpu: 79 minutes on one core (Intel with AMX, commit d337045, seed 0), training images of archiscribe
-and copiste_hw_fr: contrast 2.25, pixel 0.417, top1 0.59. Fine-tuned with 10 % of the labels: 15.6 %
+cpu: 79 minutes on one core (Intel with AMX), one seed, training images of archiscribe and
+copiste_hw_fr: contrast 2.25, pixel 0.417, top1 0.59. Fine-tuned with 10 % of the labels: 15.6 %
 and 66.0 % CER on validation; random weights: 23.9 % and 83.4 % (launch/real_input.sh,
 docs/results_plain.md).
 
