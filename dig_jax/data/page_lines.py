@@ -23,6 +23,7 @@ from dig_jax.data.split_names import split_of
 
 MAX_XML_BYTES = 64 << 20
 MAX_POINTS = 10_000  # of a polygon
+NUMBER = re.compile(r"[-+]?\d{1,15}(?:\.\d{0,30})?(?:[eE][-+]?\d{1,2})?")
 SAME_SCALE = 0.005  # a page is of the size of its image where the ratio differs by less
 Points = list[tuple[float, float]]
 
@@ -87,11 +88,14 @@ class PageReader:
         return made
 
     def _page(self, file: str, page: Page, ids: set[str]) -> Iterator[Example | Skipped]:
-        path = self._image(file, page.names)
+        path, named = self._image(file, page.names)
         if path is None:
             name = f"{file}: {shown(page.names[0]) if page.names else 'no image named'}"
             yield Skipped(name, "image of a page is missing (its lines)", max(len(page.lines), 1))
             return
+        if page.names and not named:
+            told = "image of a page is missing: that of the page file's name is cut (lines kept)"
+            yield Skipped(f"{file}: {shown(page.names[0])}", told)
         try:
             found = self.store.page(self.root.path / path, page.frame)
         except BadImage as error:
@@ -116,25 +120,26 @@ class PageReader:
             if kept:
                 yield split, kept, line.text, id
 
-    def _image(self, file: str, names: Sequence[str]) -> str | None:
+    def _image(self, file: str, names: Sequence[str]) -> tuple[str | None, bool]:
         """The image that a page file names: beside it, below the root, or anywhere in the folder by
-        its name. Otherwise the image with the page file's own name."""
+        its name. Otherwise, and False, the image with the page file's own name."""
         folder = PurePosixPath(file).parent
         for name in names:
             name = name.strip().replace("\\", "/")
             for start in (folder, PurePosixPath(".")):
                 path = os.path.normpath(start / name)
                 if not path.startswith(("..", "/")) and not self.root.reason(path):
-                    return path
+                    return path, True
         plain = [name.strip().replace("\\", "/").rpartition("/")[2] for name in names]
         stem = PurePosixPath(file).name.split(".")[0]
-        for wanted in [*plain, *(PurePosixPath(name).stem for name in plain), stem]:
+        known = [*plain, *(PurePosixPath(name).stem for name in plain)]
+        for wanted in [*known, stem]:
             key = f"{wanted.lower()}\0"
             places = (found.removeprefix(key) for found in self._images.starting(key))
             near = lambda place: len(os.path.commonprefix([place, file]))
             if place := max(places, key=near, default=None):
-                return place
-        return None
+                return place, wanted in known
+        return None, False
 
     @functools.cached_property
     def _images(self) -> DiskMap:
@@ -205,7 +210,7 @@ def read_xml(root: Root, file: str) -> ET.Element:
 
 def numbers(text: str | None) -> list[float]:
     """All numbers of a string, at most those of MAX_POINTS points, in +-1e7."""
-    found = re.findall(r"[-+]?\d{1,15}(?:\.\d{1,9})?", (text or "")[: 40 * MAX_POINTS])
+    found = NUMBER.findall((text or "")[: 40 * MAX_POINTS])
     return [min(max(float(x), -1e7), 1e7) for x in found[: 2 * MAX_POINTS]]
 
 
@@ -216,8 +221,12 @@ def sides(element: ET.Element, names: Sequence[str]) -> list[float] | None:
 
 
 def points(text: str | None) -> Points:
-    """ "1,2 3,4", or "1 2 3 4", as both formats and their versions write them."""
-    flat = numbers(text)
+    """ "1,2 3,4", or "1 2 3 4", as both formats and their versions write them. Empty where one of
+    them is no number or has no partner: those behind it would change places."""
+    parts = re.split(r"[\s,;]+", (text or "").strip(" \t\r\n,;"), maxsplit=2 * MAX_POINTS)
+    if len(parts) % 2 or not all(map(NUMBER.fullmatch, parts)):
+        return []
+    flat = numbers(" ".join(parts))
     return list(zip(flat[::2], flat[1::2]))
 
 
@@ -252,7 +261,7 @@ def cut(
     height, width = image.shape[:2]
     if not line.polygon:
         if line.box is None:
-            return "without a polygon or a box"
+            return "without a polygon or box that can be read"
         left, top, right, bottom = np.round(np.multiply(line.box, (*scale, *scale))).astype(int)
         corners = [(left, top), (right - 1, top), (right - 1, bottom - 1), (left, bottom - 1)]
         polygon = np.array(corners)

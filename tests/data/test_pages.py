@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from dig_jax.data import page_lines
 from dig_jax.data.page_lines import straightened
 from tests.data.made import make, picture, refused
 
@@ -301,11 +302,35 @@ def test_every_line_is_a_record_or_a_reason(tmp_path):
         "p1.xml#l0": TEXTS[0], "p1.xml#huge": None, "p1.xml#l1": None, "p1.xml#line6": None
     }  # fmt: skip
     assert made.reasons == {
-        "without a polygon or a box": 1, "polygon of fewer than 3 points": 1, "outside the image": 1,
+        "without a polygon or box that can be read": 1, "polygon of fewer than 3 points": 1, "outside the image": 1,
         "empty label (image kept, unlabelled)": 1, "image of a page is missing (its lines)": 2,
         "XML that is no PAGE file": 1, "no XML, or damaged": 2, "ALTO, not PAGE: --source=alto reads it": 1,
         "page file without a line": 1,
     }  # fmt: skip
+
+
+def test_numbers_of_a_polygon_do_not_change_places(tmp_path):
+    """A word among them, or one too few, would pair the others wrongly: left out, and counted."""
+    box = page_lines.points(corners(LINES[0]))
+    long = [f"{x:.14f}, {y:.0f}e0" for x, y in box]
+    assert len(box) == 4 and page_lines.points(" ".join(long)) == box
+    broken = ["nan,10 219,10 219,39 20,39", "20,10 219,10 219,39 20", "20,10 219,10 219,3g 20,39"]
+    lines = [line_xml(0, coords=points) for points in (*broken, " ".join(long))]
+    write(tmp_path / "in", "p1.png")
+    (tmp_path / "in" / "p1.xml").write_text(page_xml("".join(lines)))
+    made = make(tmp_path / "out", "page_xml", f"--input={tmp_path / 'in'}", "--codec=png")
+    assert made.reasons == {"without a polygon or box that can be read": 3}
+    (id,) = made.rows
+    np.testing.assert_array_equal(made.image(id), picture(0, *LINES[0][2:]))
+
+
+def test_an_image_of_another_name_is_told(tmp_path):
+    write(tmp_path / "in", "p1.png")
+    (tmp_path / "in" / "p1.xml").write_text(page_xml(line_xml(0), "scan.png"))
+    made = make(tmp_path / "out", "page_xml", f"--input={tmp_path / 'in'}")
+    assert made.texts == {"p1.xml#l0": TEXTS[0]}
+    told = "image of a page is missing: that of the page file's name is cut (lines kept)"
+    assert made.reasons == {told: 1}
 
 
 def test_scaled_images_glyphs_and_splits(tmp_path):

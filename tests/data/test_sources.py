@@ -422,6 +422,8 @@ def test_lines_refusals(tmp_path):
     with pytest.raises(ValueError, match="channels is 4"):
         render(channels=4)
     (tmp_path / "v.txt").write_bytes(b"gut \xff")
+    with pytest.raises(FileNotFoundError, match="cannot be read .*: name a text file"):
+        lines.read_vocabulary(str(tmp_path / "none.txt"))
     with pytest.raises(ValueError, match="not UTF-8"):
         render(input=str(tmp_path / "v.txt"))
     (tmp_path / "v.txt").write_text(" \n")

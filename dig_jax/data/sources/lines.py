@@ -173,6 +173,9 @@ def read_vocabulary(input: str | None) -> Vocabulary:
     else:
         try:
             counts = collections.Counter(normalize(Path(input).read_text("utf-8")).split())
+        except OSError as error:
+            told = f"--input={input} cannot be read ({error.strerror}): name a text file in UTF-8."
+            raise FileNotFoundError(told) from error
         except UnicodeDecodeError as error:
             raise ValueError(
                 f"--input={input} is not UTF-8 ({error.reason} at byte {error.start})."
