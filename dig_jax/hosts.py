@@ -18,9 +18,9 @@ _all_is_well: Callable[[], Any] = lambda: None  # tells the shell of `initialize
 
 STATUS = "dig_jax/status/"  # keys of what hosts publish
 ALONE = (
-    "error: this host ended without a word of its own: it was killed, or another host of the job "
-    "died, hung or never came, and JAX then ends all of them (see the lines above and the logs of "
-    "the others); run the same command on all hosts again to go on from the last checkpoint"
+    "error: this host ended without a word of its own. It was killed, or another host of the job "
+    "died, hung or never came, and JAX ended all of them. See the lines above and the logs of the "
+    "others. Run the same command on all hosts again to go on from the last checkpoint"
 )
 
 

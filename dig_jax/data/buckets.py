@@ -73,7 +73,7 @@ def bounds(
     if too_wide:
         raise ValueError(
             f"{too_wide} of {len(widths)} lines are wider than the widest bucket of {chosen[-1]} "
-            f"px (the widest is {int(np.max(widths))} px): add a bucket of at least that width to "
+            f"px (the widest is {int(np.max(widths))} px). Add a bucket of at least that width to "
             "data.buckets_px, or set it to 'auto'"
         )
     return chosen

@@ -111,7 +111,7 @@ def out_of_memory(error: Exception, batch_shape: Sequence[int]) -> str:
         return ""
     rows, height_px, width_px, _ = batch_shape
     return (
-        f"out of memory; the widest batch of this host is {rows} lines of {height_px} x {width_px} "
+        f"out of memory. The widest batch of this host is {rows} lines of {height_px} x {width_px} "
         "px: lower config.batch_size, config.data.max_width_px (lines) or config.data.width_px "
         f"(windows), or set config.accumulate (it says: {' '.join(str(error).split())[:200]})"
     )

@@ -12,9 +12,9 @@ Paper   Baevski et al., "data2vec", ICML 2022, arXiv 2202.03555. For text with a
     xi <- tau xi + (1 - tau) theta; tau rises in a straight      Method.update_teacher
         line from tau_0 to tau_e, then stays                     base.linear_momentum
 
-Certain, from the public code for images: the outputs of whole blocks, normalised after the mean
-(the paper's text normalises each block); K is half of the blocks, beta 2, 60 % of the patches, one
-linear layer behind the student. tau goes from 0.999 to 0.9998.
+Certain, from the public code for images: targets are the outputs of whole blocks, normalised after
+the mean (the paper's text normalises each block). K is half of the blocks, beta 2; 60 % of the
+patches are masked, and one linear layer stands behind the student. tau goes from 0.999 to 0.9998.
 
 target="fixed" keeps the teacher as it started. It is a network of the same shape that another run
 or an import made: `latent:teacher=RUN` loads it. target="pixels" has no teacher; then this is

@@ -116,7 +116,7 @@ def position_codes(kind: str, grid: Sequence[int], dim: int, flat_columns: int =
         if cols > flat_columns or offset is not None:
             raise ValueError(
                 f"position={kind!r} numbers the tokens of {flat_columns} columns without an offset "
-                f"and this image has {cols}: use position='sincos_2d', or raise flat_columns when "
+                f"and this image has {cols}. Use position='sincos_2d', or raise flat_columns when "
                 "the codes need not match imported weights."
             )
         index = flat_columns * np.arange(rows)[None, None, :] + np.arange(cols)[None, :, None]
@@ -141,8 +141,8 @@ def learned_codes(table, grid: Sequence[int], flat_columns: int, offset=None):
     rows, cols = grid
     if cols > flat_columns or offset is not None:
         raise ValueError(
-            f"position='learned' has a table of {flat_columns} columns without an offset and this "
-            f"image has {cols}: stretch the table when it is imported (import_weights --for_px), "
+            f"position='learned' has a table of {flat_columns} columns without an offset, but this "
+            f"image has {cols}. Stretch the table when it is imported (import_weights --for_px), "
             "or squeeze lines with config.data.squeeze_px."
         )
     return table[None, : rows * cols]

@@ -1,6 +1,6 @@
 """Compiled programs are kept between runs, so that only the first run waits for XLA.
 
-The folder belongs to the user's cache, and to processors of one kind: what XLA compiled for one may
+The folder belongs to the user's cache, and to processors of one kind. What XLA compiled for one may
 not run on another, and a home folder may serve many machines. JAX leaves such a folder to grow, so
 it is cut down to BOUND_BYTES whenever a program starts.
 """

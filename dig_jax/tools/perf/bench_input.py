@@ -181,7 +181,7 @@ def verdict(consume: float, wall: float, core: float, workers: int, available: i
     elif needed > available:
         advice = (
             f"no, and this machine cannot: it needs {needed} cores of this kind, there are "
-            f"{available}; store lines at the height they are used at, or train on fewer lines a "
+            f"{available}. Store lines at the height they are used at, or train on fewer lines a "
             "second"
         )
     elif max(1, workers) < needed:
@@ -192,7 +192,7 @@ def verdict(consume: float, wall: float, core: float, workers: int, available: i
     else:
         advice = (
             f"no: {needed} cores should do, but {workers} worker processes give {wall:.0f} lines/s "
-            "by the clock: the cores are busy with something else, or the disk is the limit"
+            "by the clock. The cores are busy with something else, or the disk is the limit"
         )
     return {
         "consume": consume,
