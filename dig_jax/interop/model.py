@@ -226,13 +226,13 @@ def of_run(
     origin = {"run": bucket.whole(folder).name, "step": step, "method": cfg["method"]["name"]}
     origin |= {"trained_on": cfg["data"].get("train"), "figures": figures(folder, step)}
     recipe = {"recipe": cfg["method"].get("recipe"), "subset": cfg["data"].get("subset")}
-    recipe |= {"batch_size": cfg.get("batch_size"), "init_from": cfg.get("init_from")}
+    recipe |= {"batch_size": cfg.get("batch_size"), "init_from": set_names(cfg.get("init_from"))}
     origin["trained_with"] = {name: value for name, value in recipe.items() if value}
     return Model(kind, method, preparation, weights, charset, origin)
 
 
 def set_names(spec: str | None) -> str | None:
-    """A data spec without the folders above the record sets, which are of one machine only."""
+    """A spec of data or runs without the folders above them, which are of one machine only."""
     return spec and re.sub(r"[^,]*/(?=[^,/])", "", spec)
 
 

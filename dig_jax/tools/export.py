@@ -16,8 +16,8 @@ Weights that ship with the package are such exports, under dig_jax/weights/NAME 
 --format=safetensors --dtype=float16 --about=about.md, whose text goes into card.md.
 
 The folder appears once the export has read lines as the network does. The lines are --lines
-(images, folders or records), or those that the run was trained on, or typeset ones. card.md in it
-says how to load it.
+(images, folders or records), or those that the run was trained on, or those that ship with the
+model, or typeset ones. card.md in it says how to load it.
 """
 
 from __future__ import annotations
@@ -43,17 +43,24 @@ FORMATS = (
     "onnx",
     "torch",
 )  # interop/export.py, which imports JAX
+LINES = "lines"  # the folder of images in that of bundled weights
 PROOF_LINES = 12
 LOOKED_AT = 200  # lines among which those of the most different widths are taken
 
 
-def proof_lines(model: Any, names: Sequence[str]) -> tuple[list[LineImage], str]:
-    """(lines of several widths as the network takes them, where they are from)."""
-    for source in (names, _trained_on(model.origin.get("trained_on") or "")):
+def proof_lines(
+    model: Any, names: Sequence[str], beside: pathlib.Path | None = None
+) -> tuple[list[LineImage], str]:
+    """(lines of several widths as the network takes them, where they are from). beside: the folder
+    of the model, which may hold some under `lines`, as bundled weights do."""
+    own = [str(beside / LINES)] if beside and (beside / LINES).is_dir() else []
+    trained_on = _trained_on(model.origin.get("trained_on") or "")
+    sources = {"given lines": names, "training lines": trained_on, "lines of the model": own}
+    for about, source in sources.items():
         if source:
             lines = list(_usable(model, predict.inputs(source)))
             if len(lines) >= 3:
-                return _spread(lines), "given lines" if source is names else "training lines"
+                return _spread(lines), about
             if source is names:
                 raise ValueError(
                     f"--lines={','.join(names)} has {len(lines)} usable images: give at least 3"
@@ -108,10 +115,10 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}: write --name=value")
     from dig_jax.interop import export
-    from dig_jax.interop.model import open_model
+    from dig_jax.interop.model import located, open_model
 
     model = open_model(FLAGS.model, FLAGS.kind, FLAGS.checkpoint, FLAGS.head)
-    lines, about = proof_lines(model, FLAGS.lines)
+    lines, about = proof_lines(model, FLAGS.lines, located(FLAGS.model))
     output, text = pathlib.Path(FLAGS.output), ""
     if FLAGS.about:
         try:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ import dig_jax
 from dig_jax import load
 from dig_jax.interop import export, parity, safetensors, stablehlo
 from dig_jax.interop import model as models
+from dig_jax.tools import export as tool
 from tests import compiled, readers
 
 BLOCKED = """
@@ -85,6 +87,15 @@ def test_orbax_comes_back_and_opens_with_orbax_alone(folder, lines, texts):
     weights = ocp.load((folder / "orbax" / "weights").resolve())
     kernel = readers.weights()["params"]["heads"]["ctc"]["classify"]["kernel"]
     np.testing.assert_array_equal(weights["params"]["heads"]["ctc"]["classify"]["kernel"], kernel)
+
+
+def test_lines_that_ship_with_a_model_prove_its_export(tmp_path):
+    (tmp_path / "lines").mkdir()
+    readers.files(tmp_path / "lines")
+    lines, about = tool.proof_lines(readers.model(), [], tmp_path)
+    assert about == "lines of the model" and len(lines) == len(readers.TEXTS)
+    for beside in (None, tmp_path / "lines"):
+        assert tool.proof_lines(readers.model(), [], beside)[1] == "typeset lines"
 
 
 def test_an_encoder_is_exported_alone(folder, lines):
@@ -200,6 +211,8 @@ def test_weights_that_ship_have_a_card_with_licence_and_are_small():
         assert described["export"]["format"] == "safetensors"
         card = (one / "card.md").read_text()
         assert "**Licence" in card and ("CC BY 4.0" in card or "generated" in card)
+        for text in (card, (one / "config.json").read_text()):
+            assert not re.search(r"/(root|home|work|tmp|Users)/", text), "a folder of one machine"
     sizes = [file.stat().st_size for one in folders for file in one.rglob("*")]
     assert sum(sizes) < 25e6
 
