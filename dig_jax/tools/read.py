@@ -134,7 +134,7 @@ def main(argv: list[str]) -> int:
     good, bad, lines = write_all(pages, FLAGS.format, FLAGS.output)
     seconds = time.perf_counter() - start
     not_read = f", {bad} could not be" * bool(bad)
-    print(f"{good} pages read{not_read}: {lines} lines in {seconds:.1f} s", file=sys.stderr)
+    print(f"pages: {good} read{not_read}; {lines} lines in {seconds:.1f} s", file=sys.stderr)
     return 0 if good else 1
 
 
