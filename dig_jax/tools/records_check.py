@@ -32,11 +32,13 @@ def parts(name: str) -> list[tuple[str, str]]:
     """(folder, split) of DIR[@SPLIT]: all its splits where none is named. ValueError for the
     address of an object store, which says how to mount it."""
     if "://" in name:
-        bucket = name.split("://", 1)[1].split("/")[0]
+        scheme, _, place = name.partition("://")
+        bucket = place.split("/")[0]
+        mount = f"gcsfuse --implicit-dirs {bucket} /mnt/{bucket}"
+        how = f": {mount}" if scheme == "gs" else f", such as at /mnt/{bucket}"
         raise ValueError(
-            f"{name} is the address of an object store, which is read through a mount: "
-            f"gcsfuse --implicit-dirs {bucket} /mnt/{bucket}, then check "
-            f"{name.replace('gs://', '/mnt/')} (docs/data.md has the flags)"
+            f"{name} is the address of an object store, which is read through a mount{how}; then "
+            f"check /mnt/{place} (docs/data.md has the flags)"
         )
     found = []
     for path, split, _ in parse_spec(name, split=""):

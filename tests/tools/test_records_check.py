@@ -57,8 +57,11 @@ def test_an_index_of_other_records_is_noticed(folder):
 
 
 def test_the_address_of_a_bucket_says_how_it_is_mounted():
-    with pytest.raises(ValueError, match=r"gcsfuse --implicit-dirs b /mnt/b, then check /mnt/b/r"):
+    with pytest.raises(ValueError, match=r"gcsfuse --implicit-dirs b /mnt/b; then check /mnt/b/r"):
         parts("gs://b/r")
+    with pytest.raises(ValueError, match=r"such as at /mnt/b; then check /mnt/b/r") as told:
+        parts("s3://b/r")
+    assert "gcsfuse" not in str(told.value)
 
 
 def test_program(folder, capsys):
