@@ -72,8 +72,7 @@ import jax.numpy as jnp
 from dig_jax import losses
 from dig_jax.augment import masks, views
 from dig_jax.methods.shared import base, contrast, pixels, two_views
-from dig_jax.models import encoders, heads, transformer, vit
-from dig_jax.models.layers import LayerNorm
+from dig_jax.models import encoders, heads, vit
 
 # The objectives, and what the teacher mirrors in each; the predictor belongs to queries only.
 TEACHER_PARTS = {
@@ -81,28 +80,6 @@ TEACHER_PARTS = {
     "dis": ("encoder", "projector"),
     "gen": (),
 }
-
-
-class Blocks(nn.Module):
-    """Transformer blocks behind an encoder. form: see `transformer.blocks`."""
-
-    depth: int
-    heads: int
-    form: Mapping[str, Any]
-
-    @nn.compact
-    def __call__(self, tokens, lengths):
-        """f32[B,N,D], of which lengths i32[B] are real -> f32[B,N,D], normalised."""
-        sizes = {"depth": self.depth, "heads": self.heads, "hidden": 4 * tokens.shape[-1]}
-        return LayerNorm(name="norm")(transformer.blocks(tokens, lengths, **sizes, **self.form))
-
-
-def blocks_behind(encoder, depth: int) -> Blocks:
-    """As wide as the encoder, with heads as a ViT's own or, behind a CNN, of 32."""
-    heads = getattr(encoder, "heads", encoder.width // 32)
-    is_vit = isinstance(encoder, vit.Vit)
-    form = encoder.form(encoder.width // heads) if is_vit else {"dtype": encoder.dtype}
-    return Blocks(depth, heads, form)
 
 
 class Network(nn.Module):
@@ -133,7 +110,7 @@ class Network(nn.Module):
             hidden = self.pix_projector_width
             self.pix_projector = heads.Mlp((hidden, hidden, width), dtype)
         if self.decoder_blocks:
-            self.pix_blocks = blocks_behind(self.encoder, self.decoder_blocks)
+            self.pix_blocks = vit.blocks_behind(self.encoder, self.decoder_blocks)
         if self.objective != "dis":
             self.pix_decoder = heads.PixelDecoder(
                 self.values, self.decoder_width, dtype, getattr(self.encoder, "gelu", "exact")
@@ -238,6 +215,7 @@ class Method(base.WithTeacher):
         base.check_counts(pix_projector_width=pix_projector_width, decoder_width=decoder_width)
         encoder = {"final_norm": objective == "gen", **encoder}
         self.encoder = encoders.create(encoder)
+        block = base.checked_block(block, self.encoder)
         self.patch, self.channels = tuple(encoder["patch"]), channels
         self.contrasts, self.reconstructs = objective != "gen", objective != "dis"
         self.loss_is_mean = not self.contrasts
@@ -253,7 +231,7 @@ class Method(base.WithTeacher):
         self.network = Network(
             encoder=self.encoder,
             objective=objective,
-            block=base.checked_block(block, self.encoder),
+            block=block,
             window_px=window_px,
             values=math.prod(self.patch) * channels,
             projector_width=projector_width,

@@ -8,6 +8,7 @@ Paper   Aberdam et al., "Sequence-to-Sequence Contrastive Learning for Text Reco
     base encoder, one frame a column of patches: H          Network
     g: frame -> frame, none, "mlp" or "bilstm"              Projector
     m: frames -> instances, z = m(g(H))                     Network, contrast.instances
+    instances of displaced views (ours, see below)          aligned
     l(i) = -log exp(s_ij / T) / sum_{k != i} exp(s_ik / T)  losses.nt_xent (j: partner of i)
     L = mean of l over the instances of both views          Method.loss
 
@@ -45,6 +46,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
+import jax.numpy as jnp
 
 from dig_jax import losses
 from dig_jax.augment import views
@@ -98,7 +100,23 @@ class Network(nn.Module):
         frames = self.projector(frames, lengths)
         frames = frames.reshape(*tokens.shape[:2], *frames.shape[1:])
         # A frame is the token of a patch as high as the line.
-        return contrast.instances(frames, batch, (height, patch_px), self.window_px)
+        x, real = contrast.instances(frames, batch, (height, patch_px), self.window_px)
+        return aligned(x, real, batch["first"]) if "first" in batch else (x, real)
+
+
+def aligned(x, real, first):
+    """Instances f32[B,2,S,D], real bool[B,2,S] of views that begin at windows i32[B,2] -> the same.
+
+    The second view's windows are moved to the places of the first (`two_views.displaced_crops`).
+    What only one of them shows is not real.
+    """
+    # Where window s of the first view stands in the second.
+    place = jnp.arange(x.shape[2])[None] + (first[:, 0] - first[:, 1])[:, None]
+    shown = (place >= 0) & (place < x.shape[2])
+    place = jnp.where(shown, place, 0)
+    moved = jnp.take_along_axis(x[:, 1], place[..., None], axis=1)
+    both = real[:, 0] & shown & jnp.take_along_axis(real[:, 1], place, axis=1)
+    return jnp.stack([x[:, 0], moved], axis=1), jnp.stack([both, both], axis=1)
 
 
 class Method(base.Method):

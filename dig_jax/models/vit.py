@@ -11,7 +11,8 @@ zeros. So features of a line do not move when its padding grows.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -297,3 +298,25 @@ class Vit(nn.Module):
             )
         if not 0.0 <= self.drop_path < 1.0:
             raise ValueError(f"drop_path={self.drop_path} must lie in [0, 1).")
+
+
+class Blocks(nn.Module):
+    """Transformer blocks behind an encoder. form: see `transformer.blocks`."""
+
+    depth: int
+    heads: int
+    form: Mapping[str, Any]
+
+    @nn.compact
+    def __call__(self, tokens, lengths):
+        """f32[B,N,D], of which lengths i32[B] are real -> f32[B,N,D], normalised."""
+        sizes = {"depth": self.depth, "heads": self.heads, "hidden": 4 * tokens.shape[-1]}
+        return LayerNorm(name="norm")(transformer.blocks(tokens, lengths, **sizes, **self.form))
+
+
+def blocks_behind(encoder, depth: int) -> Blocks:
+    """As wide as the encoder, with heads as a ViT's own or, behind a CNN, of 32."""
+    heads = getattr(encoder, "heads", encoder.width // 32)
+    is_vit = isinstance(encoder, Vit)
+    form = encoder.form(encoder.width // heads) if is_vit else {"dtype": encoder.dtype}
+    return Blocks(depth, heads, form)

@@ -19,6 +19,8 @@ from dig_jax.methods.shared import base
 from dig_jax.train import accumulate, optim
 from dig_jax.train import state as states
 
+Figures = dict[str, jax.Array]
+
 
 def make_train_step(
     method: base.Method,
@@ -32,9 +34,7 @@ def make_train_step(
     not finite returns the state as it was, and "finite" False. parts: config.accumulate, see there.
     shardings: of the state on its mesh."""
 
-    def step(
-        state: states.TrainState, batch: base.Batch
-    ) -> tuple[states.TrainState, dict[str, jax.Array]]:
+    def step(state: states.TrainState, batch: base.Batch) -> tuple[states.TrainState, Figures]:
         progress = state.step / max(total, 1)
         teacher = method.update_teacher(state.teacher, state.params, progress)
         views = method.augment(prng.stream(seed, "augment", state.step), batch)
@@ -48,23 +48,17 @@ def make_train_step(
             grads = jax.lax.with_sharding_constraint(grads, shardings.params)
         # Constants for what is frozen: XLA then drops that part of the backward pass, and clipping
         # does not see it.
-        grads = jax.tree.map(
-            lambda g, train: g if train else jnp.zeros_like(g), grads, optimizer.trainable
-        )
+        chosen = lambda x, train: x if train else jnp.zeros_like(x)
+        grads = jax.tree.map(chosen, grads, optimizer.trainable)
         norm = optax.global_norm(grads)
         updates, opt_state = optimizer.tx.update(grads, state.opt_state, state.params)
-        params = jax.tree.map(
-            lambda p, u, train: p + u if train else p, state.params, updates, optimizer.trainable
-        )
+        moved = lambda p, u, train: p + u if train else p
+        params = jax.tree.map(moved, state.params, updates, optimizer.trainable)
         new = states.TrainState(state.step + 1, params, teacher, opt_state, aux.mutable)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         new = jax.tree.map(lambda n, old: jnp.where(finite, n, old), new, state)
-        figures = {
-            "loss": loss,
-            "grad_norm": norm,
-            "lr": optimizer.schedule(state.step),
-            "finite": finite,
-        }
+        figures = {"loss": loss, "grad_norm": norm, "finite": finite}
+        figures["lr"] = optimizer.schedule(state.step)
         return new, {**aux.metrics, **method.schedules(progress), **figures}
 
     return step

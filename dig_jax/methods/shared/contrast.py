@@ -19,9 +19,7 @@ def instances(tokens: jax.Array, batch: base.Batch, patch: Sequence[int], window
 
     Means over windows of full height and `window_px` width (`heads.pool_windows`). None makes one
     instance of a whole line (all-to-instance), the width of a patch one of every column
-    (frame-to-instance). Neither padding nor rows that are not valid count. Views may begin at
-    different windows ("first", see `two_views.displaced_crops`). Then the second view's windows are
-    moved to the places of the first, and what only one of them shows does not count.
+    (frame-to-instance). Neither padding nor rows that are not valid count.
     """
     views_count = tokens.shape[1]
     shape = batch["view1"].shape
@@ -32,21 +30,7 @@ def instances(tokens: jax.Array, batch: base.Batch, patch: Sequence[int], window
     )
     real = real & valid[:, None]
     back = lambda x: x.reshape(-1, views_count, *x.shape[1:])
-    pooled, real = back(pooled), back(real)
-    return _aligned(pooled, real, batch["first"]) if "first" in batch else (pooled, real)
-
-
-def _aligned(x, real, first):
-    """Instances f32[B,2,S,D], real bool[B,2,S] of views that begin at windows i32[B,2] -> the same.
-    The second view's S are those of the first; real where both views have them."""
-    place = (
-        jnp.arange(x.shape[2])[None] + (first[:, 0] - first[:, 1])[:, None]
-    )  # in view 2, of what is s in view 1
-    shown = (place >= 0) & (place < x.shape[2])
-    place = jnp.where(shown, place, 0)
-    moved = jnp.take_along_axis(x[:, 1], place[..., None], axis=1)
-    both = real[:, 0] & shown & jnp.take_along_axis(real[:, 1], place, axis=1)
-    return jnp.stack([x[:, 0], moved], axis=1), jnp.stack([both, both], axis=1)
+    return back(pooled), back(real)
 
 
 class Network(nn.Module):

@@ -53,22 +53,18 @@ def pixel_target(image, width, patch, kind, floor):
     """
     grey, real = vit.patchify(image * 0.5 + 0.5, patch), real_values(image, width, patch)
     if kind in ("pixel", "input"):
-        mean, deviation = (jnp.float32(x) for x in ((0, 1) if kind == "pixel" else (0.5, 0.5)))
+        mean, deviation = map(jnp.float32, (0, 1) if kind == "pixel" else (0.5, 0.5))
         return (grey - mean) / deviation, mean, deviation, real
-    pixels = (
-        *grey.shape[:2],
-        -1,
-        1 if kind == "normalized_joint" else image.shape[3],
-    )  # (B, N, values, C or 1)
+    channels = 1 if kind == "normalized_joint" else image.shape[3]
+    pixels = (*grey.shape[:2], -1, channels)
     weight = real.reshape(pixels).astype(jnp.float32)
     count = weight.sum(axis=2, keepdims=True)
     mean = (weight * grey.reshape(pixels)).sum(axis=2, keepdims=True) / jnp.maximum(count, 1)
     square = weight * jnp.square(grey.reshape(pixels) - mean)
     variance = square.sum(axis=2, keepdims=True) / jnp.maximum(count - 1, 1)
     deviation = jnp.sqrt(variance + floor**2)
-    mean, deviation = (
-        jnp.broadcast_to(x, weight.shape).reshape(grey.shape) for x in (mean, deviation)
-    )
+    whole = lambda x: jnp.broadcast_to(x, weight.shape).reshape(grey.shape)
+    mean, deviation = whole(mean), whole(deviation)
     return (grey - mean) / deviation, mean, deviation, real
 
 

@@ -23,7 +23,7 @@ def displaced_crops(
     """Two crops of each line, W - displace_px wide, that begin up to displace_px apart. Returns
     their raw batches and {"first" i32[B,2]}, the window of the line with which each begins.
 
-    Where they begin apart, what both show lies at another place in each; `contrast.instances` finds
+    Where they begin apart, what both show lies at another place in each; `seqclr.aligned` finds
     the pairs. A line that fits a crop is shown whole, twice.
     """
     seen = batch["image"].shape[2] - displace_px
@@ -89,10 +89,8 @@ def view(key, batch, recipe, max_shift_px) -> jax.Array:
     """One view of a raw batch, f32[B,H,W,C] in [-1, 1]; recipe None: the line itself."""
     if recipe is None:
         return base.normalise(batch["image"])
-    return (
-        views.augment(key, batch["image"], batch["width"], views.recipe(recipe), max_shift_px) * 2.0
-        - 1.0
-    )
+    image, width = batch["image"], batch["width"]
+    return views.augment(key, image, width, views.recipe(recipe), max_shift_px) * 2.0 - 1.0
 
 
 def column_offsets(key, rows: int, count: int, most: int) -> base.Batch:
