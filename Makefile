@@ -1,12 +1,14 @@
 # make setup   a .venv with the pinned versions        make demo   the main job end to end on generated lines
-# make test    the tests (what .ci/run calls)          make lint   ruff
+# make test    every behaviour, minutes                make lint   ruff
+# make test-slow   whole trainings, real processes, notebooks    make test-all   both, as CI does
 # make types   mypy on the public surface              make docs   the site, into build/site
 # make check-tpu   every preset through the TPU compiler, without a TPU (hours, then cached)
 # make release-check   the wheel in an empty environment, then the demo with it
 PYTHON ?= python3
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q
 
-.PHONY: setup demo test lint types docs check-tpu release-check clean
+.PHONY: setup demo test test-slow test-all lint types docs check-tpu release-check clean
 
 setup: .venv/.ready
 
@@ -25,7 +27,12 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m ruff check .
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q
+	$(PYTEST) -m "not slow"
+
+test-slow: setup
+	$(PYTEST) -m slow
+
+test-all: test test-slow
 
 lint: setup
 	$(BIN)/python -m ruff check .

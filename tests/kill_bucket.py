@@ -1,6 +1,6 @@
 """kill -9 of runs that train into a bucket; each must end as a run in a local folder does.
 
-    python -m tests.kill_bucket --kills=30         # one JSON object as its last line; exit code 1 at a difference
+    python -m tests.kill_bucket --kills=30         # its last line is a JSON object; 1 at a difference
 
 The bucket is an emulator on loopback (tests/bucket_server.py). The reference is an undisturbed run
 of the same config in a folder of this disk. Runs in the bucket are killed at phases drawn by chance

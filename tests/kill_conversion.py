@@ -3,8 +3,8 @@
     python -m tests.kill_conversion --input=FOLDER --output=SCRATCH --kills=20 --workers=0
     python -m tests.kill_conversion --count=200000 --output=SCRATCH --kills=20 --validation=0.1
 
---count: small pictures of numbers instead of a folder, quick to make. The conversion is started again after each kill. The last line printed is one JSON object; exit code
-0 only where all splits have equal fingerprints and the manifests agree.
+--count: small pictures of numbers instead of a folder, quick to make. The conversion is started
+again after each kill. The last line printed is one JSON object; exit code 0 only where all splits have equal fingerprints and the manifests agree.
 """
 
 import argparse

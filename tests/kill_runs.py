@@ -1,7 +1,7 @@
 """kill -9 at chosen and at random moments; every run that was killed must end as one that was left
 alone.
 
-    python -m tests.kill_runs --kills=100          # prints one JSON object as its last line; exit code 1 at a difference
+    python -m tests.kill_runs --kills=100          # its last line is a JSON object; 1 at a difference
 
 One undisturbed run of a toy method (the real trainer, pipeline, Orbax) is the reference. Then runs
 of the same config are killed again and again, each time at a phase drawn from PHASES, and started

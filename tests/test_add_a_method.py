@@ -38,6 +38,7 @@ def test_the_method_of_the_page_is_about_forty_lines(blocks):
     assert len([line for line in code.splitlines() if line.strip()]) <= 45
 
 
+@pytest.mark.slow
 def test_the_page_trains_for_two_steps(blocks, method, tmp_path, monkeypatch):
     # A recipe that compiles quickly: they have tests of their own.
     monkeypatch.setitem(recipes.RECIPES, "lines_light", pairs.BLUR)

@@ -153,6 +153,8 @@ def run_quick(file, arg, workdir, **changes):
     if file.startswith("pretrain/"):
         changes = {"method.encoder.depth": 1, **changes}
         changes |= {"method.projector_width": 64} if "words" in arg else {}
+    elif file != "recognize/evaluate":
+        changes = {"data.buckets_px": 1, **changes}  # a step is compiled for every width
     config.update_from_flattened_dict({"mesh.data": 1, **changes})
     if (
         config.data.kind == "crops" and "gap_px" not in config.method
@@ -186,14 +188,19 @@ def check_pretraining(arg, workdir, state, values, steps=(2,)):
 FOUR = {"total.steps": 4, "checkpoint.every_steps": 2, "checkpoint.keep_last": 2}
 
 
+def cpu_preset(file, records):
+    """The light probe is judged in DiG's run: it reads every method by the same `encode`."""
+    probe = "" if file == "pretrain/dig" else ",probe=none"
+    return f"preset=cpu,records={records}{probe}"
+
+
 def four_steps(file, records, workdir):
     """Four steps of the cpu preset: (workdir, state, values, record numbers of each step, the
     compiled step)."""
     with pytest.MonkeyPatch.context() as patch:
         seen, made = spy_on_data(patch), []
         toy.wrap_step(patch, lambda step: made.append(step) or step)
-        arg = f"preset=cpu,records={records}"
-        state, values = run_quick(file, arg, workdir, **FOUR)
+        state, values = run_quick(file, cpu_preset(file, records), workdir, **FOUR)
     return workdir, state, values, seen, made[0]
 
 
@@ -213,6 +220,7 @@ def test_the_cpu_preset_runs(pretrained):
     check_pretraining("preset=cpu", *pretrained[:3], steps=(2, 4))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arg", different_at_quick())
 def test_pretraining_runs(arg, lines_set, tmp_path, monkeypatch):
     # The run of `pretrained` has the recipe itself.
@@ -226,7 +234,7 @@ def test_pretraining_runs(arg, lines_set, tmp_path, monkeypatch):
 def test_every_method_runs_and_resumes_bit_for_bit(
     file, lines_set, pretrained, tmp_path, monkeypatch
 ):
-    """Four steps of its cpu preset, the collapse figures, the light probe, pictures where the
+    """Four steps of its cpu preset, the collapse figures, pictures where the
     method draws any; then steps 3 and 4 again from the checkpoint of step 2: same state, same
     records, same figures of training."""
     if file == "pretrain/dig":
@@ -241,7 +249,7 @@ def test_every_method_runs_and_resumes_bit_for_bit(
         and "encoder" in first.params
         and checkpoint.steps(str(whole)) == [2, 4]
     )
-    assert {"train/loss", "train/grad_norm", "collapse/std", "probe/lines/cer"} <= values.keys()
+    assert {"train/loss", "train/grad_norm", "collapse/std"} <= values.keys()
     assert all(math.isfinite(value) for value in values.values())
 
     parts, made = tmp_path / "parts", []
@@ -249,7 +257,7 @@ def test_every_method_runs_and_resumes_bit_for_bit(
     shutil.rmtree(parts / "checkpoints" / "4")
     after = spy_on_data(monkeypatch)
     toy.wrap_step(monkeypatch, lambda _: made.append(step) or step)  # compiled already
-    again, _ = run_quick(file, f"preset=cpu,records={lines_set}", parts, **FOUR, evals={})
+    again, _ = run_quick(file, cpu_preset(file, lines_set), parts, **FOUR, evals={})
     assert int(again.step) == 4 and made == [step]
     for (path, a), b in zip(
         jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(again), strict=True
@@ -287,7 +295,13 @@ def check_recogniser(workdir, state, values, steps=2):
     assert Path(workdir, "pictures", "readings-lines.json").exists()
 
 
-@pytest.mark.parametrize("head", common.READERS)
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(head, marks=[] if head == "linear" else pytest.mark.slow)
+        for head in common.READERS
+    ],
+)
 def test_probe_runs(head, pretrained, tmp_path):
     arg = f"decoder=ctc,head={head},rates=1e-2+3e-3"  # two, because every head is compiled
     state, values = run_quick("recognize/probe", arg, tmp_path, init_from=str(pretrained[0]))
@@ -296,6 +310,7 @@ def test_probe_runs(head, pretrained, tmp_path):
     assert {"eval/lines/cer@lr_1e-2", "eval/lines/cer@lr_3e-3"} <= values.keys()
 
 
+@pytest.mark.slow
 def test_features_that_are_kept_change_no_figure(pretrained, tmp_path, monkeypatch):
     """The same probe, once with the features of every line kept, once with the encoder run at every
     step.
@@ -329,10 +344,11 @@ def test_finetune_runs(finetuned, pretrained):
     assert theirs["data"]["train"] == ours["data"]["train"]
 
 
-@pytest.mark.parametrize("like", [True, False])
+@pytest.mark.parametrize("like", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_scratch_runs(like, pretrained, lines_set, tmp_path):
     arg = f"shape_from={pretrained[0]}" if like else f"size=micro,patch=32x4,records={lines_set}"
-    check_recogniser(tmp_path, *run_quick("recognize/scratch", arg, tmp_path))
+    changes = {} if like else {"method.encoder.depth": 1}
+    check_recogniser(tmp_path, *run_quick("recognize/scratch", arg, tmp_path, **changes))
 
 
 def test_evaluate_repeats_the_figure_of_the_run_it_is_given(finetuned, tmp_path):

@@ -110,7 +110,8 @@ def slow_triplet(x, real, margin=0.2):
     return np.mean(terms)
 
 
-CASES = {  # name: (ours as a function of the rows and valid, the slow loop, how many arrays of rows)
+# name: (ours as a function of the rows and valid, the slow loop, how many arrays of rows)
+CASES = {
     "info_nce": (lambda q, k, valid: losses.info_nce(q, k, 0.2, valid)[0], slow_info_nce, 2),
     "info_nce chunked": (
         lambda q, k, valid: losses.info_nce(q, k, 0.2, valid, chunk=5)[0],

@@ -1,4 +1,4 @@
-"""The documentation site builds, and strictly: no dead link or anchor, no page that nobody reaches."""
+"""The documentation site builds strictly: no dead link or anchor, no page that nobody reaches."""
 
 import os
 import re

@@ -12,6 +12,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_mypy_finds_nothing():
     pytest.importorskip("mypy", reason="pip install 'dig_jax[test]'")
     cache = os.path.join(tempfile.gettempdir(), f"dig_jax_mypy_{getpass.getuser()}")

@@ -1,4 +1,4 @@
-"""Conversions that are killed, fail or find the disk full: what is done is kept and gone on with."""
+"""Conversions that are killed, fail or find the disk full: what is done is kept and continued."""
 
 import collections
 import contextlib
@@ -69,7 +69,7 @@ def manifest_of(folder):
 
 @pytest.mark.parametrize("source", [examples, plain])
 def test_a_conversion_goes_on_where_it_failed(tmp_path, source):
-    """Stopped at each of 30 jobs: the same set as without a stop, and no job done twice for long."""
+    """Stopped at each of 30 jobs: the same set as without a stop, no job done twice for long."""
     options = {"name": "x", "shards": 2}
     report = Report()
     write(tmp_path / "alone", source(report, None, collections.Counter()), report=report, **options)

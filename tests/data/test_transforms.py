@@ -269,7 +269,7 @@ def strokes(height, width, every):
 
 
 def test_squeezing_a_low_and_wide_word_keeps_its_ink():
-    """24 x 512 to 32 x 128: sideways averaged, upwards linear. Sampled, three strokes in four go."""
+    """24 x 512 to 32 x 128: sideways averaged, upwards linear. Sampled, 3 of 4 strokes go."""
     out = transforms.squeeze(strokes(24, 512, 4), 32, 128)
     assert np.abs(out.astype(int) - 191).max() <= 1  # 3/4 white
     tall = transforms.squeeze(strokes(512, 24, 24)[:, :, :], 32, 128)

@@ -2,7 +2,7 @@
 in worker processes.
 
     python -m tests.fuzz.records --cases=10000 --seed=0            # 10 minutes of processor time
-    python -m tests.fuzz.records --seed=0 --only=1234              # one case again, with what was done to it
+    python -m tests.fuzz.records --seed=0 --only=1234   # one case again, and what was done to it
 
 Each case must end in one of three ways: everything read; what cannot be used counted and named, and
 the sound records beside it untouched; or the whole refused with one sentence. Anything else is a

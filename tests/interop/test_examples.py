@@ -67,7 +67,10 @@ def check(output, model, paths):
     assert total and wrong <= max(2, 0.05 * total), (rows, want)
 
 
-@pytest.mark.parametrize("name", ["cnn bilstm", "vit", "vit rows"])
+@pytest.mark.parametrize(
+    "name",
+    ["vit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cnn bilstm", "vit rows"))],
+)
 def test_numpy_alone_reads_an_export_to_safetensors(name, folder, lines):
     model = test_onnx.random(name)
     if name == "vit rows":
@@ -81,6 +84,7 @@ def test_numpy_alone_reads_an_export_to_safetensors(name, folder, lines):
     check(run("read_safetensors.py", [output, *paths], blocked), model, paths)
 
 
+@pytest.mark.slow
 def test_onnxruntime_reads_an_export_to_onnx(folder, lines):
     pytest.importorskip("onnxruntime", reason='pip install "dig_jax[onnx]"')
     model = test_onnx.random("cnn bilstm")

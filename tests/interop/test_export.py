@@ -110,6 +110,7 @@ def test_an_encoder_is_exported_alone(folder, lines):
         dig_jax.load_reader(folder / "encoder")
 
 
+@pytest.mark.slow
 def test_a_stablehlo_program_reads_lines_of_any_number_and_width(folder, lines):
     found = export.write(readers.model(), "stablehlo", folder / "hlo", lines)
     assert found["float32"]["ids_differ"] == 0 and found["bfloat16"]["ids"] > 50
@@ -224,7 +225,10 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    ["attention", *(pytest.param(kind, marks=pytest.mark.slow) for kind in [*KINDS][1:])],
+)
 def test_a_program_holds_the_loop_of_other_readers(kind, folder, lines, monkeypatch):
     """Greedy decoding, whose number of steps depends on the line, is inside."""
     options = readers.OPTIONS | {"heads": {"ar": KINDS[kind]}}

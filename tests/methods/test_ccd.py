@@ -303,7 +303,8 @@ def test_losses_centre_and_figures_equal_slow_loops():
     features, pixels = {"student": ([], []), "teacher": ([], [])}, []
     for b in np.flatnonzero(np.asarray(batch["valid"])):
         inside = np.broadcast_to(np.arange(WIDTH) < width[b], (HEIGHT, WIDTH))
-        warp = lambda values, outside: slow_follow(values, batch["matrix"][b], width[b], outside)  # noqa: B023, E731
+        matrix, real = batch["matrix"][b], width[b]
+        warp = lambda values, outside: slow_follow(values, matrix, real, outside)  # noqa: B023
         maps = (
             slow_characters(foreground[b] & inside),
             warp(slow_characters(foreground[b] & inside), MOST),

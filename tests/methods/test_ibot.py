@@ -127,6 +127,7 @@ def test_nothing_passes_through_padding_or_rows_that_are_not_valid(case):
         assert not np.abs(np.asarray(grad)).max((1, 3))[~inside].any()
 
 
+@pytest.mark.slow
 def test_loss_does_not_move_when_padding_grows_rows_fill_up_and_devices_share_them(case):
     eight = pairs.prove_growth_and_devices_do_not_matter(case)
     pairs.same(jax.device_get(eight["mutable"]), case.out["mutable"])

@@ -124,6 +124,7 @@ def test_start_is_the_loss_of_unrelated_vectors():
     assert 0.3 / math.sqrt(32) < metrics["t_std"] < 1.01 / math.sqrt(32)
 
 
+@pytest.mark.slow
 def test_loss_does_not_move_when_padding_grows_rows_fill_up_or_devices_share_them():
     method, (params, teacher, batch, expected) = small()[0], case()
     pick = lambda out: (out[0], out[1][0])
@@ -146,7 +147,7 @@ def test_teacher_follows_a_straight_line_or_stays():
 
 
 def test_a_fixed_teacher_is_loaded_and_the_student_is_not():
-    """As config.init_parts of `teacher=RUN` says; what is loaded of a teacher is not overwritten."""
+    """As config.init_parts of `teacher=RUN` says; a teacher that is loaded is not overwritten."""
     options = config.get_config("preset=cpu,teacher=runs/mae")
     assert options.method.target == "fixed" and options.init_from == "runs/mae"
     assert options.init_parts == ("params/encoder->teacher/encoder",)

@@ -94,6 +94,7 @@ def test_a_target_knows_no_place():
     np.testing.assert_allclose(target[1:-1], target[1:2].repeat(COLUMNS - 2, 0), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_loss_does_not_move_when_padding_grows_rows_fill_up_and_devices_share_them():
     method, _, params, batch = small()
     eight = step(method)(*checks.on_eight_devices(params, grown(batch, more=8)))
@@ -102,6 +103,7 @@ def test_loss_does_not_move_when_padding_grows_rows_fill_up_and_devices_share_th
     same((loss, metrics, grads), (first, before, first_grads), rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_start_is_what_chance_expects():
     """Unrelated unit vectors of K numbers: cosines of deviation 1 / sqrt(K)."""
     rng = np.random.default_rng(0)

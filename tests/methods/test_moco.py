@@ -135,6 +135,7 @@ def test_nothing_passes_through_padding_or_rows_that_are_not_valid(case):
     pairs.prove_padding_does_not_matter(case)
 
 
+@pytest.mark.slow
 def test_loss_does_not_move_when_padding_grows_rows_fill_up_and_devices_share_them(case):
     eight = pairs.prove_growth_and_devices_do_not_matter(case)
     queue = eight["mutable"]["queue"]
@@ -147,7 +148,6 @@ def test_loss_does_not_move_when_padding_grows_rows_fill_up_and_devices_share_th
 def test_augment_encode_and_sentences():
     pairs.prove_augment(make)
     pairs.prove_encode(make)
-    pairs.prove_a_cnn_learns(make)
     pairs.prove_sentences(
         make,
         [
@@ -155,3 +155,8 @@ def test_augment_encode_and_sentences():
             ({"momentum": 1.5}, r"momentum is 1\.5.*\[0, 1\].*method.momentum"),
         ],
     )
+
+
+@pytest.mark.slow
+def test_a_cnn_learns():
+    pairs.prove_a_cnn_learns(make)

@@ -93,6 +93,7 @@ def test_loss_and_gradients_equal_the_reference(chunk):
     assert (teacher["k"] == 0).all()
 
 
+@pytest.mark.slow
 def test_loss_starts_where_chance_puts_it():
     """Unrelated queries and keys: 4T ln M, top-1 near chance."""
     method = make()
@@ -126,6 +127,7 @@ def test_the_rule_of_the_config_freezes_the_patch_embedding(case):
         assert not config.get_config(f"preset=cpu,{other}").optim.rules
 
 
+@pytest.mark.slow
 def test_a_contrast_on_a_middle_block_is_that_of_an_encoder_that_ends_there():
     """block=1 of 2, against an encoder of one block without a last norm; what stands above it takes
     no gradient, and the config's rules freeze it at any depth."""
@@ -183,6 +185,7 @@ def test_nothing_passes_through_padding_or_rows_that_are_not_valid(case):
     pairs.prove_padding_does_not_matter(case)
 
 
+@pytest.mark.slow
 def test_loss_does_not_move_when_padding_grows_rows_fill_up_and_devices_share_them(case):
     pairs.prove_growth_and_devices_do_not_matter(case)
 
@@ -190,7 +193,6 @@ def test_loss_does_not_move_when_padding_grows_rows_fill_up_and_devices_share_th
 def test_augment_encode_and_sentences(case):
     pairs.prove_augment(make)
     pairs.prove_encode(make)
-    pairs.prove_a_cnn_learns(make)
     assert "norm" in case.params["encoder"]  # the official encoder keeps its final norm
     pairs.prove_sentences(
         make,
@@ -204,3 +206,8 @@ def test_augment_encode_and_sentences(case):
             ({"block": 1, "encoder": pairs.CNN}, "method.block is 1, and only a ViT has blocks"),
         ],
     )
+
+
+@pytest.mark.slow
+def test_a_cnn_learns():
+    pairs.prove_a_cnn_learns(make)

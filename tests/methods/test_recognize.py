@@ -320,6 +320,7 @@ def test_augmentation_is_off_by_default_and_moves_pixels_when_on(recipe):
     assert float(jnp.abs(moved - plain).max()) > 0.1
 
 
+@pytest.mark.slow
 def test_a_cnn_is_fine_tuned_as_well():
     """Every array of a CNN + BiLSTM learns from the labels, and its frames come with their
     lengths.
@@ -386,7 +387,13 @@ def test_blocks_that_are_not_there_are_sentences(block):
         make(encoder=encoder, block=block)
 
 
-@pytest.mark.parametrize("kind", ["attention", "transformer", "glimpse"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "attention",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("transformer", "glimpse")),
+    ],
+)
 def test_other_decoders_stand_where_ctc_does(kind):
     """Two heads of each kind: losses, gradients to the encoder, readings."""
     options = {"attention": {"hidden": 8}, "glimpse": {"hidden": 8}}

@@ -122,6 +122,7 @@ class TestProofs(pairs.Proofs):
     pass
 
 
+@pytest.mark.slow
 def test_loss_starts_where_chance_puts_it():
     """ln(2M - 1) at T = 1."""
     method = make(temperature=1.0)

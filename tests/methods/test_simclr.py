@@ -69,6 +69,7 @@ class TestProofs(pairs.Proofs):
     pass
 
 
+@pytest.mark.slow
 def test_loss_starts_where_chance_puts_it():
     """2 ln(2B - 1) at T = 1."""
     method = make(temperature=1.0)
@@ -81,7 +82,6 @@ def test_loss_starts_where_chance_puts_it():
 def test_augment_encode_and_sentences():
     pairs.prove_augment(make)
     pairs.prove_encode(make)
-    pairs.prove_a_cnn_learns(make)
     pairs.prove_sentences(
         make,
         [
@@ -89,3 +89,8 @@ def test_augment_encode_and_sentences():
             ({"projector_layers": 0}, "projector_layers is 0.*method.projector_layers to 1"),
         ],
     )
+
+
+@pytest.mark.slow
+def test_a_cnn_learns():
+    pairs.prove_a_cnn_learns(make)

@@ -95,6 +95,7 @@ def test_hidden_pixels_are_targets_and_nothing_else():
     ).any()  # a filler row has hidden patches, too
 
 
+@pytest.mark.slow
 def test_loss_does_not_move_when_padding_grows_rows_fill_up_and_devices_share_them():
     """Wider canvas, other pixels in the padding, eight more rows that are not valid, all of it over
     eight devices.

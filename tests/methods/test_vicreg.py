@@ -52,6 +52,7 @@ def test_loss_equals_the_slow_loop(case):
         np.testing.assert_allclose(case.out["metrics"][name], value, rtol=2e-4, err_msg=name)
 
 
+@pytest.mark.slow
 def test_terms_start_where_chance_puts_them_and_rest_where_they_should():
     """Independent normal numbers of deviation 1/2: v is 1/2, s is twice the variance, c is the
     sampling noise of a covariance, (d - 1) variance^2 / n."""

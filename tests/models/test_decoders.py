@@ -253,14 +253,16 @@ def test_labels_longer_than_the_line_are_not_feasible(kind):
     assert feasible.tolist() == [False, True] and loss[0] == 0 < loss[1]
 
 
-def test_dropout_needs_a_key():
-    for kind in OPTIONS:
-        decoder = decoders.create(CLASSES, kind, **OPTIONS[kind], dropout=0.5)
-        lines, params = toy_lines(rows=2), learnt(kind)[1]
-        loss = jax.jit(decoder.loss)
-        one, two = (float(loss(params, *lines, jax.random.key(i))[0][0]) for i in range(2))
-        plain = float(loss(params, *lines)[0][0])
-        assert len({one, two, plain}) == 3
+@pytest.mark.parametrize(
+    "kind", [pytest.param(x, marks=[pytest.mark.slow][: x != "attention"]) for x in OPTIONS]
+)
+def test_dropout_needs_a_key(kind):
+    decoder = decoders.create(CLASSES, kind, **OPTIONS[kind], dropout=0.5)
+    lines, params = toy_lines(rows=2), learnt(kind)[1]
+    loss = jax.jit(decoder.loss)
+    one, two = (float(loss(params, *lines, jax.random.key(i))[0][0]) for i in range(2))
+    plain = float(loss(params, *lines)[0][0])
+    assert len({one, two, plain}) == 3
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,7 @@ def test_an_encoder_starts_as_if_it_had_no_rectifier(network):
     )
 
 
+@pytest.mark.slow
 def test_rectified_lines_know_nothing_of_padding(network):
     params, straight, _, image, width = network
     params = bent(params)

@@ -1,4 +1,4 @@
-"""The page about record sets: what it counts, and that nothing of the data gets out of its place."""
+"""The page about record sets: what it counts, and that no data gets out of its place."""
 
 import html.parser
 
