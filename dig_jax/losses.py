@@ -92,29 +92,29 @@ def nt_xent(
 
 
 def line_contrast(
-    context: jax.Array, target: jax.Array, asked: jax.Array, temperature: float
+    context: jax.Array, target: jax.Array, hidden: jax.Array, temperature: float
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Contrast among places of the same line (wav2vec 2.0, arXiv 2006.11477, equation 3). Each
-    asked place must find its own target among the targets of all asked places of its line.
+    hidden place must find its own target among the targets of all hidden places of its line.
 
     context, target   f32[B, S, K], any length (made unit here); gradients flow into both.
-    asked             bool[B, S]. A line with one asked place alone has nothing to choose from and
+    hidden            bool[B, S]. A line with one hidden place alone has nothing to choose from and
                       does not count.
-    Returns           loss f32[] in nats, the mean over asked places, at random start about ln of
+    Returns           loss f32[] in nats, the mean over hidden places, at random start about ln of
                       how many a line has; top-1 f32[]; and i32[], how many places the mean is over.
     """
     _require_positive("temperature", temperature, "set method.temperature, 0.1 in wav2vec 2.0")
-    asked = asked & (asked.sum(1, keepdims=True) > 1)
+    hidden = hidden & (hidden.sum(1, keepdims=True) > 1)
     c, q = (unit(x.astype(jnp.float32)) for x in (context, target))
     products = jnp.einsum("bsk,btk->bst", c, q, precision=jax.lax.Precision.HIGHEST)
     own = jnp.diagonal(products, axis1=1, axis2=2)[..., None]
-    among = asked[:, None, :]
+    among = hidden[:, None, :]
     # The own product is taken off first: near zero loss the difference of two sums has no digits.
     over = jnp.where(among, (products - own) / temperature, -jnp.inf)
-    over = jnp.where(asked[:, :, None], over, 0.0)  # rows that do not count stay finite
+    over = jnp.where(hidden[:, :, None], over, 0.0)  # rows that do not count stay finite
     each = jax.nn.logsumexp(over, axis=-1)
     best = ((products <= own) | ~among).all(-1)
-    return _mean(each, asked), _mean(best.astype(jnp.float32), asked), asked.sum()
+    return _mean(each, hidden), _mean(best.astype(jnp.float32), hidden), hidden.sum()
 
 
 def n_pair(anchor: jax.Array, positive: jax.Array, valid: jax.Array | None = None) -> jax.Array:

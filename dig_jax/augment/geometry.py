@@ -180,10 +180,10 @@ def random_affine(key, height, width, ranges, shear_in_turn=False):
     shear along x, then the shear along y (torchvision), in place of both at once.
     """
     low = jnp.array(
-        [ranges.get(name, (still,) * 2)[0] for name, still in AFFINE.items()], jnp.float32
+        [ranges.get(name, (identity,) * 2)[0] for name, identity in AFFINE.items()], jnp.float32
     )
     high = jnp.array(
-        [ranges.get(name, (still,) * 2)[1] for name, still in AFFINE.items()], jnp.float32
+        [ranges.get(name, (identity,) * 2)[1] for name, identity in AFFINE.items()], jnp.float32
     )
     share = jax.random.uniform(key, (width.shape[0], len(AFFINE)))
     drawn = dict(zip(AFFINE, (low[None] + (high - low)[None] * share).T))

@@ -165,14 +165,14 @@ class Method(base.WithTeacher):
         said = self.apply(params, "__call__", batch, key=key)
         if self.target == "pixels":
             target = pixels.pixel_target(batch["view1"], batch["width"], *self.pixel_target)[0]
-            asked = pixels.loss_weights(batch, self.patch)
-            loss = self.distance(said, target, asked)
-            return loss, base.Aux({"pixel": loss}, state.mutable, jnp.sum(asked))
+            loss_weights = pixels.loss_weights(batch, self.patch)
+            loss = self.distance(said, target, loss_weights)
+            return loss, base.Aux({"pixel": loss}, state.mutable, jnp.sum(loss_weights))
         target = jax.lax.stop_gradient(self.apply(state.teacher, "target", batch))
-        asked = batch["mask"] & batch["valid"][:, None]
-        loss = self.distance(said, target, jnp.broadcast_to(asked[..., None], said.shape))
-        metrics = {"latent": loss, "t_std": losses.unit_std(target, asked)}
-        return loss, base.Aux(metrics, state.mutable, jnp.sum(asked))
+        loss_weights = batch["mask"] & batch["valid"][:, None]
+        loss = self.distance(said, target, jnp.broadcast_to(loss_weights[..., None], said.shape))
+        metrics = {"latent": loss, "t_std": losses.unit_std(target, loss_weights)}
+        return loss, base.Aux(metrics, state.mutable, jnp.sum(loss_weights))
 
     def update_teacher(self, teacher, params, progress):
         if self.target != "ema":

@@ -123,8 +123,8 @@ class Method(base.Method):
         columns that find themselves; choices, how many a line has on average."""
         context, target = self.apply(params, "__call__", batch, key=key)
         rows = batch["mask"].shape[1] // context.shape[1]
-        asked = batch["mask"][:, ::rows] & batch["valid"][:, None]  # columns are hidden whole
-        loss, top1, count = self.contrast_loss(context, target, asked)
-        choices = jnp.sum(asked.sum(1) ** 2) / jnp.maximum(asked.sum(), 1)
+        hidden = batch["mask"][:, ::rows] & batch["valid"][:, None]  # columns are hidden whole
+        loss, top1, count = self.contrast_loss(context, target, hidden)
+        choices = jnp.sum(hidden.sum(1) ** 2) / jnp.maximum(hidden.sum(), 1)
         metrics = {"contrast": loss, "top1": top1, "choices": choices}
         return loss, base.Aux(metrics, state.mutable, count)
