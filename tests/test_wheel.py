@@ -49,12 +49,14 @@ def installed(tmp_path_factory):
     return root / "site"
 
 
+@pytest.mark.slow
 def test_a_wheel_holds_the_configs_inside_the_package(installed):
     assert not (installed / "configs").exists()
     for path in (ROOT / "configs").rglob("*.py"):
         assert (installed / "dig_jax" / path.relative_to(ROOT)).read_bytes() == path.read_bytes()
 
 
+@pytest.mark.slow
 def test_configs_load_by_name_and_by_path_beside_a_package_of_that_name(installed, tmp_path):
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "__init__.py").write_text("raise ImportError('not this one')")
@@ -75,6 +77,7 @@ def test_configs_load_by_name_and_by_path_beside_a_package_of_that_name(installe
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_the_console_script_opens_the_programs(installed, tmp_path):
     code = (
         "import dig_jax, importlib.metadata as m; print(dig_jax.__version__, m.version('dig_jax'))"

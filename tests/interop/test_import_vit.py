@@ -140,6 +140,7 @@ def test_what_does_not_fit_is_named():
         assert words in str(error.value), str(error.value)
 
 
+@pytest.mark.slow
 def test_the_program_makes_a_work_folder_that_starts_runs(tmp_path, python):
     arrays = given("maerec", live=False)
     save_file(state_of(arrays), tmp_path / "theirs.safetensors")
@@ -166,6 +167,7 @@ def test_the_program_makes_a_work_folder_that_starts_runs(tmp_path, python):
     assert again.returncode == 1 and "exists" in again.stderr and "Traceback" not in again.stderr
 
 
+@pytest.mark.slow
 def test_bundled_weights_become_a_work_folder_with_the_same_features(tmp_path, python):
     """`--layout=dig_jax`: by name, so that a run can start from weights that ship."""
     command = [python, "-m", "dig_jax.tools.import_weights", "--layout=dig_jax"]

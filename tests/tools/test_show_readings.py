@@ -4,6 +4,7 @@ import pathlib
 import subprocess
 
 import numpy as np
+import pytest
 
 from dig_jax.tools import show_readings
 
@@ -45,6 +46,7 @@ def test_both_texts_are_on_the_terminal_whatever_its_width():
     assert any("have?" in line and "hare?" in line for line in beside)
 
 
+@pytest.mark.slow
 def test_a_bundled_reader_reads_the_lines_that_it_brings(tmp_path, python):
     """The first minute of the demo: no data of the user's own."""
     command = [python, "-m", "dig_jax.tools.show_readings"]

@@ -52,6 +52,7 @@ def test_a_bad_file_is_one_sentence(tmp_path):
         assert picture == "" and text == "" and said and "Traceback" not in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "program, package, extra, flags",
     [
