@@ -34,6 +34,7 @@ from dig_jax.workdir import checkpoint, metrics
 from dig_jax.workdir import starts as provenance
 from tests import toy
 from tests.methods import pairs
+from tests.tiers import tiers
 from tests.train.test_run import spy_on_data
 
 ROOT = Path(__file__).parents[1]
@@ -295,13 +296,7 @@ def check_recogniser(workdir, state, values, steps=2):
     assert Path(workdir, "pictures", "readings-lines.json").exists()
 
 
-@pytest.mark.parametrize(
-    "head",
-    [
-        pytest.param(head, marks=[] if head == "linear" else pytest.mark.slow)
-        for head in common.READERS
-    ],
-)
+@pytest.mark.parametrize("head", tiers(common.READERS))
 def test_probe_runs(head, pretrained, tmp_path):
     arg = f"decoder=ctc,head={head},rates=1e-2+3e-3"  # two, because every head is compiled
     state, values = run_quick("recognize/probe", arg, tmp_path, init_from=str(pretrained[0]))
@@ -344,7 +339,7 @@ def test_finetune_runs(finetuned, pretrained):
     assert theirs["data"]["train"] == ours["data"]["train"]
 
 
-@pytest.mark.parametrize("like", [pytest.param(True, marks=pytest.mark.slow), False])
+@pytest.mark.parametrize("like", tiers([False, True]))
 def test_scratch_runs(like, pretrained, lines_set, tmp_path):
     arg = f"shape_from={pretrained[0]}" if like else f"size=micro,patch=32x4,records={lines_set}"
     changes = {} if like else {"method.encoder.depth": 1}

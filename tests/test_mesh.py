@@ -25,6 +25,7 @@ from dig_jax.train import state as states
 from dig_jax.train.experiment import completed
 from tests import test_configs
 from tests.methods import checks, pairs
+from tests.tiers import tiers
 
 KEY = jax.random.key(5)
 ENCODER = {**pairs.ENCODER, "depth": 2, "scan": True, "remat": True}
@@ -142,13 +143,16 @@ def name_of(sizes):
 
 @pytest.mark.parametrize(
     "method, sizes",
-    [
-        ("dig", SOME[-1]),
-        ("recognize", SOME[-1]),
-        *(pytest.param("dig", sizes, marks=pytest.mark.slow) for sizes in SOME[:-1]),
-        *(pytest.param("gen", sizes, marks=pytest.mark.slow) for sizes in MORE),
-        pytest.param("seqclr", SOME[-1], marks=pytest.mark.slow),
-    ],
+    tiers(
+        [
+            ("dig", SOME[-1]),
+            ("recognize", SOME[-1]),
+            *(("dig", sizes) for sizes in SOME[:-1]),
+            *(("gen", sizes) for sizes in MORE),
+            ("seqclr", SOME[-1]),
+        ],
+        2,
+    ),
     ids=lambda value: value if isinstance(value, str) else name_of(value),
 )
 def test_loss_and_gradients_do_not_depend_on_the_mesh(method, sizes):
@@ -173,15 +177,14 @@ def test_loss_and_gradients_do_not_depend_on_the_mesh(method, sizes):
 
 @pytest.mark.parametrize(
     "method, parts, sizes",
-    [
-        ("recognize", 2, (("data", 1),)),
-        ("recognize", 4, SOME[-1]),
-        ("gen", 4, (("data", 1),)),
-        *(
-            pytest.param(name, 4, (("data", 1),), marks=pytest.mark.slow)
-            for name in ("simmim", "denoising")
-        ),
-    ],
+    tiers(
+        [
+            ("recognize", 2, (("data", 1),)),
+            ("recognize", 4, SOME[-1]),
+            *((name, 4, (("data", 1),)) for name in ("gen", "simmim", "denoising")),
+        ],
+        3,
+    ),
 )
 def test_parts_of_a_batch_are_the_batch(method, parts, sizes):
     """Of lines that fit their frames, of hidden and of real pixels, the parts hold different
@@ -226,21 +229,13 @@ def test_lines_that_meet_each_other_are_not_cut():
 # ---- every config
 
 CASES = [(file, arg) for file, arg in test_configs.CASES if file.startswith("pretrain/")]
-# Of each method the presets of its paper; its cpu preset runs in tests/test_configs.py.
-FIRST = {file: arg for file, arg in reversed(CASES) if arg != "preset=cpu"}
+CASES += [("recognize/scratch", "")]
+# Of each method one preset of its paper; its cpu preset runs in tests/test_configs.py.
+FIRST = {file: arg for file, arg in reversed(CASES) if arg != "preset=cpu"}.items()
 
 
 @pytest.mark.parametrize(
-    "file, arg",
-    [
-        *FIRST.items(),
-        ("recognize/scratch", ""),
-        *(
-            pytest.param(file, arg, marks=pytest.mark.slow)
-            for file, arg in CASES
-            if FIRST.get(file) != arg
-        ),
-    ],
+    "file, arg", tiers([*FIRST, *(case for case in CASES if case not in FIRST)], len(FIRST))
 )
 def test_every_preset_has_a_loss_and_rules_that_cover_its_state(file, arg):
     """No leaf without a rule, and most of the bytes are cut; who says that parts add up has no

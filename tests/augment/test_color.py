@@ -10,6 +10,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from dig_jax.augment import color, filters
+from tests.tiers import tiers
 
 B, H, W = 3, 12, 20
 WIDTH = np.array([20, 13, 4])
@@ -58,7 +59,7 @@ NOTHING = {
 ALWAYS = {"invert", "channel_shuffle", "equalize", "median", "erase"}
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", tiers([3, 1]))
 def test_amounts_of_nothing_are_identity(channels):
     image = picture(channels)
     assert set(NOTHING) | ALWAYS == set(color.TONES)

@@ -22,7 +22,7 @@ def test_dig_hides_179_of_256(key):
 @pytest.mark.parametrize(
     "ratio, span", [(0.3, 1), (0.7, 1), (0.7, 2), (0.3, 5), (0.6, 40), (0, 1), (0, 3), (1, 3)]
 )
-@pytest.mark.parametrize("grid", [(8, 32), (1, 31)])
+@pytest.mark.parametrize("grid", [(8, 32), pytest.param((1, 31), marks=pytest.mark.slow)])
 def test_counts_of_every_width(key, grid, ratio, span):
     rows, columns = grid
     width = np.arange(1, columns * 4 + 1)

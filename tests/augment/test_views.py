@@ -10,6 +10,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dig_jax.augment import color, filters, geometry, recipes, views
+from tests.tiers import tiers
 
 H, W = 16, 48
 
@@ -118,7 +119,7 @@ def slow_view(image, width, draws, recipe, i):
     return np.moveaxis(np.asarray(view)[0], 0, 2)[:, : width[i]]
 
 
-@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("channels", tiers([1, 3]))
 def test_batched_view_equals_each_line_alone_in_its_drawn_order(key, channels):
     recipe = dict(recipes.DIG, jitter=None, grayscale_p=0.0)
     image, width = lines(12, channels)
@@ -167,7 +168,8 @@ RECIPES = {
 
 
 @pytest.mark.parametrize(
-    "name, channels", [("dig", 1), ("light", 1), ("grayscale", 1), *((n, 3) for n in RECIPES)]
+    "name, channels",
+    tiers([*((n, 3) for n in RECIPES), ("dig", 1), ("light", 1), ("grayscale", 1)], len(RECIPES)),
 )
 def test_padding_stays_range_holds_and_padding_never_enters(key, name, channels):
     image, width = lines(8, channels)
@@ -211,7 +213,7 @@ def test_bytes_and_floats_are_the_same_picture(key):
     np.testing.assert_allclose(one, two, atol=1e-6)
 
 
-@pytest.mark.parametrize("recipe", [recipes.DIG, recipes.LINES_LIGHT])
+@pytest.mark.parametrize("recipe", tiers([recipes.DIG, recipes.LINES_LIGHT]))
 def test_same_views_on_eight_devices(key, recipe):
     image, width = lines(16, 3)
     run = jax.jit(lambda k, i, w: views.augment(k, i, w, recipe, 3.0))
@@ -260,7 +262,7 @@ def test_every_named_recipe_is_possible_and_survives_json(name):
 # ---- several stages ----
 
 
-@pytest.mark.parametrize("name", ["seqclr_0", "seqclr_1", "simclr", "mocov3_2"])
+@pytest.mark.parametrize("name", tiers(["seqclr_1", "simclr", "seqclr_0", "mocov3_2"], 2))
 def test_padding_and_bound_hold_through_all_stages(key, name):
     """As for one stage, above; and with no way to go sideways every column stays its own."""
     image, width = lines(24, 3)

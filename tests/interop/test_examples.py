@@ -15,6 +15,7 @@ from dig_jax.data import writer
 from dig_jax.interop import export, parity
 from tests import readers
 from tests.interop import test_onnx
+from tests.tiers import tiers
 
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 WITHOUT = """
@@ -67,10 +68,7 @@ def check(output, model, paths):
     assert total and wrong <= max(2, 0.05 * total), (rows, want)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["vit", *(pytest.param(name, marks=pytest.mark.slow) for name in ("cnn bilstm", "vit rows"))],
-)
+@pytest.mark.parametrize("name", tiers(["vit", "cnn bilstm", "vit rows"]))
 def test_numpy_alone_reads_an_export_to_safetensors(name, folder, lines):
     model = test_onnx.random(name)
     if name == "vit rows":

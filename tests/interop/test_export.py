@@ -21,6 +21,7 @@ from dig_jax.interop import export, parity, safetensors, stablehlo
 from dig_jax.interop import model as models
 from dig_jax.tools import export as tool
 from tests import compiled, readers
+from tests.tiers import tiers
 
 BLOCKED = """
 import sys
@@ -225,10 +226,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize(
-    "kind",
-    ["attention", *(pytest.param(kind, marks=pytest.mark.slow) for kind in [*KINDS][1:])],
-)
+@pytest.mark.parametrize("kind", tiers(KINDS))
 def test_a_program_holds_the_loop_of_other_readers(kind, folder, lines, monkeypatch):
     """Greedy decoding, whose number of steps depends on the line, is inside."""
     options = readers.OPTIONS | {"heads": {"ar": KINDS[kind]}}

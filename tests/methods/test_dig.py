@@ -23,6 +23,7 @@ from dig_jax.methods.shared import base, pixels
 from dig_jax.models import encoders, vit
 from tests.methods import checks
 from tests.methods.checks import same
+from tests.tiers import tiers
 
 PATCH = (8, 8)
 HEIGHT, WIDTH, WINDOW = 32, 64, 16
@@ -247,14 +248,10 @@ def test_blocks_behind_the_encoder_learn_and_read_no_padding():
     assert set(shapes["pix_blocks"]) == {"block_0", "norm"}
 
 
-OBJECTIVES = [("dig", "pixel"), ("dig", "normalized"), ("dis", "pixel"), ("gen", "normalized")]
-TIERS = [
-    pytest.param(*case, marks=[pytest.mark.slow] if case == ("dig", "normalized") else [])
-    for case in OBJECTIVES
-]
+OBJECTIVES = [("dig", "pixel"), ("dis", "pixel"), ("gen", "normalized"), ("dig", "normalized")]
 
 
-@pytest.mark.parametrize("objective, target", TIERS)
+@pytest.mark.parametrize("objective, target", tiers(OBJECTIVES, 3))
 def test_nothing_passes_through_padding_or_rows_that_are_not_valid(objective, target):
     _, params, state, batch, step = case(objective, target)
     valid = np.arange(len(batch["valid"])) != 1
@@ -268,7 +265,7 @@ def test_nothing_passes_through_padding_or_rows_that_are_not_valid(objective, ta
         assert grad[inside].max() > 0, name
 
 
-@pytest.mark.parametrize("objective, target", TIERS[1:])
+@pytest.mark.parametrize("objective, target", tiers(OBJECTIVES[1:], 2))
 def test_loss_does_not_move_when_padding_grows_rows_fill_up_and_devices_share_them(
     objective, target
 ):
@@ -332,7 +329,7 @@ def test_teacher_moves_towards_the_student_and_holds_no_predictor():
 def test_halves_own_only_what_they_use():
     trees, metrics = {}, {}
     assert set(dig.TEACHER_PARTS) == {objective for objective, _ in OBJECTIVES}
-    for objective, target in (OBJECTIVES[0], *OBJECTIVES[2:]):
+    for objective, target in OBJECTIVES[:3]:
         _, params, state, batch, step = case(objective, target)
         trees[objective] = (set(params), state.teacher and set(state.teacher), set(batch))
         metrics[objective] = set(step(params, state.teacher, batch)[1])

@@ -15,6 +15,7 @@ from dig_jax.methods import recognize
 from dig_jax.text import Charset
 from dig_jax.train import optim, state
 from dig_jax.train.step import make_train_step
+from tests.tiers import tiers
 
 CHARSET = Charset("abcd")
 ENCODER = {"patch": (8, 4), "width": 16, "depth": 1, "heads": 2, "dtype": "float32"}
@@ -70,7 +71,7 @@ def train_for(method, rates, steps=4):
     return first, made, metrics
 
 
-@pytest.mark.parametrize("kind", ["linear", pytest.param("bilstm", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", tiers(["linear", "bilstm"]))
 def test_a_sweep_of_heads_equals_runs_of_one_head(kind):
     head = LINEAR | {"kind": kind, "hidden": 8}
     _, together, metrics = train_for(make(dict.fromkeys(RATES, head)), RATES)
@@ -387,13 +388,7 @@ def test_blocks_that_are_not_there_are_sentences(block):
         make(encoder=encoder, block=block)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "attention",
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("transformer", "glimpse")),
-    ],
-)
+@pytest.mark.parametrize("kind", tiers(["attention", "transformer", "glimpse"]))
 def test_other_decoders_stand_where_ctc_does(kind):
     """Two heads of each kind: losses, gradients to the encoder, readings."""
     options = {"attention": {"hidden": 8}, "glimpse": {"hidden": 8}}

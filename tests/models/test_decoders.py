@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from dig_jax.models import decoders
+from tests.tiers import tiers
 
 CLASSES, WIDE = 5, 6  # blank or end, and four characters; numbers in a frame
 OPTIONS = {
@@ -253,9 +254,7 @@ def test_labels_longer_than_the_line_are_not_feasible(kind):
     assert feasible.tolist() == [False, True] and loss[0] == 0 < loss[1]
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(x, marks=[pytest.mark.slow][: x != "attention"]) for x in OPTIONS]
-)
+@pytest.mark.parametrize("kind", tiers(OPTIONS))
 def test_dropout_needs_a_key(kind):
     decoder = decoders.create(CLASSES, kind, **OPTIONS[kind], dropout=0.5)
     lines, params = toy_lines(rows=2), learnt(kind)[1]
