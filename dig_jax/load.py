@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from PIL import Image
 
 from dig_jax.data import buckets, transforms
 from dig_jax.data.line_images import LineImage
@@ -272,10 +273,12 @@ def narrow_batches(
 
 
 def named(images: Any) -> Iterator[tuple[str, Any]]:
-    """(name, image) of several images, or of one alone."""
-    alone = isinstance(images, str | os.PathLike | bytes | bytearray)
-    if alone or (isinstance(images, np.ndarray) and images.ndim == 2):
-        images = [images]
-    for number, image in enumerate(images):
+    """(name, image) of several images, or of one alone. An array [H,W,C] with C 1, 3 or 4 is one
+    image, any other of three axes a stack [n,H,W]."""
+    shape = getattr(images, "shape", None)  # of arrays, not of Pillow's pictures
+    alone = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
+    if shape is not None and not alone:
+        alone = len(shape) < 3 or (len(shape) == 3 and shape[2] in (1, 3, 4))
+    for number, image in enumerate([images] if alone else images):
         path = isinstance(image, str | os.PathLike)
         yield (str(image) if path else f"image {number}"), image

@@ -94,7 +94,10 @@ def test_all_kinds_of_images_are_read_alike(folder, reader, read):
     kinds += [grey / 255, grey.astype(np.uint16) * 257, Image.open(path)]
     for reading in reader.read(kinds, batch_size=4):
         assert not reading.error and reading.text == read[1].text, reading.name
-    assert reader.read(path, batch_size=4)[0].text == read[1].text
+    for alone in (path, data, memoryview(data), grey, opaque, Image.open(path)):
+        assert [x.text for x in reader.read(alone, batch_size=4)] == [read[1].text], type(alone)
+    stack = np.stack([grey, grey])
+    assert [x.text for x in reader.read(stack, batch_size=4)] == [read[1].text] * 2
 
 
 def test_colours_become_greys_as_those_of_files_do(folder):
