@@ -15,12 +15,13 @@ line ends are written as \\\\, \\t, \\n, \\r in tables.
 
 from __future__ import annotations
 
+import collections
 import json
 import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -123,10 +124,10 @@ def as_json(reading: Any) -> str:
 
 
 class Table:
-    """The file of readings, or the terminal (path None). `done`: names that it holds already."""
+    """The file of readings, or the terminal (path None). `done`: how often it holds which name."""
 
     def __init__(self, path: pathlib.Path | None):
-        self.path, self.done = path, set()
+        self.path, self.done = path, collections.Counter[str]()
         self.json = path is not None and path.suffix in (".jsonl", ".json")
         if path is None:
             self.file = sys.stdout
@@ -153,17 +154,26 @@ class Table:
     def _note(self, path: pathlib.Path, number: int, line: str) -> None:
         try:
             if self.json:
-                self.done.add(json.loads(line)["path"])
+                self.done[json.loads(line)["path"]] += 1
                 return
             cells = line.split("\t")
             if len(cells) != len(COLUMNS) or (number == 0) != (cells == list(COLUMNS)):
                 raise ValueError
             if number:
-                self.done.add(plain(cells[0]))
+                self.done[plain(cells[0])] += 1
         except (ValueError, KeyError, TypeError):
             raise ValueError(
                 f"--output={path} exists and line {number + 1} is no reading: name another file"
             ) from None
+
+    def lacks(self, images: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+        """Those of (name, image) that it does not hold. Two sets may have records of one name."""
+        left = self.done.copy()
+        for name, image in images:
+            if left[name]:
+                left[name] -= 1
+            else:
+                yield name, image
 
     def write(self, reading: Any) -> None:
         self.file.write((as_json if self.json else as_row)(reading) + "\n")
@@ -180,10 +190,9 @@ class Table:
 def read_all(reader: Any, names: Sequence[str], table: Table, batch_size: int) -> tuple[int, int]:
     """Reads what the table lacks into it, and closes it. -> (lines read, images not readable)."""
     lines = bad = 0
-    new = (pair for pair in inputs(names) if pair[0] not in table.done)
     try:
         with tqdm(unit=" lines", disable=not sys.stderr.isatty()) as bar:
-            for reading in reader.stream(new, batch_size):
+            for reading in reader.stream(table.lacks(inputs(names)), batch_size):
                 table.write(reading)
                 bar.update()
                 lines, bad = lines + (not reading.error), bad + bool(reading.error)
@@ -228,7 +237,7 @@ def main(argv: list[str]) -> int:
     parts["load"] = time.perf_counter() - start
     table, cpu = Table(pathlib.Path(FLAGS.output) if FLAGS.output else None), time.process_time()
     lines, bad = read_all(reader, argv[1:], table, FLAGS.batch_size)
-    skipped = len(table.done)
+    skipped = table.done.total()
     parts["cpu"] = time.process_time() - cpu - parts["compile_cpu"]
     seconds = time.perf_counter() - start
     print(summary(lines, bad, skipped, seconds, parts), file=sys.stderr)

@@ -56,6 +56,16 @@ def test_an_interrupted_table_is_gone_on_with(folder, reader, tmp_path):
         assert (lines, bad) == (0, 0) and cut.read_bytes() == whole
 
 
+def test_names_that_two_sets_share_are_read_of_both(folder, reader, tmp_path):
+    table = predict.Table(tmp_path / "readings.tsv")
+    table.write(load.Reading("line 1", "text", 1.0, []))
+    table.close()
+    names = [name for name, _ in predict.inputs([str(folder / "records")] * 2)]
+    left = list(predict.Table(tmp_path / "readings.tsv").lacks(zip(names, names)))
+    assert len(left) == 2 * len(readers.TEXTS) - 1
+    assert sum(name == "line 1" for name, _ in left) == 1
+
+
 def test_json_lines_name_the_characters(folder, reader, tmp_path):
     read(reader, [folder / "images"], tmp_path / "readings.jsonl")
     bad, *rows = map(json.loads, (tmp_path / "readings.jsonl").read_text().splitlines())
