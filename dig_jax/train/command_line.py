@@ -17,6 +17,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -183,7 +184,12 @@ def run(main: Callable[[list[str]], Any]) -> None:
     def guarded(argv: list[str]) -> Any:
         logging.get_absl_handler().addFilter(tells)
         try:
-            return main(argv)
+            code = main(argv)
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:  # whoever reads has seen enough, as head has: end as cat would
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(128 + signal.SIGPIPE) from None
         except (ValueError, OSError, MissingExtra) as error:
             raise SystemExit(f"error: {sentence(error)}") from None
 

@@ -1,6 +1,8 @@
 """The command line: configs by name and path, options that no file states, what overrides what."""
 
 import logging
+import pathlib
+import subprocess
 import sys
 
 import pytest
@@ -9,6 +11,8 @@ from ml_collections import config_flags
 
 from dig_jax.models import encoders
 from dig_jax.train import command_line
+
+ROOT = pathlib.Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -100,3 +104,9 @@ def test_details_of_other_packages_are_not_shown_wherever_they_are_installed():
         assert not command_line.tells(line(logging.INFO, theirs))
         assert command_line.tells(line(logging.WARNING, theirs))
     assert command_line.tells(line(logging.INFO, command_line.PACKAGE / "hosts.py"))
+
+
+def test_a_pipe_that_closes_early_is_no_error():
+    shell = f"{sys.executable} -m dig_jax.tools.benchmarks | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (141, "")
