@@ -92,6 +92,7 @@ def test_onnxruntime_reads_an_export_to_onnx(folder, lines):
     check(output, model, paths)
 
 
+@pytest.mark.slow
 def test_onnxruntime_reads_what_decodes_inside(folder, lines):
     """Character by character a rounded pixel would tell: these lines need no resizing."""
     pytest.importorskip("onnxruntime", reason='pip install "dig_jax[onnx]"')
@@ -105,6 +106,7 @@ def test_onnxruntime_reads_what_decodes_inside(folder, lines):
         assert row.split("\t")[1:] == [line.text, f"{line.confidence:.4f}"]
 
 
+@pytest.mark.slow
 def test_jax_alone_reads_an_export_to_stablehlo(folder, lines):
     model = test_onnx.random("vit")
     export.write(model, "stablehlo", folder / "hlo", lines)
@@ -113,6 +115,7 @@ def test_jax_alone_reads_an_export_to_stablehlo(folder, lines):
     check(output, model, paths)
 
 
+@pytest.mark.slow
 def test_plain_orbax_opens_an_export_to_orbax(folder, lines):
     export.write(readers.model(), "orbax", folder / "orbax", lines)
     output = run("load_orbax.py", [folder / "orbax"], ("dig_jax", "cv2", "flax"))
