@@ -6,7 +6,7 @@
 # make release-check   the wheel in an empty environment, then the demo with it
 PYTHON ?= python3
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -q
+PYTEST := $(BIN)/python -m pytest -n 2 -q --no-loadscope-reorder
 
 .PHONY: setup demo test test-slow test-all lint types docs check-tpu release-check clean
 
@@ -27,10 +27,10 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m ruff check .
-	$(PYTEST) -m "not slow"
+	$(PYTEST) --dist loadfile -m "not slow"
 
 test-slow: setup
-	$(PYTEST) -m slow
+	$(PYTEST) --dist worksteal -m slow
 
 test-all: test test-slow
 

@@ -420,6 +420,7 @@ def test_padding_and_filler_rows_change_nothing():
     same(((loss, aux), grads), (evaluate()[0], evaluate()[1][0]))
 
 
+@pytest.mark.slow
 def test_one_device_and_eight_agree():
     """Losses, figures and the next centre; the components, too, end together."""
     method, *arrays = started()

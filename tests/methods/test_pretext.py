@@ -351,6 +351,7 @@ def test_classifiers_start_at_chance_and_questions_do_not_depend_on_what_counts(
     assert len(share) == classes and (np.abs(share - 1 / classes) < 0.15).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["jigsaw", "denoising"])  # one of each kind
 def test_one_device_and_eight_agree(name):
     """From the raw batch to the loss."""

@@ -185,6 +185,7 @@ def test_loss_is_made_of_three_means_by_slow_loops(started):
     )
 
 
+@pytest.mark.slow
 def test_one_device_and_eight_agree(started):
     _, params, batch, _, evaluate = started
     checks.same(evaluate(*checks.on_eight_devices(params, batch)), evaluate(params, batch))

@@ -336,6 +336,7 @@ def test_padding_and_filler_rows_change_nothing():
     same(((loss, aux), grads), (evaluate()[0], evaluate()[1][0]))
 
 
+@pytest.mark.slow
 def test_one_device_and_eight_agree():
     params, teacher, batch, _, _ = prepared()
     (params, state), batch = checks.on_eight_devices(
