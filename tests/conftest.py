@@ -10,6 +10,8 @@ import getpass
 import os
 import tempfile
 
+from tests import compiled
+
 # Tracing makes many objects that stay. To look through them took a fifteenth of the time.
 gc.set_threshold(50_000, 20, 50)
 
@@ -20,8 +22,7 @@ os.environ |= {
     ),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    "XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false",
-}
+} | ({"XLA_FLAGS": "--xla_cpu_use_fusion_emitters=false"} if compiled.CHOOSES_EMITTERS else {})
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
