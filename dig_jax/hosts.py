@@ -33,12 +33,12 @@ def initialize() -> None:
     stays alone and opens no port. DIG_PROCESS_COUNT=1 says that it is alone where JAX would look
     for others, as in a pod that has the kubernetes client.
 
-    A host ends the others when it does not come within DIG_START_TIMEOUT_S (300), or when it is
+    A host ends the others when it does not come within DIG_START_TIMEOUT_S (900), or when it is
     dead or silent for DIG_HOST_TIMEOUT_S (100). JAX then aborts the process from a thread of its
     own, prints pages of text and lets no Python code run. A shell therefore waits for this process
     to end. It prints the sentence ALONE unless it was told that all is well.
     """
-    timeouts = {"initialization_timeout": _seconds("DIG_START_TIMEOUT_S", 300)}
+    timeouts = {"initialization_timeout": _seconds("DIG_START_TIMEOUT_S", 900)}
     timeouts["heartbeat_timeout_seconds"] = _seconds("DIG_HOST_TIMEOUT_S", 100)
     given: tuple[Any, ...] = ()
     if os.environ.get("DIG_PROCESS_COUNT") == "1":

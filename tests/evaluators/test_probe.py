@@ -16,6 +16,7 @@ from dig_jax.evaluators import probe
 from dig_jax.evaluators.probe import Lines
 from dig_jax.text import Charset
 from tests.evaluators.lines import BLOCK, CHARSET, DATA, HEIGHT, SHADE, draw
+from tests.jaxprs import equations
 
 WORDS = [
     "tent",
@@ -177,14 +178,9 @@ def test_many_classes_are_never_held_for_all_rates_lines_and_frames_at_once():
 
 def largest(jaxpr) -> int:
     """Numbers in the largest array that a program makes, in the programs inside it too."""
-    sizes = [math.prod(var.aval.shape) for eqn in jaxpr.eqns for var in eqn.outvars]
-    for eqn in jaxpr.eqns:
-        for inner in jax.tree.leaves(
-            list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "jaxpr") or hasattr(x, "eqns")
-        ):
-            if hasattr(inner, "jaxpr") or hasattr(inner, "eqns"):
-                sizes.append(largest(getattr(inner, "jaxpr", inner)))
-    return max(sizes, default=0)
+    return max(
+        (math.prod(var.aval.shape) for eqn in equations(jaxpr) for var in eqn.outvars), default=0
+    )
 
 
 def test_products_are_exact_on_every_device():

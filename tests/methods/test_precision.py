@@ -15,6 +15,7 @@ from dig_jax.methods import recognize
 from dig_jax.models import encoders
 from dig_jax.text import Charset
 from dig_jax.train.state import TrainState
+from tests.jaxprs import equations
 
 VIT = {"patch": (8, 4), "width": 32, "depth": 1, "heads": 2, "dtype": "float32"}
 CRNN = {
@@ -78,14 +79,6 @@ def products(method):
     jaxpr = jax.make_jaxpr(jax.value_and_grad(loss))(*jax.eval_shape(start))
     names = ("dot_general", "conv_general_dilated")
     return [found for found in equations(jaxpr.jaxpr) if found.primitive.name in names]
-
-
-def equations(jaxpr):
-    """Every equation of a jaxpr and of those inside it."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jax.core.jaxprs_in_params(equation.params):
-            yield from equations(inner)
 
 
 def prove(method):

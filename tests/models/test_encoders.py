@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dig_jax.models import encoders
+from tests.jaxprs import equations
 
 VIT = {"patch": (8, 4), "width": 64, "depth": 1, "heads": 2, "dtype": "auto", "attention": "auto"}
 CRNN = {
@@ -78,14 +79,6 @@ def test_tracing_for_a_tpu_on_this_cpu(options, monkeypatch):
     assert products
     for equation in products:
         assert {x.aval.dtype.name for x in equation.invars} == {"bfloat16"}, equation
-
-
-def equations(jaxpr):
-    """Every equation of a jaxpr and of those inside it."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in jax.core.jaxprs_in_params(equation.params):
-            yield from equations(inner)
 
 
 def test_lstms_of_a_cnn_drop_in_training_only():

@@ -9,6 +9,7 @@ import pytest
 from jax import lax
 
 from dig_jax.models import layers
+from tests.jaxprs import equations
 
 PRODUCTS = {
     "dense": ((3, 5, 8), (8, 6), (((2,), (0,)), ((), ()))),
@@ -90,21 +91,16 @@ def test_stored_results_are_rounded_once_and_weights_keep_full_gradients():
     assert layer.apply(layer.init(jax.random.key(0), a), a).dtype == jnp.bfloat16
 
 
-def dots(jaxpr):
-    """Every dot_general of a jaxpr, inner jaxprs included."""
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "dot_general":
-            yield eqn
-        for inner in jax.core.jaxprs_in_params(eqn.params):
-            yield from dots(inner)
-
-
 def test_all_three_products_of_a_step_are_bfloat16_to_float32():
     layer = layers.Dense(6, dtype="bfloat16")
     x = jnp.ones((2, 3, 4))
     params = layer.init(jax.random.key(0), x)
     step = jax.grad(lambda p, x: jnp.sum(layer.apply(p, x) ** 2), (0, 1))
-    found = list(dots(jax.make_jaxpr(step)(params, x).jaxpr))
+    found = [
+        eqn
+        for eqn in equations(jax.make_jaxpr(step)(params, x).jaxpr)
+        if eqn.primitive.name == "dot_general"
+    ]
     assert len(found) == 3
     for eqn in found:
         assert {v.aval.dtype for v in eqn.invars} == {jnp.dtype("bfloat16")}
