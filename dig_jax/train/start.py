@@ -18,6 +18,9 @@ from dig_jax.train.experiment import Experiment, Source
 from dig_jax.train.state import TrainState
 from dig_jax.workdir import checkpoint
 
+# A CPU's program that runs once: to optimise it takes longer than it gains.
+ONCE = {"xla_backend_optimization_level": 0}
+
 
 def start_state(
     experiment: Experiment, checkpoints: checkpoint.Checkpoints, step: int | None
@@ -32,7 +35,9 @@ def start_state(
         jax.eval_shape(exp.step, placed, raw)  # the first call uses this trace again
     if step is None:
         loaded = load_parts(source, placed, exp.method)  # it may not fit, so before compiling
-        state = jax.jit(exp.create, out_shardings=exp.shardings)(raw)
+        options = ONCE if jax.default_backend() == "cpu" else None
+        create = jax.jit(exp.create, out_shardings=exp.shardings, compiler_options=options)
+        state = create(raw)
         state = replace_parts(state, loaded, exp.method)
     else:
         loaded, state = {}, checkpoints.restore(placed, step)
