@@ -57,6 +57,11 @@ def write(
             f"dtype is {dtype!r}: choose one of {', '.join(STORED)} for safetensors; the other "
             "formats are float32"
         )
+    if model.program is not None:
+        raise ValueError(
+            "an export to onnx is a program, so there are no weights to export: name the run, or "
+            "an export to safetensors or orbax"
+        )
     if output.exists():
         raise FileExistsError(f"{output} exists: name another folder, or move it out of the way")
     model = for_use(model)

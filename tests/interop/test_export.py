@@ -250,6 +250,9 @@ def test_what_is_wrong_is_said_in_one_sentence(folder, exported, lines, tmp_path
         export.write(readers.model(), "orbax", folder / "safe", lines)
     with pytest.raises(ValueError, match="give at least 3"):
         export.write(readers.model(), "orbax", tmp_path / "few", lines[:2])
+    program = readers.model(weights={}, program=lambda batch: {})
+    with pytest.raises(ValueError, match="is a program, so there are no weights"):
+        export.write(program, "safetensors", tmp_path / "program", lines)
     for name in ("config.json", "charset.json", "weights.safetensors"):
         (tmp_path / name).write_bytes((folder / "safe" / name).read_bytes())
     arrays = load_file(tmp_path / "weights.safetensors")
