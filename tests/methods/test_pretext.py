@@ -370,6 +370,7 @@ def test_one_device_and_eight_agree(name):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_the_task_can_be_learnt(name):
     """New questions about the same lines at every step: clearly above chance, or below what is
