@@ -353,7 +353,8 @@ def quick(config: ConfigDict, steps: int = 2, batch_size: int = 8) -> ConfigDict
     config.checkpoint = {**config.get("checkpoint", {}), "every_steps": steps}
     now = config.method.encoder
     if now:
-        now.size = f"{now.size.split('_')[0]}_nano" if is_cnn(now.size) else "nano"
+        tiny = "nano_stem" if now.size.endswith("_stem") else "nano"
+        now.size = f"{now.size.split('_')[0]}_nano" if is_cnn(now.size) else tiny
         if "heads" in now:
             del now.heads
     for head in config.method.get("heads", {}).values():

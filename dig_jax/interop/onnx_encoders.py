@@ -61,18 +61,14 @@ def _blocks(
 ) -> tuple[list[str], str]:
     """What goes into the first block and what leaves each, and which tokens are real."""
     patch, dim, rows = module.patch, module.width, params["rows"]
-    channels = params["patch_embed"]["kernel"].shape[0] // (patch[0] * patch[1])
-    kernel = np.asarray(params["patch_embed"]["kernel"]).reshape(*patch, channels, dim)
-    x = g(
-        "Conv",
-        pixels(g, image, width),
-        kernel.transpose(3, 2, 0, 1),
-        np.asarray(params["patch_embed"]["bias"]),
-        kernel_shape=list(patch),
-        strides=list(patch),
-    )  # [b, D, Gh, Gw]
-    cols = size(g, x, 3)
-    x = g("Reshape", g("Transpose", x, perm=[0, 3, 2, 1]), np.array([0, -1, dim]))
+    if module.stem:
+        pools = vit.STEM_POOLS[tuple(patch)]
+        x, real = _convolutions(g, module, pools, params, image, width)
+        cols, x = size(g, real, 1), dense(g, x, params["patch_embed"])
+    else:
+        x = _patches(g, patch, dim, params["patch_embed"], pixels(g, image, width))
+        cols = size(g, x, 3)
+        x = g("Reshape", g("Transpose", x, perm=[0, 3, 2, 1]), np.array([0, -1, dim]))
     x = g("Add", x, _codes(g, module, params, rows, cols))
     real = g("Mul", columns(g, width, patch[1]), np.int64(rows))
     if module.class_token:
@@ -85,6 +81,14 @@ def _blocks(
     for number in range(module.depth):
         blocks.append(_block(g, module, _of_block(params, number), blocks[-1], seen))
     return blocks, seen
+
+
+def _patches(g: Graph, patch, dim: int, params: Mapping[str, Any], image: str) -> str:
+    """Embedded patches, [b, D, Gh, Gw]."""
+    channels = params["kernel"].shape[0] // (patch[0] * patch[1])
+    kernel = np.asarray(params["kernel"]).reshape(*patch, channels, dim).transpose(3, 2, 0, 1)
+    bias = np.asarray(params["bias"])
+    return g("Conv", image, kernel, bias, kernel_shape=list(patch), strides=list(patch))
 
 
 def _of_block(params: Mapping[str, Any], number: int) -> Any:
@@ -134,28 +138,33 @@ def _block(g: Graph, module: vit.Vit, params: Mapping[str, Any], x: str, seen: s
 
 
 def of_cnn(g: Graph, module: cnn.Cnn, params: Mapping[str, Any], image: str, width: str) -> str:
-    column_px = module.patch[1]
-    real = g("Mul", columns(g, width, column_px), np.int64(column_px))
-    real = as_float(g, first(g, size(g, image, 2), real))  # [b, w]
-    x = g("Mul", pixels(g, image, width), g("Unsqueeze", real, [1, 2]))
-    height = module.height_px
-    for number, pool in enumerate(module.pools):
-        x = _convolution(g, params[f"conv_{number}"], x, real, height, pool)
-        height //= pool[0]
-        end = [np.iinfo(np.int64).max]
-        real = g("Slice", real, [0], end, [1], [pool[1]]) if pool[1] > 1 else real
-    x = g("Transpose", x, perm=[0, 3, 2, 1])
-    tokens = g("Reshape", x, np.array([0, 0, height * module.channels[-1]]))
+    tokens, real = _convolutions(g, module, module.pools, params, image, width)
     if module.layers:
-        lengths = columns(g, width, column_px)
+        lengths = columns(g, width, module.patch[1])
         tokens = bilstm(g, tokens, lengths, params["lstm"], module.layers)
     if module.final_norm:
         tokens = layer_norm(g, tokens, params["norm"])
     return g("Mul", tokens, g("Unsqueeze", real, [2]))
 
 
+def _convolutions(g: Graph, module, pools, params, image: str, width: str) -> tuple[str, str]:
+    """`convolution.convolutions`: the columns of a line, and which of them are real."""
+    height, column_px = module.patch
+    real = g("Mul", columns(g, width, column_px), np.int64(column_px))
+    real = as_float(g, first(g, size(g, image, 2), real))  # [b, w]
+    x = g("Mul", pixels(g, image, width), g("Unsqueeze", real, [1, 2]))
+    for number, pool in enumerate(pools):
+        weights = params[f"conv_{number}"]
+        x = _convolution(g, weights, x, real, height, pool)
+        height //= pool[0]
+        end = [np.iinfo(np.int64).max]
+        real = g("Slice", real, [0], end, [1], [pool[1]]) if pool[1] > 1 else real
+    x = g("Transpose", x, perm=[0, 3, 2, 1])
+    return g("Reshape", x, np.array([0, 0, height * len(weights["scale"])])), real
+
+
 def _convolution(g: Graph, params, x: str, real: str, height: int, pool, groups: int = 8) -> str:
-    """`cnn.Convolution`: group norm by the real columns of each line, ReLU, maximum of each window.
+    """`convolution.Convolution`: group norm by the real columns, ReLU, maximum of each window.
 
     Where a scale is negative the lowest value of a window wins, so the sign goes into the kernel.
     """

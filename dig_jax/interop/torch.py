@@ -53,6 +53,11 @@ def state_dict(model: Model) -> dict[str, np.ndarray]:
             f"the encoder is a {type(encoder).__name__}, and a state dict is written of a ViT: "
             "choose --format=onnx or safetensors"
         )
+    if encoder.stem:
+        raise ValueError(
+            "the encoder is a ViT with a stem of convolutions, which the PyTorch layout has no "
+            "place for: choose --format=onnx or safetensors"
+        )
     params = jax.tree.map(np.asarray, dict(model.weights["params"]["encoder"]))
     (high, wide), dim = encoder.patch, encoder.width
     kernel = params["patch_embed"]["kernel"].reshape(high, wide, -1, dim).transpose(3, 2, 0, 1)

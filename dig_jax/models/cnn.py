@@ -21,19 +21,16 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
-from einops import rearrange
 
-from dig_jax.models.convolution import conv3x3, norm_relu_pool
+from dig_jax.models.convolution import CHANNELS, HIGH_POOLS, POOLS, convolutions
 from dig_jax.models.heads import BiLstm, dropped
-from dig_jax.models.layers import LayerNorm, compute_dtype
+from dig_jax.models.layers import LayerNorm
 from dig_jax.models.vit import PAPER, columns, grid
 
-MASKED = 0.0  # grey of hidden columns, in [-1, 1]
 # cnn reads lines 32 px high, a column is 4 px. cnn48 sees the marks above small letters: 48 px, a
 # column of 6 px is as wide on paper.
-CHANNELS, NANO = (16, 48, 96, 128, 192), (8, 8, 16, 16, 16)
-POOLS = ((2, 2), (2, 2), (2, 1), (2, 1), (1, 1))  # of height and width, behind each convolution
-HIGH = {"height_px": 48, "patch": (48, 6), "pools": (POOLS[0], (2, 3), *POOLS[2:])}
+NANO = (8, 8, 16, 16, 16)
+HIGH = {"height_px": 48, "patch": (48, 6), "pools": HIGH_POOLS}
 LSTM = {"hidden": 160, "layers": 2, "dropout": 0.2}
 SIZES = {
     "cnn": {"channels": CHANNELS},
@@ -43,25 +40,6 @@ SIZES = {
     "cnn_nano": {"channels": NANO},
     "cnn48_nano": {"channels": NANO, **HIGH},
 }
-
-
-class Convolution(nn.Module):
-    """x f32[B,H,W,C], real f32[B,W] -> f32[B,H/ph,W/pw,features], zero at padding."""
-
-    features: int
-    pool: tuple[int, int]
-    dtype: str
-    groups: int = 8
-
-    @nn.compact
-    def __call__(self, x, real):
-        shape = (3, 3, x.shape[-1], self.features)
-        kernel = self.param("kernel", nn.initializers.kaiming_normal(), shape, jnp.float32)
-        scale = self.param("scale", nn.initializers.ones, shape[-1:], jnp.float32)
-        bias = self.param("bias", nn.initializers.zeros, shape[-1:], jnp.float32)
-        dtype = compute_dtype(self.dtype)
-        x = conv3x3(x.astype(dtype), kernel.astype(dtype)).astype(jnp.float32)
-        return norm_relu_pool(x, scale, bias, real, self.groups, self.pool)
 
 
 class Cnn(nn.Module):
@@ -95,30 +73,27 @@ class Cnn(nn.Module):
     @nn.compact
     def __call__(self, image, width, mask=None, column_offset=None, deterministic: bool = True):
         del column_offset
-        times, column_px = math.prod(down for down, _ in self.pools), self.patch[1]
+        times = math.prod(down for down, _ in self.pools)
         if self.height_px % times:
             raise ValueError(
                 f"height_px is {self.height_px}; the CNN divides the height by {times}: make it a "
                 f"multiple of {times}"
             )
         grid(image.shape, self.patch)
-        place = jnp.arange(image.shape[2])[None, :]
-        x = jnp.where((place < width[:, None])[:, None, :, None], image, PAPER)
-        if mask is not None:
-            hidden = jnp.repeat(mask, column_px, 1)
-            x = jnp.where(hidden[:, None, :, None], MASKED, x)
+        inside = jnp.arange(image.shape[2])[None, :] < width[:, None]
+        image = jnp.where(inside[:, None, :, None], image, PAPER)
         # Half a column at the end of a line belongs to the line, painted as paper.
-        real = (place < (columns(width, column_px) * column_px)[:, None]).astype(jnp.float32)
-        x = x * real[:, None, :, None]
-        for number, (features, pool) in enumerate(zip(self.channels, self.pools, strict=True)):
-            x = Convolution(features, pool, self.dtype, name=f"conv_{number}")(x, real)
-            real = real[:, :: pool[1]]
-        tokens = rearrange(x, "b h w c -> b w (h c)")
+        length = columns(width, self.patch[1])
+        place = jnp.arange(image.shape[2] // self.patch[1])[None, :]
+        seen = (place < length[:, None]).astype(jnp.float32)
+        tokens = convolutions(
+            image, seen, mask, channels=self.channels, pools=self.pools, dtype=self.dtype
+        )
         if self.layers:
             key = self.make_rng("drop_path") if self.dropout and not deterministic else None
             lstm = BiLstm(self.hidden, self.layers, self.dtype, self.dropout, name="lstm")
-            tokens = lstm(tokens, columns(width, column_px), key)
+            tokens = lstm(tokens, length, key)
             tokens = dropped(tokens, self.dropout, key, self.layers)
         if self.final_norm:
             tokens = LayerNorm(name="norm")(tokens)
-        return tokens * real[..., None]
+        return tokens * seen[..., None]

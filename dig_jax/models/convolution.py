@@ -1,18 +1,28 @@
-"""3 x 3 convolution, and norm + ReLU + pooling in one pass, for text lines of different width.
+"""3 x 3 convolution, and norm + ReLU + pooling in one pass, for text lines of different width; and
+stacks of both, which turn a line into columns.
 
-Both have a backward pass of their own. XLA's CPU backend forms the gradient of a kernel 3 to 6
-times slower than as one matrix product, and the gradient of a pooling window by window. One norm,
-ReLU and maximum together read the wide array twice. Three layers would read it nine times.
+Convolution and norm have a backward pass of their own. XLA's CPU backend forms the gradient of a
+kernel 3 to 6 times slower than as one matrix product, and the gradient of a pooling window by
+window. One norm, ReLU and maximum together read the wide array twice. Three layers would read it
+nine times.
 """
 
 import functools
+from collections.abc import Sequence
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jax import lax
 
+from dig_jax.models.layers import compute_dtype
+
 LAYOUT = ("NHWC", "HWIO", "NHWC")
+CHANNELS = (16, 48, 96, 128, 192)  # of a stack of five, for lines 32 or 48 px high
+POOLS = ((2, 2), (2, 2), (2, 1), (2, 1), (1, 1))  # of height and width: columns of 4 px
+HIGH_POOLS = (POOLS[0], (2, 3), *POOLS[2:])  # columns of 6 px
+MASKED = 0.0  # grey of hidden columns, in [-1, 1]: neither ink nor paper
 
 
 # ---- convolution
@@ -156,3 +166,46 @@ def _norm_backward(groups, pool, epsilon, kept, cotangent):
 
 
 norm_relu_pool.defvjp(_norm_forward, _norm_backward)
+
+
+# ---- the stack
+
+
+class Convolution(nn.Module):
+    """x f32[B,H,W,C], real f32[B,W] -> f32[B,H/ph,W/pw,features], zero at padding."""
+
+    features: int
+    pool: tuple[int, int]
+    dtype: str
+    groups: int = 8
+
+    @nn.compact
+    def __call__(self, x, real):
+        shape = (3, 3, x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.kaiming_normal(), shape, jnp.float32)
+        scale = self.param("scale", nn.initializers.ones, shape[-1:], jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, shape[-1:], jnp.float32)
+        dtype = compute_dtype(self.dtype)
+        x = conv3x3(x.astype(dtype), kernel.astype(dtype)).astype(jnp.float32)
+        return norm_relu_pool(x, scale, bias, real, self.groups, self.pool)
+
+
+def convolutions(
+    image, seen, mask, *, channels: Sequence[int], pools: Sequence[tuple[int, int]], dtype: str
+):
+    """Lines -> their columns f32[B,S,H/h*C], top row first, zero where seen is 0. To be called in a
+    compact module, whose children "conv_0", ... they become.
+
+    image f32[B,H,S*w,C] in [-1, 1], seen f32[B,S]: 1 at the columns of the line, 0 at padding.
+    channels, pools: of each convolution; h and w are the products of the pools. mask bool[B,S] or
+    None: columns that are painted grey first.
+    """
+    column_px = image.shape[2] // seen.shape[1]
+    if mask is not None:
+        image = jnp.where(jnp.repeat(mask, column_px, 1)[:, None, :, None], MASKED, image)
+    real = jnp.repeat(seen, column_px, 1)
+    x = image * real[:, None, :, None]
+    for number, (features, pool) in enumerate(zip(channels, pools, strict=True)):
+        x = Convolution(features, pool, dtype, name=f"conv_{number}")(x, real)
+        real = real[:, :: pool[1]]
+    return rearrange(x, "b h w c -> b w (h c)")

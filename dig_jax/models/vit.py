@@ -20,6 +20,7 @@ import numpy as np
 from einops import rearrange, reduce
 
 from dig_jax.models import transformer
+from dig_jax.models.convolution import CHANNELS, HIGH_POOLS, POOLS, convolutions
 from dig_jax.models.layers import (
     Dense,
     LayerNorm,
@@ -34,11 +35,15 @@ from dig_jax.models.layers import (
 SIZES = {
     "nano": {"width": 64, "depth": 2, "heads": 2},
     "micro": {"width": 128, "depth": 4, "heads": 4},
+    "micro_stem": {"width": 128, "depth": 4, "heads": 4, "stem": CHANNELS},
+    "nano_stem": {"width": 64, "depth": 2, "heads": 2, "stem": (8, 8, 16, 16, 16)},
     "T": {"width": 192, "depth": 12, "heads": 3},
     "S": {"width": 384, "depth": 12, "heads": 6},
     "B": {"width": 512, "depth": 12, "heads": 8},
     "base768": {"width": 768, "depth": 12, "heads": 12},
 }
+# Pools behind the convolutions of a stem, of height and width, by the patch that they make.
+STEM_POOLS = {(32, 4): POOLS, (48, 6): HIGH_POOLS}
 PAPER = 1.0  # what the pipeline pads with (255), after normalisation to [-1, 1]
 
 
@@ -192,6 +197,9 @@ class Vit(nn.Module):
     scan: trace one block and loop over stacked parameters, "blocks" instead of "block_i".
     dtype: see `layers`.
     attention: see `transformer.attend`; `encoders.resolve` says what "auto" in a config stands for.
+    stem: channels of 3 x 3 convolutions that read the line in place of flat patches (Xiao et al.,
+        arXiv 2106.14881; in front of a transformer that reads lines: HTR-VT, arXiv 2409.08573). One
+        token a column; hidden columns are painted grey, so nothing leaks from a neighbour.
     """
 
     patch: Sequence[int]
@@ -209,6 +217,7 @@ class Vit(nn.Module):
     dtype: str = "float32"
     gelu: str = "exact"
     attention: str = "plain"
+    stem: Sequence[int] = ()
 
     def form(self, head_width: int) -> dict[str, str]:
         """What a method's own transformer takes over: arguments of `transformer.blocks`.
@@ -234,8 +243,12 @@ class Vit(nn.Module):
         self._check()
         rows, cols = grid(image.shape, self.patch)
         inside = jnp.arange(image.shape[2])[None, :] < width[:, None]
-        x = patchify(jnp.where(inside[:, None, :, None], image, PAPER), self.patch)
+        image = jnp.where(inside[:, None, :, None], image, PAPER)
         real = token_valid(width, self.patch, (rows, cols))
+        if self.stem:
+            x = self._convolved(image, real, mask, keep)
+        else:
+            x = patchify(image, self.patch)
         codes = self._codes((rows, cols), column_offset)
         codes = jnp.broadcast_to(codes, (*x.shape[:2], self.width))
         if keep is not None:
@@ -282,6 +295,22 @@ class Vit(nn.Module):
         if self.final_norm:
             x = LayerNorm(name="norm")(x)
         return jnp.where(real[..., None], x, 0.0)
+
+    def _convolved(self, image, real, mask, keep):
+        """What the patches of a whole column become behind the stem's convolutions."""
+        if keep is not None:
+            raise ValueError(
+                "A method that reads chosen patches only cannot look through convolutions: choose "
+                "a size without a stem, such as micro, or a method that paints masks (simmim)."
+            )
+        if tuple(self.patch) not in STEM_POOLS or self.patch[0] != image.shape[1]:
+            raise ValueError(
+                f"patch is {self.patch} on lines {image.shape[1]} px high, and a stem makes one "
+                f"token a column: give lines and patch of one of {sorted(STEM_POOLS)}."
+            )
+        pools = STEM_POOLS[tuple(self.patch)]
+        seen = real.astype(jnp.float32)
+        return convolutions(image, seen, mask, channels=self.stem, pools=pools, dtype=self.dtype)
 
     def _codes(self, grid, offset):
         if self.position != "learned":

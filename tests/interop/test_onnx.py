@@ -36,6 +36,7 @@ CASES = {
             "frames": "mean",
         },
     ),
+    "stem": ("encoder", {"encoder": VIT | {"patch": [32, 4], "stem": [8] * 5}}),
     "attention": (
         "reader",
         {"encoder": readers.ENCODER, "heads": {"ar": ATTENTION}, "standardize": True},
