@@ -407,6 +407,7 @@ def test_encoders_of_all_are_the_same_tree_and_read_whole_lines():
     assert list(out["frame_length"][:2]) == [16, 16] and out["frame_length"][NARROW] == 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHOICES)
 def test_classifiers_take_a_cnn_as_well(name):
     """The encoder of the official rotation is one: there every array of it learns; of the others

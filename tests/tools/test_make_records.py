@@ -142,6 +142,7 @@ def test_a_folder_without_one_usable_image_is_an_error(tmp_path, capsys):
     assert code == 1 and "1 x empty file" in err and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_as_a_program_with_worker_processes(data, tmp_path):
     command = [sys.executable, "-m", "dig_jax.tools.make_records"]
     done = subprocess.run(
