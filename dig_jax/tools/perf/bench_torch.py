@@ -1,11 +1,12 @@
-"""One training step of a masked ViT, ours against the same network in PyTorch: same weights, same
-batch, same threads.
+"""One training step of DiG, ours against the same network in PyTorch: same weights, same batch,
+same threads.
 
-    python -m dig_jax.tools.perf.bench_torch [--config=dig:preset=cpu,objective=gen] [--seconds=30]
-    taskset -c 0 python -m dig_jax.tools.perf.bench_torch          # one thread each
+    python -m dig_jax.tools.perf.bench_torch --config=dig:preset=cpu [--seconds=30]   both halves
+    taskset -c 0 python -m dig_jax.tools.perf.bench_torch     reconstruction alone, one thread each
 
-Needs the extra "torch" (benchmark only). The network is DiG's reconstruction half: encoder and
-pixel decoder, loss on hidden patches, backward pass, clipping, AdamW. Both read one augmented
+Needs the extra "torch" (benchmark only). The reconstruction half is encoder and pixel decoder with
+the loss on hidden patches. The whole of DiG adds the second view, projectors, predictor, the
+momentum teacher and the contrast. Backward pass, clipping and AdamW follow. Both read one augmented
 batch, so augmentation is not part of it. PyTorch is given its best: no attention mask (all lines
 are full), its fused attention kernel, its fused AdamW; float32, not compiled. Ours is the trainer's
 step as it is, once in float32 and once in the dtype that the config states.
@@ -40,6 +41,8 @@ except ImportError:
 
 FLAGS = flags.FLAGS
 STEPS = 3
+VIEWS = {"gen": 1, "dig": 2}
+MLPS = {"projector": 3, "predictor": 2, "pix_projector": 3}  # their layers
 AGREE = 1e-4  # relative difference of two losses in float32
 
 
@@ -75,6 +78,17 @@ def _dense(x, weights, name):
     return out.view(*x.shape[:-1], -1)
 
 
+def _mlp(x, weights, name):
+    """Dense layers, each with a batch norm of the batch; the last of them has no scale."""
+    shape = x.shape
+    for i in range(MLPS[name]):
+        x = _dense(x, weights, f"{name}/dense_{i}").flatten(0, -2)
+        scale, bias = (weights.get(f"{name}/norm_{i}/{part}") for part in ("scale", "bias"))
+        x = functional.batch_norm(x, None, None, scale, bias, training=True)
+        x = x if i == MLPS[name] - 1 else x.relu()
+    return x.view(*shape[:-1], -1)
+
+
 def _norm(x, weights, name):
     return functional.layer_norm(
         x, x.shape[-1:], weights[f"{name}/scale"], weights[f"{name}/bias"], 1e-6
@@ -83,7 +97,7 @@ def _norm(x, weights, name):
 
 class Reference:
     """The same step in PyTorch. weights: {path: f32 array}, copied. cfg: the expanded config of
-    dig.py, objective "gen". rates: learning rate of each step."""
+    dig.py, objective "gen" or "dig". rates: learning rate of each step."""
 
     def __init__(self, weights, cfg, rates):
         encoder, options = cfg["method"]["encoder"], cfg["optim"]
@@ -91,14 +105,18 @@ class Reference:
             name: torch.tensor(np.asarray(value), requires_grad=True)
             for name, value in weights.items()
         }
+        self.method, self.heads = cfg["method"], encoder["heads"]
         self.patch, self.width, self.depth = encoder["patch"], encoder["width"], encoder["depth"]
-        self.floor = cfg["method"]["target_floor"]
-        gelu = "tanh" if encoder["gelu"] == "tanh" else "none"
-        self.gelu = gelu
-        self.blocks = [
-            Block(_below(self.weights, f"encoder/block_{i}/"), encoder["heads"], gelu)
-            for i in range(self.depth)
-        ]
+        self.gelu = "tanh" if encoder["gelu"] == "tanh" else "none"
+        self.views = VIEWS[self.method["objective"]]
+        self.teacher = {}
+        if self.views == 2:
+            parts = ("encoder/", "projector/", "pix_projector/")
+            self.teacher = {
+                name: value.detach().clone()
+                for name, value in self.weights.items()
+                if name.startswith(parts)
+            }
         decayed = [w for name, w in self.weights.items() if w.ndim >= 2]
         plain = [w for name, w in self.weights.items() if w.ndim < 2]
         groups = [
@@ -111,9 +129,10 @@ class Reference:
         self.rates, self.clip_norm, self.done = rates, options["clip_norm"], 0
 
     def step(self, batch):
-        """One update on {"view1" [B,H,W,1], "mask" [B,N], "column_offset" [B,1]}; the loss before
-        it.
+        """One update on {"view1" [B,H,W,1], "mask" [B,N], "column_offset" [B,V]}, with "view2" for
+        both halves; the loss before it.
         """
+        self.move_teacher()
         for group in self.optimizer.param_groups:
             group["lr"] = self.rates[min(self.done, len(self.rates) - 1)]
         self.optimizer.zero_grad(set_to_none=True)
@@ -125,20 +144,61 @@ class Reference:
         self.done += 1
         return loss.detach()
 
+    def move_teacher(self):
+        """m from its start to 1 on a cosine over the run."""
+        share = (1 + np.cos(np.pi * self.done / workload.TOTAL_STEPS)) / 2
+        momentum = 1 - share * (1 - self.method["momentum"])
+        with torch.no_grad():
+            for name, value in self.teacher.items():
+                value.mul_(momentum).add_(self.weights[name], alpha=1 - momentum)
+
     def loss(self, batch):
+        tokens = self.encode(self.weights, batch)
+        loss = self.method["weight_pixel"] * self.pixel_loss(tokens[0], batch)
+        if self.views == 1:
+            return loss
+        q = _mlp(self.project(self.weights, tokens), self.weights, "predictor")
+        with torch.no_grad():
+            k = self.project(self.teacher, self.encode(self.teacher, batch))
+        return loss + self.method["weight_contrast"] * (
+            self.info_nce(q[0], k[1]) + self.info_nce(q[1], k[0])
+        )
+
+    def encode(self, weights, batch):
+        """Tokens [V,B,N,D] of a masked first view and a plain second one, in one pass."""
+        images = [batch[f"view{i + 1}"] for i in range(self.views)]
+        x = _dense(self.patchify(torch.cat(images)), weights, "encoder/patch_embed")
+        x = x.view(self.views, -1, *x.shape[1:])
+        hidden = torch.where(batch["mask"][..., None], weights["encoder/mask_token"], x[0])
+        x = torch.stack([hidden, *x[1:]])
+        offset = batch.get("column_offset")
+        each = [None if offset is None else offset[:, i : i + 1] for i in range(self.views)]
+        x = x + torch.stack([self.codes(one, images[0].shape) for one in each])
+        shape, x = x.shape, x.flatten(0, 1)
+        for i in range(self.depth):
+            x = Block(_below(weights, f"encoder/block_{i}/"), self.heads, self.gelu)(x)
+        return (_norm(x, weights, "encoder/norm") if self.views == 1 else x).view(shape)
+
+    def project(self, weights, tokens):
+        """Tokens of two views -> windows [2, B * S, K]; all lines are full."""
+        tokens = torch.stack([_mlp(tokens[0], weights, "pix_projector"), tokens[1]])
+        each = self.method["window_px"] // self.patch[1]
+        tokens = tokens.unflatten(2, (-1, each * self.high)).mean(3)
+        return _mlp(tokens.flatten(1, 2), weights, "projector")
+
+    def info_nce(self, q, k):
+        temperature = self.method["temperature"]
+        product = functional.normalize(q, dim=-1) / temperature @ functional.normalize(k, dim=-1).T
+        return 2 * temperature * functional.cross_entropy(product, torch.arange(len(q)))
+
+    def pixel_loss(self, x, batch):
         pixels = self.patchify(batch["view1"])
-        x = _dense(pixels, self.weights, "encoder/patch_embed")
-        x = torch.where(batch["mask"][..., None], self.weights["encoder/mask_token"], x)
-        x = x + self.codes(batch.get("column_offset"), batch["view1"].shape)
-        for block in self.blocks:
-            x = block(x)
-        x = _norm(x, self.weights, "encoder/norm")
         x = functional.linear(x, self.weights["pix_decoder/dense_0/kernel"].T)
         x = functional.linear(x, self.weights["pix_decoder/dense_1/kernel"].T)
         x = functional.gelu(_norm(x, self.weights, "pix_decoder/norm"), approximate=self.gelu)
         grey = pixels * 0.5 + 0.5
         variance, mean = torch.var_mean(grey, -1, keepdim=True)
-        target = (grey - mean) / torch.sqrt(variance + self.floor**2)
+        target = (grey - mean) / torch.sqrt(variance + self.method["target_floor"] ** 2)
         error = _dense(x, self.weights, "pix_decoder/dense_2") - target
         hidden = batch["mask"][..., None].float()
         return (error.square() * hidden).sum() / (hidden.sum() * error.shape[-1])
@@ -147,6 +207,7 @@ class Reference:
         """[B,H,W,1] -> [B,N,values], tokens column by column."""
         height, width = self.patch
         rows, high, wide, _ = image.shape
+        self.high = high // height
         x = image.view(rows, high // height, height, wide // width, width)
         return x.permute(0, 3, 1, 2, 4).reshape(rows, -1, height * width)
 
@@ -176,13 +237,15 @@ def _below(weights, prefix):
 def check(cfg):
     """ValueError for a config whose network is not the one written here."""
     method, encoder = cfg["method"], cfg["method"].get("encoder") or {}
+    objective = method.get("objective")
     wanted = {
         "method.name": (method["name"], "dig"),
-        "method.objective": (method.get("objective"), "gen"),
+        "method.objective": (objective, objective if objective in VIEWS else "gen"),
         "method.target": (method.get("target"), "normalized"),
         "method.channels": (method.get("channels"), 1),
         "method.encoder.position": (encoder.get("position"), "sincos_2d"),
         "method.encoder.scan": (encoder.get("scan"), False),
+        "method.decoder_blocks": (method.get("decoder_blocks") or 0, 0),
         "method.encoder.drop_path": (encoder.get("drop_path"), 0.0),
         "optim.rules": (tuple(cfg["optim"]["rules"]), ()),
     }
@@ -318,7 +381,7 @@ def main(argv):
 
 if __name__ == "__main__":
     command_line.define_config(
-        "Config of dig, objective=gen, grey lines.", default="dig:preset=cpu,objective=gen"
+        "Config of dig, whole or objective=gen, grey lines.", default="dig:preset=cpu,objective=gen"
     )
     flags.DEFINE_float(
         "seconds", 30.0, "How long to time; compilation not counted.", lower_bound=0.0
