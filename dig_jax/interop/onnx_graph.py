@@ -150,7 +150,9 @@ def attend(
     """
     logits = g("MatMul", g("Mul", query, np.float32(each**-0.5)), key)
     if seen is not None:
-        logits = g("Where", g("Unsqueeze", seen, [1, 2]), logits, np.float32(-np.inf))
+        # Added, since a choice over all weights takes a tenth of the time of a small ViT.
+        hidden = g("Where", seen, np.float32(0), np.float32(-np.inf))
+        logits = g("Add", logits, g("Unsqueeze", hidden, [1, 2]))
     weights = g("Softmax", logits, axis=-1)
     out = g("Transpose", g("MatMul", weights, value), perm=[0, 2, 1, 3])
     return g("Reshape", out, np.array([0, 0, -1])), weights
