@@ -4,7 +4,9 @@ import datetime
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import dig_jax
 
@@ -64,3 +66,8 @@ def test_the_picture_of_the_gain_has_the_figures_of_its_page():
     table = page.split("<!-- small data: begin -->")[1].split("<!-- small data: end -->")[0]
     assert re.findall(r">(\d+) labelled lines<", drawn) == re.findall(r"^\| (\d+) \|", table, re.M)
     assert re.findall(r">([\d.]+) %<", drawn) == re.findall(r" ([\d.]+) % \|", table)
+
+
+def test_the_picture_of_the_readme_marks_mistakes_in_red():
+    picture = np.asarray(Image.open(ROOT / "docs/readings.png").convert("RGB")).astype(int)
+    assert np.sum(picture[..., 0] - picture[..., 2] > 100) > 50
