@@ -233,7 +233,9 @@ def main(argv: list[str]) -> int:
     reader = load.load_reader(FLAGS.model, checkpoint=FLAGS.checkpoint, head=FLAGS.head)
     parts = reader.lines.seconds
     if any((pathlib.Path(name.partition("@")[0]) / MANIFEST).is_file() for name in argv[1:]):
-        from dig_jax.data import records  # noqa: F401  (loading, not reading)
+        from dig_jax.data import records, writer  # noqa: F401  (loading, not reading)
+
+        writer.example_class()
     parts["load"] = time.perf_counter() - start
     table, cpu = Table(pathlib.Path(FLAGS.output) if FLAGS.output else None), time.process_time()
     lines, bad = read_all(reader, argv[1:], table, FLAGS.batch_size)
