@@ -89,6 +89,7 @@ def dies(pipe, seed, max_mb, stderr):
         )
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_or_hangs_is_blamed_on_its_case_and_replaced():
     worker = fuzz_records.Worker(0, 5.0, 512.0, target=dies)
     worker.patience_s = 20

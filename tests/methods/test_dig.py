@@ -248,10 +248,10 @@ def test_blocks_behind_the_encoder_learn_and_read_no_padding():
     assert set(shapes["pix_blocks"]) == {"block_0", "norm"}
 
 
-OBJECTIVES = [("dig", "pixel"), ("dis", "pixel"), ("gen", "normalized"), ("dig", "normalized")]
+OBJECTIVES = [("dig", "pixel"), ("gen", "normalized"), ("dis", "pixel"), ("dig", "normalized")]
 
 
-@pytest.mark.parametrize("objective, target", tiers(OBJECTIVES, 3))
+@pytest.mark.parametrize("objective, target", tiers(OBJECTIVES, 2))
 def test_nothing_passes_through_padding_or_rows_that_are_not_valid(objective, target):
     _, params, state, batch, step = case(objective, target)
     valid = np.arange(len(batch["valid"])) != 1
@@ -265,7 +265,7 @@ def test_nothing_passes_through_padding_or_rows_that_are_not_valid(objective, ta
         assert grad[inside].max() > 0, name
 
 
-@pytest.mark.parametrize("objective, target", tiers(OBJECTIVES[1:], 2))
+@pytest.mark.parametrize("objective, target", tiers(OBJECTIVES[1:]))
 def test_loss_does_not_move_when_padding_grows_rows_fill_up_and_devices_share_them(
     objective, target
 ):
@@ -330,9 +330,12 @@ def test_halves_own_only_what_they_use():
     trees, metrics = {}, {}
     assert set(dig.TEACHER_PARTS) == {objective for objective, _ in OBJECTIVES}
     for objective, target in OBJECTIVES[:3]:
-        _, params, state, batch, step = case(objective, target)
-        trees[objective] = (set(params), state.teacher and set(state.teacher), set(batch))
-        metrics[objective] = set(step(params, state.teacher, batch)[1])
+        method = make(objective=objective, target=target)
+        batch = jax.eval_shape(method.augment, jax.random.key(0), lines())
+        params = jax.eval_shape(method.init, jax.random.key(1), batch)["params"]
+        teacher = method.init_teacher(params)
+        trees[objective] = (set(params), teacher and set(teacher), set(batch))
+        metrics[objective] = set(jax.eval_shape(stepper(method), params, teacher, batch)[1])
         assert ("norm" in params["encoder"]) == (objective == "gen")
     common, contrast = {"view1", "width", "valid"}, {"contrast", "top1", "q_std"}
     assert trees["dig"] == (

@@ -180,6 +180,7 @@ def test_pixels_are_a_target_too():
     assert make().reconstruct(drawn, lines(), None) == {}
 
 
+@pytest.mark.slow
 def test_a_cnn_is_its_own_last_block():
     encoder = {"kind": "cnn", "height_px": 32, "dtype": "float32", **cnn.SIZES["cnn_nano"]}
     method = make(encoder=encoder, mask_span=2)
