@@ -339,7 +339,7 @@ def test_finetune_runs(finetuned, pretrained):
     assert theirs["data"]["train"] == ours["data"]["train"]
 
 
-@pytest.mark.parametrize("like", tiers([False, True]))
+@pytest.mark.parametrize("like", tiers([False, True], 0))
 def test_scratch_runs(like, pretrained, lines_set, tmp_path):
     arg = f"shape_from={pretrained[0]}" if like else f"size=micro,patch=32x4,records={lines_set}"
     changes = {} if like else {"method.encoder.depth": 1}

@@ -29,6 +29,7 @@ def built(tmp_path_factory):
     return folder, done.stderr
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning(built):
     assert "WARNING" not in built[1]
 

@@ -90,5 +90,9 @@ class TestProofs(pairs.Proofs):
 def test_augment_encode_and_sentences():
     pairs.prove_augment(make)
     pairs.prove_encode(make)
-    pairs.prove_a_cnn_learns(make)
     pairs.prove_sentences(make, [({"recipe": "digg"}, "recipe is 'digg'.*method.recipe")])
+
+
+@pytest.mark.slow
+def test_a_cnn_learns():
+    pairs.prove_a_cnn_learns(make)
