@@ -34,6 +34,7 @@ def test_the_site_builds_without_a_warning(built):
     assert "WARNING" not in built[1]
 
 
+@pytest.mark.slow
 def test_every_page_of_docs_is_reached_from_the_navigation(built):
     start = (built[0] / "index.html").read_text(encoding="utf-8")
     for page in (ROOT / "docs").glob("**/*.md"):
@@ -41,6 +42,7 @@ def test_every_page_of_docs_is_reached_from_the_navigation(built):
         assert f'href="{name}"' in start, f"{page.name}: add it to nav in mkdocs.yml"
 
 
+@pytest.mark.slow
 def test_the_api_page_shows_the_public_surface(built):
     page = (built[0] / "api.html").read_text(encoding="utf-8")
     for name in ("load_reader", "load_encoder", "Reading", "Character", "info_nce", "Method"):
@@ -48,6 +50,7 @@ def test_the_api_page_shows_the_public_surface(built):
     assert "work folder or export" in page or "recogniser" in page  # docstrings, too
 
 
+@pytest.mark.slow
 def test_pages_fetch_nothing_from_elsewhere(built):
     for page in built[0].glob("*.html"):
         text = page.read_text(encoding="utf-8")
