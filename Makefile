@@ -1,6 +1,6 @@
 # make setup   a .venv with the pinned versions        make demo   the main job end to end on generated lines
-# make test    every behaviour, minutes                make lint   ruff
-# make test-slow   whole trainings, real processes, notebooks    make test-all   both, as CI does
+# make test    the everyday tests, minutes             make lint   ruff
+# make test-slow   what takes longer: trainings, processes    make test-all   both, as CI does
 # make types   mypy on the public surface              make docs   the site, into build/site
 # make check-tpu   every preset through the TPU compiler, without a TPU (hours, then cached)
 # make release-check   the wheel in an empty environment, then the demo with it

@@ -362,6 +362,7 @@ def test_a_longer_total_says_that_the_schedule_moves(lines, tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line", ['{"step": 3, "train', '{"step": 3', "\x00\x00\x00", '{"step": 2, "a": 1}']
 )

@@ -145,13 +145,12 @@ def name_of(sizes):
     "method, sizes",
     tiers(
         [
-            ("dig", SOME[-1]),
             ("recognize", SOME[-1]),
+            ("dig", SOME[-1]),
             *(("dig", sizes) for sizes in SOME[:-1]),
             *(("gen", sizes) for sizes in MORE),
             ("seqclr", SOME[-1]),
-        ],
-        2,
+        ]
     ),
     ids=lambda value: value if isinstance(value, str) else name_of(value),
 )
@@ -182,8 +181,7 @@ def test_loss_and_gradients_do_not_depend_on_the_mesh(method, sizes):
             ("recognize", 2, (("data", 1),)),
             ("recognize", 4, SOME[-1]),
             *((name, 4, (("data", 1),)) for name in ("gen", "simmim", "denoising")),
-        ],
-        3,
+        ]
     ),
 )
 def test_parts_of_a_batch_are_the_batch(method, parts, sizes):

@@ -59,6 +59,7 @@ NOTHING = {
 ALWAYS = {"invert", "channel_shuffle", "equalize", "median", "erase"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", tiers([3, 1]))
 def test_amounts_of_nothing_are_identity(channels):
     image = picture(channels)

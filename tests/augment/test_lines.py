@@ -86,6 +86,7 @@ def test_an_operator_has_a_chance_of_its_own():
     assert abs(float((draws < views.UNUSED).mean()) - 0.3) < 0.03
 
 
+@pytest.mark.slow
 def test_lines_strong_is_never_the_same_and_keeps_to_the_line():
     pictures, widths = zip(*(augmented(recipes.LINES_STRONG, key) for key in range(4)))
     assert len({picture.tobytes() for picture in pictures}) == 4

@@ -119,6 +119,7 @@ def slow_view(image, width, draws, recipe, i):
     return np.moveaxis(np.asarray(view)[0], 0, 2)[:, : width[i]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", tiers([1, 3]))
 def test_batched_view_equals_each_line_alone_in_its_drawn_order(key, channels):
     recipe = dict(recipes.DIG, jitter=None, grayscale_p=0.0)
@@ -167,6 +168,7 @@ RECIPES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name, channels",
     tiers([*((n, 3) for n in RECIPES), ("dig", 1), ("light", 1), ("grayscale", 1)], len(RECIPES)),
@@ -195,6 +197,7 @@ def test_a_line_does_not_change_when_its_padding_grows(key):
     np.testing.assert_allclose(one, two[:, :, :W], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_deterministic_by_key_and_different_for_each_line(key):
     image, width = lines(1)
     image, width = np.repeat(image, 6, axis=0), np.full(6, W, np.int32)
@@ -262,6 +265,7 @@ def test_every_named_recipe_is_possible_and_survives_json(name):
 # ---- several stages ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", tiers(["seqclr_1", "simclr", "seqclr_0", "mocov3_2"]))
 def test_padding_and_bound_hold_through_all_stages(key, name):
     """As for one stage, above; and with no way to go sideways every column stays its own."""
@@ -298,6 +302,7 @@ def test_no_stage_draws_with_the_key_of_a_line(monkeypatch):
     }
 
 
+@pytest.mark.slow
 def test_stages_come_in_turn_each_with_its_chance(key):
     """Invert half of the lines, then darken all: 1 - image, or not, times 0.5; the draws of a stage
     are those of its key.

@@ -7,6 +7,7 @@ import pytest
 from tests import bench_sources
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*bench_sources.SOURCES, *bench_sources.GENERATED])
 def test_every_line_of_a_layout_becomes_a_record(name, tmp_path, capsys):
     bench_sources.main(["--count=20", f"--only={name}", f"--output={tmp_path / 'scratch'}"])

@@ -80,6 +80,7 @@ def test_svhn_full_numbers(tmp_path):
     assert (made.image("train/3.png") == picture(2, 60)).all()
 
 
+@pytest.mark.slow
 def test_svhn_cropped(tmp_path):
     fakes.svhn_cropped(tmp_path / "in")
     fakes.svhn_cropped(tmp_path / "in", "extra", 11)

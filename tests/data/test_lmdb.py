@@ -205,6 +205,7 @@ def test_real_lines_there_and_back(tmp_path):
     assert a == b and len(pixels(records.RecordSet(tmp_path / "back")[0].image).shape) == 3
 
 
+@pytest.mark.slow
 def test_a_conversion_that_goes_on_counts_once(tmp_path):
     """What is left out while a database is read is counted by the run that reads it, only once."""
     values = pairs(9)

@@ -25,6 +25,7 @@ def hub(rows, names=None):
     )
 
 
+@pytest.mark.slow
 def test_parquet_of_the_hub(tmp_path):
     (tmp_path / "in" / "data").mkdir(parents=True)
     for split, first in (("train", 0), ("validation", 100), ("test", 200)):
@@ -45,6 +46,7 @@ def test_parquet_of_the_hub(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_classes_own_columns_and_bad_rows(tmp_path):
     rows = [(png(0), 1), (png(1), 0), (b"no image", 0), (None, 1), (png(2), 7), (png(3), None)]
     pyarrow.parquet.write_table(hub(rows, ["क", "ख"]), tmp_path / "x.parquet")

@@ -455,6 +455,7 @@ def test_ordered_map_keeps_order_and_reads_ahead_a_little():
     assert list(results) == [2**i for i in range(5, 400)]
 
 
+@pytest.mark.slow
 def test_ordered_map_raises_where_a_worker_dies_or_refuses():
     with pytest.raises(RuntimeError, match="worker process died"):
         list(ordered_map(die, range(100), workers=2))

@@ -68,6 +68,7 @@ def check(output, model, paths):
     assert total and wrong <= max(2, 0.05 * total), (rows, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", tiers(["vit", "cnn bilstm", "vit rows"]))
 def test_numpy_alone_reads_an_export_to_safetensors(name, folder, lines):
     model = test_onnx.random(name)

@@ -99,6 +99,7 @@ def test_lines_that_ship_with_a_model_prove_its_export(tmp_path):
         assert tool.proof_lines(readers.model(), [], beside)[1] == "typeset lines"
 
 
+@pytest.mark.slow
 def test_an_encoder_is_exported_alone(folder, lines):
     model = readers.model().alone()
     export.write(model, "safetensors", folder / "encoder", lines)
@@ -150,6 +151,7 @@ def test_a_program_with_an_lstm_has_free_rows_and_width():
     assert str(batch.shape) == "(b, 32, 32*w, 1)" and str(width.shape) == "(b,)"
 
 
+@pytest.mark.slow
 def test_an_export_that_differs_is_deleted(folder, lines, monkeypatch):
     def damaged(where, weights, *more):
         head = weights["params"]["heads"]["ctc"]["classify"]
@@ -226,6 +228,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", tiers(KINDS))
 def test_a_program_holds_the_loop_of_other_readers(kind, folder, lines, monkeypatch):
     """Greedy decoding, whose number of steps depends on the line, is inside."""

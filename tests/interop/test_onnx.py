@@ -14,6 +14,7 @@ from dig_jax.data.line_images import Preparation
 from dig_jax.interop import export, onnx, parity
 from dig_jax.interop import model as models
 from tests import readers
+from tests.tiers import tiers
 
 pytest.importorskip("onnxruntime", reason=onnx.INSTALL)
 VIT = {"kind": "vit", "width": 16, "depth": 2, "heads": 2, "dtype": "float32"}
@@ -116,7 +117,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("onnx")
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", tiers(CASES, 3))
 def test_a_graph_gives_what_the_network_gives(name, lines, folder):
     found = export.write(random(name), "onnx", folder / name.replace(" ", "_"), lines)
     print(name, found["float32"])
@@ -134,6 +135,7 @@ def test_a_graph_gives_what_the_network_gives(name, lines, folder):
         assert early == (name != "attention")
 
 
+@pytest.mark.slow
 def test_a_graph_that_differs_is_deleted(lines, folder, monkeypatch):
     monkeypatch.setattr(onnx, "LOGITS_BOUND", -1.0)
     with pytest.raises(parity.Differs, match="differs from the network"):
@@ -148,6 +150,7 @@ def test_what_is_not_installed_is_said(lines, folder, monkeypatch):
     assert not (folder / "none").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cnn bilstm", "attention"])
 def test_a_graph_is_a_source_of_readers(name, folder, lines):
     output = folder / ("attention" if name == "attention" else "reader")

@@ -206,6 +206,7 @@ def slow_follow(values, matrix, width, outside):
     return out
 
 
+@pytest.mark.slow
 def test_characters_follow_the_view_exactly():
     _, _, _, _, batch = started()
     matrix = np.asarray(batch["matrix"])

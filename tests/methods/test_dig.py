@@ -120,6 +120,7 @@ def test_losses_start_where_chance_puts_them():
     np.testing.assert_allclose(loss, metrics["pixel"] + 0.1 * metrics["contrast"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_weights_are_those_of_the_config():
     _, params, state, batch, step = case()
     loss, metrics, _ = step(params, state.teacher, batch)
@@ -212,6 +213,7 @@ def test_only_hidden_patches_of_valid_rows_enter_the_pixel_loss():
     assert with_target(entering) != loss(tokens, batch)
 
 
+@pytest.mark.slow
 def test_blocks_behind_the_encoder_learn_and_read_no_padding():
     """decoder_blocks=2 of "gen": the encoder is what it was, and a line on a wider canvas is
     rebuilt alike."""

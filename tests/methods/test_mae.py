@@ -230,6 +230,7 @@ def test_position_codes_are_the_official_tables(official):
 # ---- what the encoder reads ----
 
 
+@pytest.mark.slow
 def test_nothing_of_removed_patches_reaches_the_encoder_and_every_other_patch_does():
     method, _, params, batch = small()
     removed = pixels_of(batch["mask"])
@@ -378,6 +379,7 @@ def test_a_normalised_target_starts_near_one():
 # ---- CAN ----
 
 
+@pytest.mark.slow
 def test_can_is_three_losses_of_two_masked_and_noisy_views():
     """Each against a slow loop over what the network says; nothing of removed patches is read."""
     can = {"recipe": pairs.BLUR, "projector_width": 24, "projector_dim": 16}

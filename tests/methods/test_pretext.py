@@ -303,6 +303,7 @@ def test_layouts_that_cannot_be_are_refused_in_a_sentence():
 # ---- all five ----
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_nothing_passes_through_padding_or_lines_that_do_not_count(name):
     """Other pixels there change neither loss nor gradients, and no gradient comes out there; all of

@@ -71,6 +71,7 @@ def train_for(method, rates, steps=4):
     return first, made, metrics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", tiers(["linear", "bilstm"]))
 def test_a_sweep_of_heads_equals_runs_of_one_head(kind):
     head = LINEAR | {"kind": kind, "hidden": 8}
@@ -109,6 +110,7 @@ def gradients(method, made):
     )(made.params)
 
 
+@pytest.mark.slow
 def test_frozen_encoder_has_no_drop_path_and_a_trained_one_has():
     for frozen in (True, False):
         encoder = ENCODER | {"depth": 2, "drop_path": 0.5}
@@ -362,6 +364,7 @@ def test_frames_of_a_block_are_those_of_an_encoder_that_ends_there():
     np.testing.assert_allclose(one["frames"], two["frames"], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_mix_weighs_normalised_blocks_and_every_head_learns_its_weights():
     """On a frozen encoder, whose frames are computed once; each block standardised by itself."""
     method = make(encoder=BLOCKS, block="mix")
@@ -388,6 +391,7 @@ def test_blocks_that_are_not_there_are_sentences(block):
         make(encoder=encoder, block=block)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", tiers(["attention", "transformer", "glimpse"]))
 def test_other_decoders_stand_where_ctc_does(kind):
     """Two heads of each kind: losses, gradients to the encoder, readings."""

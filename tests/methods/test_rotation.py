@@ -68,6 +68,7 @@ def test_copies_are_the_real_part_turned_and_padding_says_nothing(raw, classes, 
                 np.testing.assert_allclose(views[1][b, :, :width], cells_turned(real), atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("square_cells", [True, False])
 @pytest.mark.parametrize("width", [64, 56, 37, 9])
 def test_quarter_turns_of_any_width_put_the_left_on_top_and_the_foot_at_the_left(

@@ -101,6 +101,7 @@ def test_halves_are_each_others_guide_and_lines_without_two_do_not_count(started
     assert batch["valid"].tolist() == [True] * 4 + [False] * 4
 
 
+@pytest.mark.slow
 def test_padding_and_rows_that_do_not_count_change_nothing(started):
     _, params, batch, _, evaluate = started
     (loss, _), grads = evaluate(params, batch)
@@ -121,6 +122,7 @@ def test_padding_and_rows_that_do_not_count_change_nothing(started):
         np.testing.assert_allclose(a, b, atol=1e-6 * max(1e-2, float(jnp.abs(a).max())))
 
 
+@pytest.mark.slow
 def test_each_side_learns_from_its_own_terms_only(started):
     """The adversary from the `adversary` term, encoder and decoder from the other two."""
     method, params, batch, _, evaluate = started

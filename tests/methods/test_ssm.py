@@ -99,6 +99,7 @@ def evaluate(batch=None, params=None, teacher=None, progress=1.0):
 # ---- augment ----
 
 
+@pytest.mark.slow
 def test_the_real_part_is_mirrored_and_laid_on_the_line():
     _, _, batch, _, _ = prepared()
     raw = lines()
@@ -118,6 +119,7 @@ def test_the_real_part_is_mirrored_and_laid_on_the_line():
     assert set(np.asarray(batch["direction"])) == {1, 2, 3} and np.asarray(batch["mask"]).all()
 
 
+@pytest.mark.slow
 def test_the_teacher_sees_both_pictures_through_one_map_of_this_line_and_step():
     """Published bug: the generator is seeded with the place in the batch. Both pictures through one
     map = X through it.

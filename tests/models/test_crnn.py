@@ -26,6 +26,7 @@ def network(request):
     return jax.jit(lambda image, width: module.apply(params, image, width)), image, width
 
 
+@pytest.mark.slow
 def test_one_token_a_column_of_four_pixels(network):
     encode, image, width = network
     tokens = encode(image, width)

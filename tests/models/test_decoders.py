@@ -80,7 +80,7 @@ def labels(lines):
     return [row[:n].tolist() for row, n in zip(np.asarray(lines[2]), np.asarray(lines[3]))]
 
 
-@pytest.mark.parametrize("kind", OPTIONS)
+@pytest.mark.parametrize("kind", tiers(OPTIONS))
 def test_learns_toy_lines_without_an_error_and_says_where(kind):
     _, _, params, loss = learnt(kind)
     lines = toy_lines()

@@ -81,6 +81,7 @@ def test_tracing_for_a_tpu_on_this_cpu(options, monkeypatch):
         assert {x.aval.dtype.name for x in equation.invars} == {"bfloat16"}, equation
 
 
+@pytest.mark.slow
 def test_lstms_of_a_cnn_drop_in_training_only():
     small = {"channels": (8,) * 5, "hidden": 4, "layers": 2}
     encoder = encoders.create({"size": "cnn_lstm", **small})

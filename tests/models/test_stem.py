@@ -23,6 +23,7 @@ def net(request):
     return module, jax.tree.map(noise, params), image, width
 
 
+@pytest.mark.slow
 def test_one_token_a_column_and_padding_changes_none(net):
     module, params, image, width = net
     columns = 96 // module.patch[1]
@@ -44,6 +45,7 @@ def test_hidden_pixels_reach_no_feature_and_seen_ones_do(net):
     assert gradient[0, :, : 2 * wide].any() and gradient[0, :, 5 * wide :].any()
 
 
+@pytest.mark.slow
 def test_hidden_tokens_are_the_mask_token_with_their_place(net):
     module, params, image, width = net
     empty = module.clone(depth=0, final_norm=False)

@@ -95,6 +95,7 @@ def bent(params):
     return {**params, "rectifier": {**params["rectifier"], "offsets": offsets}}
 
 
+@pytest.mark.slow
 def test_an_encoder_starts_as_if_it_had_no_rectifier(network):
     params, straight, plain, image, width = network
     without = {name: part for name, part in params.items() if name != "rectifier"}
@@ -136,6 +137,7 @@ def test_rectified_lines_know_nothing_of_padding(network):
     )
 
 
+@pytest.mark.slow
 def test_gradients_reach_the_localisation(network):
     """At the start its last layer, after a step the whole of it; and no pixel of padding."""
     params, straight, _, image, width = network

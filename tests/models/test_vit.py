@@ -442,6 +442,7 @@ def test_drop_path_needs_its_rng():
         module.apply({"params": params}, *lines(128), deterministic=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dtype", "attention"),
     [("bfloat16", "plain"), ("bfloat16", "xla"), ("bfloat16_stored", "plain")],

@@ -93,6 +93,7 @@ def answers(tmp_path_factory, lines):
     return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_every_program_answers_help_with_its_docstring(answers):
     assert len(HELP) > 10
     for command in HELP:

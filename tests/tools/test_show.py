@@ -70,6 +70,7 @@ def few_operators(monkeypatch):
     return {name for recipe in short.values() for name, _ in recipe["operators"]}
 
 
+@pytest.mark.slow
 def test_show_augment_draws_a_row_for_each_operator_and_recipe(tmp_path, capsys, few_operators):
     for name, width in (("long", 90), ("short", 11)):
         cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((16, width), 200, np.uint8))

@@ -106,6 +106,7 @@ def test_details_of_other_packages_are_not_shown_wherever_they_are_installed():
     assert command_line.tells(line(logging.INFO, command_line.PACKAGE / "hosts.py"))
 
 
+@pytest.mark.slow
 def test_a_pipe_that_closes_early_is_no_error():
     shell = f"{sys.executable} -m dig_jax.tools.benchmarks | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=ROOT)

@@ -43,6 +43,7 @@ def spy_on_data(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "mesh", [{"mesh.data": 1}, {"mesh.data": -1}, {"mesh.data": 2, "mesh.fsdp": 4}]
 )
@@ -193,6 +194,7 @@ def test_the_device_never_waits_for_logging(lines, tmp_path, monkeypatch):
     assert told == waits | fetches  # step 5 once 7 has started; the rest at the end
 
 
+@pytest.mark.slow
 def test_a_trace_of_some_steps_on_demand(lines, tmp_path, capsys):
     train.run(make_config(lines, 4, profile="2-3"), str(tmp_path))
     assert [

@@ -64,6 +64,7 @@ def recogniser(spec, **changes):
     return config
 
 
+@pytest.mark.slow
 def test_new_characters_extend_the_classes_of_an_old_recogniser(lines, tmp_path, capsys):
     """Old classes keep their numbers and their weights; the new ones are counted and said."""
     old = train.run(recogniser(lines), str(tmp_path / "a")).params["heads"]["read"]
@@ -162,6 +163,7 @@ def test_a_teacher_can_be_the_start(lines, tmp_path):
         )
 
 
+@pytest.mark.slow
 def test_best_and_last_checkpoint_as_a_start(lines, tmp_path, capsys):
     """The toy error is smallest at step 4 of 6."""
     changes = {"evals": {"toy": {"every_steps": 1}}, "checkpoint.best_metric": "eval/toy0/cer"}
@@ -246,6 +248,7 @@ def test_config_and_charset_are_written(lines, tmp_path):
     assert checkpoint.read_meta(str(tmp_path))["charset"] == (tmp_path / "charset.json").read_text()
 
 
+@pytest.mark.slow
 def test_moved_records_and_a_moved_start_resume(lines, tmp_path):
     """The same contents at another place; other contents are refused."""
     train.run(make_config(lines, 1), str(tmp_path / "a"))

@@ -267,6 +267,7 @@ def test_a_damaged_step_is_named_before_anything_compiles(trained, top, toys, li
     bucket.path(f"{step}/{broken}").write_bytes(whole)
 
 
+@pytest.mark.slow
 def test_a_reader_copied_into_a_bucket_is_the_one_on_disk(top, tmp_path):
     readers.run(tmp_path / "run", "nowhere")
     upload(tmp_path / "run", top)

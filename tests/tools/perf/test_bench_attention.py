@@ -1,10 +1,12 @@
 """bench_attention: a figure for every form and length, by the program's own table."""
 
 import jax
+import pytest
 
 from dig_jax.tools.perf import bench_attention, compilers
 
 
+@pytest.mark.slow
 def test_forms_are_measured_and_blocks_hold_less():
     given = dict(lines=1, size="nano", depth=1, dtype="float32", device=jax.devices("cpu")[0])
     figures = bench_attention.measure(["plain", "blocks"], 1024, seconds=0.01, **given)

@@ -30,6 +30,7 @@ def test_measures_both_forms_of_every_size(loss):
     )
 
 
+@pytest.mark.slow
 def test_what_needs_too_much_memory_is_not_run():
     gb = 8 / 1024  # the plain form of 2,048 instances needs twice that
     (size,) = bench_loss.measure("info_nce", [2048], chunk=32, dim=8, seconds=0.0, memory_gb=gb)

@@ -57,6 +57,7 @@ def test_figures_add_up(monkeypatch):
     assert 0 < figures["temporary_mb"] < figures["rss_mb"] and figures["peak_mb"] is None
 
 
+@pytest.mark.slow
 def test_operations_follow_the_formula_of_a_transformer():
     """Forward: 24 N D^2 + 4 N^2 D a block and row, 2 N values D for the patches, and the decoder;
     three times that with the backward pass, less the gradient of the pixels."""
@@ -87,6 +88,7 @@ def test_operations_of_loops_branches_and_dead_code():
     assert count(jax.grad(loss)) == 1 + 4
 
 
+@pytest.mark.slow
 def test_workload_of_a_recogniser():
     """A frozen probe needs the forward pass alone of its encoder; fine-tuning three times as
     much.

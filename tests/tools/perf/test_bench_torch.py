@@ -16,6 +16,7 @@ from dig_jax.tools.perf import bench_torch
 ROOT = pathlib.Path(__file__).parents[3]
 
 
+@pytest.mark.slow
 def test_a_missing_extra_is_a_sentence():
     code = "import sys; sys.modules['torch'] = None; import runpy; sys.argv = ['x']; "
     code += "runpy.run_module('dig_jax.tools.perf.bench_torch', run_name='__main__')"
