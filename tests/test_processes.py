@@ -361,7 +361,7 @@ def end_of(job, index):
     sentences = re.findall(r"^error: .*$", job.said(index), re.M)
     assert 1 <= len(sentences) <= 2
     assert all(
-        "another host" in said and "run the same command on all hosts again" in said
+        "another host" in said and "run the same command on all hosts again" in said.lower()
         for said in sentences
     )
     assert "Traceback" not in job.said(index)
