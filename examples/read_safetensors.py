@@ -114,6 +114,8 @@ def main(folder, paths):
     (name, head), encoder = *config["method"]["heads"].items(), Weights(arrays, "params/encoder")
     if options.get("position", "sincos_2d") != "sincos_2d" or "blocks" in encoder:
         raise SystemExit("this example computes sincos_2d and blocks one by one: use ONNX")
+    if options.get("kind") != "cnn" and "conv_0" in encoder:
+        raise SystemExit("this example has no stem of convolutions before a ViT: use ONNX")
     pools = options.get("pools", ((2, 2), (2, 2), (2, 1), (2, 1), (1, 1)))
     column_px = options["patch"][1] if "patch" in options else math.prod(p[1] for p in pools)
     for path in paths:
