@@ -84,6 +84,16 @@ def test_numpy_alone_reads_an_export_to_safetensors(name, folder, lines):
 
 
 @pytest.mark.slow
+def test_numpy_refuses_a_stem_in_a_sentence(folder, lines):
+    encoder = test_onnx.VIT | {"patch": [32, 4], "stem": [8] * 5}
+    model = test_onnx.random_of("reader", {"encoder": encoder, "heads": readers.OPTIONS["heads"]})
+    export.write(model, "safetensors", folder / "stem", lines)
+    program = [sys.executable, EXAMPLES / "read_safetensors.py", folder / "stem", "a.png"]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.startswith("this example has no stem")
+
+
+@pytest.mark.slow
 def test_onnxruntime_reads_an_export_to_onnx(folder, lines):
     pytest.importorskip("onnxruntime", reason='pip install "dig_jax[onnx]"')
     model = test_onnx.random("cnn bilstm")
