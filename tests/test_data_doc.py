@@ -72,6 +72,7 @@ def test_every_source_has_a_recipe():
     assert told == set(make_records.source_names())
 
 
+@pytest.mark.slow
 def test_every_command_runs(place, monkeypatch, capsys):
     """In the order of the page, since some read what others made."""
     monkeypatch.chdir(place)

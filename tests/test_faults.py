@@ -94,6 +94,7 @@ def test_a_second_ctrl_c_ends_at_once(lines, tmp_path, monkeypatch, capsys):
     )
 
 
+@pytest.mark.slow
 def test_log_lines_that_straddle_a_restart_are_whole(lines, tmp_path, monkeypatch):
     """Means over steps 1-3 and 4-6 are the same where the run was cut after step 2."""
     train.run(make_config(lines, 6, **{"log.every_steps": 3}), str(tmp_path / "whole"))
@@ -351,6 +352,7 @@ def test_one_changed_label_changes_the_fingerprint(tmp_path):
     assert len(prints) == 2
 
 
+@pytest.mark.slow
 def test_a_longer_total_says_that_the_schedule_moves(lines, tmp_path, capsys):
     train.run(make_config(lines, 2), str(tmp_path))
     assert "config.total" not in capsys.readouterr().err

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from dig_jax import losses, sharding
+from tests.tiers import tiers
 
 GOLDEN = pathlib.Path(__file__).parent / "data" / "contrast_golden.npz"
 PAIRED = {"info_nce": losses.info_nce, "nt_xent": losses.nt_xent}
@@ -95,7 +96,7 @@ def test_chunked_equals_plain(name, temperature, chunk):
         close(grad_chunked, grad, 2e-6)
 
 
-@pytest.mark.parametrize("name", PAIRED)
+@pytest.mark.parametrize("name", tiers(PAIRED))
 def test_chunked_memory_grows_with_the_batch_not_with_its_square(name):
     def temporary(rows, chunk):
         shape = jax.ShapeDtypeStruct((2, rows, 16), jnp.float32)
@@ -116,7 +117,7 @@ def test_chunked_gradient_of_one_side_only():
     close(step(x[0]), both_sides("info_nce", 0.2)(x, None)[1][0], 2e-6)
 
 
-@pytest.mark.parametrize("name", PAIRED)
+@pytest.mark.parametrize("name", tiers(PAIRED))
 def test_eight_devices_give_what_one_gives(name):
     x, valid = pair(40, 8), jnp.arange(40) % 7 != 3
     (loss, top1), grad = both_sides(name, 0.2)(x, valid)
@@ -145,6 +146,7 @@ def test_info_nce_of_orthonormal_pairs(rows, chunk):
     assert top1 == 1
 
 
+@pytest.mark.slow
 def test_losses_of_unrelated_rows_start_where_chance_puts_them():
     rng = np.random.default_rng(2)
     q, k = x = jnp.asarray(rng.normal(size=(2, 512, 256)), jnp.float32)
@@ -166,6 +168,7 @@ def test_losses_of_unrelated_rows_start_where_chance_puts_them():
 # ---- top-1 ----
 
 
+@pytest.mark.slow
 def test_top1_counts_the_rows_whose_own_partner_is_nearest():
     x = np.asarray(pair(30, 4))
     valid = np.arange(30) % 4 != 1
@@ -203,7 +206,7 @@ def test_a_collapse_is_no_success():
     assert queue_nce(*ones, ones[0], 0.2)[1] == 0
 
 
-@pytest.mark.parametrize("name", ["info_nce", "info_nce chunked", "nt_xent", "queue_nce"])
+@pytest.mark.parametrize("name", tiers(["info_nce", "info_nce chunked", "nt_xent", "queue_nce"]))
 def test_a_loss_near_zero_keeps_its_digits(name):
     """At T 0.07 a positive stands some 14 nats above its negatives: against float64."""
     rng, temperature = np.random.default_rng(5), 0.07

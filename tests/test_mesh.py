@@ -217,6 +217,7 @@ def test_parts_keep_the_rows_of_a_line_together_and_on_their_device():
         accumulate.microbatches({"valid": jnp.arange(16)}, 3)
 
 
+@pytest.mark.slow
 def test_lines_that_meet_each_other_are_not_cut():
     accumulate.check(1, case("dig").method)
     accumulate.check(4, case("recognize").method)

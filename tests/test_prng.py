@@ -21,6 +21,7 @@ def bits(*args):
     return jax.random.key_data(prng.stream(*args)).tolist()
 
 
+@pytest.mark.slow
 def test_same_in_another_process():
     """Python's hash() of a string would differ there."""
     result = subprocess.run(

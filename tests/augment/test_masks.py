@@ -19,6 +19,7 @@ def test_dig_hides_179_of_256(key):
     np.testing.assert_array_equal(np.sum(mask, axis=1), 179)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "ratio, span", [(0.3, 1), (0.7, 1), (0.7, 2), (0.3, 5), (0.6, 40), (0, 1), (0, 3), (1, 3)]
 )
@@ -53,6 +54,7 @@ def test_every_real_token_is_hidden_equally_often(span, width):
     assert np.abs(share - expected).max() < 5 * np.sqrt(expected * (1 - expected) / lines)
 
 
+@pytest.mark.slow
 def test_spans_are_runs():
     mask = np.asarray(random_mask(jax.random.key(2), jnp.full((500,), 240), (1, 60), PATCH, 0.2, 4))
     # 12 hidden columns of 60 in three runs, at most one of them cut by the end and one by the
@@ -178,6 +180,7 @@ def test_a_kind_has_its_rate_and_shape(kind, grid):
     assert visible <= most_visible(grid, PATCH, 0.5, 3, kind)
 
 
+@pytest.mark.slow
 def test_mixed_draws_one_of_the_three_for_each_line_whatever_the_batch():
     hide, width, grid = hider(PATCH, 0.5, 4, "mixed"), jnp.full((900,), 128), (8, 32)
     draw = jax.jit(lambda w: hide(jax.random.key(0), w, grid))
@@ -191,6 +194,7 @@ def test_mixed_draws_one_of_the_three_for_each_line_whatever_the_batch():
         assert abs(share - 1 / 3) < 5 * math.sqrt(2 / 9 / 900)
 
 
+@pytest.mark.slow
 def test_the_other_options_say_the_kind_where_it_is_not_named(key):
     assert kinds(None, 1, None) == ("random",) and kinds(None, 2, None) == ("span",)
     assert kinds(None, 1, (8, 8)) == ("block",) and kinds("random", 2, None) == ("random",)

@@ -189,6 +189,7 @@ def test_padding_stays_range_holds_and_padding_never_enters(key, name, channels)
     assert np.any(np.abs(view - image / np.float32(255)) > 1e-6) == changes
 
 
+@pytest.mark.slow
 def test_a_line_does_not_change_when_its_padding_grows(key):
     image, width = lines()
     recipe = dict(recipes.DIG)

@@ -98,6 +98,7 @@ def test_svhn_cropped(tmp_path):
     assert list(only.rows) == ["train/1.png"]
 
 
+@pytest.mark.slow
 def test_svhn_damage_and_refusals(tmp_path):
     fakes.svhn_cropped(tmp_path / "in")
     (tmp_path / "in" / "test_32x32.mat").write_bytes(b"no file of matlab" * 20)

@@ -85,6 +85,7 @@ def test_arrow_of_save_to_disk(tmp_path, kind):
     assert set(made.splits.values()) == {"test"} and made.reasons == {}
 
 
+@pytest.mark.slow
 def test_damaged_tables_are_counted(tmp_path):
     pyarrow.parquet.write_table(hub([(png(i), "x") for i in range(3)]), tmp_path / "a.parquet")
     data = bytearray((tmp_path / "a.parquet").read_bytes())

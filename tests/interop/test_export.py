@@ -72,6 +72,7 @@ def test_safetensors_come_back_as_they_were(folder, exported, texts):
     )
 
 
+@pytest.mark.slow
 def test_an_export_is_read_without_grain_tfds_and_orbax(folder, exported, texts, tmp_path):
     path = readers.files(tmp_path)[1]
     command = [sys.executable, "-c", BLOCKED, str(folder / "safe"), str(path)]

@@ -117,7 +117,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("onnx")
 
 
-@pytest.mark.parametrize("name", tiers(CASES, 3))
+@pytest.mark.parametrize("name", tiers(CASES))
 def test_a_graph_gives_what_the_network_gives(name, lines, folder):
     found = export.write(random(name), "onnx", folder / name.replace(" ", "_"), lines)
     print(name, found["float32"])

@@ -285,6 +285,7 @@ def test_every_line_and_step_draws_its_own_map():
 # ---- the loss ----
 
 
+@pytest.mark.slow
 def test_losses_centre_and_figures_equal_slow_loops():
     """From the paper's equations, character by character and pixel by pixel; only what the networks
     answer is taken over.

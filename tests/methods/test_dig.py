@@ -253,7 +253,7 @@ def test_blocks_behind_the_encoder_learn_and_read_no_padding():
 OBJECTIVES = [("dig", "pixel"), ("gen", "normalized"), ("dis", "pixel"), ("dig", "normalized")]
 
 
-@pytest.mark.parametrize("objective, target", tiers(OBJECTIVES, 2))
+@pytest.mark.parametrize("objective, target", tiers(OBJECTIVES))
 def test_nothing_passes_through_padding_or_rows_that_are_not_valid(objective, target):
     _, params, state, batch, step = case(objective, target)
     valid = np.arange(len(batch["valid"])) != 1
@@ -328,6 +328,7 @@ def test_teacher_moves_towards_the_student_and_holds_no_predictor():
 # ---- halves ----
 
 
+@pytest.mark.slow
 def test_halves_own_only_what_they_use():
     trees, metrics = {}, {}
     assert set(dig.TEACHER_PARTS) == {objective for objective, _ in OBJECTIVES}
@@ -443,7 +444,7 @@ def test_encode_reads_whole_lines_and_no_padding(objective):
     )
 
 
-@pytest.mark.parametrize("target", ["pixel", "normalized"])
+@pytest.mark.parametrize("target", tiers(["pixel", "normalized"]))
 def test_pictures_change_hidden_patches_only(target):
     method = make(target=target, target_floor=0.05, column_offset_max=3)
     raw, params = lines(), case("dig", target)[1]
@@ -530,6 +531,7 @@ def test_sixteen_lines_can_be_learnt_by_heart():
     assert last["q_std"] > 0.3 / math.sqrt(64)  # no collapse
 
 
+@pytest.mark.slow
 def test_keys_may_be_compared_in_chunks():
     """config.method.loss_chunk reaches the loss, which is the same to rounding."""
     q, k = jax.random.normal(jax.random.key(0), (2, 9, 5))

@@ -168,6 +168,7 @@ def test_a_fixed_teacher_is_loaded_and_the_student_is_not():
         config.get_config("target=fixed")
 
 
+@pytest.mark.slow
 def test_pixels_are_a_target_too():
     """Huber's loss over hidden real pixels; there is no teacher, and pictures can be drawn."""
     method, drawn, _, batch = checks.started(make(target="pixels"))

@@ -243,6 +243,7 @@ def test_nothing_of_removed_patches_reaches_the_encoder_and_every_other_patch_do
     assert (grad[~read] == 0).all() and (grad[read] != 0).all()
 
 
+@pytest.mark.slow
 def test_encoder_reads_k_tokens_and_its_cost_falls():
     """In the traced shapes: no block of the encoder sees more than the quarter that is visible."""
     method, _, params, batch = small()
@@ -275,6 +276,7 @@ def test_every_line_removes_the_same_share_of_its_real_patches():
     assert (np.diff(filled.astype(int), axis=1) <= 0).all()  # empty places last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["block", "mixed"])
 def test_other_masks_keep_every_visible_patch(kind):
     """The places of the encoder are enough for whatever the masks leave."""

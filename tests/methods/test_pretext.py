@@ -19,6 +19,7 @@ from dig_jax.methods.shared import pretext
 from dig_jax.models import crnn, vit
 from tests.methods import checks
 from tests.methods.checks import same
+from tests.tiers import tiers
 
 HEIGHT, WIDTH, PATCH = 16, 64, (8, 4)
 ENCODER = {"patch": PATCH, "width": 32, "depth": 1, "heads": 2, "dtype": "float32"}
@@ -218,7 +219,7 @@ def test_windows_lie_in_their_cells_anywhere_in_the_line_and_never_in_padding():
     assert left[width == 99].max() > 40  # anywhere, up to 99 - 50
 
 
-@pytest.mark.parametrize("context_free", [True, False])
+@pytest.mark.parametrize("context_free", tiers([True, False]))
 def test_windows_meet_in_the_classifier_alone_or_in_the_encoder(context_free):
     """Up to a linear classifier, what two windows say together is the sum of what each says only
     where none sees the other.
@@ -335,7 +336,7 @@ def test_nothing_passes_through_padding_or_lines_that_do_not_count(name):
         )
 
 
-@pytest.mark.parametrize("name", CHOICES)
+@pytest.mark.parametrize("name", tiers(CHOICES))
 def test_classifiers_start_at_chance_and_questions_do_not_depend_on_what_counts(name):
     method, raw, params, augment, evaluate = made(name)
     classes, figures, answers = CHOICES[name], [], []
@@ -395,6 +396,7 @@ def test_the_task_can_be_learnt(name):
         assert last["pixel"] < 0.5 * last["untaught"]
 
 
+@pytest.mark.slow
 def test_encoders_of_all_are_the_same_tree_and_read_whole_lines():
     trees = {name: jax.tree.structure(made(name)[2]["encoder"]) for name in METHODS}
     assert len(set(trees.values())) == 1

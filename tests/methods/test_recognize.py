@@ -87,6 +87,7 @@ def test_a_sweep_of_heads_equals_runs_of_one_head(kind):
     assert len(set(ends)) == len(RATES), "the rates had no effect, so this test proves nothing"
 
 
+@pytest.mark.slow
 def test_frozen_encoder_stays_and_has_no_gradient():
     method = make(encoder=ENCODER | {"final_norm": False, "drop_path": 0.5})
     first, last, _ = train_for(method, {"ctc": 1e-2})
@@ -134,6 +135,7 @@ def test_dropout_of_a_recogniser_replaces_that_of_its_encoder():
         make(encoder=ENCODER, dropout=0.2)  # a ViT has none
 
 
+@pytest.mark.slow
 def test_unfrozen_encoder_gets_a_gradient():
     method = make(frozen=False, standardize=False, encoder=ENCODER | {"final_norm": False})
     made = start(method)
@@ -350,6 +352,7 @@ def test_a_cnn_is_fine_tuned_as_well():
 BLOCKS = ENCODER | {"depth": 2}
 
 
+@pytest.mark.slow
 def test_frames_of_a_block_are_those_of_an_encoder_that_ends_there():
     short = make(encoder=ENCODER | {"final_norm": False}, standardize=False)
     made, batch = start(short), make_batch()

@@ -132,6 +132,7 @@ def test_loss_starts_where_chance_puts_it():
     )
 
 
+@pytest.mark.slow
 def test_displaced_views_are_paired_by_what_they_show():
     """The grey of a pixel is its column, so each window's mean tells its place in the line; every
     pair must agree.

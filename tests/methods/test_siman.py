@@ -146,6 +146,7 @@ def test_each_side_learns_from_its_own_terms_only(started):
     assert aux.metrics["used"] == 0.5
 
 
+@pytest.mark.slow
 def test_loss_is_made_of_three_means_by_slow_loops(started):
     """pixel + lambda fooled + adversary, over real pixels and over patches with any, of lines with
     two halves.

@@ -201,6 +201,7 @@ def test_nearest_sampling_is_the_authors():
 # ---- the loss ----
 
 
+@pytest.mark.slow
 def test_pixel_loss_and_contrast_equal_slow_loops():
     params, teacher, batch, _, _ = prepared()
     (loss, aux), _ = evaluate()
@@ -418,6 +419,7 @@ def test_wrong_values_are_refused_in_a_sentence(changes, words):
         make(**changes).augment(jax.random.key(0), lines())
 
 
+@pytest.mark.slow
 def test_keys_may_be_compared_in_chunks():
     params, teacher, batch, *_ = prepared()
     state = types.SimpleNamespace(teacher=teacher, mutable={})

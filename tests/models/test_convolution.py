@@ -50,6 +50,7 @@ def test_norm_relu_pool_is_the_three_layers(pool):
     assert_same(mine, plain, (x, scale, bias))
 
 
+@pytest.mark.slow
 def test_recurrence_is_a_loop_over_frames():
     """Two lines of different length; each direction written out frame by frame."""
     size, lengths = 3, (5, 2)

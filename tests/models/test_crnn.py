@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dig_jax.models import cnn, crnn, encoders, vit
+from tests.tiers import tiers
 
 COMMON = {"height_px": 32, "dtype": "float32", "patch": (32, 4)}
 SIZES = {
@@ -17,7 +18,7 @@ SIZES = {
 SIZE = SIZES["crnn"]
 
 
-@pytest.fixture(scope="module", params=SIZES)
+@pytest.fixture(scope="module", params=tiers(sorted(SIZES)))
 def network(request):
     module = encoders.create(SIZES[request.param])
     image = jax.random.uniform(jax.random.key(1), (3, 32, 64, 1), minval=-1.0)
@@ -60,6 +61,7 @@ def test_every_real_pixel_counts(network):
     assert (grad[1, :, :37].max(0) > 0).all()
 
 
+@pytest.mark.slow
 def test_hidden_columns_of_a_cnn_say_nothing():
     """What lies under the mask changes no token; what lies beside it does."""
     module = encoders.create({**SIZES["cnn"], "hidden": 8, "layers": 1})

@@ -97,7 +97,7 @@ def test_learns_toy_lines_without_an_error_and_says_where(kind):
     assert near.all() if kind in ("linear", "bilstm") else np.asarray(reading["frame"]).max() > 2
 
 
-@pytest.mark.parametrize("kind", OPTIONS)
+@pytest.mark.parametrize("kind", tiers(OPTIONS, 2))
 def test_gradient_reaches_the_real_frames_and_every_parameter(kind):
     decoder, first, _, _ = learnt(kind)
     values, length, label, count = toy_lines(seed=1)
@@ -110,7 +110,7 @@ def test_gradient_reaches_the_real_frames_and_every_parameter(kind):
     assert (moved[~real] == 0).all() and (moved[real].reshape(-1) > 0).mean() > 0.9
 
 
-@pytest.mark.parametrize("kind", OPTIONS)
+@pytest.mark.parametrize("kind", tiers(OPTIONS, 3))
 def test_padding_changes_nothing(kind):
     decoder, _, params, _ = learnt(kind)
     values, length, label, count = toy_lines(seed=2)
@@ -126,7 +126,7 @@ def test_padding_changes_nothing(kind):
     np.testing.assert_allclose(one["line"], two["line"], rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", ONE_BY_ONE)
+@pytest.mark.parametrize("kind", tiers(ONE_BY_ONE))
 def test_the_loss_is_that_of_single_steps(kind):
     """Teacher forcing in one piece (a scan, or all places in parallel) against a loop of steps."""
     decoder, _, params, _ = learnt(kind)
@@ -206,7 +206,7 @@ def slow_beam(params, values, length, beam):
     return list(alive[0][1])
 
 
-@pytest.mark.parametrize("beam", [1, 3])
+@pytest.mark.parametrize("beam", tiers([3, 1]))
 def test_beam_search_follows_the_best_readings(beam):
     """With parameters between the first and the learnt ones, so that readings compete."""
     _, first, params, _ = learnt("transformer")
@@ -217,7 +217,7 @@ def test_beam_search_follows_the_best_readings(beam):
     assert got == want
 
 
-@pytest.mark.parametrize("kind", ["attention", "glimpse"])
+@pytest.mark.parametrize("kind", tiers(["attention", "glimpse"]))
 def test_a_wide_beam_finds_a_reading_at_least_as_probable(kind):
     decoder, first, params, _ = learnt(kind)
     mixed = jax.tree.map(lambda a, b: 0.5 * a + 0.5 * b, first, params)

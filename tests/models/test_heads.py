@@ -152,6 +152,7 @@ def test_pixel_decoder_starts_as_pytorch_does():
     )
 
 
+@pytest.mark.slow
 def test_prototypes_are_cosines_whatever_the_lengths():
     """The head of DINO in numpy; its size for a ViT-S; zeros, as missing characters have, are
     finite forwards and backwards.
@@ -226,6 +227,7 @@ def test_windows_of_lines_of_many_widths_against_a_slow_loop():
     np.testing.assert_array_equal(valid.sum(1), [3, 1, 2, 1])
 
 
+@pytest.mark.slow
 def test_windows_ignore_padding_and_pass_it_no_gradient():
     tokens = jax.random.normal(jax.random.key(0), (1, 20, 3))
     run = lambda t: heads.pool_windows(t, jnp.array([17]), (2, 10), (8, 4), 16)[0]
@@ -290,6 +292,7 @@ def test_orthogonal_is_flax_s_without_lapack():
     assert "custom_call" not in program and "lapack" not in program
 
 
+@pytest.mark.slow
 def test_two_layer_bilstm_ignores_padding_and_starts_orthogonal():
     module = heads.BiLstm(6, layers=2, dtype="float32")
     x, lengths = jax.random.normal(jax.random.key(0), (2, 8, 4)), jnp.array([8, 3])

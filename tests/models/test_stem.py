@@ -7,11 +7,12 @@ import pytest
 
 from dig_jax.interop import torch
 from dig_jax.models import encoders, vit
+from tests.tiers import tiers
 
 HIGH = {32: (32, 4), 48: (48, 6)}
 
 
-@pytest.fixture(scope="module", params=HIGH)
+@pytest.fixture(scope="module", params=tiers(HIGH))
 def net(request):
     high = request.param
     module = encoders.create({"size": "nano_stem", "patch": HIGH[high], "dtype": "float32"})

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from dig_jax.models import vit
+from tests.tiers import tiers
 
 TINY = {"patch": (8, 4), "width": 32, "depth": 2, "heads": 2}
 WIDTHS = (60, 99, 128, 1)  # 99 and 1 end inside a patch
@@ -173,7 +174,7 @@ def test_flat_1d_refuses_what_would_collide():
 # ---- padding -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("attention", ["plain", "xla"])
+@pytest.mark.parametrize("attention", tiers(["xla", "plain"]))
 def test_features_do_not_move_when_padding_grows(attention):
     module, params = start(attention=attention)
     outputs = []
@@ -269,6 +270,7 @@ def test_kept_patches_in_another_order_are_the_same_tokens():
     assert ((tokens != 0).any(-1) == (some < 64)).all()
 
 
+@pytest.mark.slow
 def test_a_prefix_is_read_along_without_a_position():
     """The embedded first tokens of a line, given as a prefix to the rest of it, make up the line
     again.
@@ -387,7 +389,9 @@ def stack(params):
     return rest | {"blocks": jax.tree.map(lambda *x: jnp.stack(x), *blocks)}
 
 
-@pytest.mark.parametrize("form", [{"remat": True}, {"scan": True}, {"scan": True, "remat": True}])
+@pytest.mark.parametrize(
+    "form", tiers([{"scan": True, "remat": True}, {"remat": True}, {"scan": True}])
+)
 def test_scan_and_remat_change_nothing(form):
     module, params = start()
     image, width = lines(128)
@@ -409,7 +413,7 @@ def test_scan_and_remat_change_nothing(form):
     )
 
 
-@pytest.mark.parametrize("scan", [False, True])
+@pytest.mark.parametrize("scan", tiers([False, True]))
 def test_drop_path_in_the_network(scan):
     module = vit.Vit(**TINY | {"scan": scan, "drop_path": 0.5})
     _, params = start()

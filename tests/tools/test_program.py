@@ -94,6 +94,7 @@ def answers(tmp_path_factory, lines):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_every_program_answers_help_with_its_docstring(answers):
     assert len(HELP) > 10
     for command in HELP:
@@ -102,6 +103,7 @@ def test_every_program_answers_help_with_its_docstring(answers):
         assert code == 0 and words[:40] in " ".join(text.split()), (command, code, text)
 
 
+@pytest.mark.slow
 def test_help_lists_every_argument_and_shows_an_example(answers):
     seen = 0
     for command in HELP:
@@ -115,6 +117,7 @@ def test_help_lists_every_argument_and_shows_an_example(answers):
     assert seen > 50
 
 
+@pytest.mark.slow
 def test_the_map_names_every_program_and_training_by_the_wrong_name_is_an_error(answers):
     code, text = answers["dig_jax"]
     assert code == 0 and answers["dig_jax.tools"] == [0, text]
@@ -123,6 +126,7 @@ def test_the_map_names_every_program_and_training_by_the_wrong_name_is_an_error(
     assert code == 1 and "python -m dig_jax.main" in text
 
 
+@pytest.mark.slow
 def test_mistakes_are_one_sentence(answers):
     for tool, given, words in MISTAKES:
         code, text = answers[" ".join([TOOLS + tool, *given])]

@@ -35,6 +35,7 @@ def test_what_was_not_used_for_longest_goes_first(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_jax_keeps_what_it_compiles_by_default(tmp_path):
     code = (
         "from dig_jax.train import compile_cache; compile_cache.keep('auto')\n"

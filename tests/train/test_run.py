@@ -117,6 +117,7 @@ def test_one_and_eight_devices_agree(lines, tmp_path):
             assert one[name] == pytest.approx(eight[name], rel=1e-5, abs=1e-7), name
 
 
+@pytest.mark.slow
 def test_a_run_resumes_on_another_mesh(lines, tmp_path):
     train.run(make_config(lines, 2), str(tmp_path))
     state = train.run(make_config(lines, 3, **{"mesh.data": 2}), str(tmp_path))
@@ -136,6 +137,7 @@ class Keeper(Toy):
         return loss, base.Aux(aux.metrics, aux.mutable | {"queue": batch["x"]})
 
 
+@pytest.mark.slow
 def test_a_step_leaves_the_state_where_it_lies(lines, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "dig_jax.methods.toy", types.SimpleNamespace(Method=Keeper))
     config = make_config(lines, 2, mesh={"data": 2, "fsdp": 2, "tensor": 2})
@@ -323,6 +325,7 @@ def test_a_run_traces_its_parameters_once_and_its_views_once_more(lines, tmp_pat
     assert calls == {"init": 1, "augment": 2}
 
 
+@pytest.mark.slow
 def test_the_backward_pass_of_what_is_frozen_is_dropped():
     batch = {"image": jnp.zeros((8, 8, 16, 1), jnp.uint8)}
     method = Toy()
@@ -370,6 +373,7 @@ def test_zero_steps_only_evaluate(lines, tmp_path):
     ]  # the later figure stands for the earlier
 
 
+@pytest.mark.slow
 def test_best_checkpoint_stays_across_a_restart(lines, tmp_path):
     """The toy error is smallest at step 4; the run is cut in two after it."""
     changes = {"evals": {"toy": {"every_steps": 1}}, "checkpoint.best_metric": "eval/toy0/cer"}

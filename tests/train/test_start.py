@@ -14,6 +14,7 @@ from dig_jax.train import run as train
 from dig_jax.train.experiment import Experiment
 from dig_jax.train.start import first_batches
 from dig_jax.workdir import checkpoint, folder
+from tests.tiers import tiers
 from tests.toy import crops, make_config, rows_of, same, whole_lines, write_lines
 
 pytestmark = pytest.mark.usefixtures("toys")
@@ -102,7 +103,7 @@ def test_right_to_left_labels_are_learnt_in_the_order_of_the_picture(tmp_path, c
     assert data.charset.decode(ids) == word
 
 
-@pytest.mark.parametrize("key", ["init_from", "shape_from"])
+@pytest.mark.parametrize("key", tiers(["init_from", "shape_from"]))
 def test_what_is_left_open_is_inherited(lines, tmp_path, key):
     """None = the value of that run; given values stay; `shape_from` takes no weights."""
     source = train.run(
@@ -191,6 +192,7 @@ def test_best_is_the_last_where_nothing_was_measured(lines, tmp_path):
     assert same(train.run(config, str(tmp_path / "b")).params["encoder"], source.params["encoder"])
 
 
+@pytest.mark.slow
 def test_where_weights_came_from_is_written_as_a_whole_path(lines, tmp_path, monkeypatch):
     train.run(make_config(lines, 1), str(tmp_path / "a"))
     monkeypatch.chdir(tmp_path)

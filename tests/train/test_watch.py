@@ -46,6 +46,7 @@ def test_a_stuck_process_says_where_it_is_and_ends():
     assert "in waits_for_ever" in said
 
 
+@pytest.mark.slow
 def test_a_process_that_was_stopped_goes_on():
     process = start(1, 30)
     while process.stdout.readline() != "3\n":

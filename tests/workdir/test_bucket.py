@@ -200,6 +200,7 @@ def test_what_a_run_leaves_in_a_bucket(trained, top, toys, lines):
     assert toy.same(train.run(config(lines), address), last)  # read back: it has finished
 
 
+@pytest.mark.slow
 def test_a_run_in_a_bucket_is_reported_and_started_from(
     trained, top, toys, lines, tmp_path, capsys
 ):
