@@ -263,16 +263,17 @@ def fine_tuning(args: ConfigDict) -> ConfigDict:
     config.method.heads = {args.decoder: reader(args.decoder, args.head)}
     config.method.recipe = args.recipe or placeholder(str)
     config.method.drop_path = args.drop_path
+    config.calibrate_batches = 100
     config.optim = {"lr": args.lr, "weight_decay": 0.01, "clip_norm": 5.0}
     config.optim.update(warmup_steps=args.steps * 15 // 100, min_lr=args.lr / 200)
     if args.preset == "dig":
+        config.method.standardize = False  # as the authors
         decoder = {"width": 512, "depth": 6, "heads": 8, "inner": 256, "dropout": 0.1}
         if args.decoder == "transformer":
             config.method.heads.transformer.update(decoder)
         config.optim = {"lr": args.lr, "min_lr": 1e-6, "weight_decay": 0.05}
         config.optim.warmup_steps = args.steps // 10
     elif args.preset != "strong":
-        config.calibrate_batches = 100
         config.method.standardize = True  # without it a pre-trained start hardly learns here
         config.method.max_shift_px = 4.0
         config.optim = {"lr": args.lr, "weight_decay": 0.05, "b2": 0.98, "clip_norm": 1.0}

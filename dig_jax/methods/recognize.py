@@ -30,10 +30,9 @@ What to watch
   frozen, this norm stays as it starts.
 - Standardisation has no trainable part either: mean and spread of every channel over the real
   frames of the training split, computed once (`calibrate`), kept in `mutable`. Without it a probe
-  compares scales of features, not features. Fine-tuning, too, is then held back for hundreds of
-  steps. The tokens of a pre-trained encoder have a large common part, which the new head has to
-  learn to ignore first (random tokens have not). The presets plain and words_cpu standardise, too.
-  Preset strong does not; from a pre-training it has not been judged yet.
+  compares scales of features, not features. The tokens of a ViT have a large common part, also
+  with random weights. A new head has to learn to ignore it first, and that takes hundreds of steps.
+  So a ViT is standardised if nothing else is said. A CNN is not: it learnt no faster.
 - A line whose label needs more frames than it has (for CTC its length and one for each repeat)
   cannot be learnt. It is left out of the loss and counted in the metric `infeasible_frac`.
 """
@@ -62,7 +61,7 @@ class Method(base.Method):
     charset: classes of the heads (0 = blank or end). encoder: see `encoders.create`. heads: {name:
     arguments of `decoders.create`}, the same for all, more than one only on a frozen encoder.
     frames: "concat" (the tokens of a column side by side) or "mean". block: "last", "mix", or the
-    number of a block, from 1. frozen, standardize: see above.
+    number of a block, from 1. frozen, standardize: see above; standardize None: a ViT's frames are.
     drop_path, dropout: instead of the encoder's. recipe: augmentation of training lines, a name in
     `augment.recipes` or a recipe, moving text sideways by at most `max_shift_px` (None: no bound);
     None = none. Raises ValueError for what contradicts itself.
@@ -79,7 +78,7 @@ class Method(base.Method):
         frames: str = "concat",
         block: str | int = "last",
         frozen: bool = False,
-        standardize: bool = False,
+        standardize: bool | None = None,
         drop_path: float | None = None,
         dropout: float | None = None,
         recipe: views.Recipe = None,
@@ -94,12 +93,14 @@ class Method(base.Method):
         check_heads(heads, frozen)
         self.charset = charset
         self.names = tuple(sorted(heads))
-        self.pool, self.frozen, self.standardize = frames, frozen, standardize
+        self.pool, self.frozen = frames, frozen
         self.recipe, self.max_shift_px = views.recipe(recipe), max_shift_px
         given = {"drop_path": drop_path, "dropout": dropout}
         # An encoder that lacks one of them needs none for a 0.
         own = {k: v for k, v in given.items() if v or (v is not None and k in encoder)}
         self.encoder = encoders.create({**encoder, **own})
+        is_vit = isinstance(self.encoder, vit.Vit)
+        self.standardize = is_vit if standardize is None else standardize
         self.block = base.checked_block(block, self.encoder, mix=True)
         own = self.block == "last" and self.encoder.final_norm
         self.norm = None if own else LayerNorm()

@@ -51,7 +51,16 @@ def start_state(
             params = sharding.gather(state.params, exp.shardings.params)
             batches = first_batches(exp, source.calibrate_batches, params)
             state = state.replace(mutable=exp.method.calibrate(params, state.mutable, batches))
+    if step is None and exp.total and calibrates(exp.method) and not finite(state.mutable):
+        raise ValueError(
+            "config.calibrate_batches is 0, but this method standardises its features: set it to "
+            "the number of training batches that they are measured on, such as 100"
+        )
     return jax.device_put(state, exp.shardings)
+
+
+def finite(tree: Any) -> bool:
+    return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
 
 
 def first_batch(exp: Experiment) -> base.Batch:
@@ -77,12 +86,18 @@ def load_parts(source: Source, placed: TrainState, method: base.Method) -> dict[
     step = hosts.broadcast(checkpoint.choose_step(workdir, source.which) if lead else None)
     checkpoint.await_step(workdir, step)
     report(f"starting from step {step} of {workdir}: {', '.join(source.parts)}")
-    if "params" in source.parts and not any(p.startswith("mutable") for p in source.parts):
-        if calibrates(method) and checkpoint.has_subtree(workdir, "mutable", step):
+    if "params" in source.parts and calibrates(method):
+        theirs = checkpoint.has_subtree(workdir, "mutable", step)
+        if theirs and not any(path.startswith("mutable") for path in source.parts):
             raise ValueError(
                 f"config.init_parts takes 'params' from {workdir} but not 'mutable', the feature "
                 "statistics that these weights were trained on: set "
                 "config.init_parts=('params','mutable')"
+            )
+        if jax.tree.leaves(placed.mutable) and not theirs:
+            raise ValueError(
+                f"config.init_parts takes 'params' from {workdir}, whose features were not "
+                "standardised, but this run standardises them: set config.method.standardize=False"
             )
     loaded = {}
     for entry in source.parts:

@@ -12,6 +12,7 @@ import pytest
 
 from dig_jax.augment import recipes
 from dig_jax.methods import recognize
+from dig_jax.models import encoders
 from dig_jax.text import Charset
 from dig_jax.train import optim, state
 from dig_jax.train.step import make_train_step
@@ -177,6 +178,17 @@ def test_calibrate_equals_numpy_over_the_real_frames_of_valid_rows():
     np.testing.assert_allclose(scale["mean"], rows.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(scale["std"], rows.std(axis=0), rtol=1e-4)
     assert scale["mean"].dtype == jnp.float32
+
+
+def test_the_features_of_a_vit_are_standardised_if_nothing_is_said():
+    cnn = {"kind": "cnn", "height_px": 32, **encoders.sized({"size": "cnn_nano"})}
+    options = {"charset": CHARSET, "heads": {"ctc": LINEAR}}
+    found = [
+        recognize.Method(encoder=encoder, standardize=said, **options).standardize
+        for encoder in (FLAT, cnn)
+        for said in (None, True, False)
+    ]
+    assert found == [True, True, False, False, True, False]
 
 
 def test_standardised_features_do_not_depend_on_the_scale_of_the_encoder():

@@ -62,7 +62,15 @@ def recogniser(spec, **changes):
     encoder = {"patch": (8, 4), "width": 8, "depth": 0, "heads": 1}
     heads = {"read": {"kind": "attention", "hidden": 8}}
     config.method = {"name": "recognize", "encoder": encoder, "heads": heads}
+    config.calibrate_batches = 1
     return config
+
+
+def test_features_that_nobody_measured_are_a_sentence(lines, tmp_path):
+    config = recogniser(lines)
+    config.calibrate_batches = 0
+    with pytest.raises(ValueError, match="calibrate_batches is 0.*such as 100"):
+        train.run(config, str(tmp_path))
 
 
 @pytest.mark.slow
@@ -73,7 +81,7 @@ def test_new_characters_extend_the_classes_of_an_old_recogniser(lines, tmp_path,
     texts = ["cab", "b\u00e4c", "B"]
     writer.write(tmp_path / "more", (("train", image, text, text) for text in texts))
     config = recogniser(str(tmp_path / "more"), init_from=str(tmp_path / "a"))
-    config.init_parts = ("params",)
+    config.init_parts = ("params", "mutable")
     new = train.run(config, str(tmp_path / "b")).params["heads"]["read"]
     assert json.loads((tmp_path / "b" / "charset.json").read_text())["chars"] == "abBc\u00e4"
     said = capsys.readouterr().err
@@ -292,7 +300,7 @@ def test_a_run_of_an_older_layout_starts_another_and_does_not_resume(lines, tmp_
     assert same(state.params["encoder"], old.params["encoder"])
 
 
-def test_statistics_that_were_taken_over_are_not_measured_again(lines, tmp_path):
+def test_statistics_that_were_taken_over_are_not_measured_again(lines, tmp_path, monkeypatch):
     """And weights without the statistics that belong to them are refused."""
     data = {"data": whole_lines(lines), "calibrate_batches": 2}
     source = train.run(make_config(lines, 1, **data), str(tmp_path / "a"))
@@ -302,6 +310,10 @@ def test_statistics_that_were_taken_over_are_not_measured_again(lines, tmp_path)
     whole["init_parts"] = ("params",)
     with pytest.raises(ValueError, match=r"but not 'mutable'.*init_parts=\('params','mutable'\)"):
         train.run(make_config(lines, 0, **data, **whole), str(tmp_path / "c"))
+    # Nor may a reader of features as they are go on with standardised ones.
+    monkeypatch.setattr(checkpoint, "has_subtree", lambda *_: False)
+    with pytest.raises(ValueError, match="were not standardised.*method.standardize=False"):
+        train.run(make_config(lines, 0, **data, **whole), str(tmp_path / "d"))
 
 
 def test_epochs_and_steps_exclude_each_other(lines, tmp_path):
