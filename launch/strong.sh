@@ -9,7 +9,8 @@
 #                                                or, on the encoder of START, START_rendered
 #   launch/strong.sh judge START SET LABELS..    START also random; SET archiscribe, copiste_hw_fr;
 #                                                LABELS 34, 100, 0.1 (a tenth) or 1.0 (all)
-#   launch/strong.sh ablate SET [PIECE..]        the recipe without one of its pieces, 0.1 labels
+#   launch/strong.sh ablate SET [PIECE..]        the recipe without one of its pieces, 0.1 labels;
+#                                                vit, vit_stem, vit_plain: a ViT in its place
 #   launch/strong.sh readers SET [DECODER..]     every decoder on the encoder of gen, frozen and
 #                                                fine-tuned; SET also captcha_ds, icdar2015_words
 #   launch/strong.sh bench                       step and reading beside PyTorch (dig_jax[torch])
@@ -64,7 +65,7 @@ case $1 in
     pieces=("${@:3}")
     [ $# -gt 2 ] || pieces=(whole augmentation contrast schedule dropout lstm height)
     for piece in "${pieces[@]}"; do
-      args=labels=0.1,steps=$(steps "$2"),seed=$seed flags=()
+      args=labels=0.1,steps=$(steps "$2"),seed=$seed flags=() name=without_$piece
       case $piece in
         whole) args=size=cnn48,$args ;;
         augmentation) args=size=cnn48,recipe=,$args ;;
@@ -74,10 +75,14 @@ case $1 in
         dropout) args=size=cnn48,$args flags=(--config.method.heads.ctc.dropout=0.0) ;;
         lstm) args=size=cnn48,head=linear,$args ;;
         height) args=size=cnn,$args ;;
+        vit) args=size=micro,patch=32x4,$args name=vit ;;
+        vit_stem) args=size=micro_stem,patch=48x6,height=48,$args name=vit_stem ;;
+        vit_plain) args=size=micro,patch=32x4,$args name=vit_plain # features as they are
+          flags=(--config.method.standardize=False) ;;
         *) echo "no piece $piece: see --help" >&2; exit 2 ;;
       esac
       main --config="scratch:$args" "${flags[@]}" --config.data.train="$records/$2" \
-        --workdir="$runs/ablation/$2/without_$piece-$seed"; done ;;
+        --workdir="$runs/ablation/$2/$name-$seed"; done ;;
   readers)
     decoders=("${@:3}") length=${STEPS:-1000} labels=0.1
     [ $# -gt 2 ] || decoders=(linear bilstm attention transformer glimpse)

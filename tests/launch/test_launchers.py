@@ -586,3 +586,6 @@ def test_strong_names_a_pretraining_with_arguments():
     read = says("judge", "can", "archiscribe", "0.1", BLOCK="3")
     assert ",block=3 --config.init_from=r/micro/pretrain/can-0" in read
     assert read.endswith("--workdir=r/micro/archiscribe/0.1/can_block3-0\n")
+    replaced = says("ablate", "archiscribe", "vit_plain", "lstm").splitlines()
+    assert "size=micro,patch=32x4" in replaced[0] and "standardize=False" in replaced[0]
+    assert replaced[0].endswith("/vit_plain-0") and replaced[1].endswith("/without_lstm-0")
