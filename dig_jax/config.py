@@ -141,7 +141,7 @@ def inherit(cfg: dict[str, Any]) -> None:
                     f"config.init_from={source} is a pre-training, so it has no recogniser: train "
                     f"one first, as in --config=probe --config.init_from={source}"
                 )
-            if theirs and folders == ["method"] and name not in other:
+            if theirs and folders == ["method"] and other.get(name) is None:
                 mine.pop(name, None)
                 continue
             mine[name] = other.get(name)
