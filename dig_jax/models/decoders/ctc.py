@@ -19,7 +19,9 @@ class CtcHead(nn.Module):
     included.
 
     kind "linear": one dense layer. kind "bilstm": `layers` bidirectional LSTMs of `hidden` units
-    each way, then dense.
+    each way, then dense. shortcut: weight of a second loss, that of a dense layer in front of the
+    LSTMs. It shows the encoder what to learn while the LSTMs still give blanks, and reads nothing
+    (Retsinas et al., DAS 2022, section 3.4).
     """
 
     charset_size: int
@@ -28,17 +30,23 @@ class CtcHead(nn.Module):
     layers: int = 1
     dtype: str = "float32"
     dropout: float = 0.0
+    shortcut: float = 0.0
 
     @nn.compact
-    def __call__(self, frames, lengths, key=None):
-        """key: of the dropout in front of every layer, in training; None = none."""
+    def __call__(self, frames, lengths, key=None, both: bool = False):
+        """key: of the dropout in front of every layer, in training; None = none. both: also the
+        logits of the shortcut."""
         if self.kind not in ("linear", "bilstm"):
             raise ValueError(f"head={self.kind!r} is not known: write 'linear' or 'bilstm'.")
+        dense = lambda name: Dense(self.charset_size, dtype=self.dtype, name=name)
+        short = self.shortcut and (both or self.is_initializing())
+        short = dense("shortcut")(frames) if short else None
         if self.kind == "bilstm":
             lstm = BiLstm(self.hidden, self.layers, self.dtype, self.dropout, name="lstm")
             frames = lstm(frames, lengths, key)
         frames = dropped(frames, self.dropout, key, self.layers)
-        return Dense(self.charset_size, dtype=self.dtype, name="classify")(frames)
+        logits = dense("classify")(frames)
+        return (logits, short) if both else logits
 
 
 class Ctc:
@@ -58,7 +66,11 @@ class Ctc:
         return self.network.apply({"params": params}, frames, length, key)
 
     def loss(self, params, frames, length, label, label_length, key=None):
-        return ctc_loss(self.logits(params, frames, length, key), length, label, label_length)
+        logits, short = self.network.apply({"params": params}, frames, length, key, both=True)
+        loss, feasible = ctc_loss(logits, length, label, label_length)
+        if short is not None:
+            loss += self.network.shortcut * ctc_loss(short, length, label, label_length)[0]
+        return loss, feasible
 
     def read(self, params, frames, length):
         logits = self.logits(params, frames, length)
