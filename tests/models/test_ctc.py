@@ -208,3 +208,29 @@ def test_spans_agree_with_the_collapse():
     charset, rng = Charset("ab"), np.random.default_rng(1)
     for ids in rng.integers(0, 3, (50, 12)):
         assert ctc.spans(ids, 9)[0].tolist() == charset.ctc_collapse(ids, 9)
+
+
+def test_a_shortcut_adds_its_loss_and_reads_nothing():
+    options = {"kind": "bilstm", "hidden": 4, "shortcut": 0.3}
+    decoder, plain = (
+        ctc.Ctc(ctc.CtcHead(3, **given)) for given in (options, options | {"shortcut": 0.0})
+    )
+    _, _, lengths, label, label_length = batch()
+    lengths = np.maximum(lengths, 1)
+    frames = np.random.default_rng(1).normal(size=(len(lengths), 5, 6)).astype(np.float32)
+    params = decoder.init(jax.random.key(0), frames, lengths)
+    reader = {name: tree for name, tree in params.items() if name != "shortcut"}
+    assert jax.tree.structure(reader) == jax.tree.structure(
+        jax.eval_shape(plain.init, jax.random.key(0), frames, lengths)
+    )
+    given = (lengths, label, label_length)
+    early = frames @ np.asarray(params["shortcut"]["kernel"]) + params["shortcut"]["bias"][None, None]
+    expected = plain.loss(reader, frames, *given)[0] + 0.3 * ctc.ctc_loss(early, *given)[0]
+    loss, feasible = decoder.loss(params, frames, *given)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+    np.testing.assert_array_equal(feasible, plain.loss(reader, frames, *given)[1])
+    np.testing.assert_array_equal(
+        decoder.logits(params, frames, lengths), plain.logits(reader, frames, lengths)
+    )
+    grads = jax.grad(lambda params: decoder.loss(params, frames, *given)[0].sum())(params)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(grads["shortcut"]))

@@ -21,7 +21,7 @@ class CtcHead(nn.Module):
     kind "linear": one dense layer. kind "bilstm": `layers` bidirectional LSTMs of `hidden` units
     each way, then dense. shortcut: weight of a second loss, that of a dense layer in front of the
     LSTMs. It shows the encoder what to learn while the LSTMs still give blanks, and reads nothing
-    (Retsinas et al., DAS 2022, section 3.4).
+    (CTC shortcut, Retsinas et al., arXiv 2404.11339).
     """
 
     charset_size: int
