@@ -101,8 +101,9 @@ case $1 in
     done ;;
   bench) for size in cnn cnn48; do
       "$python" -m dig_jax.tools.perf.bench_reader --config="scratch:size=$size"; done ;;
-  table) for folder in "$runs"/*/; do # groups: printed works, handwritten pages
-      echo "== $folder"
+  table) shopt -s nullglob; for folder in "$runs"/*/ "$runs"/ablation/*/*/; do
+      [ "$folder" != "$runs/ablation/" ] || continue # its runs differ on purpose: one by one
+      echo "== $folder" # groups: printed works, handwritten pages
       "$python" -m dig_jax.tools.results "$folder" --intervals --group_by='^images/(.+)_'; done ;;
   *) "$0" --help; exit 2 ;;
 esac

@@ -589,3 +589,13 @@ def test_strong_names_a_pretraining_with_arguments():
     replaced = says("ablate", "archiscribe", "vit_plain", "lstm").splitlines()
     assert "size=micro,patch=32x4" in replaced[0] and "standardize=False" in replaced[0]
     assert replaced[0].endswith("/vit_plain-0") and replaced[1].endswith("/without_lstm-0")
+
+
+def test_strong_prints_the_runs_of_an_ablation_one_by_one(tmp_path):
+    for folder in ("cnn48/a/0.1/random-0", "ablation/a/vit-0", "ablation/a/without_lstm-0"):
+        (tmp_path / folder).mkdir(parents=True)
+    env = {**os.environ, "PYTHON": "true", "RUNS": str(tmp_path)}
+    call = ["bash", LAUNCH / "strong.sh", "table"]
+    text = subprocess.run(call, env=env, capture_output=True, text=True, check=True).stdout
+    shown = [line.removeprefix(f"== {tmp_path}/") for line in text.splitlines()]
+    assert shown == ["cnn48/", "ablation/a/vit-0/", "ablation/a/without_lstm-0/"]

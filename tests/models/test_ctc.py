@@ -224,7 +224,9 @@ def test_a_shortcut_adds_its_loss_and_reads_nothing():
         jax.eval_shape(plain.init, jax.random.key(0), frames, lengths)
     )
     given = (lengths, label, label_length)
-    early = frames @ np.asarray(params["shortcut"]["kernel"]) + params["shortcut"]["bias"][None, None]
+    early = (
+        frames @ np.asarray(params["shortcut"]["kernel"]) + params["shortcut"]["bias"][None, None]
+    )
     expected = plain.loss(reader, frames, *given)[0] + 0.3 * ctc.ctc_loss(early, *given)[0]
     loss, feasible = decoder.loss(params, frames, *given)
     np.testing.assert_allclose(loss, expected, rtol=1e-5)
