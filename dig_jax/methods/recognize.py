@@ -32,7 +32,7 @@ What to watch
   frames of the training split, computed once (`calibrate`), kept in `mutable`. Without it a probe
   compares scales of features, not features. The tokens of a ViT have a large common part, also
   with random weights. A new head has to learn to ignore it first, and that takes hundreds of steps.
-  So a ViT is standardised if nothing else is said. A CNN is not: it learnt no faster.
+  So a ViT is standardised if nothing else is said. A CNN is not: it learns more slowly then.
 - A line whose label needs more frames than it has (for CTC its length and one for each repeat)
   cannot be learnt. It is left out of the loss and counted in the metric `infeasible_frac`.
 """
