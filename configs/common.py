@@ -261,6 +261,8 @@ def fine_tuning(args: ConfigDict) -> ConfigDict:
     """Encoder and reader trained together, whether they begin at a pre-training or not."""
     config = recognition(args)
     config.method.heads = {args.decoder: reader(args.decoder, args.head)}
+    if args.decoder == "ctc" and args.head == "bilstm2":
+        config.method.heads.ctc.shortcut = 0.3  # off CTC's plateau sooner
     config.method.recipe = args.recipe or placeholder(str)
     config.method.drop_path = args.drop_path
     config.calibrate_batches = 100

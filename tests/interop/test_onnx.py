@@ -18,7 +18,7 @@ from tests.tiers import tiers
 
 pytest.importorskip("onnxruntime", reason=onnx.INSTALL)
 VIT = {"kind": "vit", "width": 16, "depth": 2, "heads": 2, "dtype": "float32"}
-BILSTM = {"ctc": {"kind": "bilstm", "hidden": 8, "layers": 2}}
+BILSTM = {"ctc": {"kind": "bilstm", "hidden": 8, "layers": 2, "shortcut": 0.3}}
 CRNN = {"kind": "crnn", "height_px": 32, "stem": 8, "stages": [8, 16, 16, 16], "width": 16}
 CRNN |= {"blocks": [1, 1, 1, 2], "layers": 2, "dtype": "float32"}
 ATTENTION = {"kind": "attention", "hidden": 8, "reach": 2}
@@ -44,9 +44,12 @@ CASES = {
     ),
     "transformer": (
         "reader",
-        {"encoder": VIT | {"patch": [32, 4]}, "heads": {"ar": TRANSFORMER}},
+        {"encoder": VIT | {"patch": [32, 4]}, "heads": {"ar": TRANSFORMER}, "standardize": False},
     ),
-    "glimpse": ("reader", {"encoder": VIT | {"patch": [32, 8]}, "heads": {"ar": GLIMPSE}}),
+    "glimpse": (
+        "reader",
+        {"encoder": VIT | {"patch": [32, 8]}, "heads": {"ar": GLIMPSE}, "standardize": False},
+    ),
     "mix": (
         "reader",
         {"encoder": VIT | {"patch": [16, 8]}, "heads": readers.OPTIONS["heads"], "block": "mix"}
