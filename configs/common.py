@@ -262,7 +262,7 @@ def fine_tuning(args: ConfigDict) -> ConfigDict:
     config = recognition(args)
     config.method.heads = {args.decoder: reader(args.decoder, args.head)}
     if args.decoder == "ctc" and args.head == "bilstm2":
-        config.method.heads.ctc.shortcut = 0.3  # off CTC's plateau sooner
+        config.method.heads.ctc.shortcut = 0.3  # for an encoder that learns: off CTC's plateau
     config.method.recipe = args.recipe or placeholder(str)
     config.method.drop_path = args.drop_path
     config.calibrate_batches = 100

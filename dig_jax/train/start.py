@@ -51,16 +51,13 @@ def start_state(
             params = sharding.gather(state.params, exp.shardings.params)
             batches = first_batches(exp, source.calibrate_batches, params)
             state = state.replace(mutable=exp.method.calibrate(params, state.mutable, batches))
-    if step is None and exp.total and calibrates(exp.method) and not finite(state.mutable):
+    finite = jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), state.mutable)
+    if step is None and exp.total and calibrates(exp.method) and not jax.tree.all(finite):
         raise ValueError(
             "config.calibrate_batches is 0, but this method standardises its features: set it to "
             "the number of training batches that they are measured on, such as 100"
         )
     return jax.device_put(state, exp.shardings)
-
-
-def finite(tree: Any) -> bool:
-    return all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree))
 
 
 def first_batch(exp: Experiment) -> base.Batch:

@@ -12,6 +12,7 @@ import pytest
 
 from dig_jax.augment import recipes
 from dig_jax.methods import recognize
+from dig_jax.methods.shared import classes
 from dig_jax.models import encoders
 from dig_jax.text import Charset
 from dig_jax.train import optim, state
@@ -178,6 +179,19 @@ def test_calibrate_equals_numpy_over_the_real_frames_of_valid_rows():
     np.testing.assert_allclose(scale["mean"], rows.mean(axis=0), atol=1e-5)
     np.testing.assert_allclose(scale["std"], rows.std(axis=0), rtol=1e-4)
     assert scale["mean"].dtype == jnp.float32
+
+
+def test_new_characters_extend_the_shortcut_too():
+    head = {"ctc": {"kind": "bilstm", "hidden": 4, "shortcut": 0.3, "dtype": "float32"}}
+    fresh = start(make(head)).params["heads"]["ctc"]
+    old = jax.tree.map(lambda leaf: leaf + 1.0, fresh)
+    for name in ("classify", "shortcut"):
+        old[name] = {key: leaf[..., :3] for key, leaf in old[name].items()}
+    new = classes.extend_classes(old, fresh)
+    for name in ("classify", "shortcut"):
+        for key, leaf in new[name].items():
+            np.testing.assert_array_equal(leaf[..., :3], old[name][key])
+            np.testing.assert_array_equal(leaf[..., 3:], fresh[name][key][..., 3:])
 
 
 def test_the_features_of_a_vit_are_standardised_if_nothing_is_said():

@@ -12,8 +12,13 @@ import jax.numpy as jnp
 
 from dig_jax import trees
 
-AXES = {"classify/kernel": 1, "classify/bias": 0, "characters": 0}
-AXES |= {"shortcut/kernel": 1, "shortcut/bias": 0}
+AXES = {
+    "classify/kernel": 1,
+    "classify/bias": 0,
+    "shortcut/kernel": 1,
+    "shortcut/bias": 0,
+    "characters": 0,
+}
 
 
 def with_classes(shapes: Any, size: int) -> Any:
