@@ -91,6 +91,33 @@ def drawn(text, shaped):
     return ink[y : y + h, x : x + w]
 
 
+def test_a_tight_line_keeps_all_its_ink_and_little_paper():
+    file, rng = str(typeset.bundled_fonts()[0]), np.random.default_rng(7)
+    for text in ("a", "gjpqy", "The quick brown fox"):
+        ink = typeset.draw(rng, text, typeset.load_font(file, 40, False), 40)
+        cut = typeset.cut(rng, ink, 40)
+        assert cut.sum() == ink.sum()
+        x, y, width, height = cv2.boundingRect(cut)
+        paper = x, y, cut.shape[1] - x - width, cut.shape[0] - y - height
+        assert max(paper) <= 0.12 * 40
+    blank = np.zeros((30, 50), np.uint8)
+    assert typeset.cut(rng, blank, 40).shape == blank.shape
+
+
+def test_the_share_of_tight_lines_is_the_one_asked_for(tmp_path):
+    flags = ("--fonts=bundled", "--count=60", "--seed=1", "--min_words=4", "--codec=png")
+    loose, some, all_ = (
+        make(tmp_path / f"{tight}", "lines", *flags, f"--tight={tight}").rows
+        for tight in (0.0, 0.5, 1.0)
+    )
+    assert loose == make(tmp_path / "unsaid", "lines", *flags).rows
+    texts = lambda rows: {id: text for id, (_, _, text) in rows.items()}
+    assert texts(loose) == texts(some) == texts(all_)
+    same = sum(some[id] == all_[id] for id in some)
+    assert 15 < same < 45
+    assert not any(loose[id] == all_[id] for id in loose)
+
+
 @pytest.mark.skipif(not features.check("raqm"), reason="this Pillow has no raqm")
 def test_right_to_left_lines_run_from_right_to_left_and_join():
     """The first letter stands at the right end, and Arabic letters are joined."""

@@ -83,6 +83,7 @@ def examples(
     max_words: int = 8,
     fonts: str = "auto",
     books: int = 0,
+    tight: float = 0.0,
     height_px: int = 48,
     channels: int = 1,
     codec: str = "jpeg",
@@ -95,7 +96,8 @@ def examples(
     words (as often as they stand there) replace our own English, German and French list. fonts:
     "auto", "bundled" or a folder. books: lines come from so many books, as in a scanned collection.
     Each has one language, font, size, paper, ink and wear of its own; 0: every line looks its own
-    way. ValueError or FileNotFoundError for what a user can mend.
+    way. tight: the share of the lines that are cut close to their ink, as layout programs cut them;
+    the others have margins. ValueError or FileNotFoundError for what a user can mend.
     """
     if not 1 <= min_words <= max_words:
         raise ValueError(
@@ -107,6 +109,8 @@ def examples(
             f"books is {books}; give a number of books, or 0 for lines that each look their own "
             "way."
         )
+    if not 0 <= tight <= 1:
+        raise ValueError(f"tight is {tight}; give a share of the lines, from 0 to 1.")
     if channels not in (1, 3):
         raise ValueError(f"channels is {channels}, but must be 1 (grey) or 3 (colour).")
     sizes = {"train": count} if count else parse_splits(splits)
@@ -129,6 +133,7 @@ def examples(
         seed=seed,
         words=(min_words, max_words),
         books=books,
+        tight=tight,
         height_px=height_px,
         channels=channels,
         codec=codec,
@@ -289,8 +294,10 @@ class LineMaker:
         codec: str,
         quality: int,
         books: int = 0,
+        tight: float = 0.0,
     ):
         self.vocabulary, self.seed, self.words, self.books = vocabulary, seed, words, books
+        self.tight = tight
         self.height_px, self.channels, self.codec, self.quality = (
             height_px,
             channels,
@@ -320,7 +327,7 @@ class LineMaker:
         text = compose(
             rng, known, cumulative, font.covers, int(rng.integers(self.words[0], self.words[1] + 1))
         )
-        image = render(looks, rng, text, font.file, self.height_px, self.channels)
+        image = render(looks, rng, text, font.file, self.height_px, self.channels, self.tight)
         id = f"{split}/{index:07d} {Path(font.file).name}"
         return [(split, encode_image(image, self.codec, self.quality), text, id)]
 
