@@ -25,7 +25,7 @@ APART = {("losses", "_chunked_totals")}
 METHOD, NETWORK = ("dig", "Method"), ("dig", "Network")
 # The step names the rest; `accumulate` calls the loss, and `state` makes the teacher.
 FIRST = [
-    ("step", "make_train_step"),
+    ("step", "train_step"),
     ("dig", "Method.loss"),
     ("base", "WithTeacher.init_teacher"),
 ]

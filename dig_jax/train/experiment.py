@@ -27,7 +27,7 @@ from dig_jax.text import Charset, base_direction
 from dig_jax.train import accumulate, defaults, optim
 from dig_jax.train import state as states
 from dig_jax.train.feature_cache import FeatureCache
-from dig_jax.train.step import make_train_step
+from dig_jax.train.step import numbers_of, train_step
 from dig_jax.workdir import checkpoint
 
 Device = tuple[str, str | None]  # platform, and the compute capability of an NVIDIA card
@@ -182,13 +182,12 @@ class Experiment:
 
         Shardings are stated: left to itself, XLA lays what a step writes out anew.
         """
-        step = make_train_step(
-            self.method, self.optimizer, self.total, self.seed, self.parts, self.shardings
-        )
+        step = train_step(self.method, self.optimizer, self.parts, self.shardings)
         rows, everywhere = sharding.batch_sharding(self.mesh), sharding.everywhere(self.mesh)
-        layouts = {"in_shardings": (self.shardings, rows)}
+        layouts = {"in_shardings": (everywhere, self.shardings, rows)}
         layouts["out_shardings"] = (self.shardings, everywhere)
-        return jax.jit(step, donate_argnums=0, **layouts)
+        numbers = numbers_of(self.optimizer, self.seed)
+        return functools.partial(jax.jit(step, donate_argnums=1, **layouts), numbers)
 
     # around the loop
 

@@ -15,6 +15,7 @@ the step (DINO, CCD).
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -25,9 +26,11 @@ import jax.numpy as jnp
 import optax
 
 from dig_jax import trees
-from dig_jax.train.schedules import decay_growth, make_schedule
+from dig_jax.train.schedules import check_growth, check_schedule, decay_growth, make_schedule
 
 Rules = Sequence[tuple[str, Mapping[str, Any]]]
+Numbers = Mapping[str, Any]  # peak, total_steps, warmup_steps, min_lr: Python's, or traced
+Schedule = Callable[[Any], jax.Array]
 # What a rule may set, and what it sets where it is silent; the decay is then the optimiser's.
 RULE = {
     "lr_scale": 1.0,
@@ -56,21 +59,30 @@ class ParamGroup:
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """tx: optax transformation over the whole parameter tree. schedule: step -> learning rate
-    f32[]. trainable: the same tree of bools; gradients of the False leaves are never used and they
-    have no moments in the optimiser state."""
+    """numbers: what `build` makes the transformation and the schedule of. trainable: the parameter
+    tree in bools; gradients of the False leaves are never used and they have no moments in the
+    optimiser state."""
 
-    tx: optax.GradientTransformation
-    schedule: Callable[[Any], jax.Array]
+    build: Callable[[Numbers], tuple[optax.GradientTransformation, Schedule]]
+    numbers: Numbers
     trainable: Any
-    peak: float
     _groups: tuple[tuple[str, int, int], ...]
+
+    @functools.cached_property
+    def tx(self) -> optax.GradientTransformation:
+        """optax transformation over the whole parameter tree, its numbers constants."""
+        return self.build(self.numbers)[0]
+
+    @functools.cached_property
+    def schedule(self) -> Schedule:
+        """step -> learning rate f32[]."""
+        return self.build(self.numbers)[1]
 
     def describe(self) -> str:
         """The derived peak rate, then a line for each way of treating parameters: how many it
         covers.
         """
-        lines = [f"peak learning rate {self.peak:.4g}"]
+        lines = [f"peak learning rate {self.numbers['peak']:.4g}"]
         lines += [
             f"{arrays:4d} arrays {numbers:12,d} parameters  {what}"
             for what, arrays, numbers in self._groups
@@ -127,13 +139,13 @@ def create(
     """
     _check(name, schedule, drops, weight_decay_end, clip_norm, clip_norm_each)
     peak = lr * batch_size / lr_per if lr_per else lr
+    numbers = {"peak": peak, "total_steps": total_steps}
+    numbers |= {"warmup_steps": warmup_steps, "min_lr": min_lr}
     groups = param_groups(params, weight_decay, rules, layer_decay, total_steps)
     kinds = {schedule, *(t.schedule for t in jax.tree.leaves(groups) if t.schedule)}
-    rates = {
-        kind: make_schedule(peak, total_steps, warmup_steps, min_lr, kind, drops, drop)
-        for kind in kinds
-    }
-    rate, growth = rates[schedule], decay_growth(weight_decay, weight_decay_end, total_steps)
+    for kind in kinds:
+        check_schedule(**numbers, kind=kind, drops=drops)
+    check_growth(weight_decay, weight_decay_end)
     trainable = jax.tree.map(lambda t: not t.freeze, groups)
     clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
     if name == "sgd":
@@ -141,15 +153,23 @@ def create(
     else:
         direction = _late(optax.scale_by_adam(b1=b1, b2=b2, eps=eps), groups, b1, b2, eps)
         after = groups
-    trained = optax.chain(
-        _clip_each(clip_norm_each, params) if clip_norm_each else clip,
-        direction,
-        optax.identity(),  # where weight decay once stood: checkpoints keep their shape
-        _step(after, rates, schedule, growth),
-    )
     labels = jax.tree.map(lambda train: "train" if train else "freeze", trainable)
-    tx = optax.partition({"train": trained, "freeze": optax.set_to_zero()}, labels)
-    return Optimizer(tx, rate, trainable, peak, _group(params, groups))
+
+    def build(numbers: Numbers) -> tuple[optax.GradientTransformation, Schedule]:
+        rates = {
+            kind: make_schedule(**numbers, kind=kind, drops=drops, drop=drop) for kind in kinds
+        }
+        growth = decay_growth(weight_decay, weight_decay_end, numbers["total_steps"])
+        trained = optax.chain(
+            _clip_each(clip_norm_each, params) if clip_norm_each else clip,
+            direction,
+            optax.identity(),  # where weight decay once stood: checkpoints keep their shape
+            _step(after, rates, schedule, growth),
+        )
+        tx = optax.partition({"train": trained, "freeze": optax.set_to_zero()}, labels)
+        return tx, rates[schedule]
+
+    return Optimizer(build, numbers, trainable, _group(params, groups))
 
 
 def _check(

@@ -7,11 +7,13 @@ disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dig_jax import prng, sharding
@@ -22,20 +24,38 @@ from dig_jax.train import state as states
 Figures = dict[str, jax.Array]
 
 
-def make_train_step(
-    method: base.Method,
-    optimizer: optim.Optimizer,
-    total: int,
-    seed: int,
-    parts: int = 1,
-    shardings: Any = None,
-) -> Callable[..., Any]:
-    """(state, raw batch) -> (state, {name: f32[]}), to be jitted. A step whose loss or gradient is
-    not finite returns the state as it was, and "finite" False. parts: config.accumulate, see there.
-    shardings: of the state on its mesh."""
+def numbers_of(optimizer: optim.Optimizer, seed: int) -> dict[str, np.generic]:
+    """What a step of `train_step` is told beside state and batch: the seed, and the optimiser's
+    numbers."""
+    prng.check(seed)
+    whole = {name: np.int32(optimizer.numbers[name]) for name in ("total_steps", "warmup_steps")}
+    rates = {name: np.float32(optimizer.numbers[name]) for name in ("peak", "min_lr")}
+    return {"seed": np.uint32(seed), **whole, **rates}
 
-    def step(state: states.TrainState, batch: base.Batch) -> tuple[states.TrainState, Figures]:
-        progress = state.step / max(total, 1)
+
+def make_train_step(
+    method: base.Method, optimizer: optim.Optimizer, seed: int, parts: int = 1
+) -> Callable[..., Any]:
+    """`train_step` with its numbers as constants: (state, raw batch) -> (state, figures)."""
+    return functools.partial(train_step(method, optimizer, parts), numbers_of(optimizer, seed))
+
+
+def train_step(
+    method: base.Method, optimizer: optim.Optimizer, parts: int = 1, shardings: Any = None
+) -> Callable[..., Any]:
+    """(numbers, state, raw batch) -> (state, {name: f32[]}), to be jitted. A step whose loss or
+    gradient is not finite returns the state as it was, and "finite" False.
+
+    Seed, length and rates are arguments, so that a second seed or another length finds its program
+    in the compile cache. parts: config.accumulate, see there. shardings: of the state on its mesh.
+    """
+
+    def step(
+        numbers: Mapping[str, Any], state: states.TrainState, batch: base.Batch
+    ) -> tuple[states.TrainState, Figures]:
+        seed, rates = numbers["seed"], {k: v for k, v in numbers.items() if k != "seed"}
+        tx, schedule = optimizer.build(rates)
+        progress = state.step / jnp.maximum(numbers["total_steps"], 1)
         teacher = method.update_teacher(state.teacher, state.params, progress)
         views = method.augment(prng.stream(seed, "augment", state.step), batch)
         key = prng.stream(seed, "loss", state.step)
@@ -51,14 +71,14 @@ def make_train_step(
         chosen = lambda x, train: x if train else jnp.zeros_like(x)
         grads = jax.tree.map(chosen, grads, optimizer.trainable)
         norm = optax.global_norm(grads)
-        updates, opt_state = optimizer.tx.update(grads, state.opt_state, state.params)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
         moved = lambda p, u, train: p + u if train else p
         params = jax.tree.map(moved, state.params, updates, optimizer.trainable)
         new = states.TrainState(state.step + 1, params, teacher, opt_state, aux.mutable)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         new = jax.tree.map(lambda n, old: jnp.where(finite, n, old), new, state)
         figures = {"loss": loss, "grad_norm": norm, "finite": finite}
-        figures["lr"] = optimizer.schedule(state.step)
+        figures["lr"] = schedule(state.step)
         return new, {**aux.metrics, **method.schedules(progress), **figures}
 
     return step

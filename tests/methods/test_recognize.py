@@ -65,7 +65,7 @@ def train_for(method, rates, steps=4):
     optimizer = optim.create(
         params=shapes, total_steps=steps, batch_size=6, lr=1.0, schedule="constant", rules=rules
     )
-    step = jax.jit(make_train_step(method, optimizer, steps, 0))
+    step = jax.jit(make_train_step(method, optimizer, 0))
     made = start(method, optimizer)
     first = made
     for i in range(steps):
@@ -309,7 +309,7 @@ def test_the_recogniser_learns_to_read_a_batch(key):
         total_steps=150, batch_size=6, lr=3e-3,
     )  # fmt: skip
     made = start(method, optimizer)
-    step = jax.jit(make_train_step(method, optimizer, 150, 0))
+    step = jax.jit(make_train_step(method, optimizer, 0))
     for _ in range(150):
         made, _ = step(made, batch)
     read = jax.jit(method.predict)(made.params, made.mutable, batch)["ctc"]

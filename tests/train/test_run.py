@@ -250,10 +250,34 @@ def test_a_bad_step_leaves_the_state_alone(lines):
     batch = sharding.to_global(experiment.data.dataset[0][0], experiment.mesh)
     state = experiment.create(batch)
     for method, finite in ((Toy(), True), (Toy(nan_at=0), False)):
-        step = make_train_step(method, experiment.optimizer, 6, 0)
+        step = make_train_step(method, experiment.optimizer, 0)
         after, values = jax.jit(step)(state, batch)
         assert bool(values["finite"]) is finite
         assert same(after, state) is not finite
+
+
+def test_seed_length_and_rate_compile_to_one_program(lines):
+    """So a second seed, or a sweep of rates, finds its program in the compile cache."""
+    base = make_config(lines, 6, **{"mesh.data": 1})
+    texts, steps, results = set(), [], []
+    for change in ({}, {"seed": 7}, {"total.steps": 9}, {"optim.lr": 0.02}):
+        config = base.copy_and_resolve_references()
+        config.update_from_flattened_dict(change)
+        experiment = Experiment.from_config(config.to_dict())
+        batch = sharding.to_global(experiment.data.dataset[0][0], experiment.mesh)
+        jitted, numbers = experiment.step.func, experiment.step.args
+        texts.add(jitted.lower(*numbers, experiment.placed, batch).as_text())
+        steps.append(experiment.step)
+        if not results:
+            state, constant = experiment.create(batch), None
+            constant = make_train_step(experiment.method, experiment.optimizer, 0)
+            results.append(jax.jit(constant)(state, batch)[1])
+        results.append(jitted(*numbers, jax.tree.map(jnp.copy, state), batch)[1])
+    assert len(texts) == 1
+    rates = [float(values["lr"]) for values in results]
+    assert rates[0] == rates[1] == rates[2] != rates[4]
+    for name in results[0]:
+        np.testing.assert_allclose(results[0][name], results[1][name], rtol=1e-6)
 
 
 def test_frozen_parameters_stay_and_cost_nothing(lines, tmp_path):
@@ -304,13 +328,13 @@ def test_a_step_gives_fresh_keys_and_the_moved_teacher():
     state = states.create(method, optimizer.tx, made)
     seen = []
     for _ in range(2):
-        state, values = make_train_step(method, optimizer, 4, 0)(state, batch)
+        state, values = make_train_step(method, optimizer, 0)(state, batch)
         seen.append(values)
     assert [float(values["teacher"]) for values in seen] == [11.0, 21.25]
     for name in ("momentum", "progress"):
         assert [float(values[name]) for values in seen] == [0.0, 0.25], name
     assert len({float(values[name]) for values in seen for name in ("augment", "draw")}) == 4
-    _, values = make_train_step(method, optimizer, 4, 1)(state.replace(step=jnp.int32(0)), batch)
+    _, values = make_train_step(method, optimizer, 1)(state.replace(step=jnp.int32(0)), batch)
     assert float(values["draw"]) != float(seen[0]["draw"])  # another seed
 
 
@@ -337,7 +361,7 @@ def test_the_backward_pass_of_what_is_frozen_is_dropped():
         )
         state = states.create(method, optimizer.tx, made)
         return (
-            jax.jit(make_train_step(method, optimizer, 2, 0))
+            jax.jit(make_train_step(method, optimizer, 0))
             .lower(state, batch)
             .compile()
             .cost_analysis()["flops"]

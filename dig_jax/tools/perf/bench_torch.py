@@ -266,7 +266,7 @@ def ours(cfg, dtype):
     state, views = jax.jit(work.create)(raw), jax.jit(work.augment)(raw)
     method = work.method
     method.augment = lambda key, batch: batch  # what the step reads is augmented already
-    step = make_train_step(method, work.optimizer, work.total, work.seed)
+    step = make_train_step(method, work.optimizer, work.seed)
     return (
         jax.jit(step, donate_argnums=0).lower(state, views).compile(),
         state,

@@ -118,7 +118,7 @@ def model_flops(cfg: dict[str, Any]) -> tuple[float, float]:
     alone = {**cfg, "mesh": {"data": 1}, "accumulate": 1}
     how = {"remat": False, "scan": False, "attention": "xla"}
     exp = open_workload(alone, how)
-    step = make_train_step(exp.method, exp.optimizer, exp.total, exp.seed)
+    step = make_train_step(exp.method, exp.optimizer, exp.seed)
     traced = jax.jit(step).trace(exp.abstract, exp.data.raw)
     return matmul_flops(traced.jaxpr), (traced.lower().cost_analysis() or {}).get("flops", 0.0)
 
