@@ -10,6 +10,10 @@ confident ones are left out. True labels of those lines are not read. The valida
 as it is. A further round reads with the student, and --first names the run that had true labels:
 
     python -m dig_jax.tools.pseudo_label --model=runs/two --first=runs/one --output=records/2
+
+Without any true label: a reader of rendered lines, say, labels the training lines of other records.
+
+    python -m dig_jax.tools.pseudo_label --model=runs/print --lines=records/mine --output=records/2
 """
 
 from __future__ import annotations
@@ -89,7 +93,7 @@ def own_labels(
 
 
 def examples(
-    learnt: records.Mixture,
+    learnt: records.Mixture | None,
     rest: records.Mixture,
     own: dict[int, str],
     validation: records.Mixture | None,
@@ -97,9 +101,8 @@ def examples(
 ) -> Iterator[writer.Example]:
     """What `writer.write` takes: training lines with true and own labels, then validation. Damaged
     records are left out and counted in the report."""
-    true = [("train", learnt)] + [("validation", mixture) for mixture in (validation,) if mixture]
-    for split, mixture in true:
-        for record in stream(mixture):
+    for split, mixture in (("train", learnt), ("validation", validation)):
+        for record in stream(mixture) if mixture else ():
             if record.error:
                 report.skip(record.id, record.error)
             else:
@@ -110,27 +113,33 @@ def examples(
 
 
 def make(
-    reader: Any, data: dict[str, Any], output: Any, *, keep: float, batch_size: int, **options: Any
+    reader: Any,
+    learnt: records.Mixture | None,
+    rest: records.Mixture,
+    output: Any,
+    *,
+    keep: float,
+    batch_size: int,
+    **options: Any,
 ) -> str:
-    """Writes the records folder, under the name of the records that were learnt from, so that
-    `compare` knows the validation lines again. Returns what is to be said. data: config.data of the
-    reader's run; options: of `writer.write`."""
-    learnt, rest = split_lines(data)
+    """Writes the records folder, under the name of the records that it was made of, so that
+    `compare` knows the validation lines again. Returns what is to be said. learnt: lines whose
+    labels are true; rest: lines to be read; options: of `writer.write`."""
     report = writer.Report()
     own = own_labels(reader, rest, keep, batch_size, report)
     try:
-        validation = records.open_sets(",".join(f"{s.path}@validation" for s in learnt.sets))
+        validation = records.open_sets(",".join(f"{s.path}@validation" for s in rest.sets))
     except ValueError:
         validation = None
         report.notes.append("the training records have no validation split: name one to evaluate")
-    about = learnt.sets[0].manifest
+    about = rest.sets[0].manifest
     report.about = {name: about[name] for name in ("source", "licence") if about.get(name)}
     lines = examples(learnt, rest, own, validation, report)
     made = writer.write(output, lines, name=about["name"], report=report, **options)
     for note in made["notes"]:
         print(f"note: {note}", file=sys.stderr)
     return (
-        f"{output}: {len(learnt)} lines with true labels, {len(own)} with the reader's own; "
+        f"{output}: {len(learnt or ())} lines with true labels, {len(own)} with the reader's own; "
         f"{made['skipped']['count']} left out: {made['skipped']['reasons']}"
     )
 
@@ -143,16 +152,26 @@ def main(argv: list[str]) -> None:
     from dig_jax import load
 
     folder = FLAGS.model
-    data = data_of(FLAGS.first or folder)
+    if FLAGS.lines and FLAGS.first:
+        raise ValueError(
+            "--first says which lines have true labels, --lines that none has: give one of them"
+        )
+    if FLAGS.lines:
+        learnt, rest = None, records.open_sets(FLAGS.lines)
+    else:
+        learnt, rest = split_lines(data_of(FLAGS.first or folder))
     output = program.path(FLAGS.output, "--output")
     options = {"keep": FLAGS.keep, "batch_size": FLAGS.batch_size, "overwrite": FLAGS.overwrite}
-    print(make(load.load_reader(folder), data, output, **options))
+    print(make(load.load_reader(folder), learnt, rest, output, **options))
 
 
 if __name__ == "__main__":
     command_line.define_path("model", None, "Work folder of a reader.", buckets=True)
     command_line.define_path(
         "first", None, "Run that had the true labels (default: the model).", buckets=True
+    )
+    flags.DEFINE_string(
+        "lines", None, "Records to label, none of which counts as labelled (default: the model's)."
     )
     command_line.define_path("output", None, "The records folder to make.")
     flags.DEFINE_float("keep", 0.8, "Share of the readings to keep, the most confident ones.")

@@ -81,13 +81,24 @@ def test_damaged_records_are_counted_and_named(made):
 def test_the_new_records_bear_the_name_of_the_old(made, tmp_path):
     """So that teacher and student can be compared on the validation lines that both have."""
     data = {"train": f"{made[0] / 'lines'}@validation", "subset": 3, "subset_seed": 1}
-    said = pseudo_label.make(Reader(), data, tmp_path / "self", keep=0.6, batch_size=4)
+    learnt, rest = pseudo_label.split_lines(data)
+    said = pseudo_label.make(Reader(), learnt, rest, tmp_path / "self", keep=0.6, batch_size=4)
     manifest, before = (
         json.loads((folder / "records.json").read_text())
         for folder in (tmp_path / "self", made[0] / "lines")
     )
     assert manifest["name"] == before["name"] != "self"
     assert manifest["splits"]["validation"]["count"] == LINES and "3 lines with true labels" in said
+
+
+def test_lines_of_other_records_are_read_without_a_true_label(made, tmp_path):
+    rest = records.open_sets(f"{made[0] / 'lines'}@validation")
+    said = pseudo_label.make(Reader(), None, rest, tmp_path / "self", keep=0.5, batch_size=4)
+    assert "0 lines with true labels" in said
+    written = records.open_sets(str(tmp_path / "self"))
+    got = written.read(range(len(written)))
+    assert len(got) == LINES // 2
+    assert [record.text for record in got] == [reading("", r.image).text for r in got]
 
 
 def test_a_further_round_takes_the_true_labels_of_the_first(made, tmp_path, monkeypatch):

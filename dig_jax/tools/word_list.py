@@ -1,0 +1,92 @@
+"""The frequent words of a language, as a text that `make_records --source=lines` draws from.
+
+    pip install "dig_jax[words]"
+    python -m dig_jax.tools.word_list --language=de --long_s --output=words.txt
+    python -m dig_jax.tools.make_records --source=lines --input=words.txt --output=records/rendered
+
+Words and frequencies are those of the package wordfreq (Speer, 10.5281/zenodo.7199437), about forty
+languages. Its data are CC BY-SA 4.0. A word stands in the text as often as its frequency says, at
+least once; a share of them begin with a capital letter. French words also stand behind l', d', qu'.
+
+long_s: an s before a letter becomes ſ, as in print before 1900. At the end of a word it stays. The
+rule does not know the joints of compounds: Hausthür has a round s there, here a long one.
+"""
+
+import re
+import unicodedata
+
+from absl import flags
+
+from dig_jax.data import extras
+from dig_jax.tools import program
+from dig_jax.train import command_line
+
+FLAGS = flags.FLAGS
+OCCURRENCES = 300_000  # words of the text; frequencies below one in as many are raised to it
+ELIDED = {"fr": (("l'", 0.15), ("d'", 0.15), ("qu'", 0.04))}  # before vowels: share of a word
+VOWELS = frozenset("aeiouyh")
+
+
+def words(language: str, most: int) -> dict[str, int]:
+    """{word: how often} of the most frequent words that consist of letters. ValueError for a
+    language that wordfreq lacks."""
+    wordfreq = extras.need("wordfreq", "words")
+    try:
+        frequency = wordfreq.get_frequency_dict(language, wordlist="best")
+    except LookupError:
+        known = ", ".join(sorted(wordfreq.available_languages()))
+        raise ValueError(f"--language is {language!r}: set it to one of {known}") from None
+    found = {}
+    for word in sorted(frequency, key=frequency.get, reverse=True)[:most]:
+        if word.isalpha():
+            found[word] = max(1, round(OCCURRENCES * frequency[word]))
+    return found
+
+
+def elided(counts: dict[str, int], language: str) -> dict[str, int]:
+    """The words and, of those that begin with a vowel, the forms behind an apostrophe."""
+    more = {}
+    for word, count in counts.items():
+        if unicodedata.normalize("NFD", word)[0] in VOWELS and len(word) > 2:
+            for article, share in ELIDED.get(language, ()):
+                more[article + word] = round(share * count)
+    return counts | {word: count for word, count in more.items() if count}
+
+
+def capitalized(counts: dict[str, int], share: float) -> dict[str, int]:
+    """The same words, a share of the occurrences with a capital; rounded up, so every word has one
+    where share is above 0."""
+    if not share:
+        return counts
+    large = {w[:1].upper() + w[1:]: max(1, round(share * n)) for w, n in counts.items()}
+    small = {w: max(1, n - round(share * n)) for w, n in counts.items()}
+    return small | large
+
+
+def with_long_s(word: str) -> str:
+    return re.sub(r"s(?=[^\W\d_])", "ſ", word)
+
+
+def main(argv: list[str]) -> None:
+    if len(argv) > 1:
+        raise ValueError(f"{argv[1]!r} is no option: write --name=value")
+    counts = elided(words(FLAGS.language, FLAGS.most), FLAGS.language)
+    counts = capitalized(counts, FLAGS.capitals)
+    output = program.path(FLAGS.output, "--output")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    spell = with_long_s if FLAGS.long_s else str
+    lines = (" ".join([spell(word)] * count) for word, count in counts.items())
+    output.write_text("\n".join(lines) + "\n", "utf-8")
+    print(f"{output}: {len(counts):,} words, {sum(counts.values()):,} occurrences")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("language", "en", "Language, such as de.")
+    flags.DEFINE_integer("most", 60_000, "How many of the most frequent words.", lower_bound=1)
+    flags.DEFINE_float(
+        "capitals", 0.25, "Share that begins with a capital.", lower_bound=0.0, upper_bound=1.0
+    )
+    flags.DEFINE_bool("long_s", False, "s before a letter becomes ſ, as in old print.")
+    command_line.define_path("output", None, "The text to write.")
+    flags.mark_flag_as_required("output")
+    program.run(main)

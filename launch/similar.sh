@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# A start from lines rendered in fonts like those of the pages, one core each; done is done.
+#   launch/similar.sh fonts KIND           free fonts from the npm registry, into records/fonts
+#   launch/similar.sh records KIND         10,000 rendered lines (dig_jax[words]), and the real ones
+#   launch/similar.sh train KIND           a reader of the rendered lines
+#   launch/similar.sh judge KIND LABELS..  it goes on with real lines: 34, 100, 0.1 (a tenth), 1.0
+#   launch/similar.sh self KIND LABELS..   a student learns from that reader's own readings, too;
+#                                          LABELS 0: no real label at all
+#   launch/similar.sh table                prints the tables, with intervals by line and work
+# KIND: fraktur (archiscribe) or hands (copiste_hw_fr). SEED, STEPS, RECORDS, RUNS as in strong.sh.
+case " $* " in "  " | *" --help "* | *" -h "*) # prints the lines above
+  sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0"; exit ;; esac
+set -euo pipefail
+keep=glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184
+# A quarter faster on a CPU (docs/performance.md).
+export GLIBC_TUNABLES="${GLIBC_TUNABLES-glibc.malloc.hugetlb=1:$keep}"
+python=${PYTHON:-.venv/bin/python} records=${RECORDS:-records} runs=${RUNS:-runs/similar}
+seed=${SEED:-0} whole="('params','mutable')"
+main() { "$python" -m dig_jax.main "$@"; }
+
+# Fonts with a long s, under the Open Font License; the first is a Fraktur of the 19th century.
+fraktur=(unifrakturmaguntia unifrakturcook grenze-gotisch manufacturing-consent im-fell-english)
+hands=(alex-brush allura babylonica bad-script ballet bilbo-swash-caps birthstone carattere caveat
+  cedarville-cursive cherry-swash comforter condiment cookie corinthia courgette
+  covered-by-your-grace damion dancing-script dawning-of-a-new-day delius dr-sugiyama eagle-lake
+  ephesis euphoria-script felipa fuggles gochi-hand grape-nuts great-vibes handlee
+  herr-von-muellerhoff homemade-apple hurricane imperial-script indie-flower inspiration
+  island-moments italianno jim-nightshade just-me-again-down-here kalam kaushan-script
+  kolker-brush la-belle-aurore love-light luxurious-script marck-script mea-culpa miss-fajardose
+  montecarlo mr-dafoe mrs-sheppards ms-madi norican nothing-you-could-do parisienne patrick-hand
+  petit-formal-script pinyon-script playwrite-it-trad playwrite-us-trad qwigley redressed
+  reenie-beanie rochester rock-salt rouge-script ruthie sacramento satisfy seaweed-script
+  send-flowers sevillana shadows-into-light style-script sue-ellen-francisco tangerine tapestry
+  waiting-for-the-sunrise waterfall whisper yellowtail zeyada)
+kind=${2:-}
+case $kind in
+  fraktur) set=archiscribe names=("${fraktur[@]}") words=(--language=de --long_s) long=1900 ;;
+  hands) set=copiste_hw_fr names=("${hands[@]}") words=(--language=fr) long=2600 ;;
+  *) [ "$1" = table ] || { echo "KIND is '$kind': fraktur or hands" >&2; exit 2; } ;;
+esac
+fonts=$records/fonts/$kind start=$runs/$kind-$seed
+steps() { # labels -> steps of fine-tuning
+  case $1 in 34) long=500 ;; 100) long=800 ;; esac
+  echo "${STEPS:-$long}"
+}
+
+case $1 in
+  fonts) mkdir -p "$fonts"
+    for name in "${names[@]}"; do (
+      cd "$fonts"
+      compgen -G "$name-*.ttf" > /dev/null && exit
+      packed=$(npm pack --silent "@expo-google-fonts/$name")
+      mkdir -p "$name" && tar xzf "$packed" -C "$name"
+      for file in "$name"/package/*/*.ttf; do mv "$file" "$name-$(basename "$file")"; done
+      rm -r "$name" "$packed"
+    ); done ;;
+  records)
+    [ -d "$records/$set" ] || "$python" -m dig_jax.tools.make_records --source=folder \
+      --input="../shared/data/$set" --output="$records/$set"
+    [ -f "$fonts/words.txt" ] ||
+      "$python" -m dig_jax.tools.word_list "${words[@]}" --output="$fonts/words.txt"
+    [ -d "$records/$kind" ] || "$python" -m dig_jax.tools.make_records --source=lines --seed=1 \
+      --input="$fonts/words.txt" --fonts="$fonts" --tight=0.85 --max_words=6 \
+      --splits=train=10000,validation=300 --output="$records/$kind" ;;
+  train)
+    config=scratch:size=cnn48,patch=32x4,head=bilstm2,batch=16,steps=${STEPS:-1600},seed=$seed
+    main --config="$config" --config.data.train="$records/$kind" --workdir="$start" \
+      --config.evals.recognition.datasets="$records/$set@validation,$records/$kind@validation" ;;
+  judge) for labels in "${@:3}"; do
+      config=finetune:labels=$labels,steps=$(steps "$labels"),seed=$seed,head=bilstm2
+      main --config="$config" --config.init_from="$start" --config.init_parts="$whole" \
+        --config.data.train="$records/$set" --workdir="$runs/$set/$labels/$kind-$seed"; done ;;
+  self) for labels in "${@:3}"; do
+      own=$records/self-$set-$labels-$seed teacher=(--model="$runs/$set/$labels/$kind-$seed")
+      [ "$labels" != 0 ] || teacher=(--model="$start" --lines="$records/$set")
+      [ -d "$own" ] || "$python" -m dig_jax.tools.pseudo_label "${teacher[@]}" --output="$own"
+      main --config="finetune:steps=${STEPS:-1200},seed=$seed,head=bilstm2" \
+        --config.init_from="$start" --config.init_parts="$whole" --config.data.train="$own" \
+        --workdir="$runs/$set/$labels/${kind}_self-$seed"; done ;;
+  table) shopt -s nullglob; for folder in "$runs"/*/*/; do
+      compgen -G "$folder*/config.json" > /dev/null || continue
+      echo "== $folder" # groups: printed works, handwritten pages
+      "$python" -m dig_jax.tools.results "$folder" --intervals --group_by='^images/(.+)_'; done ;;
+  *) "$0" --help; exit 2 ;;
+esac
