@@ -64,6 +64,7 @@ def place(tmp_path_factory):
     put(data / "kaist", {"DSC02585.xml": fakes.KAIST.format(""), "DSC02585.JPG": photograph})
     put(data / "characters", {"Train/character_1_ka/1.png": 1, "Test/digit_0/2.png": 2})
     (data / "greek.txt").write_text("καλημέρα κόσμε", "utf-8")
+    (data / "words.txt").write_text("und das haus", "utf-8")
     return root
 
 

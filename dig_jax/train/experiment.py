@@ -27,7 +27,7 @@ from dig_jax.text import Charset, base_direction
 from dig_jax.train import accumulate, defaults, optim
 from dig_jax.train import state as states
 from dig_jax.train.feature_cache import FeatureCache
-from dig_jax.train.step import numbers_of, train_step
+from dig_jax.train.step import Bound, numbers_of, train_step
 from dig_jax.workdir import checkpoint
 
 Device = tuple[str, str | None]  # platform, and the compute capability of an NVIDIA card
@@ -187,7 +187,7 @@ class Experiment:
         layouts = {"in_shardings": (everywhere, self.shardings, rows)}
         layouts["out_shardings"] = (self.shardings, everywhere)
         numbers = numbers_of(self.optimizer, self.seed)
-        return functools.partial(jax.jit(step, donate_argnums=1, **layouts), numbers)
+        return Bound(jax.jit(step, donate_argnums=1, **layouts), numbers)
 
     # around the loop
 

@@ -33,6 +33,13 @@ def numbers_of(optimizer: optim.Optimizer, seed: int) -> dict[str, np.generic]:
     return {"seed": np.uint32(seed), **whole, **rates}
 
 
+class Bound(functools.partial):
+    """A jitted step with its numbers bound, which can be lowered as one without."""
+
+    def lower(self, *args: Any) -> Any:
+        return self.func.lower(*self.args, *args)
+
+
 def make_train_step(
     method: base.Method, optimizer: optim.Optimizer, seed: int, parts: int = 1
 ) -> Callable[..., Any]:

@@ -259,20 +259,18 @@ def test_a_bad_step_leaves_the_state_alone(lines):
 def test_seed_length_and_rate_compile_to_one_program(lines):
     """So a second seed, or a sweep of rates, finds its program in the compile cache."""
     base = make_config(lines, 6, **{"mesh.data": 1})
-    texts, steps, results = set(), [], []
+    texts, results = set(), []
     for change in ({}, {"seed": 7}, {"total.steps": 9}, {"optim.lr": 0.02}):
         config = base.copy_and_resolve_references()
         config.update_from_flattened_dict(change)
         experiment = Experiment.from_config(config.to_dict())
         batch = sharding.to_global(experiment.data.dataset[0][0], experiment.mesh)
-        jitted, numbers = experiment.step.func, experiment.step.args
-        texts.add(jitted.lower(*numbers, experiment.placed, batch).as_text())
-        steps.append(experiment.step)
+        texts.add(experiment.step.lower(experiment.placed, batch).as_text())
         if not results:
-            state, constant = experiment.create(batch), None
+            state = experiment.create(batch)
             constant = make_train_step(experiment.method, experiment.optimizer, 0)
             results.append(jax.jit(constant)(state, batch)[1])
-        results.append(jitted(*numbers, jax.tree.map(jnp.copy, state), batch)[1])
+        results.append(experiment.step(jax.tree.map(jnp.copy, state), batch)[1])
     assert len(texts) == 1
     rates = [float(values["lr"]) for values in results]
     assert rates[0] == rates[1] == rates[2] != rates[4]

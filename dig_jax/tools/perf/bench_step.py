@@ -139,7 +139,7 @@ def measure(cfg, seconds, split=True):
     del state
 
     def train():
-        box[0], figures = step(box[0], raw)
+        box[0], figures = step(*work.step.args, box[0], raw)
         return figures
 
     for _ in range(2):

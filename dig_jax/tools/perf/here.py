@@ -62,7 +62,7 @@ def run(work, compiled):
         file.write("5")  # from here on the peak counts anew
 
     def step():
-        box[0], figures = compiled(box[0], raw)
+        box[0], figures = compiled(*work.step.args, box[0], raw)
         return figures
 
     for _ in range(3):

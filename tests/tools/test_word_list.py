@@ -1,0 +1,77 @@
+"""tools/word_list: frequent words as a text that rendered lines draw from."""
+
+import collections
+import subprocess
+import sys
+import types
+
+import pytest
+
+from dig_jax.data import extras
+from dig_jax.data.sources import lines
+from dig_jax.tools import word_list
+
+GERMAN = {"und": 0.03, "das": 0.02, "haus": 1e-4, "süß": 2e-5, "99": 0.01, "selten": 1e-9}
+FRENCH = {"de": 0.05, "été": 1e-3, "homme": 1e-3, "un": 0.02}
+
+
+@pytest.fixture
+def wordfreq(monkeypatch):
+    """The two functions of the package, over a handful of words."""
+
+    def get_frequency_dict(language, wordlist):
+        return {"de": GERMAN, "fr": FRENCH}[language]
+
+    module = types.SimpleNamespace(get_frequency_dict=get_frequency_dict)
+    module.available_languages = lambda: {"fr": "", "de": ""}
+    monkeypatch.setattr(extras, "need", lambda name, extra: module)
+
+
+def test_words_stand_as_often_as_they_are_frequent(wordfreq):
+    found = word_list.words("de", 100)
+    assert found == {"und": 9000, "das": 6000, "haus": 30, "süß": 6, "selten": 1}
+    assert list(word_list.words("de", 1)) == ["und"]
+    with pytest.raises(ValueError, match="'xx': set it to one of de, fr"):
+        word_list.words("xx", 5)
+
+
+def test_a_share_has_a_capital_and_no_word_is_lost(wordfreq):
+    found = word_list.capitalized({"und": 100, "rar": 1}, 0.25)
+    assert found == {"und": 75, "Und": 25, "rar": 1, "Rar": 1}
+    assert word_list.capitalized({"und": 100}, 0) == {"und": 100}
+
+
+def test_french_words_are_elided_before_vowels_alone(wordfreq):
+    found = word_list.elided(word_list.words("fr", 9), "fr")
+    assert {"l'été", "d'été", "qu'été", "l'homme"} < set(found)
+    assert not any(word.endswith(("'de", "'un")) for word in found)
+    assert word_list.elided({"un": 9}, "de") == {"un": 9}
+
+
+@pytest.mark.parametrize(
+    ("word", "old"),
+    [("Wasser", "Waſſer"), ("das", "das"), ("ist", "iſt"), ("Straße", "Straße"), ("süß", "ſüß"),
+     ("s", "s"), ("Schluss", "Schluſs"), ("größtes", "größtes"), ("l's", "l's")],
+)  # fmt: skip
+def test_long_s(word, old):
+    assert word_list.with_long_s(word) == old
+
+
+def test_lines_are_drawn_from_it(wordfreq, tmp_path, monkeypatch):
+    output = tmp_path / "deep" / "words.txt"
+    options = {"language": "de", "most": 9, "capitals": 0.25, "long_s": True, "output": str(output)}
+    monkeypatch.setattr(word_list, "FLAGS", types.SimpleNamespace(**options))
+    word_list.main(["word_list"])
+    counts = collections.Counter(output.read_text("utf-8").split())
+    assert counts["und"] == 6750 and counts["Und"] == 2250 and counts["ſüß"] == 4
+    assert lines.read_vocabulary(str(output)).chars >= set("ſüß")
+
+
+def test_without_the_package_the_command_is_named():
+    code = (
+        "import sys; sys.modules['wordfreq'] = None\n"
+        "from dig_jax.tools import word_list\n"
+        "word_list.words('de', 5)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "pip install 'dig_jax[words]'" in done.stderr
