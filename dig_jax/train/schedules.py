@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 Number = float | jax.Array
 
+
 def check_schedule(
     peak: float,
     total_steps: int,
