@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from dig_jax.configs import common
-from dig_jax.train import command_line, experiment, optim
+from dig_jax.train import command_line, experiment, param_groups
 
 
 def build(name, arg=None):
@@ -47,7 +47,7 @@ def test_scratch_stretches_contrast_and_fine_tuning_follows_its_pre_training():
 def test_encoder_rate(name):
     rules = build(name, "preset=plain,encoder_lr=0.1").optim.rules
     params = {part: {"kernel": jnp.ones((2, 2))} for part in ("encoder", "norm", "heads")}
-    treated = optim.param_groups(params, 0.05, rules, None, 10)
+    treated = param_groups.param_groups(params, 0.05, rules, None, 10)
     scales = {part: treated[part]["kernel"].lr_scale for part in params}
     assert scales == {"encoder": 0.1, "norm": 1.0, "heads": 1.0}
     assert all(treated[part]["kernel"].weight_decay == 0.05 for part in params)

@@ -15,7 +15,7 @@ from dig_jax import trees
 from dig_jax.configs.pretrain import dig as dig_config
 from dig_jax.configs.pretrain import mocov3 as config
 from dig_jax.methods import dig, mocov3
-from dig_jax.train import optim
+from dig_jax.train import param_groups
 from tests.methods import pairs
 
 
@@ -118,7 +118,7 @@ def test_every_parameter_learns(case):
 def test_the_rule_of_the_config_freezes_the_patch_embedding(case):
     """Weight decay and moments, too; without freezing there is no rule."""
     options = config.get_config("preset=cpu").to_dict()
-    treatments = optim.param_groups(
+    treatments = param_groups.param_groups(
         case.params, options["optim"]["weight_decay"], options["optim"]["rules"], None, 10
     )
     for path, treatment in trees.named_leaves(treatments).items():
@@ -150,7 +150,7 @@ def test_a_contrast_on_a_middle_block_is_that_of_an_encoder_that_ends_there():
 
     options = config.get_config("preset=cpu,block=1,layer_decay=0.5").to_dict()
     assert options["method"]["block"] == "1" and options["optim"]["layer_decay"] == 0.5
-    groups = optim.param_groups(params, 0.05, options["optim"]["rules"], 0.5, 10)
+    groups = param_groups.param_groups(params, 0.05, options["optim"]["rules"], 0.5, 10)
     for path, group in trees.named_leaves(groups).items():
         above = path.startswith(("encoder/block_1/", "encoder/norm/"))
         assert group.freeze == (above or path.startswith("encoder/patch_embed/")), path

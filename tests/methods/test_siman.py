@@ -14,7 +14,7 @@ from dig_jax.augment import views
 from dig_jax.configs.pretrain import siman as config
 from dig_jax.methods import siman
 from dig_jax.models import vit
-from dig_jax.train import optim
+from dig_jax.train import param_groups
 from tests.methods import checks
 
 PATCH = (8, 8)
@@ -198,7 +198,7 @@ def test_the_adversary_has_a_rate_of_its_own(started):
     """By the rule of the config: half that of encoder and decoder."""
     _, params, *_ = started
     rules = config.get_config("preset=cpu").optim.rules
-    treated = optim.param_groups(params, 0.05, rules, None, 10)
+    treated = param_groups.param_groups(params, 0.05, rules, None, 10)
     scales = {
         (path.startswith("adversary/"), treatment.lr_scale)
         for path, treatment in trees.named_leaves(treated).items()

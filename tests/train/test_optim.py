@@ -12,7 +12,7 @@ import optax
 import pytest
 
 from dig_jax import trees
-from dig_jax.train import optim
+from dig_jax.train import optim, param_groups
 
 SIZES = {"total_steps": 10, "batch_size": 4}
 
@@ -128,7 +128,7 @@ def test_layer_decay_table():
         *(f"encoder/block_{i}/mlp/kernel" for i in range(12)),
     ]
     names += ["encoder/norm/scale", "heads/ctc/kernel"]
-    scales = optim.layer_scales({n: jnp.zeros((2, 2)) for n in names}, 0.75)
+    scales = param_groups.layer_scales({n: jnp.zeros((2, 2)) for n in names}, 0.75)
     table = [
         0.0238,
         0.0317,
@@ -156,11 +156,11 @@ def test_layer_decay_table():
         "encoder/blocks/mlp/kernel": jnp.zeros((12, 3, 4)),
         "encoder/patch_embed/kernel": jnp.zeros((3, 4)),
     }
-    scales = optim.layer_scales(stacked, 0.75)
+    scales = param_groups.layer_scales(stacked, 0.75)
     assert scales["encoder/blocks/mlp/kernel"].shape == (12, 1, 1)
     np.testing.assert_allclose(scales["encoder/blocks/mlp/kernel"].ravel(), table[1:13], atol=5e-5)
     with pytest.raises(ValueError, match="layer_decay"):
-        optim.layer_scales({"head/kernel": jnp.zeros((2, 2))}, 0.75)
+        param_groups.layer_scales({"head/kernel": jnp.zeros((2, 2))}, 0.75)
 
 
 def test_layer_decay_reaches_the_update():
@@ -200,7 +200,7 @@ def test_weight_decay_falls_on_matrices_only():
         "vector": jnp.ones(3),
         "mask_token": jnp.ones(3),
     }
-    found = optim.param_groups(
+    found = param_groups.param_groups(
         params, 0.1, (("mask_token", {"weight_decay": 0.2}), (".*", {})), None, 10
     )
     decays = jax.tree.map(lambda t: t.weight_decay, found)
@@ -209,7 +209,7 @@ def test_weight_decay_falls_on_matrices_only():
 
 
 def test_first_matching_rule_decides():
-    found = optim.param_groups(
+    found = param_groups.param_groups(
         tree(),
         0.0,
         (("bias", {"lr_scale": 2.0}), ("^encoder", {"lr_scale": 3.0}), (".*", {})),
@@ -394,7 +394,7 @@ def test_what_decays_as_in_the_authors_code(config, preset, decays):
         },
         "projector": {"scale": vector, "prototypes": jnp.zeros((3, 3)), "bias": vector},
     }
-    groups = optim.param_groups(params, options.weight_decay, options.rules, None, 1000)
+    groups = param_groups.param_groups(params, options.weight_decay, options.rules, None, 1000)
     groups = trees.named_leaves(groups)
     assert {name: groups[name].weight_decay for name in decays} == decays
     if config == "ccd":
