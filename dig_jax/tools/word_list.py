@@ -9,7 +9,9 @@ languages. Its data are CC BY-SA 4.0. A word stands in the text as often as its 
 least once; a share of them begin with a capital letter. French words also stand behind l', d', qu'.
 
 long_s: an s before a letter becomes ſ, as in print before 1900. At the end of a word it stays. The
-rule does not know the joints of compounds: Hausthür has a round s there, here a long one.
+rule does not know the joints of compounds: Hausthür has a round s there, here a long one. wordfreq
+writes ss for every ß. In German ß comes back where ss ends a word or stands before a consonant, as
+it was spelt before 1996 (daß, mußte), but not between vowels (Straße).
 """
 
 import re
@@ -63,7 +65,10 @@ def capitalized(counts: dict[str, int], share: float) -> dict[str, int]:
     return small | large
 
 
-def with_long_s(word: str) -> str:
+def with_long_s(word: str, language: str = "de") -> str:
+    """The word as it was printed before 1900."""
+    if language == "de":
+        word = re.sub(r"ss(?![aeiouyäöü])", "ß", word)
     return re.sub(r"s(?=[^\W\d_])", "ſ", word)
 
 
@@ -74,7 +79,7 @@ def main(argv: list[str]) -> None:
     counts = capitalized(counts, FLAGS.capitals)
     output = program.path(FLAGS.output, "--output")
     output.parent.mkdir(parents=True, exist_ok=True)
-    spell = with_long_s if FLAGS.long_s else str
+    spell = (lambda word: with_long_s(word, FLAGS.language)) if FLAGS.long_s else str
     lines = (" ".join([spell(word)] * count) for word, count in counts.items())
     output.write_text("\n".join(lines) + "\n", "utf-8")
     print(f"{output}: {len(counts):,} words, {sum(counts.values()):,} occurrences")

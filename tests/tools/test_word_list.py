@@ -51,10 +51,14 @@ def test_french_words_are_elided_before_vowels_alone(wordfreq):
 @pytest.mark.parametrize(
     ("word", "old"),
     [("Wasser", "Waſſer"), ("das", "das"), ("ist", "iſt"), ("Straße", "Straße"), ("süß", "ſüß"),
-     ("s", "s"), ("Schluss", "Schluſs"), ("größtes", "größtes"), ("l's", "l's")],
+     ("s", "s"), ("Schluss", "Schluß"), ("musste", "mußte"), ("grösste", "größte"), ("größtes", "größtes"), ("l's", "l's")],
 )  # fmt: skip
 def test_long_s(word, old):
     assert word_list.with_long_s(word) == old
+
+
+def test_other_languages_keep_their_double_s():
+    assert word_list.with_long_s("express", "en") == "expreſs"
 
 
 def test_lines_are_drawn_from_it(wordfreq, tmp_path, monkeypatch):
