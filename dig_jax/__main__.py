@@ -12,7 +12,7 @@ import textwrap
 PACKAGE = pathlib.Path(__file__).parent
 START = """dig_jax: self-supervised pre-training for text recognition, in JAX
 
-Read lines now, with a reader that ships (fraktur, print), or a whole page
+Read lines now, with a reader that ships (fraktur, print, hands), or a whole page
   python -m dig_jax.tools.predict --model=fraktur MY_LINES --output=readings.tsv
   python -m dig_jax.tools.read --model=fraktur PAGE
 
