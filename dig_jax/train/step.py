@@ -24,13 +24,13 @@ from dig_jax.train import state as states
 Figures = dict[str, jax.Array]
 
 
-def numbers_of(optimizer: optim.Optimizer, seed: int) -> dict[str, np.generic]:
-    """What a step of `train_step` is told beside state and batch: the seed, and the optimiser's
-    numbers."""
+def numbers_of(optimizer: optim.Optimizer, seed: int) -> dict[str, Any]:
+    """What a step of `train_step` is told beside state and batch: {"seed", "optimizer": its
+    numbers}."""
     prng.check(seed)
-    whole = {name: np.int32(optimizer.numbers[name]) for name in ("total_steps", "warmup_steps")}
-    rates = {name: np.float32(optimizer.numbers[name]) for name in ("peak", "min_lr")}
-    return {"seed": np.uint32(seed), **whole, **rates}
+    kinds = {"peak": np.float32, "min_lr": np.float32}
+    own = {name: kinds.get(name, np.int32)(value) for name, value in optimizer.numbers.items()}
+    return {"seed": np.uint32(seed), "optimizer": own}
 
 
 class Bound(functools.partial):
@@ -60,9 +60,8 @@ def train_step(
     def step(
         numbers: Mapping[str, Any], state: states.TrainState, batch: base.Batch
     ) -> tuple[states.TrainState, Figures]:
-        seed, rates = numbers["seed"], {k: v for k, v in numbers.items() if k != "seed"}
-        tx, schedule = optimizer.build(rates)
-        progress = state.step / jnp.maximum(numbers["total_steps"], 1)
+        seed, (tx, schedule) = numbers["seed"], optimizer.build(numbers["optimizer"])
+        progress = state.step / jnp.maximum(numbers["optimizer"]["total_steps"], 1)
         teacher = method.update_teacher(state.teacher, state.params, progress)
         views = method.augment(prng.stream(seed, "augment", state.step), batch)
         key = prng.stream(seed, "loss", state.step)
