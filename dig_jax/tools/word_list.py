@@ -14,6 +14,7 @@ writes ss for every ß. In German ß comes back where ss ends a word or stands b
 it was spelt before 1996 (daß, mußte), but not between vowels (Straße).
 """
 
+import functools
 import re
 import unicodedata
 
@@ -65,7 +66,7 @@ def capitalized(counts: dict[str, int], share: float) -> dict[str, int]:
     return small | large
 
 
-def with_long_s(word: str, language: str = "de") -> str:
+def with_long_s(word: str, language: str) -> str:
     """The word as it was printed before 1900."""
     if language == "de":
         word = re.sub(r"ss(?![aeiouyäöü])", "ß", word)
@@ -79,7 +80,7 @@ def main(argv: list[str]) -> None:
     counts = capitalized(counts, FLAGS.capitals)
     output = program.path(FLAGS.output, "--output")
     output.parent.mkdir(parents=True, exist_ok=True)
-    spell = (lambda word: with_long_s(word, FLAGS.language)) if FLAGS.long_s else str
+    spell = functools.partial(with_long_s, language=FLAGS.language) if FLAGS.long_s else str
     lines = (" ".join([spell(word)] * count) for word, count in counts.items())
     output.write_text("\n".join(lines) + "\n", "utf-8")
     print(f"{output}: {len(counts):,} words, {sum(counts.values()):,} occurrences")

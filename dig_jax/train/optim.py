@@ -1,5 +1,4 @@
-"""Optimiser: learning-rate schedule, and ordered path rules for weight decay, layer decay and
-freezing.
+"""Optimiser: the update by the rates of `schedules` and the path rules of `param_groups`.
 
 Update of a parameter p with rate lr(step), its own scale s and its own weight decay w (Loshchilov &
 Hutter 2019):

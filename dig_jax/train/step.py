@@ -41,10 +41,10 @@ class Bound(functools.partial):
 
 
 def make_train_step(
-    method: base.Method, optimizer: optim.Optimizer, seed: int, parts: int = 1
+    method: base.Method, optimizer: optim.Optimizer, seed: int
 ) -> Callable[..., Any]:
     """`train_step` with its numbers as constants: (state, raw batch) -> (state, figures)."""
-    return functools.partial(train_step(method, optimizer, parts), numbers_of(optimizer, seed))
+    return functools.partial(train_step(method, optimizer), numbers_of(optimizer, seed))
 
 
 def train_step(
@@ -54,7 +54,8 @@ def train_step(
     gradient is not finite returns the state as it was, and "finite" False.
 
     Seed, length and rates are arguments, so that a second seed or another length finds its program
-    in the compile cache. parts: config.accumulate, see there. shardings: of the state on its mesh.
+    in the compile cache; with freeze_frac in a rule the length is a constant still. parts:
+    config.accumulate, see there. shardings: of the state on its mesh.
     """
 
     def step(

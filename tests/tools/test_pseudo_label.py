@@ -3,6 +3,7 @@
 import collections
 import hashlib
 import json
+import types
 
 import pytest
 
@@ -99,6 +100,13 @@ def test_lines_of_other_records_are_read_without_a_true_label(made, tmp_path):
     got = written.read(range(len(written)))
     assert len(got) == LINES // 2
     assert [record.text for record in got] == [reading("", r.image).text for r in got]
+
+
+def test_lines_without_true_labels_have_no_first_run(monkeypatch):
+    flags = types.SimpleNamespace(keep=0.8, model="runs/b", first="runs/a", lines="records/a")
+    monkeypatch.setattr(pseudo_label, "FLAGS", flags)
+    with pytest.raises(ValueError, match="--first says .* --lines that none has: give one"):
+        pseudo_label.main(["pseudo_label"])
 
 
 def test_a_further_round_takes_the_true_labels_of_the_first(made, tmp_path, monkeypatch):

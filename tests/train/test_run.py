@@ -257,25 +257,28 @@ def test_a_bad_step_leaves_the_state_alone(lines):
 
 
 def test_seed_length_and_rate_compile_to_one_program(lines):
-    """So a second seed, or a sweep of rates, finds its program in the compile cache."""
+    """So a second seed, or a sweep of rates, finds its program in the compile cache; and each of
+    them counts."""
     base = make_config(lines, 6, **{"mesh.data": 1})
-    texts, results = set(), []
-    for change in ({}, {"seed": 7}, {"total.steps": 9}, {"optim.lr": 0.02}):
+    changes = {"none": {}, "seed": {"seed": 7}}
+    changes |= {"length": {"total.steps": 9}, "rate": {"optim.lr": 0.02}}
+    texts, found = set(), {}
+    for name, change in changes.items():
         config = base.copy_and_resolve_references()
         config.update_from_flattened_dict(change)
         experiment = Experiment.from_config(config.to_dict())
-        batch = sharding.to_global(experiment.data.dataset[0][0], experiment.mesh)
-        texts.add(experiment.step.lower(experiment.placed, batch).as_text())
-        if not results:
-            state = experiment.create(batch)
+        if not found:
+            batch = sharding.to_global(experiment.data.dataset[0][0], experiment.mesh)
+            state = experiment.create(batch).replace(step=jnp.int32(2))
             constant = make_train_step(experiment.method, experiment.optimizer, 0)
-            results.append(jax.jit(constant)(state, batch)[1])
-        results.append(experiment.step(jax.tree.map(jnp.copy, state), batch)[1])
+            expected = jax.jit(constant)(state, batch)[1]
+        texts.add(experiment.step.lower(experiment.placed, batch).as_text())
+        found[name] = experiment.step(jax.tree.map(jnp.copy, state), batch)[1]
     assert len(texts) == 1
-    rates = [float(values["lr"]) for values in results]
-    assert rates[0] == rates[1] == rates[2] != rates[4]
-    for name in results[0]:
-        np.testing.assert_allclose(results[0][name], results[1][name], rtol=1e-6)
+    for figure, value in expected.items():
+        np.testing.assert_allclose(found["none"][figure], value, rtol=1e-6)
+    moved = lambda figure: {name for name in found if found[name][figure] != found["none"][figure]}
+    assert moved("lr") == {"length", "rate"} and moved("loss") == {"seed"}
 
 
 def test_frozen_parameters_stay_and_cost_nothing(lines, tmp_path):
