@@ -15,7 +15,7 @@ PICTURE = """
     hosts          nothing
     losses         nothing
     augment        nothing
-    models         losses augment.geometry
+    models         losses augment.resample
     data           text
     sharding       trees
     methods        models augment losses text prng trees

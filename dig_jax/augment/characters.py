@@ -10,7 +10,7 @@ import functools
 import jax
 import jax.numpy as jnp
 
-from dig_jax.augment import color, geometry
+from dig_jax.augment import color, geometry, resample
 
 KMEANS_STEPS = 10
 
@@ -102,6 +102,6 @@ def follow(values, matrix, width, outside):
     """Labels of view 1, [B,H,W], as they lie in the view that is view 1 sent through the map
     f32[B,3,3].
     """
-    return geometry.nearest(
+    return resample.nearest(
         values, *geometry.apply_matrix(matrix, *geometry.pixel_grid(*values.shape)), width, outside
     )

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dig_jax.augment import color, filters, geometry, recipes
+from dig_jax.augment import color, filters, geometry, recipes, resample
 
 # A name of recipes.py, a stage or several; None = the image as it is.
 Recipe = str | Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
@@ -388,7 +388,7 @@ def _pass(key, image, width, recipe, max_shift_px):
         image = _in_order(image, width, names, slots, draws.amounts, draws.noise_keys)
     if any(n in MOVING for n in draws.rank):
         x, y, width = source_map(draws, recipe, image.shape, width, max_shift_px)
-        image = geometry.resample(image, x, y)
+        image = resample.bilinear(image, x, y)
     if names := photometric(draws.jitter):
         amounts = {
             n: {"turn" if n == "jitter_hue" else "factor": draws.jitter[n][1]} for n in names

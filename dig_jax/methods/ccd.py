@@ -73,7 +73,7 @@ import jax
 import jax.numpy as jnp
 
 from dig_jax import losses
-from dig_jax.augment import characters, geometry, views
+from dig_jax.augment import characters, geometry, resample, views
 from dig_jax.methods.shared import base, contrast, two_views
 from dig_jax.models import encoders, heads, vit
 
@@ -237,7 +237,7 @@ class Method(base.WithTeacher):
         matrix = jnp.where(moved, matrix, geometry.identity(len(width)))
         plain, view = base.normalise(image), two_views.view(second_key, batch, self.recipe, None)
         places = geometry.apply_matrix(matrix, *geometry.pixel_grid(*image.shape[:3]))
-        planes = geometry.resample(
+        planes = resample.bilinear(
             jnp.moveaxis(view, 3, 1), *geometry.limit_shift(*places, width, None)
         )
         changed = (moved & geometry.inside(width, image.shape[2])[:, None])[..., None]

@@ -42,7 +42,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from dig_jax.augment import geometry
+from dig_jax.augment import geometry, resample
 from dig_jax.methods.shared import base, pretext, two_views
 from dig_jax.models import encoders
 
@@ -134,7 +134,7 @@ def quarter_turn(image, width, square_cells):
         source_x, cell * cell_px, (cell + 1.0) * cell_px - 1.0
     )  # no cell borrows from its neighbour
     source_y = jnp.clip(source_y, 0.0, height - 1.0)
-    turned = geometry.resample(jnp.transpose(image, (0, 3, 1, 2)), source_x, source_y)
+    turned = resample.bilinear(jnp.transpose(image, (0, 3, 1, 2)), source_x, source_y)
     return jnp.where(
         geometry.inside(width, canvas_px)[:, None, :, None],
         jnp.transpose(turned, (0, 2, 3, 1)),

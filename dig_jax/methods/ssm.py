@@ -64,7 +64,7 @@ import jax
 import jax.numpy as jnp
 
 from dig_jax import losses
-from dig_jax.augment import color, geometry
+from dig_jax.augment import color, geometry, resample
 from dig_jax.methods.shared import base, contrast, pixels, two_views
 from dig_jax.models import encoders, heads, layers, transformer, vit
 
@@ -79,12 +79,12 @@ AFFINE = {
 
 def _bilinear(planes, x, y, width):
     """planes f32[B,C,H,W] at (x, y) f32[B,H,W]; beyond the line its edge goes on."""
-    return geometry.resample(planes, *geometry.limit_shift(x, y, width, None))
+    return resample.bilinear(planes, *geometry.limit_shift(x, y, width, None))
 
 
 def _nearest(planes, x, y, width):
     """The same from the nearest pixel; beyond the line it is black."""
-    plane = lambda values: geometry.nearest(values, x, y, width, 0.0)
+    plane = lambda values: resample.nearest(values, x, y, width, 0.0)
     return jax.vmap(plane, in_axes=1, out_axes=1)(planes)
 
 

@@ -17,7 +17,7 @@ is splined in place of C': without offsets no bit changes. Coordinates are those
 import jax.numpy as jnp
 import numpy as np
 
-from dig_jax.augment import geometry
+from dig_jax.augment import resample
 
 
 def fiducial_points(count: int) -> np.ndarray:
@@ -84,5 +84,5 @@ def warp(image, width, offsets):
     x = columns[:, None] + moved[..., 0] * (0.5 * wide)[..., None]
     y = rows[None, :, None] + moved[..., 1] * (0.5 * height)
     x, y = jnp.clip(x, 0.0, wide[..., None] - 1.0), jnp.clip(y, 0.0, height - 1.0)
-    warped = jnp.moveaxis(geometry.resample(jnp.moveaxis(image, 3, 1), x, y), 1, 3)
+    warped = jnp.moveaxis(resample.bilinear(jnp.moveaxis(image, 3, 1), x, y), 1, 3)
     return jnp.where((columns < wide)[:, None, :, None], warped, image)

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dig_jax.augment import geometry, recipes, views
+from dig_jax.augment import geometry, recipes, resample, views
+from dig_jax.tools.perf import workload
 
 H, W = 32, 96
 
@@ -24,7 +25,7 @@ def warp(matrix, image, width):
     """One grey picture [H,W] through one f32[1,3,3]."""
     x, y = geometry.apply_matrix(matrix, *geometry.pixel_grid(1, *image.shape))
     x, y = geometry.limit_shift(x, y, jnp.array([width]), None)
-    return np.asarray(geometry.resample(jnp.asarray(image)[None, None], x, y))[0, 0]
+    return np.asarray(resample.bilinear(jnp.asarray(image)[None, None], x, y))[0, 0]
 
 
 @pytest.mark.parametrize("width", [1, 40, 96])
@@ -49,7 +50,7 @@ def test_amounts_of_nothing_are_identity(width):
     np.testing.assert_array_equal(x, geometry.pixel_grid(1, H, W)[0])
     image = smooth()[None, None]
     np.testing.assert_array_equal(
-        geometry.resample(jnp.asarray(image), *geometry.pixel_grid(1, H, W)), image
+        resample.bilinear(jnp.asarray(image), *geometry.pixel_grid(1, H, W)), image
     )
 
 
@@ -165,7 +166,11 @@ def test_compose_is_first_operator_then_second():
     np.testing.assert_allclose(both[8:24, 40:56], stepwise[8:24, 40:56], atol=1e-4)
 
 
-def test_resample_equals_a_slow_loop():
+BOTH = pytest.mark.parametrize("bilinear", [resample.by_gathers, resample.by_products])
+
+
+@BOTH
+def test_resample_equals_a_slow_loop(bilinear):
     rng = np.random.default_rng(3)
     image = rng.random((2, 5, 7, 3)).astype(np.float32)
     x, y = (
@@ -173,7 +178,7 @@ def test_resample_equals_a_slow_loop():
         rng.uniform(0, 4, (2, 5, 7)).astype(np.float32),
     )
     x[0, 0, 0], y[0, 0, 0] = 6.0, 4.0
-    ours = geometry.resample(jnp.moveaxis(jnp.asarray(image), 3, 1), jnp.asarray(x), jnp.asarray(y))
+    ours = bilinear(jnp.moveaxis(jnp.asarray(image), 3, 1), jnp.asarray(x), jnp.asarray(y))
     slow = np.zeros_like(image)
     for b, r, c in np.ndindex(2, 5, 7):
         i, j = min(int(x[b, r, c]), 5), min(int(y[b, r, c]), 3)
@@ -184,18 +189,30 @@ def test_resample_equals_a_slow_loop():
     np.testing.assert_allclose(np.moveaxis(ours, 1, 3), slow, atol=1e-6)
 
 
-def test_resample_has_the_slope_of_its_pixels_up_to_the_edge():
+@BOTH
+def test_resample_has_the_slope_of_its_pixels_up_to_the_edge(bilinear):
     """A rectifier learns through it: on a ramp the slope is the same everywhere, on the last column
     and row too.
     """
     x, y = geometry.pixel_grid(1, H, W)
     ramp = (2 * x + 3 * y)[:, None]
-    total = lambda x, y: geometry.resample(ramp, x, y).sum()
+    total = lambda x, y: bilinear(ramp, x, y).sum()
     across, down = jax.grad(total, argnums=(0, 1))(x, y)
     np.testing.assert_allclose(across, 2.0, atol=1e-4)
     np.testing.assert_allclose(down, 3.0, atol=1e-4)
-    dot = jnp.full((1, 1, 1, 1), 7.0)
-    assert geometry.resample(dot, jnp.zeros((1, 1, 1)), jnp.zeros((1, 1, 1))).item() == 7.0
+    dot, here = jnp.full((1, 1, 1, 1), 7.0), jnp.zeros((1, 1, 1))
+    assert bilinear(dot, here, here).item() == 7.0
+    assert jax.grad(lambda x: bilinear(dot, x, here).sum())(here).item() == 0.0
+
+
+def test_resample_on_a_tpu_is_products_and_elsewhere_gathers():
+    """Lowered for a TPU without one; the operations of the model do not count that branch."""
+    image, here = jnp.zeros((1, 1, 4, 6)), jnp.zeros((1, 4, 6))
+    traced = jax.jit(resample.bilinear).trace(image, here, here)
+    for platform, products in (("tpu", True), ("cpu", False), ("cuda", False)):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert ("dot_general" in text, "stablehlo.gather" in text) == (products, not products)
+    assert workload.matmul_flops(traced.jaxpr) == 0.0
 
 
 @pytest.mark.parametrize("bound", [0.0, 2.5])

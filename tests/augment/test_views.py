@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from dig_jax.augment import color, filters, geometry, recipes, views
+from dig_jax.augment import color, filters, geometry, recipes, resample, views
 from tests.tiers import tiers
 
 H, W = 16, 48
@@ -115,7 +115,7 @@ def slow_view(image, width, draws, recipe, i):
             x, y = geometry.apply_matrix(geometry.MATRICES[name](H, w, **amounts[name]), x, y)
         elif name == "piecewise":
             x, y = geometry.apply_piecewise(x, y, w, amounts[name]["offsets"])
-    view = geometry.resample(image, *geometry.limit_shift(x, y, w, None))
+    view = resample.bilinear(image, *geometry.limit_shift(x, y, w, None))
     return np.moveaxis(np.asarray(view)[0], 0, 2)[:, : width[i]]
 
 

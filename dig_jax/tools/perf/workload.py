@@ -156,6 +156,8 @@ def _operations(eqn: Any, wanted: list[bool]) -> float:
         return 2.0 * math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) / kernel[numbers[0]]
     turns = params["length"] if name == "scan" else 1
     inner = list(_inner(params))
+    if name == "cond" and params.get("branches_platforms"):  # one program, in other words
+        return _count(inner[-1], wanted)  # for all platforms without words of their own
     if name == "cond":
         return max((_count(jaxpr, wanted) for jaxpr in inner), default=0.0)
     # What one turn hands to the next may be read there, so inside loops everything counts as
