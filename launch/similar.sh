@@ -6,6 +6,7 @@
 #   launch/similar.sh judge KIND LABELS..  it goes on with real lines: 34, 100, 0.1 (a tenth), 1.0
 #   launch/similar.sh self KIND LABELS..   a student learns from that reader's own readings, too;
 #                                          LABELS 0: no real label at all
+#   launch/similar.sh again KIND LABELS..  a second round: that student is the teacher
 #   launch/similar.sh table                prints the tables, with intervals by line and work
 # KIND: fraktur (archiscribe) or hands (copiste_hw_fr). SEED, STEPS, RECORDS, RUNS as in strong.sh.
 case " $* " in "  " | *" --help "* | *" -h "*) # prints the lines above
@@ -68,13 +69,18 @@ case $1 in
       config=finetune:labels=$labels,steps=$(steps "$labels"),seed=$seed,head=bilstm2
       main --config="$config" --config.init_from="$start" --config.init_parts="$whole" \
         --config.data.train="$records/$set" --workdir="$runs/$set/$labels/$kind-$seed"; done ;;
-  self) for labels in "${@:3}"; do
-      own=$records/self-$set-$labels-$seed teacher=(--model="$runs/$set/$labels/$kind-$seed")
-      [ "$labels" != 0 ] || teacher=(--model="$start" --lines="$records/$set")
-      [ -d "$own" ] || "$python" -m dig_jax.tools.pseudo_label "${teacher[@]}" --output="$own"
+  self | again) for labels in "${@:3}"; do # again: the student of the first round is the teacher
+      folder=$runs/$set/$labels first=$runs/$set/$labels/$kind-$seed name=self
+      [ "$labels" != 0 ] || first=$start
+      model=$first truth=(--first="$first")
+      [ "$labels" != 0 ] || truth=(--lines="$records/$set")
+      [ "$1" = self ] || model=$folder/${kind}_self-$seed name=self2
+      own=$records/$name-$set-$labels-$seed
+      [ -d "$own" ] ||
+        "$python" -m dig_jax.tools.pseudo_label --model="$model" "${truth[@]}" --output="$own"
       main --config="finetune:steps=${STEPS:-1200},seed=$seed,head=bilstm2" \
         --config.init_from="$start" --config.init_parts="$whole" --config.data.train="$own" \
-        --workdir="$runs/$set/$labels/${kind}_self-$seed"; done ;;
+        --workdir="$folder/${kind}_$name-$seed"; done ;;
   table) shopt -s nullglob; for folder in "$runs"/*/*/; do
       compgen -G "$folder*/config.json" > /dev/null || continue
       echo "== $folder" # groups: printed works, handwritten pages

@@ -192,6 +192,31 @@ def test_help_explains_and_starts_nothing(place, path):
     assert set(os.listdir(place.folder)) == {"bin", "answers", "calls"}
 
 
+@pytest.mark.parametrize("labels", ["34", "0"])
+def test_rounds_of_self_training_follow_each_other(tmp_path, labels):
+    """similar.sh: the student of a round is the teacher of the next; true labels stay the same."""
+    env = os.environ | {"PYTHON": "echo", "RUNS": "R", "RECORDS": f"{tmp_path}/r"}
+
+    def flags(stage):
+        called = subprocess.run(
+            [LAUNCH / "similar.sh", stage, "fraktur", labels],
+            env=env, capture_output=True, text=True, check=True,
+        ).stdout.splitlines()  # fmt: skip
+        return [dict(word.split("=", 1) for word in call.split() if "=" in word) for call in called]
+
+    (reads, learns), (reads_again, learns_again) = flags("self"), flags("again")
+    teacher = "R/fraktur-0" if labels == "0" else "R/archiscribe/34/fraktur-0"
+    assert (reads["--model"], reads_again["--model"]) == (teacher, learns["--workdir"])
+    for name in ("--first", "--lines"):  # which labels are true
+        assert reads.get(name) == reads_again.get(name)
+        assert (name in reads) == (name == ("--lines" if labels == "0" else "--first"))
+    for read, learn in ((reads, learns), (reads_again, learns_again)):
+        assert learn["--config.data.train"] == read["--output"]
+        assert learn["--config.init_from"] == "R/fraktur-0"
+    assert learns_again["--workdir"] != learns["--workdir"]
+    assert reads_again["--output"] != reads["--output"]
+
+
 @pytest.mark.parametrize("script", ["local.sh", "slurm.sh", "tpu_vm.sh", "gke.sh"])
 def test_dry_run_prints_what_would_run_and_runs_nothing(place, script):
     """The lines that it prints, given to a shell, make the calls that a real run makes, with the

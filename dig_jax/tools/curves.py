@@ -1,0 +1,91 @@
+"""Draws one metric of several runs over their steps into one picture.
+
+    python -m dig_jax.tools.curves WORKDIR [NAME=WORKDIR ...] --output=curves.svg \\
+      [--metric=eval/cer] [--title=TEXT] [--log]
+
+NAME is what the legend calls the run; without it, its folder does. Error rates are drawn in
+percent. --output may be .svg, .png or .pdf. The report draws every metric of its runs; this is one
+of them for a page or a paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+from absl import app, flags
+from matplotlib import ticker
+
+from dig_jax.tools import program
+from dig_jax.tools.html_page import SVG
+from dig_jax.tools.report_charts import plain
+from dig_jax.workdir import read as runs
+
+_OUTPUT = flags.DEFINE_string("output", "curves.svg", "The picture: .svg, .png or .pdf.")
+_METRIC = flags.DEFINE_string("metric", "eval/cer", "Name of the metric, as in metrics.jsonl.")
+_TITLE = flags.DEFINE_string("title", None, "What stands above it (default: the metric).")
+_LOG = flags.DEFINE_bool("log", False, "A logarithmic axis for the metric.")
+
+FORMATS = (".svg", ".png", ".pdf")
+RATES = ("cer", "wer", "accuracy")  # how names of shares end that people read in percent
+
+
+def load(named: str) -> tuple[str, runs.Run]:
+    """ "NAME=WORKDIR" or "WORKDIR" -> what to call the run, and the run."""
+    name, _, path = named.rpartition("=")
+    run = runs.load(program.folder(path, "a work folder"))
+    return name or run.name, run
+
+
+def points(run: runs.Run, metric: str) -> tuple[list[int], list[float]]:
+    """(steps, values) of a metric; ValueError, with the names that there are, where it has none."""
+    steps, values = run.series(metric)
+    if not steps:
+        known = ", ".join(name for name in run.names() if name != "step") or "nothing"
+        raise ValueError(f"{run.path} has logged no {metric}: name one of {known}")
+    return steps, values
+
+
+def draw(named: Sequence[str], metric: str, title: str, log: bool = False) -> plt.Figure:
+    """The picture of `metric`, a line for every "NAME=WORKDIR"."""
+    percent = metric.endswith(RATES)
+    lines = [(name, *points(run, metric)) for name, run in map(load, named)]
+    with plt.rc_context({**SVG, "font.size": 11}):
+        figure, axes = plt.subplots(figsize=(7.6, 4.0), layout="constrained")
+        for name, steps, values in lines:
+            values = [100 * value for value in values] if percent else values
+            axes.plot(steps, values, lw=1.8, marker="o", ms=3.5, label=plain(name))
+        axes.set_title(plain(title), fontsize=12, loc="left")
+        axes.set(xlabel="step", xlim=(0, None))
+        if log:
+            axes.set_yscale("log", subs=(2, 3, 5))
+            for axis in ("major", "minor"):
+                getattr(axes.yaxis, f"set_{axis}_formatter")(ticker.StrMethodFormatter("{x:g}"))
+        if percent:
+            axes.set_ylabel("%", rotation=0, labelpad=10)
+        axes.grid(alpha=0.25, which="both")
+        axes.legend(frameon=False)
+    return figure
+
+
+def main(argv):
+    if len(argv) < 2:
+        raise app.UsageError("name one or more work folders")
+    file = program.path(_OUTPUT.value, "--output")
+    if file.suffix not in FORMATS:
+        raise ValueError(f"--output={file} cannot be drawn: end it in {', '.join(FORMATS)}")
+    figure = draw(argv[1:], _METRIC.value, _TITLE.value or _METRIC.value, _LOG.value)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dig_jax"}):
+        # No date inside, so that the same runs give the same file.
+        figure.savefig(file, dpi=160, metadata={} if file.suffix == ".png" else _dateless(file))
+    plt.close(figure)
+    print(file)
+
+
+def _dateless(file) -> dict[str, None]:
+    return {"Date": None} if file.suffix == ".svg" else {"CreationDate": None}
+
+
+if __name__ == "__main__":
+    program.run(main)

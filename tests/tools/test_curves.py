@@ -1,0 +1,68 @@
+"""The picture of one metric: what is drawn, and what a user may do wrong."""
+
+import json
+
+import matplotlib.pyplot as plt
+import pytest
+from absl import app, flags
+from absl.testing import flagsaver
+
+from dig_jax.tools import curves
+
+
+def save(folder, values):
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    rows = [{"step": 10 * (i + 1), "eval/cer": v, "train/loss": 9 * v} for i, v in values]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """One run of three evaluations, one of two."""
+    return [
+        save(tmp_path / "a", enumerate([0.9, 0.2, 0.05])),
+        save(tmp_path / "b", enumerate([0.5, 0.1])),
+    ]
+
+
+def run(*argv):
+    with flagsaver.flagsaver():
+        curves.main(flags.FLAGS(["curves", *map(str, argv)]))
+
+
+def test_a_line_a_run_in_percent(runs):
+    figure = curves.draw([f"from scratch={runs[0]}", str(runs[1])], "eval/cer", "CER", log=True)
+    (axes,) = figure.axes
+    first, second = axes.get_lines()
+    assert list(first.get_xdata()) == [10, 20, 30]
+    assert list(first.get_ydata()) == pytest.approx([90, 20, 5])
+    assert [first.get_label(), second.get_label()] == ["from scratch", "b"]
+    (loss,) = curves.draw([str(runs[1])], "train/loss", "loss").axes[0].get_lines()
+    assert list(loss.get_ydata()) == pytest.approx([4.5, 0.9])  # no share, so no percent
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
+    "suffix, begins", [("svg", b"<?xml"), ("png", b"\x89PNG"), ("pdf", b"%PDF")]
+)
+def test_the_same_runs_give_the_same_file(tmp_path, runs, suffix, begins):
+    for name in ("x/one", "x/two"):
+        run(*runs, f"--output={tmp_path / name}.{suffix}", "--title=a $ b")
+    one, two = ((tmp_path / "x" / f"{name}.{suffix}").read_bytes() for name in ("one", "two"))
+    assert one == two and one.startswith(begins)
+    assert suffix != "svg" or b">a $ b<" in one
+
+
+def test_what_is_wrong_is_said(tmp_path, runs):
+    with pytest.raises(
+        ValueError, match="has logged no eval/wer: name one of eval/cer, train/loss"
+    ):
+        run(runs[0], "--metric=eval/wer", f"--output={tmp_path}/a.svg")
+    with pytest.raises(ValueError, match=r"a.bmp cannot be drawn: end it in .svg, .png, .pdf"):
+        run(runs[0], f"--output={tmp_path}/a.bmp")
+    with pytest.raises(FileNotFoundError, match="no config.json"):
+        run(tmp_path, f"--output={tmp_path}/a.svg")
+    with pytest.raises(app.UsageError, match="one or more work folders"):
+        run()
