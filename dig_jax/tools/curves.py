@@ -26,7 +26,8 @@ _METRIC = flags.DEFINE_string("metric", "eval/cer", "Name of the metric, as in m
 _TITLE = flags.DEFINE_string("title", None, "What stands above it (default: the metric).")
 _LOG = flags.DEFINE_bool("log", False, "A logarithmic axis for the metric.")
 
-FORMATS = (".svg", ".png", ".pdf")
+# No date inside, so that the same runs give the same file.
+FORMATS = {".svg": {"Date": None}, ".png": {}, ".pdf": {"CreationDate": None}}
 RATES = ("cer", "wer", "accuracy")  # how names of shares end that people read in percent
 
 
@@ -77,14 +78,9 @@ def main(argv):
     figure = draw(argv[1:], _METRIC.value, _TITLE.value or _METRIC.value, _LOG.value)
     file.parent.mkdir(parents=True, exist_ok=True)
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dig_jax"}):
-        # No date inside, so that the same runs give the same file.
-        figure.savefig(file, dpi=160, metadata={} if file.suffix == ".png" else _dateless(file))
+        figure.savefig(file, dpi=160, metadata=FORMATS[file.suffix])
     plt.close(figure)
     print(file)
-
-
-def _dateless(file) -> dict[str, None]:
-    return {"Date": None} if file.suffix == ".svg" else {"CreationDate": None}
 
 
 if __name__ == "__main__":
