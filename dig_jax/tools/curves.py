@@ -11,6 +11,7 @@ of them for a page or a paper.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 from absl import app, flags
@@ -21,11 +22,7 @@ from dig_jax.tools.html_page import SVG
 from dig_jax.tools.report_charts import plain
 from dig_jax.workdir import read as runs
 
-_OUTPUT = flags.DEFINE_string("output", "curves.svg", "The picture: .svg, .png or .pdf.")
-_METRIC = flags.DEFINE_string("metric", "eval/cer", "Name of the metric, as in metrics.jsonl.")
-_TITLE = flags.DEFINE_string("title", None, "What stands above it (default: the metric).")
-_LOG = flags.DEFINE_bool("log", False, "A logarithmic axis for the metric.")
-
+FLAGS = flags.FLAGS
 # No date inside, so that the same runs give the same file.
 FORMATS = {".svg": {"Date": None}, ".png": {}, ".pdf": {"CreationDate": None}}
 RATES = ("cer", "wer", "accuracy")  # how names of shares end that people read in percent
@@ -69,19 +66,28 @@ def draw(named: Sequence[str], metric: str, title: str, log: bool = False) -> pl
     return figure
 
 
-def main(argv):
-    if len(argv) < 2:
-        raise app.UsageError("name one or more work folders")
-    file = program.path(_OUTPUT.value, "--output")
+def write(named: Sequence[str], output: str, metric: str, title: str, log: bool = False) -> Path:
+    """Draws them into the file `output`, whose folder is made. See `draw`."""
+    file = program.path(output, "--output")
     if file.suffix not in FORMATS:
         raise ValueError(f"--output={file} cannot be drawn: end it in {', '.join(FORMATS)}")
-    figure = draw(argv[1:], _METRIC.value, _TITLE.value or _METRIC.value, _LOG.value)
+    figure = draw(named, metric, title, log)
     file.parent.mkdir(parents=True, exist_ok=True)
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dig_jax"}):
         figure.savefig(file, dpi=160, metadata=FORMATS[file.suffix])
     plt.close(figure)
-    print(file)
+    return file
+
+
+def main(argv):
+    if len(argv) < 2:
+        raise app.UsageError("name one or more work folders")
+    print(write(argv[1:], FLAGS.output, FLAGS.metric, FLAGS.title or FLAGS.metric, FLAGS.log))
 
 
 if __name__ == "__main__":
+    flags.DEFINE_string("output", "curves.svg", "The picture: .svg, .png or .pdf.")
+    flags.DEFINE_string("metric", "eval/cer", "Name of the metric, as in metrics.jsonl.")
+    flags.DEFINE_string("title", None, "What stands above it (default: the metric).")
+    flags.DEFINE_bool("log", False, "A logarithmic axis for the metric.")
     program.run(main)

@@ -1,11 +1,11 @@
 """The picture of one metric: what is drawn, and what a user may do wrong."""
 
 import json
+import subprocess
 
 import matplotlib.pyplot as plt
 import pytest
-from absl import app, flags
-from absl.testing import flagsaver
+from absl import app
 
 from dig_jax.tools import curves
 
@@ -27,11 +27,6 @@ def runs(tmp_path):
     ]
 
 
-def run(*argv):
-    with flagsaver.flagsaver():
-        curves.main(flags.FLAGS(["curves", *map(str, argv)]))
-
-
 def test_a_line_a_run_in_percent(runs):
     figure = curves.draw([f"from scratch={runs[0]}", str(runs[1])], "eval/cer", "CER", log=True)
     (axes,) = figure.axes
@@ -49,20 +44,32 @@ def test_a_line_a_run_in_percent(runs):
 )
 def test_the_same_runs_give_the_same_file(tmp_path, runs, suffix, begins):
     for name in ("x/one", "x/two"):
-        run(*runs, f"--output={tmp_path / name}.{suffix}", "--title=a $ b")
+        curves.write([str(r) for r in runs], f"{tmp_path / name}.{suffix}", "eval/cer", "a $ b")
     one, two = ((tmp_path / "x" / f"{name}.{suffix}").read_bytes() for name in ("one", "two"))
     assert one == two and one.startswith(begins)
     assert suffix != "svg" or b">a $ b<" in one
 
 
 def test_what_is_wrong_is_said(tmp_path, runs):
+    one, file = [str(runs[0])], f"{tmp_path}/a.svg"
     with pytest.raises(
         ValueError, match="has logged no eval/wer: name one of eval/cer, train/loss"
     ):
-        run(runs[0], "--metric=eval/wer", f"--output={tmp_path}/a.svg")
+        curves.write(one, file, "eval/wer", "")
     with pytest.raises(ValueError, match=r"a.bmp cannot be drawn: end it in .svg, .png, .pdf"):
-        run(runs[0], f"--output={tmp_path}/a.bmp")
+        curves.write(one, f"{tmp_path}/a.bmp", "eval/cer", "")
     with pytest.raises(FileNotFoundError, match="no config.json"):
-        run(tmp_path, f"--output={tmp_path}/a.svg")
+        curves.write([str(tmp_path)], file, "eval/cer", "")
     with pytest.raises(app.UsageError, match="one or more work folders"):
-        run()
+        curves.main(["curves"])
+
+
+def test_the_program(tmp_path, runs, python):
+    """The command of its own help."""
+    command = [python, "-m", "dig_jax.tools.curves", f"a run={runs[0]}", runs[1], "--log"]
+    done = subprocess.run(
+        [*command, f"--output={tmp_path}/a.svg"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == [f"{tmp_path}/a.svg"]
+    drawn = (tmp_path / "a.svg").read_text()
+    assert ">a run<" in drawn and ">eval/cer<" in drawn
