@@ -70,10 +70,9 @@ case $1 in
       main --config="$config" --config.init_from="$start" --config.init_parts="$whole" \
         --config.data.train="$records/$set" --workdir="$runs/$set/$labels/$kind-$seed"; done ;;
   self | again) for labels in "${@:3}"; do # again: the student of the first round is the teacher
-      folder=$runs/$set/$labels first=$runs/$set/$labels/$kind-$seed name=self
-      [ "$labels" != 0 ] || first=$start
-      model=$first truth=(--first="$first")
-      [ "$labels" != 0 ] || truth=(--lines="$records/$set")
+      folder=$runs/$set/$labels name=self
+      model=$folder/$kind-$seed truth=(--first="$folder/$kind-$seed")
+      [ "$labels" != 0 ] || model=$start truth=(--lines="$records/$set")
       [ "$1" = self ] || model=$folder/${kind}_self-$seed name=self2
       own=$records/$name-$set-$labels-$seed
       [ -d "$own" ] ||

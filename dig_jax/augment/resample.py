@@ -8,8 +8,8 @@ def bilinear(image, x, y):
     """Bilinear values of image f32[B,C,H,W] at positions (x, y), f32[B,H,W] each, inside the
     image; differentiable in all three.
 
-    Gathers four pixels each, but not on a TPU, which fetches them one by one. There it computes two
-    products instead, with the same values to float error.
+    Gathers four pixels each. The compiler for TPUs makes slow programs of that, so there two
+    products give the same values to float error (docs/performance.md).
     """
     return jax.lax.platform_dependent(image, x, y, tpu=by_products, default=by_gathers)
 
@@ -41,8 +41,8 @@ def by_gathers(image, x, y):
 
 
 def by_products(image, x, y):
-    """See `bilinear`. H * W times as many operations as results, but all of them in products, and
-    the compiler for TPUs never stores the weights."""
+    """See `bilinear`. H * W multiply-adds a result, in a product whose weights the compiler for
+    TPUs makes on the way; it stores some where a gradient is asked for."""
     batch, _, height, canvas_px = image.shape
 
     def weights(position, size):
