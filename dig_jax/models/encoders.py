@@ -75,6 +75,7 @@ def resolve(
 
         cudnn   bfloat16 on NVIDIA cards from 8.0 on, with heads whose width is a multiple of 8 up
                 to 128 (up to 256 from 9.0 on)
+        flash   bfloat16 on TPUs: from 512 tokens on, no weights are stored
         blocks  elsewhere: from 512 tokens on, memory grows with the tokens and not their square
     """
     result, version = dict(options), _version(compute_capability)
@@ -86,8 +87,8 @@ def resolve(
         head = result.get("width", 1) // max(result.get("heads", 1), 1)
         nvidia = platform == "gpu" and version is not None and version >= (8, 0)
         fits = head % 8 == 0 and head <= (256 if nvidia and version >= (9, 0) else 128)
-        fused = nvidia and fits and result["dtype"] != "float32"
-        result["attention"] = "cudnn" if fused else "blocks"
+        kernel = "flash" if platform == "tpu" else "cudnn" if nvidia and fits else "blocks"
+        result["attention"] = "blocks" if result["dtype"] == "float32" else kernel
     return result
 
 

@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dig_jax.models import flash
 from dig_jax.models.layers import (
     Dense,
     DropPath,
@@ -20,8 +21,8 @@ from dig_jax.models.layers import (
     stored_dtype,
 )
 
-ATTENTION = ("blocks", "plain", "xla", "cudnn")
-LONG = 512  # tokens from which "blocks" goes block by block; below, all at once is faster
+ATTENTION = ("blocks", "plain", "xla", "cudnn", "flash")
+LONG = 512  # tokens from which "blocks" and "flash" go block by block; below, all at once is faster
 BLOCK = 128  # queries of a block
 
 
@@ -30,7 +31,8 @@ def attend(query, key, value, lengths, dtype, implementation):
 
     Logits are scaled by head dim ** -0.5. implementation: one of ATTENTION; "xla" and "cudnn" are
     those of jax.nn.dot_product_attention, "plain" is ours, "blocks" is "plain" in blocks of queries
-    from LONG tokens on. Raises ValueError for another.
+    from LONG tokens on, "flash" a fused kernel of TPUs from LONG tokens on. Raises ValueError for
+    another.
     """
     if implementation not in ATTENTION:
         raise ValueError(
@@ -39,7 +41,10 @@ def attend(query, key, value, lengths, dtype, implementation):
         )
     if implementation == "blocks" and query.shape[1] >= LONG:
         return _attend_blocks(query, key, value, lengths, dtype)
-    if implementation in ("blocks", "plain"):
+    if implementation == "flash" and query.shape[1] >= LONG:
+        query, key, value = (x.astype(dtype) for x in (query, key, value))
+        return flash.attend(query, key, value, lengths).astype(jnp.float32)
+    if implementation in ("blocks", "plain", "flash"):
         return _attend_plain(query, key, value, lengths, dtype)
     query, key, value = (x.astype(dtype) for x in (query, key, value))
     # The function takes no precision, and accelerators round float32 operands by default.

@@ -141,7 +141,8 @@ class Experiment:
             data = dataclasses.replace(data, features=FeatureCache(method, mesh))
         total = total_steps(cfg["total"], data.steps_per_epoch)
         variables = jax.jit(functools.partial(_variables, method, cfg["seed"]), inline=True)
-        shapes = jax.eval_shape(variables, data.raw)
+        with jax.set_mesh(mesh):  # as everything that reads this trace again, see run.py
+            shapes = jax.eval_shape(variables, data.raw)
         given = {"params": shapes["params"], "total_steps": total}
         given["batch_size"] = cfg["batch_size"]
         optimizer = build.call(optim.create, "config.optim", cfg["optim"], **given)
@@ -163,7 +164,8 @@ class Experiment:
     @functools.cached_property
     def abstract(self) -> states.TrainState:
         """Shapes of the state; nothing is computed."""
-        return jax.eval_shape(self.create, self.data.raw)
+        with jax.set_mesh(self.mesh):
+            return jax.eval_shape(self.create, self.data.raw)
 
     @functools.cached_property
     def shardings(self) -> states.TrainState:

@@ -14,6 +14,8 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import jax
+
 from dig_jax import hosts, sharding
 from dig_jax.data import limits
 from dig_jax.hosts import report
@@ -57,6 +59,8 @@ def _run(config: Mapping[str, Any], workdir: str) -> TrainState:
     meta = folder.describe(experiment.config, data.mixture, data.charset)
     with contextlib.ExitStack() as stack:
         files = stack.enter_context(folder.opened(workdir))
+        # XLA cannot cut a fused kernel: on each device of this mesh it is called (models/flash.py).
+        stack.enter_context(jax.set_mesh(experiment.mesh))
         trace = Trace(experiment.profile, files.folder, workdir)
         checkpoints = experiment.checkpoints(workdir)
         stack.callback(checkpoints.close)

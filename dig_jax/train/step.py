@@ -34,10 +34,11 @@ def numbers_of(optimizer: optim.Optimizer, seed: int) -> dict[str, Any]:
 
 
 class Bound(functools.partial):
-    """A jitted step with its numbers bound, which can be lowered as one without."""
+    """A jitted step with its numbers bound, which can be lowered, for a mesh, as one without."""
 
-    def lower(self, *args: Any) -> Any:
-        return self.func.lower(*self.args, *args)
+    def lower(self, *args: Any, mesh: Any) -> Any:
+        with jax.set_mesh(mesh):  # as in train/run.py: a fused kernel has to know it
+            return self.func.lower(*self.args, *args)
 
 
 def make_train_step(

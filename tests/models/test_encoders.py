@@ -21,7 +21,8 @@ CRNN = {
     ("platform", "capability", "head_width", "dtype", "attention"),
     [
         ("cpu", None, 64, "float32", "blocks"),
-        ("tpu", None, 64, "bfloat16", "blocks"),
+        ("tpu", None, 64, "bfloat16", "flash"),
+        ("tpu", None, 60, "bfloat16", "flash"),
         ("gpu", "7.0", 64, "float32", "blocks"),
         ("gpu", "7.5", 64, "float32", "blocks"),
         ("gpu", "8.0", 64, "bfloat16", "cudnn"),
@@ -44,7 +45,8 @@ def test_auto_on_each_device(platform, capability, head_width, dtype, attention)
     assert "attention" not in encoders.resolve(CRNN, platform, capability)
 
 
-def test_what_is_stated_stays_and_float32_takes_no_cudnn():
+def test_what_is_stated_stays_and_float32_takes_no_kernel():
+    assert encoders.resolve({**VIT, "dtype": "float32"}, "tpu")["attention"] == "blocks"
     stated = {**VIT, "dtype": "bfloat16_stored", "attention": "plain"}
     assert encoders.resolve(stated, "gpu", "9.0") == stated
     assert encoders.resolve({**VIT, "dtype": "float32"}, "gpu", "9.0")["attention"] == "blocks"
@@ -57,8 +59,8 @@ def test_a_decoder_with_wide_heads_leaves_cudnn():
     vit = encoders.create({**VIT, "dtype": "bfloat16", "attention": "cudnn"})
     found = [vit.form(width)["attention"] for width in (32, 128, 36, 256)]
     assert found == ["cudnn", "cudnn", "blocks", "blocks"]
-    with pytest.raises(ValueError, match=r"attention is 'flash'; set config\.method\.encoder"):
-        trace(encoders.create({**VIT, "attention": "flash"}))
+    with pytest.raises(ValueError, match=r"attention is 'sparse'; set config\.method\.encoder"):
+        trace(encoders.create({**VIT, "attention": "sparse"}))
 
 
 def trace(module):

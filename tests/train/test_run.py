@@ -272,7 +272,7 @@ def test_seed_length_and_rate_compile_to_one_program(lines):
             state = experiment.create(batch).replace(step=jnp.int32(2))
             constant = make_train_step(experiment.method, experiment.optimizer, 0)
             expected = jax.jit(constant)(state, batch)[1]
-        texts.add(experiment.step.lower(experiment.placed, batch).as_text())
+        texts.add(experiment.step.lower(experiment.placed, batch, mesh=experiment.mesh).as_text())
         found[name] = experiment.step(jax.tree.map(jnp.copy, state), batch)[1]
     assert len(texts) == 1
     for figure, value in expected.items():

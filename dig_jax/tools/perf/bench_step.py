@@ -131,7 +131,7 @@ def measure(cfg, seconds, split=True):
     raw = sharding.to_global(workload.fill(work.data.raw), mesh)
     state = jax.jit(work.create, out_shardings=work.shardings)(raw)
     start = time.perf_counter()
-    step = work.step.lower(state, raw).compile()
+    step = work.step.lower(state, raw, mesh=work.mesh).compile()
     compile_s = time.perf_counter() - start
     memory = step.memory_analysis()
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))

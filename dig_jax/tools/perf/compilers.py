@@ -127,7 +127,7 @@ def compile_step(work: Any, cache: str | Path | None = None) -> Program:
 
     ValueError where attention by cuDNN is compiled for a GPU without its library."""
     try:
-        lowered = work.step.lower(work.abstract, work.data.raw)
+        lowered = work.step.lower(work.abstract, work.data.raw, mesh=work.mesh)
     except RuntimeError as error:
         if "cuDNN not found" not in str(error):
             raise

@@ -20,11 +20,12 @@ import numpy as np
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 # Bits of an element; what is not listed has its size in its name (f32, bf16, u8, f8e4m3fn, s4).
 BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
-# Move nothing by themselves.
+# Move nothing by themselves; what they call is counted apart.
 FREE = {
     "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota",
     "partition-id", "replica-id",
-    "while", "call", "conditional", "opt-barrier", "add-dependency", "domain",
+    "while", "call", "conditional", "async-start", "async-update", "opt-barrier", "add-dependency",
+    "domain",
 }  # fmt: skip
 
 
@@ -179,6 +180,11 @@ class _Program:
         if opcode in FREE or opcode.endswith("-done"):
             return 0.0
         size = lambda name: _main(computation[name].shape) if name in computation else 0
+        if opcode in ("copy-start", "all-gather-start", "collective-permute-start"):
+            return float(_main(instruction.shape))  # it names both the source and the copy
+        if opcode == "slice-start":  # names the whole source and the slice
+            source, cut = _elements(instruction.shape)[:2]
+            return float(bool(_main(source)) * _bytes(cut) + _main(cut))
         if opcode in ("dynamic-slice", "slice", "gather"):
             return float(_bytes(instruction.shape) + _main(instruction.shape))
         if opcode == "dynamic-update-slice":
@@ -291,6 +297,16 @@ def _closing(text: str, start: int) -> int:
     return len(text) - 1
 
 
+def _elements(shape: str) -> list[str]:
+    """The elements of a tuple's shape."""
+    depth, ends = 0, [0]
+    for place, char in enumerate(shape):
+        depth += (char in "([{") - (char in ")]}")
+        if (char == "," and depth == 1) or place == len(shape) - 1:
+            ends.append(place)
+    return [shape[start + 1 : end].strip() for start, end in itertools.pairwise(ends)]
+
+
 def _arrays(shape: str) -> Iterator[tuple[str, list[int]]]:
     for kind, dims in re.findall(r"\b([a-z]+\d*\w*)\[([\d,<=]*)\]", shape):
         yield kind, [int(d.lstrip("<=")) for d in dims.split(",") if d]
@@ -333,8 +349,8 @@ def _bytes(shape: str) -> int:
 
 def _main(shape: str) -> int:
     """The same of those in main memory: S(1) is a TPU's memory on the chip, which the compiler
-    fills and empties by copies of their own."""
-    return _bytes(re.sub(r"\[[\d,]*\](?=\{[^}]*S\(1\))", "[0]", shape))
+    fills and empties by copies of their own, S(2) that of its flags."""
+    return _bytes(re.sub(r"\[[\d,]*\](?=\{[^}]*S\(\d+\))", "[0]", shape))
 
 
 def _groups(rest: str) -> list[tuple[int, ...]]:

@@ -89,7 +89,7 @@ def make(cfg, sizes, device, check=False, compiler="cpu", name="v5e", cache=None
     work = workload.open_workload(cfg, how, **place)
     checked = {}
     if check:
-        compiled = work.step.lower(work.abstract, work.data.raw).compile()
+        compiled = work.step.lower(work.abstract, work.data.raw, mesh=work.mesh).compile()
         program, checked = compilers.describe(compiled), here.run(work, compiled)
     else:
         program = compilers.compile_step(work, cache)

@@ -199,6 +199,33 @@ def test_what_stays_on_the_chip_moves_nothing_through_main_memory():
     assert outside - hlo.summarize(text).traffic == 3 * 1600  # written once, read twice
 
 
+ASYNC = """HloModule asynchronous
+
+%slicing (p: f32[32,8]) -> f32[4,8] {
+  %p = f32[32,8]{1,0} parameter(0)
+  ROOT %cut = f32[4,8]{1,0} slice(%p), slice={[0:4], [0:8]}
+}
+
+ENTRY %main (x: f32[32,8]) -> f32[4,8] {
+  %x = f32[32,8]{1,0:T(8,128)} parameter(0)
+  %copy = (f32[32,8]{1,0:T(8,128)S(1)}, f32[32,8]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%x)
+  %copied = f32[32,8]{1,0:T(8,128)S(1)} copy-done(%copy)
+  %part = ((f32[32,8]{1,0:T(8,128)}), f32[4,8]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%x)
+  %parted = f32[4,8]{1,0:T(8,128)S(1)} slice-done(%part)
+  %call = ((f32[32,8]{1,0}), f32[4,8]{1,0}, u32[]) async-start(%x), calls=%slicing
+  ROOT %called = f32[4,8]{1,0} async-done(%call)
+}
+"""
+
+
+def test_a_copy_beside_the_work_moves_its_bytes_once():
+    """A TPU fills its memory on the chip by copies and slices that start and end apart."""
+    copy, onto_the_chip, from_main_to_main = 32 * 8 * 4, 4 * 8 * 4, 2 * 4 * 8 * 4
+    assert hlo.summarize(ASYNC).traffic == copy + onto_the_chip + from_main_to_main
+    kept = ASYNC.replace("((f32[32,8]{1,0:T(8,128)})", "((f32[32,8]{1,0:T(8,128)S(1)})")
+    assert hlo.summarize(kept).traffic == copy + from_main_to_main, "nothing leaves the chip"
+
+
 def weak(name, devices):
     config = command_line.load(f"{name}:preset=cpu,quick")
     config.batch_size, config.method.encoder.depth = 8 * devices, 1
@@ -358,7 +385,7 @@ class Lowered:
     def __init__(self, text, error=None):
         self.text, self.error, self.asked = text, error, 0
 
-    def lower(self, state, raw):
+    def lower(self, state, raw, mesh):
         return self
 
     def as_text(self):
@@ -389,7 +416,7 @@ def test_what_a_compiler_said_is_kept_by_the_program_that_went_in(tmp_path):
 
 
 def test_without_the_library_of_cudnn_a_sentence_says_what_to_add(monkeypatch):
-    def lower(*_):
+    def lower(*_, mesh):
         raise RuntimeError("cuDNN not found.")
 
     work = work_of(Lowered("a"))
