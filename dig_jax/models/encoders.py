@@ -75,7 +75,7 @@ def resolve(
 
         cudnn   bfloat16 on NVIDIA cards from 8.0 on, with heads whose width is a multiple of 8 up
                 to 128 (up to 256 from 9.0 on)
-        flash   bfloat16 on TPUs: from 512 tokens on, no weights are stored
+        flash   bfloat16 on TPUs: from 128 tokens on, no weights are stored
         blocks  elsewhere: from 512 tokens on, memory grows with the tokens and not their square
     """
     result, version = dict(options), _version(compute_capability)

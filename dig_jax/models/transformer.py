@@ -22,7 +22,7 @@ from dig_jax.models.layers import (
 )
 
 ATTENTION = ("blocks", "plain", "xla", "cudnn", "flash")
-LONG = 512  # tokens from which "blocks" and "flash" go block by block; below, all at once is faster
+LONG = 512  # tokens from which "blocks" goes block by block; below, all at once is faster
 BLOCK = 128  # queries of a block
 
 
@@ -31,8 +31,8 @@ def attend(query, key, value, lengths, dtype, implementation):
 
     Logits are scaled by head dim ** -0.5. implementation: one of ATTENTION; "xla" and "cudnn" are
     those of jax.nn.dot_product_attention, "plain" is ours, "blocks" is "plain" in blocks of queries
-    from LONG tokens on, "flash" a fused kernel of TPUs from LONG tokens on. Raises ValueError for
-    another.
+    from LONG tokens on, "flash" fused kernels of TPUs from flash.MULTIPLE tokens on. Raises
+    ValueError for another.
     """
     if implementation not in ATTENTION:
         raise ValueError(
@@ -41,7 +41,7 @@ def attend(query, key, value, lengths, dtype, implementation):
         )
     if implementation == "blocks" and query.shape[1] >= LONG:
         return _attend_blocks(query, key, value, lengths, dtype)
-    if implementation == "flash" and query.shape[1] >= LONG:
+    if implementation == "flash" and query.shape[1] >= flash.MULTIPLE:
         query, key, value = (x.astype(dtype) for x in (query, key, value))
         return flash.attend(query, key, value, lengths).astype(jnp.float32)
     if implementation in ("blocks", "plain", "flash"):

@@ -183,35 +183,40 @@ class _Program:
         if opcode in ("copy-start", "all-gather-start", "collective-permute-start"):
             return float(_main(instruction.shape))  # it names both the source and the copy
         if opcode == "slice-start":  # names the whole source and the slice
-            source, cut = _elements(instruction.shape)[:2]
+            source, cut = re.findall(r"\w+\[[^\]]*\](?:\{[^}]*\})?", instruction.shape)[:2]
             return float(bool(_main(source)) * _bytes(cut) + _main(cut))
         if opcode in ("dynamic-slice", "slice", "gather"):
             return float(_bytes(instruction.shape) + _main(instruction.shape))
         if opcode == "dynamic-update-slice":
             return 2.0 * size(operands[1])
         if opcode == "fusion":
-            return self._moved_by_fusion(instruction, computation)
+            fused = self._fused(instruction)
+            read = sum(self._read(i.name, fused) for i in fused.values() if i.opcode == "parameter")
+            return max(float(read + _main(instruction.shape)), 0.0)
         return float(_main(instruction.shape) + sum(size(name) for name in operands))
 
-    def _moved_by_fusion(
-        self, instruction: Instruction, computation: dict[str, Instruction]
-    ) -> float:
-        fused = self._fused(instruction)
-        parameters = [i for i in fused.values() if i.opcode == "parameter"]
-        total = 0.0
-        for parameter in parameters:
-            readers = _readers(parameter.name, fused)
-            cut = {i.opcode for i in readers if i.operands[0] == parameter.name}
-            whole = _main(parameter.shape)
-            if readers and cut == {i.opcode for i in readers} == {"dynamic-slice"}:
-                total += sum(_bytes(i.shape) for i in readers)
-            elif readers and cut == {i.opcode for i in readers} == {"dynamic-update-slice"}:
-                total += (
-                    sum(_bytes(fused[i.operands[1]].shape) for i in readers) - whole
-                )  # the result is counted whole below
+    def _read(self, name: str, fused: dict[str, Instruction]) -> int:
+        """Bytes of an array that a fusion reads. What is updated in place counts as the update, less
+        the whole, since the result is counted whole."""
+        whole, total = _main(fused[name].shape), 0
+        for reader in _readers(name, fused):
+            first = reader.operands.index(name) == 0 and reader.operands.count(name) == 1
+            if reader.opcode == "dynamic-slice" and first:
+                part = _bytes(reader.shape)
+            elif reader.opcode == "dynamic-update-slice" and first:
+                total += _bytes(fused[reader.operands[1]].shape) - whole
+                continue
+            elif reader.opcode == "bitcast":
+                part = self._read(reader.name, fused)
+            elif reader.opcode == "fusion":  # of a TPU: one within another
+                inner = self._fused(reader)
+                part = sum(self._read(i.name, inner) for i in _given(name, reader, inner))
             else:
-                total += whole
-        return max(total + _main(instruction.shape), 0.0)
+                return whole
+            if part == whole:
+                return whole
+            total += part
+        return total if whole else 0
 
     def collectives(
         self, kind: str, instruction: Instruction, computation: dict[str, Instruction], times: int
@@ -250,16 +255,19 @@ class _Program:
             return self._only_sliced(reader.name, computation, most)
         if reader.opcode == "fusion":
             fused = self._fused(reader)
-            read = [
-                i
-                for i in fused.values()
-                if i.opcode == "parameter" and reader.operands[int(i.rest)] == name
-            ]
-            return all(self._only_sliced(parameter.name, fused, most) for parameter in read)
+            return all(
+                self._only_sliced(given.name, fused, most) for given in _given(name, reader, fused)
+            )
         return False
 
     def _fused(self, instruction: Instruction) -> dict[str, Instruction]:
         return self.computations[re.search(r"calls=%?([\w.\-]+)", instruction.rest)[1]]
+
+
+def _given(name: str, fusion: Instruction, fused: dict[str, Instruction]) -> list[Instruction]:
+    """The parameters of a fusion that are this operand."""
+    numbers = {str(i) for i, operand in enumerate(fusion.operands) if operand == name}
+    return [i for i in fused.values() if i.opcode == "parameter" and i.rest in numbers]
 
 
 def _readers(name: str, computation: dict[str, Instruction]) -> list[Instruction]:
@@ -295,16 +303,6 @@ def _closing(text: str, start: int) -> int:
         if depth == 0:
             return place
     return len(text) - 1
-
-
-def _elements(shape: str) -> list[str]:
-    """The elements of a tuple's shape."""
-    depth, ends = 0, [0]
-    for place, char in enumerate(shape):
-        depth += (char in "([{") - (char in ")]}")
-        if (char == "," and depth == 1) or place == len(shape) - 1:
-            ends.append(place)
-    return [shape[start + 1 : end].strip() for start, end in itertools.pairwise(ends)]
 
 
 def _arrays(shape: str) -> Iterator[tuple[str, list[int]]]:
@@ -349,7 +347,7 @@ def _bytes(shape: str) -> int:
 
 def _main(shape: str) -> int:
     """The same of those in main memory: S(1) is a TPU's memory on the chip, which the compiler
-    fills and empties by copies of their own, S(2) that of its flags."""
+    fills and empties by copies of their own."""
     return _bytes(re.sub(r"\[[\d,]*\](?=\{[^}]*S\(\d+\))", "[0]", shape))
 
 

@@ -226,6 +226,38 @@ def test_a_copy_beside_the_work_moves_its_bytes_once():
     assert hlo.summarize(kept).traffic == copy + from_main_to_main, "nothing leaves the chip"
 
 
+NESTED = """HloModule nested
+
+%inner (a: f32[12,8], i: s32[]) -> f32[1,8] {
+  %a = f32[12,8]{1,0} parameter(0)
+  %i = s32[] parameter(1)
+  %zero = s32[] constant(0)
+  ROOT %cut = f32[1,8]{1,0} dynamic-slice(%a, %i, %zero), dynamic_slice_sizes={1,8}
+}
+
+%outer (b: f32[12,8], j: s32[]) -> f32[1,8] {
+  %b = f32[12,8]{1,0} parameter(0)
+  %j = s32[] parameter(1)
+  %same = f32[12,8]{1,0} bitcast(%b)
+  ROOT %fused = f32[1,8]{1,0} fusion(%same, %j), kind=kLoop, calls=%inner
+}
+
+ENTRY %main (x: f32[12,8], k: s32[]) -> f32[1,8] {
+  %x = f32[12,8]{1,0} parameter(0)
+  %k = s32[] parameter(1)
+  ROOT %y = f32[1,8]{1,0} fusion(%x, %k), kind=kLoop, calls=%outer
+}
+"""
+
+
+def test_a_fusion_within_a_fusion_reads_a_slice():
+    """As a TPU's program reads one block of a stack: never the whole stack."""
+    number, cut = 4, 8 * 4
+    assert hlo.summarize(NESTED).traffic == number + 2 * cut
+    whole = NESTED.replace("fusion(%same, %j), kind=kLoop, calls=%inner", "slice(%b)")
+    assert hlo.summarize(whole).traffic == 12 * cut + cut, "no number is read then"
+
+
 def weak(name, devices):
     config = command_line.load(f"{name}:preset=cpu,quick")
     config.batch_size, config.method.encoder.depth = 8 * devices, 1
