@@ -107,11 +107,14 @@ def _by_line(function, results, lengths, *arrays):
 
     flat = (batch, tokens, heads * width)
     line = pl.BlockSpec((1, *flat[1:]), lambda row: (row, 0, 0))
+    numbers = pl.BlockSpec(memory_space=pltpu.SMEM)
     call = pl.pallas_call(
-        kernel, grid=(batch,), in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM)] + [line] * len(arrays),
+        kernel,
+        grid=(batch,),
+        in_specs=[numbers, *[line] * len(arrays)],
         out_specs=[line] * results,
         out_shape=[jax.ShapeDtypeStruct(flat, arrays[0].dtype)] * results,
-    )  # fmt: skip
+    )
     return [x.reshape(arrays[0].shape) for x in call(lengths, *(x.reshape(flat) for x in arrays))]
 
 

@@ -1,5 +1,7 @@
 """dig_jax.models.flash: the kernels of TPUs, interpreted on a CPU, against attention written out."""
 
+import importlib.util
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from jax.experimental.pallas import tpu
 
 from dig_jax import sharding
 from dig_jax.models import flash, transformer
+from dig_jax.tools.perf import compilers
 
 LINES, HEADS, WIDTH = 4, 2, 8
 
@@ -66,3 +69,19 @@ def test_each_device_of_a_mesh_attends_for_its_own_rows_and_heads(sizes):
     shape = fused[0].addressable_shards[0].data.shape
     split = mesh.shape["tensor"] if mesh.shape["tensor"] <= HEADS else 1
     assert shape[::2] == (LINES // (mesh.size // mesh.shape["tensor"]), HEADS // split)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not importlib.util.find_spec("libtpu"), reason="libtpu, the compiler, is absent"
+)
+@pytest.mark.parametrize(("tokens", "width"), [(130, 60), (512, 64), (640, 32)])
+def test_the_compiler_of_tpus_takes_it_on_a_mesh(tokens, width):
+    mesh = sharding.make_mesh({"data": 2, "tensor": 2}, compilers.devices("tpu", "v5e", 4))
+    place = sharding.batch_sharding(mesh)
+    x = jax.ShapeDtypeStruct((LINES, tokens, HEADS, width), jnp.bfloat16, sharding=place)
+    lengths = jax.ShapeDtypeStruct((LINES,), jnp.int32, sharding=place)
+    loss = lambda *given: jnp.sum(flash.attend(*given).astype(jnp.float32) ** 2)
+    with jax.set_mesh(mesh):
+        lowered = jax.jit(jax.grad(loss, (0, 1, 2))).lower(x, x, x, lengths)
+    assert "tpu_custom_call" in lowered.compile().as_text()

@@ -196,7 +196,7 @@ class _Program:
         return float(_main(instruction.shape) + sum(size(name) for name in operands))
 
     def _read(self, name: str, fused: dict[str, Instruction]) -> int:
-        """Bytes of an array that a fusion reads. What is updated in place counts as the update, less
+        """Bytes of an array that a fusion reads. What is updated in place counts as the update less
         the whole, since the result is counted whole."""
         whole, total = _main(fused[name].shape), 0
         for reader in _readers(name, fused):
