@@ -3,8 +3,11 @@
     python -m dig_jax.tools.compare RUN                          rates with intervals, and errors
     python -m dig_jax.tools.compare RUN_A RUN_B --group_by='^images/(.+)_'
     python -m dig_jax.tools.compare a.tsv b.tsv --rule=waics,parseq94
+    python -m dig_jax.tools.compare predicted.tsv --truth=records/mine@validation
 
-RUN is a work folder in which an evaluation left readings-SET.tsv, or such a file. With two, each
+RUN is a work folder in which an evaluation left readings-SET.tsv, or such a file. It may be what
+tools.predict wrote about labelled records, too: --truth names them. So exports and bundled readers
+are judged like runs. With two, each
 data set that both have read is compared line by line. The table gives the difference of each rate,
 and its 95 % interval from a paired bootstrap. A difference counts as shown where the interval
 leaves out zero.
@@ -17,25 +20,31 @@ dig_jax/evaluators/scoring.py.
 
 from __future__ import annotations
 
-from collections import Counter
+import collections
+import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import app, flags
 
+from dig_jax.data import records
 from dig_jax.evaluators import intervals, scoring
 from dig_jax.text import Charset, normalize
-from dig_jax.tools import program
+from dig_jax.tools import predict, program
 from dig_jax.tools.tables import GROUP_BY, as_text, bounds, percent
 from dig_jax.workdir import bucket, readings
 from dig_jax.workdir.read import Run
 from dig_jax.workdir.readings import Reading
 
+NAMED = 10  # lines that were not read, on the terminal
 TITLES = {"cer": "CER", "wer": "WER", "word_accuracy": "word accuracy", "one_minus_ned": "1 - NED"}
 
 
 flags.declare_key_flag("group_by")
 _SET = flags.DEFINE_string("set", None, "The data set to score (default: each that was read).")
+_TRUTH = flags.DEFINE_string(
+    "truth", None, "RECORDS[@SPLIT] whose lines tools.predict has read: their labels."
+)
 _RULE = flags.DEFINE_string(
     "rule", "raw,waics", f"Scoring rules, with commas: {', '.join(scoring.RULES)}; or all."
 )
@@ -49,7 +58,14 @@ def load(source: str, only: str | None = None) -> dict[str, list[Reading]]:
     path = bucket.path(source)
     if path.is_file():
         name = path.stem.removeprefix(readings.PREFIX)
-        return {only or name: readings.read(path)}
+        if readings.is_table(path):
+            return {only or name: readings.read(path)}
+        if not _TRUTH.value:
+            raise ValueError(
+                f"{source} names no truth: give a readings-SET.tsv, or with a file of "
+                "tools.predict --truth=RECORDS, the labelled records that it read"
+            )
+        return {only or name: judged(path, _TRUTH.value)}
     names = readings.datasets(path)
     if not names:
         raise ValueError(
@@ -60,6 +76,44 @@ def load(source: str, only: str | None = None) -> dict[str, list[Reading]]:
         raise ValueError(f"{source} has no readings of {only!r}; it has: {', '.join(names)}")
     chosen = names if only is None else [only]
     return {name: readings.read(readings.file_of(path, name)) for name in chosen}
+
+
+def judged(path: Any, truth: str) -> list[Reading]:
+    """The labelled lines of the records `truth`, as a file of tools.predict reads them. Those that
+    it lacks are named on the terminal. ValueError where it has none of them, or is no such file."""
+    found = collections.defaultdict(list)
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+        try:
+            row = predict.parsed(line, number, path.suffix in (".jsonl", ".json"))
+        except ValueError:
+            raise ValueError(
+                f"{path} line {number + 1} is no reading of tools.predict, which --truth is for"
+            ) from None
+        if row and row[2] is not None:
+            found[row[0]].append(row[1:])
+    mixture, lines, missing = records.open_sets(truth, labelled=True), [], []
+    for at in range(len(mixture)):
+        record = mixture.read([at])[0]
+        name = record.id or mixture.where(at)
+        if not found[name]:
+            missing.append(name)
+            continue
+        text, sure = found[name].pop(0)
+        label = normalize(record.text)
+        edits = scoring.count([(label, text)])[0, scoring.COLUMNS.index("edits")]
+        lines.append(Reading(name, label, text, int(edits), sure))
+    if not lines:
+        raise ValueError(
+            f"{path} has read none of the {len(mixture)} labelled lines of {truth}, such as "
+            f"{missing[0]!r}: name the records that were read"
+        )
+    if missing:
+        print(
+            f"{len(missing)} labelled lines of {truth} are not read in {path} and left out: "
+            f"{', '.join(missing[:NAMED])}{', ..' * (len(missing) > NAMED)}",
+            file=sys.stderr,
+        )
+    return lines
 
 
 def paired(a: Sequence[Reading], b: Sequence[Reading]) -> tuple[list[Reading], list[Reading], int]:
@@ -85,7 +139,7 @@ def paired(a: Sequence[Reading], b: Sequence[Reading]) -> tuple[list[Reading], l
 
 
 def _by_key(lines: Sequence[Reading]) -> dict[tuple[str, int], Reading]:
-    seen: Counter[str] = Counter()
+    seen: collections.Counter[str] = collections.Counter()
     result = {}
     for line in lines:
         result[line.path, seen[line.path]] = line

@@ -123,6 +123,22 @@ def as_json(reading: Any) -> str:
     return json.dumps(row, ensure_ascii=False)
 
 
+def parsed(line: str, number: int, as_json: bool) -> tuple[str, str, float | None] | None:
+    """(path, text, confidence or None for a bad image) of a line of a file, None of its header.
+    ValueError where it is none."""
+    if as_json:
+        try:
+            row = json.loads(line)
+            return row["path"], row.get("text", ""), row.get("confidence")
+        except (KeyError, TypeError, AttributeError):
+            raise ValueError from None
+    cells = line.split("\t")
+    if len(cells) != len(COLUMNS) or (number == 0) != (cells == list(COLUMNS)):
+        raise ValueError
+    path, text, sure, _, _ = cells
+    return (plain(path), plain(text), float(sure) if sure else None) if number else None
+
+
 class Table:
     """The file of readings, or the terminal (path None). `done`: how often it holds which name."""
 
@@ -153,15 +169,9 @@ class Table:
 
     def _note(self, path: pathlib.Path, number: int, line: str) -> None:
         try:
-            if self.json:
-                self.done[json.loads(line)["path"]] += 1
-                return
-            cells = line.split("\t")
-            if len(cells) != len(COLUMNS) or (number == 0) != (cells == list(COLUMNS)):
-                raise ValueError
-            if number:
-                self.done[plain(cells[0])] += 1
-        except (ValueError, KeyError, TypeError):
+            if row := parsed(line, number, self.json):
+                self.done[row[0]] += 1
+        except ValueError:
             raise ValueError(
                 f"--output={path} exists and line {number + 1} is no reading: name another file"
             ) from None

@@ -61,11 +61,17 @@ def write(path, lines: Iterable[Reading]) -> None:
     os.replace(partial, path)
 
 
+def is_table(path) -> bool:
+    """Whether a file begins with the header of `write`."""
+    with bucket.path(path).open(encoding="utf-8") as file:
+        return file.readline().rstrip("\r\n").split("\t") == list(COLUMNS)
+
+
 def read(path) -> list[Reading]:
     """Inverse of `write`. ValueError, with one sentence, for what is no such file."""
     text = bucket.path(path).read_text(encoding="utf-8")
-    header, *rows = text.removesuffix("\n").split("\n")
-    if header.rstrip("\r").split("\t") != list(COLUMNS):
+    rows = text.removesuffix("\n").split("\n")[1:]
+    if not is_table(path):
         raise ValueError(
             f"{path} is no table of readings: its first line has to name the columns "
             f"{', '.join(COLUMNS)}, with tabs between them"

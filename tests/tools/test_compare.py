@@ -4,10 +4,13 @@ import pytest
 from absl import app, flags
 from absl.testing import flagsaver
 
+from dig_jax.data import records
+from dig_jax.load import Reading as Prediction
 from dig_jax.text import Charset
-from dig_jax.tools import compare
+from dig_jax.tools import compare, predict
 from dig_jax.workdir import readings
 from dig_jax.workdir.readings import Reading
+from tests import readers
 
 WORKS = [f"{w}/{i}.png" for w in range(12) for i in range(4)]
 
@@ -80,6 +83,48 @@ def test_files_and_sets(tmp_path, capsys):
         run(capsys, a, tmp_path / "b")
     teacher = save(tmp_path / "c", [1] * 48)  # each has read one set, the student its own folder
     assert "48 lines" in run(capsys, teacher, tmp_path / "b")
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """Records, and what they say: {id: text}."""
+    folder = readers.records(tmp_path_factory.mktemp("truth") / "records")
+    mixture = records.open_sets(f"{folder}@validation", labelled=True)
+    return folder, {record.id: record.text for record in mixture.read(range(len(mixture)))}
+
+
+@pytest.mark.parametrize("suffix", ["tsv", "jsonl"])
+def test_what_predict_wrote_is_judged_by_the_labels_of_records(labelled, tmp_path, capsys, suffix):
+    """One character too many in a line, another line not readable, a third not read at all."""
+    folder, texts = labelled
+    table = predict.Table(tmp_path / f"read.{suffix}")
+    one, bad, missing, *others = texts
+    for name in (one, bad, "a stranger", *others):
+        text = texts.get(name, "?") + "x" * (name == one)
+        error = "no image" if name == bad else ""
+        table.write(Prediction(name, text, 0.5, [], error))
+    table.close()
+    argv = [table.path, f"--truth={folder}@validation", "--rule=raw", "--errors=1"]
+    with flagsaver.flagsaver():
+        compare.main(flags.FLAGS(["compare", *map(str, argv)]))
+    out, told = capsys.readouterr()
+    chars = sum(len(texts[name]) for name in (one, *others))
+    row = next(row for row in out.splitlines() if row.startswith("raw ")).split()
+    assert row[1:4] == [str(len(others) + 1), "CER", f"{100 / chars:.1f}"]
+    assert "(nothing)  x" in out and "2 labelled lines" in told and f"{bad}, {missing}" in told
+
+
+def test_a_file_of_predict_needs_its_truth(labelled, tmp_path, capsys):
+    folder, _ = labelled
+    file = tmp_path / "read.tsv"
+    predict.Table(file).close()
+    with pytest.raises(ValueError, match="names no truth: .*--truth=RECORDS"):
+        run(capsys, file)
+    with pytest.raises(ValueError, match="none of the 8 labelled lines .*'line 0'"):
+        run(capsys, file, f"--truth={folder}@validation")
+    file.write_text("anything")
+    with pytest.raises(ValueError, match="line 1 is no reading of tools.predict"):
+        run(capsys, file, f"--truth={folder}@validation")
 
 
 @pytest.mark.parametrize(
