@@ -91,10 +91,9 @@ def by_seed(many) -> list[dict]:
         )
         if (path := run.config.get("init_from")) and runs.read_config(bucket.path(path)):
             source = runs.load(path)
-            record |= {
-                "crops": source.last_step * source.config["batch_size"],
-                "pretrained": source.origin,
-            }
+            # Imported weights do not say what they have seen.
+            rows = source.config.get("batch_size")
+            record |= {"crops": rows and source.last_step * rows, "pretrained": source.origin}
         for dataset in run.datasets():
             cell = run.protocol, run.labels, dataset
             other = first.setdefault((*cell, run.start), run)

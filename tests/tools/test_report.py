@@ -284,6 +284,18 @@ def test_costs_come_from_the_log_of_the_pretraining_and_from_bench_step(workdir,
     }
 
 
+def test_imported_weights_do_not_say_what_they_have_seen(workdir, tmp_path):
+    """Their config.json has a network and a picture format, and no training."""
+    (tmp_path / "gen48").mkdir()
+    (tmp_path / "gen48/config.json").write_text(
+        json.dumps({"data": {}, "method": {"name": "imported", "objective": "weights/gen48"}})
+    )
+    run = runs.load(workdir("a", evaluations(0.3), init_from=tmp_path / "gen48"))
+    (record,) = results.by_seed([run])
+    assert (record["start"], record["crops"]) == ("gen48", None)
+    assert "gen48" in results.markdown(results.cells([record]), results.costs([record], tmp_path))
+
+
 def test_a_run_is_finished_when_its_log_reaches_the_last_step(workdir, tmp_path):
     assert runs.load(workdir("a", evaluations(0.5), total={"steps": 10})).finished
     assert not runs.load(workdir("b", evaluations(0.5), total={"steps": 20})).finished
