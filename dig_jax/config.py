@@ -138,8 +138,9 @@ def inherit(cfg: dict[str, Any]) -> None:
         if mine.get(name) is None:
             if theirs and key == "method.heads" and not other.get(name):
                 raise ValueError(
-                    f"config.init_from={source} is a pre-training, so it has no recogniser: train "
-                    f"one first, as in --config=probe --config.init_from={source}"
+                    f"config.init_from={source} is a pre-training or an import, so it has no "
+                    f"recogniser: train one first, as in --config=probe --config.init_from={source}"
+                    ", or judge an export by tools.predict and tools.compare --truth"
                 )
             if theirs and folders == ["method"] and other.get(name) is None:
                 mine.pop(name, None)
