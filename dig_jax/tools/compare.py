@@ -6,11 +6,12 @@
     python -m dig_jax.tools.compare predicted.tsv --truth=records/mine@validation
 
 RUN is a work folder in which an evaluation left readings-SET.tsv, or such a file. It may be what
-tools.predict wrote about labelled records, too: --truth names them. So exports and bundled readers
-are judged like runs. With two, each
-data set that both have read is compared line by line. The table gives the difference of each rate,
-and its 95 % interval from a paired bootstrap. A difference counts as shown where the interval
-leaves out zero.
+tools.predict wrote about records, too: --truth names them, as they were named to predict. So
+exports and bundled readers are judged as runs are.
+
+With two, each data set that both have read is compared line by line. The table gives the difference
+of each rate, and its 95 % interval from a paired bootstrap. A difference counts as shown where the
+interval leaves out zero. --set names one where a run has read several and the other is a file.
 
 Lines of one work, writer or page are wrong together, so an interval over lines alone is too
 narrow. --group_by names what belongs together: a regular expression on the path of a line, whose
@@ -22,12 +23,11 @@ from __future__ import annotations
 
 import collections
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from absl import app, flags
 
-from dig_jax.data import records
 from dig_jax.evaluators import intervals, scoring
 from dig_jax.text import Charset, normalize
 from dig_jax.tools import predict, program
@@ -79,41 +79,58 @@ def load(source: str, only: str | None = None) -> dict[str, list[Reading]]:
 
 
 def judged(path: Any, truth: str) -> list[Reading]:
-    """The labelled lines of the records `truth`, as a file of tools.predict reads them. Those that
-    it lacks are named on the terminal. ValueError where it has none of them, or is no such file."""
-    found = collections.defaultdict(list)
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+    """The labelled lines of the records `truth`, as a file of tools.predict reads them. An image
+    that could not be read counts as read as nothing, as in a run. Lines that the file lacks are
+    named on the terminal. ValueError where it has none of them, or is no such file."""
+    found, rows = collections.defaultdict(collections.deque), 0
+    text = path.read_text(encoding="utf-8").removesuffix("\n")
+    for number, line in enumerate(text.split("\n")):
         try:
             row = predict.parsed(line, number, path.suffix in (".jsonl", ".json"))
         except ValueError:
             raise ValueError(
                 f"{path} line {number + 1} is no reading of tools.predict, which --truth is for"
             ) from None
-        if row and row[2] is not None:
+        if row:
             found[row[0]].append(row[1:])
-    mixture, lines, missing = records.open_sets(truth, labelled=True), [], []
-    for at in range(len(mixture)):
-        record = mixture.read([at])[0]
-        name = record.id or mixture.where(at)
-        if not found[name]:
+            rows += 1
+    lines, missing, met = [], [], 0
+    for name, record in _records(truth):
+        # Records of one name stand in the file in their own order, without a label, too.
+        reading, sure = found[name].popleft() if found[name] else (None, None)
+        met += reading is not None
+        if record.text is None:
+            continue
+        if reading is None:
             missing.append(name)
             continue
-        text, sure = found[name].pop(0)
         label = normalize(record.text)
-        edits = scoring.count([(label, text)])[0, scoring.COLUMNS.index("edits")]
-        lines.append(Reading(name, label, text, int(edits), sure))
+        edits = scoring.count([(label, reading)])[0, scoring.COLUMNS.index("edits")]
+        lines.append(Reading(name, label, reading, int(edits), sure))
     if not lines:
         raise ValueError(
-            f"{path} has read none of the {len(mixture)} labelled lines of {truth}, such as "
-            f"{missing[0]!r}: name the records that were read"
+            f"{path} has read none of the {len(missing)} labelled lines of {truth}"
+            f"{f', such as {missing[0]!r}' if missing else ''}: name the records that were read"
         )
     if missing:
+        more = ", .." * (len(missing) > NAMED)
         print(
-            f"{len(missing)} labelled lines of {truth} are not read in {path} and left out: "
-            f"{', '.join(missing[:NAMED])}{', ..' * (len(missing) > NAMED)}",
+            f"{len(missing)} labelled lines of {truth} are not in {path} and left out: "
+            f"{', '.join(missing[:NAMED])}{more}",
             file=sys.stderr,
         )
+    if rows > met:
+        print(f"{rows - met} lines of {path} are not of {truth} and left out", file=sys.stderr)
     return lines
+
+
+def _records(truth: str) -> Iterator[tuple[str, Any]]:
+    """(name, record) of RECORDS[@SPLIT],.., as tools.predict reads them: without a split, all."""
+    for part in truth.split(","):
+        folder, split = predict.place(part)
+        if not (folder / predict.MANIFEST).is_file():
+            raise FileNotFoundError(f"--truth={part} holds no records: name those that were read")
+        yield from predict.records_of(folder, split)
 
 
 def paired(a: Sequence[Reading], b: Sequence[Reading]) -> tuple[list[Reading], list[Reading], int]:

@@ -49,12 +49,10 @@ def inputs(names: Sequence[str]) -> Iterator[tuple[str, Any]]:
             lines = (line.rstrip("\r\n") for line in sys.stdin)
             yield from ((line, line) for line in lines if line)
             continue
-        path, split = program.path(name, "INPUT"), None
-        if not path.exists() and "@" in name:
-            folder, _, split = name.rpartition("@")
-            path = program.path(folder, "INPUT")
+        path, split = place(name)
         if (path / MANIFEST).is_file():
-            yield from records_of(path, split)
+            for record_name, record in records_of(path, split):
+                yield record_name, BadRecord(record.error) if record.error else record.image
         elif path.is_dir() and split is None:
             yield from images_below(path)
         elif path.is_file() and split is None:
@@ -80,8 +78,17 @@ def images_below(folder: pathlib.Path) -> Iterator[tuple[str, Any]]:
         raise FileNotFoundError(f"{folder} holds no image: name another folder")
 
 
+def place(name: str) -> tuple[pathlib.Path, str | None]:
+    """(path, split or None) of what is named on the command line."""
+    path = program.path(name, "INPUT")
+    if path.exists() or "@" not in name:
+        return path, None
+    folder, _, split = name.rpartition("@")
+    return program.path(folder, "INPUT"), split
+
+
 def records_of(folder: pathlib.Path, split: str | None) -> Iterator[tuple[str, Any]]:
-    """Images of a records folder, labelled or not: of one split, or of all."""
+    """(name, record) of a records folder, labelled or not: of one split, or of all."""
     from dig_jax.data import records
 
     splits = [split] if split else sorted(records.read_manifest(folder)["splits"])
@@ -90,8 +97,7 @@ def records_of(folder: pathlib.Path, split: str | None) -> Iterator[tuple[str, A
         for at in range(0, len(mixture), RECORDS_AT_ONCE):
             rows = range(at, min(at + RECORDS_AT_ONCE, len(mixture)))
             for row, record in zip(rows, mixture.read(rows)):
-                image = BadRecord(record.error) if record.error else record.image
-                yield record.id or mixture.where(row), image
+                yield record.id or mixture.where(row), record
 
 
 # ---- what is written

@@ -59,7 +59,7 @@ def _run(config: Mapping[str, Any], workdir: str) -> TrainState:
     meta = folder.describe(experiment.config, data.mixture, data.charset)
     with contextlib.ExitStack() as stack:
         files = stack.enter_context(folder.opened(workdir))
-        # XLA cannot cut a fused kernel: on each device of this mesh it is called (models/flash.py).
+        # XLA cannot cut a fused kernel, so models/flash.py calls it on each device of this mesh.
         stack.enter_context(jax.set_mesh(experiment.mesh))
         trace = Trace(experiment.profile, files.folder, workdir)
         checkpoints = experiment.checkpoints(workdir)

@@ -93,35 +93,68 @@ def labelled(tmp_path_factory):
     return folder, {record.id: record.text for record in mixture.read(range(len(mixture)))}
 
 
-@pytest.mark.parametrize("suffix", ["tsv", "jsonl"])
-def test_what_predict_wrote_is_judged_by_the_labels_of_records(labelled, tmp_path, capsys, suffix):
-    """One character too many in a line, another line not readable, a third not read at all."""
-    folder, texts = labelled
-    table = predict.Table(tmp_path / f"read.{suffix}")
-    one, bad, missing, *others = texts
-    for name in (one, bad, "a stranger", *others):
-        text = texts.get(name, "?") + "x" * (name == one)
-        error = "no image" if name == bad else ""
+def judge(capsys, *argv):
+    """What is printed, and what is told on the terminal."""
+    with flagsaver.flagsaver():
+        compare.main(flags.FLAGS(["compare", *map(str, argv), "--rule=raw", "--errors=1"]))
+    return capsys.readouterr()
+
+
+def predicted(path, texts):
+    table = predict.Table(path)
+    for name, text, error in texts:
         table.write(Prediction(name, text, 0.5, [], error))
     table.close()
-    argv = [table.path, f"--truth={folder}@validation", "--rule=raw", "--errors=1"]
-    with flagsaver.flagsaver():
-        compare.main(flags.FLAGS(["compare", *map(str, argv)]))
-    out, told = capsys.readouterr()
-    chars = sum(len(texts[name]) for name in (one, *others))
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["tsv", "jsonl"])
+@pytest.mark.parametrize("split", ["", "@validation"])
+def test_what_predict_wrote_is_judged_by_the_labels(labelled, tmp_path, capsys, suffix, split):
+    """Two characters too many, an image that could not be read, a line that is not there, and one
+    that is of no record. A separator of lines that Python knows is no end of a line."""
+    folder, texts = labelled
+    one, bad, missing, *others = texts
+    rows = [(one, texts[one] + "\u2028x", ""), (bad, "", "no image"), ("a stranger", "?", "")]
+    rows += [(name, texts[name], "") for name in others]
+    file = predicted(tmp_path / f"read.{suffix}", rows)
+    out, told = judge(capsys, file, f"--truth={folder}{split}")
+    chars = sum(len(text) for name, text in texts.items() if name != missing)
     row = next(row for row in out.splitlines() if row.startswith("raw ")).split()
-    assert row[1:4] == [str(len(others) + 1), "CER", f"{100 / chars:.1f}"]
-    assert "(nothing)  x" in out and "2 labelled lines" in told and f"{bad}, {missing}" in told
+    assert row[1:4] == [str(len(texts) - 1), "CER", f"{100 * (2 + len(texts[bad])) / chars:.1f}"]
+    assert f"1 labelled lines of {folder}{split} are not in" in told and missing in told
+    assert f"1 lines of {file} are not of {folder}" in told
+
+
+def test_records_of_one_name_are_judged_in_their_order(labelled, tmp_path, capsys):
+    folder, texts = labelled
+    rows = [(name, text, "") for name, text in texts.items()]
+    file = predicted(tmp_path / "read.tsv", [*rows, *((name, "", "") for name in texts)])
+    out, told = judge(capsys, file, f"--truth={folder},{folder}")
+    row = next(row for row in out.splitlines() if row.startswith("raw ")).split()
+    assert row[1:4] == [str(2 * len(texts)), "CER", "50.0"] and not told
+
+
+def test_a_run_beside_a_file_of_predict(labelled, tmp_path, capsys):
+    folder, texts = labelled
+    lines = [Reading(name, text, text, 0, 0.5) for name, text in texts.items()]
+    for name in ("records", "more"):
+        readings.write(readings.file_of(tmp_path / "run", name), lines)
+    file = predicted(tmp_path / "read.tsv", [(name, "", "") for name in texts])
+    out, _ = judge(capsys, tmp_path / "run", file, "--set=records", f"--truth={folder}")
+    row = next(row for row in out.splitlines() if row.startswith("raw   CER"))
+    assert row.split()[2:5] == ["0.0", "100.0", "-100.0"]
 
 
 def test_a_file_of_predict_needs_its_truth(labelled, tmp_path, capsys):
     folder, _ = labelled
-    file = tmp_path / "read.tsv"
-    predict.Table(file).close()
+    file = predicted(tmp_path / "read.tsv", [])
     with pytest.raises(ValueError, match="names no truth: .*--truth=RECORDS"):
         run(capsys, file)
     with pytest.raises(ValueError, match="none of the 8 labelled lines .*'line 0'"):
         run(capsys, file, f"--truth={folder}@validation")
+    with pytest.raises(FileNotFoundError, match="--truth=.*nothing holds no records"):
+        run(capsys, file, f"--truth={tmp_path}/nothing")
     file.write_text("anything")
     with pytest.raises(ValueError, match="line 1 is no reading of tools.predict"):
         run(capsys, file, f"--truth={folder}@validation")

@@ -153,12 +153,16 @@ def measure(cfg, seconds, split=True):
     calls = {"step": train, **{name: product for name, (product, _) in products.items()}}
     if split:
         views = jax.jit(work.augment)(raw)
-        augment, encode, gradient = (
-            jax.jit(f) for f in (work.augment, encoder_pass(work.method), workload.gradient(work))
-        )
-        calls["augment"] = lambda: augment(raw)
-        calls["gradient"] = lambda: gradient(box[0], views)
-        calls["encoder"] = lambda: encode(box[0].params, box[0].teacher, views)
+        given = {
+            "augment": (work.augment, raw),
+            "gradient": (workload.gradient(work), box[0], views),
+            "encoder": (encoder_pass(work.method), box[0].params, box[0].teacher, views),
+        }
+        with jax.set_mesh(mesh):  # a fused kernel has to know it
+            parts = {n: jax.jit(f).lower(*of).compile() for n, (f, *of) in given.items()}
+        calls["augment"] = lambda: parts["augment"](raw)
+        calls["gradient"] = lambda: parts["gradient"](box[0], views)
+        calls["encoder"] = lambda: parts["encoder"](box[0].params, box[0].teacher, views)
     times = timed(calls, seconds)
     whole = times["step"].median
     rates = {

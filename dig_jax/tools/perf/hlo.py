@@ -17,6 +17,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+VERSION = "2"  # of what is counted: another one when a program would get other figures
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 # Bits of an element; what is not listed has its size in its name (f32, bf16, u8, f8e4m3fn, s4).
 BITS = {"pred": 8, "token": 0, "opaque": 0, "c64": 64, "c128": 128}
@@ -182,7 +183,7 @@ class _Program:
         size = lambda name: _main(computation[name].shape) if name in computation else 0
         if opcode in ("copy-start", "all-gather-start", "collective-permute-start"):
             return float(_main(instruction.shape))  # it names both the source and the copy
-        if opcode == "slice-start":  # names the whole source and the slice
+        if opcode in ("slice-start", "dynamic-slice-start"):  # names the whole source and the slice
             source, cut = re.findall(r"\w+\[[^\]]*\](?:\{[^}]*\})?", instruction.shape)[:2]
             return float(bool(_main(source)) * _bytes(cut) + _main(cut))
         if opcode in ("dynamic-slice", "slice", "gather"):
@@ -201,7 +202,7 @@ class _Program:
         whole, total = _main(fused[name].shape), 0
         for reader in _readers(name, fused):
             first = reader.operands.index(name) == 0 and reader.operands.count(name) == 1
-            if reader.opcode == "dynamic-slice" and first:
+            if reader.opcode in ("dynamic-slice", "slice") and first:
                 part = _bytes(reader.shape)
             elif reader.opcode == "dynamic-update-slice" and first:
                 total += _bytes(fused[reader.operands[1]].shape) - whole
@@ -213,10 +214,10 @@ class _Program:
                 part = sum(self._read(i.name, inner) for i in _given(name, reader, inner))
             else:
                 return whole
-            if part == whole:
+            if part >= whole:
                 return whole
             total += part
-        return total if whole else 0
+        return min(total, whole)
 
     def collectives(
         self, kind: str, instruction: Instruction, computation: dict[str, Instruction], times: int

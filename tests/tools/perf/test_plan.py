@@ -254,8 +254,11 @@ def test_a_fusion_within_a_fusion_reads_a_slice():
     """As a TPU's program reads one block of a stack: never the whole stack."""
     number, cut = 4, 8 * 4
     assert hlo.summarize(NESTED).traffic == number + 2 * cut
-    whole = NESTED.replace("fusion(%same, %j), kind=kLoop, calls=%inner", "slice(%b)")
+    whole = NESTED.replace("fusion(%same, %j), kind=kLoop, calls=%inner", "reduce(%b)")
     assert hlo.summarize(whole).traffic == 12 * cut + cut, "no number is read then"
+    twice = NESTED.replace("fusion(%same, %j)", "fusion(%b, %b)").replace("i: s32[]", "i: f32[]")
+    twice = twice.replace("dynamic-slice(%a, %i, %zero)", "add(%a, %i)")
+    assert hlo.summarize(twice).traffic == 12 * cut + cut, "one operand in two places"
 
 
 def weak(name, devices):
