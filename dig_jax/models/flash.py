@@ -22,7 +22,8 @@ def attend(query, key, value, lengths):
 
     Logits are scaled by head dim ** -0.5; products are summed in float32. On a mesh each device
     attends for its own rows and heads, since XLA cannot cut a kernel: the mesh is the one in
-    context (jax.set_mesh), and every axis but "tensor" splits rows, see `sharding.py`.
+    context (jax.set_mesh), and every axis but "tensor" splits rows, see `sharding.py`. Only TPUs
+    have the kernels, and Pallas interprets them.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:

@@ -9,8 +9,9 @@ import pytest
 from jax.experimental.pallas import tpu
 
 from dig_jax import sharding
+from dig_jax.configs.pretrain import dig
 from dig_jax.models import flash, transformer
-from dig_jax.tools.perf import compilers
+from dig_jax.tools.perf import compilers, workload
 
 LINES, HEADS, WIDTH = 4, 2, 8
 
@@ -69,6 +70,22 @@ def test_each_device_of_a_mesh_attends_for_its_own_rows_and_heads(sizes):
     shape = fused[0].addressable_shards[0].data.shape
     split = mesh.shape["tensor"] if mesh.shape["tensor"] <= HEADS else 1
     assert shape[::2] == (LINES // (mesh.size // mesh.shape["tensor"]), HEADS // split)
+
+
+def test_a_step_of_several_tpus_knows_its_mesh(monkeypatch):
+    """XLA refuses a kernel that is not called on each device: lowered for TPUs, without one."""
+    monkeypatch.setattr(flash, "MULTIPLE", 32)
+    config = dig.get_config("preset=cpu,quick,patch=8x4").to_dict()
+    how = {"attention": "flash", "dtype": "bfloat16"}
+    work = workload.open_workload(config | {"mesh": {"data": 2}}, how, devices=jax.devices()[:2])
+    lowered = lambda: work.step.func.trace(work.step.args[0], work.placed, work.data.raw).lower(
+        lowering_platforms=("tpu",)
+    )
+    with jax.set_mesh(work.mesh):
+        assert "tpu_custom_call" in lowered().as_text()
+    jax.clear_caches()
+    with pytest.raises(NotImplementedError, match="cannot be automatically partitioned"):
+        lowered()
 
 
 @pytest.mark.slow

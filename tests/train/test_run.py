@@ -350,6 +350,19 @@ def test_a_run_traces_its_parameters_once_and_its_views_once_more(lines, tmp_pat
     assert calls == {"init": 1, "augment": 2}
 
 
+def test_all_that_a_run_traces_knows_its_mesh(lines, tmp_path, monkeypatch):
+    """A fused kernel is called on each device of it (models/flash.py)."""
+    known = collections.defaultdict(set)
+    mesh = lambda: jax.sharding.get_abstract_mesh().shape_tuple
+    for name in ("init", "augment", "loss"):
+        called = getattr(Toy, name)
+        spy = lambda *given, n=name, f=called: (known[n].add(mesh()), f(*given))[1]
+        monkeypatch.setattr(Toy, name, spy)
+    train.run(make_config(lines, 2), str(tmp_path))
+    assert set(map(tuple, known.values())) == {((("data", 8), ("fsdp", 1), ("tensor", 1)),)}
+    assert len(known) == 3
+
+
 @pytest.mark.slow
 def test_the_backward_pass_of_what_is_frozen_is_dropped():
     batch = {"image": jnp.zeros((8, 8, 16, 1), jnp.uint8)}

@@ -49,6 +49,7 @@ class Program:
     peak: int | None
     compiler_flops: float
     fusions: int
+    kernels: int
     rematerialized: int
     seconds: float
     over: int = 0
@@ -165,6 +166,7 @@ def describe(compiled: Any, seconds: float = 0.0) -> Program:
         memory.peak_memory_in_bytes or None,
         (compiled.cost_analysis() or {}).get("flops", 0.0),
         len(re.findall(r"\bfusion\(", text)),
+        text.count('custom_call_target="tpu_custom_call"'),
         len(re.findall(r"^\s+(?:ROOT )?%?[\w.\-]*\.remat[\w.]* = ", text, re.MULTILINE)),
         seconds,
     )
@@ -183,7 +185,7 @@ def refused(message: str, seconds: float = 0.0) -> Program | None:
         return None
     used, room = map(_bytes, found.groups())
     nothing = hlo.Summary(0.0, 0.0, (), 0)
-    return Program(nothing, used, used, 0.0, 0, 0, seconds, over=used - room)
+    return Program(nothing, used, used, 0.0, 0, 0, 0, seconds, over=used - room)
 
 
 def _bytes(text: str) -> int:

@@ -140,6 +140,7 @@ def figures_of(work, program, device):
         "gflop_compiler_a_device": program.compiler_flops / 1e9,
         "traffic_bytes": summary.traffic,
         "fusions": program.fusions,
+        "kernels": program.kernels,
         "rematerialized": program.rematerialized,
         "collectives": {
             kind: {"arrays": n, "bytes": sent}
@@ -226,6 +227,7 @@ def report(figures, name):
         rows += [
             ("  at the fullest moment", gb(figures["peak_bytes"] or held["total"])),
             ("fusions", f"{figures['fusions']:,}"),
+            ("fused kernels, whose operations are not counted", f"{figures['kernels']:,}"),
             ("instructions computed again to save memory", f"{figures['rematerialized']:,}"),
         ]
     rows += [
