@@ -9,8 +9,8 @@
 #                                                or, on the encoder of START, START_rendered
 #   launch/strong.sh judge START SET LABELS..    START also random; SET archiscribe, copiste_hw_fr;
 #                                                LABELS 34, 100, 0.1 (a tenth) or 1.0 (all)
-#   launch/strong.sh ablate SET [PIECE..]        the recipe without one of its pieces; vit, vit_stem,
-#                                                vit_plain: a ViT in its place; LABELS, else 0.1
+#   launch/strong.sh ablate SET [PIECE..]        the recipe without one of its pieces, LABELS or 0.1
+#                                                labels; vit, vit_stem, vit_plain: a ViT instead
 #   launch/strong.sh readers SET [DECODER..]     every decoder on the encoder of gen, frozen and
 #                                                fine-tuned; SET also captcha_ds, icdar2015_words
 #   launch/strong.sh bench                       step and reading beside PyTorch (dig_jax[torch])
@@ -83,7 +83,7 @@ case $1 in
         *) echo "no piece $piece: see --help" >&2; exit 2 ;;
       esac
       main --config="scratch:$args" "${flags[@]}" --config.data.train="$records/$2" \
-        --workdir="$runs/ablation/$2${LABELS:+-$LABELS}/$name-$seed"; done ;;
+        --workdir="$runs/ablation/$2-${LABELS:-0.1}/$name-$seed"; done ;;
   readers)
     decoders=("${@:3}") length=${STEPS:-1000} labels=0.1
     [ $# -gt 2 ] || decoders=(linear bilstm attention transformer glimpse)
