@@ -6,13 +6,14 @@ on the chip. Then a kernel of ours takes a line at a time, as it lies in memory.
 JAX's own kernel for TPUs, block by block with a running softmax.
 """
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-SHORT = 512
+SHORT = 512  # tokens
 MULTIPLE = 128  # of tokens: lines are padded to it
 BLOCKS = (512, 384, 256, 128)  # of queries and keys: the largest that divides the padded tokens
 
@@ -22,16 +23,17 @@ def attend(query, key, value, lengths):
 
     Logits are scaled by head dim ** -0.5; products are summed in float32. On a mesh each device
     attends for its own rows and heads, since XLA cannot cut a kernel: the mesh is the one in
-    context (jax.set_mesh), and every axis but "tensor" splits rows, see `sharding.py`. Only TPUs
-    have the kernels, and Pallas interprets them.
+    context (jax.set_mesh), and every axis but "tensor" splits rows, see `sharding.py`. Needs a TPU,
+    or Pallas in its interpret mode.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return _attend(query, key, value, lengths)
-    axes = tuple(name for name in mesh.axis_names if name != "tensor")
-    rows = axes if not query.shape[0] % (mesh.size // mesh.shape.get("tensor", 1)) else None
-    heads = "tensor" if "tensor" in mesh.shape else None
-    heads = heads if heads and not query.shape[2] % mesh.shape["tensor"] else None
+    # What does not divide is not split: then each device attends for all of it.
+    tensor = mesh.shape.get("tensor", 1)
+    rows = tuple(name for name in mesh.axis_names if name != "tensor")
+    rows = None if query.shape[0] % (mesh.size // tensor) else rows
+    heads = None if tensor == 1 or query.shape[2] % tensor else "tensor"
     whole, line = P(rows, None, heads, None), P(rows)
     # The kernels do not say over which axes their results vary, hence no check.
     own = jax.shard_map(
@@ -56,11 +58,8 @@ def _long(query, key, value, lengths):
     tokens, width = query.shape[1], query.shape[-1]
     real = (jnp.arange(tokens)[None] < lengths[:, None]).astype(jnp.int32)
     size = next(size for size in BLOCKS if not tokens % size)
-    sizes = kernel.BlockSizes(
-        block_b=1, **dict.fromkeys(("block_q", "block_k_major", "block_k"), size),
-        **dict.fromkeys(("block_q_major_dkv", "block_k_major_dkv", "block_k_dkv"), size),
-        **dict.fromkeys(("block_q_dkv", "block_k_major_dq", "block_k_dq", "block_q_dq"), size),
-    )  # fmt: skip
+    fields = (field.name for field in dataclasses.fields(kernel.BlockSizes))
+    sizes = kernel.BlockSizes(**dict.fromkeys(fields, size) | {"block_b": 1})
     call = functools.partial(kernel.flash_attention, sm_scale=width**-0.5, block_sizes=sizes)
     # What a line hides, keys past its length, is a segment of its own.
     segments = kernel.SegmentIds(jnp.ones_like(real), real)
