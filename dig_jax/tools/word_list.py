@@ -7,6 +7,7 @@
 Words and frequencies are those of the package wordfreq (Speer, 10.5281/zenodo.7199437), about forty
 languages. Its data are CC BY-SA 4.0. A word stands in the text as often as its frequency says, at
 least once; a share of them begin with a capital letter. French words also stand behind l', d', qu'.
+Where a language is not written in Latin letters, words in Latin letters are left out.
 
 long_s: an s before a letter becomes ſ, as in print before 1900. At the end of a word it stays. The
 rule does not know the joints of compounds: Hausthür has a round s there, here a long one. wordfreq
@@ -31,19 +32,27 @@ VOWELS = frozenset("aeiouyh")
 
 
 def words(language: str, most: int) -> dict[str, int]:
-    """{word: how often} of the most frequent words that consist of letters. ValueError for a
-    language that wordfreq lacks."""
+    """{word: how often} of the most frequent words that consist of letters, with their marks.
+    ValueError for a language that wordfreq lacks."""
     wordfreq = extras.need("wordfreq", "words")
     try:
         frequency = wordfreq.get_frequency_dict(language, wordlist="best")
     except LookupError:
         known = ", ".join(sorted(wordfreq.available_languages()))
         raise ValueError(f"--language is {language!r}: set it to one of {known}") from None
-    found = {}
-    for word in sorted(frequency, key=frequency.get, reverse=True)[:most]:
-        if word.isalpha():
-            found[word] = max(1, round(OCCURRENCES * frequency[word]))
-    return found
+    chosen = [w for w in sorted(frequency, key=frequency.get, reverse=True)[:most] if spelt(w)]
+    latin = {word for word in chosen if any("LATIN" in unicodedata.name(c, "") for c in word)}
+    if 2 * sum(frequency[word] for word in latin) < sum(frequency[word] for word in chosen):
+        chosen = [word for word in chosen if word not in latin]  # names of firms, mostly
+    return {word: max(1, round(OCCURRENCES * frequency[word])) for word in chosen}
+
+
+def spelt(word: str) -> bool:
+    """Whether it consists of letters, the vowel signs and other marks on them, and the joiners
+    that Persian and Indic words are spelt with."""
+    return word[0].isalpha() and all(
+        unicodedata.category(c)[0] in "LM" or c in "\u200c\u200d" for c in word
+    )
 
 
 def elided(counts: dict[str, int], language: str) -> dict[str, int]:
@@ -58,12 +67,12 @@ def elided(counts: dict[str, int], language: str) -> dict[str, int]:
 
 def capitalized(counts: dict[str, int], share: float) -> dict[str, int]:
     """The same words, a share of the occurrences with a capital; rounded up, so every word has one
-    where share is above 0."""
+    where share is above 0 and its script has capitals."""
     if not share:
         return counts
     large = {w[:1].upper() + w[1:]: max(1, round(share * n)) for w, n in counts.items()}
     small = {w: max(1, n - round(share * n)) for w, n in counts.items()}
-    return small | large
+    return small | {w: counts.get(w, n) for w, n in large.items()}
 
 
 def with_long_s(word: str, language: str) -> str:

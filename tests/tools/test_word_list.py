@@ -13,6 +13,11 @@ from dig_jax.tools import word_list
 
 GERMAN = {"und": 0.03, "das": 0.02, "haus": 1e-4, "süß": 2e-5, "99": 0.01, "selten": 1e-9}
 FRENCH = {"de": 0.05, "été": 1e-3, "homme": 1e-3, "un": 0.02}
+# A vowel sign, a virama and a nukta are marks, no letters.
+HINDI = {"में": 0.03, "हिन्दी": 1e-3, "पढ़": 1e-4, "hidden": 2e-3, "१२": 1e-3, "घर": 1e-4}
+PERSIAN = {"می\u200cشود": 1e-3, "کتاب": 1e-3}
+RUSSIAN = {"и": 0.03, "windows": 1e-4, "да": 1e-3}
+WORDS = {"de": GERMAN, "fr": FRENCH, "hi": HINDI, "fa": PERSIAN, "ru": RUSSIAN}
 
 
 @pytest.fixture
@@ -20,7 +25,7 @@ def wordfreq(monkeypatch):
     """The two functions of the package, over a handful of words."""
 
     def get_frequency_dict(language, wordlist):
-        return {"de": GERMAN, "fr": FRENCH}[language]
+        return WORDS[language]
 
     module = types.SimpleNamespace(get_frequency_dict=get_frequency_dict)
     module.available_languages = lambda: {"fr": "", "de": ""}
@@ -39,6 +44,13 @@ def test_a_share_has_a_capital_and_no_word_is_lost(wordfreq):
     found = word_list.capitalized({"und": 100, "rar": 1}, 0.25)
     assert found == {"und": 75, "Und": 25, "rar": 1, "Rar": 1}
     assert word_list.capitalized({"und": 100}, 0) == {"und": 100}
+
+
+def test_words_of_other_scripts_keep_their_marks_and_joiners(wordfreq):
+    assert list(word_list.words("hi", 9)) == ["में", "हिन्दी", "पढ़", "घर"]
+    assert list(word_list.words("fa", 9)) == list(PERSIAN)
+    assert list(word_list.words("ru", 9)) == ["и", "да"]
+    assert word_list.capitalized({"घर": 100, "да": 100}, 0.25) == {"घर": 100, "да": 75, "Да": 25}
 
 
 def test_french_words_are_elided_before_vowels_alone(wordfreq):
