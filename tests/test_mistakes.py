@@ -130,6 +130,7 @@ MISTAKES = [
     ((READER,), r"config.method.encoder is not set.*--config.init_from=DIR"),
     ((TOY, "--config.init_from={root}/old"), r"kernel is \(8, 5\) there and \(8, 4\) here.*another config.init_from"),
     ((TOY, "--config.init_from={root}/old", "--config.init_checkpoint=first"), r"init_checkpoint is 'first': set it to 'last'"),
+    ((REAL, "--config.method.encoder.attention=flash"), r"encoder.attention is 'flash', a kernel of TPUs, and this is for a CPU: set it to 'auto'"),
     # devices and sizes
     ((TOY, "--config.mesh.data=9"), r"config.mesh is data=9, .* takes 9 devices, but there are 8 devices: set its axes"),
     ((TOY, "--config.mesh.fsdp=3"), r"config.mesh is data=-1, fsdp=3, .* takes 3 devices, does not divide 8 devices"),

@@ -191,7 +191,7 @@ def of_run(
         raise ValueError(f"{folder} is a run without an encoder, so there is nothing to load")
     kind = kind or ("reader" if method["name"] == "recognize" else "encoder")
     # A method may drop the encoder's final norm by itself, so the checkpoint is asked.
-    method["encoder"] = dict(method["encoder"])
+    method["encoder"] = encoders.readable(method["encoder"], encoders.here()[0])
     norm = checkpoint.has_subtree(str(folder), "params/encoder/norm", step)
     method["encoder"]["final_norm"] = norm
     if kind == "reader" and method["name"] != "recognize":
@@ -306,12 +306,12 @@ def of_export(folder: pathlib.Path, described: Mapping[str, Any]) -> Model:
         program = onnx.program(folder)
         given = described["method"], preparation
         return Model(export["kind"], *given, {}, charset, described["origin"], program)
-    wanted = shapes(described["method"], charset, preparation)
+    encoder = encoders.readable(described["method"]["encoder"], encoders.here()[0])
+    method = {**described["method"], "encoder": encoder}
+    wanted = shapes(method, charset, preparation)
     store = importlib.import_module(f"dig_jax.interop.{export['format']}")
     weights = {"mutable": {}} | checked(store.read(folder, wanted), wanted, folder)
-    return Model(
-        export["kind"], described["method"], preparation, weights, charset, described["origin"]
-    )
+    return Model(export["kind"], method, preparation, weights, charset, described["origin"])
 
 
 def checked(weights: Any, wanted: Any, folder: pathlib.Path) -> Any:

@@ -13,9 +13,9 @@ import jax
 from dig_jax.models import cnn, crnn, vit
 
 KINDS = {"vit": vit.Vit, "crnn": crnn.Crnn, "cnn": cnn.Cnn}
-
-
 SIZES = {**vit.SIZES, **crnn.SIZES, **cnn.SIZES}
+
+KERNELS = {"flash": "tpu", "cudnn": "gpu"}  # attention that one platform alone has
 
 # What every encoder has beside its size and patch, at its default in a config.
 DEFAULTS = {
@@ -90,6 +90,22 @@ def resolve(
         kernel = "flash" if platform == "tpu" else "cudnn" if nvidia and fits else "blocks"
         result["attention"] = "blocks" if result["dtype"] == "float32" else kernel
     return result
+
+
+def check_kernel(options: Mapping[str, Any], platform: str) -> None:
+    """ValueError where the attention that is stated is a kernel that a platform lacks."""
+    name = options.get("attention")
+    if KERNELS.get(name, platform) != platform:
+        raise ValueError(
+            f"config.method.encoder.attention is {name!r}, a kernel of {KERNELS[name].upper()}s, "
+            f"and this is for a {platform.upper()}: set it to 'auto'"
+        )
+
+
+def readable(options: Mapping[str, Any], platform: str) -> dict[str, Any]:
+    """The options with "auto" for a kernel that a platform lacks: weights are read anywhere."""
+    elsewhere = KERNELS.get(options.get("attention"), platform) != platform
+    return {**options, **({"attention": "auto"} if elsewhere else {})}
 
 
 def best_dtype(platform: str, compute_capability: str | None = None) -> str:

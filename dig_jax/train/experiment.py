@@ -235,9 +235,14 @@ def whole_columns(cfg: Mapping[str, Any], px: int) -> int:
 
 
 def encoder_for(cfg: Mapping[str, Any], device: Device | None) -> dict[str, Any] | None:
-    """The options of the encoder, every "auto" resolved for a device."""
+    """The options of the encoder, every "auto" resolved for a device. ValueError for a kernel that
+    it lacks."""
     encoder = cfg["method"].get("encoder")
-    return encoders.resolve(encoder, *(device or encoders.here())) if encoder else None
+    if not encoder:
+        return None
+    platform, version = device or encoders.here()
+    encoders.check_kernel(encoder, platform)
+    return encoders.resolve(encoder, platform, version)
 
 
 # ---- data

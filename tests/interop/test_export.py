@@ -100,6 +100,26 @@ def test_lines_that_ship_with_a_model_prove_its_export(tmp_path):
         assert tool.proof_lines(readers.model(), [], beside)[1] == "typeset lines"
 
 
+def test_an_encoder_that_a_tpu_trained_is_read_elsewhere(tmp_path):
+    """A kernel that the run stated and this machine lacks does not keep anybody from reading."""
+    network = {"kind": "vit", "patch": (32, 4), "width": 16, "depth": 1, "heads": 2}
+    network |= {"dtype": "float32", "attention": "blocks"}
+    preparation = dataclasses.replace(readers.model().preparation, height_px=32)
+    shapes = models.shapes({"encoder": network}, None, preparation)
+    rng = np.random.default_rng(0)
+    weights = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    here = models.Model("encoder", {"encoder": network}, preparation, weights, None, {})
+    lines = [preparation(image) for image in readers.images()]
+    export.write(here, "safetensors", tmp_path / "there", lines)
+    described = json.loads((tmp_path / "there" / "config.json").read_text())
+    described["method"]["encoder"]["attention"] = "flash"
+    (tmp_path / "there" / "config.json").write_text(json.dumps(described))
+    read = dig_jax.load_encoder(tmp_path / "there")(readers.images()[:1])
+    np.testing.assert_array_equal(
+        read[0].frames, load.Encoder(here)(readers.images()[:1])[0].frames
+    )
+
+
 @pytest.mark.slow
 def test_an_encoder_is_exported_alone(folder, lines):
     model = readers.model().alone()

@@ -55,6 +55,22 @@ def test_what_is_stated_stays_and_float32_takes_no_kernel():
     )
 
 
+@pytest.mark.parametrize(("kernel", "home"), [("flash", "tpu"), ("cudnn", "gpu")])
+def test_a_kernel_of_another_platform_is_refused_by_training_and_left_out_by_reading(kernel, home):
+    stated = {**VIT, "attention": kernel}
+    for platform in ("cpu", "gpu", "tpu"):
+        if platform == home:
+            encoders.check_kernel(stated, platform)
+            assert encoders.readable(stated, platform) == stated
+            continue
+        with pytest.raises(ValueError, match=f"{kernel}', a kernel of {home.upper()}s, .*'auto'"):
+            encoders.check_kernel(stated, platform)
+        assert encoders.readable(stated, platform) == VIT
+    for own in ({}, VIT, {**VIT, "attention": "plain"}):
+        encoders.check_kernel(own, "cpu")
+        assert encoders.readable(own, "cpu") == own
+
+
 def test_a_decoder_with_wide_heads_leaves_cudnn():
     vit = encoders.create({**VIT, "dtype": "bfloat16", "attention": "cudnn"})
     found = [vit.form(width)["attention"] for width in (32, 128, 36, 256)]

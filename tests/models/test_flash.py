@@ -77,7 +77,8 @@ def test_a_step_of_several_tpus_knows_its_mesh(monkeypatch):
     monkeypatch.setattr(flash, "MULTIPLE", 32)
     config = dig.get_config("preset=cpu,quick,patch=8x4").to_dict()
     how = {"attention": "flash", "dtype": "bfloat16"}
-    work = workload.open_workload(config | {"mesh": {"data": 2}}, how, devices=jax.devices()[:2])
+    place = {"devices": jax.devices()[:2], "device": ("tpu", None)}
+    work = workload.open_workload(config | {"mesh": {"data": 2}}, how, **place)
     lowered = lambda: work.step.func.trace(work.step.args[0], work.placed, work.data.raw).lower(
         lowering_platforms=("tpu",)
     )
