@@ -41,7 +41,7 @@ def get_config(arg=None):
     )
     if args.size:
         config.method.encoder = common.encoder(args.size, common.patch(args.patch))
-        config.data.update(height_px=32, channels=1)
+        config.data.update(height_px=common.height_of(args.size), channels=1)
     return common.quick(config) if args.quick else config
 
 

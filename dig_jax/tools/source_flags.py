@@ -31,11 +31,15 @@ def define_source_flags(own: flags.FlagValues) -> None:
     text("texts", "", "cvl: numbers of the texts to take, such as 12345 (6 is German); all.")
     text("classes", None, "characters: a list of folder, tab, text (default: the folders' names).")
     text("characters", None, "captcha: those to draw from (default: a to z, A to Z, 0 to 9).")
-    number("min_chars", 4, "captcha: fewest characters.", lower_bound=1)
-    number("max_chars", 6, "captcha: most characters.", lower_bound=1)
+    number("min_chars", 4, "captcha, digits: fewest characters.", lower_bound=1)
+    number("max_chars", 6, "captcha, digits: most characters.", lower_bound=1)
     text("styles", "plain,dense,tilted,bare,dark", "captcha: the looks to draw from.")
-    text("splits", "train=4000,validation=400", "lines, captcha: how many lines each split gets.")
-    number("count", None, "lines, captcha: short for --splits=train=COUNT.", lower_bound=1)
+    text(
+        "splits",
+        "train=4000,validation=400",
+        "lines, captcha, digits: how many lines each split gets.",
+    )
+    number("count", None, "lines, captcha, digits: short for --splits=train=COUNT.", lower_bound=1)
     number("min_words", 1, "lines: fewest words a line.", lower_bound=1)
     number("max_words", 8, "lines: most words a line.", lower_bound=1)
     number(

@@ -1,4 +1,6 @@
-"""Generated sources: captchas, and lines in scripts beyond Latin."""
+"""Generated sources: captchas, numbers, and lines in scripts beyond Latin."""
+
+import sys
 
 import cv2
 import numpy as np
@@ -7,7 +9,7 @@ from PIL import features
 
 from dig_jax.data import typeset
 from dig_jax.data.images import Store
-from dig_jax.data.sources import captcha
+from dig_jax.data.sources import captcha, digits
 from tests.data.made import make, refused
 
 CAPTCHAS = ("--count=12", "--seed=3", "--codec=png", "--height_px=60")
@@ -60,6 +62,56 @@ def test_captchas_are_what_they_say(tmp_path):
 )
 def test_captcha_refusals(tmp_path, flag, words):
     assert words in refused(tmp_path / "out", "captcha", flag)
+
+
+NUMBERS = ("--splits=train=30,validation=20", "--min_chars=1", "--max_chars=3", "--codec=png")
+
+
+def test_numbers_depend_on_seed_split_and_number_only(tmp_path):
+    made = make(tmp_path / "a", "digits", *NUMBERS, "--workers=0")
+    assert made.rows == make(tmp_path / "b", "digits", *NUMBERS).rows
+    other = make(tmp_path / "c", "digits", *NUMBERS, "--seed=4")
+    assert set(other.texts.values()) != set(made.texts.values())
+    assert all(text.isdecimal() and 1 <= len(text) <= 3 for text in made.texts.values())
+    assert all(made.image(id).shape[0] == 48 for id in made.rows) and made.reasons == {}
+
+
+def test_no_digit_stands_in_two_splits():
+    parts = digits.runs(["train", "validation", "test"], 100)
+    assert parts == {"train": (0, 60), "validation": (60, 80), "test": (80, 100)}
+    assert digits.runs(["train"], 100) == {"train": (0, 100)}
+    assert digits.runs(["a", "b"], 100) == {"a": (0, 50), "b": (50, 100)}
+
+
+def test_a_number_is_its_digits_one_after_the_other():
+    """Cut apart at the gaps and reduced to 8 x 8 px, each is nearest to the digit drawn."""
+    ink = np.zeros((2, 8, 8), np.float32)
+    ink[0, :, 3:5] = 1  # a bar
+    ink[1, [0, -1]] = ink[1, :, [0, -1]] = 1  # a ring
+    drawn = digits.draw(np.random.default_rng(0), ink[[0, 1, 0]])
+    assert drawn.dtype == np.uint8 and drawn.shape[0] == 48 and drawn.shape[2] == 3
+    dark = drawn[..., 0] < drawn[..., 0].min() / 2 + drawn[..., 0].max() / 2
+    columns = np.flatnonzero(dark.any(0))
+    bars = dark.sum(0)[columns[[0, -1]]]
+    assert (bars >= 26).all() and columns[0] >= 3 and columns[-1] < drawn.shape[1] - 3
+    ring = dark[:, columns.mean().astype(int)]
+    assert 4 <= ring.sum() < 26  # two strokes, hollow between them
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--min_chars=9",), "min_chars is 9"),
+        (("--splits=" + ",".join(f"s{i}=1" for i in range(21)),), "names 21 splits"),
+    ],
+)
+def test_numbers_refusals(tmp_path, flags, words):
+    assert words in refused(tmp_path / "out", "digits", *flags)
+
+
+def test_numbers_without_the_package_name_the_command(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    assert "pip install 'dig_jax[digits]'" in refused(tmp_path / "out", "digits")
 
 
 SCRIPTS = {
