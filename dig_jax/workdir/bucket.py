@@ -1,7 +1,11 @@
 """Work folders in a bucket of Google Cloud Storage, gs://bucket/run, and how files there are read.
 
-`path` opens both kinds of folder, so that what reads a run need not ask where it lies. Other stores
-are refused: Orbax writes arrays to gs:// alone. How a run writes into a bucket: mirror.py.
+`path` opens both kinds of folder, so that what reads a run need not ask where it lies. How a run
+writes into a bucket: mirror.py.
+
+Other stores are refused. Orbax 0.12.8 takes any address but gs:// for a path of a file system, to
+save and to load: "Checkpoint path should be absolute. Got s3:/bucket/run". Its tensorstore_utils.py
+has a list with s3://, but reads it after that check. What was tried: docs/reliability.md.
 """
 
 from __future__ import annotations
@@ -47,7 +51,7 @@ def check(address: str) -> None:
     if f"{scheme}://" != SCHEME:
         raise ValueError(
             f"{address} is the address of an object store that Orbax cannot save to: name a folder "
-            "of a file system (the bucket mounted, for instance) or gs://BUCKET/FOLDER"
+            "of a file system or gs://BUCKET/FOLDER"
         )
     if not bucket or not name.strip("/"):
         raise ValueError(f"{address} names no folder in a bucket: write gs://BUCKET/FOLDER")

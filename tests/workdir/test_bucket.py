@@ -76,6 +76,16 @@ def test_only_folders_of_buckets_are_taken(monkeypatch, tmp_path):
         bucket.path("gs://bucket/run")
 
 
+def test_orbax_takes_other_addresses_for_paths():
+    """Where this fails, Orbax has learnt a store, and the refusal in bucket.py lost its reason."""
+    from orbax.checkpoint._src.serialization import tensorstore_utils
+
+    assert tensorstore_utils.build_kvstore_tspec("gs://bucket/run")["base"]["driver"] == "gcs"
+    for scheme in ("s3", "az"):
+        with pytest.raises(ValueError, match=f"should be absolute. Got {scheme}:/bucket/run"):
+            tensorstore_utils.build_kvstore_tspec(f"{scheme}://bucket/run")
+
+
 def test_a_bucket_that_is_not_there_is_told_in_a_sentence(top, toys, lines):
     with pytest.raises(ValueError, match=r"--workdir=gs://no-bucket/run cannot be written \(404"):
         train.run(toy.make_config(lines), "gs://no-bucket/run")
