@@ -33,8 +33,9 @@ hands=(alex-brush allura babylonica bad-script ballet bilbo-swash-caps birthston
   shadows-into-light style-script sue-ellen-francisco tangerine whisper yellowtail)
 kind=${2:-}
 case $kind in
-  fraktur) set=archiscribe names=("${fraktur[@]}") words=(--language=de --long_s) long=1900 ;;
-  hands) set=copiste_hw_fr names=("${hands[@]}") words=(--language=fr) long=2600 ;;
+  fraktur) set=archiscribe names=("${fraktur[@]}") long=1900
+    words=(--language=de --long_s --small_e=0.4) page=(--crowded=0.5 --bitonal=0.7) ;;
+  hands) set=copiste_hw_fr names=("${hands[@]}") words=(--language=fr) long=2600 page=() ;;
   *) [ "$1" = table ] || { echo "KIND is '$kind': fraktur or hands" >&2; exit 2; } ;;
 esac
 fonts=$records/fonts/$kind start=$runs/$kind-$seed
@@ -52,14 +53,15 @@ case $1 in
       mkdir -p "$name" && tar xzf "$packed" -C "$name"
       for file in "$name"/package/*/*.ttf; do mv "$file" "$name-$(basename "$file")"; done
       rm -r "$name" "$packed"
-    ); done ;;
+    ); done
+    [ "$kind" != fraktur ] || "$python" -m dig_jax.tools.small_e --fonts="$fonts" ;;
   records)
     [ -d "$records/$set" ] || "$python" -m dig_jax.tools.make_records --source=folder \
       --input="../shared/data/$set" --output="$records/$set"
     [ -f "$fonts/words.txt" ] ||
       "$python" -m dig_jax.tools.word_list "${words[@]}" --output="$fonts/words.txt"
     [ -d "$records/$kind" ] || "$python" -m dig_jax.tools.make_records --source=lines --seed=1 \
-      --input="$fonts/words.txt" --fonts="$fonts" --tight=0.85 --max_words=6 \
+      --input="$fonts/words.txt" --fonts="$fonts" --tight=0.85 "${page[@]}" --max_words=6 \
       --splits=train=10000,validation=300 --output="$records/$kind" ;;
   train)
     config=scratch:size=cnn48,patch=32x4,head=bilstm2,batch=16,steps=${STEPS:-1600},seed=$seed

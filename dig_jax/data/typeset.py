@@ -9,6 +9,7 @@ resolution.
 import functools
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -22,6 +23,7 @@ Rng = np.random.Generator
 # Scripts whose letters join, stack or run from right to left: Hebrew to Myanmar, Khmer, and the
 # presentation forms. Raqm (HarfBuzz and FriBidi) sets them.
 SHAPED = re.compile("[\u0590-\u109f\u1780-\u17ff\ufb1d-\ufdff\ufe70-\ufeff]")
+LETTER = re.compile(".[\u0300-\u036f]*")  # with the marks behind it
 
 
 @functools.lru_cache(maxsize=4096)
@@ -43,26 +45,48 @@ def bundled_fonts() -> list[Path]:
     )
 
 
+class Page(NamedTuple):
+    """Shares of the lines that look as scanned pages do. tight: cut close to their ink, as layout
+    programs cut them. crowded: with bits of the lines above and below. bitonal: in black and white,
+    without greys, as many books are scanned."""
+
+    tight: float = 0.0
+    crowded: float = 0.0
+    bitonal: float = 0.0
+
+
+AS_DRAWN = Page()
+
+
 def render(
-    looks: Rng, rng: Rng, text: str, font: str, height_px: int, channels: int, tight: float = 0.0
+    looks: Rng, rng: Rng, text: str, font: str, height_px: int, channels: int, page: Page = AS_DRAWN
 ) -> np.ndarray:
     """u8[height_px, w] for channels 1, u8[height_px, w, 3] (RGB) for 3. The whole text is inside
     the picture.
 
     looks decides what the lines of a book have in common (size, spacing, ink, paper, wear). rng
     decides what differs from line to line (slope, and where stains and grain lie). They may be the
-    same generator. tight: the share of the lines that are cut close to their ink.
+    same generator.
     """
     # Drawn larger or smaller than asked for: after the resize at the end, lines differ in sharpness
     # as scans do.
     size = max(8, int(height_px * looks.uniform(0.45, 1.1)))
     shaped = bool(SHAPED.search(text))
     ink = bend(rng, draw(looks, text, load_font(font, size, shaped), size), size)
-    if tight and looks.random() < tight:  # no draw at 0: lines of old seeds stay as they were
+    # No draw where a share is 0, so that lines of old seeds stay as they were.
+    if page.tight and looks.random() < page.tight:
         ink = cut(rng, ink, size)
+    if page.crowded and looks.random() < page.crowded:
+        other = " ".join(sorted(text.split(" "), key=lambda _: rng.random()))
+        ink = crowd(rng, ink, draw(rng, other, load_font(font, size, shaped), size), size)
     ink = wear(looks, rng, ink, size)
     paper = make_paper(looks, rng, ink.shape, size)
+    bitonal = page.bitonal and looks.random() < page.bitonal
+    if bitonal:
+        paper *= 0.5  # who scans so has evened out the shadows
     image = scan(looks, rng, mix(looks, ink, paper, channels), size)
+    if bitonal:
+        image = black_and_white(looks, image)
     height, width = image.shape[:2]
     width = max(1, (2 * width * height_px + height) // (2 * height))
     how = cv2.INTER_AREA if height > height_px else cv2.INTER_LINEAR
@@ -79,8 +103,9 @@ def draw(rng: Rng, text: str, font: ImageFont.FreeTypeFont, size: int) -> np.nda
     if SHAPED.search(text):
         pieces, x = [(0.0, text)], font.getlength(text) + space
     for word in () if pieces else text.split(" "):
-        # Whole words keep the font's kerning; spaced letters are set one by one, as a printer does.
-        for piece in word if tracking else (word,):
+        # Whole words keep the font's kerning; spaced letters are set one by one, as a printer does,
+        # with the marks that stand on them.
+        for piece in LETTER.findall(word) if tracking else (word,):
             pieces.append((x, piece))
             x += font.getlength(piece) + tracking
         x += space
@@ -127,6 +152,24 @@ def cut(rng: Rng, ink: np.ndarray, size: int) -> np.ndarray:
         max(rows[0] - top, 0) : rows[-1] + bottom + 1,
         max(columns[0] - left, 0) : columns[-1] + right + 1,
     ]
+
+
+def crowd(rng: Rng, ink: np.ndarray, other: np.ndarray, size: int) -> np.ndarray:
+    """The ink with what hangs into it of another line, drawn the same way: descenders of one above,
+    ascenders of one below, each 0.03 to 0.15 font sizes."""
+    rows = np.flatnonzero(other.max(axis=1))
+    if not len(rows):
+        return ink
+    ink = ink.copy()
+    above, below = (max(1, int(size * share)) for share in rng.uniform(0.03, 0.15, 2))
+    bits = other[rows[-1] + 1 - above : rows[-1] + 1], other[rows[0] : rows[0] + below]
+    for part, bit in zip((ink[:above], ink[-below:]), bits):
+        shifted = np.roll(bit, int(rng.integers(bit.shape[1])), axis=1)
+        shifted = shifted[: len(part), : part.shape[1]]
+        part[: len(shifted), : shifted.shape[1]] = np.maximum(
+            part[: len(shifted), : shifted.shape[1]], shifted
+        )
+    return ink
 
 
 def wear(looks: Rng, rng: Rng, ink: np.ndarray, size: int) -> np.ndarray:
@@ -212,3 +255,14 @@ def scan(looks: Rng, rng: Rng, image: np.ndarray, size: int) -> np.ndarray:
         noise = rng.standard_normal(image.shape[:2], np.float32) * float(looks.uniform(1, 10))
         image = image + (noise if image.ndim == 2 else noise[:, :, None])
     return np.clip(image + 0.5, 0, 255).astype(np.uint8)
+
+
+def black_and_white(rng: Rng, image: np.ndarray) -> np.ndarray:
+    """u8 -> u8 of 0 and 255 alone: halfway between ink and paper, which Otsu's threshold tells
+    apart, give or take a fifth of their difference."""
+    grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    level, _ = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU)
+    dark, light = (float(part.mean()) for part in (grey[grey <= level], grey[grey > level]))
+    level = (dark + light) / 2 + 0.2 * float(rng.uniform(-1, 1)) * (light - dark)
+    white = np.where(grey > level, np.uint8(255), np.uint8(0))
+    return white if image.ndim == 2 else np.repeat(white[:, :, None], 3, 2)

@@ -53,12 +53,11 @@ def define_source_flags(own: flags.FlagValues) -> None:
         "auto",
         "lines: auto (all that are usable), bundled (matplotlib's, alike everywhere), or a folder.",
     )
-    flags.DEFINE_float(
-        "tight",
-        0.0,
-        "lines: share of the lines cut close to their ink, as layout programs do; others have "
-        "margins.",
-        lower_bound=0.0,
-        upper_bound=1.0,
-        flag_values=own,
-    )
+    shares = {
+        "tight": "cut close to their ink, as layout programs do; others have margins.",
+        "crowded": "with bits of the lines above and below.",
+        "bitonal": "in black and white, as many books are scanned.",
+    }
+    for name, what in shares.items():
+        told = f"lines: share of the lines {what}"
+        flags.DEFINE_float(name, 0.0, told, lower_bound=0.0, upper_bound=1.0, flag_values=own)

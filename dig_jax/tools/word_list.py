@@ -13,6 +13,9 @@ long_s: an s before a letter becomes ſ, as in print before 1900. At the end of 
 rule does not know the joints of compounds: Hausthür has a round s there, here a long one. wordfreq
 writes ss for every ß. In German ß comes back where ss ends a word or stands before a consonant, as
 it was spelt before 1996 (daß, mußte), but not between vowels (Straße).
+
+small_e: the share of a word's occurrences in which ä, ö and ü are aͤ, oͤ and uͤ, as in print up to
+about 1830. Few fonts have that letter; `python -m dig_jax.tools.small_e` adds it.
 """
 
 import functools
@@ -29,6 +32,7 @@ FLAGS = flags.FLAGS
 OCCURRENCES = 300_000  # words of the text; frequencies below one in as many are raised to it
 ELIDED = {"fr": (("l'", 0.15), ("d'", 0.15), ("qu'", 0.04))}  # before vowels: share of a word
 VOWELS = frozenset("aeiouyh")
+BARE = {"ä": "a", "ö": "o", "ü": "u"}
 
 
 def words(language: str, most: int) -> dict[str, int]:
@@ -75,6 +79,14 @@ def capitalized(counts: dict[str, int], share: float) -> dict[str, int]:
     return small | {w: counts.get(w, n) for w, n in large.items()}
 
 
+def with_small_e(counts: dict[str, int], share: float) -> dict[str, int]:
+    """The same words, a share of the occurrences of those with an umlaut spelt with a small e."""
+    old = {word: re.sub("[äöü]", lambda c: BARE[c[0]] + "\u0364", word) for word in counts}
+    more = {old[word]: round(share * n) for word, n in counts.items() if old[word] != word}
+    kept = {word: n - more.get(old[word], 0) for word, n in counts.items()}
+    return {word: n for word, n in (kept | more).items() if n}
+
+
 def with_long_s(word: str, language: str) -> str:
     """The word as it was printed before 1900."""
     if language == "de":
@@ -86,7 +98,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise ValueError(f"{argv[1]!r} is no option: write --name=value")
     counts = elided(words(FLAGS.language, FLAGS.most), FLAGS.language)
-    counts = capitalized(counts, FLAGS.capitals)
+    counts = with_small_e(capitalized(counts, FLAGS.capitals), FLAGS.small_e)
     output = program.path(FLAGS.output, "--output")
     output.parent.mkdir(parents=True, exist_ok=True)
     spell = functools.partial(with_long_s, language=FLAGS.language) if FLAGS.long_s else str
@@ -100,6 +112,9 @@ if __name__ == "__main__":
     flags.DEFINE_integer("most", 60_000, "How many of the most frequent words.", lower_bound=1)
     flags.DEFINE_float(
         "capitals", 0.25, "Share that begins with a capital.", lower_bound=0.0, upper_bound=1.0
+    )
+    flags.DEFINE_float(
+        "small_e", 0.0, "Share of ä, ö, ü spelt aͤ, oͤ, uͤ.", lower_bound=0.0, upper_bound=1.0
     )
     flags.DEFINE_bool("long_s", False, "s before a letter becomes ſ, as in old print.")
     command_line.define_path("output", None, "The text to write.")

@@ -197,3 +197,55 @@ def test_shaping_without_raqm_is_a_sentence(tmp_path, monkeypatch):
         tmp_path / "out", "lines", f"--input={tmp_path / 'words.txt'}", "--fonts=bundled"
     )
     assert "need shaping" in told and "raqm" in told
+
+
+def test_bits_of_other_lines_hang_in_at_the_edges_alone():
+    file, rng = str(typeset.bundled_fonts()[0]), np.random.default_rng(3)
+    font = typeset.load_font(file, 40, False)
+    ink = np.zeros((60, 300), np.uint8)
+    other = typeset.draw(rng, "gypsy quay", font, 40)
+    deepest = 0
+    for _ in range(20):
+        crowded = typeset.crowd(rng, ink, other, 40)
+        rows = np.flatnonzero(crowded.any(1))
+        assert rows[0] == 0 or rows[-1] == 59
+        edge = np.minimum(rows, 59 - rows)
+        deepest = max(deepest, edge.max())
+        assert edge.max() < 6  # 0.15 font sizes
+        own = np.full_like(ink, 200)
+        assert (typeset.crowd(rng, own, other, 40) >= 200).all()  # the line's own ink stays
+    assert deepest >= 3 and not ink.any()
+    np.testing.assert_array_equal(typeset.crowd(rng, ink, np.zeros_like(ink), 40), ink)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_black_and_white_keeps_ink_and_paper_apart(channels):
+    image = np.full((20, 40, channels), 190, np.uint8)
+    image[5:10, 5:30] = 60
+    image += np.random.default_rng(0).integers(0, 9, image.shape, np.uint8)
+    for seed in range(9):
+        found = typeset.black_and_white(np.random.default_rng(seed), image.squeeze())
+        assert set(np.unique(found)) == {0, 255} and found.shape == image.squeeze().shape
+        dark = found.reshape(20, 40, channels)[..., 0] == 0
+        assert dark[5:10, 5:30].all() and dark.sum() == 125
+
+
+@pytest.mark.parametrize("flag", ["crowded", "bitonal"])
+def test_the_share_of_lines_that_look_scanned_is_the_one_asked_for(tmp_path, flag):
+    """And none of them changes what a line says."""
+    flags = ("--count=30", "--fonts=bundled", "--codec=png")
+    made = [make(tmp_path / f"{i}", "lines", *flags, f"--{flag}={i / 2}") for i in range(3)]
+    white = [
+        np.mean([np.isin(line.image(id), (0, 255)).mean() > 0.5 for id in line.rows])
+        for line in made
+    ]
+    if flag == "bitonal":
+        assert white[0] == 0 and 0.2 < white[1] < 0.8 and white[2] == 1
+    assert len({tuple(line.rows) for line in made}) == 1
+    assert [text for text in made[0].texts.values()][0] == [
+        text for text in made[2].texts.values()
+    ][0]
+
+
+def test_spaced_letters_keep_the_marks_that_stand_on_them():
+    assert typeset.LETTER.findall("fu\u0364r") == ["f", "u\u0364", "r"]

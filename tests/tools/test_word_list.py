@@ -69,17 +69,36 @@ def test_long_s(word, old):
     assert word_list.with_long_s(word, "de") == old
 
 
+def test_a_share_of_the_umlauts_has_a_small_e():
+    counts = {"für": 10, "Ärger": 4, "und": 9, "süße": 1}
+    found = word_list.with_small_e(counts, 0.4)
+    assert found == {"für": 6, "fu\u0364r": 4, "Ärger": 4, "und": 9, "süße": 1}
+    assert word_list.with_small_e(counts, 0.0) == counts
+    assert word_list.with_small_e({"süß": 3}, 1.0) == {"su\u0364ß": 3}
+
+
 def test_other_languages_keep_their_double_s():
     assert word_list.with_long_s("express", "en") == "expreſs"
 
 
 def test_lines_are_drawn_from_it(wordfreq, tmp_path, monkeypatch):
     output = tmp_path / "deep" / "words.txt"
-    options = {"language": "de", "most": 9, "capitals": 0.25, "long_s": True, "output": str(output)}
+    options = {
+        "language": "de",
+        "most": 9,
+        "capitals": 0.25,
+        "long_s": True,
+        "small_e": 0.5,
+        "output": str(output),
+    }
     monkeypatch.setattr(word_list, "FLAGS", types.SimpleNamespace(**options))
     word_list.main(["word_list"])
     counts = collections.Counter(output.read_text("utf-8").split())
-    assert counts["und"] == 6750 and counts["Und"] == 2250 and counts["ſüß"] == 4
+    assert (
+        counts["und"] == 6750
+        and counts["Und"] == 2250
+        and counts["ſüß"] == counts["ſu\u0364ß"] == 2
+    )
     assert lines.read_vocabulary(str(output)).chars >= set("ſüß")
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from PIL import features
 
 from dig_jax.data.examples import Example, Report
-from dig_jax.data.typeset import SHAPED, bundled_fonts, load_font, render
+from dig_jax.data.typeset import AS_DRAWN, SHAPED, Page, bundled_fonts, load_font, render
 from dig_jax.data.writer import encode_image
 from dig_jax.text import normalize
 
@@ -84,6 +84,8 @@ def examples(
     fonts: str = "auto",
     books: int = 0,
     tight: float = 0.0,
+    crowded: float = 0.0,
+    bitonal: float = 0.0,
     height_px: int = 48,
     channels: int = 1,
     codec: str = "jpeg",
@@ -96,8 +98,8 @@ def examples(
     words (as often as they stand there) replace our own English, German and French list. fonts:
     "auto", "bundled" or a folder. books: lines come from so many books, as in a scanned collection.
     Each has one language, font, size, paper, ink and wear of its own; 0: every line looks its own
-    way. tight: the share of the lines that are cut close to their ink, as layout programs cut them;
-    the others have margins. ValueError or FileNotFoundError for what a user can mend.
+    way. tight, crowded, bitonal: shares of the lines, see `typeset.Page`. ValueError or
+    FileNotFoundError for what a user can mend.
     """
     if not 1 <= min_words <= max_words:
         raise ValueError(
@@ -109,8 +111,10 @@ def examples(
             f"books is {books}; give a number of books, or 0 for lines that each look their own "
             "way."
         )
-    if not 0 <= tight <= 1:
-        raise ValueError(f"tight is {tight}; give a share of the lines, from 0 to 1.")
+    page = Page(tight, crowded, bitonal)
+    for name, value in page._asdict().items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} is {value}; give a share of the lines, from 0 to 1.")
     if channels not in (1, 3):
         raise ValueError(f"channels is {channels}, but must be 1 (grey) or 3 (colour).")
     sizes = {"train": count} if count else parse_splits(splits)
@@ -133,7 +137,7 @@ def examples(
         seed=seed,
         words=(min_words, max_words),
         books=books,
-        tight=tight,
+        page=page,
         height_px=height_px,
         channels=channels,
         codec=codec,
@@ -294,10 +298,10 @@ class LineMaker:
         codec: str,
         quality: int,
         books: int = 0,
-        tight: float = 0.0,
+        page: Page = AS_DRAWN,
     ):
         self.vocabulary, self.seed, self.words, self.books = vocabulary, seed, words, books
-        self.tight = tight
+        self.page = page
         self.height_px, self.channels, self.codec, self.quality = (
             height_px,
             channels,
@@ -327,7 +331,7 @@ class LineMaker:
         text = compose(
             rng, known, cumulative, font.covers, int(rng.integers(self.words[0], self.words[1] + 1))
         )
-        image = render(looks, rng, text, font.file, self.height_px, self.channels, self.tight)
+        image = render(looks, rng, text, font.file, self.height_px, self.channels, self.page)
         id = f"{split}/{index:07d} {Path(font.file).name}"
         return [(split, encode_image(image, self.codec, self.quality), text, id)]
 
