@@ -3,8 +3,8 @@
 #   launch/characters.sh records KIND       numbers of real handwritten digits (dig_jax[digits]), or
 #                                           rendered Hindi (dig_jax[words]; fonts from npm)
 #   launch/characters.sh pretrain KIND      gen on their images alone: the start "own"
-#   launch/characters.sh judge KIND START.. 100 labels, frozen and fine-tuned, by CTC; digits by the
-#                                           glimpse reader, too. START random, own, or a bundle:
+#   launch/characters.sh judge KIND START.. 100 labels (Hindi: 400), frozen and fine-tuned, by CTC;
+#                                           digits by the glimpse reader, too. START random, own, or
 #                                           gen48 (images of Latin lines), print (a reader of them)
 #   launch/characters.sh table              prints the table, with intervals by line
 #   launch/characters.sh all                everything, on one core
@@ -16,15 +16,15 @@ keep=glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshol
 # A quarter faster on a CPU (docs/performance.md).
 export GLIBC_TUNABLES="${GLIBC_TUNABLES-glibc.malloc.hugetlb=1:$keep}"
 python=${PYTHON:-.venv/bin/python} records=${RECORDS:-records} runs=${RUNS:-runs/characters}
-seed=${SEED:-0} labels=${LABELS:-100} kind=${2:-}
+seed=${SEED:-0} kind=${2:-}
 main() { "$python" -m dig_jax.main "$@"; }
 bundle() { # gen48 or print, as a folder to start from
   [ -d "$runs/$1" ] ||
     "$python" -m dig_jax.tools.import_weights --layout=dig_jax --input="$1" --output="$runs/$1"
 }
 case $kind in
-  digits) readers=(ctc glimpse) ;;
-  devanagari) readers=(ctc) ;;
+  digits) readers=(ctc glimpse) labels=${LABELS:-100} ;;
+  devanagari) readers=(ctc) labels=${LABELS:-400} ;;
   *) case $1 in table | all) ;; *) echo "KIND is '$kind': digits or devanagari" >&2; exit 2 ;; esac
 esac
 fonts=$records/fonts/devanagari
@@ -62,7 +62,7 @@ case $1 in
       [ "$use" = probe ] || rates=
       from=$runs/$start
       case $start in
-        random) bundle gen48; from= ;;
+        random) bundle gen48; from= ;; # its shape alone
         own) from=$runs/$kind/own-$seed ;;
         *) bundle "$start" ;;
       esac

@@ -5,9 +5,12 @@ its arguments and answers by a list. What SLURM, Google Cloud and Kubernetes do 
 not tested.
 """
 
+import collections
+import importlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -190,6 +193,30 @@ def test_help_explains_and_starts_nothing(place, path):
         assert f"launch/{path.name}" in out and "SBATCH" not in out.replace("#SBATCH lines", "")
         assert 2 <= len(out.splitlines()) < 30 and "pipefail" not in out
     assert set(os.listdir(place.folder)) == {"bin", "answers", "calls"}
+
+
+@pytest.mark.parametrize(("kind", "readers"), [("digits", 2), ("devanagari", 1)])
+def test_starts_on_other_characters_are_judged_alike(tmp_path, kind, readers):
+    """characters.sh: every start with the same lines, steps and readers, frozen and fine-tuned."""
+    env = os.environ | {"PYTHON": "echo", "RUNS": f"{tmp_path}/R", "RECORDS": f"{tmp_path}/r"}
+    starts = ("random", "own", "gen48", "print")
+    called = subprocess.run(
+        [LAUNCH / "characters.sh", "judge", kind, *starts],
+        env=env, capture_output=True, text=True, check=True,
+    ).stdout.splitlines()  # fmt: skip
+    runs = [call for call in called if "dig_jax.main" in call]
+    assert len(runs) == len(starts) * readers * 2
+    protocols = collections.Counter()
+    for run in runs:
+        name, args = re.search(r"--config=(\w+):(\S+)", run).groups()
+        config = importlib.import_module(f"configs.recognize.{name}").get_config(args)
+        given = config.get("shape_from") or re.search(r"init_from=(\S+)", run)[1]
+        assert given.startswith(f"{tmp_path}/R/")
+        data = (config.data.subset, config.data.subset_seed, config.total.steps, config.batch_size)
+        kinds = {head.kind for head in config.method.heads.values()}
+        protocols[name == "probe", *kinds, data] += 1
+    assert set(protocols.values()) == {len(starts)} and len(protocols) == 2 * readers
+    assert len(set(re.search(r"--workdir=(\S+)", run)[1] for run in runs)) == len(runs)
 
 
 @pytest.mark.parametrize("labels", ["34", "0"])
