@@ -171,7 +171,7 @@ BOUNDS = (
     (r"calibrate_batches", 0, None),
     (r"data\.(height_px|width_px|multiple_px|max_pixels|max_label_length|max_width_px)", 1, None),
     (r"data\.max_bad_share", 0, 1),
-    (r"optim\.(lr|min_lr|warmup_steps|weight_decay|clip_norm)", 0, None),
+    (r"optim\.(lr|min_lr|warmup_steps|weight_decay|clip_norm|average)", 0, None),
     (r"optim\.(momentum|drop)", 0, 1),
 )
 

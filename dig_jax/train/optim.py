@@ -9,6 +9,10 @@ so the scale multiplies the decayed rate and with it the decay, as in PyTorch's 
     v <- momentum * v + g + w * p,   p <- p - s * lr * v
 A rule may give its parameters another shape of schedule (SimSiam's predictor), and w may grow with
 the step (DINO, CCD).
+
+With `average`, p moves so beside an average x of all p so far, and x is what the run is judged by,
+saved and started from (Shamir and Zhang 2013, arXiv 1212.1824, polynomial-decay averaging):
+    x_t <- (1 - c) x_(t-1) + c p_t,   c = (average + 1) / (average + t),   t = 1, 2, ...
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +44,7 @@ class Optimizer:
     build: Callable[[Numbers], tuple[optax.GradientTransformation, Schedule]]
     numbers: Numbers
     trainable: Any
+    average: float | None
     _groups: tuple[tuple[str, int, int], ...]
 
     @functools.cached_property
@@ -51,6 +56,14 @@ class Optimizer:
     def schedule(self) -> Schedule:
         """step -> learning rate f32[]."""
         return self.build(self.numbers)[1]
+
+    def moving(self, opt_state: Any, params: Any) -> Any:
+        """The parameters that gradients are taken at: those that move, where `params` are their
+        average. Before the first step both are the same."""
+        if self.average is None:
+            return params
+        started = opt_state.count > 0
+        return jax.tree.map(lambda p, x: jnp.where(started, p, x), opt_state.moving, params)
 
     def describe(self) -> str:
         """The derived peak rate, then a line for each way of treating parameters: how many it
@@ -85,6 +98,7 @@ def create(
     weight_decay_end: float | None = None,
     clip_norm: float | None = None,
     clip_norm_each: float | None = None,
+    average: float | None = None,
     rules: Rules = (),
     layer_decay: float | None = None,
 ) -> Optimizer:
@@ -97,6 +111,7 @@ def create(
         clip_norm       limit on the global gradient norm of what trains
         clip_norm_each  limit on the norm of every array instead (of every block of a stacked
                         one), as DINO and CCD do
+        average         see the module: 8 is about the mean of the last ninth of the steps so far
         rules           ordered (regex, {lr_scale | freeze | freeze_frac | weight_decay | schedule})
         layer_decay     see `layer_scales`
         schedule, min_lr, drops, drop   see `make_schedule`
@@ -141,9 +156,9 @@ def create(
             _step(after, rates, schedule, growth),
         )
         tx = optax.partition({"train": trained, "freeze": optax.set_to_zero()}, labels)
-        return tx, rates[schedule]
+        return tx if average is None else _averaged(tx, average), rates[schedule]
 
-    return Optimizer(build, numbers, trainable, _group(params, groups))
+    return Optimizer(build, numbers, trainable, average, _group(params, groups))
 
 
 def _check(
@@ -171,6 +186,34 @@ def _check(
         raise ValueError(
             "config.optim has both clip_norm and clip_norm_each: set one of them to None"
         )
+
+
+class Averaged(NamedTuple):
+    """What `average` adds to the state of an optimiser. count i32[], moving: parameters."""
+
+    count: jax.Array
+    moving: Any
+    inner: Any
+
+
+def _averaged(tx: optax.GradientTransformation, power: float) -> optax.GradientTransformation:
+    """`tx` on parameters of its own; what it updates is their average. Gradients are to be those
+    at `Optimizer.moving`."""
+
+    def init(params: Any) -> Averaged:
+        return Averaged(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params), tx.init(params))
+
+    def update(updates: Any, state: Averaged, params: Any = None) -> tuple[Any, Averaged]:
+        started = state.count > 0
+        before = jax.tree.map(lambda p, x: jnp.where(started, p, x), state.moving, params)
+        updates, inner = tx.update(updates, state.inner, before)
+        moving = jax.tree.map(jnp.add, before, updates)
+        count = optax.safe_increment(state.count)
+        share = (power + 1.0) / (power + count.astype(jnp.float32))
+        nearer = jax.tree.map(lambda p, x: share * (p - x), moving, params)
+        return nearer, Averaged(count, moving, inner)
+
+    return optax.GradientTransformation(init, update)
 
 
 def _masked(x: Any) -> bool:

@@ -64,10 +64,11 @@ def train_step(
     ) -> tuple[states.TrainState, Figures]:
         seed, (tx, schedule) = numbers["seed"], optimizer.build(numbers["optimizer"])
         progress = state.step / jnp.maximum(numbers["optimizer"]["total_steps"], 1)
-        teacher = method.update_teacher(state.teacher, state.params, progress)
+        moving = optimizer.moving(state.opt_state, state.params)
+        teacher = method.update_teacher(state.teacher, moving, progress)
         views = method.augment(prng.stream(seed, "augment", state.step), batch)
         key = prng.stream(seed, "loss", state.step)
-        read = state.params, teacher
+        read = moving, teacher
         if shardings is not None:
             read = sharding.gather(read, (shardings.params, shardings.teacher))
         whole = state.replace(params=read[0], teacher=read[1])

@@ -315,6 +315,41 @@ def test_weight_decay_may_rise_on_a_cosine():
     jax.tree.map(np.testing.assert_array_equal, kept, moved(5, weight_decay=0.04))
 
 
+@pytest.mark.parametrize("power", [0.0, 8.0])
+def test_the_average_of_the_weights_goes_beside_those_that_move(power):
+    """Shamir and Zhang 2013: x_t = (1 - c) x_(t-1) + c p_t, c = (power + 1) / (power + t). At 0 it
+    is the plain mean. The gradients of a step are those of the weights that move."""
+    rules = (("bias", {"freeze": True}), ("", {}))
+    options = {"params": tree(), "lr": 0.1, "weight_decay": 0.1, "rules": rules, **SIZES}
+    plain, both = optim.create(**options), optim.create(**options, average=power)
+    params, state = tree(), plain.tx.init(tree())
+    other = jax.tree.map(lambda x: x + 1.0, tree())  # what init_from puts in their place
+    average, beside = tree(), both.tx.init(other)
+    grad = lambda at, t: jax.tree.map(lambda x, g: x * 0.1 + g, at, tree(t))
+    seen = []
+    for t in range(1, 6):
+        moving = both.moving(beside, average)
+        jax.tree.map(np.testing.assert_array_equal, moving, params)
+        updates, state = plain.tx.update(grad(params, t), state, params)
+        params = optax.apply_updates(params, updates)
+        nearer, beside = both.tx.update(grad(moving, t), beside, average)
+        average = optax.apply_updates(average, nearer)
+        seen.append(params)
+        if power == 0:
+            mean = jax.tree.map(lambda *each: sum(each) / len(each), *seen)
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), average, mean)
+    by_hand = seen[0]
+    for t in range(2, 6):
+        share = (power + 1) / (power + t)
+        by_hand = jax.tree.map(lambda x, p, c=share: (1 - c) * x + c * p, by_hand, seen[t - 1])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), average, by_hand
+    )
+    kept = average["encoder"]["block_0"]["bias"]
+    np.testing.assert_array_equal(kept, tree()["encoder"]["block_0"]["bias"])
+    assert plain.moving(state, params) is params
+
+
 def test_every_array_may_be_clipped_by_its_own_norm():
     """DINO's clip_gradients, seen in Adam's first moment; stacked blocks each by themselves, small
     gradients stay.

@@ -72,10 +72,11 @@ def test_a_step_writes_over_the_state_it_was_given(mesh, lines, tmp_path, monkey
     assert kept == [[], [], []]
 
 
-def test_resume_is_bit_exact(lines, tmp_path, monkeypatch):
+@pytest.mark.parametrize("changes", [{}, {"optim.average": 8.0}], ids=["plain", "average"])
+def test_resume_is_bit_exact(lines, tmp_path, monkeypatch, changes):
     """4 steps = 2 steps, SIGTERM, 2 steps: same state, same records, same metrics.jsonl."""
     seen = spy_on_data(monkeypatch)
-    whole = train.run(make_config(lines, 4), str(tmp_path / "whole"))
+    whole = train.run(make_config(lines, 4, **changes), str(tmp_path / "whole"))
     whole_seen = seen[:]
     seen.clear()
 
@@ -85,10 +86,10 @@ def test_resume_is_bit_exact(lines, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(train.hosts, "stop_requested", stop_at_two)
         with pytest.raises(SystemExit) as stopped:
-            train.run(make_config(lines, 4), str(tmp_path / "parts"))
+            train.run(make_config(lines, 4, **changes), str(tmp_path / "parts"))
     assert stopped.value.code == 143
     assert checkpoint.steps(str(tmp_path / "parts")) == [2]
-    resumed = train.run(make_config(lines, 4), str(tmp_path / "parts"))
+    resumed = train.run(make_config(lines, 4, **changes), str(tmp_path / "parts"))
     assert int(resumed.step) == 4
     assert same(whole, resumed)
     assert seen == whole_seen and len({tuple(s) for s in seen}) == 4
@@ -97,6 +98,17 @@ def test_resume_is_bit_exact(lines, tmp_path, monkeypatch):
         for d in ("whole", "parts")
     ]
     assert logs[0] == logs[1] and [r["step"] for r in logs[0]] == [1, 2, 3, 4]
+
+
+def test_a_run_is_judged_by_the_average_of_its_weights(lines, tmp_path):
+    """The average changes nothing that is trained; the state's parameters are the average."""
+    plain = train.run(make_config(lines, 4), str(tmp_path / "plain"))
+    beside = train.run(make_config(lines, 4, **{"optim.average": 1.0}), str(tmp_path / "average"))
+    losses = [[r["train/loss"] for r in rows_of(tmp_path / d)] for d in ("plain", "average")]
+    np.testing.assert_allclose(*losses, rtol=1e-6)
+    for got, want in zip(*map(jax.tree.leaves, (beside.opt_state.moving, plain.params))):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
+    assert not same(beside.params, plain.params)
 
 
 def test_the_state_moves(lines, tmp_path):

@@ -132,17 +132,9 @@ def examples(
     )
     report.notes.append("fonts: " + ", ".join(sorted({Path(font.file).name for font in found})))
     make = LineMaker(
-        usable,
-        found,
-        seed=seed,
-        words=(min_words, max_words),
-        books=books,
-        page=page,
-        height_px=height_px,
-        channels=channels,
-        codec=codec,
-        quality=quality,
-    )
+        usable, found, seed=seed, words=(min_words, max_words), books=books, page=page,
+        height_px=height_px, channels=channels, codec=codec, quality=quality,
+    )  # fmt: skip
     jobs = ((split, index) for split, size in sizes.items() for index in range(size))
     yield from report.work(make, jobs, workers)
 
