@@ -267,7 +267,7 @@ def fine_tuning(args: ConfigDict) -> ConfigDict:
     config.method.drop_path = args.drop_path
     config.calibrate_batches = 100
     config.optim = {"lr": args.lr, "weight_decay": 0.01, "clip_norm": 5.0}
-    config.optim.update(warmup_steps=args.steps * 15 // 100, min_lr=args.lr / 200)
+    config.optim.update(warmup_steps=args.steps * 15 // 100, min_lr=args.lr / 200, average=8.0)
     if args.preset == "dig":
         config.method.standardize = False  # as the authors
         decoder = {"width": 512, "depth": 6, "heads": 8, "inner": 256, "dropout": 0.1}
