@@ -63,7 +63,7 @@ case $1 in
         --workdir="$runs/$size/$3/$labels/$2${BLOCK:+_block$BLOCK}-$seed"; done ;;
   ablate)
     pieces=("${@:3}")
-    [ $# -gt 2 ] || pieces=(whole augmentation contrast schedule dropout shortcut lstm height)
+    [ $# -gt 2 ] || pieces=(whole augmentation contrast schedule average dropout shortcut lstm height)
     for piece in "${pieces[@]}"; do
       args=labels=${LABELS:-0.1},steps=$(steps "$2"),seed=$seed flags=() name=without_$piece
       case $piece in
@@ -74,6 +74,7 @@ case $1 in
           flags=(--config.optim.schedule=constant --config.optim.warmup_steps=0) ;;
         dropout) args=size=cnn48,$args flags=(--config.method.heads.ctc.dropout=0.0) ;;
         shortcut) args=size=cnn48,$args flags=(--config.method.heads.ctc.shortcut=0.0) ;;
+        average) args=size=cnn48,$args flags=(--config.optim.average=None) ;;
         lstm) args=size=cnn48,head=linear,$args ;;
         height) args=size=cnn,$args ;;
         vit) args=size=micro,patch=32x4,$args name=vit ;;
