@@ -15,8 +15,7 @@
 #                                                fine-tuned; SET also captcha_ds, icdar2015_words
 #   launch/strong.sh bench                       step and reading beside PyTorch (dig_jax[torch])
 #   launch/strong.sh table                       prints the tables, with intervals by line and work
-# SIZE: the encoder, cnn48 (default), cnn48_lstm, cnn, micro. Also SEED, STEPS, RECORDS and RUNS.
-# BLOCK=3: judge reads that block of a ViT.
+# SIZE: cnn48 (default), cnn48_lstm, cnn, micro; BLOCK=3 of it. Also SEED, STEPS, RECORDS and RUNS.
 # `taskset -c N` in front: one process a core is faster than one process on all cores.
 case " $* " in "  " | *" --help "* | *" -h "*) # prints the lines above
   sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0"; exit ;; esac
@@ -63,7 +62,7 @@ case $1 in
         --workdir="$runs/$size/$3/$labels/$2${BLOCK:+_block$BLOCK}-$seed"; done ;;
   ablate)
     pieces=("${@:3}")
-    [ $# -gt 2 ] || pieces=(whole augmentation contrast schedule average dropout shortcut lstm height)
+    [ $# -gt 2 ] || pieces=(whole augmentation contrast schedule mean dropout shortcut lstm height)
     for piece in "${pieces[@]}"; do
       args=labels=${LABELS:-0.1},steps=$(steps "$2"),seed=$seed flags=() name=without_$piece
       case $piece in
@@ -74,7 +73,7 @@ case $1 in
           flags=(--config.optim.schedule=constant --config.optim.warmup_steps=0) ;;
         dropout) args=size=cnn48,$args flags=(--config.method.heads.ctc.dropout=0.0) ;;
         shortcut) args=size=cnn48,$args flags=(--config.method.heads.ctc.shortcut=0.0) ;;
-        average) args=size=cnn48,$args flags=(--config.optim.average=None) ;;
+        mean) args=size=cnn48,$args flags=(--config.optim.average=None) ;;
         lstm) args=size=cnn48,head=linear,$args ;;
         height) args=size=cnn,$args ;;
         vit) args=size=micro,patch=32x4,$args name=vit ;;
