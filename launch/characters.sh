@@ -75,7 +75,8 @@ case $1 in
         --config.data.train="$records/$kind" \
         --workdir="$runs/judged/$kind/$reader-$use-$start-$seed"; done; done; done ;;
   table) for kind in digits devanagari; do
-      "$python" -m dig_jax.tools.results "$runs/judged/$kind" --intervals; done ;;
+      [ ! -d "$runs/judged/$kind" ] ||
+        "$python" -m dig_jax.tools.results "$runs/judged/$kind" --intervals; done ;;
   all) for kind in digits devanagari; do
       "$0" records "$kind"; "$0" pretrain "$kind"; "$0" judge "$kind" random own gen48 print; done
     "$0" table ;;

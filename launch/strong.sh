@@ -15,7 +15,7 @@
 #                                                fine-tuned; SET also captcha_ds, icdar2015_words
 #   launch/strong.sh bench                       step and reading beside PyTorch (dig_jax[torch])
 #   launch/strong.sh table                       prints the tables, with intervals by line and work
-# SIZE: cnn48 (default), cnn48_lstm, cnn, micro; BLOCK=3 of it. Also SEED, STEPS, RECORDS and RUNS.
+# SIZE: cnn48 (default), cnn48_lstm, cnn, micro; BLOCK=3: judge a ViT's. SEED, STEPS, RECORDS, RUNS.
 # `taskset -c N` in front: one process a core is faster than one process on all cores.
 case " $* " in "  " | *" --help "* | *" -h "*) # prints the lines above
   sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0"; exit ;; esac
@@ -70,7 +70,7 @@ case $1 in
         augmentation) args=size=cnn48,recipe=,$args ;;
         contrast) args=size=cnn48,$args flags=(--config.data.contrast=None) ;;
         schedule) args=size=cnn48,$args
-          flags=(--config.optim.schedule=constant --config.optim.warmup_steps=0) ;;
+          flags=(--config.optim.{schedule=constant,warmup_steps=0,average=None}) ;;
         dropout) args=size=cnn48,$args flags=(--config.method.heads.ctc.dropout=0.0) ;;
         shortcut) args=size=cnn48,$args flags=(--config.method.heads.ctc.shortcut=0.0) ;;
         mean) args=size=cnn48,$args flags=(--config.optim.average=None) ;;

@@ -46,9 +46,10 @@ def bundled_fonts() -> list[Path]:
 
 
 class Page(NamedTuple):
-    """Shares of the lines that look as scanned pages do. tight: cut close to their ink, as layout
-    programs cut them. crowded: with bits of the lines above and below. bitonal: in black and white,
-    without greys, as many books are scanned."""
+    """Shares of the lines, or of books that look alike, that look as scanned pages do. tight: cut
+    close to their ink, as layout programs cut them. crowded: with bits of the lines above and
+    below. bitonal: in black and white, as many books are scanned, with greys at the edges alone
+    from the reduction to one height."""
 
     tight: float = 0.0
     crowded: float = 0.0
@@ -261,6 +262,8 @@ def black_and_white(rng: Rng, image: np.ndarray) -> np.ndarray:
     """u8 -> u8 of 0 and 255 alone: halfway between ink and paper, which Otsu's threshold tells
     apart, give or take a fifth of their difference."""
     grey = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+    if grey.min() == grey.max():
+        return image  # no ink to tell from paper
     level, _ = cv2.threshold(grey, 0, 255, cv2.THRESH_OTSU)
     dark, light = (float(part.mean()) for part in (grey[grey <= level], grey[grey > level]))
     level = (dark + light) / 2 + 0.2 * float(rng.uniform(-1, 1)) * (light - dark)

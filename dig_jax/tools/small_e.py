@@ -24,26 +24,31 @@ SCALE, GAP = 0.42, 0.05  # of the e, and of the em between it and the letter bel
 
 def add(file: pathlib.Path) -> bool:
     """Adds the letter to a TrueType font, over the middle of a, o and u and above them. False where
-    the font has it there already, or has no outlines of these letters. ttLib.TTLibError for what is
-    no font."""
-    font = ttLib.TTFont(file)
+    the font has it there already, or has no outlines of these letters. ValueError for what is no
+    font."""
+    try:
+        font = ttLib.TTFont(file)
+    except ttLib.TTLibError as error:
+        raise ValueError(f"{file} is no font ({error}): remove it") from error
     names = font.getBestCmap() or {}
     if "glyf" not in font or not all(ord(c) in names for c in "aoue"):
         return False
     glyphs = font.getGlyphSet()
 
-    def bounds(char: str) -> tuple[float, float, float, float]:
+    def bounds(char: str) -> tuple[float, float, float, float] | None:
         pen = boundsPen.BoundsPen(glyphs)
         glyphs[names[ord(char)]].draw(pen)
         return pen.bounds
 
     if SMALL_E in names and (own := bounds(chr(SMALL_E))) and own[0] + own[2] < 0:
         return False
-    below = [bounds(char) for char in "aou"]
+    below, small = [bounds(char) for char in "aou"], bounds("e")
+    if small is None or None in below:
+        return False
     middles = [
         (box[0] + box[2]) / 2 - glyphs[names[ord(char)]].width for char, box in zip("aou", below)
     ]
-    left, bottom, right, _ = bounds("e")
+    left, bottom, right, _ = small
     across = sum(middles) / 3 - SCALE * (left + right) / 2
     up = max(box[3] for box in below) + GAP * font["head"].unitsPerEm - SCALE * bottom
     outline = recordingPen.DecomposingRecordingPen(glyphs)
@@ -63,7 +68,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise ValueError(f"{argv[1]!r} is no option: write --name=value")
     folder = program.path(FLAGS.fonts, "--fonts")
-    files = sorted(folder.rglob("*.ttf"))
+    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() == ".ttf")
     if not files:
         raise ValueError(f"--fonts is {folder}, which holds no .ttf file: name a folder of fonts")
     count = sum(map(add, files))

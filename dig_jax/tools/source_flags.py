@@ -59,5 +59,5 @@ def define_source_flags(own: flags.FlagValues) -> None:
         "bitonal": "in black and white, as many books are scanned.",
     }
     for name, what in shares.items():
-        told = f"lines: share of the lines {what}"
+        told = f"lines: share of the lines (with --books: of the books) {what}"
         flags.DEFINE_float(name, 0.0, told, lower_bound=0.0, upper_bound=1.0, flag_values=own)

@@ -21,6 +21,7 @@ about 1830. Few fonts have that letter; `python -m dig_jax.tools.small_e` adds i
 import functools
 import re
 import unicodedata
+import zlib
 
 from absl import flags
 
@@ -80,9 +81,13 @@ def capitalized(counts: dict[str, int], share: float) -> dict[str, int]:
 
 
 def with_small_e(counts: dict[str, int], share: float) -> dict[str, int]:
-    """The same words, a share of the occurrences of those with an umlaut spelt with a small e."""
+    """The same words, a share of the occurrences of those with an umlaut spelt with a small e. A
+    word that stands there once has one spelling or the other, as its letters draw lots."""
     old = {word: re.sub("[äöü]", lambda c: BARE[c[0]] + "\u0364", word) for word in counts}
-    more = {old[word]: round(share * n) for word, n in counts.items() if old[word] != word}
+    lot = lambda word: zlib.crc32(word.encode()) / 2**32
+    more = {
+        old[word]: int(share * n + lot(word)) for word, n in counts.items() if old[word] != word
+    }
     kept = {word: n - more.get(old[word], 0) for word, n in counts.items()}
     return {word: n for word, n in (kept | more).items() if n}
 

@@ -236,11 +236,13 @@ def whole_columns(cfg: Mapping[str, Any], px: int) -> int:
 
 def encoder_for(cfg: Mapping[str, Any], device: Device | None) -> dict[str, Any] | None:
     """The options of the encoder, every "auto" resolved for a device. ValueError for a kernel that
-    it lacks."""
+    it lacks, if this config states it: one of the run that it starts from is left to "auto"."""
     encoder = cfg["method"].get("encoder")
     if not encoder:
         return None
     platform, version = device or encoders.here()
+    if "method.encoder" in cfg["inherit"]:
+        encoder = encoders.readable(encoder, platform)
     encoders.check_kernel(encoder, platform)
     return encoders.resolve(encoder, platform, version)
 

@@ -111,7 +111,7 @@ def create(
         clip_norm       limit on the global gradient norm of what trains
         clip_norm_each  limit on the norm of every array instead (of every block of a stacked
                         one), as DINO and CCD do
-        average         see the module: 8 is about the mean of the last ninth of the steps so far
+        average         see the module: 8 is about the mean of the last fifth of the steps so far
         rules           ordered (regex, {lr_scale | freeze | freeze_frac | weight_decay | schedule})
         layer_decay     see `layer_scales`
         schedule, min_lr, drops, drop   see `make_schedule`

@@ -84,7 +84,7 @@ def test_no_digit_stands_in_two_splits():
 
 
 def test_a_number_is_its_digits_one_after_the_other():
-    """Cut apart at the gaps and reduced to 8 x 8 px, each is nearest to the digit drawn."""
+    """A bar, a ring and a bar: full height at both ends, hollow in the middle."""
     ink = np.zeros((2, 8, 8), np.float32)
     ink[0, :, 3:5] = 1  # a bar
     ink[1, [0, -1]] = ink[1, :, [0, -1]] = 1  # a ring
@@ -96,6 +96,25 @@ def test_a_number_is_its_digits_one_after_the_other():
     assert (bars >= 26).all() and columns[0] >= 3 and columns[-1] < drawn.shape[1] - 3
     ring = dark[:, columns.mean().astype(int)]
     assert 4 <= ring.sum() < 26  # two strokes, hollow between them
+
+
+def test_a_number_says_what_is_drawn():
+    """Two digits, one all ink and one with little: the text tells how wide and dark they are."""
+    ink = np.zeros((2, 8, 8), np.float32)
+    ink[0], ink[1, :, 4] = 1, 1
+    make = digits.Maker(ink, np.array([8, 1]), {"train": (0, 2)}, (1, 5), 0, Store(codec="png"))
+    lengths = set()
+    for index in range(20):
+        ((split, image, text, _),) = make(("train", index))
+        grey = cv2.imdecode(np.frombuffer(image, np.uint8), 0)
+        dark = grey < (int(grey.min()) + int(grey.max())) / 2
+        runs = np.diff(np.flatnonzero(np.diff(np.r_[0, dark.any(0), 0])))[::2]  # widths of ink
+        lengths.add(len(text))
+        assert split == "train" and set(text) <= {"1", "8"}
+        lone = text.count("1")
+        assert sum(runs) > 20 * text.count("8") + 2 * lone
+        assert sum(runs) < 46 * text.count("8") + 14 * lone
+    assert lengths == {1, 2, 3, 4, 5}
 
 
 @pytest.mark.parametrize(
@@ -233,19 +252,32 @@ def test_black_and_white_keeps_ink_and_paper_apart(channels):
 @pytest.mark.parametrize("flag", ["crowded", "bitonal"])
 def test_the_share_of_lines_that_look_scanned_is_the_one_asked_for(tmp_path, flag):
     """And none of them changes what a line says."""
-    flags = ("--count=30", "--fonts=bundled", "--codec=png")
-    made = [make(tmp_path / f"{i}", "lines", *flags, f"--{flag}={i / 2}") for i in range(3)]
-    white = [
-        np.mean([np.isin(line.image(id), (0, 255)).mean() > 0.5 for id in line.rows])
-        for line in made
-    ]
-    if flag == "bitonal":
-        assert white[0] == 0 and 0.2 < white[1] < 0.8 and white[2] == 1
-    assert len({tuple(line.rows) for line in made}) == 1
-    assert [text for text in made[0].texts.values()][0] == [
-        text for text in made[2].texts.values()
-    ][0]
+    flags = ("--count=40", "--fonts=bundled", "--codec=png", "--min_words=3", "--tight=1")
+    none, some, all_ = (
+        make(tmp_path / f"{i}", "lines", *flags, f"--{flag}={i / 2}") for i in range(3)
+    )
+    assert none.texts == some.texts == all_.texts
+    same = lambda a, b: sum(a.rows[id] == b.rows[id] for id in a.rows)
+    assert same(none, all_) == 0 and 8 < same(some, all_) < 32
+    if flag == "bitonal":  # greys are left where the height was reduced
+        shares = [
+            np.mean([np.isin(line.image(id), (0, 255)).mean() > 0.7 for id in line.rows])
+            for line in (none, some, all_)
+        ]
+        assert shares[0] < 0.1 and 0.2 < shares[1] < 0.8 and shares[2] > 0.9
 
 
-def test_spaced_letters_keep_the_marks_that_stand_on_them():
-    assert typeset.LETTER.findall("fu\u0364r") == ["f", "u\u0364", "r"]
+def test_a_picture_without_ink_stays_as_it_is():
+    blank = np.full((20, 40), 200, np.uint8)
+    np.testing.assert_array_equal(typeset.black_and_white(np.random.default_rng(0), blank), blank)
+
+
+def test_spaced_letters_keep_the_marks_that_stand_on_them(monkeypatch):
+    """A mark set by itself would stand a letter space away, or on a box."""
+    pieces = []
+    pen = type("Pen", (), {"text": lambda self, at, piece, **_: pieces.append(piece)})
+    monkeypatch.setattr(typeset.ImageDraw, "Draw", lambda page: pen())
+    font = typeset.load_font(str(typeset.bundled_fonts()[0]), 40)
+    for seed in range(20):
+        typeset.draw(np.random.default_rng(seed), "fu\u0364r e\u0301", font, 40)
+    assert set(pieces) == {"fu\u0364r", "e\u0301", "f", "u\u0364", "r"}

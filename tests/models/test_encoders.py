@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dig_jax.models import encoders
+from dig_jax.train import experiment
 from tests.jaxprs import equations
 
 VIT = {"patch": (8, 4), "width": 64, "depth": 1, "heads": 2, "dtype": "auto", "attention": "auto"}
@@ -69,6 +70,15 @@ def test_a_kernel_of_another_platform_is_refused_by_training_and_left_out_by_rea
     for own in ({}, VIT, {**VIT, "attention": "plain"}):
         encoders.check_kernel(own, "cpu")
         assert encoders.readable(own, "cpu") == own
+
+
+def test_a_run_goes_on_from_one_that_stated_a_kernel_of_another_platform():
+    method = {"encoder": {**VIT, "dtype": "bfloat16", "attention": "flash"}}
+    inherited = {"method": method, "inherit": ("method.encoder",)}
+    assert experiment.encoder_for(inherited, ("cpu", None))["attention"] == "blocks"
+    assert experiment.encoder_for(inherited, ("tpu", None))["attention"] == "flash"
+    with pytest.raises(ValueError, match="a kernel of TPUs"):
+        experiment.encoder_for({**inherited, "inherit": ()}, ("cpu", None))
 
 
 def test_a_decoder_with_wide_heads_leaves_cudnn():

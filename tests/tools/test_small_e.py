@@ -53,6 +53,17 @@ def test_a_letter_that_stands_beside_its_own_is_made_anew(file):
     assert small_e.add(file) and not small_e.add(file)
 
 
+def test_what_has_no_outlines_stays_and_what_is_no_font_is_named(file, tmp_path):
+    font = ttLib.TTFont(file)
+    font["glyf"]["o"] = type(font["glyf"]["o"])()  # empty
+    font["glyf"]["o"].numberOfContours = 0
+    font.save(file)
+    assert not small_e.add(file)
+    (tmp_path / "broken.ttf").write_bytes(b"no font")
+    with pytest.raises(ValueError, match=r"broken.ttf is no font .*: remove it"):
+        small_e.add(tmp_path / "broken.ttf")
+
+
 def test_the_program_counts_fonts_and_names_an_empty_folder(file, tmp_path):
     run = lambda folder: subprocess.run(
         [sys.executable, "-m", "dig_jax.tools.small_e", f"--fonts={folder}"],
