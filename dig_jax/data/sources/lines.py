@@ -267,7 +267,7 @@ def _usable(vocabulary: Vocabulary, fonts: Sequence[Font], report: Report) -> Vo
         if not features.check("raqm"):
             raise ValueError(
                 "These words need shaping, which this Pillow cannot do (no raqm): install the "
-                "wheel of Pillow from PyPI."
+                "wheel of Pillow from PyPI and, on Linux, the system's libfribidi."
             )
     total = sum(vocabulary.share[name] for name in words)
     return Vocabulary(words, frequency, {name: vocabulary.share[name] / total for name in words})
