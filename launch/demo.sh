@@ -23,7 +23,7 @@ run() { # folder, config, flags
   python -m dig_jax.main --config="configs/$2" --workdir="$out/$1" "${@:3}" \
     --config.data.train="$out/two_books"
 }
-few() { # judged by its last weights: in so few steps an average lags behind
+few() { # judged by its last weights, as the figures of docs/demo.md
   run "$@" --config.data.buckets_px=2 --config.evals.recognition.every_steps=100 \
     --config.optim.average=None
 }

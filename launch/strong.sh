@@ -15,7 +15,7 @@
 #                                                fine-tuned; SET also captcha_ds, icdar2015_words
 #   launch/strong.sh bench                       step and reading beside PyTorch (dig_jax[torch])
 #   launch/strong.sh table                       prints the tables, with intervals by line and work
-# SIZE: cnn48 (default), cnn48_lstm, cnn, micro; BLOCK=3: judge a ViT's. SEED, STEPS, RECORDS, RUNS.
+# SIZE: cnn48 (default), cnn48_lstm, cnn, micro. BLOCK=3: of a ViT. SEED, STEPS, RECORDS, RUNS.
 # `taskset -c N` in front: one process a core is faster than one process on all cores.
 case " $* " in "  " | *" --help "* | *" -h "*) # prints the lines above
   sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0"; exit ;; esac

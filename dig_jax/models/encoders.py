@@ -95,7 +95,7 @@ def resolve(
 def check_kernel(options: Mapping[str, Any], platform: str) -> None:
     """ValueError where the attention that is stated is a kernel that a platform lacks."""
     name = options.get("attention")
-    if KERNELS.get(name, platform) != platform:
+    if _lacks(options, platform):
         raise ValueError(
             f"config.method.encoder.attention is {name!r}, a kernel of {KERNELS[name].upper()}s, "
             f"and this is for a {platform.upper()}: set it to 'auto'"
@@ -104,8 +104,11 @@ def check_kernel(options: Mapping[str, Any], platform: str) -> None:
 
 def readable(options: Mapping[str, Any], platform: str) -> dict[str, Any]:
     """The options with "auto" for a kernel that a platform lacks: weights are read anywhere."""
-    elsewhere = KERNELS.get(options.get("attention"), platform) != platform
-    return {**options, **({"attention": "auto"} if elsewhere else {})}
+    return {**options, "attention": "auto"} if _lacks(options, platform) else dict(options)
+
+
+def _lacks(options: Mapping[str, Any], platform: str) -> bool:
+    return KERNELS.get(options.get("attention"), platform) != platform
 
 
 def best_dtype(platform: str, compute_capability: str | None = None) -> str:

@@ -60,10 +60,7 @@ class Optimizer:
     def moving(self, opt_state: Any, params: Any) -> Any:
         """The parameters that gradients are taken at: those that move, where `params` are their
         average. Before the first step both are the same."""
-        if self.average is None:
-            return params
-        started = opt_state.count > 0
-        return jax.tree.map(lambda p, x: jnp.where(started, p, x), opt_state.moving, params)
+        return params if self.average is None else _moving(opt_state, params)
 
     def describe(self) -> str:
         """The derived peak rate, then a line for each way of treating parameters: how many it
@@ -196,6 +193,12 @@ class Averaged(NamedTuple):
     inner: Any
 
 
+def _moving(state: Averaged, params: Any) -> Any:
+    """See `Optimizer.moving`. Before the first step another run may have replaced `params`."""
+    started = state.count > 0
+    return jax.tree.map(lambda p, x: jnp.where(started, p, x), state.moving, params)
+
+
 def _averaged(tx: optax.GradientTransformation, power: float) -> optax.GradientTransformation:
     """`tx` on parameters of its own; what it updates is their average. Gradients are to be those
     at `Optimizer.moving`."""
@@ -204,8 +207,7 @@ def _averaged(tx: optax.GradientTransformation, power: float) -> optax.GradientT
         return Averaged(jnp.zeros((), jnp.int32), jax.tree.map(jnp.copy, params), tx.init(params))
 
     def update(updates: Any, state: Averaged, params: Any = None) -> tuple[Any, Averaged]:
-        started = state.count > 0
-        before = jax.tree.map(lambda p, x: jnp.where(started, p, x), state.moving, params)
+        before = _moving(state, params)
         updates, inner = tx.update(updates, state.inner, before)
         moving = jax.tree.map(jnp.add, before, updates)
         count = optax.safe_increment(state.count)

@@ -100,15 +100,22 @@ def test_resume_is_bit_exact(lines, tmp_path, monkeypatch, changes):
     assert logs[0] == logs[1] and [r["step"] for r in logs[0]] == [1, 2, 3, 4]
 
 
-def test_a_run_is_judged_by_the_average_of_its_weights(lines, tmp_path):
-    """The average changes nothing that is trained; the state's parameters are the average."""
+def test_a_run_is_judged_by_the_average_of_its_weights(lines, tmp_path, monkeypatch):
+    """The average changes nothing that is trained; evaluators see it, and it is what is saved."""
     plain = train.run(make_config(lines, 4), str(tmp_path / "plain"))
-    beside = train.run(make_config(lines, 4, **{"optim.average": 1.0}), str(tmp_path / "average"))
+    seen = []
+    spy = lambda self, state, step: seen.append(state.params) or {}
+    monkeypatch.setattr("tests.toy.Evaluator.run", spy)
+    changes = {"optim.average": 1.0, "evals.toy": {"every_steps": 0}}
+    beside = train.run(make_config(lines, 4, **changes), str(tmp_path / "average"))
     losses = [[r["train/loss"] for r in rows_of(tmp_path / d)] for d in ("plain", "average")]
     np.testing.assert_allclose(*losses, rtol=1e-6)
     for got, want in zip(*map(jax.tree.leaves, (beside.opt_state.moving, plain.params))):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-7)
     assert not same(beside.params, plain.params)
+    assert len(seen) == 1 and same(seen[0], beside.params)
+    saved = checkpoint.load_subtree(str(tmp_path / "average"), "params", beside.params, 4)
+    assert same(saved, beside.params)
 
 
 def test_the_state_moves(lines, tmp_path):

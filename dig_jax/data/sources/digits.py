@@ -61,8 +61,7 @@ def examples(
 
 
 def runs(splits: list[str], count: int) -> dict[str, tuple[int, int]]:
-    """Each split's own digits, [first, last). Neighbours come from one writer, so runs keep most
-    writers apart."""
+    """Each split's own digits, [first, last): runs, since neighbours may come from one writer."""
     rest = [name for name in splits if name != "train"]
     first = int(count * TRAIN_SHARE) if rest and "train" in splits else 0
     bounds = {} if "train" not in splits else {"train": (0, first or count)}
@@ -98,9 +97,8 @@ def draw(rng: np.random.Generator, ink: np.ndarray) -> np.ndarray:
     and gaps of their own."""
     boxes = []
     for digit in ink:
-        digit = digit[
-            :, np.flatnonzero(digit.any(0)).min() : np.flatnonzero(digit.any(0)).max() + 1
-        ]
+        columns = np.flatnonzero(digit.any(0))
+        digit = digit[:, columns[0] : columns[-1] + 1]
         height = int(rng.integers(28, HEIGHT_PX - 2 * MARGIN_PX + 1))
         width = round(digit.shape[1] * height / 8 * rng.uniform(0.8, 1.1))
         top = int(rng.integers(MARGIN_PX, HEIGHT_PX - MARGIN_PX - height + 1))
