@@ -9,19 +9,21 @@ languages. Its data are CC BY-SA 4.0. A word stands in the text as often as its 
 least once; a share of them begin with a capital letter. French words also stand behind l', d', qu'.
 Where a language is not written in Latin letters, words in Latin letters are left out.
 
-long_s: an s before a letter becomes ſ, as in print before 1900. At the end of a word it stays. The
-rule does not know the joints of compounds: Hausthür has a round s there, here a long one. wordfreq
-writes ss for every ß. In German ß comes back where ss ends a word or stands before a consonant, as
-it was spelt before 1996 (daß, mußte), but not between vowels (Straße).
+long_s: an s before a letter becomes ſ, as in print before 1900. At the end of a word it stays. So
+it does in German at a joint, where two words of the list meet: Haushalt, ausgehen. A few joints
+are missed or found wrongly. wordfreq writes ss for every ß. In German ß comes back where ss ends a
+word or stands before a consonant, as it was spelt before 1996 (daß, mußte), but not between vowels
+(Straße).
 
 small_e: the share of a word's occurrences in which ä, ö and ü are aͤ, oͤ and uͤ, as in print up to
 about 1830. Few fonts have that letter; `python -m dig_jax.tools.small_e` adds it.
 """
 
-import functools
+import collections
 import re
 import unicodedata
 import zlib
+from collections.abc import Set
 
 from absl import flags
 
@@ -34,6 +36,7 @@ OCCURRENCES = 300_000  # words of the text; frequencies below one in as many are
 ELIDED = {"fr": (("l'", 0.15), ("d'", 0.15), ("qu'", 0.04))}  # before vowels: share of a word
 VOWELS = frozenset("aeiouyh")
 BARE = {"ä": "a", "ö": "o", "ü": "u"}
+LETTER_S = re.compile(r"s(?=[^\W\d_])")  # in front of a letter
 
 
 def words(language: str, most: int) -> dict[str, int]:
@@ -92,22 +95,55 @@ def with_small_e(counts: dict[str, int], share: float) -> dict[str, int]:
     return {word: n for word, n in (kept | more).items() if n}
 
 
-def with_long_s(word: str, language: str) -> str:
-    """The word as it was printed before 1900."""
-    if language == "de":
-        word = re.sub(r"ss(?![aeiouyäöü])", "ß", word)
-    return re.sub(r"s(?=[^\W\d_])", "ſ", word)
+def is_joint(first: str, second: str, known: Set[str]) -> bool:
+    """Whether a German compound is put together here, behind an s: both parts are known words, and
+    with the s in the second one (da-sein) they are not. A short part that begins with a vowel is
+    an ending (uns-eren), a prefix such as ver- takes no s, and of ss the first letter ends a word
+    in aus- alone (Mission, daſſelbe)."""
+    return (
+        len(first) > 2
+        and (second[0] != "s" or first.endswith("aus"))
+        and len(second) > (4 if second[0] in "aeiouäöü" else 3)
+        and not second.startswith("ch")
+        and first not in ("bes", "ges", "vers", "ents")
+        and {first, second} <= known
+        and not {first[:-1], "s" + second} <= known
+    )
+
+
+def parts(word: str, known: Set[str]) -> list[str]:
+    """The word cut at the joints behind an s, the last one first: Bundes-tags-wahlen. known: words
+    in small letters."""
+    small = word.lower()
+    for at in range(len(word) - 1, 0, -1):
+        if small[at - 1] == "s" and is_joint(small[:at], small[at:], known):
+            return [*parts(word[:at], known), word[at:]]
+    return [word]
+
+
+def with_long_s(word: str, language: str, known: Set[str] = frozenset()) -> str:
+    """The word as it was printed before 1900. known: words in small letters, by which the joints of
+    German compounds are found."""
+    if language != "de":
+        return LETTER_S.sub("ſ", word)
+    spelt = (re.sub(r"ss(?![aeiouyäöü])", "ß", part) for part in parts(word, known))
+    return "".join(LETTER_S.sub("ſ", part) for part in spelt)
 
 
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise ValueError(f"{argv[1]!r} is no option: write --name=value")
-    counts = elided(words(FLAGS.language, FLAGS.most), FLAGS.language)
-    counts = with_small_e(capitalized(counts, FLAGS.capitals), FLAGS.small_e)
+    known = words(FLAGS.language, FLAGS.most)
+    counts = capitalized(elided(known, FLAGS.language), FLAGS.capitals)
+    if FLAGS.long_s:
+        spelt = collections.Counter[str]()
+        for word, count in counts.items():
+            spelt[with_long_s(word, FLAGS.language, known.keys())] += count
+        counts = spelt
+    counts = with_small_e(counts, FLAGS.small_e)
     output = program.path(FLAGS.output, "--output")
     output.parent.mkdir(parents=True, exist_ok=True)
-    spell = functools.partial(with_long_s, language=FLAGS.language) if FLAGS.long_s else str
-    lines = (" ".join([spell(word)] * count) for word, count in counts.items())
+    lines = (" ".join([word] * count) for word, count in counts.items())
     output.write_text("\n".join(lines) + "\n", "utf-8")
     print(f"{output}: {len(counts):,} words, {sum(counts.values()):,} occurrences")
 

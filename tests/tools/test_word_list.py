@@ -69,6 +69,21 @@ def test_long_s(word, old):
     assert word_list.with_long_s(word, "de") == old
 
 
+def test_a_round_s_stands_at_the_joints_of_german_compounds():
+    known = {"haus", "halt", "häuser", "aus", "sage", "gehen", "das", "ein", "da", "sein", "uns",
+             "eren", "vers", "tand", "bundes", "bundestags", "tags", "tag", "wahlen", "mis", "sion", "mens", "chen",
+             "schluss", "punkt"}  # fmt: skip
+    spelt = {
+        "Haushalt": "Haushalt", "ausgehen": "ausgehen", "Aussage": "Ausſage", "dasein": "daſein",
+        "unseren": "unſeren", "Verstand": "Verſtand", "Bundestagswahlen": "Bundestagswahlen",
+        "Mission": "Miſſion", "Menschen": "Menſchen", "Schlusspunkt": "Schlußpunkt",
+        "Häuser": "Häuſer",
+    }  # fmt: skip
+    assert {word: word_list.with_long_s(word, "de", known) for word in spelt} == spelt
+    assert word_list.with_long_s("ausgehen", "de") == "auſgehen"
+    assert word_list.with_long_s("transform", "en", {"trans", "form"}) == "tranſform"
+
+
 def test_a_share_of_the_umlauts_has_a_small_e():
     counts = {"für": 1000, "Ärger": 4, "und": 9}
     found = word_list.with_small_e(counts, 0.4)

@@ -34,7 +34,8 @@ def plans(monkeypatch):
     """What plan ends with, by the name of the config; every command that was run."""
     ends, asked = {}, []
 
-    def run(command, timeout, **_):
+    def run(command, timeout, env, **_):
+        assert float(env["JAX_EXEC_TIME_OPTIMIZATION_EFFORT"]) == -1
         config = next(w for w in command if w.startswith("--config=")).partition("=")[2]
         asked.append(command)
         end = ends.get(config.split(":")[0], FITS)

@@ -450,6 +450,17 @@ def test_what_a_compiler_said_is_kept_by_the_program_that_went_in(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_compiler_told_to_try_less_is_asked_anew(tmp_path):
+    lowered, name = Lowered("a"), "jax_exec_time_optimization_effort"
+    compilers.compile_step(work_of(lowered), tmp_path)
+    jax.config.update(name, -1.0)
+    try:
+        compilers.compile_step(work_of(lowered), tmp_path)
+    finally:
+        jax.config.update(name, 0.0)
+    assert lowered.asked == 2
+
+
 def test_without_the_library_of_cudnn_a_sentence_says_what_to_add(monkeypatch):
     def lower(*_, mesh):
         raise RuntimeError("cuDNN not found.")
