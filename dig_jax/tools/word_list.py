@@ -15,8 +15,8 @@ are missed or found wrongly. wordfreq writes ss for every ß. In German ß comes
 word or stands before a consonant, as it was spelt before 1996 (daß, mußte), but not between vowels
 (Straße).
 
-small_e: the share of a word's occurrences in which ä, ö and ü are aͤ, oͤ and uͤ, as in print up to
-about 1830. Few fonts have that letter; `python -m dig_jax.tools.small_e` adds it.
+before_1830: the share of German words that are spelt as up to about that year: aͤ, oͤ and uͤ for ä, ö
+and ü, and bey, ſey, zwey. Few fonts have the small e; `python -m dig_jax.tools.small_e` adds it.
 """
 
 import collections
@@ -83,10 +83,20 @@ def capitalized(counts: dict[str, int], share: float) -> dict[str, int]:
     return small | {w: counts.get(w, n) for w, n in large.items()}
 
 
-def with_small_e(counts: dict[str, int], share: float) -> dict[str, int]:
-    """The same words, a share of the occurrences of those with an umlaut spelt with a small e. A
-    word that stands there once has one spelling or the other, as its letters draw lots."""
-    old = {word: re.sub("[äöü]", lambda c: BARE[c[0]] + "\u0364", word) for word in counts}
+def spelt_before_1830(word: str) -> str:
+    """A small e above the vowel for an umlaut, and ey for ei where a stem ends."""
+    word = re.sub("[äöü]", lambda found: BARE[found[0]] + "\u0364", word)
+    return re.sub(r"(?i)((?<![aeou])ei$)|^(bei(?![nlßt])|drei|frei|zwei)", _with_y, word)
+
+
+def _with_y(found: re.Match[str]) -> str:
+    return found[0][:-1] + "y"
+
+
+def before_1830(counts: dict[str, int], share: float) -> dict[str, int]:
+    """The same words, a share of the occurrences spelt as before 1830. A word that stands there
+    once has one spelling or the other, as its letters draw lots."""
+    old = {word: spelt_before_1830(word) for word in counts}
     lot = lambda word: zlib.crc32(word.encode()) / 2**32
     more = {
         old[word]: int(share * n + lot(word)) for word, n in counts.items() if old[word] != word
@@ -140,7 +150,7 @@ def main(argv: list[str]) -> None:
         for word, count in counts.items():
             spelt[with_long_s(word, FLAGS.language, known.keys())] += count
         counts = spelt
-    counts = with_small_e(counts, FLAGS.small_e)
+    counts = before_1830(counts, FLAGS.before_1830)
     output = program.path(FLAGS.output, "--output")
     output.parent.mkdir(parents=True, exist_ok=True)
     lines = (" ".join([word] * count) for word, count in counts.items())
@@ -155,7 +165,7 @@ if __name__ == "__main__":
         "capitals", 0.25, "Share that begins with a capital.", lower_bound=0.0, upper_bound=1.0
     )
     flags.DEFINE_float(
-        "small_e", 0.0, "Share of ä, ö, ü spelt aͤ, oͤ, uͤ.", lower_bound=0.0, upper_bound=1.0
+        "before_1830", 0.0, "Share spelt uͤ for ü, bey for bei.", lower_bound=0.0, upper_bound=1.0
     )
     flags.DEFINE_bool("long_s", False, "s before a letter becomes ſ, as in old print.")
     command_line.define_path("output", None, "The text to write.")

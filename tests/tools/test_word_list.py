@@ -84,16 +84,19 @@ def test_a_round_s_stands_at_the_joints_of_german_compounds():
     assert word_list.with_long_s("transform", "en", {"trans", "form"}) == "tranſform"
 
 
-def test_a_share_of_the_umlauts_has_a_small_e():
+def test_a_share_is_spelt_as_before_1830():
     counts = {"für": 1000, "Ärger": 4, "und": 9}
-    found = word_list.with_small_e(counts, 0.4)
+    found = word_list.before_1830(counts, 0.4)
     assert abs(found.pop("für") - 600) < 2 and abs(found.pop("fu\u0364r") - 400) < 2
     assert found == {"Ärger": 4, "und": 9}
     once = {f"{a}ü{b}": 1 for a in "bdfghklmn" for b in "bdfghklmn"}
-    found = word_list.with_small_e(once, 0.4)
+    found = word_list.before_1830(once, 0.4)
     assert sum(found.values()) == 81 and 20 < sum("\u0364" in word for word in found) < 45
-    assert word_list.with_small_e(counts, 0.0) == counts
-    assert word_list.with_small_e({"süß": 3}, 1.0) == {"su\u0364ß": 3}
+    assert word_list.before_1830(counts, 0.0) == counts
+    assert word_list.before_1830({"süß": 3}, 1.0) == {"su\u0364ß": 3}
+    spelt = {"bei": "bey", "Zwei": "Zwey", "Partei": "Partey", "beide": "beyde", "Bein": "Bein",
+             "frei": "frey", "ein": "ein", "beim": "beym", "Freiheit": "Freyheit"}  # fmt: skip
+    assert {word: word_list.spelt_before_1830(word) for word in spelt} == spelt
 
 
 def test_other_languages_keep_their_double_s():
@@ -107,7 +110,7 @@ def test_lines_are_drawn_from_it(wordfreq, tmp_path, monkeypatch):
         "most": 9,
         "capitals": 0.25,
         "long_s": True,
-        "small_e": 0.5,
+        "before_1830": 0.5,
         "output": str(output),
     }
     monkeypatch.setattr(word_list, "FLAGS", types.SimpleNamespace(**options))
