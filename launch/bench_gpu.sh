@@ -2,6 +2,7 @@
 # DiG T / S / B at 32x128 px, patch 4, bfloat16, on one GPU: which way of running the step is
 # fastest, within 9 minutes by the clock.
 #   launch/bench_gpu.sh [--dry_run]     --dry_run prints the commands, --tiny runs one toy case
+#   launch/bench_gpu.sh --check         every method's loss and gradient beside those of the CPU
 # Needs jax with CUDA, flax, optax, numpy, absl and ml_collections; installs nothing. Where
 # ml_collections is missing and there is no network: `pip download --no-deps ml_collections
 # -d wheels` elsewhere, carry the folder, and it is read from there.
@@ -33,6 +34,8 @@ for wheel in wheels/*.whl; do
 done
 [ "$mode" = --dry_run ] || "$python" -c 'import absl, flax, jax, ml_collections, numpy, optax' || {
   echo "error: a package is missing, see above; the head of $0 says how to bring it" >&2; exit 1; }
+[ "$mode" != --check ] || { "$python" -m dig_jax.tools.perf.check_device \
+  --seconds=$((budget - limit)) | tee ${OUT:+"$OUT/check_device.txt"}; exit; }
 log=$(mktemp) && trap 'rm -f "$log" "$log.err"' EXIT
 for name in "${cases[@]}"; do
   IFS=+ read -r -a options <<< "$name"

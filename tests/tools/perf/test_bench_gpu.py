@@ -46,6 +46,17 @@ def test_dry_run_names_every_case():
         assert any(size in line for line in lines), size
 
 
+def test_check_hands_its_time_and_its_exit_code_on(tmp_path):
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\ncase "$*" in *check_device*) echo "$@"; exit 1 ;; esac\n')
+    python.chmod(0o755)
+    limits = {"BUDGET_S": "500", "CASE_S": "100"}
+    done = run_script("--check", PYTHON=str(python), OUT=str(tmp_path), **limits)
+    assert done.returncode == 1
+    assert done.stdout == "-m dig_jax.tools.perf.check_device --seconds=400\n"
+    assert (tmp_path / "check_device.txt").read_text() == done.stdout
+
+
 @pytest.mark.slow
 def test_one_case_and_the_clock(tmp_path, python):
     limits = {"BUDGET_S": "3000", "CASE_S": "3000"}

@@ -1,0 +1,222 @@
+"""Does an accelerator compute what a CPU computes? Run it before a long run on new hardware.
+
+    python -m dig_jax.tools.perf.check_device                        every method and decoder
+    python -m dig_jax.tools.perf.check_device --only=dig,attention   those whose name has a word
+    python -m dig_jax.tools.perf.check_device --seconds=300          begins no case after that time
+
+Each config at `quick` runs twice with the same weights, batch and random numbers: on the CPU in
+float32, and on the first device of this machine, in float32 and in bfloat16. Compared are the
+augmented views, the loss and the gradient. Then attention by itself: every form that the device
+has, for lines of 64 to 600 tokens of which some are padding, value and gradients.
+
+    views      the largest share of numbers of a view that are more than 1 % of its range apart
+    loss       the distance over the CPU's loss
+    gradient   the length of the difference over the length of the CPU's gradient
+    value      as `gradient`, of what attention returns
+
+BOUNDS says how far apart the two may be. A number that is not finite is too far. Where the first
+device is a CPU, float32 must agree and bfloat16 shows how much that dtype changes by itself. A
+table and one JSON object follow; exit code 1 names the cases that are too far. Needs what
+bench_step needs, and no data.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags, logging
+
+from dig_jax import sharding
+from dig_jax.models import encoders, transformer
+from dig_jax.tools import program
+from dig_jax.tools.perf import workload
+from dig_jax.train import command_line
+
+FLAGS = flags.FLAGS
+# Measured from CPU to CPU, bfloat16 moves a loss of these networks by up to LOSS, a gradient by up
+# to GRADIENT; a mistake moves them by a tenth of their size or more.
+BOUNDS = {
+    "float32": {"views": 0.01, "loss": 1e-4, "gradient": 1e-3, "value": 1e-4},
+    "bfloat16": {"views": 0.01, "loss": 0.05, "gradient": 0.25, "value": 0.02},
+}
+DECODERS = ("ctc", "attention", "transformer", "glimpse")
+TOKENS = (64, 65, 192, 320, 600)
+HEADS, HEAD_DIM, LINES = 6, 64, 4  # of ViT-S
+FORMS = {"cpu": (), "gpu": ("cudnn",), "tpu": ("flash",)}  # beside those of every platform
+
+Figures = dict[str, float]
+
+
+def cases() -> dict[str, str]:
+    """{name: config} of every method and every decoder."""
+    found = sorted((command_line.CONFIGS / "pretrain").glob("[!_]*.py"))
+    methods = {path.stem: f"{path.stem}:quick" for path in found}
+    return methods | {f"reader {name}": f"scratch:quick,decoder={name}" for name in DECODERS}
+
+
+# ---- one config on two devices
+
+
+def experiment(text: str, dtype: str, device: jax.Device) -> Any:
+    """The Experiment of a config on one device, its encoder in a dtype."""
+    cfg = command_line.load(text).to_dict()
+    cfg["mesh"] = {"data": 1}
+    kind = (device.platform, getattr(device, "compute_capability", None))
+    return workload.open_workload(cfg, {"dtype": dtype}, devices=[device], device=kind)
+
+
+def compiled(work: Any, call: Callable[..., Any], *given: Any) -> Any:
+    """A program for the mesh of an Experiment; `given` says shapes."""
+    with jax.set_mesh(work.mesh):
+        return jax.jit(call).lower(*given).compile()
+
+
+def on(work: Any, tree: Any) -> Any:
+    """The arrays of a tree, on the device of an Experiment."""
+    return jax.device_put(jax.tree.map(np.asarray, tree), sharding.everywhere(work.mesh))
+
+
+def config_figures(text: str, device: jax.Device) -> dict[str, Figures]:
+    """{dtype: {"views", "loss", "gradient"}} of a config. See the module."""
+    cpu = jax.devices("cpu")[0]
+    base = experiment(text, "float32", cpu)
+    raw = on(base, workload.fill(base.data.raw))
+    state = compiled(base, base.create, raw)(raw)
+    views = compiled(base, base.augment, raw)(raw)
+    works = [base, *(experiment(text, dtype, device) for dtype in BOUNDS)]
+    # Compiled side by side: a chip's compiler is the slow part.
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        gradients = [
+            pool.submit(compiled, work, workload.gradient(work), on(work, state), on(work, views))
+            for work in works
+        ]
+        augments = [pool.submit(compiled, work, work.augment, on(work, raw)) for work in works[1:]]
+    (own, _), expected = gradients[0].result()(state, views)
+    found = {}
+    for dtype, work, gradient, augment in zip(BOUNDS, works[1:], gradients[1:], augments):
+        (loss, _), grads = gradient.result()(on(work, state), on(work, views))
+        found[dtype] = {
+            "views": unlike(augment.result()(on(work, raw)), views),
+            "loss": abs(float(loss) - float(own)) / max(abs(float(own)), 1e-6),
+            "gradient": distance(grads, expected),
+        }
+    return found
+
+
+def distance(tree: Any, expected: Any) -> float:
+    """The length of the difference of two trees of arrays over the length of the second one."""
+    square = lambda x: float(np.sum(np.square(np.asarray(x, np.float64))))
+    apart = jax.tree.map(lambda a, b: square(np.float64(a) - np.float64(b)), tree, expected)
+    length = sum(jax.tree.leaves(jax.tree.map(square, expected)))
+    return math.sqrt(sum(jax.tree.leaves(apart)) / max(length, 1e-30))
+
+
+def unlike(views: Any, expected: Any) -> float:
+    """The largest share of numbers of an array that are more than 1 % of its range apart."""
+
+    def share(got: Any, right: Any) -> float:
+        got, right = np.asarray(got, np.float64), np.asarray(right, np.float64)
+        return float(np.mean(~(np.abs(got - right) <= 0.01 * np.ptp(right)))) if right.size else 0.0
+
+    return max(jax.tree.leaves(jax.tree.map(share, views, expected)))
+
+
+# ---- attention by itself
+
+
+def attention_figures(tokens: int, device: jax.Device) -> dict[str, Figures]:
+    """{"FORM DTYPE": {"value", "gradient"}} of every form that the device has."""
+    rng = np.random.default_rng(0)
+    shape = (LINES, tokens, HEADS, HEAD_DIM)
+    *qkv, weights = (rng.normal(size=shape).astype(np.float32) for _ in range(4))
+    lengths = np.array([tokens, tokens - 1, tokens // 2, 1], np.int32)
+
+    def results(form: str, dtype: str, where: jax.Device) -> Any:
+        def call(qkv: Any, lengths: Any, weights: Any) -> Any:
+            out = transformer.attend(*qkv, lengths, jnp.dtype(dtype), form)
+            return jnp.sum(out * weights), out
+
+        given = jax.device_put((qkv, lengths, weights), where)
+        with jax.set_mesh(sharding.make_mesh({"data": 1}, [where])):
+            (_, out), grads = jax.jit(jax.value_and_grad(call, has_aux=True))(*given)
+        return out, grads
+
+    value, gradient = results("plain", "float32", jax.devices("cpu")[0])
+    found = {}
+    for form in ("plain", "blocks", "xla", *FORMS[device.platform]):
+        for dtype in BOUNDS:
+            if form in encoders.KERNELS and dtype == "float32":
+                continue  # kernels of half-wide numbers
+            out, grads = results(form, dtype, device)
+            found[f"{form} {dtype}"] = {
+                "value": distance(out, value), "gradient": distance(grads, gradient),
+            }  # fmt: skip
+    return found
+
+
+# ---- the table
+
+
+def rows(only: list[str], device: jax.Device) -> Iterator[tuple[str, Callable[[], Any]]]:
+    """(name, the figures' maker) of the cases whose name has one of the words."""
+    for name, text in cases().items():
+        if not only or any(word in name for word in only):
+            yield name, lambda text=text: config_figures(text, device)
+    for tokens in TOKENS:
+        name = f"attention {tokens}"
+        if not only or any(word in name for word in only):
+            yield name, lambda tokens=tokens: attention_figures(tokens, device)
+
+
+def too_far(kind: str, figures: Figures) -> list[str]:
+    """The names of the figures that pass the bounds of their dtype, or are not finite."""
+    bounds = BOUNDS[kind.split()[-1]]
+    return [name for name, figure in figures.items() if not figure <= bounds[name]]
+
+
+def line(name: str, kind: str, figures: Figures) -> str:
+    cells = "".join(f"{key} {figure:<10.1e}" for key, figure in figures.items())
+    wrong = too_far(kind, figures)
+    return f"{name:<22}{kind:<17}{cells}{'TOO FAR: ' + ', '.join(wrong) if wrong else 'ok'}"
+
+
+def main(argv: list[str]) -> int:
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected argument {argv[1]!r}")
+    device = jax.devices()[0]
+    wanted = list(rows(FLAGS.only, device))
+    if not wanted:
+        raise ValueError(f"--only={','.join(FLAGS.only)}: no case is called so")
+    print(f"{device.device_kind} beside the CPU, float32", flush=True)
+    start, found, wrong, left = time.perf_counter(), {}, [], []
+    for name, make in wanted:
+        if time.perf_counter() - start > FLAGS.seconds:
+            left.append(name)
+            continue
+        found[name] = make()
+        for kind, figures in found[name].items():
+            print(line(name, kind, figures), flush=True)
+            if too_far(kind, figures):
+                wrong.append(f"{name} {kind}")
+    print(json.dumps({"device": device.device_kind, "cases": found, "failed": wrong, "left": left}))
+    if left:
+        print(f"not checked, no time left: {', '.join(left)}", file=sys.stderr)
+    if wrong:
+        print(f"error: too far apart: {', '.join(wrong)}", file=sys.stderr)
+    return int(bool(wrong))
+
+
+if __name__ == "__main__":
+    flags.DEFINE_list("only", [], "Words of the names of cases; nothing: all of them.")
+    flags.DEFINE_float("seconds", math.inf, "No case begins later.", lower_bound=0.0)
+    logging.set_verbosity(logging.ERROR)
+    program.run(main)

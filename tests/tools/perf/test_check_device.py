@@ -1,0 +1,101 @@
+"""check_device: what it compares, what it calls too far, and how it ends."""
+
+import json
+import math
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from dig_jax.models import transformer
+from dig_jax.tools.perf import check_device, workload
+from dig_jax.train import command_line
+
+
+def test_every_method_and_decoder_has_its_case():
+    cases = check_device.cases()
+    methods = {p.stem for p in (command_line.CONFIGS / "pretrain").glob("[!_]*.py")}
+    assert set(cases) == methods | {f"reader {name}" for name in check_device.DECODERS}
+    for text in cases.values():
+        assert command_line.load(text).batch_size == 8
+
+
+def test_distance_is_relative_and_over_the_whole_tree():
+    right = {"a": np.array([3.0]), "b": np.array([0.0, 4.0])}
+    wrong = {"a": np.array([3.0]), "b": np.array([0.0, 4.5])}
+    assert check_device.distance(right, right) == 0
+    assert check_device.distance(wrong, right) == pytest.approx(0.1)
+    assert math.isnan(check_device.distance({"a": np.array([np.nan])}, {"a": np.array([1.0])}))
+
+
+def test_views_are_judged_by_their_worst_array():
+    image, mask = np.linspace(0, 1, 100), np.arange(100) % 2 > 0
+    views = {"view": image, "mask": mask}
+    assert check_device.unlike(views, views) == 0
+    assert check_device.unlike({"view": image + 0.005, "mask": mask}, views) == 0
+    assert check_device.unlike({"view": image, "mask": mask ^ (np.arange(100) < 3)}, views) == 0.03
+    assert check_device.unlike({"view": np.where(mask, np.nan, image), "mask": mask}, views) == 0.5
+
+
+def run(monkeypatch, capsys, only, seconds=math.inf):
+    monkeypatch.setattr(check_device, "FLAGS", types.SimpleNamespace(only=only, seconds=seconds))
+    code = check_device.main(["check_device"])
+    out, err = capsys.readouterr()
+    return code, json.loads(out.splitlines()[-1]), out, err
+
+
+def test_attention_that_is_wrong_in_one_form_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(check_device, "TOKENS", (65,))
+    code, found, _, err = run(monkeypatch, capsys, ["attention 65"])
+    assert code == 0 and not err and not found["failed"] and not found["left"]
+    figures = found["cases"]["attention 65"]
+    assert set(figures) == {
+        f"{f} {d}" for f in ("plain", "blocks", "xla") for d in check_device.BOUNDS
+    }
+    assert figures["plain float32"] == {"value": 0, "gradient": 0}
+    assert 0 < figures["xla bfloat16"]["gradient"] < 0.01
+
+    right = transformer.attend
+    wrong = lambda q, k, v, lengths, dtype, form: right(
+        q, k, v, lengths + (form == "xla"), dtype, form
+    )
+    monkeypatch.setattr(transformer, "attend", wrong)
+    code, found, out, err = run(monkeypatch, capsys, ["attention 65"])
+    assert code == 1 and found["failed"] == [
+        "attention 65 xla float32",
+        "attention 65 xla bfloat16",
+    ]
+    assert "TOO FAR: value, gradient" in out and "error: too far apart: attention 65 xla" in err
+
+
+def test_a_gradient_that_differs_between_the_devices_is_named(monkeypatch, capsys):
+    right, made = workload.gradient, []
+
+    def gradient(experiment):
+        call, first = right(experiment), not made
+        made.append(experiment)
+
+        def scaled(state, views):
+            out, grads = call(state, views)
+            return out, grads if first else jax.tree.map(lambda g: 1.4 * g, grads)
+
+        return scaled
+
+    code, found, _, _ = run(monkeypatch, capsys, ["rotation"])
+    figures = found["cases"]["rotation"]
+    assert code == 0 and figures["float32"] == {"views": 0, "loss": 0, "gradient": 0}
+    assert 0 < figures["bfloat16"]["gradient"] < check_device.BOUNDS["bfloat16"]["gradient"]
+    monkeypatch.setattr(workload, "gradient", gradient)
+    code, found, out, err = run(monkeypatch, capsys, ["rotation"])
+    assert code == 1 and found["failed"] == ["rotation float32", "rotation bfloat16"]
+    assert found["cases"]["rotation"]["float32"]["gradient"] == pytest.approx(0.4, rel=1e-3)
+    assert "TOO FAR: gradient" in out and "rotation float32" in err
+
+
+def test_what_there_was_no_time_for_is_said(monkeypatch, capsys):
+    code, found, _, err = run(monkeypatch, capsys, ["simclr"], seconds=-1.0)
+    assert code == 0 and found["left"] == ["simclr"] and not found["cases"]
+    assert "not checked, no time left: simclr" in err
+    with pytest.raises(ValueError, match="--only=nothing: no case is called so"):
+        run(monkeypatch, capsys, ["nothing"])
