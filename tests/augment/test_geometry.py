@@ -205,14 +205,27 @@ def test_resample_has_the_slope_of_its_pixels_up_to_the_edge(bilinear):
     assert jax.grad(lambda x: bilinear(dot, x, here).sum())(here).item() == 0.0
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.int32, np.bool_])
+@pytest.mark.parametrize("picked", [resample.pixels_by_gathers, resample.pixels_by_products])
+def test_nearest_pixels_are_exact_in_both_ways(picked, dtype):
+    rng = np.random.default_rng(4)
+    values = (rng.random((2, 5, 7)) * 2**24).astype(dtype)
+    column, row = rng.integers(0, 7, (2, 5, 7)), rng.integers(0, 5, (2, 5, 7))
+    found = picked(jnp.asarray(values), column.astype(np.float32), row.astype(np.float32))
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(found, values[np.arange(2)[:, None, None], row, column])
+
+
 def test_resample_on_a_tpu_is_products_and_elsewhere_gathers():
     """Lowered for a TPU without one; the operations of the model do not count that branch."""
     image, here = jnp.zeros((1, 1, 4, 6)), jnp.zeros((1, 4, 6))
-    traced = jax.jit(resample.bilinear).trace(image, here, here)
-    for platform, products in (("tpu", True), ("cpu", False), ("cuda", False)):
-        text = traced.lower(lowering_platforms=(platform,)).as_text()
-        assert ("dot_general" in text, "stablehlo.gather" in text) == (products, not products)
-    assert workload.matmul_flops(traced.jaxpr) == 0.0
+    labels = lambda x, y: resample.nearest(image[:, 0], x, y, jnp.array([6]), 0.0)
+    for call in (lambda x, y: resample.bilinear(image, x, y), labels):
+        traced = jax.jit(call).trace(here, here)
+        for platform, products in (("tpu", True), ("cpu", False), ("cuda", False)):
+            text = traced.lower(lowering_platforms=(platform,)).as_text()
+            assert ("dot_general" in text, "stablehlo.gather" in text) == (products, not products)
+        assert workload.matmul_flops(traced.jaxpr) == 0.0
 
 
 @pytest.mark.parametrize("bound", [0.0, 2.5])
