@@ -34,7 +34,8 @@ hands=(alex-brush allura babylonica bad-script ballet bilbo-swash-caps birthston
 kind=${2:-}
 case $kind in
   fraktur) set=archiscribe names=("${fraktur[@]}") long=1900
-    words=(--language=de --long_s --before_1830=0.4) page=(--crowded=0.5 --bitonal=0.7) ;;
+    words=(--language=de --long_s --before_1830=0.4) page=(--crowded=0.5 --bitonal=0.7)
+    page+=(--favour=unifrakturmaguntia) ;;
   hands) set=copiste_hw_fr names=("${hands[@]}") words=(--language=fr) long=2600 page=() ;;
   *) [ "$1" = table ] || { echo "KIND is '$kind': fraktur or hands" >&2; exit 2; } ;;
 esac

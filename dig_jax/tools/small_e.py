@@ -1,7 +1,7 @@
 """Fonts with the small e above (U+0364) of old German print, in which ü was uͤ.
 
     python -m dig_jax.tools.small_e --fonts=FONTS
-    python -m dig_jax.tools.word_list --language=de --long_s --small_e=0.4 --output=words.txt
+    python -m dig_jax.tools.word_list --language=de --long_s --before_1830=0.4 --output=words.txt
 
 A font that lacks the letter gets one, made of its own e; the file is written anew. So does a font
 whose letter stands beside the one before it, since lines are set without the font's rules for

@@ -42,6 +42,7 @@ TEX_FONTS = re.compile(
 TEX_CHARS = PLAIN | set(".,;:!?-()'&/")
 MOST_FONTS = 400
 JOINERS = frozenset("\u200c\u200d")
+FAVOURED = 0.5  # of the lines, beside the share that all families have of the rest
 OTHER_SHARE = 0.8  # of the letters of another script, for a font without Latin ones
 BOOKS = zlib.crc32(b"books")  # stream of randomness beside those of the splits
 
@@ -82,6 +83,7 @@ def examples(
     min_words: int = 1,
     max_words: int = 8,
     fonts: str = "auto",
+    favour: str = "",
     books: int = 0,
     tight: float = 0.0,
     crowded: float = 0.0,
@@ -96,10 +98,11 @@ def examples(
 
     splits: "train=4000,validation=400"; count: short for "train=COUNT". input: a UTF-8 text whose
     words (as often as they stand there) replace our own English, German and French list. fonts:
-    "auto", "bundled" or a folder. books: lines come from so many books, as in a scanned collection.
-    Each has one language, font, size, paper, ink and wear of its own; 0: every line looks its own
-    way. tight, crowded, bitonal: shares of the lines, see `typeset.Page`. ValueError or
-    FileNotFoundError for what a user can mend.
+    "auto", "bundled" or a folder. favour: fonts whose file name begins so make half of the lines.
+    books: lines come from so many books, as in a scanned collection. Each has one language, font,
+    size, paper, ink and wear of its own; 0: every line looks its own way. tight, crowded, bitonal:
+    shares of the lines, see `typeset.Page`. ValueError or FileNotFoundError for what a user can
+    mend.
     """
     if not 1 <= min_words <= max_words:
         raise ValueError(
@@ -120,6 +123,8 @@ def examples(
     sizes = {"train": count} if count else parse_splits(splits)
     vocabulary = read_vocabulary(input)
     found = find_fonts(fonts, vocabulary.chars | set(PUNCTUATION) | PLAIN)
+    if not any(Path(font.file).name.startswith(favour) for font in found):
+        raise ValueError(f"--favour={favour}: no usable font of --fonts={fonts} is called so")
     usable = _usable(vocabulary, found, report)
     families = len({font.family for font in found})
     report.total = sum(sizes.values())
@@ -133,7 +138,7 @@ def examples(
     report.notes.append("fonts: " + ", ".join(sorted({Path(font.file).name for font in found})))
     make = LineMaker(
         usable, found, seed=seed, words=(min_words, max_words), books=books, page=page,
-        height_px=height_px, channels=channels, codec=codec, quality=quality,
+        height_px=height_px, channels=channels, codec=codec, quality=quality, favour=favour,
     )  # fmt: skip
     jobs = ((split, index) for split, size in sizes.items() for index in range(size))
     yield from report.work(make, jobs, workers)
@@ -291,15 +296,12 @@ class LineMaker:
         quality: int,
         books: int = 0,
         page: Page = AS_DRAWN,
+        favour: str = "",
     ):
         self.vocabulary, self.seed, self.words, self.books = vocabulary, seed, words, books
         self.page = page
-        self.height_px, self.channels, self.codec, self.quality = (
-            height_px,
-            channels,
-            codec,
-            quality,
-        )
+        self.height_px, self.channels = height_px, channels
+        self.codec, self.quality, self.favour = codec, quality, favour
         names = sorted({font.family for font in fonts})
         self.families = [[font for font in fonts if font.family == name] for name in names]
         self._able: dict[str, list[list[Font]]] = {}  # caches, by language
@@ -336,7 +338,11 @@ class LineMaker:
                 for family in self.families
             ]
             self._able[language] = [family for family in able if family]
-        family = self._able[language][int(rng.integers(len(self._able[language])))]
+        families = self._able[language]
+        if self.favour and rng.random() < FAVOURED:
+            called = lambda family: Path(family[0].file).name.startswith(self.favour)
+            families = list(filter(called, families)) or families
+        family = families[int(rng.integers(len(families)))]
         return family[int(rng.integers(len(family)))]
 
     def writable(self, language: str, covers: frozenset[str]) -> tuple[list[str], np.ndarray]:
