@@ -35,7 +35,7 @@ kind=${2:-}
 case $kind in
   fraktur) set=archiscribe names=("${fraktur[@]}") long=1900
     words=(--language=de --long_s --before_1830=0.4) page=(--crowded=0.5 --bitonal=0.7)
-    page+=(--favour=unifrakturmaguntia) ;;
+    page+=(--heavy=0.5 --favour=unifrakturmaguntia) ;;
   hands) set=copiste_hw_fr names=("${hands[@]}") words=(--language=fr) long=2600 page=() ;;
   *) [ "$1" = table ] || { echo "KIND is '$kind': fraktur or hands" >&2; exit 2; } ;;
 esac

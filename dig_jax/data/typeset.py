@@ -48,11 +48,12 @@ def bundled_fonts() -> list[Path]:
 class Page(NamedTuple):
     """Shares of the lines, or of books that look alike, that look as scanned pages do. tight: cut
     close to their ink, as layout programs cut them. crowded: with bits of the lines above and
-    below. bitonal: in black and white, as many books are scanned, with greys at the edges alone
-    from the reduction to one height."""
+    below. heavy: letters thicker than drawn, as ink spreads. bitonal: in black and white, as many
+    books are scanned, with greys at the edges alone from the reduction to one height."""
 
     tight: float = 0.0
     crowded: float = 0.0
+    heavy: float = 0.0
     bitonal: float = 0.0
 
 
@@ -73,13 +74,15 @@ def render(
     # as scans do.
     size = max(8, int(height_px * looks.uniform(0.45, 1.1)))
     shaped = bool(SHAPED.search(text))
-    ink = bend(rng, draw(looks, text, load_font(font, size, shaped), size), size)
     # No draw where a share is 0, so that lines of old seeds stay as they were.
+    heavy = page.heavy and looks.random() < page.heavy
+    stroke = size * float(looks.uniform(0.005, 0.02)) if heavy else 0.0
+    ink = bend(rng, draw(looks, text, load_font(font, size, shaped), size, stroke), size)
     if page.tight and looks.random() < page.tight:
         ink = cut(rng, ink, size)
     if page.crowded and looks.random() < page.crowded:
         other = " ".join(sorted(text.split(" "), key=lambda _: rng.random()))
-        ink = crowd(rng, ink, draw(rng, other, load_font(font, size, shaped), size), size)
+        ink = crowd(rng, ink, draw(rng, other, load_font(font, size, shaped), size, stroke), size)
     ink = wear(looks, rng, ink, size)
     paper = make_paper(looks, rng, ink.shape, size)
     bitonal = page.bitonal and looks.random() < page.bitonal
@@ -94,9 +97,12 @@ def render(
     return cv2.resize(image, (width, height_px), interpolation=how)
 
 
-def draw(rng: Rng, text: str, font: ImageFont.FreeTypeFont, size: int) -> np.ndarray:
+def draw(
+    rng: Rng, text: str, font: ImageFont.FreeTypeFont, size: int, stroke: float = 0.0
+) -> np.ndarray:
     """Ink u8[h, w], 255 = full, with the chosen letter and word spacing and margins that leave room
     to bend. A line that needs shaping is set as one piece, its words in the order of the script.
+    stroke: px that letters grow by on each side.
     """
     tracking = float(rng.uniform(-0.02, 0.12)) * size if rng.random() < 0.35 else 0.0
     space = font.getlength(" ") * float(rng.uniform(0.8, 2.0)) + tracking
@@ -119,7 +125,7 @@ def draw(rng: Rng, text: str, font: ImageFont.FreeTypeFont, size: int) -> np.nda
     )
     pen = ImageDraw.Draw(page)
     for x, piece in pieces:
-        pen.text((left + x, top), piece, font=font, fill=255)
+        pen.text((left + x, top), piece, font=font, fill=255, stroke_width=stroke)
     return np.asarray(page)
 
 

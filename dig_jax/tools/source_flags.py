@@ -57,6 +57,7 @@ def define_source_flags(own: flags.FlagValues) -> None:
     shares = {
         "tight": "cut close to their ink, as layout programs do; others have margins.",
         "crowded": "with bits of the lines above and below.",
+        "heavy": "in letters thicker than drawn, as ink spreads.",
         "bitonal": "in black and white, as many books are scanned.",
     }
     for name, what in shares.items():

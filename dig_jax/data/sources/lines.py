@@ -87,6 +87,7 @@ def examples(
     books: int = 0,
     tight: float = 0.0,
     crowded: float = 0.0,
+    heavy: float = 0.0,
     bitonal: float = 0.0,
     height_px: int = 48,
     channels: int = 1,
@@ -100,21 +101,18 @@ def examples(
     words (as often as they stand there) replace our own English, German and French list. fonts:
     "auto", "bundled" or a folder. favour: fonts whose file name begins so make half of the lines.
     books: lines come from so many books, as in a scanned collection. Each has one language, font,
-    size, paper, ink and wear of its own; 0: every line looks its own way. tight, crowded, bitonal:
-    shares of the lines, see `typeset.Page`. ValueError or FileNotFoundError for what a user can
-    mend.
+    size, paper, ink and wear of its own; 0: every line looks its own way. tight, crowded, heavy,
+    bitonal: shares of the lines, see `typeset.Page`. ValueError or FileNotFoundError for what a
+    user can mend.
     """
     if not 1 <= min_words <= max_words:
-        raise ValueError(
-            f"min_words is {min_words}, max_words {max_words}; 1 <= min_words <= max_words must "
-            "hold."
-        )
+        raise ValueError(f"min_words is {min_words}, above max_words, {max_words}, or below 1.")
     if books < 0:
         raise ValueError(
             f"books is {books}; give a number of books, or 0 for lines that each look their own "
             "way."
         )
-    page = Page(tight, crowded, bitonal)
+    page = Page(tight, crowded, heavy, bitonal)
     for name, value in page._asdict().items():
         if not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}; give a share of the lines, from 0 to 1.")
