@@ -255,7 +255,7 @@ def test_black_and_white_keeps_ink_and_paper_apart(channels):
         assert dark[5:10, 5:30].all() and dark.sum() == 125
 
 
-@pytest.mark.parametrize("flag", ["crowded", "bitonal"])
+@pytest.mark.parametrize("flag", ["crowded", "heavy", "bitonal"])
 def test_the_share_of_lines_that_look_scanned_is_the_one_asked_for(tmp_path, flag):
     """And none of them changes what a line says."""
     flags = ("--count=40", "--fonts=bundled", "--codec=png", "--min_words=3", "--tight=1")
@@ -271,6 +271,24 @@ def test_the_share_of_lines_that_look_scanned_is_the_one_asked_for(tmp_path, fla
             for line in (none, some, all_)
         ]
         assert shares[0] < 0.1 and 0.2 < shares[1] < 0.8 and shares[2] > 0.9
+
+
+def test_heavy_letters_hold_the_drawn_ones_and_more():
+    font = typeset.load_font(str(typeset.bundled_fonts()[0]), 40)
+    drawn = [typeset.draw(np.random.default_rng(1), "Hag", font, 40, stroke) for stroke in (0, 0.8)]
+    thin, heavy = (ink.astype(int) for ink in drawn)
+    assert (heavy >= thin).all() and 1.1 < heavy.sum() / thin.sum() < 2
+
+
+def test_favoured_fonts_make_half_of_the_lines_and_their_share_of_the_rest(tmp_path):
+    flags = ("--count=120", "--fonts=bundled", "--seed=2", "--max_words=2")
+    usual = make(tmp_path / "usual", "lines", *flags)
+    assert usual.rows == make(tmp_path / "none", "lines", *flags, "--favour=").rows
+    made = make(tmp_path / "favoured", "lines", *flags, "--favour=DejaVuSerif")
+    share = lambda of: np.mean(["DejaVuSerif" in id for id in of.rows])
+    assert share(usual) < 0.4 and 0.5 < share(made) < 0.8
+    said = refused(tmp_path / "wrong", "lines", *flags, "--favour=Nothing")
+    assert "--favour=Nothing: no usable font of --fonts=bundled is called so" in said
 
 
 def test_a_picture_without_ink_stays_as_it_is():
