@@ -46,7 +46,7 @@ FLAGS = flags.FLAGS
 # to GRADIENT; a mistake moves them by a tenth of their size or more.
 BOUNDS = {
     "float32": {"views": 0.01, "loss": 1e-4, "gradient": 1e-3, "value": 1e-4},
-    "bfloat16": {"views": 0.01, "loss": 0.05, "gradient": 0.25, "value": 0.02},
+    "bfloat16": {"views": 0.01, "loss": 0.02, "gradient": 0.25, "value": 0.02},
 }
 DECODERS = ("ctc", "attention", "transformer", "glimpse")
 TOKENS = (64, 65, 192, 320, 600)
