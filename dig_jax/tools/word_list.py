@@ -15,8 +15,8 @@ are missed or found wrongly. wordfreq writes ss for every ß. In German ß comes
 word or stands before a consonant, as it was spelt before 1996 (daß, mußte), but not between vowels
 (Straße).
 
-before_1830: the share of German words that are spelt as up to about that year: aͤ, oͤ and uͤ for ä, ö
-and ü, and bey, ſey, zwey. Few fonts have the small e; `python -m dig_jax.tools.small_e` adds it.
+before_1830: the share of German words that are spelt as up to about that year: uͤ for ü and so on,
+and bey, ſey, zwey. Few fonts have the small e; `python -m dig_jax.tools.small_e` adds it.
 """
 
 import collections
