@@ -86,11 +86,8 @@ def capitalized(counts: dict[str, int], share: float) -> dict[str, int]:
 def spelt_before_1830(word: str) -> str:
     """A small e above the vowel for an umlaut, and ey for ei where a stem ends."""
     word = re.sub("[äöü]", lambda found: BARE[found[0]] + "\u0364", word)
-    return re.sub(r"(?i)((?<![aeou])ei$)|^(bei(?![nlßt])|drei|frei|zwei)", _with_y, word)
-
-
-def _with_y(found: re.Match[str]) -> str:
-    return found[0][:-1] + "y"
+    ends = r"(?i)((?<![aeou])ei$)|^(bei(?![nlßt])|drei|frei|zwei)"
+    return re.sub(ends, lambda found: found[0][:-1] + "y", word)
 
 
 def before_1830(counts: dict[str, int], share: float) -> dict[str, int]:
@@ -143,6 +140,8 @@ def with_long_s(word: str, language: str, known: Set[str] = frozenset()) -> str:
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise ValueError(f"{argv[1]!r} is no option: write --name=value")
+    if FLAGS.before_1830 and FLAGS.language != "de":
+        raise ValueError("--before_1830 spells German: leave it out, or set --language=de")
     known = words(FLAGS.language, FLAGS.most)
     counts = capitalized(elided(known, FLAGS.language), FLAGS.capitals)
     if FLAGS.long_s:

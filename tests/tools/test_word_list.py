@@ -122,6 +122,9 @@ def test_lines_are_drawn_from_it(wordfreq, tmp_path, monkeypatch):
         and counts["ſüß"] == counts["ſu\u0364ß"] == 2
     )
     assert lines.read_vocabulary(str(output)).chars >= set("ſüß")
+    monkeypatch.setattr(word_list, "FLAGS", types.SimpleNamespace(**options | {"language": "fr"}))
+    with pytest.raises(ValueError, match="--before_1830 spells German"):
+        word_list.main(["word_list"])
 
 
 def test_without_the_package_the_command_is_named():
