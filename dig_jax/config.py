@@ -210,7 +210,7 @@ def check_records(cfg: Mapping[str, Any]) -> None:
 
 
 PATH_KEYS = ("init_from", "shape_from", "compile_cache")
-SPEC_KEYS = r"data\.train|evals\.\w+\.(datasets|sets|spec)"  # PATH[@SPLIT][*WEIGHT],PATH2...
+SPEC_KEYS = r"data\.(train|rehearse)$|evals\.\w+\.(datasets|sets|spec)"  # PATH[@SPLIT][*WEIGHT],...
 
 
 def absolute(cfg: dict[str, Any], cut: Callable[[str], Iterable[str]]) -> dict[str, Any]:

@@ -116,6 +116,13 @@ class Mixture:
         chosen = self.chosen[mask]
         return Mixture(self.sets, chosen, offsets, weights, self.weighted)
 
+    def beside(self, other: "Mixture", share: float) -> "Mixture":
+        """Both as one, the other for a share of the draws."""
+        chosen = np.concatenate([self.chosen, self._starts[-1] + other.chosen])
+        offsets = np.concatenate([self.offsets, len(self) + other.offsets[1:]])
+        weights = *(w * (1 - share) for w in self.weights), *(w * share for w in other.weights)
+        return Mixture(self.sets + other.sets, chosen, offsets, weights, True)
+
 
 _PART = re.compile(r"(?P<path>.*?)(?:@(?P<split>[^@*/]*))?(?:\*(?P<weight>[^*@/]*))?")
 
@@ -178,6 +185,8 @@ def open_sets(
     subset_seed: int = 0,
     subset_order: str = "random",
     labelled: bool = False,
+    rehearse: str | None = None,
+    rehearse_share: float = 0.5,
 ) -> Mixture:
     """Opens the record sets of a spec ('PATH[@SPLIT][*WEIGHT],PATH2...') as one mixture.
 
@@ -186,9 +195,17 @@ def open_sets(
     = all; in (0, 1] = that fraction; above 1 = that many records of the whole mixture. Smaller
     subsets of one seed are contained in larger ones. subset_order: 'random' (by subset_seed), or
     'first', as the official DiG code chooses: the first fraction of each set. labelled: only
-    records with a label take part, in the subset too (an empty label counts). Errors:
-    FileNotFoundError or ValueError, one sentence that lists what exists.
+    records with a label take part, in the subset too (an empty label counts). rehearse: another
+    spec, whole, for rehearse_share of the draws: what a network that goes on is not to forget.
+    Errors: FileNotFoundError or ValueError, one sentence that lists what exists.
     """
+    if rehearse:
+        if not 0 < rehearse_share < 1:
+            raise ValueError(
+                f"config.data.rehearse_share is {rehearse_share}: set it between 0 and 1"
+            )
+        own = open_sets(spec, subset, subset_seed, subset_order, labelled)
+        return own.beside(open_sets(rehearse, labelled=labelled), rehearse_share)
     parts = parse_spec(spec)
     sets = tuple(RecordSet(path, split) for path, split, _ in parts)
     starts = np.concatenate([[0], np.cumsum([len(s) for s in sets])])

@@ -309,6 +309,25 @@ def test_weights(folder):
     assert weighted.weighted and weighted.weights == (0.75, 0.25)
 
 
+def test_rehearsed_records_are_whole_and_take_their_share(folder):
+    spec = f"{folder}/one*3,{folder}/two"
+    options = {"subset": 4, "labelled": True}
+    own = open_sets(spec, **options)
+    both = open_sets(spec, **options, rehearse=f"{folder}/one@validation", rehearse_share=0.2)
+    assert both.weighted and both.weights == pytest.approx((0.6, 0.2, 0.2))
+    assert both.offsets.tolist() == [*own.offsets.tolist(), 4 + 3]
+    ids = [record.id for record in both.read(range(7))]
+    assert ids == [r.id for r in own.read(range(4))] + [f"validation/{i}" for i in range(3)]
+    assert both.where(6).startswith(f"{folder}/one/validation-")
+    assert list(both.texts())[:4] == list(own.texts())
+    # A set without weights has the shares of its sizes, beside the rehearsed one.
+    alone = open_sets(f"{folder}/one,{folder}/two", rehearse=f"{folder}/two")
+    assert alone.weights == pytest.approx((1 / 3, 1 / 6, 1 / 2)) and len(alone) == 16
+    for share in (0.0, 1.0):
+        with pytest.raises(ValueError, match="config.data.rehearse_share is"):
+            open_sets(spec, rehearse=spec, rehearse_share=share)
+
+
 def test_subsets_are_seeded_nested_and_of_the_right_size(folder):
     spec = f"{folder}/one,{folder}/two"
     half, quarter = open_sets(spec, subset=0.5), open_sets(spec, subset=3)
