@@ -2,7 +2,7 @@
 # make test    the everyday tests, minutes             make lint   ruff
 # make test-slow   what takes longer: trainings, processes    make test-all   both, as CI does
 # make types   mypy on the public surface              make docs   the site, into build/site
-# make check-tpu   every preset through the TPU compiler, without a TPU (half an hour, then cached)
+# make check-tpu   every preset through the TPU compiler, without a TPU (an hour, then cached)
 # make release-check   the wheel in an empty environment, then the demo with it
 PYTHON ?= python3
 BIN := .venv/bin

@@ -34,8 +34,8 @@ for wheel in wheels/*.whl; do
 done
 [ "$mode" = --dry_run ] || "$python" -c 'import absl, flax, jax, ml_collections, numpy, optax' || {
   echo "error: a package is missing, see above; the head of $0 says how to bring it" >&2; exit 1; }
-[ "$mode" != --check ] || { "$python" -m dig_jax.tools.perf.check_device \
-  --seconds=$((budget - limit)) | tee ${OUT:+"$OUT/check_device.txt"}; exit; }
+[ "$mode" != --check ] || { timeout "$budget" "$python" -m dig_jax.tools.perf.check_device \
+  --seconds=$((budget > limit ? budget - limit : 0)) | tee ${OUT:+"$OUT/check_device.txt"}; exit; }
 log=$(mktemp) && trap 'rm -f "$log" "$log.err"' EXIT
 for name in "${cases[@]}"; do
   IFS=+ read -r -a options <<< "$name"

@@ -186,7 +186,7 @@ def open_sets(
     subset_order: str = "random",
     labelled: bool = False,
     rehearse: str | None = None,
-    rehearse_share: float = 0.5,
+    rehearse_share: float | None = None,
 ) -> Mixture:
     """Opens the record sets of a spec ('PATH[@SPLIT][*WEIGHT],PATH2...') as one mixture.
 
@@ -196,16 +196,16 @@ def open_sets(
     subsets of one seed are contained in larger ones. subset_order: 'random' (by subset_seed), or
     'first', as the official DiG code chooses: the first fraction of each set. labelled: only
     records with a label take part, in the subset too (an empty label counts). rehearse: another
-    spec, whole, for rehearse_share of the draws: what a network that goes on is not to forget.
+    spec, whole, for rehearse_share of the draws (None: half): what a network that goes on is not to
+    forget.
     Errors: FileNotFoundError or ValueError, one sentence that lists what exists.
     """
     if rehearse:
-        if not 0 < rehearse_share < 1:
-            raise ValueError(
-                f"config.data.rehearse_share is {rehearse_share}: set it between 0 and 1"
-            )
+        share = 0.5 if rehearse_share is None else rehearse_share
+        if not 0 < share < 1:
+            raise ValueError(f"config.data.rehearse_share is {share}: set it between 0 and 1")
         own = open_sets(spec, subset, subset_seed, subset_order, labelled)
-        return own.beside(open_sets(rehearse, labelled=labelled), rehearse_share)
+        return own.beside(open_sets(rehearse, labelled=labelled), share)
     parts = parse_spec(spec)
     sets = tuple(RecordSet(path, split) for path, split, _ in parts)
     starts = np.concatenate([[0], np.cumsum([len(s) for s in sets])])

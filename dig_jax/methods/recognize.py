@@ -188,7 +188,8 @@ class Method(base.Method):
         weights = jax.nn.softmax(jnp.zeros(depth) if head is None else head["mix"])
         rows = frames.shape[-1] // (depth * self.encoder.width)  # token rows of a column, or 1
         each = frames.reshape(*frames.shape[:2], rows, depth, self.encoder.width)
-        return jnp.einsum("bsrkd,k->bsrd", each, weights).reshape(*frames.shape[:2], -1)
+        mixed = jnp.einsum("bsrkd,k->bsrd", each, weights, precision="highest")
+        return mixed.reshape(*frames.shape[:2], -1)
 
     def _by_head(self, function, heads):
         """function of each head's parameters, at once: every leaf [K, ..]."""

@@ -53,7 +53,7 @@ def define_source_flags(own: flags.FlagValues) -> None:
         "auto",
         "lines: auto (all that are usable), bundled (matplotlib's, alike everywhere), or a folder.",
     )
-    text("favour", "", "lines: fonts whose file name begins so make half of the lines.")
+    text("favour", "", "lines: fonts whose file name begins so get half of the lines.")
     shares = {
         "tight": "cut close to their ink, as layout programs do; others have margins.",
         "crowded": "with bits of the lines above and below.",

@@ -36,6 +36,7 @@ OCCURRENCES = 300_000  # words of the text; frequencies below one in as many are
 ELIDED = {"fr": (("l'", 0.15), ("d'", 0.15), ("qu'", 0.04))}  # before vowels: share of a word
 VOWELS = frozenset("aeiouyh")
 BARE = {"ä": "a", "ö": "o", "ü": "u"}
+NO_WORDS = frozenset("bes ges vers ents präs mus dis subs juris fes vis chris kos jus".split())
 LETTER_S = re.compile(r"s(?=[^\W\d_])")  # in front of a letter
 
 
@@ -86,33 +87,39 @@ def capitalized(counts: dict[str, int], share: float) -> dict[str, int]:
 def spelt_before_1830(word: str) -> str:
     """A small e above the vowel for an umlaut, and ey for ei where a stem ends."""
     word = re.sub("[äöü]", lambda found: BARE[found[0]] + "\u0364", word)
-    ends = r"(?i)((?<![aeou])ei$)|^(bei(?![nlßt])|drei|frei|zwei)"
+    ends = r"(?i)((?<![aeou])ei$)|^(bei(?![gjlnrtß]|ss|ſſ)|drei(?!st|ſt)|frei|zwei)"
     return re.sub(ends, lambda found: found[0][:-1] + "y", word)
 
 
 def before_1830(counts: dict[str, int], share: float) -> dict[str, int]:
     """The same words, a share of the occurrences spelt as before 1830. A word that stands there
     once has one spelling or the other, as its letters draw lots."""
-    old = {word: spelt_before_1830(word) for word in counts}
-    lot = lambda word: zlib.crc32(word.encode()) / 2**32
-    more = {
-        old[word]: int(share * n + lot(word)) for word, n in counts.items() if old[word] != word
-    }
-    kept = {word: n - more.get(old[word], 0) for word, n in counts.items()}
-    return {word: n for word, n in (kept | more).items() if n}
+    if not share:
+        return counts
+    found = collections.Counter[str]()
+    for word, count in counts.items():
+        old, lot = spelt_before_1830(word), zlib.crc32(word.encode()) / 2**32
+        moved = int(share * count + lot) if old != word else 0
+        found[word] += count - moved
+        found[old] += moved
+    return {word: count for word, count in found.items() if count}
 
 
 def is_joint(first: str, second: str, known: Set[str]) -> bool:
     """Whether a German compound is put together here, behind an s: both parts are known words, and
     with the s in the second one (da-sein) they are not. A short part that begins with a vowel is
-    an ending (uns-eren), a prefix such as ver- takes no s, and of ss the first letter ends a word
-    in aus- alone (Mission, daſſelbe)."""
+    an ending (uns-eren). Of ss the first letter ends a word in front of a consonant (Rechts-staat)
+    and in aus- alone (Mission, daſſelbe). NO_WORDS: beginnings that look like words."""
     return (
         len(first) > 2
-        and (second[0] != "s" or first.endswith("aus"))
+        and (
+            second[0] != "s"
+            or first.endswith("aus")
+            or (len(first) > 4 and second[1:2] in ("p", "t", "c"))
+        )
         and len(second) > (4 if second[0] in "aeiouäöü" else 3)
         and not second.startswith("ch")
-        and first not in ("bes", "ges", "vers", "ents")
+        and first not in NO_WORDS
         and {first, second} <= known
         and not {first[:-1], "s" + second} <= known
     )

@@ -72,12 +72,13 @@ def test_long_s(word, old):
 def test_a_round_s_stands_at_the_joints_of_german_compounds():
     known = {"haus", "halt", "häuser", "aus", "sage", "gehen", "das", "ein", "da", "sein", "uns",
              "eren", "vers", "tand", "bundes", "bundestags", "tags", "tag", "wahlen", "mis", "sion", "mens", "chen",
-             "schluss", "punkt"}  # fmt: skip
+             "schluss", "punkt", "rechts", "staat", "bis", "schen", "präs", "ident"}  # fmt: skip
     spelt = {
         "Haushalt": "Haushalt", "ausgehen": "ausgehen", "Aussage": "Ausſage", "dasein": "daſein",
         "unseren": "unſeren", "Verstand": "Verſtand", "Bundestagswahlen": "Bundestagswahlen",
         "Mission": "Miſſion", "Menschen": "Menſchen", "Schlusspunkt": "Schlußpunkt",
-        "Häuser": "Häuſer",
+        "Häuser": "Häuſer", "Rechtsstaat": "Rechtsſtaat", "bisschen": "bißchen",
+        "Präsident": "Präſident",
     }  # fmt: skip
     assert {word: word_list.with_long_s(word, "de", known) for word in spelt} == spelt
     assert word_list.with_long_s("ausgehen", "de") == "auſgehen"
@@ -94,8 +95,12 @@ def test_a_share_is_spelt_as_before_1830():
     assert sum(found.values()) == 81 and 20 < sum("\u0364" in word for word in found) < 45
     assert word_list.before_1830(counts, 0.0) == counts
     assert word_list.before_1830({"süß": 3}, 1.0) == {"su\u0364ß": 3}
+    both = {"frei": 100, "frey": 5, "thei": 1, "they": 7}
+    assert word_list.before_1830(both, 0.0) == both
+    found = word_list.before_1830(both, 0.4)
+    assert sum(found.values()) == 113 and 39 <= found["frey"] - 5 <= 41 and found["they"] >= 7
     spelt = {"bei": "bey", "Zwei": "Zwey", "Partei": "Partey", "beide": "beyde", "Bein": "Bein",
-             "frei": "frey", "ein": "ein", "beim": "beym", "Freiheit": "Freyheit"}  # fmt: skip
+             "frei": "frey", "ein": "ein", "beissen": "beissen", "beiſſen": "beiſſen", "beim": "beym", "Freiheit": "Freyheit"}  # fmt: skip
     assert {word: word_list.spelt_before_1830(word) for word in spelt} == spelt
 
 

@@ -72,6 +72,9 @@ class Font:
     family: str
     covers: frozenset[str]
 
+    def called(self, start: str) -> bool:
+        return Path(self.file).name.startswith(start)
+
 
 def examples(
     *,
@@ -99,19 +102,16 @@ def examples(
 
     splits: "train=4000,validation=400"; count: short for "train=COUNT". input: a UTF-8 text whose
     words (as often as they stand there) replace our own English, German and French list. fonts:
-    "auto", "bundled" or a folder. favour: fonts whose file name begins so make half of the lines.
-    books: lines come from so many books, as in a scanned collection. Each has one language, font,
-    size, paper, ink and wear of its own; 0: every line looks its own way. tight, crowded, heavy,
-    bitonal: shares of the lines, see `typeset.Page`. ValueError or FileNotFoundError for what a
-    user can mend.
+    "auto", "bundled" or a folder. favour: fonts whose file name begins so get half of the lines,
+    and their part of the rest. books: lines come from so many books, as in a scanned collection.
+    Each has one language, font, size, paper, ink and wear of its own; 0: every line looks its own
+    way. tight, crowded, heavy, bitonal: shares of the lines, see `typeset.Page`. ValueError or
+    FileNotFoundError for what a user can mend.
     """
     if not 1 <= min_words <= max_words:
-        raise ValueError(f"min_words is {min_words}, above max_words, {max_words}, or below 1.")
+        raise ValueError(f"min_words is {min_words}: set it from 1 to max_words, {max_words}.")
     if books < 0:
-        raise ValueError(
-            f"books is {books}; give a number of books, or 0 for lines that each look their own "
-            "way."
-        )
+        raise ValueError(f"books is {books}; give a number of books, or 0: every line by itself.")
     page = Page(tight, crowded, heavy, bitonal)
     for name, value in page._asdict().items():
         if not 0 <= value <= 1:
@@ -121,8 +121,8 @@ def examples(
     sizes = {"train": count} if count else parse_splits(splits)
     vocabulary = read_vocabulary(input)
     found = find_fonts(fonts, vocabulary.chars | set(PUNCTUATION) | PLAIN)
-    if not any(Path(font.file).name.startswith(favour) for font in found):
-        raise ValueError(f"--favour={favour}: no usable font of --fonts={fonts} is called so")
+    if not any(font.called(favour) for font in found):
+        raise ValueError(f"--favour={favour}: no font's file begins so; one is {found[0].file}")
     usable = _usable(vocabulary, found, report)
     families = len({font.family for font in found})
     report.total = sum(sizes.values())
@@ -338,8 +338,8 @@ class LineMaker:
             self._able[language] = [family for family in able if family]
         families = self._able[language]
         if self.favour and rng.random() < FAVOURED:
-            called = lambda family: Path(family[0].file).name.startswith(self.favour)
-            families = list(filter(called, families)) or families
+            called = [[font for font in family if font.called(self.favour)] for family in families]
+            families = list(filter(None, called)) or families
         family = families[int(rng.integers(len(families)))]
         return family[int(rng.integers(len(family)))]
 

@@ -73,7 +73,7 @@ class AttentionReader(Reader):
         shown = self.place(windows(state["seen"], self.reach))
         energy = self.energy(jnp.tanh(memory["keys"] + query + shown))[..., 0]
         weights = jax.nn.softmax(jnp.where(memory["real"], energy, -jnp.inf))
-        context = jnp.einsum("bs,bsd->bd", weights, memory["values"])
+        context = jnp.einsum("bs,bsd->bd", weights, memory["values"], precision="highest")
         read = jnp.concatenate([self.characters[ids], context], -1)
         hidden = self.gru(read, state["hidden"])
         # The state alone would have to carry the frame through the gates.

@@ -92,7 +92,7 @@ class GlimpseReader(Reader):
     def glimpse(self, memory, place):
         """What is seen at a place f32[B], times where it is: f32[B, hidden]."""
         weights = filters(place, memory["real"], self.scales, self.taps)
-        seen = jnp.einsum("bks,bsd->bkd", weights, memory["values"])
+        seen = jnp.einsum("bks,bsd->bkd", weights, memory["values"], precision="highest")
         what = jax.nn.relu(self.what(seen.reshape(seen.shape[0], -1)))
         last = jnp.maximum(memory["last"], 1.0)
         near_end = jnp.exp((place - memory["last"]) / 4.0)

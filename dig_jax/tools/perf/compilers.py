@@ -203,8 +203,8 @@ def default_cache() -> Path:
 
 def _file(lowered: Any, mesh: Any, cache: str | Path) -> Path:
     packages = ("jaxlib", "libtpu", "jax-cuda12-pjrt", "jax-cuda13-pjrt")
-    effort = jax.config.jax_exec_time_optimization_effort
-    versions = [jax.__version__, *map(_version, packages), _name(mesh), hlo.VERSION, f"{effort:g}"]
+    efforts = jax.config.jax_exec_time_optimization_effort, jax.config.jax_memory_fitting_effort
+    versions = [jax.__version__, *map(_version, packages), _name(mesh), hlo.VERSION, str(efforts)]
     digest = hashlib.sha256("\n".join([*versions, lowered.as_text()]).encode())
     return Path(cache) / f"{digest.hexdigest()[:32]}.json"
 

@@ -48,7 +48,7 @@ def run(monkeypatch, capsys, only, seconds=math.inf):
 def test_attention_that_is_wrong_in_one_form_is_named(monkeypatch, capsys):
     monkeypatch.setattr(check_device, "TOKENS", (65,))
     code, found, _, err = run(monkeypatch, capsys, ["attention 65"])
-    assert code == 0 and not err and not found["failed"] and not found["left"]
+    assert code == 0 and "no accelerator" in err and not found["failed"] and not found["left"]
     figures = found["cases"]["attention 65"]
     assert set(figures) == {
         f"{f} {d}" for f in ("plain", "blocks", "xla") for d in check_device.BOUNDS
@@ -66,7 +66,10 @@ def test_attention_that_is_wrong_in_one_form_is_named(monkeypatch, capsys):
         "attention 65 xla float32",
         "attention 65 xla bfloat16",
     ]
-    assert "TOO FAR: value, gradient" in out and "error: too far apart: attention 65 xla" in err
+    assert (
+        "TOO FAR: value, gradient" in out
+        and "error: failed or too far apart: attention 65 xla" in err
+    )
 
 
 def test_a_gradient_that_differs_between_the_devices_is_named(monkeypatch, capsys):
@@ -97,5 +100,33 @@ def test_what_there_was_no_time_for_is_said(monkeypatch, capsys):
     code, found, _, err = run(monkeypatch, capsys, ["simclr"], seconds=-1.0)
     assert code == 0 and found["left"] == ["simclr"] and not found["cases"]
     assert "not checked, no time left: simclr" in err
-    with pytest.raises(ValueError, match="--only=nothing: no case is called so"):
-        run(monkeypatch, capsys, ["nothing"])
+    with pytest.raises(ValueError, match="--only=nothing: the cases are attention 64, .*simclr"):
+        run(monkeypatch, capsys, ["simclr", "nothing"])
+
+
+def test_a_case_that_fails_is_named_and_the_next_begins(monkeypatch, capsys):
+    def attend(*_):
+        raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: no such kernel\nand more")
+
+    monkeypatch.setattr(check_device, "TOKENS", (65, 192))
+    monkeypatch.setattr(transformer, "attend", attend)
+    code, found, out, err = run(monkeypatch, capsys, ["attention 65", "attention 192"])
+    assert code == 1 and found["failed"] == ["attention 65", "attention 192"]
+    assert "attention 65          FAILED: UNIMPLEMENTED: no such kernel\n" in out
+    assert "failed or too far apart: attention 65, attention 192" in err
+
+
+def test_a_number_that_is_not_finite_is_too_far_and_json_stays_json(monkeypatch, capsys):
+    monkeypatch.setattr(check_device, "TOKENS", (65,))
+    figures = {"plain bfloat16": {"value": math.nan, "gradient": 0.0}}
+    monkeypatch.setattr(check_device, "attention_figures", lambda *_: figures)
+    code, found, _, _ = run(monkeypatch, capsys, ["attention 65"])
+    assert code == 1 and found["failed"] == ["attention 65 plain bfloat16"]
+    assert found["cases"]["attention 65"]["plain bfloat16"]["value"] == "nan"
+
+
+def test_without_a_cpu_a_sentence_says_what_to_set(monkeypatch, capsys):
+    monkeypatch.setattr(check_device, "jax", types.SimpleNamespace(
+        config=types.SimpleNamespace(jax_platforms="cuda")))  # fmt: skip
+    with pytest.raises(ValueError, match="JAX_PLATFORMS is cuda: set it to cuda,cpu"):
+        run(monkeypatch, capsys, [])
