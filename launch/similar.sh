@@ -69,9 +69,14 @@ case $1 in
     main --config="$config" --config.data.train="$records/$kind" --workdir="$start" \
       --config.evals.recognition.datasets="$records/$set@validation,$records/$kind@validation" ;;
   judge) for labels in "${@:3}"; do
-      config=finetune:labels=$labels,steps=$(steps "$labels"),seed=$seed,head=bilstm2
-      main --config="$config" --config.init_from="$start" --config.init_parts="$whole" \
-        --config.data.train="$records/$set" --workdir="$runs/$set/$labels/$kind-$seed"; done ;;
+      config=finetune:labels=$labels,steps=$(steps "$labels"),seed=$seed,head=bilstm2 both=()
+      case $labels in # so few lines lack letters, which a reader of them alone forgets
+        34) config+=,batch=16 both=(--config.data.rehearse="$records/$kind") ;;
+        100) both=(--config.data.rehearse="$records/$kind") ;;
+      esac
+      main --config="$config" "${both[@]}" --config.init_from="$start" \
+        --config.init_parts="$whole" --config.data.train="$records/$set" \
+        --workdir="$runs/$set/$labels/$kind-$seed"; done ;;
   self | again) for labels in "${@:3}"; do # again: the student of the first round is the teacher
       folder=$runs/$set/$labels name=self
       model=$folder/$kind-$seed truth=(--first="$folder/$kind-$seed")
