@@ -61,6 +61,20 @@ def test_out_of_memory_is_a_sentence():
         raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory")
 
 
+def test_rehearsed_records_are_opened_beside_the_labelled_ones(toys, tmp_path, monkeypatch):
+    """From any folder, and `subset` counts the lines of data.train alone."""
+    for name in ("own", "other"):
+        toy.write_lines(tmp_path / name / "rec")
+    monkeypatch.chdir(tmp_path)
+    given = toy.make_config("own/rec@train").to_dict()
+    given["data"] |= {"rehearse": "other/rec@train", "subset": 5}
+    data = experiment.completed(given)["data"]
+    assert data["rehearse"] == f"{tmp_path}/other/rec@train"
+    names = ("subset", "rehearse", "rehearse_share")
+    mixture = records.open_sets(data["train"], **{name: data[name] for name in names})
+    assert len(mixture) == 5 + 20 and mixture.weights == (0.5, 0.5)
+
+
 def test_a_comma_in_a_path_survives_as_a_whole_path(toys, tmp_path, monkeypatch):
     """What config.json holds: each part as a whole path, commas inside a folder's name kept."""
     for name in ("a,b", "c"):
