@@ -15,9 +15,10 @@ Encoder, height, channels and records are those of the pre-training, unless give
 is the same without the pre-training; compare the two with the same arguments. encoder_lr: the
 encoder's rate as a share of lr; layer_decay: what each block's rate is of that of the block behind
 it. --config.method.dropout=0.2: of the LSTMs in an encoder such as cnn48_lstm, if not what it was
-pre-trained with. block: last, mix, or a number. order: which lines labels= takes, random or first.
-teacher: start from the pre-training's averaged encoder. The figure is the lowest validation CER
-along the run.
+pre-trained with. --config.data.rehearse=RECORDS: half of each batch are those lines, which a reader
+that goes on is not to forget. block: last, mix, or a number. order: which lines labels= takes,
+random or first. teacher: start from the pre-training's averaged encoder. The figure is the lowest
+validation CER along the run.
 """
 
 from dig_jax.configs import common

@@ -197,8 +197,7 @@ def open_sets(
     'first', as the official DiG code chooses: the first fraction of each set. labelled: only
     records with a label take part, in the subset too (an empty label counts). rehearse: another
     spec, whole, for rehearse_share of the draws (None: half): what a network that goes on is not to
-    forget.
-    Errors: FileNotFoundError or ValueError, one sentence that lists what exists.
+    forget. Errors: FileNotFoundError or ValueError, one sentence that lists what exists.
     """
     if rehearse:
         share = 0.5 if rehearse_share is None else rehearse_share

@@ -125,8 +125,12 @@ def _version(compute_capability: str | None) -> tuple[int, ...] | None:
 
 
 def here() -> tuple[str, str | None]:
-    """(platform, compute capability or None) of this machine's first device, for `resolve`."""
-    device = jax.local_devices()[0]
+    """What `resolve` is told of this machine's first device."""
+    return described(jax.local_devices()[0])
+
+
+def described(device: jax.Device) -> tuple[str, str | None]:
+    """(platform, compute capability of an NVIDIA card or None), for `resolve`."""
     return device.platform, getattr(device, "compute_capability", None)
 
 

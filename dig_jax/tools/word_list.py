@@ -36,6 +36,7 @@ OCCURRENCES = 300_000  # words of the text; frequencies below one in as many are
 ELIDED = {"fr": (("l'", 0.15), ("d'", 0.15), ("qu'", 0.04))}  # before vowels: share of a word
 VOWELS = frozenset("aeiouyh")
 BARE = {"ä": "a", "ö": "o", "ü": "u"}
+# Beginnings that look like words of their own: Ver-stand, Prä-sident, Fes-tung.
 NO_WORDS = frozenset("bes ges vers ents präs mus dis subs juris fes vis chris kos jus".split())
 LETTER_S = re.compile(r"s(?=[^\W\d_])")  # in front of a letter
 
@@ -109,7 +110,7 @@ def is_joint(first: str, second: str, known: Set[str]) -> bool:
     """Whether a German compound is put together here, behind an s: both parts are known words, and
     with the s in the second one (da-sein) they are not. A short part that begins with a vowel is
     an ending (uns-eren). Of ss the first letter ends a word in front of a consonant (Rechts-staat)
-    and in aus- alone (Mission, daſſelbe). NO_WORDS: beginnings that look like words."""
+    and in aus- alone (Mission, daſſelbe)."""
     return (
         len(first) > 2
         and (

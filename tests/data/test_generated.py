@@ -290,7 +290,7 @@ def test_favoured_fonts_make_half_of_the_lines_and_their_share_of_the_rest(tmp_p
     one = make(tmp_path / "one", "lines", *flags, "--favour=DejaVuSerif-Italic")
     assert 0.45 < np.mean(["DejaVuSerif-Italic" in id for id in one.rows]) < 0.75
     said = refused(tmp_path / "wrong", "lines", *flags, "--favour=Nothing")
-    assert "--favour=Nothing: no font's file begins so; one is /" in said
+    assert "--favour=Nothing: begin the name of a font's file: /" in said
 
 
 def test_a_picture_without_ink_stays_as_it_is():

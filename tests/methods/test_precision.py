@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from dig_jax.methods import recognize
-from dig_jax.models import encoders
+from dig_jax.models import decoders, encoders
 from dig_jax.text import Charset
 from dig_jax.train.state import TrainState
 from tests.jaxprs import equations
@@ -103,6 +103,15 @@ def test_a_float32_method_has_float32_products(name):
     assert encoder["attention"] == "blocks"
     module = importlib.import_module(f"dig_jax.methods.{name}")
     prove(module.Method(encoder=encoder, channels=3, **METHODS[name]))
+
+
+@pytest.mark.parametrize("decoder", ["ctc", *decoders.READERS])
+def test_a_float32_decoder_has_float32_products(decoder):
+    encoder = encoders.resolve(VIT | {"depth": 2}, "tpu")
+    made = recognize.Method(
+        charset=Charset("abc"), encoder=encoder, heads={decoder: {}}, block="mix"
+    )
+    prove(made)
 
 
 @pytest.mark.parametrize(

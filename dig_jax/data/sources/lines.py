@@ -111,7 +111,7 @@ def examples(
     if not 1 <= min_words <= max_words:
         raise ValueError(f"min_words is {min_words}: set it from 1 to max_words, {max_words}.")
     if books < 0:
-        raise ValueError(f"books is {books}; give a number of books, or 0: every line by itself.")
+        raise ValueError(f"books is {books}; give a number of books, or 0 for lines of no book.")
     page = Page(tight, crowded, heavy, bitonal)
     for name, value in page._asdict().items():
         if not 0 <= value <= 1:
@@ -122,7 +122,7 @@ def examples(
     vocabulary = read_vocabulary(input)
     found = find_fonts(fonts, vocabulary.chars | set(PUNCTUATION) | PLAIN)
     if not any(font.called(favour) for font in found):
-        raise ValueError(f"--favour={favour}: no font's file begins so; one is {found[0].file}")
+        raise ValueError(f"--favour={favour}: begin the name of a font's file: {found[0].file}")
     usable = _usable(vocabulary, found, report)
     families = len({font.family for font in found})
     report.total = sum(sizes.values())

@@ -4,10 +4,10 @@
     python -m dig_jax.tools.perf.check_device --only=dig,attention   those whose name has a word
     python -m dig_jax.tools.perf.check_device --seconds=300          begins no case after that time
 
-Each config at `quick` runs twice with the same weights, batch and random numbers: on the CPU in
-float32, and on the first device of this machine, in float32 and in bfloat16. Compared are the
-augmented views, the loss and the gradient. Then attention by itself: every form that the device
-has, for lines of 64 to 600 tokens of which some are padding, value and gradients.
+Attention comes first: every form that the device has, for lines of 64 to 600 tokens of which some
+are padding, value and gradients. Then each config at `quick`, with the same weights, batch and
+random numbers: its augmented views, its loss and its gradient. The first device of this machine
+computes them in float32 and in bfloat16, the CPU in float32.
 
     views      the largest share of numbers of a view that are more than 1 % of its range apart
     loss       the distance over the CPU's loss
@@ -75,12 +75,8 @@ def experiment(text: str, dtype: str, device: jax.Device) -> Any:
     """The Experiment of a config on one device, its encoder in a dtype."""
     cfg = command_line.load(text).to_dict()
     cfg["mesh"] = {"data": 1}
-    return workload.open_workload(cfg, {"dtype": dtype}, devices=[device], device=kind(device))
-
-
-def kind(device: jax.Device) -> tuple[str, str | None]:
-    """Platform, and the compute capability of an NVIDIA card."""
-    return device.platform, getattr(device, "compute_capability", None)
+    where = {"devices": [device], "device": encoders.described(device)}
+    return workload.open_workload(cfg, {"dtype": dtype}, **where)
 
 
 def compiled(work: Any, call: Callable[..., Any], *given: Any) -> Any:
@@ -162,11 +158,9 @@ def attention_figures(tokens: int, device: jax.Device) -> dict[str, Figures]:
 
     value, gradient = results("plain", "float32", jax.devices("cpu")[0])
     own = {"width": HEADS * HEAD_DIM, "heads": HEADS, "dtype": "bfloat16"}
-    forms = dict.fromkeys(
-        ("plain", "blocks", "xla", encoders.resolve(own, *kind(device))["attention"])
-    )
+    kernel = encoders.resolve(own, *encoders.described(device))["attention"]
     found = {}
-    for form in forms:
+    for form in dict.fromkeys(("plain", "blocks", "xla", kernel)):
         for dtype in BOUNDS:
             if form in encoders.KERNELS and dtype == "float32":
                 continue  # kernels of half-wide numbers
