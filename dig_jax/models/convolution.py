@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from jax import lax
 
@@ -158,11 +159,22 @@ def _norm_backward(groups, pool, epsilon, kept, cotangent):
     slope = spread * spread * mean_d_hat
     offset = spread * mean_d - slope * mean
     won = cotangent * _at(scale) * _at(spread)
-    cells = [jnp.where(winner == number, won, 0.0) for number in range(pool[0] * pool[1])]
-    won = jnp.stack(cells).reshape(*pool, *won.shape)
-    won = rearrange(won, "i j b h w c -> b (h i) (w j) c")
-    d_x = won - (x * _at(slope) + _at(offset)) * seen
+    d_x = _to_winners(won, winner, pool) - (x * _at(slope) + _at(offset)) * seen
     return d_x, jnp.sum(d_scale, 0), jnp.sum(d_bias, 0), jnp.zeros_like(real)
+
+
+def _to_winners(won, winner, pool):
+    """Each number of `won` [B,h,w,C] at its cell of the window, zero at the others, [B,H,W,C].
+
+    By comparison at every pixel. As a stack of cells, turned to lines, the gradients of an H200
+    were wrong (docs/performance.md).
+    """
+    batch, height, width, channels = won.shape
+    shape = (batch, height, pool[0], width, pool[1], channels)
+    cell = np.arange(pool[0] * pool[1], dtype=np.int8).reshape(pool[0], 1, pool[1], 1)
+    spread = lambda x: jnp.broadcast_to(x[:, :, None, :, None], shape)
+    at_home = spread(winner) == jnp.broadcast_to(cell, shape)
+    return rearrange(jnp.where(at_home, spread(won), 0.0), "b h i w j c -> b (h i) (w j) c")
 
 
 norm_relu_pool.defvjp(_norm_forward, _norm_backward)

@@ -69,7 +69,8 @@ def resolve(
     """The options of an encoder, every "auto" replaced by what suits a device. A pure function.
 
     platform: "cpu", "gpu" or "tpu". compute_capability: of an NVIDIA card, such as "8.0"; None or
-    another text ("gfx90a") where there is none to know. dtype: see `best_dtype`.
+    another text ("gfx90a") where there is none to know. dtype: see `best_dtype`; a ViT on an NVIDIA
+    card from 8.0 on also passes its widest results in bfloat16 (docs/performance.md).
 
     attention by platform and card:
 
@@ -79,13 +80,13 @@ def resolve(
         blocks  elsewhere: from 512 tokens on, memory grows with the tokens and not their square
     """
     result, version = dict(options), _version(compute_capability)
+    nvidia = platform == "gpu" and version is not None and version >= (8, 0)
+    vit = result.get("kind", "vit") == "vit"
     if result.get("dtype", "auto") == "auto":
-        result["dtype"] = best_dtype(platform, compute_capability)
-    if result.get("kind", "vit") != "vit":
-        return result
-    if result.get("attention", "auto") == "auto":
+        best = best_dtype(platform, compute_capability)
+        result["dtype"] = "bfloat16_stored" if vit and nvidia else best
+    if vit and result.get("attention", "auto") == "auto":
         head = result.get("width", 1) // max(result.get("heads", 1), 1)
-        nvidia = platform == "gpu" and version is not None and version >= (8, 0)
         fits = head % 8 == 0 and head <= (256 if nvidia and version >= (9, 0) else 128)
         kernel = "flash" if platform == "tpu" else "cudnn" if nvidia and fits else "blocks"
         result["attention"] = "blocks" if result["dtype"] == "float32" else kernel

@@ -131,9 +131,64 @@ def dot_f32acc(lhs, rhs, dimension_numbers, dtype=jnp.bfloat16, out=jnp.float32)
     )
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _dots(lhs, rhs, parts, out):
+    return _dots_forward(lhs, rhs, parts, out)[0]
+
+
+def _dots_forward(lhs, rhs, parts, out):
+    rounded = lhs.astype(jnp.bfloat16), rhs.astype(jnp.bfloat16)
+    results = tuple(
+        lax.dot_general(rounded[0], part, _rows(lhs), preferred_element_type=out)
+        for part in jnp.split(rounded[1], parts, 1)
+    )
+    return results, (*rounded, jnp.zeros((0,), lhs.dtype), jnp.zeros((0,), rhs.dtype))
+
+
+def _dots_backward(parts, out, kept, cotangents):
+    g = jnp.concatenate([g.astype(jnp.bfloat16) for g in cotangents], -1)
+    return _dot_backward(_rows(kept[0]), out, kept, g)
+
+
+_dots.defvjp(_dots_forward, _dots_backward)
+
+
+def dots_f32acc(lhs, rhs, parts, dtype=jnp.bfloat16, out=jnp.float32):
+    """`parts` results of dot_f32acc: lhs [..., in] times each of the equal blocks of columns of rhs
+    [in, parts * D].
+
+    In bfloat16 each block is a product of its own, so that nothing is cut out of a wide result.
+    Backwards they are one product.
+    """
+    if jnp.dtype(dtype) == jnp.bfloat16:
+        return _dots(lhs, rhs, parts, out)
+    return tuple(jnp.split(dot_f32acc(lhs, rhs, _rows(lhs), dtype, out), parts, -1))
+
+
+def _rows(lhs):
+    """Dimension numbers of rows [..., in] times a matrix [in, D]."""
+    return ((lhs.ndim - 1,), (0,)), ((), ())
+
+
+@jax.custom_vjp
+def add_bias(x, bias):
+    """x [..., D] + bias f32[D], in x's dtype, so that XLA can make it a part of the product. The
+    gradient of the bias is summed in float32."""
+    return x + along_last(bias.astype(x.dtype), x)
+
+
+def _bias_backward(_, cotangent):
+    rows = tuple(range(cotangent.ndim - 1))
+    return cotangent, jnp.sum(cotangent.astype(jnp.float32), rows)
+
+
+add_bias.defvjp(lambda x, bias: (add_bias(x, bias), None), _bias_backward)
+
+
 class Dense(nn.Module):
     """Affine map of the last axis: [..., in] -> [..., features]. `dtype` is the type of the
-    product's operands, `out` that of the result."""
+    product's operands, `out` that of the result. parts: so many results of equal width, with no
+    bias."""
 
     features: int
     use_bias: bool = True
@@ -141,16 +196,17 @@ class Dense(nn.Module):
     kernel_init: Any = xavier_uniform
     bias_init: Any = nn.initializers.zeros
     out: Any = jnp.float32
+    parts: int = 1
 
     @nn.compact
     def __call__(self, x):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], self.features), jnp.float32)
-        out = dot_f32acc(
-            x, kernel, (((x.ndim - 1,), (0,)), ((), ())), compute_dtype(self.dtype), self.out
-        )
+        dtype = compute_dtype(self.dtype)
+        if self.parts > 1:
+            return dots_f32acc(x, kernel, self.parts, dtype, self.out)
+        out = dot_f32acc(x, kernel, _rows(x), dtype, self.out)
         if self.use_bias:
-            bias = self.param("bias", self.bias_init, (self.features,), jnp.float32)
-            out = (out + along_last(bias, out)).astype(self.out)
+            out = add_bias(out, self.param("bias", self.bias_init, (self.features,), jnp.float32))
         return out
 
 
@@ -164,32 +220,76 @@ def along_last(vector, like):
 # ---- normalisation, activation, regularisation ---------------------------------------------------
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _layer_norm(x, scale, bias, epsilon, out):
+    return _layer_norm_forward(x, scale, bias, epsilon, out)[0]
+
+
+def _layer_norm_forward(x, scale, bias, epsilon, out):
+    wide = x.astype(jnp.float32)
+    mean = jnp.mean(wide, -1, keepdims=True)
+    variance = jnp.mean(jnp.square(wide - mean), -1, keepdims=True)
+    inverse = lax.rsqrt(variance + epsilon)
+    result = (wide - mean) * inverse * along_last(scale, x) + along_last(bias, x)
+    return result.astype(out), (x, mean, inverse, scale)
+
+
+def _layer_norm_backward(epsilon, out, kept, cotangent):
+    # The barrier keeps the normalised rows from being shared with the forward pass, which would
+    # store them: 4 bytes a number written and read again, a quarter of a norm's traffic.
+    x, mean, inverse, scale, g = lax.optimization_barrier((*kept, cotangent))
+    g = g.astype(jnp.float32)
+    normal = (x.astype(jnp.float32) - mean) * inverse
+    rows = tuple(range(x.ndim - 1))
+    d_scale, d_bias = jnp.sum(g * normal, rows), jnp.sum(g, rows)
+    g = g * along_last(scale, x)
+    d_x = g - jnp.mean(g, -1, keepdims=True) - normal * jnp.mean(g * normal, -1, keepdims=True)
+    return (d_x * inverse).astype(x.dtype), d_scale, d_bias
+
+
+_layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
 class LayerNorm(nn.Module):
-    """Layer norm over the last axis in float32, [..., D] -> f32[..., D]; two-pass variance, so
-    large means are safe.
+    """Layer norm over the last axis in float32, [..., D] -> [..., D] of type `out`; two-pass
+    variance, so large means are safe. The backward pass reads x, not the normalised rows.
     """
 
     epsilon: float = 1e-6
+    out: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x):
-        x = x.astype(jnp.float32)
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
-        x = x - jnp.mean(x, -1, keepdims=True)
-        x = x * lax.rsqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + self.epsilon)
-        return x * along_last(scale, x) + along_last(bias, x)
+        return _layer_norm(x, scale, bias, self.epsilon, self.out)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def gelu(x, form: str = "exact"):
     """GELU, "exact" (erf) or "tanh" (the usual approximation, off by at most 5e-4), computed in
-    float32, x's dtype.
+    float32, x's dtype. The backward pass reads x alone.
     """
-    if form not in ("exact", "tanh"):
-        raise ValueError(f"gelu={form!r} is not known: write 'exact' or 'tanh'.")
     # Half-precision tanh and erf are several times slower than float32 on CPUs and no faster
-    # elsewhere.
-    return jax.nn.gelu(x.astype(jnp.float32), approximate=form == "tanh").astype(x.dtype)
+    # elsewhere. jax.nn.gelu takes erfc, which costs a GPU more than the passage over memory.
+    wide = x.astype(jnp.float32)
+    if form == "exact":
+        share = 0.5 * (1.0 + lax.erf(wide * np.float32(np.sqrt(0.5))))
+    elif form == "tanh":
+        inner = np.float32(np.sqrt(2.0 / np.pi)) * (wide + 0.044715 * wide**3)
+        share = 0.5 * (1.0 + jnp.tanh(inner))
+    else:
+        raise ValueError(f"gelu={form!r} is not known: write 'exact' or 'tanh'.")
+    return (wide * share).astype(x.dtype)
+
+
+def _gelu_backward(form, x, cotangent):
+    # Barriers, as in the layer norm: nothing wide is stored for it, and it hands on x's dtype.
+    _, pull = jax.vjp(functools.partial(gelu.fun, form=form), lax.optimization_barrier(x))
+    return lax.optimization_barrier(pull(lax.optimization_barrier(cotangent)))
+
+
+gelu.defvjp(lambda x, form: (gelu(x, form), x), _gelu_backward)
 
 
 class DropPath(nn.Module):

@@ -3,6 +3,7 @@
 Keys past a line's length are never attended to. All forms of attention compute the same.
 """
 
+import functools
 from typing import Any
 
 import flax.linen as nn
@@ -14,7 +15,7 @@ from dig_jax.models.layers import (
     Dense,
     DropPath,
     LayerNorm,
-    along_last,
+    add_bias,
     compute_dtype,
     dot_f32acc,
     gelu,
@@ -47,6 +48,10 @@ def attend(query, key, value, lengths, dtype, implementation):
     if implementation in ("blocks", "plain", "flash"):
         return _attend_plain(query, key, value, lengths, dtype)
     query, key, value = (x.astype(dtype) for x in (query, key, value))
+    if implementation == "cudnn" and query.shape[1] % 2:
+        # Its kernels take even numbers of tokens only. A class token makes them odd.
+        even = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (query, key, value))
+        return attend(*even, lengths, dtype, implementation)[:, :-1]
     # The function takes no precision, and accelerators round float32 operands by default.
     with jax.default_matmul_precision("highest" if dtype == jnp.float32 else None):
         return jax.nn.dot_product_attention(
@@ -98,21 +103,17 @@ class Attention(nn.Module):
     @nn.compact
     def __call__(self, x, lengths):
         batch, tokens, width = x.shape
+        dtype, passed = compute_dtype(self.dtype), stored_dtype(self.dtype)
         # One matrix for the three, as in the original: Xavier's bound depends on the 3 * width
         # outputs.
-        qkv = Dense(
-            3 * width, use_bias=False, dtype=self.dtype, out=stored_dtype(self.dtype), name="qkv"
-        )(x)
-        query, key, value = jnp.split(qkv, 3, -1)
-        query = query + along_last(
-            self.param("q_bias", nn.initializers.zeros, (width,), jnp.float32), query
-        )
-        value = value + along_last(
-            self.param("v_bias", nn.initializers.zeros, (width,), jnp.float32), value
-        )
+        three = Dense(3 * width, False, self.dtype, out=passed, parts=3, name="qkv")
+        query, key, value = three(x)
+        query = add_bias(query, self.param("q_bias", nn.initializers.zeros, (width,), jnp.float32))
+        value = add_bias(value, self.param("v_bias", nn.initializers.zeros, (width,), jnp.float32))
         query, key, value = (y.reshape(batch, tokens, self.heads, -1) for y in (query, key, value))
-        out = attend(query, key, value, lengths, compute_dtype(self.dtype), self.implementation)
-        return Dense(width, dtype=self.dtype, name="proj")(out.reshape(batch, tokens, width))
+        out = attend(query, key, value, lengths, dtype, self.implementation).astype(passed)
+        out = out.reshape(batch, tokens, width)
+        return Dense(width, dtype=self.dtype, name="proj")(out)
 
 
 class FeedForward(nn.Module):
@@ -147,12 +148,11 @@ class Block(nn.Module):
         def add(x, branch):
             return x + (DropPath()(branch, rate) if self.stochastic else branch)
 
+        norm = functools.partial(LayerNorm, out=stored_dtype(self.dtype))
         attention = Attention(self.heads, self.dtype, self.implementation, name="attn")
-        x = add(x, attention(LayerNorm(name="norm1")(x), lengths))
-        x = add(
-            x,
-            FeedForward(self.hidden, self.dtype, self.gelu, name="mlp")(LayerNorm(name="norm2")(x)),
-        )
+        feed_forward = FeedForward(self.hidden, self.dtype, self.gelu, name="mlp")
+        x = add(x, attention(norm(name="norm1")(x), lengths))
+        x = add(x, feed_forward(norm(name="norm2")(x)))
         return x, x if self.each else None
 
 

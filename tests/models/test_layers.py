@@ -139,6 +139,67 @@ def test_layer_norm_against_numpy_at_a_large_mean():
     np.testing.assert_allclose(ours, expected, atol=2e-3)  # the input itself is known to 6e-5 only
 
 
+@pytest.mark.parametrize("out", ["float32", "bfloat16"])
+def test_layer_norm_has_the_gradient_of_its_formula(out):
+    x, g = jax.random.normal(jax.random.key(0), (2, 3, 5, 8)) * 3.0 + 1.0
+    params = {"scale": jnp.linspace(-1.0, 2.0, 8), "bias": jnp.linspace(-1.0, 1.0, 8)}
+
+    def formula(params, x):
+        normal = (x - x.mean(-1, keepdims=True)) / jnp.sqrt(x.var(-1, keepdims=True) + 1e-6)
+        return normal * params["scale"][None, None] + params["bias"][None, None]
+
+    layer = layers.LayerNorm(out=jnp.dtype(out))
+    ours, pull = jax.vjp(lambda params, x: layer.apply({"params": params}, x), params, x)
+    expected, reference = jax.vjp(formula, params, x)
+    assert ours.dtype == jnp.dtype(out)
+    np.testing.assert_array_equal(ours, layer.apply({"params": params}, x))
+    near = {"rtol": 1e-5, "atol": 1e-5} if out == "float32" else {"rtol": 1e-2, "atol": 1e-2}
+    np.testing.assert_allclose(ours.astype(jnp.float32), expected, **near)
+    g = g.astype(out)
+    for found, true in zip(
+        jax.tree.leaves(pull(g)), jax.tree.leaves(reference(g.astype(jnp.float32))), strict=True
+    ):
+        assert found.dtype == jnp.float32
+        np.testing.assert_allclose(found, true, rtol=1e-4, atol=1e-5)
+
+
+def test_a_bias_of_bfloat16_results_has_a_float32_gradient():
+    x, bias = jnp.zeros((4096, 2), jnp.bfloat16), jnp.array([0.25, -0.5])
+    out, pull = jax.vjp(layers.add_bias, x, bias)
+    assert out.dtype == jnp.bfloat16 and (out == bias[None]).all()
+    d_x, d_bias = pull(jnp.full(x.shape, 1.0078125, jnp.bfloat16))
+    assert d_x.dtype == jnp.bfloat16 and d_bias.dtype == jnp.float32
+    np.testing.assert_array_equal(d_bias, [4128.0, 4128.0])  # in bfloat16 it would stop at 256
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_parts_of_a_product_are_the_product_cut(dtype):
+    x = jax.random.normal(jax.random.key(0), (3, 5, 8))
+    kernel = jax.random.normal(jax.random.key(1), (8, 12))
+    whole = lambda x, kernel: layers.dot_f32acc(x, kernel, (((2,), (0,)), ((), ())), dtype)
+    parts = lambda x, kernel: layers.dots_f32acc(x, kernel, 3, dtype)
+    found, pull = jax.vjp(parts, x, kernel)
+    expected, reference = jax.vjp(whole, x, kernel)
+    np.testing.assert_allclose(jnp.concatenate(found, -1), expected, rtol=1e-6, atol=1e-6)
+    g = jax.random.normal(jax.random.key(2), expected.shape)
+    for ours, true in zip(pull(tuple(jnp.split(g, 3, -1))), reference(g), strict=True):
+        np.testing.assert_allclose(ours, true, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["exact", "tanh"])
+def test_gelu_has_the_gradient_of_the_librarys(form):
+    x = jnp.linspace(-8.0, 8.0, 1001)
+    ours = jax.vmap(jax.grad(lambda x: layers.gelu(x, form)))(x)
+    true = jax.vmap(jax.grad(lambda x: jax.nn.gelu(x, form == "tanh")))(x)
+    np.testing.assert_allclose(ours, true, atol=2e-6)
+    assert (
+        jax.vjp(lambda x: layers.gelu(x, form), x.astype(jnp.bfloat16))[1](
+            jnp.ones(x.shape, jnp.bfloat16)
+        )[0].dtype
+        == jnp.bfloat16
+    )
+
+
 def test_gelu_forms():
     x = jnp.linspace(-4.0, 4.0, 101)
     expected = np.array(

@@ -75,3 +75,20 @@ def test_memory_grows_with_the_tokens_and_not_with_their_square():
 
     assert temporary("blocks", 2048) < 2.2 * temporary("blocks", 1024)
     assert temporary("blocks", 2048) < temporary("plain", 2048) / 20
+
+
+@pytest.mark.parametrize("tokens", [64, 65])
+def test_cudnn_is_given_an_even_number_of_tokens(monkeypatch, tokens):
+    """Its kernels refuse 65. The padded key is behind every length, the padded query is cut off."""
+    library, seen = jax.nn.dot_product_attention, []
+
+    def kernel(query, key, value, *, key_value_seq_lengths, implementation):
+        assert implementation == "cudnn" and query.shape == key.shape == value.shape
+        seen.append(query.shape[1])
+        return library(query, key, value, key_value_seq_lengths=key_value_seq_lengths)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+    found = run("cudnn", tokens, "bfloat16")
+    assert set(seen) == {64 if tokens == 64 else 66}
+    for ours, expected in zip(found, run("plain", tokens, "bfloat16"), strict=True):
+        np.testing.assert_allclose(ours, expected, rtol=0.02, atol=0.02)

@@ -39,7 +39,8 @@ def test_views_are_judged_by_their_worst_array():
 
 
 def run(monkeypatch, capsys, only, seconds=math.inf):
-    monkeypatch.setattr(check_device, "FLAGS", types.SimpleNamespace(only=only, seconds=seconds))
+    given = {"only": only, "seconds": seconds, "dtypes": list(check_device.BOUNDS)}
+    monkeypatch.setattr(check_device, "FLAGS", types.SimpleNamespace(**given))
     code = check_device.main(["check_device"])
     out, err = capsys.readouterr()
     return code, json.loads(out.splitlines()[-1]), out, err
@@ -51,7 +52,7 @@ def test_attention_that_is_wrong_in_one_form_is_named(monkeypatch, capsys):
     assert code == 0 and "no accelerator" in err and not found["failed"] and not found["left"]
     figures = found["cases"]["attention 65"]
     assert set(figures) == {
-        f"{f} {d}" for f in ("plain", "blocks", "xla") for d in check_device.BOUNDS
+        f"{f} {d}" for f in ("plain", "blocks", "xla") for d in check_device.ATTENTION_BOUNDS
     }
     assert figures["plain float32"] == {"value": 0, "gradient": 0}
     assert 0 < figures["xla bfloat16"]["gradient"] < 0.01
@@ -88,10 +89,11 @@ def test_a_gradient_that_differs_between_the_devices_is_named(monkeypatch, capsy
     code, found, _, _ = run(monkeypatch, capsys, ["rotation"])
     figures = found["cases"]["rotation"]
     assert code == 0 and figures["float32"] == {"views": 0, "loss": 0, "gradient": 0}
-    assert 0 < figures["bfloat16"]["gradient"] < check_device.BOUNDS["bfloat16"]["gradient"]
+    for dtype in ("bfloat16", "bfloat16_stored"):
+        assert 0 < figures[dtype]["gradient"] < check_device.BOUNDS[dtype]["gradient"]
     monkeypatch.setattr(workload, "gradient", gradient)
     code, found, out, err = run(monkeypatch, capsys, ["rotation"])
-    assert code == 1 and found["failed"] == ["rotation float32", "rotation bfloat16"]
+    assert code == 1 and found["failed"] == [f"rotation {name}" for name in check_device.BOUNDS]
     assert found["cases"]["rotation"]["float32"]["gradient"] == pytest.approx(0.4, rel=1e-3)
     assert "TOO FAR: gradient" in out and "rotation float32" in err
 
