@@ -113,6 +113,8 @@ def _gpus(device: str, count: int) -> list[Any]:
             "--compiler=gpu needs JAX's plug-in for CUDA, of JAX's own version: "
             f"pip install jax-cuda12-plugin=={jax.__version__}"
         )
+    # Newer plug-ins look for CUDA's libraries, which a compiler does not need.
+    os.environ.setdefault("JAX_SKIP_CUDA_CONSTRAINTS_CHECK", "1")
     from jax.experimental import topologies
 
     card = DEVICES[device]
