@@ -3,13 +3,14 @@
     python -m dig_jax.tools.perf.check_device                        all cases
     python -m dig_jax.tools.perf.check_device --only=dig,attention   those whose name has a word
     python -m dig_jax.tools.perf.check_device --dtypes=float32       one of the dtypes below
+    python -m dig_jax.tools.perf.check_device --jobs=1               one case after the other
     python -m dig_jax.tools.perf.check_device --seconds=300          begins no case after that time
 
 Attention comes first: every form that the device has, for lines of 64 to 600 tokens of which some
-are padding, value and gradients. The pooled convolutions of the CNNs follow, in float32, by
-channels and pool. Then each config at `quick`, with the same weights, batch and
-random numbers: its augmented views, its loss and its gradient. The first device of this machine
-computes them in each of --dtypes, the CPU in float32.
+are padding, value and gradients. The pooled convolutions of the CNNs follow, in float32, by channels
+and pool. Then each config at `quick`, with the same weights, batch and random numbers: its
+augmented views, its loss and its gradient. The first device of this machine computes them in each
+of --dtypes, the CPU in float32.
 
     views      the largest share of numbers of a view that are more than 1 % of its range apart
     loss       the distance over the CPU's loss
@@ -29,6 +30,8 @@ import concurrent.futures
 import functools
 import json
 import math
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -233,7 +236,8 @@ def rows(
     if unknown := [word for word in only if not any(word in name for name in makers)]:
         raise ValueError(f"--only={','.join(unknown)}: the cases are {', '.join(makers)}")
     for name, make in makers.items():
-        if not only or any(word in name for word in only):
+        # A word that is a name means that case alone: moco is not mocov3.
+        if not only or name in only or any(w in name for w in only if w not in makers):
             yield name, make
 
 
@@ -250,33 +254,81 @@ def line(name: str, kind: str, figures: Figures) -> str:
     return f"{name:<22}{kind:<17}{cells}{'TOO FAR: ' + ', '.join(wrong) if wrong else 'ok'}"
 
 
+# ---- the cases, one after another or side by side
+
+Outcome = dict[str, Figures] | Exception | None  # None: there was no time for it
+
+
+def in_turn(wanted: dict[str, Callable[[], Any]], end: float) -> Iterator[Outcome]:
+    """The figures of each case, in this process."""
+    for make in wanted.values():
+        if time.perf_counter() > end:
+            yield None
+            continue
+        try:
+            yield make()
+        except (RuntimeError, ValueError) as error:  # a compiler's refusal, too
+            yield error
+
+
+def side_by_side(names: list[str], jobs: int, end: float) -> Iterator[Outcome]:
+    """The same, each in a process of its own: one that crashes takes no other with it."""
+    command = [sys.executable, "-m", "dig_jax.tools.perf.check_device", "--jobs=1"]
+    command += [f"--dtypes={dtype}" for dtype in FLAGS.dtypes]
+
+    def outcome(name: str) -> Outcome:
+        if time.perf_counter() > end:
+            return None
+        done = subprocess.run([*command, f"--only={name}"], capture_output=True, text=True)
+        try:
+            cases = json.loads(done.stdout.splitlines()[-1])["cases"]
+        except (IndexError, ValueError):
+            said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+            return RuntimeError(said[-1])
+        if name in cases:
+            return {
+                kind: {key: float(figure) for key, figure in figures.items()}
+                for kind, figures in cases[name].items()
+            }
+        failed = next(line for line in done.stdout.splitlines() if "FAILED: " in line)
+        return RuntimeError(failed.split("FAILED: ", 1)[1])
+
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        yield from pool.map(outcome, names)
+
+
 def main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     platforms = jax.config.jax_platforms
     if platforms and "cpu" not in platforms.split(","):
         raise ValueError(f"JAX_PLATFORMS is {platforms}: set it to {platforms},cpu to compare")
-    device = jax.devices()[0]
-    wanted = list(rows(FLAGS.only, FLAGS.dtypes, device))
+    # Several processes share the card's memory, and none needs much of it.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    device, end = jax.devices()[0], time.perf_counter() + FLAGS.seconds
+    wanted = dict(rows(FLAGS.only, FLAGS.dtypes, device))
     print(f"{device.device_kind} beside the CPU, float32", flush=True)
     if device.platform == "cpu":
         print("note: JAX finds no accelerator here, so a CPU is compared", file=sys.stderr)
-    start, found, wrong, left = time.perf_counter(), {}, [], []
-    for name, make in wanted:
-        if time.perf_counter() - start > FLAGS.seconds:
+    jobs = FLAGS.jobs or (1 if device.platform == "cpu" else min(12, os.cpu_count() or 1))
+    if jobs > 1:
+        outcomes = side_by_side(list(wanted), jobs, end)
+    else:
+        outcomes = in_turn(wanted, end)
+    found, wrong, left = {}, [], []
+    for name, outcome in zip(wanted, outcomes):
+        if outcome is None:
             left.append(name)
-            continue
-        try:
-            found[name] = make()
-        except (RuntimeError, ValueError) as error:  # a compiler's refusal, too
-            print(f"{name:<22}FAILED: {str(error).splitlines()[0]}", flush=True)
+        elif isinstance(outcome, Exception):
+            print(f"{name:<22}FAILED: {str(outcome).splitlines()[0]}", flush=True)
             wrong.append(name)
-            continue
-        for kind, figures in found[name].items():
-            print(line(name, kind, figures), flush=True)
-            if too_far(name, kind, figures):
-                wrong.append(f"{name} {kind}")
-            found[name][kind] = {k: v if math.isfinite(v) else str(v) for k, v in figures.items()}
+        else:
+            found[name] = {}
+            for kind, figures in outcome.items():
+                print(line(name, kind, figures), flush=True)
+                wrong += [f"{name} {kind}"] * bool(too_far(name, kind, figures))
+                finite = {k: v if math.isfinite(v) else str(v) for k, v in figures.items()}
+                found[name][kind] = finite
     print(json.dumps({"device": device.device_kind, "cases": found, "failed": wrong, "left": left}))
     if left:
         print(f"not checked, no time left: {', '.join(left)}", file=sys.stderr)
@@ -288,6 +340,10 @@ def main(argv: list[str]) -> int:
 if __name__ == "__main__":
     flags.DEFINE_list("only", [], "Words of the names of cases; nothing: all of them.")
     flags.DEFINE_multi_enum("dtypes", list(BOUNDS), list(BOUNDS), "Of the encoder; again for more.")
+    text = (
+        "Cases side by side, each a process. Default: 1 beside a CPU, else a core each, up to 12."
+    )
+    flags.DEFINE_integer("jobs", None, text, lower_bound=1)
     flags.DEFINE_float("seconds", math.inf, "No case begins later.", lower_bound=0.0)
     logging.set_verbosity(logging.ERROR)
     program.run(main)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import subprocess
 import types
 
 import jax
@@ -38,8 +39,8 @@ def test_views_are_judged_by_their_worst_array():
     assert check_device.unlike({"view": np.where(mask, np.nan, image), "mask": mask}, views) == 0.5
 
 
-def run(monkeypatch, capsys, only, seconds=math.inf):
-    given = {"only": only, "seconds": seconds, "dtypes": list(check_device.BOUNDS)}
+def run(monkeypatch, capsys, only, seconds=math.inf, jobs=None):
+    given = {"only": only, "seconds": seconds, "dtypes": list(check_device.BOUNDS), "jobs": jobs}
     monkeypatch.setattr(check_device, "FLAGS", types.SimpleNamespace(**given))
     code = check_device.main(["check_device"])
     out, err = capsys.readouterr()
@@ -104,6 +105,35 @@ def test_what_there_was_no_time_for_is_said(monkeypatch, capsys):
     assert "not checked, no time left: simclr" in err
     with pytest.raises(ValueError, match="--only=nothing: the cases are attention 64, .*simclr"):
         run(monkeypatch, capsys, ["simclr", "nothing"])
+
+
+def test_a_word_that_is_a_name_is_that_case_alone():
+    names = lambda *only: [name for name, _ in check_device.rows(list(only), [], None)]
+    assert names("moco") == ["moco"] and names("mocov3", "moco") == ["moco", "mocov3"]
+    assert names("moco", "convolution 48") == [
+        "convolution 48 2x2",
+        "convolution 48 2x3",
+        "moco",
+    ]
+
+
+def test_cases_side_by_side_are_those_in_turn(monkeypatch, capsys):
+    """Real processes, with the same figures; one that dies is named, and costs no other."""
+    only = ["convolution 8 2x2", "convolution 96 2x1"]
+    code, alone, _, _ = run(monkeypatch, capsys, only)
+    assert (code, *run(monkeypatch, capsys, only, jobs=2)[:2]) == (0, 0, alone)
+    assert list(alone["cases"]) == only
+
+    class Dying(subprocess.CompletedProcess):
+        def __init__(self, command, **_):
+            super().__init__(command, -11, "", "" if "8 2x2" in command[-1] else "E0 no memory\n")
+
+    monkeypatch.setattr(check_device.subprocess, "run", Dying)
+    code, found, out, _ = run(monkeypatch, capsys, only, jobs=2)
+    assert code == 1 and found["failed"] == only and not found["cases"]
+    assert "8 2x2     FAILED: exit code -11\n" in out and "FAILED: E0 no memory\n" in out
+    code, found, _, _ = run(monkeypatch, capsys, only, seconds=-1.0, jobs=2)
+    assert code == 0 and found["left"] == only
 
 
 def test_a_case_that_fails_is_named_and_the_next_begins(monkeypatch, capsys):
