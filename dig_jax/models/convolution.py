@@ -8,7 +8,7 @@ nine times.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import flax.linen as nn
 import jax
@@ -178,6 +178,18 @@ def _to_winners(won, winner, pool):
 
 
 norm_relu_pool.defvjp(_norm_forward, _norm_backward)
+
+
+def caution(parameters: Iterable[str], platform: str) -> str:
+    """What a run on a GPU with such layers should check first; "" where there is nothing to say.
+    parameters: paths such as "encoder/conv_1/kernel"."""
+    if platform != "gpu" or not any("/conv_" in path for path in parameters):
+        return ""
+    return (
+        "note: an H200 once computed wrong gradients of convolutions; they were mended, and no "
+        "card has checked them since. `python -m dig_jax.tools.perf.check_device "
+        "--only=convolution,reader` says in minutes whether this one computes them right"
+    )
 
 
 # ---- the stack

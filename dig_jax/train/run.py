@@ -16,9 +16,10 @@ from typing import Any
 
 import jax
 
-from dig_jax import hosts, sharding
+from dig_jax import hosts, sharding, trees
 from dig_jax.data import limits
 from dig_jax.hosts import report
+from dig_jax.models import convolution
 from dig_jax.train import compile_cache
 from dig_jax.train.experiment import Experiment, total_steps
 from dig_jax.train.loop import Loop
@@ -81,6 +82,9 @@ def _run(config: Mapping[str, Any], workdir: str) -> TrainState:
                 f"starting at {start}\n{experiment.optimizer.describe()}"
             )
         report(sharding.describe(state, experiment.mesh, experiment.rules))
+        platform = experiment.mesh.devices.flat[0].platform
+        if told := convolution.caution(trees.named_leaves(state.params), platform):
+            report(told)
         if saved:
             _tell_new_length(experiment, saved["config"]["total"], start)
         if start >= total > 0:

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from jax import lax
 
-from dig_jax.models import crnn
+from dig_jax import trees
+from dig_jax.models import convolution, crnn
 from dig_jax.models.convolution import conv3x3, norm_relu_pool
 from dig_jax.models.recurrence import recurrence
+from dig_jax.tools.perf import workload
+from dig_jax.train import command_line
 
 KEYS = jax.random.split(jax.random.key(0), 6)
 
@@ -73,3 +76,18 @@ def test_recurrence_is_a_loop_over_frames():
         return out
 
     assert_same(lambda *x: recurrence(*x, real, jnp.float32), plain, (gates, weights))
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        ("scratch:quick", True),
+        ("dig:quick,size=micro_stem,patch=32x4", True),
+        ("dig:quick", False),
+    ],
+)
+def test_a_run_on_a_gpu_is_told_to_check_its_convolutions(config, told):
+    work = workload.open_workload(command_line.load(config).to_dict())
+    paths = trees.named_leaves(jax.eval_shape(work.create, work.data.raw).params)
+    assert bool(convolution.caution(paths, "gpu")) == told
+    assert convolution.caution(paths, "cpu") == ""

@@ -7,8 +7,8 @@
     python -m dig_jax.tools.perf.check_device --seconds=300          begins no case after that time
 
 Attention comes first: every form that the device has, for lines of 64 to 600 tokens of which some
-are padding, value and gradients. The pooled convolutions of the CNNs follow, in float32, by channels
-and pool. Then each config at `quick`, with the same weights, batch and random numbers: its
+are padding, value and gradients. The pooled convolutions of the CNNs follow, in float32, by
+channels and pool. Then each config at `quick`, with the same weights, batch and random numbers: its
 augmented views, its loss and its gradient. The first device of this machine computes them in each
 of --dtypes, the CPU in float32.
 
