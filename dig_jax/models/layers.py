@@ -265,11 +265,7 @@ class LayerNorm(nn.Module):
         return _layer_norm(x, scale, bias, self.epsilon, self.out)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def gelu(x, form: str = "exact"):
-    """GELU, "exact" (erf) or "tanh" (the usual approximation, off by at most 5e-4), computed in
-    float32, x's dtype. The backward pass reads x alone.
-    """
+def _gelu(x, form):
     # Half-precision tanh and erf are several times slower than float32 on CPUs and no faster
     # elsewhere. jax.nn.gelu takes erfc, which costs a GPU more than the passage over memory.
     wide = x.astype(jnp.float32)
@@ -283,13 +279,22 @@ def gelu(x, form: str = "exact"):
     return (wide * share).astype(x.dtype)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gelu(x, form: str = "exact"):
+    """GELU, "exact" (erf) or "tanh" (the usual approximation, off by at most 5e-4), computed in
+    float32, x's dtype. The backward pass reads x alone. ValueError for another form.
+    """
+    return _gelu(x, form)
+
+
 def _gelu_backward(form, x, cotangent):
     # Barriers, as in the layer norm: nothing wide is stored for it, and it hands on x's dtype.
-    _, pull = jax.vjp(functools.partial(gelu.fun, form=form), lax.optimization_barrier(x))
-    return lax.optimization_barrier(pull(lax.optimization_barrier(cotangent)))
+    x, cotangent = lax.optimization_barrier((x, cotangent))
+    _, pull = jax.vjp(functools.partial(_gelu, form=form), x)
+    return lax.optimization_barrier(pull(cotangent))
 
 
-gelu.defvjp(lambda x, form: (gelu(x, form), x), _gelu_backward)
+gelu.defvjp(lambda x, form: (_gelu(x, form), x), _gelu_backward)
 
 
 class DropPath(nn.Module):
