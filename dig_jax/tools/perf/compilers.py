@@ -31,6 +31,8 @@ from dig_jax.tools.perf.devices import DEVICES
 
 COMPILERS = ("cpu", "tpu", "gpu")
 SIDES = {"v5e": 2, "v6e": 2, "v5p": 3}  # chips lie in a plane or in a cube
+# Options of JAX that change what a compiler does; 0.11 has them no more.
+EFFORTS = ("jax_exec_time_optimization_effort", "jax_memory_fitting_effort")
 SILENT_S = 30  # how long a compilation says nothing
 
 
@@ -205,7 +207,7 @@ def default_cache() -> Path:
 
 def _file(lowered: Any, mesh: Any, cache: str | Path) -> Path:
     packages = ("jaxlib", "libtpu", "jax-cuda12-pjrt", "jax-cuda13-pjrt")
-    efforts = jax.config.jax_exec_time_optimization_effort, jax.config.jax_memory_fitting_effort
+    efforts = tuple(getattr(jax.config, name, None) for name in EFFORTS)
     versions = [jax.__version__, *map(_version, packages), _name(mesh), hlo.VERSION, str(efforts)]
     digest = hashlib.sha256("\n".join([*versions, lowered.as_text()]).encode())
     return Path(cache) / f"{digest.hexdigest()[:32]}.json"
