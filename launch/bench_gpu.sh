@@ -15,8 +15,6 @@ set -uo pipefail
 cd "$(dirname "$0")/.." || exit
 python=${PYTHON:-python3} budget=${BUDGET_S:-520} limit=${CASE_S:-150} mode=${1:-}
 seconds=4
-# Compiles in half the time; a card's own library makes the products anyway (docs/performance.md).
-export XLA_FLAGS="--xla_gpu_enable_triton_gemm=false${XLA_FLAGS:+ $XLA_FLAGS}"
 # SIZE-BATCH, then options of the encoder and XLA's flags. The most telling first: one change at a
 # time from S-512.
 cases=(S-512 S-512+dtype=bfloat16 S-1024 S-512+gelu=tanh B-512 S-512+remat=True+scan=True T-1024
@@ -36,6 +34,8 @@ done
   echo "error: a package is missing, see above; the head of $0 says how to bring it" >&2; exit 1; }
 [ "$mode" != --check ] || { timeout "$budget" "$python" -m dig_jax.tools.perf.check_device \
   --seconds=$((budget > limit ? budget - limit : 0)) | tee ${OUT:+"$OUT/check_device.txt"}; exit; }
+# Compiles in half the time; a card's own library makes the products anyway (docs/performance.md).
+export XLA_FLAGS="--xla_gpu_enable_triton_gemm=false${XLA_FLAGS:+ $XLA_FLAGS}"
 log=$(mktemp) && trap 'rm -f "$log" "$log.err"' EXIT
 for name in "${cases[@]}"; do
   IFS=+ read -r -a options <<< "$name"

@@ -166,8 +166,8 @@ def _norm_backward(groups, pool, epsilon, kept, cotangent):
 def _to_winners(won, winner, pool):
     """Each number of `won` [B,h,w,C] at its cell of the window, zero at the others, [B,H,W,C].
 
-    By comparison at every pixel: a stack of the cells, turned to lines, is a concatenation inside
-    a fused kernel, which GPUs are known to get wrong (docs/performance.md, "Is it right?").
+    By comparison at every pixel. A stack of the cells, turned to lines, was a concatenation within
+    that of `_kernel_gradient`, and a GPU's gradient was wrong (docs/performance.md, "Is it right?").
     """
     batch, height, width, channels = won.shape
     shape = (batch, height, pool[0], width, pool[1], channels)

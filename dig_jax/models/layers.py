@@ -3,9 +3,10 @@ position codes.
 
 Parameters are float32. `dtype` is the type that goes *into* matrix products. Norms, softmax, biases
 and residual sums stay in float32, which is standard mixed precision on every device.
-"bfloat16_stored" also keeps the widest results between layers (queries, keys and values; the hidden
-layer of a block) in bfloat16. They take half the memory and half the memory bandwidth, where an
-accelerator waits for its memory rather than for its matrix units.
+"bfloat16_stored" also passes results between the layers of a block in bfloat16: those of its norms,
+queries, keys and values, attention, the hidden layer, and their biases. They take half the memory
+and half the memory bandwidth, where an accelerator waits for its memory rather than for its matrix
+units.
 """
 
 import functools

@@ -63,7 +63,7 @@ def _attend_plain(query, key, value, lengths, dtype):
     """The same, where the N x N passes over memory are the cost. It scales the queries and
     divides the sums, instead of the N x N logits and weights. At N = 256 that halves the time of
     jax.nn.dot_product_attention."""
-    query = query * query.shape[-1] ** -0.5
+    query = query.astype(jnp.float32) * query.shape[-1] ** -0.5
     logits = dot_f32acc(query, key, (((3,), (3,)), ((0, 2), (0, 2))), dtype)  # (B, heads, N, N)
     real = jnp.arange(key.shape[1])[None, :] < lengths[:, None]
     logits = jnp.where(real[:, None, None, :], logits, -jnp.inf)

@@ -164,26 +164,42 @@ def test_layer_norm_has_the_gradient_of_its_formula(out):
 
 
 def test_a_bias_of_bfloat16_results_has_a_float32_gradient():
-    x, bias = jnp.zeros((4096, 2), jnp.bfloat16), jnp.array([0.25, -0.5])
+    x, bias = jnp.zeros((4093, 2), jnp.bfloat16), jnp.array([0.25, -0.5])
     out, pull = jax.vjp(layers.add_bias, x, bias)
     assert out.dtype == jnp.bfloat16 and (out == bias[None]).all()
     d_x, d_bias = pull(jnp.full(x.shape, 1.0078125, jnp.bfloat16))
     assert d_x.dtype == jnp.bfloat16 and d_bias.dtype == jnp.float32
-    np.testing.assert_array_equal(d_bias, [4128.0, 4128.0])  # in bfloat16 it would stop at 256
+    np.testing.assert_array_equal(d_bias, [4093 * 1.0078125] * 2)  # rounded it would be 4128
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_the_parts_of_a_product_are_the_product_cut(dtype):
+@pytest.mark.parametrize(
+    ("dtype", "out"),
+    [("float32", "float32"), ("bfloat16", "float32"), ("bfloat16", "bfloat16")],
+)
+def test_the_parts_of_a_product_are_the_product_cut(dtype, out):
     x = jax.random.normal(jax.random.key(0), (3, 5, 8))
-    kernel = jax.random.normal(jax.random.key(1), (8, 12))
-    whole = lambda x, kernel: layers.dot_f32acc(x, kernel, (((2,), (0,)), ((), ())), dtype)
-    parts = lambda x, kernel: layers.dots_f32acc(x, kernel, 3, dtype)
+    kernel, numbers = jax.random.normal(jax.random.key(1), (8, 12)), (((2,), (0,)), ((), ()))
+    whole = lambda x, kernel: layers.dot_f32acc(x, kernel, numbers, dtype, jnp.dtype(out))
+    parts = lambda x, kernel: layers.dots_f32acc(x, kernel, 3, dtype, jnp.dtype(out))
     found, pull = jax.vjp(parts, x, kernel)
     expected, reference = jax.vjp(whole, x, kernel)
+    assert {part.dtype for part in found} == {jnp.dtype(out)}
     np.testing.assert_allclose(jnp.concatenate(found, -1), expected, rtol=1e-6, atol=1e-6)
-    g = jax.random.normal(jax.random.key(2), expected.shape)
+    g = jax.random.normal(jax.random.key(2), expected.shape).astype(out)
     for ours, true in zip(pull(tuple(jnp.split(g, 3, -1))), reference(g), strict=True):
         np.testing.assert_allclose(ours, true, rtol=1e-6, atol=1e-6)
+
+
+def test_norm_and_gelu_keep_their_input_and_nothing_as_wide():
+    x = jnp.zeros((4, 7, 32), jnp.bfloat16)
+    (kept,) = jax.tree.leaves(jax.vjp(layers.gelu, x)[1])
+    assert (kept.shape, kept.dtype) == (x.shape, x.dtype)
+    layer = layers.LayerNorm()
+    params = layer.init(jax.random.key(0), x)
+    kept = jax.tree.leaves(jax.vjp(lambda x: layer.apply(params, x), x)[1])
+    wide = [array for array in kept if array.size >= x.size]
+    assert [(array.shape, array.dtype) for array in wide] == [(x.shape, x.dtype)]
+    assert sum(array.size for array in kept) <= x.size + 2 * 4 * 7 + 32
 
 
 @pytest.mark.parametrize("form", ["exact", "tanh"])

@@ -67,7 +67,6 @@ OWN_BOUNDS = {
     | {"float32": BOUNDS["float32"]},
     "attention": ATTENTION_BOUNDS,
     "convolution": {"float32": {"value": 1e-5, "gradient": 1e-2}},
-    "reader": {**BOUNDS, "float32": {**BOUNDS["float32"], "gradient": 1e-2}},
 }
 DECODERS = ("ctc", "attention", "transformer", "glimpse")
 TOKENS = (64, 65, 192, 320, 600)

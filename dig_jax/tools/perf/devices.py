@@ -20,7 +20,8 @@ import dataclasses
 class Device:
     """tflops: dense bfloat16. memory_gb, memory_gb_s: capacity and bandwidth of its memory.
     link_gb_s: to the `node` devices it is linked with directly (a server's NVLink, a TPU pod's
-    interconnect). network_gb_s: to all others. dtype: what "auto" means on it."""
+    interconnect). network_gb_s: to all others. dtype: what "auto" means on it
+    for a ViT; other encoders pass nothing in bfloat16 between their layers."""
 
     tflops: float
     memory_gb: float
@@ -31,11 +32,12 @@ class Device:
     dtype: str = "bfloat16"
 
 
+NVIDIA = "bfloat16_stored"
 DEVICES = {
-    "h200": Device(989, 141, 4800, 450, 8, 50),
-    "h100": Device(989, 80, 3350, 450, 8, 50),
-    "a100": Device(312, 80, 2039, 300, 8, 25),
-    "l4": Device(121, 24, 300, 32, 8, 12.5),
+    "h200": Device(989, 141, 4800, 450, 8, 50, NVIDIA),
+    "h100": Device(989, 80, 3350, 450, 8, 50, NVIDIA),
+    "a100": Device(312, 80, 2039, 300, 8, 25, NVIDIA),
+    "l4": Device(121, 24, 300, 32, 8, 12.5, NVIDIA),
     "v4": Device(275, 32, 1228, 300, 4096, 6.25),
     "v5e": Device(197, 16, 819, 200, 256, 6.25),
     "v5p": Device(459, 95, 2765, 600, 8960, 6.25),

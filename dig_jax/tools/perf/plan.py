@@ -41,7 +41,7 @@ import numpy as np
 from absl import app, flags, logging
 
 from dig_jax import sharding
-from dig_jax.models import layers
+from dig_jax.models import encoders, layers
 from dig_jax.tools import program
 from dig_jax.tools.perf import bench_step, compilers, here, hlo, targets, workload
 from dig_jax.tools.perf.devices import DEVICES
@@ -85,7 +85,8 @@ def make(cfg, sizes, device, check=False, compiler="cpu", name="v5e", cache=None
         # side by side.
         how = {"attention": "blocks"} | ({"scan": True} if encoder.get("remat") else {})
     if device and encoder.get("dtype", "auto") == "auto":
-        how["dtype"] = device.dtype
+        vit = encoders.kind_of(encoder) == "vit"
+        how["dtype"] = device.dtype if vit else device.dtype.removesuffix("_stored")
     work = workload.open_workload(cfg, how, **place)
     checked = {}
     if check:

@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec as P
 
 from dig_jax import sharding
 from dig_jax.configs.pretrain import dig
+from dig_jax.models import encoders
 from dig_jax.tools.perf import compilers, hlo, plan, remedies, targets, workload
 from dig_jax.tools.perf.devices import DEVICES
 from dig_jax.train import command_line
@@ -542,3 +543,12 @@ def test_command_line(python):
         and figures["device_name"] == "h200"
         and figures["fits"]
     )
+
+
+@pytest.mark.parametrize("card", targets.CARDS)
+def test_auto_means_on_a_card_what_training_there_takes(card):
+    vit = {"width": 384, "heads": 6}
+    found = encoders.resolve(vit, "gpu", targets.capability(card))
+    assert found["dtype"] == DEVICES[card].dtype == "bfloat16_stored"
+    cnn = encoders.resolve({"kind": "cnn"}, "gpu", targets.capability(card))
+    assert cnn["dtype"] == DEVICES[card].dtype.removesuffix("_stored")
