@@ -167,7 +167,8 @@ def _to_winners(won, winner, pool):
     """Each number of `won` [B,h,w,C] at its cell of the window, zero at the others, [B,H,W,C].
 
     By comparison at every pixel. A stack of the cells, turned to lines, was a concatenation within
-    that of `_kernel_gradient`, and a GPU's gradient was wrong (docs/performance.md, "Is it right?").
+    that of `_kernel_gradient`, and a GPU's gradient was wrong ("Is it right?" in
+    docs/performance.md).
     """
     batch, height, width, channels = won.shape
     shape = (batch, height, pool[0], width, pool[1], channels)
