@@ -106,8 +106,9 @@ class Attention(nn.Module):
         dtype, passed = compute_dtype(self.dtype), stored_dtype(self.dtype)
         # One matrix for the three, as in the original: Xavier's bound depends on the 3 * width
         # outputs.
-        three = Dense(3 * width, False, self.dtype, out=passed, parts=3, name="qkv")
-        query, key, value = three(x)
+        query, key, value = Dense(
+            3 * width, use_bias=False, dtype=self.dtype, out=passed, parts=3, name="qkv"
+        )(x)
         query = add_bias(query, self.param("q_bias", nn.initializers.zeros, (width,), jnp.float32))
         value = add_bias(value, self.param("v_bias", nn.initializers.zeros, (width,), jnp.float32))
         query, key, value = (y.reshape(batch, tokens, self.heads, -1) for y in (query, key, value))

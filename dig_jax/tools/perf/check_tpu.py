@@ -8,9 +8,9 @@
 The cases are the presets `lines` and `words` of every pre-training config, and training on long
 lines. `plan --compiler=tpu` compiles each in a process of its own, with its blocks scanned and with
 the least effort of optimisation, which is faster and takes a little more memory on the chip
-(docs/performance.md). JAX_EXEC_TIME_OPTIMIZATION_EFFORT=0 is the usual effort. An unchanged program
-is not compiled again (plan's cache). The batch of a chip is small, 16 lines: it changes the memory,
-and hardly the time of compiling.
+(docs/performance.md). JAX_EXEC_TIME_OPTIMIZATION_EFFORT=0 is the usual effort, and the only one of
+JAX 0.11 and newer. An unchanged program is not compiled again (plan's cache). The batch of a chip
+is small, 16 lines: it changes the memory, and hardly the time of compiling.
 
 A table and one JSON object follow. Exit code 1 names what did not compile, or did not fit.
 """
