@@ -59,15 +59,6 @@ def test_lines_of_the_changelog_are_short_and_begin_with_the_present_version():
     assert not [line for line in lines if len(line) > 100]
 
 
-def test_the_picture_of_the_gain_has_the_figures_of_its_page():
-    """docs/gain.svg is drawn from the table of docs/small_data.md."""
-    drawn = (ROOT / "docs" / "gain.svg").read_text("utf-8")
-    page = (ROOT / "docs" / "small_data.md").read_text("utf-8")
-    table = page.split("<!-- small data: begin -->")[1].split("<!-- small data: end -->")[0]
-    assert re.findall(r">(\d+) labelled lines<", drawn) == re.findall(r"^\| (\d+) \|", table, re.M)
-    assert re.findall(r">([\d.]+) %<", drawn) == re.findall(r" ([\d.]+) % \|", table)
-
-
 def test_the_picture_of_the_readme_marks_mistakes_in_red():
     picture = np.asarray(Image.open(ROOT / "docs/readings.png").convert("RGB")).astype(int)
     assert np.sum(picture[..., 0] - picture[..., 2] > 100) > 50

@@ -18,6 +18,7 @@ from dig_jax.data.oddities import MAX_LABEL_CHARS
 from dig_jax.data.writer import MANIFEST, SCHEMA_VERSION
 
 MAX_MANIFEST_BYTES = 64 << 20
+TRUE_LABELS = "true_labels"  # key of tools.pseudo_label: training lines that have a true label
 INDEX = {
     "width_px": "u2",
     "height_px": "u2",
@@ -69,6 +70,8 @@ def _check_splits(manifest: dict[str, Any]) -> None:
     splits = manifest["splits"]
     if not isinstance(splits, dict) or not isinstance(manifest.get("charset", ""), str):
         raise ValueError("'splits' must be an object and 'charset' a string")
+    if type(manifest.get(TRUE_LABELS, 0)) is not int or manifest.get(TRUE_LABELS, 0) < 0:
+        raise ValueError(f"{TRUE_LABELS!r} must be a number of lines")
     for split, entry in splits.items():
         where = f"split {split!r}"
         if not isinstance(entry, dict):

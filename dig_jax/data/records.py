@@ -17,22 +17,26 @@ Records of a split are numbered through its shards in order.
 import dataclasses
 import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from dig_jax.data import labels
 from dig_jax.data.examples import Report, shown
-from dig_jax.data.manifest import read_manifest
+from dig_jax.data.manifest import TRUE_LABELS, read_manifest
 from dig_jax.data.record_set import Record, RecordSet, parse
 from dig_jax.data.sizes import BadRecord, resized_width
 from dig_jax.data.writer import MANIFEST, encode_image, serialize, write
 
 __all__ = [
-    "BadRecord", "Mixture", "Record", "RecordSet", "Report", "cut", "encode_image", "open_sets",
-    "parse", "parse_spec", "read_manifest", "resized_width", "serialize", "shown", "write",
+    "BadRecord", "Mixture", "Record", "RecordSet", "Report", "count_labels", "cut", "encode_image",
+    "open_sets", "parse", "parse_spec", "read_manifest", "resized_width", "serialize", "shown",
+    "training_lines", "write",
 ]  # fmt: skip
+
+
+SUBSET = ("subset", "subset_seed", "subset_order")  # of config.data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,6 +237,22 @@ def open_sets(
             )
     total = sum(raw)
     return Mixture(sets, chosen, offsets, tuple(w / total for w in raw), weighted)
+
+
+def training_lines(data: Mapping) -> Mixture:
+    """The labelled lines that a recogniser with this config.data learns from, rehearsed ones left
+    out. Errors: those of `open_sets`."""
+    subset = {name: data[name] for name in SUBSET if data.get(name) is not None}
+    return open_sets(data["train"], labelled=True, **subset)
+
+
+def count_labels(data: Mapping) -> dict[str, int]:
+    """{"true": n, "read": n}: of those lines, how many have a true label, and how many one that a
+    reader gave them (tools.pseudo_label). Errors: those of `open_sets`."""
+    mixture = training_lines(data)
+    sizes = np.diff(mixture.offsets).tolist()
+    true = sum(min(n, s.manifest.get(TRUE_LABELS, n)) for s, n in zip(mixture.sets, sizes))
+    return {"true": true, "read": len(mixture) - true}
 
 
 def _choose(

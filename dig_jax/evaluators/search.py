@@ -16,8 +16,6 @@ from dig_jax.evaluators.lines import Text
 from dig_jax.models.decoders.beam import Found, NGram, prefix_beam
 from dig_jax.models.decoders.lexicon import Lexicon
 
-SUBSET = ("subset", "subset_seed", "subset_order")
-
 
 class Search:
     """predict: to be jitted, (params, mutable, batch) -> {head: arrays}. texts: of one head's.
@@ -102,5 +100,4 @@ def sureness(found: Found) -> float:
 
 def training_texts(data: Mapping) -> list[str]:
     """Labels of the lines that a run with this config.data is trained on."""
-    chosen = {name: data[name] for name in SUBSET if name in data}
-    return records.open_sets(data["train"], labelled=True, **chosen).texts()
+    return records.training_lines(data).texts()

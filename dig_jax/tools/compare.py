@@ -41,7 +41,7 @@ TITLES = {"cer": "CER", "wer": "WER", "word_accuracy": "word accuracy", "one_min
 
 
 flags.declare_key_flag("group_by")
-_SET = flags.DEFINE_string("set", None, "The data set to score (default: each that was read).")
+ONLY = flags.DEFINE_string("set", None, "The data set to score (default: each that was read).")
 _TRUTH = flags.DEFINE_string(
     "truth", None, "RECORDS[@SPLIT] whose lines tools.predict has read: their labels."
 )
@@ -229,6 +229,11 @@ class Spread(NamedTuple):
     groups: int | None
     by_group: tuple[float, float] | None
 
+    @property
+    def interval(self) -> tuple[float, float]:
+        """That by group where there is one, else by line."""
+        return self.by_line if self.by_group is None else self.by_group
+
 
 def spreads(many: Sequence[Run], group_by: str | None) -> list[Spread]:
     """Each recogniser, one that only evaluates too, and each data set whose readings lie in its
@@ -310,7 +315,7 @@ def heading(name: str, lines: Sequence[Reading], group_by: str | None) -> str:
 def one(source: str, rules: Sequence[str]) -> str:
     """Scores, lacking characters and errors of one recogniser, set by set."""
     parts = []
-    for name, lines in load(source, _SET.value).items():
+    for name, lines in load(source, ONLY.value).items():
         parts += [heading(name, lines, GROUP_BY.value), rates(lines, rules, GROUP_BY.value)]
         parts += filter(None, [lacking(source, lines)])
         if _ERRORS.value:
@@ -322,7 +327,7 @@ def two(sources: Sequence[str], rules: Sequence[str]) -> str:
     """Differences of two recognisers, set by set. Two files, or the only sets of two runs, need not
     bear one name: the validation lines of a student lie in a folder of their own."""
     files = all(bucket.path(source).is_file() for source in sources)
-    only = _SET.value or ("readings" if files else None)
+    only = ONLY.value or ("readings" if files else None)
     a, b = (load(source, only) for source in sources)
     if len(a) == len(b) == 1:
         b = dict(zip(a, b.values()))

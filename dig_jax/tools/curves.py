@@ -18,8 +18,7 @@ from absl import app, flags
 from matplotlib import ticker
 
 from dig_jax.tools import program
-from dig_jax.tools.html_page import SVG
-from dig_jax.tools.report_charts import plain
+from dig_jax.tools.html_page import SVG, plain
 from dig_jax.workdir import read as runs
 
 FLAGS = flags.FLAGS
@@ -56,9 +55,7 @@ def draw(named: Sequence[str], metric: str, title: str, log: bool = False) -> pl
         axes.set_title(plain(title), fontsize=12, loc="left")
         axes.set(xlabel="step", xlim=(0, None))
         if log:
-            axes.set_yscale("log", subs=(2, 3, 5))
-            for axis in ("major", "minor"):
-                getattr(axes.yaxis, f"set_{axis}_formatter")(ticker.StrMethodFormatter("{x:g}"))
+            log_axis(axes)
         if percent:
             axes.set_ylabel("%", rotation=0, labelpad=10)
         axes.grid(alpha=0.25, which="both")
@@ -66,12 +63,19 @@ def draw(named: Sequence[str], metric: str, title: str, log: bool = False) -> pl
     return figure
 
 
-def write(named: Sequence[str], output: str, metric: str, title: str, log: bool = False) -> Path:
-    """Draws them into the file `output`, whose folder is made. See `draw`."""
+def log_axis(axes: plt.Axes) -> None:
+    """Makes the vertical axis logarithmic, with plain numbers at it."""
+    axes.set_yscale("log", subs=(2, 3, 5))
+    for which in ("major", "minor"):
+        getattr(axes.yaxis, f"set_{which}_formatter")(ticker.StrMethodFormatter("{x:g}"))
+
+
+def save(figure: plt.Figure, output: str) -> Path:
+    """Writes a picture into the file `output`, whose folder is made, and closes it. ValueError for
+    an ending that is none of FORMATS."""
     file = program.path(output, "--output")
     if file.suffix not in FORMATS:
         raise ValueError(f"--output={file} cannot be drawn: end it in {', '.join(FORMATS)}")
-    figure = draw(named, metric, title, log)
     file.parent.mkdir(parents=True, exist_ok=True)
     with plt.rc_context({"svg.fonttype": "none", "svg.hashsalt": "dig_jax"}):
         figure.savefig(file, dpi=160, metadata=FORMATS[file.suffix])
@@ -82,7 +86,8 @@ def write(named: Sequence[str], output: str, metric: str, title: str, log: bool 
 def main(argv):
     if len(argv) < 2:
         raise app.UsageError("name one or more work folders")
-    print(write(argv[1:], FLAGS.output, FLAGS.metric, FLAGS.title or FLAGS.metric, FLAGS.log))
+    figure = draw(argv[1:], FLAGS.metric, FLAGS.title or FLAGS.metric, FLAGS.log)
+    print(save(figure, FLAGS.output))
 
 
 if __name__ == "__main__":

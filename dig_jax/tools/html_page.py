@@ -95,3 +95,8 @@ def document(title: str, parts: Iterable[str], style: str = "") -> str:
         f"<title>{html.escape(title)}</title><style>{STYLE}{style}</style>"
         f"<h1>{html.escape(title)}</h1>{''.join(parts)}</html>"
     )
+
+
+def plain(label: str) -> str:
+    """A label in which matplotlib finds no formula."""
+    return label.replace("$", r"\$")

@@ -27,13 +27,13 @@ from absl import flags
 from tqdm import tqdm
 
 from dig_jax.data import records, writer
+from dig_jax.data.manifest import TRUE_LABELS
 from dig_jax.data.sizes import BadRecord
 from dig_jax.tools import program
 from dig_jax.train import command_line
 from dig_jax.workdir import checkpoint
 
 FLAGS = flags.FLAGS
-SUBSET = ("subset", "subset_seed", "subset_order")
 AT_ONCE = 256  # records that are read at once
 
 
@@ -44,8 +44,7 @@ def data_of(run: str) -> dict[str, Any]:
 
 def split_lines(data: dict[str, Any]) -> tuple[records.Mixture, records.Mixture]:
     """config.data of a reader's run -> (lines that it learnt from, all other training lines)."""
-    subset = {name: data[name] for name in SUBSET if data.get(name) is not None}
-    learnt = records.open_sets(data["train"], labelled=True, **subset)
+    learnt = records.training_lines(data)
     everything = records.open_sets(data["train"])
     rest = np.ones(len(everything), bool)
     rest[learnt.chosen] = False
@@ -134,6 +133,7 @@ def make(
         report.notes.append("the training records have no validation split: name one to evaluate")
     about = rest.sets[0].manifest
     report.about = {name: about[name] for name in ("source", "licence") if about.get(name)}
+    report.about[TRUE_LABELS] = len(learnt or ())
     lines = examples(learnt, rest, own, validation, report)
     made = writer.write(output, lines, name=about["name"], report=report, **options)
     for note in made["notes"]:

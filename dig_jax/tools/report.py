@@ -146,7 +146,8 @@ def gain(readers: Sequence[Run]) -> str:
         }
         others = sorted((cer, start) for start, cer in means.items() if start != "random")
         if others and means.get("random"):
-            count = report_charts.label_count(starts["random"][0]) or math.inf
+            counted = starts["random"][0].label_count
+            count = counted["true"] if counted else math.inf
             group = [*starts["random"], *starts[others[0][1]]]
             pairs.append((count, name, labels, protocol, means["random"], *others[0], group))
     if not pairs:
@@ -175,11 +176,9 @@ def labels_in_words(labels: str) -> str:
     """`Run.labels` in a sentence."""
     if labels == "100 %":
         return "all labels"
-    return (
-        f"{labels.removesuffix(' lines')} labelled lines"
-        if "line" in labels
-        else (f"{labels} of the labels")
-    )
+    if "line" in labels:
+        return labels.replace(" lines", " labelled lines", 1)
+    return f"{labels} of the labels"
 
 
 def not_done(group: Sequence[Run]) -> str:
@@ -198,7 +197,7 @@ def best(readers: Sequence[Run], found: Sequence[Spread]) -> str:
     run = readers[i]
     between = ""
     for one in found:
-        low, high = report_charts.interval(one)
+        low, high = one.interval
         if one.run.path == run.path and one.dataset == name and not math.isnan(low):
             between = f" (95 % interval: {100 * low:.1f} to {100 * high:.1f} %)"
     often = f": about one character in {round(1 / cer)} is wrong" if 0 < cer < 0.4 else ""

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 
-from dig_jax.data.records import parse_spec, read_manifest
 from dig_jax.tools.compare import Spread
-from dig_jax.tools.html_page import SVG, as_svg
-from dig_jax.workdir.read import Run
+from dig_jax.tools.html_page import SVG, as_svg, plain
+from dig_jax.tools.label_curves import Point, draw
+from dig_jax.workdir.read import OWN_READINGS, Run
 
 POINTS = 400  # of a curve; more would only make the page heavier
 STYLE = """
@@ -96,11 +96,6 @@ def curve(title, patterns, many) -> str:
         return as_svg(figure)
 
 
-def plain(label: str) -> str:
-    """A label in which matplotlib finds no formula."""
-    return label.replace("$", r"\$")
-
-
 def curves(many: Sequence[Run]) -> str:
     """All curves, those of several runs on common axes."""
     plots = "".join(curve(title, patterns, many) for title, patterns in CURVES)
@@ -114,7 +109,7 @@ def bars(found: Sequence[Spread]) -> str:
     parts = []
     for dataset in sorted({one.dataset for one in found}):
         rows = sorted((one for one in found if one.dataset == dataset), key=lambda one: one.cer)
-        ends = [x for one in rows for x in (one.cer, interval(one)[1]) if not math.isnan(x)]
+        ends = [x for one in rows for x in (one.cer, one.interval[1]) if not math.isnan(x)]
         scale = 100 / (1.04 * max(ends, default=0) or 1)
         parts.append(f"<h3>{html.escape(dataset)}</h3><div class=bars>")
         parts += [bar(one, scale) for one in rows if not math.isnan(one.cer)]
@@ -122,12 +117,8 @@ def bars(found: Sequence[Spread]) -> str:
     return "".join(parts)
 
 
-def interval(one: Spread) -> tuple[float, float]:
-    return one.by_line if one.by_group is None else one.by_group
-
-
 def bar(one: Spread, scale: float) -> str:
-    low, high = interval(one)
+    low, high = one.interval
     name = f"{html.escape(one.run.name)}<br><small>{html.escape(start_and_labels(one.run))}</small>"
     kind = f"{' random' if one.run.start == 'random' else ''}{' open' if one.run.state else ''}"
     whisker = ""
@@ -149,59 +140,23 @@ def start_and_labels(run: Run) -> str:
     return ", ".join([f"from {run.start}", labels, *([run.state] if run.state else [])])
 
 
-def label_count(run: Run) -> int | None:
-    """How many labelled lines its recogniser was trained with; None where that cannot be told."""
-    if run.reader is None:
-        return None
-    subset, train = run.reader["data"].get("subset"), run.reader["data"].get("train")
-    if isinstance(subset, int):  # a share is a float, as in the config
-        return subset
-    try:
-        sets = [(read_manifest(path), split) for path, split, _ in parse_spec(train)]
-        whole = sum(manifest["splits"][split]["labelled"] for manifest, split in sets)
-    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # the records lie elsewhere by now
-    return round((1.0 if subset is None else subset) * whole)
-
-
 def label_curves(many: Sequence[Run]) -> str:
-    """CER over the number of labels: a plot a data set, a line a start and protocol; "" where no
-    start was tried with several. Seeds of one point are averaged, each is drawn as a dot.
-    """
-    counts = {run.path: label_count(run) for run in many if run.is_recogniser}
+    """CER over the number of labelled lines: a plot a data set, a curve a start and protocol; ""
+    where no start was tried with several. Each seed is a point of the curve."""
+    many = [run for run in many if run.is_recogniser and run.label_count]
     plots = []
-    for dataset in sorted({name for run in many if run.is_recogniser for name in run.datasets()}):
-        points: dict[tuple[str, str], dict[int, list[float]]] = defaultdict(
-            lambda: defaultdict(list)
-        )
+    for dataset in sorted({name for run in many for name in run.datasets()}):
+        found = defaultdict(list)
         for run in many:
-            cer = run.at_best(dataset, "cer") if run.is_recogniser else None
-            if cer is not None and (number := counts[run.path]):
-                points[run.start, run.protocol][number].append(100 * cer)
-        if any(len(line) > 1 for line in points.values()):  # else there is nothing to join
-            plots.append(label_curve(dataset, points))
+            if (cer := run.at_best(dataset, "cer")) is not None and run.label_count["true"]:
+                own = OWN_READINGS if run.label_count["read"] else ""
+                found[run.start + own, run.protocol].append(Point(run.label_count["true"], cer))
+        if any(len({point.lines for point in curve}) > 1 for curve in found.values()):
+            alike = len({protocol for _, protocol in found}) == 1
+            named = {
+                start if alike else f"{start}, {protocol}": curve
+                for (start, protocol), curve in sorted(found.items())
+            }
+            title = f"{dataset}: CER in percent"
+            plots.append(as_svg(draw(named, title, size=(4.6, 2.9), font=9)))
     return f"<div class=curves>{''.join(plots)}</div>" if plots else ""
-
-
-def label_curve(dataset: str, points: dict[tuple[str, str], dict[int, list[float]]]) -> str:
-    """One plot of {(start, protocol): {labels: CERs in percent}}."""
-    one_protocol = len({protocol for _, protocol in points}) == 1
-    with plt.rc_context(SVG):
-        figure, axes = plt.subplots(figsize=(4.6, 2.9), layout="constrained")
-        for (start, protocol), line in sorted(points.items()):
-            numbers = sorted(line)
-            label = plain(start if one_protocol else f"{start}, {protocol}")
-            means = [sum(line[number]) / len(line[number]) for number in numbers]
-            (drawn,) = axes.plot(numbers, means, marker="o", ms=4, lw=1.5, label=label)
-            for number in numbers:
-                seeds = [number] * len(line[number])
-                axes.plot(seeds, line[number], ".", ms=4, alpha=0.5, color=drawn.get_color())
-        ticks = sorted({number for line in points.values() for number in line})
-        axes.set_xscale("log")
-        axes.set_xticks(ticks, [f"{number:,}" for number in ticks])
-        axes.minorticks_off()
-        axes.set_title(plain(f"{dataset}: CER in percent"), fontsize=9)
-        axes.set(xlabel="labelled lines", ylim=(0, None))
-        axes.grid(alpha=0.25)
-        axes.legend(frameon=False, fontsize=7)
-        return as_svg(figure)

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 
 from dig_jax import hosts, sharding, trees
-from dig_jax.data import limits
+from dig_jax.data import limits, records
 from dig_jax.hosts import report
 from dig_jax.models import convolution
 from dig_jax.train import compile_cache
@@ -91,7 +91,9 @@ def _run(config: Mapping[str, Any], workdir: str) -> TrainState:
             report(f"{workdir} has finished {start} steps already: raise config.total to train on")
             return state
         if hosts.is_lead():
-            provenance.note(files.folder, start, commit, total)
+            reads = experiment.config["data"]["kind"] == "lines"
+            labels = records.count_labels(experiment.config["data"]) if reads else None
+            provenance.note(files.folder, start, commit, total, labels)
         files.publish()
         writer = metrics.Writer(
             files.folder, resume_step=start, active=hosts.is_lead(), publish=files.publish

@@ -19,6 +19,7 @@ from dig_jax.workdir import bucket, datasets, metrics
 from dig_jax.workdir import starts as provenance
 
 METRIC = "cer"
+OWN_READINGS = " and own readings"  # of a student: behind its number of labelled lines
 
 
 class Candidate(NamedTuple):
@@ -96,15 +97,20 @@ class Run:
         """ "" of a finished run; of another, how far it came."""
         return "" if self.finished else f"unfinished: step {self.last_step} of {self.total}"
 
+    @functools.cached_property
+    def trainer(self) -> "Run | None":
+        """The run that trained its recogniser: itself, or where it only evaluates, the one whose
+        weights it took. None where that run cannot be read any more.
+        """
+        if self.trained or not self.config.get("init_from"):
+            return self
+        path = bucket.path(self.config["init_from"])
+        return load(path).trainer if read_config(path) is not None else None
+
     @property
     def reader(self) -> Mapping | None:
-        """The config by which its recogniser was trained: its own, or where it only evaluates, that
-        of the run whose weights it took. None where that run cannot be read any more.
-        """
-        config = self.config
-        while config is not None and config["total"].get("steps") == 0 and config.get("init_from"):
-            config = read_config(bucket.path(config["init_from"]))
-        return config
+        """The config of its `trainer`."""
+        return self.trainer and self.trainer.config
 
     @property
     def start(self) -> str:
@@ -128,11 +134,30 @@ class Run:
         head += "" if block in (None, "last") else f" on block {block}"
         return f"frozen, {head}" if method.get("frozen") else f"fine-tuned, {head}"
 
+    @functools.cached_property
+    def label_count(self) -> Mapping[str, int] | None:
+        """{"true": n, "read": n}: how many labelled lines its recogniser learnt from, and how many
+        that a teacher had read. None where neither its starts nor the records tell.
+        """
+        if self.trainer is None:
+            return None
+        noted = [start["labels"] for start in self.trainer.starts if start.get("labels")]
+        if noted:
+            return noted[-1]
+        data = self.trainer.config["data"]
+        try:
+            return records.count_labels(data)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            subset = data.get("subset")  # the records lie elsewhere by now
+            return {"true": subset, "read": 0} if isinstance(subset, int) else None
+
     @property
     def labels(self) -> str:
         """How many labelled lines its recogniser was trained with."""
         if self.reader is None:
             return "unknown"
+        if self.label_count and self.label_count["read"]:
+            return f"{self.label_count['true']} lines{OWN_READINGS}"
         subset = self.reader["data"].get("subset")
         if subset is None or subset == 1.0:
             return "100 %"

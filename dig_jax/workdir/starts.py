@@ -10,15 +10,22 @@ import os
 import pathlib
 import platform
 import subprocess
+from collections.abc import Mapping
 
 import jax
 
 NAME = "starts.jsonl"
 
 
-def note(workdir: str, step: int, commit: str | None, total: int) -> None:
+def note(
+    workdir: str,
+    step: int,
+    commit: str | None,
+    total: int,
+    labels: Mapping[str, int] | None = None,
+) -> None:
     """Adds a start at `step` of `total` to WORKDIR/starts.jsonl: time, commit, devices, machine and
-    versions. For one process of a job.
+    versions. labels: of a recogniser, see `records.count_labels`. For one process of a job.
 
     The file is replaced as a whole, and a last line that a killed process left unfinished goes.
     """
@@ -26,6 +33,7 @@ def note(workdir: str, step: int, commit: str | None, total: int) -> None:
     line = {
         "step": step,
         "total": total,
+        **({"labels": dict(labels)} if labels else {}),
         "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "commit": commit,
         "devices": f"{jax.device_count()} x {device.device_kind}",

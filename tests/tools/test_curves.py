@@ -44,22 +44,23 @@ def test_a_line_a_run_in_percent(runs):
 )
 def test_the_same_runs_give_the_same_file(tmp_path, runs, suffix, begins):
     for name in ("x/one", "x/two"):
-        curves.write([str(r) for r in runs], f"{tmp_path / name}.{suffix}", "eval/cer", "a $ b")
+        figure = curves.draw([str(r) for r in runs], "eval/cer", "a $ b")
+        curves.save(figure, f"{tmp_path / name}.{suffix}")
     one, two = ((tmp_path / "x" / f"{name}.{suffix}").read_bytes() for name in ("one", "two"))
     assert one == two and one.startswith(begins)
     assert suffix != "svg" or b">a $ b<" in one
 
 
 def test_what_is_wrong_is_said(tmp_path, runs):
-    one, file = [str(runs[0])], f"{tmp_path}/a.svg"
+    one = [str(runs[0])]
     with pytest.raises(
         ValueError, match="has logged no eval/wer: name one of eval/cer, train/loss"
     ):
-        curves.write(one, file, "eval/wer", "")
+        curves.draw(one, "eval/wer", "")
     with pytest.raises(ValueError, match=r"a.bmp cannot be drawn: end it in .svg, .png, .pdf"):
-        curves.write(one, f"{tmp_path}/a.bmp", "eval/cer", "")
+        curves.save(curves.draw(one, "eval/cer", ""), f"{tmp_path}/a.bmp")
     with pytest.raises(FileNotFoundError, match="no config.json"):
-        curves.write([str(tmp_path)], file, "eval/cer", "")
+        curves.draw([str(tmp_path)], "eval/cer", "")
     with pytest.raises(app.UsageError, match="one or more work folders"):
         curves.main(["curves"])
 

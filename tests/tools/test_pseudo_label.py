@@ -90,6 +90,7 @@ def test_the_new_records_bear_the_name_of_the_old(made, tmp_path):
     )
     assert manifest["name"] == before["name"] != "self"
     assert manifest["splits"]["validation"]["count"] == LINES and "3 lines with true labels" in said
+    assert manifest["true_labels"] == 3
 
 
 def test_lines_of_other_records_are_read_without_a_true_label(made, tmp_path):

@@ -626,11 +626,11 @@ def test_label_curves_count_the_lines_of_the_records(workdir, tmp_path):
         runs.load(workdir(f"r{i}", evaluations(0.3), data={"train": str(folder), "subset": subset}))
         for i, subset in enumerate((0.1, 5, None))
     ]
-    assert [report_charts.label_count(run) for run in many] == [2, 5, 20]
+    assert [run.label_count["true"] for run in many] == [2, 5, 20]
     assert report_charts.label_curves(many).count("<svg") == 1
     assert report_charts.label_curves(many[:1]) == ""  # one number of labels is no curve
     gone = runs.load(workdir("g", evaluations(0.3), data={"train": "/gone", "subset": 0.1}))
-    assert report_charts.label_count(gone) is None
+    assert gone.label_count is None
 
 
 def pictured(path, name="readings-val.json", **line):

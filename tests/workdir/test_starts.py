@@ -22,10 +22,12 @@ def test_starts_are_added_one_by_one_and_named_in_one_phrase(tmp_path):
     (tmp_path / "metrics.jsonl").touch()
     assert runs.load(tmp_path).origin is None and results.origins([record(None)]) == ""
     for step, commit in ((0, "1234567"), (5, "1234567"), (9, None)):
-        provenance.note(str(tmp_path), step, commit, 9)
+        labels = {"true": step, "read": 2}
+        provenance.note(str(tmp_path), step, commit, 9, labels)
         with open(tmp_path / provenance.NAME, "a") as file:
             file.write('{"step": 7, "comm')  # killed half way
     assert [row["step"] for row in metrics.read_jsonl(tmp_path / provenance.NAME)] == [0, 5, 9]
+    assert runs.load(tmp_path).label_count == {"true": 9, "read": 2}
     origin = runs.load(tmp_path).origin
     assert re.fullmatch(r"1234567, no checkout on 8 x cpu \(.+\), JAX [\d.]+", origin)
     text = results.origins([record(origin)])

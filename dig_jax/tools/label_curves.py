@@ -1,0 +1,162 @@
+"""Draws how the error rate falls with the number of labelled lines, one curve for each start.
+
+    python -m dig_jax.tools.label_curves "from scratch=runs/random" "after gen=runs/gen" \\
+      --group_by='^images/(.+)_' --output=labels.svg [--log] [--title=TEXT] [--set=NAME]
+
+Each recogniser that left its readings at or below the folder behind "=" is one point. Runs with as
+many labels, such as seeds, are points of their own, and the curve goes through their mean. The bars
+are 95 % intervals: by group with --group_by, else by line. The same figures are printed as a table.
+
+A run says how many labelled lines it learnt from, or its records do: those of tools.pseudo_label
+count true labels alone. Where neither can tell, write NAME@34=FOLDER.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import numpy as np
+from absl import app, flags
+from matplotlib import ticker
+
+from dig_jax.tools import curves, program
+from dig_jax.tools.compare import ONLY, spreads
+from dig_jax.tools.html_page import SVG, plain
+from dig_jax.tools.tables import GROUP_BY, as_markdown, percent
+from dig_jax.workdir import bucket
+from dig_jax.workdir import read as runs
+
+FLAGS = flags.FLAGS
+SHIFT = 1.035  # between the bars of two curves that stand above one number of lines
+
+
+class Point(NamedTuple):
+    """One recogniser: labelled lines, CER and its interval (rates; NaN where there is none)."""
+
+    lines: int
+    cer: float
+    low: float = math.nan
+    high: float = math.nan
+
+
+def labelled_lines(run: runs.Run) -> int:
+    """How many lines with true labels a recogniser learnt from. ValueError where that is lost."""
+    if run.label_count is None:
+        raise ValueError(
+            f"{run.path} does not say how many labelled lines it learnt from, and its records are "
+            f"not there: write NAME@LINES={run.path}"
+        )
+    return run.label_count["true"]
+
+
+def points(named: str, only: str | None, group_by: str | None) -> tuple[str, list[Point]]:
+    """ "NAME=FOLDER" or "NAME@LINES=FOLDER" -> what to call the curve, and its points in order."""
+    name, equals, path = named.rpartition("=")
+    name, _, lines = name.rpartition("@") if name.rpartition("@")[2].isdigit() else (name, "", "")
+    if not (equals and name):
+        raise ValueError(f"{named!r} names no curve: write NAME=FOLDER or NAME@LINES=FOLDER")
+    root = program.folder(path, "a folder of runs")
+    many = [runs.load(file.parent) for file in sorted(bucket.named(root, "config.json"))]
+    found = spreads([run for run in many if run.finished], group_by)
+    if only:
+        found = [one for one in found if one.dataset == only]
+    if not found:
+        raise ValueError(
+            f"no finished recogniser below {root} has read {only or 'a data set'}: "
+            "name a folder of runs with readings-SET.tsv"
+        )
+    if len(sets := {one.dataset for one in found}) > 1 and not only:
+        raise ValueError(f"{root} has read {', '.join(sorted(sets))}: choose one with --set")
+    return name, sorted(
+        Point(int(lines) if lines else labelled_lines(one.run), one.cer, *one.interval)
+        for one in found
+    )
+
+
+def joined(many: Sequence[tuple[str, list[Point]]]) -> dict[str, list[Point]]:
+    """{name: points in order}: what was named twice is one curve."""
+    result = collections.defaultdict(list)
+    for name, found in many:
+        result[name] += found
+    if none := [name for name, found in result.items() if any(p.lines < 1 for p in found)]:
+        raise ValueError(f"{none[0]} has a run without a labelled line: its axis begins at one")
+    return {name: sorted(found) for name, found in result.items()}
+
+
+def means(found: Sequence[Point]) -> dict[int, float]:
+    """{labelled lines: mean CER}"""
+    by_lines = collections.defaultdict(list)
+    for point in found:
+        by_lines[point.lines].append(point.cer)
+    return {lines: statistics.mean(cers) for lines, cers in sorted(by_lines.items())}
+
+
+def table(lines: dict[str, list[Point]]) -> str:
+    """Markdown: a row a number of labelled lines, a column a curve; several runs with commas."""
+    rows = []
+    for number in sorted({point.lines for found in lines.values() for point in found}):
+        cells = [
+            ", ".join(
+                f"{percent(p.cer)} ({percent(p.low)} to {percent(p.high)})"
+                for p in found
+                if p.lines == number
+            )
+            for found in lines.values()
+        ]
+        rows.append([f"{number:,}", *(cell or "-" for cell in cells)])
+    return as_markdown(["labelled lines", *lines], rows)
+
+
+def draw(
+    lines: dict[str, list[Point]],
+    title: str,
+    log: bool = False,
+    size: tuple[float, float] = (7.6, 4.0),
+    font: int = 11,
+) -> plt.Figure:
+    """The picture: labelled lines on a logarithmic axis, CER in percent. size: inches; font: pt."""
+    numbers = sorted({point.lines for found in lines.values() for point in found})
+    with plt.rc_context({**SVG, "font.size": font}):
+        figure, axes = plt.subplots(figsize=size, layout="constrained")
+        for i, (name, found) in enumerate(lines.items()):
+            shift = SHIFT ** (i - (len(lines) - 1) / 2)
+            at, cer, low, high = np.transpose(found) * [[shift], [100], [100], [100]]
+            bars = {"fmt": "o", "ms": 0.4 * font, "lw": 1.2, "capsize": 2.5}
+            drawn = axes.errorbar(at, cer, [cer - low, high - cer], **bars)
+            mean = means(found)
+            axes.plot(
+                [shift * number for number in mean],
+                [100 * value for value in mean.values()],
+                color=drawn[0].get_color(),
+                lw=1.8,
+                label=plain(name),
+            )
+        axes.set_title(plain(title), fontsize=font + 1, loc="left")
+        axes.set(xlabel="labelled lines", xscale="log")
+        axes.set_xticks(numbers, [f"{number:,}" for number in numbers])
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
+        axes.set_ylabel("%", rotation=0, labelpad=font)
+        curves.log_axis(axes) if log else axes.set_ylim(0, None)
+        axes.grid(alpha=0.25, which="both")
+        axes.legend(frameon=False)
+    return figure
+
+
+def main(argv):
+    if len(argv) < 2:
+        raise app.UsageError("name one or more curves: NAME=FOLDER")
+    lines = joined([points(named, ONLY.value, GROUP_BY.value) for named in argv[1:]])
+    file = curves.save(draw(lines, FLAGS.title, FLAGS.log), FLAGS.output)
+    print(f"{table(lines)}\n\n{file}")
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("output", "labels.svg", "The picture: .svg, .png or .pdf.")
+    flags.DEFINE_string("title", "CER by number of labelled lines", "What stands above it.")
+    flags.DEFINE_bool("log", False, "A logarithmic axis for the error rate, too.")
+    program.run(main)
