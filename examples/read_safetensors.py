@@ -116,6 +116,11 @@ def main(folder, paths):
         raise SystemExit("this example computes sincos_2d and blocks one by one: use ONNX")
     if options.get("kind") != "cnn" and "conv_0" in encoder:
         raise SystemExit("this example has no stem of convolutions before a ViT: use ONNX")
+    ctc = head.get("kind", "linear") in ("linear", "bilstm")
+    if not ctc or config["method"].get("block", "last") != "last":
+        raise SystemExit("this example reads by CTC, from the last block of the encoder: use ONNX")
+    if options.get("kind", "vit") not in ("vit", "cnn"):
+        raise SystemExit(f"this example has no encoder of the kind {options['kind']}: use ONNX")
     pools = options.get("pools", ((2, 2), (2, 2), (2, 1), (2, 1), (1, 1)))
     column_px = options["patch"][1] if "patch" in options else math.prod(p[1] for p in pools)
     for path in paths:

@@ -2,7 +2,8 @@
 # Trains on a TPU slice got as a queued resource, and asks for another when it is preempted.
 #   launch/tpu_vm.sh [--dry_run] --config=configs/pretrain/dig.py:preset=lines \
 #     --workdir=/mnt/dig/runs/dig ...
-# Run it where it can stay up (tmux). --dry_run prints the commands. PROJECT and ZONE must be set.
+# Run it where it can stay up (tmux). --dry_run prints the commands. PROJECT, ZONE and
+# SETUP must be set.
 # NAME, ACCELERATOR, RUNTIME and TIER (spot, reserved or on-demand) say which slice.
 # SETUP is what every worker runs first, each time. It must leave the shell in the repository, with
 # the package in $PYTHON and --workdir on storage that the workers share and that outlives them,

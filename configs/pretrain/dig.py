@@ -21,8 +21,8 @@ docs/results_plain.md).
 objective: dig, dis (contrast only) or gen (reconstruction only). The words presets squeeze every
 word to 32x128, and recognisers on top of them do the same. One difference from the official recipe:
 augmentation runs after the squeeze. probe: labelled records for the light probe during the run,
-"none" for no probe. Its default "" is the training records for lines and cpu (they then need labels
-in the splits train and validation) and none for words. quick: two steps of a toy.
+"none" for no probe. Its default "" is the training records for lines and cpu (used where train and
+validation have labels) and none for words. quick: two steps of a toy.
 """
 
 from dig_jax.configs import common

@@ -1,7 +1,7 @@
 """What a work folder says about itself: its config, its curves, and which cell of a results table
 it fills.
 
-Read by `report` (one page a comparison) and `results` (the README's table), so that both name
+Read by `report` (one page a comparison) and `results` (their table), so that both name
 things alike.
 """
 

@@ -84,13 +84,23 @@ def test_numpy_alone_reads_an_export_to_safetensors(name, folder, lines):
 
 
 @pytest.mark.slow
-def test_numpy_refuses_a_stem_in_a_sentence(folder, lines):
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("stem", "has no stem of convolutions"),
+        ("attention", "reads by CTC, from the last block"),
+        ("mix", "reads by CTC, from the last block"),
+        ("crnn", "has no encoder of the kind crnn"),
+    ],
+)
+def test_numpy_refuses_what_it_does_not_compute(folder, lines, name, said):
     encoder = test_onnx.VIT | {"patch": [32, 4], "stem": [8] * 5}
-    model = test_onnx.random_of("reader", {"encoder": encoder, "heads": readers.OPTIONS["heads"]})
-    export.write(model, "safetensors", folder / "stem", lines)
-    program = [sys.executable, EXAMPLES / "read_safetensors.py", folder / "stem", "a.png"]
+    options = {"encoder": encoder, "heads": readers.OPTIONS["heads"]}
+    kind, options = ("reader", options) if name == "stem" else test_onnx.CASES[name]
+    export.write(test_onnx.random_of(kind, options), "safetensors", folder / name, lines)
+    program = [sys.executable, EXAMPLES / "read_safetensors.py", folder / name, "a.png"]
     done = subprocess.run(program, capture_output=True, text=True)
-    assert done.returncode == 1 and done.stderr.startswith("this example has no stem")
+    assert done.returncode == 1 and done.stderr.startswith(f"this example {said}"), done.stderr
 
 
 @pytest.mark.slow

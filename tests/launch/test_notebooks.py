@@ -144,6 +144,20 @@ def test_the_linear_probe_takes_lines_of_ones_own(tmp_path, models, python):
 
 
 @pytest.mark.slow
+def test_pretraining_takes_lines_without_text(tmp_path, models, python):
+    with zipfile.ZipFile(models / "lines.zip") as packed:
+        images = [name for name in packed.namelist() if name.endswith(".png")]
+        packed.extractall(tmp_path / "brought", images)
+    typed = {"PRESET": "cpu", "SIZE": "nano,quick", "OBJECTIVE": "gen", "STEPS": 2, "BATCH": 8}
+    typed |= {"FLAGS": "--config.evals.collapse.every_steps=0"}
+    lines = str(tmp_path / "brought")
+    text, shown = executed("pretrain_dig.ipynb", tmp_path, python, **typed, YOUR_LINES=lines)
+    assert f"{len(images)} records: train {len(images)} (0 labelled)" in text
+    assert sum("image/png" in data for data in shown) == 1  # the batch: nothing to type into
+    assert "dig_jax_pretrain/gen-0/report.html" in text
+
+
+@pytest.mark.slow
 def test_pretraining_goes_on_where_it_stopped(tmp_path, python):
     typed = {"PRESET": "cpu", "SIZE": "nano,quick", "RENDERED_LINES": 24, "OBJECTIVE": "gen"}
     typed |= {"FLAGS": "--config.evals.collapse.every_steps=0", "STEPS": 2, "BATCH": 8}
