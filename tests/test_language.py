@@ -99,7 +99,7 @@ def test_sentences_of_docstrings_end():
 
 
 def test_sentences_of_pages_end():
-    wrong = longer_than(45, [found for path in PAGES for found in page_sentences(path)])
+    wrong = longer_than(35, [found for path in PAGES for found in page_sentences(path)])
     assert not wrong, "\n".join(wrong)
 
 
