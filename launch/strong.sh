@@ -11,12 +11,11 @@
 #                                                LABELS 34, 100, 0.1 (a tenth) or 1.0 (all)
 #   launch/strong.sh ablate SET [PIECE..]        the recipe without one of its pieces, LABELS or 0.1
 #                                                labels; vit, vit_stem, vit_plain: a ViT instead
-#   launch/strong.sh readers SET [DECODER..]     every decoder on the encoder of gen, frozen and
-#                                                fine-tuned; SET also captcha_ds, icdar2015_words
+#   launch/strong.sh readers SET [DECODER..]     decoders on the encoder of START (default gen), for
+#                                                USE (probe, finetune); SET also captcha_ds, ..
 #   launch/strong.sh bench                       step and reading beside PyTorch (dig_jax[torch])
 #   launch/strong.sh table                       prints the tables, with intervals by line and work
 # SIZE: cnn48 (default), cnn48_lstm, cnn, micro. BLOCK=3: of a ViT. SEED, STEPS, RECORDS, RUNS.
-# `taskset -c N` in front: one process a core is faster than one process on all cores.
 case " $* " in "  " | *" --help "* | *" -h "*) # prints the lines above
   sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0"; exit ;; esac
 set -euo pipefail
@@ -26,12 +25,10 @@ export GLIBC_TUNABLES="${GLIBC_TUNABLES-glibc.malloc.hugetlb=1:$keep}"
 python=${PYTHON:-.venv/bin/python} records=${RECORDS:-records} runs=${RUNS:-runs/strong}
 seed=${SEED:-0} size=${SIZE:-cnn48}
 main() { "$python" -m dig_jax.main "$@"; }
-steps() { # set -> steps of a recogniser: handwriting leaves the plateau of CTC later
-  [ "$1" = copiste_hw_fr ] && echo "${STEPS:-2600}" || echo "${STEPS:-1900}"
-}
-reader() { # size -> the reader behind it: LSTMs are in the encoder, or in front of the classes
-  case $1 in *_lstm) echo head=linear ;; *) echo head=bilstm2 ;; esac
-}
+# set -> steps of a recogniser: handwriting leaves the plateau of CTC later
+steps() { [ "$1" = copiste_hw_fr ] && echo "${STEPS:-2600}" || echo "${STEPS:-1900}"; }
+# size -> the reader behind it: LSTMs are in the encoder, or in front of the classes
+reader() { case $1 in *_lstm) echo head=linear ;; *) echo head=bilstm2 ;; esac; }
 
 case $1 in
   records) for set in archiscribe copiste_hw_fr captcha_ds icdar2015_words; do
@@ -85,7 +82,7 @@ case $1 in
       main --config="scratch:$args" "${flags[@]}" --config.data.train="$records/$2" \
         --workdir="$runs/ablation/$2-${LABELS:-0.1}/$name-$seed"; done ;;
   readers)
-    decoders=("${@:3}") length=${STEPS:-1000} labels=0.1
+    decoders=("${@:3}") length=${STEPS:-1000} labels=0.1 start=${START:-gen}
     [ $# -gt 2 ] || decoders=(linear bilstm attention transformer glimpse)
     case $2 in captcha_ds | icdar2015_words) labels=1.0 ;; esac
     for decoder in "${decoders[@]}"; do
@@ -94,11 +91,14 @@ case $1 in
         bilstm) kind=ctc,head=bilstm rates=1e-3+4e-3 ;;
         *) kind=$decoder rates=1e-3+2e-3 ;;
       esac
-      for use in probe finetune; do
+      for use in ${USE:-probe finetune}; do
         config=$use:decoder=$kind,labels=$labels,steps=$length,batch=16,seed=$seed
-        [ $use = finetune ] || config+=,rates=$rates
-        main --config="$config" --config.init_from="$runs/$size/pretrain/gen-0" \
-          --config.data.train="$records/$2" --workdir="$runs/readers/$2/$decoder/$use-$seed"; done
+        config+=,block=${BLOCK:-last} from=(--config.init_from="$runs/$size/pretrain/$start-$seed")
+        [ "$start" != random ] || config+=,shape_from=$runs/$size/pretrain/gen-$seed from=()
+        if [ "$use" = probe ]; then config+=,rates=$rates
+        elif [ "$start" = random ]; then config=${config/finetune/scratch}; fi
+        main --config="$config" "${from[@]}" --config.data.train="$records/$2" \
+          --workdir="$runs/readers/$2/$decoder${BLOCK:+_block$BLOCK}/$use-$start-$seed"; done
     done ;;
   bench) for size in cnn cnn48; do
       "$python" -m dig_jax.tools.perf.bench_reader --config="scratch:size=$size"; done ;;
