@@ -32,7 +32,9 @@ NEUTRAL_KEYS = (
 FREE_KEYS = (*NEUTRAL_KEYS, "total", "evals")
 
 
-OPEN_KEYS = ("data.squeeze_px", "data.contrast")  # None is a value of these, too
+# None is a value of these, too.
+OPEN_KEYS = ("data.squeeze_px", "data.contrast", "data.max_width_px")
+OPEN_KEYS += ("data.subset", "data.subset_seed", "data.subset_order")
 
 
 def call(function: Callable[..., Any], where: str, options: dict[str, Any], **given: Any) -> Any:
@@ -134,6 +136,10 @@ def inherit(cfg: dict[str, Any]) -> None:
         *folders, name = key.split(".")
         mine, other = cfg, theirs
         for folder in folders:
+            if not isinstance(mine.get(folder), dict):
+                raise ValueError(
+                    f"config.inherit names {key!r}, and the config has no {folder!r}: correct it"
+                )
             mine, other = mine[folder], other.get(folder, {})
         if mine.get(name) is None:
             if theirs and key == "method.heads" and not other.get(name):
@@ -167,7 +173,8 @@ BOUNDS = (
     (r"seed", 0, 2**32 - 1),
     (r"data\.subset_seed", 0, 2**32 - 1),
     (r"log\.every_steps", 1, None),
-    (r"evals\.\w+\.every_steps", 0, None),
+    (r"evals\.\w+\.(every_steps|pictures)", 0, None),
+    (r"evals\.\w+\.batch_size", 1, None),
     (r"calibrate_batches", 0, None),
     (r"data\.(height_px|width_px|multiple_px|max_pixels|max_label_length|max_width_px)", 1, None),
     (r"data\.max_bad_share", 0, 1),

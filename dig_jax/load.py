@@ -273,12 +273,12 @@ def narrow_batches(
 
 
 def named(images: Any) -> Iterator[tuple[str, Any]]:
-    """(name, image) of several images, or of one alone. An array [H,W,C] with C 1, 3 or 4 is one
+    """(name, image) of several images, or of one alone. An array [H,W,C] with C from 1 to 4 is one
     image, any other of three axes a stack [n,H,W]."""
     shape = getattr(images, "shape", None)  # of arrays, not of Pillow's pictures
     alone = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
     if shape is not None and not alone:
-        alone = len(shape) < 3 or (len(shape) == 3 and shape[2] in (1, 3, 4))
+        alone = len(shape) < 3 or (len(shape) == 3 and shape[2] in (1, 2, 3, 4))
     for number, image in enumerate([images] if alone else images):
         path = isinstance(image, str | os.PathLike)
         yield (str(image) if path else f"image {number}"), image

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,6 +31,25 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         result |= flatten(value, f"{prefix}.{key}" if prefix else str(key))
     return result
+
+
+def checked_rules(rules: Any, where: str, kind: type | tuple[type, ...], such: str) -> Sequence:
+    """Rules (pattern, value), each of which decides about the paths that its pattern is found in.
+
+    where: what a message calls them. kind, such: types of a value, and what one looks like.
+    ValueError for another thing, and for a pattern that is no regular expression.
+    """
+    for rule in rules:
+        two = isinstance(rule, list | tuple) and len(rule) == 2
+        if not (two and isinstance(rule[0], str) and isinstance(rule[1], kind)):
+            raise ValueError(f"{where} has the rule {rule!r}: write ('PATTERN', {such})")
+        try:
+            re.compile(rule[0])
+        except re.error as error:
+            raise ValueError(
+                f"pattern {rule[0]!r} of {where} is no regular expression: {error}"
+            ) from None
+    return rules
 
 
 def lies_under(key: str, roots: Any) -> bool:

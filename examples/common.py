@@ -4,7 +4,7 @@ import json
 import pathlib
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def opened(folder):
@@ -16,7 +16,8 @@ def opened(folder):
 
 def prepared(path, data):
     """u8[H, w, C] as in training: resized to the height, the contrast stretched."""
-    image = Image.open(path).convert("L" if data["channels"] == 1 else "RGB")
+    image = ImageOps.exif_transpose(Image.open(path))  # as the camera was held
+    image = image.convert("L" if data["channels"] == 1 else "RGB")
     height, width = data["height_px"], data.get("squeeze_px")
     width = width or max(1, (2 * image.width * height + image.height) // (2 * image.height))
     small = min(width, image.width), min(height, image.height)

@@ -90,11 +90,12 @@ def test_all_kinds_of_images_are_read_alike(folder, reader, read):
     data = path.read_bytes()
     grey = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE)
     opaque = np.dstack([grey, grey, grey, np.full_like(grey, 255)])
-    kinds = [str(path), data, grey, grey[:, :, None], np.dstack([grey] * 3), opaque]
+    alpha = np.dstack([grey, np.full_like(grey, 255)])
+    kinds = [str(path), data, grey, grey[:, :, None], np.dstack([grey] * 3), opaque, alpha]
     kinds += [grey / 255, grey.astype(np.uint16) * 257, Image.open(path)]
     for reading in reader.read(kinds, batch_size=4):
         assert not reading.error and reading.text == read[1].text, reading.name
-    for alone in (path, data, memoryview(data), grey, opaque, Image.open(path)):
+    for alone in (path, data, memoryview(data), grey, opaque, alpha, Image.open(path)):
         assert [x.text for x in reader.read(alone, batch_size=4)] == [read[1].text], type(alone)
     stack = np.stack([grey, grey])
     assert [x.text for x in reader.read(stack, batch_size=4)] == [read[1].text] * 2

@@ -98,6 +98,7 @@ TOY, SIMMIM = (
 REAL = SIMMIM + ",records={root}/records"
 WHOLE = "--config.init_parts=('params',)"
 READER = "--config=configs/recognize/probe.py:decoder=ctc"
+SCRATCH = "--config=configs/recognize/scratch.py:size=cnn_nano,records={root}/records"
 
 MISTAKES = [
     # the command line
@@ -152,6 +153,8 @@ MISTAKES = [
     ((TOY, "--config.checkpoint.every_steps=-2"), r"config.checkpoint.every_steps is -2: set it to 0"),
     ((TOY, "--config.checkpoint.keep_last=0"), r"config.checkpoint.keep_last is 0: set it to 1"),
     ((TOY, "--config.checkpoint.best_mode=lowest"), r"config.checkpoint.best_mode is 'lowest': set it to 'min' or 'max'"),
+    ((SCRATCH, "--config.evals.recognition.batch_size=0"), r"config.evals.recognition.batch_size is 0: set it to 1 or more"),
+    ((SCRATCH, "--config.evals.recognition.pictures=-1"), r"config.evals.recognition.pictures is -1: set it to 0 or more"),
     ((TOY, "--config.evals.toy.every_steps=-1"), r"config.evals.toy.every_steps is -1: set it to 0 or more"),
     ((TOY, "--config.data.workers=many"), r"config.data.workers is many: set it to 'auto', 0"),
     ((TOY, "--config.data.workers=-1"), r"config.data.workers is -1: set it to 'auto', 0"),

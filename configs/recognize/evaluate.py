@@ -19,6 +19,8 @@ from dig_jax.configs import common
 
 # What is taken over from the recogniser; None here.
 METHOD = ("encoder", "heads", "frames", "block", "frozen", "standardize")
+# subset*: a language model or a lexicon is of the labels that the run had, and of no others.
+DATA = ("subset", "subset_seed", "subset_order", "max_width_px", "max_pixels")
 
 
 def get_config(arg=None):
@@ -32,8 +34,10 @@ def get_config(arg=None):
     config.init_parts = ("params", "mutable")
     config.init_checkpoint = args.checkpoint
     config.inherit = (*(f"method.{name}" for name in METHOD), *common.PICTURES)
+    config.inherit += tuple(f"data.{name}" for name in DATA)
     config.method = {"name": "recognize", **{name: placeholder(object) for name in METHOD}}
     config.data = common.lines()
+    config.data.update({name: placeholder(object) for name in DATA})
     config.optim = {"lr": 0.0}
     config.evals = {"recognition": {"batch_size": args.batch, "pictures": 24}}
     config.evals.recognition.datasets = args.records or placeholder(object)

@@ -63,12 +63,13 @@ def bounds(
                 "widths"
             )
         return _least_padding(np.asarray(widths, np.int64), count, multiple_px)
-    chosen = np.unique(np.asarray(list(buckets_px), np.int64))
-    if not len(chosen) or chosen[0] < 1:
+    listed = list(buckets_px) if isinstance(buckets_px, Sequence | np.ndarray) else []
+    if not listed or not all(isinstance(width, int | np.integer) and width > 0 for width in listed):
         raise ValueError(
-            f"data.buckets_px is {list(buckets_px)}; it must hold at least one width, each at "
-            "least 1 px"
+            f"data.buckets_px is {buckets_px}; give 'auto', a number of buckets, or a list of "
+            "widths, each at least 1 px"
         )
+    chosen = np.unique(np.asarray(listed, np.int64))
     too_wide = int(np.sum(widths > chosen[-1]))
     if too_wide:
         raise ValueError(
@@ -108,13 +109,15 @@ def shares(weights: Sequence[float], size: int) -> np.ndarray:
     round up).
     """
     exact = np.asarray(weights, np.float64) / np.sum(weights) * size
-    counts = np.maximum(1, np.floor(exact).astype(np.int64))
-    for _ in range(size - int(counts.sum())):
-        counts[np.argmax(exact - counts)] += 1
-    if counts.sum() != size:
+    if size < len(exact):
         raise ValueError(
-            f"{size} draws an epoch cannot give {len(counts)} record sets one each: use fewer sets"
+            f"{size} draws an epoch cannot give {len(exact)} record sets one each: use fewer sets"
         )
+    counts = np.maximum(1, np.floor(exact).astype(np.int64))
+    while (left := size - int(counts.sum())) > 0:
+        counts[np.argmax(exact - counts)] += 1
+    for _ in range(-left):  # those that were raised to 1 take it from the largest
+        counts[np.argmax(np.where(counts > 1, counts - exact, -np.inf))] -= 1
     return counts
 
 

@@ -85,11 +85,14 @@ class Division:
     def _at_random(
         self, rows: np.ndarray, shares: dict[str, float], report: Report
     ) -> dict[str, np.ndarray]:
-        """{split: its rows} of i64[m] labelled rows: one of each 1 / share. So the share is exact,
-        and the same lines are drawn whatever follows."""
+        """{split: its rows} of i64[m] labelled rows: one of each 1 / share, of fewer rows one. So
+        the share is exact, and the same lines are drawn whatever follows."""
         count, left, sides = len(rows), Fraction(1), {}
         for number, (name, share) in enumerate(shares.items()):
-            drawn = draw(len(rows), Fraction(str(share)) / left, [self.seed, *[1] * number])
+            key = [self.seed, *[1] * number]
+            drawn = draw(len(rows), Fraction(str(share)) / left, key)
+            if not len(drawn) and len(rows) > 1:  # of few lines at least one
+                drawn = np.random.default_rng(key).integers(len(rows), size=1)
             sides[name], rows = rows[drawn], np.delete(rows, drawn)
             left -= Fraction(str(share))
             report.notes.append(

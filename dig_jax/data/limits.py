@@ -46,11 +46,12 @@ def learnable(
     squeeze_px: int | None = None,
     max_width_px: int | None = None,
     buckets_px: Sequence[int] | int | str = "auto",
+    ctc: bool = True,
 ) -> tuple[Mixture, list[str]]:
     """(the mixture without the lines that cannot be learnt, one sentence for each kind of them).
 
-    frame_px: width of one frame of the encoder; None leaves the labels unchecked. ValueError where
-    nothing is left.
+    frame_px: width of one frame of the encoder; None leaves the labels unchecked. ctc: repeated
+    characters need a frame between them. ValueError where nothing is left.
     """
     total, told = len(mixture), []
     labelled = mixture.label_chars >= 0
@@ -69,9 +70,10 @@ def learnable(
             told.append(_wide(mixture, widths, wide, most, height_px))
             mixture, widths = mixture.keep(~wide), widths[~wide]
     if frame_px is not None:
-        short = mixture.frames_needed > -(-widths // frame_px)
+        needed = mixture.frames_needed if ctc else mixture.label_chars
+        short = needed > -(-widths // frame_px)
         if short.any():
-            told.append(_too_long(mixture, widths, short, frame_px))
+            told.append(_too_long(mixture, widths, needed, short, frame_px))
             mixture = mixture.keep(~short)
     return mixture, told
 
@@ -87,12 +89,14 @@ def _wide(mixture: Mixture, widths: np.ndarray, wide: np.ndarray, most: int, hei
     return f"{what}, and are left out: to keep them, raise config.data.max_width_px"
 
 
-def _too_long(mixture: Mixture, widths: np.ndarray, short: np.ndarray, frame_px: int) -> str:
+def _too_long(
+    mixture: Mixture, widths: np.ndarray, needed: np.ndarray, short: np.ndarray, frame_px: int
+) -> str:
     first = int(np.flatnonzero(short)[0])
     share = f"{short.mean():.1%}" if short.mean() >= 0.001 else "under 0.1%"
     what = (
         f"{short.sum()} of {len(short)} labels ({share}) need more frames than their line has, one "
-        f"each {frame_px} px: {mixture.where(first)} needs {mixture.frames_needed[first]} and has "
+        f"each {frame_px} px: {mixture.where(first)} needs {needed[first]} and has "
         f"{-(-int(widths[first]) // frame_px)}"
     )
     mend = (
@@ -100,7 +104,7 @@ def _too_long(mixture: Mixture, widths: np.ndarray, short: np.ndarray, frame_px:
         "config.data.height_px or a narrower patch"
     )
     if short.all():
-        raise ValueError(f"{what}, so CTC can learn nothing: {mend}")
+        raise ValueError(f"{what}, so nothing can be learnt: {mend}")
     warning = "warning: " if short.mean() >= WARN_SHARE else ""
     return f"{warning}{what}; they are left out: {mend}"
 

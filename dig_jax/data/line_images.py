@@ -14,12 +14,10 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from dig_jax.data import transforms
-from dig_jax.data.sizes import BadRecord, resized_width
-
-MAX_ASPECT = 256  # a line wider than this many times the network's height is no line
+from dig_jax.data.sizes import MAX_ASPECT, BadRecord, resized_width
 
 
 class LineImage(NamedTuple):
@@ -73,7 +71,8 @@ class Preparation:
         return LineImage(line, width)
 
     def decoded(self, image: Any) -> np.ndarray:
-        """u8[h, w, channels], as `transforms.decode` gives it for a stored image."""
+        """u8[h, w, channels], as `transforms.decode` gives it for a stored image, turned upright as
+        the camera says (EXIF). make_records turns what it stores, so records carry no such tag."""
         if isinstance(image, str | os.PathLike):
             try:
                 with open(image, "rb") as file:
@@ -82,22 +81,25 @@ class Preparation:
                 reason = getattr(error, "strerror", None) or error
                 raise BadRecord(f"cannot be read: {reason}") from error
         if isinstance(image, bytes | bytearray | memoryview):
-            return transforms.decode(bytes(image), self.channels, self.max_pixels)
+            data = bytes(image)
+            pixels = transforms.decode(data, self.channels, self.max_pixels)
+            return transforms.upright(pixels, data)
         if isinstance(image, Image.Image):
-            image = transforms.flatten(image, self.channels)
+            image = transforms.flatten(ImageOps.exif_transpose(image), self.channels)
         return self.of_array(np.asarray(image))
 
     def of_array(self, image: np.ndarray) -> np.ndarray:
-        """The same of an array [h, w], or [h, w, C] with C 1 (grey), 3 (RGB) or 4 (RGBA).
+        """The same of an array [h, w], or [h, w, C] with C 1 (grey), 2 (grey, alpha), 3 (RGB) or 4
+        (RGBA).
 
         bool, integers from 0 and fractions from 0 to 1 are brought to 8 bits as those of a file.
         """
         if image.ndim == 2:
             image = image[:, :, None]
-        if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or not image.size:
+        if image.ndim != 3 or image.shape[2] not in (1, 2, 3, 4) or not image.size:
             raise BadRecord(
                 f"an array of shape {image.shape} is no image: give [h, w] or [h, w, C] with C "
-                "1 (grey), 3 (RGB) or 4 (RGBA)"
+                "1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA)"
             )
         if image.dtype == bool:
             image = image.astype(np.uint8) * 255
@@ -107,6 +109,8 @@ class Preparation:
             raise BadRecord(f"too large: more than data.max_pixels={self.max_pixels} pixels")
         if image.dtype != np.uint8:
             image = transforms.eight_bits(image)
+        if image.shape[2] == 2:
+            image = image[:, :, [0, 0, 0, 1]]
         if image.shape[2] == self.channels:
             return np.ascontiguousarray(image)
         # Through a file, so that colours become greys as those of stored images do.

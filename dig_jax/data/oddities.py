@@ -5,12 +5,11 @@ import unicodedata
 from typing import Any
 
 from dig_jax.data.examples import Example, Report, shown
-from dig_jax.data.sizes import BadRecord, header_size
+from dig_jax.data.sizes import MAX_ASPECT, BadRecord, header_size
 from dig_jax.text import INVISIBLE, normalize
 
 MAX_SIDE_PX = 65535  # the index holds u16
 MAX_LABEL_CHARS = 10_000  # a label array is as wide as the longest label, for every line of a batch
-MAX_ASPECT = 500  # ten times a long line; a batch is as wide as its widest line
 UPRIGHT = 2  # times higher than wide: a line that runs downwards
 BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 NAME = re.compile(r"\w[\w.-]*")

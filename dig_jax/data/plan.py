@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from dig_jax.data import buckets
-from dig_jax.data.oddities import MAX_ASPECT
 from dig_jax.data.records import Mixture
+from dig_jax.data.sizes import MAX_ASPECT
 
 if TYPE_CHECKING:
     import grain

@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +61,13 @@ def parse(value: bytes) -> Record:
 VALIDATION = ("val", "valid", "dev")  # what others call the split "validation"
 
 
+def called(split: str, splits: Mapping[str, Any]) -> str:
+    """What a folder with these splits calls `split`: "validation" has other names, too."""
+    if split == "validation" and split not in splits:
+        return next(filter(splits.get, VALIDATION), split)
+    return split
+
+
 class RecordSet:
     """One split of one records folder. Threads may share it; pickled, it carries names only and
     opens its files again."""
@@ -68,8 +75,7 @@ class RecordSet:
     def __init__(self, path: str | Path, split: str = "train"):
         self.path = Path(path).expanduser()
         self.manifest = read_manifest(self.path)
-        if split == "validation" and split not in self.manifest["splits"]:
-            split = next(filter(self.manifest["splits"].get, VALIDATION), split)
+        split = called(split, self.manifest["splits"])
         if split not in self.manifest["splits"]:
             known = ", ".join(sorted(self.manifest["splits"]))
             how = "name another one, as in PATH@SPLIT"

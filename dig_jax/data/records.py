@@ -264,9 +264,10 @@ def _choose(
         raise ValueError(f"subset_order is '{order}', but must be 'random' or 'first'.")
     if subset is None:
         return np.arange(total)
-    if not subset > 0 or (subset > 1 and subset != int(subset)):
+    number = isinstance(subset, int | float) and not isinstance(subset, bool)
+    if not number or not subset > 0 or (subset > 1 and subset != int(subset)):
         raise ValueError(
-            f"subset is {subset}, but must be a fraction in (0, 1], a whole number above 1, or "
+            f"subset is {subset!r}, but must be a fraction in (0, 1], a whole number above 1, or "
             "None."
         )
     if subset > total and subset > 1:

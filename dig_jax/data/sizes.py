@@ -25,6 +25,7 @@ FORMATS = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TGA",
 MAX_SCANS = 16
 MAX_METADATA_BYTES = 16 << 20  # of a PNG or JPEG, beside 16 bytes a pixel
 MAX_PIXELS = 1 << 24  # 16 Mpx: 100 times a long line at 300 dpi
+MAX_ASPECT = 500  # ten times a long line; a batch is as wide as its widest line
 MAX_PARTS = 1 << 16  # chunks of a PNG, segments before the first scan of a JPEG
 
 # It logs why it refuses a TIFF and raises as well: who reads the file counts and names it.

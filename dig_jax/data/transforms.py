@@ -8,6 +8,7 @@ reading threads or worker processes already fill the cores.
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -84,6 +85,30 @@ def decode(data: bytes, channels: int, max_pixels: int = MAX_PIXELS) -> np.ndarr
             "decoded"
         )
     return image
+
+
+ORIENTATION = 0x0112  # tag of EXIF and TIFF
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # of [h, w, C], by the tag
+    2: lambda x: x[:, ::-1],
+    3: lambda x: x[::-1, ::-1],
+    4: lambda x: x[::-1],
+    5: lambda x: x.swapaxes(0, 1),
+    6: lambda x: np.rot90(x, -1),
+    7: lambda x: x[::-1, ::-1].swapaxes(0, 1),
+    8: lambda x: np.rot90(x),
+}
+
+
+def upright(image: np.ndarray, data: bytes) -> np.ndarray:
+    """u8[h, w, C] decoded from `data` -> the same turned as the camera's tag says."""
+    try:
+        stored = open_image(data)
+        turn = TURNS.get(stored.getexif().get(ORIENTATION, 1))
+    except Exception:  # whatever a parser makes of odd metadata: the pixels are good
+        return image
+    if turn is None or stored.format == "TIFF":  # those Pillow has turned by itself
+        return image
+    return np.ascontiguousarray(turn(image))
 
 
 def _is_plain_png(data: bytes) -> bool:

@@ -29,9 +29,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from dig_jax import sharding
 from dig_jax.data import pipeline, records
+from dig_jax.data.record_set import called
 from dig_jax.evaluators import scoring
 from dig_jax.models.decoders import ctc
-from dig_jax.text import Charset, normalize
+from dig_jax.text import Charset, base_direction, normalize
 
 STD_FLOOR = 1e-6
 
@@ -90,7 +91,8 @@ class Evaluator:
                     missing,
                 )
                 continue
-            charset = Charset.from_texts(records.open_sets(train).texts())
+            texts = list(records.open_sets(train, labelled=True).texts())
+            charset = Charset.from_texts(texts, base_direction(texts))
             splits = [
                 read_lines(
                     spec, count, seed, charset, encode_batch + -encode_batch % mesh.size, data
@@ -154,7 +156,7 @@ def unlabelled(path: str) -> str:
     """What the records folder lacks for a probe, or "" where it lacks nothing."""
     splits = records.read_manifest(path)["splits"]
     for split in ("train", "validation"):
-        if split not in splits:
+        if called(split, splits) not in splits:
             return f"no split {split!r}"
         if not (records.RecordSet(path, split).label_chars > 0).any():
             return f"no labelled line in the split {split!r}"

@@ -250,7 +250,7 @@ class Evaluator:
         even = np.array([line.index % 2 == 0 for line in labelled])
         for other, rows in counts.items():
             cers = {"cer": cer(rows)}
-            if name in self.validation:
+            if name in self.validation and 0 < even.sum() < len(even):  # no CER of no line
                 cers |= {"cer_even": cer(rows[even]), "cer_odd": cer(rows[~even])}
             if len(counts) > 1:
                 result |= {f"{key}@{other}": value for key, value in cers.items()}

@@ -100,4 +100,4 @@ def sureness(found: Found) -> float:
 
 def training_texts(data: Mapping) -> list[str]:
     """Labels of the lines that a run with this config.data is trained on."""
-    return records.training_lines(data).texts()
+    return list(records.training_lines(data).texts())

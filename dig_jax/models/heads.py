@@ -243,7 +243,10 @@ class BiLstm(nn.Module):
 
 def dropped(x, share: float, key, layer: int):
     """Dropout (Srivastava et al. 2014) of `share` of the values of x f32[...] in front of a layer,
-    by its own part of the key. Without a key x stays as it is."""
+    by its own part of the key. Without a key x stays as it is. ValueError for a share that is none.
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"dropout is {share}: set it to a share from 0 up to, but not, 1")
     if key is None or not share:
         return x
     kept = jax.random.bernoulli(jax.random.fold_in(key, layer), 1.0 - share, x.shape)

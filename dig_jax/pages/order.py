@@ -25,10 +25,13 @@ def reading_order(boxes: np.ndarray, right_to_left: bool = False) -> list[int]:
     share = (left[:, None] < right) & (left < right[:, None])
     above = middle[:, None] < middle
     before = share & above
-    # [a, b, c]: c lies between the rows of a and b and spans both.
-    low, high = np.minimum(middle[:, None], middle), np.maximum(middle[:, None], middle)
-    between = (middle > low[:, :, None]) & (middle < high[:, :, None])
-    spanned = (between & share[:, None, :] & share[None, :, :]).any(axis=2)
+    # spanned[a, b]: some line lies between the rows of a and b and spans both. One spanning line at
+    # a time, so that a page of n lines takes n^2 of memory.
+    spanned = np.zeros_like(share)
+    for line in range(len(middle)):
+        both = np.flatnonzero(share[line] & (middle != middle[line]))
+        upper, lower = both[middle[both] < middle[line]], both[middle[both] > middle[line]]
+        spanned[np.ix_(upper, lower)] = spanned[np.ix_(lower, upper)] = True
     before |= (right[:, None] <= left) & ~spanned
     return _sorted(before, middle)
 
@@ -36,13 +39,15 @@ def reading_order(boxes: np.ndarray, right_to_left: bool = False) -> list[int]:
 def _sorted(before: np.ndarray, middle: np.ndarray) -> list[int]:
     """Topological order of bool[n, n]; among those that are free, and in circles, the top one."""
     waiting, order = np.ones(len(middle), bool), []
+    ahead = before.sum(axis=0)  # waiting lines that come before each
     while waiting.any():
-        free = waiting & ~(before & waiting[:, None]).any(axis=0)
+        free = waiting & (ahead == 0)
         chosen = np.flatnonzero(free if free.any() else waiting)
         # Go on below the line just read where that is possible: columns are not mixed.
         next_one = chosen[np.argmin(middle[chosen])]
         order.append(int(next_one))
         waiting[next_one] = False
+        ahead -= before[next_one]
     return order
 
 

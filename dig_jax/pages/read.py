@@ -93,7 +93,9 @@ def pictures(path: str | os.PathLike, dpi: int = PDF_DPI) -> Iterator[tuple[str,
         if data.startswith(b"%PDF"):
             yield from pdf_pages(name, data, dpi)
             return
-        frames = getattr(open_image(data), "n_frames", 1) if data else 1
+        # Of a JPEG or GIF only the first: further ones are thumbnails, or move.
+        opened = open_image(data) if data else None
+        frames = opened.n_frames if opened and opened.format == "TIFF" else 1
         for frame in range(frames):
             image = np.asarray(store.pixels(data, frame)[0])
             yield (f"{name}#{frame + 1}" if frames > 1 else name), image
@@ -111,12 +113,18 @@ def pdf_pages(name: str, data: bytes, dpi: int) -> Iterator[tuple[str, Any]]:
         return
     with pages:
         for number in range(len(pages)):
-            page = pages[number]
-            label, scale = f"{name}#{number + 1}", dpi / 72
-            if page.get_width() * page.get_height() * scale**2 > MAX_PIXELS:
-                yield label, BadRecord(f"more than {MAX_PIXELS} pixels: give a lower --dpi")
-                continue
-            yield label, np.asarray(page.render(scale=scale, grayscale=True).to_pil().convert("L"))
+            try:
+                image = _drawn(pages[number], dpi / 72)
+            except RuntimeError as error:
+                image = BadRecord(f"this page of the PDF cannot be drawn: {error}")
+            yield f"{name}#{number + 1}", image
+
+
+def _drawn(page: Any, scale: float) -> Any:
+    """u8[h, w] of a page of a PDF, or a BadRecord where it is too large."""
+    if page.get_width() * page.get_height() * scale**2 > MAX_PIXELS:
+        return BadRecord(f"more than {MAX_PIXELS} pixels: give a lower --dpi")
+    return np.asarray(page.render(scale=scale, grayscale=True).to_pil().convert("L"))
 
 
 def files_of(names: Iterable[str]) -> Iterator[str]:

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 from absl import app, flags
 
+from dig_jax.data import records
 from dig_jax.evaluators import intervals, scoring
 from dig_jax.text import Charset, normalize
 from dig_jax.tools import predict, program
@@ -126,7 +127,7 @@ def judged(path: Any, truth: str) -> list[Reading]:
 
 def _records(truth: str) -> Iterator[tuple[str, Any]]:
     """(name, record) of RECORDS[@SPLIT],.., as tools.predict reads them: without a split, all."""
-    for part in truth.split(","):
+    for part in records.cut(truth):
         folder, split = predict.place(part)
         if not (folder / predict.MANIFEST).is_file():
             raise FileNotFoundError(f"--truth={part} holds no records: name those that were read")

@@ -19,7 +19,7 @@ Without any true label: a reader of rendered lines, say, labels the training lin
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,13 +95,14 @@ def examples(
     learnt: records.Mixture | None,
     rest: records.Mixture,
     own: dict[int, str],
-    validation: records.Mixture | None,
+    validation: Sequence[records.Mixture],
     report: writer.Report,
 ) -> Iterator[writer.Example]:
     """What `writer.write` takes: training lines with true and own labels, then validation. Damaged
     records are left out and counted in the report."""
-    for split, mixture in (("train", learnt), ("validation", validation)):
-        for record in stream(mixture) if mixture else ():
+    parts = [("train", learnt)] if learnt else []
+    for split, mixture in (*parts, *(("validation", one) for one in validation)):
+        for record in stream(mixture):
             if record.error:
                 report.skip(record.id, record.error)
             else:
@@ -126,11 +127,14 @@ def make(
     labels are true; rest: lines to be read; options: of `writer.write`."""
     report = writer.Report()
     own = own_labels(reader, rest, keep, batch_size, report)
-    try:
-        validation = records.open_sets(",".join(f"{s.path}@validation" for s in rest.sets))
-    except ValueError:
-        validation = None
-        report.notes.append("the training records have no validation split: name one to evaluate")
+    validation = []
+    for path in dict.fromkeys(str(one.path) for one in rest.sets):
+        try:
+            validation.append(records.open_sets(f"{path}@validation"))
+        except ValueError:
+            report.notes.append(f"{path} has no validation split")
+    if not validation:
+        report.notes.append("no line is there to validate on: name a set to evaluate")
     about = rest.sets[0].manifest
     report.about = {name: about[name] for name in ("source", "licence") if about.get(name)}
     report.about[TRUE_LABELS] = len(learnt or ())

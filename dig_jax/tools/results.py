@@ -30,6 +30,7 @@ and the sentence about their commits.
 
 import collections
 import json
+import os
 import pathlib
 import re
 import statistics
@@ -313,6 +314,13 @@ def between_markers(text: str) -> tuple[str, str, str]:
     return head, *rest.split(END, 1)
 
 
+def replace(path: pathlib.Path, text: str) -> None:
+    """Writes a file as a whole, so that a process killed now leaves the one before."""
+    new = path.with_name(path.name + ".tmp")
+    new.write_text(text, encoding="utf-8")
+    os.replace(new, path)
+
+
 def main(argv):
     if len(argv) != 2:
         raise app.UsageError("name the one folder that holds the work folders")
@@ -354,11 +362,9 @@ def main(argv):
     table = "\n\n".join(filter(None, [table, *notes, spread]))
     print(table)
     if stored:
-        stored.write_text(
-            "".join(json.dumps(record) + "\n" for record in records), encoding="utf-8"
-        )
+        replace(stored, "".join(json.dumps(record) + "\n" for record in records))
     if readme:
-        readme.write_text(f"{head}{BEGIN}\n{table}\n{END}{rest}", encoding="utf-8")
+        replace(readme, f"{head}{BEGIN}\n{table}\n{END}{rest}")
 
 
 if __name__ == "__main__":

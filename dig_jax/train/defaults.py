@@ -53,7 +53,7 @@ def filled(cfg: Mapping[str, Any]) -> dict[str, Any]:
         )
     sets = options(records.open_sets, "spec", "labelled")
     given = ("mixture", "batch_size", "charset", "seed", "process_index", "process_count")
-    limited = options(limits.learnable, "frame_px") if data["kind"] == "lines" else {}
+    limited = options(limits.learnable, "frame_px", "ctc") if data["kind"] == "lines" else {}
     cfg["data"] = {**READING, **sets, **options(DATA[data["kind"]], *given), **limited, **data}
     module = load_module("methods", cfg["method"]["name"], "config.method.name")
     cfg["method"] = options(module.Method, "charset", "encoder") | dict(cfg["method"])

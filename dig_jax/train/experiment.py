@@ -19,10 +19,10 @@ import jax
 import numpy as np
 
 from dig_jax import config as build
-from dig_jax import hosts, prng, sharding
+from dig_jax import hosts, prng, sharding, trees
 from dig_jax.data import buckets, limits, pipeline, records
 from dig_jax.methods.shared import base
-from dig_jax.models import encoders
+from dig_jax.models import decoders, encoders
 from dig_jax.text import Charset, base_direction
 from dig_jax.train import accumulate, defaults, optim
 from dig_jax.train import state as states
@@ -147,7 +147,10 @@ class Experiment:
         given["batch_size"] = cfg["batch_size"]
         optimizer = build.call(optim.create, "config.optim", cfg["optim"], **given)
         run = {name: cfg[name] for name in ("batch_size", "seed", "profile", "compile_cache")}
-        run |= {"parts": cfg["accumulate"], "rules": cfg["sharding"]}
+        layout = trees.checked_rules(
+            cfg["sharding"], "config.sharding", (list, tuple), "('fsdp?', None)"
+        )
+        run |= {"parts": cfg["accumulate"], "rules": layout}
         run |= {"log_every": cfg["log"]["every_steps"], "source": Source.of(cfg)}
         return cls(cfg, mesh, data, method, variables, optimizer, total, **run)
 
@@ -274,6 +277,7 @@ def open_data(cfg: Mapping[str, Any], mesh: Any) -> Data:
         mixture, told = limits.learnable(
             mixture,
             frame_px=encoders.column_px(encoder) if encoder else None,
+            ctc=decoders.reads_by_ctc(cfg["method"].get("heads") or {}),
             max_width_px=options.pop("max_width_px"),
             **{name: options[name] for name in names},
         )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from dig_jax import trees
 
 Rules = Sequence[tuple[str, Mapping[str, Any]]]
+WHERE = "config.optim.rules"
 # What a rule may set, and what it sets where it is silent; the decay is then the optimiser's.
 RULE = {
     "lr_scale": 1.0,
@@ -70,12 +71,17 @@ def _match(names: list[str], rules: Rules) -> dict[str, Mapping[str, Any]]:
     parameters, unknown keys.
     """
     chosen: dict[str, Mapping[str, Any]] = {}
-    for pattern, rule in rules:
+    for pattern, rule in trees.checked_rules(rules, WHERE, Mapping, "{'lr_scale': 0.1}"):
         unknown = set(rule) - set(RULE)
         if unknown:
             raise ValueError(
                 f"rule {pattern!r} of config.optim.rules has {sorted(unknown)}: a rule may set "
                 f"{tuple(RULE)}"
+            )
+        if not all(isinstance(rule.get(n, 0), int | float) for n in ("lr_scale", "freeze_frac")):
+            raise ValueError(
+                f"rule {pattern!r} of config.optim.rules is {dict(rule)}: lr_scale and freeze_frac "
+                "are numbers"
             )
         hits = [n for n in names if n not in chosen and re.search(pattern, n)]
         if not hits:

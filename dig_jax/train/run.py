@@ -71,6 +71,12 @@ def _run(config: Mapping[str, Any], workdir: str) -> TrainState:
             checkpoint.await_step(workdir, resumed)
             saved = checkpoint.read_meta(workdir, resumed)
             folder.check_same(saved, meta, workdir)
+            if total < resumed:  # before config.json says otherwise
+                raise ValueError(
+                    f"{workdir} has finished {resumed} steps already, and config.total asks for "
+                    f"{total}: raise it to train on. To evaluate what it has learnt, name another "
+                    f"--workdir, with --config.init_from={workdir}"
+                )
         folder.describe_run(files.folder, meta)
         evaluators = experiment.evaluators(files.folder)
         stack.enter_context(explain_memory(data.batch_shape))
@@ -91,7 +97,7 @@ def _run(config: Mapping[str, Any], workdir: str) -> TrainState:
             report(f"{workdir} has finished {start} steps already: raise config.total to train on")
             return state
         if hosts.is_lead():
-            reads = experiment.config["data"]["kind"] == "lines"
+            reads = total and experiment.config["data"]["kind"] == "lines"
             labels = records.count_labels(experiment.config["data"]) if reads else None
             provenance.note(files.folder, start, commit, total, labels)
         files.publish()

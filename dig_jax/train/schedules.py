@@ -64,7 +64,7 @@ def make_schedule(
 
     def rate(step: Any) -> jax.Array:
         step = jnp.asarray(step, jnp.float32)
-        rising = peak * step / jnp.maximum(warmup_steps - 1, 1)
+        rising = jnp.where(warmup_steps > 1, peak * step / jnp.maximum(warmup_steps - 1, 1), peak)
         left = jnp.maximum(total_steps - warmup_steps, 1)
         done = jnp.clip((step - warmup_steps) / left, 0.0, 1.0)
         falling = (

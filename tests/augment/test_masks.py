@@ -197,6 +197,8 @@ def test_mixed_draws_one_of_the_three_for_each_line_whatever_the_batch():
 @pytest.mark.slow
 def test_the_other_options_say_the_kind_where_it_is_not_named(key):
     assert kinds(None, 1, None) == ("random",) and kinds(None, 2, None) == ("span",)
+    with pytest.raises(ValueError, match="mask_span is 4, and mask_unit_px hides blocks"):
+        kinds(None, 4, (8, 8))
     assert kinds(None, 1, (8, 8)) == ("block",) and kinds("random", 2, None) == ("random",)
     width, grid = jnp.full((4,), 128), (8, 32)
     same = np.testing.assert_array_equal

@@ -22,7 +22,7 @@ def test_chosen_buckets_cost_the_least_padding():
     assert len(buckets.bounds(widths)) == buckets.AUTO_COUNT
 
 
-@pytest.mark.parametrize("value", ["many", 0, [], [0, 32]])
+@pytest.mark.parametrize("value", ["many", 0, [], [0, 32], 2.5, [64, "a"], [64.5], None])
 def test_senseless_buckets_are_refused(value):
     with pytest.raises(ValueError, match="buckets_px"):
         buckets.bounds(np.array([10]), value)
@@ -62,5 +62,7 @@ def test_shares_sum_up():
     assert buckets.shares([3, 1], 100).tolist() == [75, 25]
     assert buckets.shares([1, 1, 1], 100).sum() == 100
     assert buckets.shares([1e-9, 1], 10).tolist() == [1, 9]
+    assert buckets.shares([1000, 1, 1], 100).tolist() == [98, 1, 1]
+    assert buckets.shares([1, 1e-9, 5, 1e-9], 6).tolist() == [1, 1, 3, 1]
     with pytest.raises(ValueError, match="one each"):
         buckets.shares([1, 1, 1], 2)

@@ -49,6 +49,12 @@ def test_shares_are_exact_and_every_line_is_on_one_side(tmp_path):
     assert other["validation"] != ids["validation"]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_of_few_lines_at_least_one_is_held_back(tmp_path, seed):
+    ids, _ = made(tmp_path, pages(3), validation=0.1, seed=seed)
+    assert {split: len(found) for split, found in ids.items()} == {"train": 2, "validation": 1}
+
+
 def test_groups_stay_whole(tmp_path):
     ids, manifest = made(tmp_path, pages(), validation=0.1, test=0.2, group_by=r"^(work\d+)/")
     works = {split: {id.split("/")[0] for id in found} for split, found in ids.items()}

@@ -143,13 +143,20 @@ def test_few_labels_that_are_too_long_are_told_without_a_warning(tmp_path):
     kept, told = limits.learnable(found, height_px=8, frame_px=4)
     assert len(kept) == 199 and told[0].startswith("1 of 200 labels (0.5%) need more frames")
     assert limits.learnable(found, height_px=8)[1] == []  # frames not known: not judged
+    doubles = mixture(tmp_path / "b", [40] * 9, ["xxxxxxxxxx"] * 8 + ["abcdefghijk"])
+    with pytest.raises(ValueError, match="nothing can be learnt"):
+        limits.learnable(doubles, height_px=8, frame_px=4)  # a blank between equal characters
+    kept, told = limits.learnable(doubles, height_px=8, frame_px=4, ctc=False)
+    assert len(kept) == 8 and "#8 needs 11 and has 10" in told[0]
     kept, told = limits.learnable(found, height_px=8, frame_px=4, squeeze_px=400)
     assert len(kept) == 200 and not told
 
 
 def test_a_set_that_ctc_cannot_learn_is_refused(tmp_path):
     found = mixture(tmp_path / "a", [40] * 3, ["x" * 30] * 3)
-    with pytest.raises(ValueError, match=r"3 of 3 labels \(100.0%\) .*needs 59 and has 10, so CTC"):
+    with pytest.raises(
+        ValueError, match=r"3 of 3 labels \(100.0%\) .*needs 59 and has 10, so noth"
+    ):
         limits.learnable(found, height_px=8, frame_px=4)
     with pytest.raises(ValueError, match="no line is left: raise config.data.max_width_px"):
         limits.learnable(found, height_px=8, max_width_px=10)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dig_jax.data import transforms
+from dig_jax.data import images, transforms
+from dig_jax.data.line_images import Preparation
 from dig_jax.data.sizes import BadRecord, header_size, resized_width
 
 
@@ -345,3 +346,18 @@ def test_a_transparent_colour_of_a_palette_is_seen():
     image.paste(1, (5, 2, 15, 8))
     out = transforms.decode(saved(image, "PNG", transparency=0), 1)
     assert out[0, 0, 0] == 255 and out[5, 10, 0] == 10
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("tag", range(1, 9))
+def test_a_turned_picture_is_read_as_make_records_stores_it(kind, tag):
+    """A picture of Pillow, its bytes, and what a source makes of them: all upright."""
+    image, exif = Image.fromarray(picture(24, 60)[:, :, 0]), Image.Exif()
+    exif[transforms.ORIENTATION] = tag
+    out = io.BytesIO()
+    image.save(out, kind, exif=exif, **({"lossless": True} if kind == "WEBP" else {}))
+    stored = images.Store(channels=1, height_px=100, max_pixels=10**6).decode(out.getvalue())[0]
+    assert stored.shape == ((24, 60) if tag < 5 else (60, 24))
+    prepare = Preparation(height_px=stored.shape[0], channels=1)
+    for given in (out.getvalue(), Image.open(io.BytesIO(out.getvalue()))):
+        np.testing.assert_array_equal(prepare(given).pixels[:, :, 0], stored)

@@ -197,3 +197,26 @@ def test_no_readable_line_is_a_sentence(tmp_path):
     nothing = [(batch, keep[:0], []) for batch, keep, _ in train]
     with pytest.raises(ValueError, match="labelled records"):
         evaluator.cer(1.0, charset, nothing, validation)
+
+
+def test_labels_from_right_to_left_are_learnt_in_the_order_of_the_picture(tmp_path):
+    """Latin letters stand for the glyphs, of which the first of a word is drawn on the right."""
+    glyphs = dict(zip("אבגדהוזח", CHARSET.chars[1:]))
+    words = ["אבג", "דהוז", "חאב", "הגדבא", "זחו"]
+    drawn = lambda word: draw("".join(glyphs[letter] for letter in reversed(word)))
+    rows = [("train", drawn(w), w) for w in words * 8] + [
+        ("validation", drawn(w), w) for w in words
+    ]
+    writer.write(tmp_path / "words", ((*row, str(i)) for i, row in enumerate(rows)))
+    data = {"train": str(tmp_path / "words")} | DATA
+    assert cer(make(data, steps=200), 1.0) < 0.05
+
+
+def test_validation_by_another_name_is_a_probe_too(tmp_path):
+    rows = [("train", draw(word), word) for word in WORDS * 2]
+    rows += [("val", draw(word), word) for word in WORDS]
+    writer.write(tmp_path / "words", ((*row, str(i)) for i, row in enumerate(rows)))
+    assert probe.unlabelled(str(tmp_path / "words")) == ""
+    assert cer(make({"train": str(tmp_path / "words")} | DATA), 1.0) < 0.05
+    writer.write(tmp_path / "none", ((*row, str(i)) for i, row in enumerate(rows[:9])))
+    assert probe.unlabelled(str(tmp_path / "none")) == "no split 'validation'"

@@ -14,6 +14,7 @@ from dig_jax import sharding
 from dig_jax.data import writer
 from dig_jax.evaluators import lines, recognition, scoring
 from dig_jax.workdir import datasets, readings
+from dig_jax.workdir.read import Candidate, honest
 from tests.evaluators.lines import CHARSET, DATA, Reader, draw, frames_of, write
 
 STATE = types.SimpleNamespace(params={}, mutable={})
@@ -83,6 +84,14 @@ def test_halves_are_of_even_and_odd_records_and_add_up(tmp_path):
     folder = write(tmp_path / "words", [("tin", "tin"), ("toes", "tos"), ("sun", "su")])
     metrics = evaluate(folder)
     assert metrics["eval/words/cer_even"] == 1 / 6 and metrics["eval/words/cer_odd"] == 1 / 4
+
+
+def test_one_half_without_a_line_has_no_figure(tmp_path):
+    """Of even records alone there is no cross-validated figure, rather than one of zero."""
+    folder = write(tmp_path / "words", [("tin", "tin"), (None, "toes"), ("sun", "su")])
+    metrics = evaluate(folder)
+    assert metrics["eval/words/cer"] == 1 / 6 and "eval/words/cer_odd" not in metrics
+    assert honest([Candidate(metrics, 1 / 6, 1 / 6)]) is None
 
 
 def test_only_validation_sets_choose(tmp_path):

@@ -127,6 +127,11 @@ def test_the_rule_of_the_config_freezes_the_patch_embedding(case):
         assert not config.get_config(f"preset=cpu,{other}").optim.rules
 
 
+def test_what_stands_above_a_block_cannot_be_frozen_in_scanned_blocks():
+    with pytest.raises(ValueError, match="the blocks are scanned, .*encoder.scan=False"):
+        make(encoder={**pairs.ENCODER, "depth": 2, "scan": True}, block=1)
+
+
 @pytest.mark.slow
 def test_a_contrast_on_a_middle_block_is_that_of_an_encoder_that_ends_there():
     """block=1 of 2, against an encoder of one block without a last norm; what stands above it takes

@@ -113,3 +113,32 @@ def test_pieces_of_one_row_are_read_from_left_to_right():
 @pytest.mark.parametrize("value", [0, 128, 255])
 def test_an_even_page_has_no_line(value):
     assert locate.locate(np.full((300, 300), value, np.uint8)) == []
+
+
+def by_triples(boxes):
+    """spanned[a, b] written out: some line lies between the rows of a and b and spans both."""
+    left, top, right, bottom = boxes.T
+    spare = order.SPARE * (right - left)
+    left, right, middle = left + spare, right - spare, (top + bottom) / 2
+    share = lambda a, b: left[a] < right[b] and left[b] < right[a]
+    n, before = len(boxes), np.zeros((len(boxes),) * 2, bool)
+    for a in range(n):
+        for b in range(n):
+            low, high = sorted((middle[a], middle[b]))
+            spanned = any(low < middle[c] < high and share(a, c) and share(b, c) for c in range(n))
+            before[a, b] = share(a, b) and middle[a] < middle[b]
+            before[a, b] |= right[a] <= left[b] and not spanned
+    waiting, found = set(range(n)), []
+    while waiting:
+        free = [b for b in waiting if not any(before[a, b] for a in waiting)]
+        found.append(min(free or waiting, key=lambda b: (middle[b], b)))
+        waiting.remove(found[-1])
+    return found
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_order_is_that_of_the_rules_written_out(seed):
+    rng = np.random.default_rng(seed)
+    start = rng.integers(0, 200, (25, 2))
+    found = np.concatenate([start, start + rng.integers(5, 120, (25, 2)) * (1, 0.2)], 1)
+    assert order.reading_order(found) == by_triples(found)

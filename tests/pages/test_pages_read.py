@@ -195,3 +195,26 @@ def test_wrong_flags_are_one_sentence(monkeypatch):
     with pytest.raises(FileNotFoundError, match="--words=nowhere.txt is no file"):
         tool.spelling("nowhere.txt", 1)
     assert tool.spelling("", 1) is None
+
+
+def test_a_page_of_a_pdf_that_cannot_be_drawn_stops_nothing(page, tmp_path):
+    """Three pages, of which the second is none any more."""
+    pytest.importorskip("pypdfium2")
+    sheets = [Image.fromarray(page)] * 3
+    sheets[0].save(tmp_path / "b.pdf", save_all=True, append_images=sheets[1:], resolution=72)
+    data = (tmp_path / "b.pdf").read_bytes()
+    parts = data.split(b"/Type /Page\n")
+    assert len(parts) == 4
+    broken = parts[0] + b"/Type /Page\n" + parts[1] + b"/Type /Nope\n" + parts[2]
+    (tmp_path / "b.pdf").write_bytes(broken + b"/Type /Page\n" + parts[3])
+    one, two, three = read.pictures(tmp_path / "b.pdf", dpi=72)
+    assert one[1].shape == three[1].shape == page.shape and two[0].endswith("b.pdf#2")
+    assert "this page of the PDF cannot be drawn" in str(two[1])
+
+
+def test_the_thumbnail_of_a_jpeg_is_no_page(page, tmp_path):
+    small = Image.fromarray(page).resize((90, 120))
+    Image.fromarray(page).save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[small])
+    assert Image.open(tmp_path / "a.jpg").n_frames == 2
+    ((name, image),) = read.pictures(tmp_path / "a.jpg")
+    assert name.endswith("a.jpg") and image.shape == page.shape

@@ -35,7 +35,7 @@ def made(tmp_path_factory):
     learnt, rest = pseudo_label.split_lines(data)
     report = records.Report()
     own = pseudo_label.own_labels(Reader(), rest, 0.6, 4, report)
-    rows = list(pseudo_label.examples(learnt, rest, own, None, report))
+    rows = list(pseudo_label.examples(learnt, rest, own, [], report))
     records.write(folder / "own", rows, report=report)
     return folder, learnt, rest, own, report
 
@@ -73,7 +73,7 @@ def test_damaged_records_are_counted_and_named(made):
             return [good, records.Record(b"", None, "bad line", "the shard is damaged here")]
 
     report = records.Report()
-    rows = list(pseudo_label.examples(Damaged(), rest, {}, Damaged(), report))
+    rows = list(pseudo_label.examples(Damaged(), rest, {}, [Damaged()], report))
     assert [row[0] for row in rows] == ["train", "validation"]
     assert report.reasons == {"the shard is damaged here": 2}
     assert {entry["name"] for entry in report.first} == {"bad line"}

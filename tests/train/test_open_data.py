@@ -16,7 +16,7 @@ def config(folder, **data):
         **defaults.READING,
         **defaults.options(records.open_sets, *experiment.SETS),
         **defaults.options(pipeline.recognition, *GIVEN),
-        **defaults.options(limits.learnable, "frame_px"),
+        **defaults.options(limits.learnable, "frame_px", "ctc"),
         **{"kind": "lines", "train": str(folder), "height_px": 8, "channels": 1, **data},
     }
     method = {"encoder": {"patch": (8, 4)}}

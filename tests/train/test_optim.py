@@ -109,6 +109,8 @@ def test_schedule_points():
     np.testing.assert_allclose(rate(27_500), 1e-5 + 0.5 * 5.9e-4, rtol=1e-5)
     last = 1e-5 + 0.5 * 5.9e-4 * (1 + math.cos(math.pi * 44_999 / 45_000))
     np.testing.assert_allclose(rate(49_999), last, rtol=1e-5)
+    one = optim.make_schedule(0.1, 10, 1, 0.0, "constant")  # both ends of one step are the peak
+    np.testing.assert_allclose([one(0), one(1)], 0.1, rtol=1e-6)
     flat = optim.make_schedule(0.1, 10, 2, 0.0, "constant")
     np.testing.assert_allclose([flat(0), flat(1), flat(9)], [0.0, 0.1, 0.1], rtol=1e-6)
     assert float(optim.make_schedule(0.1, 10, 0, 0.0, "cosine")(0)) == pytest.approx(0.1)

@@ -455,6 +455,17 @@ def test_a_finished_run_says_so(lines, tmp_path, capsys):
     assert "finished" in capsys.readouterr().err and rows_of(tmp_path) == before
 
 
+@pytest.mark.parametrize("total", [0, 2])
+def test_fewer_steps_than_it_has_are_refused_and_change_nothing(lines, tmp_path, total):
+    train.run(make_config(lines, 3), str(tmp_path))
+    before = (tmp_path / "config.json").read_text(), rows_of(tmp_path)
+    with pytest.raises(
+        ValueError, match=f"finished 3 steps .* asks for {total}: .*another --workd"
+    ):
+        train.run(make_config(lines, total), str(tmp_path))
+    assert ((tmp_path / "config.json").read_text(), rows_of(tmp_path)) == before
+
+
 def test_epochs_become_steps_of_the_global_batch(lines, tmp_path):
     config = make_config(lines, 0)
     config.total = {"epochs": 1.5}
@@ -494,6 +505,15 @@ def test_bad_records_are_counted_and_stop_the_run_past_their_share(tmp_path):
         ({"mesh": {"fsdp": 3}}, r"config.mesh is data=-1, fsdp=3.* does not divide 8 devices"),
         ({"mesh": {"dta": 8}}, r"config.mesh has no axis 'dta'"),
         ({"accumulate": 0}, r"config.accumulate is 0"),
+        ({"optim.rules": (("x",),)}, r"optim.rules has the rule \('x',\): write \('PATTERN', {"),
+        (
+            {"optim.rules": (("^a(", {}),)},
+            r"'\^a\(' of config.optim.rules is no regular expression",
+        ),
+        ({"optim.rules": (("", {"lr_scale": "a"}),)}, r"lr_scale and freeze_frac are numbers"),
+        ({"sharding": (("a(", ()),)}, r"'a\(' of config.sharding is no regular expression"),
+        ({"inherit": ("foo.bar",)}, r"inherit names 'foo.bar', and the config has no 'foo'"),
+        ({"data.subset": "10%"}, r"subset is '10%', but must be a fraction"),
         ({"accumulate": 2, "batch_size": 16}, r"config.accumulate is 2.*contrast, batch norm"),
         (
             {"accumulate": 3},

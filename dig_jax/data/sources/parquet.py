@@ -123,4 +123,6 @@ def _names(metadata: str, column: str | None) -> list[str] | None:
 def _label(value: Any, names: list[str] | None) -> str | None:
     if isinstance(value, int) and names is not None:
         return names[value] if 0 <= value < len(names) else None
-    return value if isinstance(value, str) else None if value is None else str(value)
+    if isinstance(value, str):
+        return value
+    return None if value is None or value != value else str(value)  # NaN: no label

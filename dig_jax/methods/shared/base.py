@@ -212,6 +212,9 @@ def check_decoder(width: int, heads: int) -> None:
 def checked_block(block: str | int, encoder: Any, mix: bool = False) -> str | int:
     """The block that tokens come from: "last", a number as int or, with mix, "mix". ValueError for
     one that is not there.
+
+    mix: of a recogniser. A pre-training freezes what stands above the block, which blocks that are
+    scanned, one array for all, do not allow.
     """
     if block == "last":
         return block
@@ -226,6 +229,11 @@ def checked_block(block: str | int, encoder: Any, mix: bool = False) -> str | in
         names = "'last', 'mix'" if mix else "'last'"
         raise ValueError(
             f"config.method.block is {block!r}: set it to {names} or a number from 1 to {depth}"
+        )
+    if not mix and encoder.scan:
+        raise ValueError(
+            f"config.method.block is {block!r} and the blocks are scanned, so those above it "
+            "cannot be frozen: set config.method.encoder.scan=False"
         )
     return int(block)
 

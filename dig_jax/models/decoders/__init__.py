@@ -22,6 +22,7 @@ read(.., beam=k), on the device; CTC has `logits`, for `beam.py` on the host.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from dig_jax.models.decoders.attention import AttentionReader
@@ -37,6 +38,11 @@ READERS = {
     "transformer": TransformerReader,
     "glimpse": GlimpseReader,
 }
+
+
+def reads_by_ctc(heads: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether one of config.method.heads reads by CTC."""
+    return any(head.get("kind", "linear") in CTC for head in heads.values())
 
 
 def create(charset_size: int, kind: str = "linear", **options: Any) -> Decoder:

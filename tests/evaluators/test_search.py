@@ -1,0 +1,51 @@
+"""What a search is made of: the labels of the run, the same for a language model and a lexicon."""
+
+import json
+import types
+
+import numpy as np
+
+from dig_jax.data import writer
+from dig_jax.evaluators import search
+from dig_jax.text import Charset
+from dig_jax.train import command_line
+from dig_jax.train.experiment import completed
+
+TEXTS = ("Das Haus steht dort", "Strasse am Wasser")
+
+
+def records(folder):
+    image = writer.encode_image(np.full((48, 200, 1), 200, np.uint8), "png")
+    writer.write(folder, (("train", image, text, f"{i}") for i, text in enumerate(TEXTS * 20)))
+    return str(folder)
+
+
+def test_a_lexicon_has_its_words_beside_a_language_model_too(tmp_path):
+    data = {"train": records(tmp_path / "words")}
+    head = types.SimpleNamespace(on_host=True)
+    method = types.SimpleNamespace(
+        charset=Charset.from_texts(TEXTS), head=head, predict=None, log_probs=None
+    )
+    for options in ({"lexicon": 1}, {"lexicon": 1, "lm": 3, "beam": 16}):
+        made = search.Search(method, data, **options)
+        assert made.lexicon.correct("steho") == "steht", options
+
+
+def test_an_evaluation_takes_the_labels_that_the_run_had_and_no_others(tmp_path):
+    """Another choice of lines by its seed, a number of them, and the widest line."""
+    run = tmp_path / "run"
+    run.mkdir()
+    args = (
+        f"scratch:records={records(tmp_path / 'words')},labels=10,seed=3,size=cnn_nano,head=linear"
+    )
+    config = command_line.load(args)
+    config.data.max_width_px = 900
+    theirs = completed(config.to_dict())
+    (run / "config.json").write_text(json.dumps(theirs))
+    evaluate = command_line.load("evaluate")
+    evaluate.init_from = str(run)
+    data = completed(evaluate.to_dict())["data"]
+    for name in ("subset", "subset_seed", "subset_order", "max_width_px", "max_pixels"):
+        assert data[name] == theirs["data"][name], name
+    assert len(search.training_texts(data)) == 10
+    assert search.training_texts(data) == search.training_texts(theirs["data"])
