@@ -49,7 +49,7 @@ def test_what_ctc_cannot_learn_is_told_or_refused(tmp_path, capsys):
     assert len(data.mixture) == 9 and data.dataset[0][0]["label"].shape == (2, 2)
     assert "warning: 1 of 10 labels (10.0%) need more frames" in capsys.readouterr().err
     write(tmp_path / "b", ["x" * 30] * 3)
-    with pytest.raises(ValueError, match="so CTC can learn nothing"):
+    with pytest.raises(ValueError, match="so nothing can be learnt"):
         opened(tmp_path / "b")
 
 
