@@ -6,7 +6,7 @@
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | a 1 M-parameter network, 128 px crops | distillation 0.68, segmentation 0.077, README |
+| cpu | a 1 M-parameter network, 128 px crops | distillation 0.68, segmentation 0.077, plain |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 | words | the authors' S: words of 32x128, batch 256, 3 passes over 33 M images | not run here |
 

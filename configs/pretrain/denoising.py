@@ -5,7 +5,7 @@
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | half of the pixels lost, noise, blur; a 1 M network, 128 px crops | pixel 0.174, README |
+| cpu | half of the pixels lost, noise, blur; a 1 M network, 128 px crops | pixel 0.174, plain |
 | lines | the same for an accelerator, random 256 px crops | not run yet |
 | masking | the paper's noise alone: a quarter of the pixels lost; raw targets | not run here |
 

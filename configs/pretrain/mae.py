@@ -6,7 +6,7 @@ for the rest.
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | a 1 M network, 128 px crops, half removed in pairs of columns | pixel loss 0.436, README |
+| cpu | a 1 M network, 128 px crops, half removed in pairs of columns | pixel loss 0.436, plain |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 | words_union14m | MAERec-S: words of 32x128, 20 epochs of Union14M-U, batch 1024 | not run here |
 

@@ -4,7 +4,7 @@
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | v2, a 1 M network, 128 px crops | contrast 3.97, top-1 of 2,049 keys 0.67, README |
+| cpu | v2, a 1 M network, 128 px crops | contrast 3.97, top-1 of 2,049 keys 0.67, plain |
 | lines | v2, 32 px high lines on an accelerator, random 256 px crops | not run yet |
 | words | v1 as in arXiv 2103.04400: words of 32x100, CNN + BiLSTM, 200,000 steps | not run yet |
 

@@ -8,7 +8,7 @@
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | a 1 M-parameter network, 128 px crops | contrast 0.62, top-1 0.995, README |
+| cpu | a 1 M-parameter network, 128 px crops | contrast 0.62, top-1 0.995, plain |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 | words | the official ViT-S recipe on words of 32x128, as many steps as its 300 epochs | not run
 yet |

@@ -6,7 +6,7 @@
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | 0 or 180 degrees, a 1 M-parameter network, 128 px crops | accuracy 0.992, README |
+| cpu | 0 or 180 degrees, a 1 M-parameter network, 128 px crops | accuracy 0.992, plain |
 | lines | the same for an accelerator, random 256 px crops | not run yet |
 | words | as in 2103.04400: four angles, words of 32x100, CNN, 200,000 steps | not run here |
 

@@ -4,7 +4,7 @@
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | a 1 M network, 128 px crops, halves of 64 px | pixel 0.014, adversary 0.48, README |
+| cpu | a 1 M network, 128 px crops, halves of 64 px | pixel 0.014, adversary 0.48, plain |
 | lines | 32 px high lines on an accelerator, random 256 px crops, halves of 128 px | not run yet |
 
 There is no preset of the paper: its code is not public, and sizes, weights and length are not

@@ -4,7 +4,7 @@
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | a 1 M-parameter network, 128 px crops | contrast 0.095, top-1 0.999, README |
+| cpu | a 1 M-parameter network, 128 px crops | contrast 0.095, top-1 0.999, plain |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 
 There is no preset of the paper. Its recipe (LARS, 224 px photographs, 100 to 1000 epochs of batch

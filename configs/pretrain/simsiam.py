@@ -5,7 +5,7 @@ teacher.
 
 | preset | what it is | expected |
 |---|---|---|
-| cpu | a 1 M network, 128 px crops | cosine 0.954, q_std 0.088, effective rank 39, README |
+| cpu | a 1 M network, 128 px crops | cosine 0.954, q_std 0.088, effective rank 39, plain |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 | words | the paper's, without crops and flips, on words of 32x128 | not run yet |
 

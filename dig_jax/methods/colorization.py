@@ -51,7 +51,7 @@ RED, GREEN, BLUE = 0.299, 0.587, 0.114  # shares of Y in ITU-R 601, as in augmen
 class Method(base.Method):
     """Colourisation.
 
-    encoder: keyword arguments of `vit.Vit`. channels: C of the images, 3. decoder_width: of the
+    encoder: see `encoders.create`. channels: C of the images, 3. decoder_width: of the
     pixel decoder. Raises ValueError.
     """
 
@@ -72,11 +72,8 @@ class Method(base.Method):
             )
         base.check_column_offset(column_offset_max)
         base.check_counts(decoder_width=decoder_width)
-        self.encoder, self.channels, self.patch = (
-            encoders.create_vit(encoder),
-            channels,
-            tuple(encoder["patch"]),
-        )
+        self.encoder, self.channels = encoders.create(encoder), channels
+        self.patch = tuple(self.encoder.patch)
         self.column_offset_max = column_offset_max
         values = math.prod(self.patch) * 2
         self.network = pretext.Painter(

@@ -45,10 +45,10 @@ from dig_jax.models import encoders, vit
 class Method(base.Method):
     """Denoising autoencoder.
 
-    encoder: keyword arguments of `vit.Vit`. channels: C of the images. drop: share of the pixels
-    that are lost. noise_sigma, in grey of [0, 1], and blur_sigma_px: the most that a line may get;
-    0 = none. target, target_floor: `pixels.pixel_target`. decoder_width: of the pixel decoder.
-    Raises ValueError.
+    encoder: see `encoders.create`; a CNN paints a column of pixels from each of its frames.
+    channels: C of the images. drop: share of the pixels that are lost. noise_sigma, in grey of
+    [0, 1], and blur_sigma_px: the most that a line may get; 0 = none. target, target_floor:
+    `pixels.pixel_target`. decoder_width: of the pixel decoder. Raises ValueError.
     """
 
     loss_is_mean = True
@@ -70,16 +70,10 @@ class Method(base.Method):
         pixels.check_target(target)
         base.check_column_offset(column_offset_max)
         base.check_counts(decoder_width=decoder_width)
-        self.encoder, self.channels, self.patch = (
-            encoders.create_vit(encoder),
-            channels,
-            tuple(encoder["patch"]),
-        )
-        self.drop, self.recipe, self.column_offset_max = (
-            drop,
-            _recipe(noise_sigma, blur_sigma_px),
-            column_offset_max,
-        )
+        self.encoder, self.channels = encoders.create(encoder), channels
+        self.patch = tuple(self.encoder.patch)
+        self.drop, self.recipe = drop, _recipe(noise_sigma, blur_sigma_px)
+        self.column_offset_max = column_offset_max
         self.target = {"patch": self.patch, "kind": target, "floor": target_floor}
         values = math.prod(self.patch) * channels
         self.network = pretext.Painter(

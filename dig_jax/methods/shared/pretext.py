@@ -233,7 +233,7 @@ class Painter(nn.Module):
             self.values,
             self.decoder_width,
             self.encoder.dtype,
-            self.encoder.gelu,
+            getattr(self.encoder, "gelu", "exact"),  # a CNN has none
             name="pix_decoder",
         )
         return decoder(tokens)
