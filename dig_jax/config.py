@@ -128,6 +128,7 @@ def inherit(cfg: dict[str, Any]) -> None:
     """
     source = cfg["init_from"] or cfg["shape_from"]
     theirs = {}
+    others = bool(cfg["data"].get("train"))  # records of one's own: a choice of theirs is no choice
     if source and cfg["inherit"]:
         from dig_jax.workdir import checkpoint  # needs Orbax, which a config alone does not
 
@@ -141,6 +142,8 @@ def inherit(cfg: dict[str, Any]) -> None:
                     f"config.inherit names {key!r}, and the config has no {folder!r}: correct it"
                 )
             mine, other = mine[folder], other.get(folder, {})
+        if others and key.startswith("data.subset"):
+            continue
         if mine.get(name) is None:
             if theirs and key == "method.heads" and not other.get(name):
                 raise ValueError(

@@ -103,7 +103,7 @@ class Encoder:
         """Features of each image, in their order.
 
         images: one or several paths, encoded bytes, Pillow images or arrays [H,W] or [H,W,C],
-        of any size, C of 1, 3 or 4. One that cannot be used has an `error` and no features.
+        of any size, C from 1 to 4. One that cannot be used has an `error` and no features.
         """
         result = []
         for name, line, row in self.lines(named(images), batch_size):

@@ -221,6 +221,11 @@ def _spec(path: Any, leaf: Any, mesh: Mesh, rules: Rules) -> tuple[P, list[tuple
     chosen: list[str | None] = [None] * (leaf.ndim - len(axes))
     uneven = []
     for dimension, wanted in zip(leaf.shape[leaf.ndim - len(axes) :], axes):
+        if not isinstance(wanted, str | None):
+            raise ValueError(
+                f"the rule of {name} has {wanted!r} for an axis: write one of "
+                f"{', '.join(mesh.shape)}, or None"
+            )
         axis = wanted.rstrip("?") if wanted else None
         if axis and axis not in mesh.shape:
             raise ValueError(

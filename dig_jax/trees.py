@@ -39,6 +39,8 @@ def checked_rules(rules: Any, where: str, kind: type | tuple[type, ...], such: s
     where: what a message calls them. kind, such: types of a value, and what one looks like.
     ValueError for another thing, and for a pattern that is no regular expression.
     """
+    if not isinstance(rules, list | tuple):
+        raise ValueError(f"{where} is {rules!r}: write (('PATTERN', {such}), ..)")
     for rule in rules:
         two = isinstance(rule, list | tuple) and len(rule) == 2
         if not (two and isinstance(rule[0], str) and isinstance(rule[1], kind)):

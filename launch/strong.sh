@@ -11,7 +11,7 @@
 #                                                LABELS 34, 100, 0.1 (a tenth) or 1.0 (all)
 #   launch/strong.sh ablate SET [PIECE..]        the recipe without one of its pieces, LABELS or 0.1
 #                                                labels; vit, vit_stem, vit_plain: a ViT instead
-#   launch/strong.sh readers SET [DECODER..]     decoders on the encoder of START (default gen), for
+#   launch/strong.sh readers SET [DECODER..]     decoders on encoder START=gen-0 (or random), for
 #                                                USE (probe, finetune); SET also captcha_ds, ..
 #   launch/strong.sh bench                       step and reading beside PyTorch (dig_jax[torch])
 #   launch/strong.sh table                       prints the tables, with intervals by line and work
@@ -82,7 +82,7 @@ case $1 in
       main --config="scratch:$args" "${flags[@]}" --config.data.train="$records/$2" \
         --workdir="$runs/ablation/$2-${LABELS:-0.1}/$name-$seed"; done ;;
   readers)
-    decoders=("${@:3}") length=${STEPS:-1000} labels=0.1 start=${START:-gen}
+    decoders=("${@:3}") length=${STEPS:-1000} labels=0.1 start=${START:-gen-0}
     [ $# -gt 2 ] || decoders=(linear bilstm attention transformer glimpse)
     case $2 in captcha_ds | icdar2015_words) labels=1.0 ;; esac
     for decoder in "${decoders[@]}"; do
@@ -93,13 +93,13 @@ case $1 in
       esac
       for use in ${USE:-probe finetune}; do
         config=$use:decoder=$kind,labels=$labels,steps=$length,batch=16,seed=$seed
-        config+=,block=${BLOCK:-last} from=(--config.init_from="$runs/$size/pretrain/$start-$seed")
-        [ "$start" != random ] || config+=,shape_from=$runs/$size/pretrain/gen-$seed from=()
+        config+=,block=${BLOCK:-last} from=(--config.init_from="$runs/$size/pretrain/$start")
+        [ "$start" != random ] || config+=,shape_from=$runs/$size/pretrain/gen-0 from=()
         if [ "$use" = probe ]; then config+=,rates=$rates
         elif [ "$start" = random ]; then config=${config/finetune/scratch}; fi
         main --config="$config" "${from[@]}" --config.data.train="$records/$2" \
-          --workdir="$runs/readers/$2/$decoder${BLOCK:+_block$BLOCK}/$use-$start-$seed"; done
-    done ;;
+          --workdir="$runs/readers/$2/$decoder${BLOCK:+_$BLOCK}/$use-${START:+${START%-*}-}$seed"
+      done; done ;;
   bench) for size in cnn cnn48; do
       "$python" -m dig_jax.tools.perf.bench_reader --config="scratch:size=$size"; done ;;
   table) shopt -s nullglob; for folder in "$runs"/*/ "$runs"/ablation/*/*/; do

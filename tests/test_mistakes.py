@@ -153,6 +153,7 @@ MISTAKES = [
     ((TOY, "--config.checkpoint.every_steps=-2"), r"config.checkpoint.every_steps is -2: set it to 0"),
     ((TOY, "--config.checkpoint.keep_last=0"), r"config.checkpoint.keep_last is 0: set it to 1"),
     ((TOY, "--config.checkpoint.best_mode=lowest"), r"config.checkpoint.best_mode is 'lowest': set it to 'min' or 'max'"),
+    ((SCRATCH, "--config.method.dropout=0.3"), r"dropout \(or encoder.dropout\) is 0.3, and this encoder has no LSTM"),
     ((SCRATCH, "--config.evals.recognition.batch_size=0"), r"config.evals.recognition.batch_size is 0: set it to 1 or more"),
     ((SCRATCH, "--config.evals.recognition.pictures=-1"), r"config.evals.recognition.pictures is -1: set it to 0 or more"),
     ((TOY, "--config.evals.toy.every_steps=-1"), r"config.evals.toy.every_steps is -1: set it to 0 or more"),

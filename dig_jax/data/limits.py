@@ -1,7 +1,8 @@
 """Which lines of a mixture a recogniser can learn from, known before anything is compiled.
 
 Left out, counted and named are three kinds. Records without a label; lines far wider than all
-others (a batch is as wide as its widest line); labels with more characters than CTC has frames for.
+others (a batch is as wide as its widest line); labels with more characters than the reader has
+frames for, of which CTC needs one more between equal characters.
 """
 
 from collections.abc import Sequence

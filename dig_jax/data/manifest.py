@@ -70,8 +70,9 @@ def _check_splits(manifest: dict[str, Any]) -> None:
     splits = manifest["splits"]
     if not isinstance(splits, dict) or not isinstance(manifest.get("charset", ""), str):
         raise ValueError("'splits' must be an object and 'charset' a string")
-    if type(manifest.get(TRUE_LABELS, 0)) is not int or manifest.get(TRUE_LABELS, 0) < 0:
-        raise ValueError(f"{TRUE_LABELS!r} must be a number of lines")
+    true = manifest.get(TRUE_LABELS, 0)
+    if type(true) is not int or true < 0:
+        raise ValueError(f"{TRUE_LABELS!r} is {true!r}, but must be a number of lines")
     for split, entry in splits.items():
         where = f"split {split!r}"
         if not isinstance(entry, dict):

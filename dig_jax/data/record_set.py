@@ -9,6 +9,7 @@ groups of 16, and the images are compressed already.
 import functools
 import hashlib
 import json
+import re
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from absl import logging
 
 from dig_jax.data import labels
 from dig_jax.data.examples import shown
-from dig_jax.data.manifest import check_shards, read_index, read_manifest
+from dig_jax.data.manifest import TRUE_LABELS, check_shards, read_index, read_manifest
 from dig_jax.data.sizes import BadRecord, resized_width
 from dig_jax.data.writer import MANIFEST, example_class
 
@@ -58,6 +59,7 @@ def parse(value: bytes) -> Record:
     return Record(images[0], text, ids[0].decode("utf-8", "replace") if ids else "")
 
 
+OWN_LABELS = re.compile(r"(\d+) lines carry labels of a reader")  # a note of tools.pseudo_label
 VALIDATION = ("val", "valid", "dev")  # what others call the split "validation"
 
 
@@ -91,6 +93,18 @@ class RecordSet:
         check_shards(self.path, self.entry)
         self._open()
         _ = self.index  # read now, so that what is wrong with it is said now
+
+    @functools.cached_property
+    def true_labels(self) -> int:
+        """How many of its first records have labels that no reader gave them: all, but of the
+        training lines that tools.pseudo_label wrote."""
+        if self.split == "train":
+            if TRUE_LABELS in self.manifest:
+                return self.manifest[TRUE_LABELS]
+            notes = map(str, self.manifest.get("notes") or ())  # records of before there was a key
+            for found in filter(None, map(OWN_LABELS.match, notes)):
+                return self.entry["count"] - int(found[1])
+        return self.entry["count"]
 
     def _open(self) -> None:
         self._readers: list[Any] = [None] * len(self.entry["shards"])

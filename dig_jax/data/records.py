@@ -24,7 +24,7 @@ import numpy as np
 
 from dig_jax.data import labels
 from dig_jax.data.examples import Report, shown
-from dig_jax.data.manifest import TRUE_LABELS, read_manifest
+from dig_jax.data.manifest import read_manifest
 from dig_jax.data.record_set import Record, RecordSet, parse
 from dig_jax.data.sizes import BadRecord, resized_width
 from dig_jax.data.writer import MANIFEST, encode_image, serialize, write
@@ -240,18 +240,27 @@ def open_sets(
 
 
 def training_lines(data: Mapping) -> Mixture:
-    """The labelled lines that a recogniser with this config.data learns from, rehearsed ones left
-    out. Errors: those of `open_sets`."""
+    """The labelled lines that are given to a recogniser with this config.data, rehearsed ones left
+    out; `limits.learnable` says which it cannot learn. Errors: those of `open_sets`."""
     subset = {name: data[name] for name in SUBSET if data.get(name) is not None}
     return open_sets(data["train"], labelled=True, **subset)
 
 
+def true_labels(mixture: Mixture) -> int:
+    """How many of these lines have a true label. tools.pseudo_label writes those first, before the
+    ones that a reader labelled; of other records all labels are true."""
+    total = 0
+    for number, one in enumerate(mixture.sets):
+        rows = mixture.chosen[mixture.offsets[number] : mixture.offsets[number + 1]]
+        total += int(np.sum(rows - mixture._starts[number] < one.true_labels))
+    return total
+
+
 def count_labels(data: Mapping) -> dict[str, int]:
     """{"true": n, "read": n}: of those lines, how many have a true label, and how many one that a
-    reader gave them (tools.pseudo_label). Errors: those of `open_sets`."""
+    reader gave them. Errors: those of `open_sets`."""
     mixture = training_lines(data)
-    sizes = np.diff(mixture.offsets).tolist()
-    true = sum(min(n, s.manifest.get(TRUE_LABELS, n)) for s, n in zip(mixture.sets, sizes))
+    true = true_labels(mixture)
     return {"true": true, "read": len(mixture) - true}
 
 

@@ -101,6 +101,8 @@ TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # of [h, w, C], by the
 
 def upright(image: np.ndarray, data: bytes) -> np.ndarray:
     """u8[h, w, C] decoded from `data` -> the same turned as the camera's tag says."""
+    if data.startswith(PNG) and b"eXIf" not in data and b"XML:com.adobe.xmp" not in data:
+        return image  # to look for a tag Pillow would decode it a second time
     try:
         stored = open_image(data)
         turn = TURNS.get(stored.getexif().get(ORIENTATION, 1))

@@ -99,11 +99,6 @@ class Method(base.Method):
         # An encoder that lacks one of them needs none for a 0.
         own = {k: v for k, v in given.items() if v or (v is not None and k in encoder)}
         self.encoder = encoders.create({**encoder, **own})
-        if dropout and not getattr(self.encoder, "layers", 1):
-            raise ValueError(
-                f"config.method.dropout is {dropout}, and this encoder has no LSTM to drop values "
-                "in front of: leave it 0, or set dropout in config.method.heads"
-            )
         is_vit = isinstance(self.encoder, vit.Vit)
         self.standardize = is_vit if standardize is None else standardize
         self.block = base.checked_block(block, self.encoder, mix=True)

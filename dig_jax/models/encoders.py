@@ -170,6 +170,17 @@ def column_px(options: Mapping[str, Any]) -> int:
     return (options["patch"] if "patch" in options else create(options).patch)[1]
 
 
+def check_dropout(encoder: Any) -> None:
+    """ValueError for dropout in front of LSTMs that a CNN does not have. For trainings: what was
+    trained so can still read."""
+    share = getattr(encoder, "dropout", 0.0)
+    if share and not getattr(encoder, "layers", 1):
+        raise ValueError(
+            f"config.method.dropout (or encoder.dropout) is {share}, and this encoder has no LSTM "
+            "to drop values in front of: leave it 0, or set dropout in config.method.heads"
+        )
+
+
 def create_vit(options: Mapping[str, Any]) -> vit.Vit:
     """The same for methods that hide or choose tokens, which only a ViT lets them do. ValueError
     for another kind.

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import collections
 import math
+import re
 import statistics
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -32,7 +34,10 @@ from dig_jax.workdir import bucket
 from dig_jax.workdir import read as runs
 
 FLAGS = flags.FLAGS
-SHIFT = 1.035  # between the bars of two curves that stand above one number of lines
+for _name in ("set", "group_by"):  # of tools.compare and tools.tables: in this --help, too
+    flags.declare_key_flag(_name)
+# Between the bars of two curves above one number of lines, and of all of them at most.
+SHIFT, SPREAD = 1.035, 1.15
 
 
 class Point(NamedTuple):
@@ -45,24 +50,34 @@ class Point(NamedTuple):
 
 
 def labelled_lines(run: runs.Run) -> int:
-    """How many lines with true labels a recogniser learnt from. ValueError where that is lost."""
-    if run.label_count is None:
-        raise ValueError(
-            f"{run.path} does not say how many labelled lines it learnt from, and its records are "
-            f"not there: write NAME@LINES={run.path}"
-        )
-    return run.label_count["true"]
+    """How many lines with true labels a recogniser learnt from. ValueError where that is lost, and
+    where it learnt from none, which has no place on the axis."""
+    count = run.label_count
+    if count and count["true"]:
+        return count["true"]
+    raise ValueError(
+        f"{run.path} learnt from no labelled line, and the axis begins at one: leave it out"
+        if count
+        else f"{run.path} does not say how many labelled lines it learnt from, and its records "
+        f"are not there: write NAME@LINES={run.path}"
+    )
 
 
 def points(named: str, only: str | None, group_by: str | None) -> tuple[str, list[Point]]:
-    """ "NAME=FOLDER" or "NAME@LINES=FOLDER" -> what to call the curve, and its points in order."""
+    """ "NAME=FOLDER" or "NAME@LINES=FOLDER" -> what to call the curve, and its points in order.
+    Runs that are not finished are named on the terminal. One that only evaluates counts where no
+    other does."""
     name, equals, path = named.rpartition("=")
-    name, _, lines = name.rpartition("@") if name.rpartition("@")[2].isdigit() else (name, "", "")
+    lines = re.fullmatch(r"(.+)@(\d+)", name)
     if not (equals and name):
         raise ValueError(f"{named!r} names no curve: write NAME=FOLDER or NAME@LINES=FOLDER")
     root = program.folder(path, "a folder of runs")
     many = [runs.load(file.parent) for file in sorted(bucket.named(root, "config.json"))]
-    found = spreads([run for run in many if run.finished], group_by)
+    many = [run for run in many if run.is_recogniser]
+    for run in (run for run in many if not run.finished):
+        print(f"left out: {run.path} is {run.state}", file=sys.stderr)
+    many = [run for run in many if run.finished]
+    found = spreads([run for run in many if run.trained] or many, group_by)
     if only:
         found = [one for one in found if one.dataset == only]
     if not found:
@@ -72,8 +87,8 @@ def points(named: str, only: str | None, group_by: str | None) -> tuple[str, lis
         )
     if len(sets := {one.dataset for one in found}) > 1 and not only:
         raise ValueError(f"{root} has read {', '.join(sorted(sets))}: choose one with --set")
-    return name, sorted(
-        Point(int(lines) if lines else labelled_lines(one.run), one.cer, *one.interval)
+    return lines[1] if lines else name, sorted(
+        Point(int(lines[2]) if lines else labelled_lines(one.run), one.cer, *one.interval)
         for one in found
     )
 
@@ -83,8 +98,6 @@ def joined(many: Sequence[tuple[str, list[Point]]]) -> dict[str, list[Point]]:
     result = collections.defaultdict(list)
     for name, found in many:
         result[name] += found
-    if none := [name for name, found in result.items() if any(p.lines < 1 for p in found)]:
-        raise ValueError(f"{none[0]} has a run without a labelled line: its axis begins at one")
     return {name: sorted(found) for name, found in result.items()}
 
 
@@ -96,19 +109,19 @@ def means(found: Sequence[Point]) -> dict[int, float]:
     return {lines: statistics.mean(cers) for lines, cers in sorted(by_lines.items())}
 
 
+def cell(point: Point) -> str:
+    """CER and interval in percent."""
+    rate = percent(point.cer)
+    known = not math.isnan(point.low)
+    return f"{rate} ({percent(point.low)} to {percent(point.high)})" if known else rate
+
+
 def table(lines: dict[str, list[Point]]) -> str:
     """Markdown: a row a number of labelled lines, a column a curve; several runs with commas."""
     rows = []
     for number in sorted({point.lines for found in lines.values() for point in found}):
-        cells = [
-            ", ".join(
-                f"{percent(p.cer)} ({percent(p.low)} to {percent(p.high)})"
-                for p in found
-                if p.lines == number
-            )
-            for found in lines.values()
-        ]
-        rows.append([f"{number:,}", *(cell or "-" for cell in cells)])
+        here = [[point for point in found if point.lines == number] for found in lines.values()]
+        rows.append([f"{number:,}", *(", ".join(map(cell, found)) or "-" for found in here)])
     return as_markdown(["labelled lines", *lines], rows)
 
 
@@ -123,11 +136,13 @@ def draw(
     numbers = sorted({point.lines for found in lines.values() for point in found})
     with plt.rc_context({**SVG, "font.size": font}):
         figure, axes = plt.subplots(figsize=size, layout="constrained")
+        bars = any(not math.isnan(point.low) for found in lines.values() for point in found)
+        step = min(SHIFT, SPREAD ** (1 / max(len(lines) - 1, 1))) if bars else 1.0
         for i, (name, found) in enumerate(lines.items()):
-            shift = SHIFT ** (i - (len(lines) - 1) / 2)
+            shift = step ** (i - (len(lines) - 1) / 2)
             at, cer, low, high = np.transpose(found) * [[shift], [100], [100], [100]]
-            bars = {"fmt": "o", "ms": 0.4 * font, "lw": 1.2, "capsize": 2.5}
-            drawn = axes.errorbar(at, cer, [cer - low, high - cer], **bars)
+            marks = {"fmt": "o", "ms": 0.4 * font, "lw": 1.2, "capsize": 2.5}
+            drawn = axes.errorbar(at, cer, [cer - low, high - cer], **marks)
             mean = means(found)
             axes.plot(
                 [shift * number for number in mean],

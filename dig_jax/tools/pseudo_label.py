@@ -137,7 +137,7 @@ def make(
         report.notes.append("no line is there to validate on: name a set to evaluate")
     about = rest.sets[0].manifest
     report.about = {name: about[name] for name in ("source", "licence") if about.get(name)}
-    report.about[TRUE_LABELS] = len(learnt or ())
+    report.about[TRUE_LABELS] = records.true_labels(learnt) if learnt else 0
     lines = examples(learnt, rest, own, validation, report)
     made = writer.write(output, lines, name=about["name"], report=report, **options)
     for note in made["notes"]:

@@ -146,6 +146,8 @@ class Experiment:
         given = {"params": shapes["params"], "total_steps": total}
         given["batch_size"] = cfg["batch_size"]
         optimizer = build.call(optim.create, "config.optim", cfg["optim"], **given)
+        if total:
+            encoders.check_dropout(getattr(method, "encoder", None))
         run = {name: cfg[name] for name in ("batch_size", "seed", "profile", "compile_cache")}
         layout = trees.checked_rules(
             cfg["sharding"], "config.sharding", (list, tuple), "('fsdp?', None)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,15 @@ RULE = {
     "freeze_frac": 0.0,
     "weight_decay": None,
     "schedule": None,
+}
+
+
+VALUES = {
+    "lr_scale": "0 or more",
+    "freeze": "True or False",
+    "freeze_frac": "a share of the steps, from 0 to 1",
+    "weight_decay": "0 or more, or None",
+    "schedule": "the name of one, or None",
 }
 
 
@@ -66,6 +76,18 @@ def _decays(path: str, leaf: Any) -> bool:
     return leaf.ndim >= 2 and not path.split("/")[-1].endswith(("bias", "scale", "position"))
 
 
+def _fits(name: str, value: Any) -> bool:
+    """Whether a rule may set this value, see VALUES."""
+    if name == "freeze":
+        return isinstance(value, bool)
+    if name == "schedule":
+        return value is None or isinstance(value, str)
+    if name == "weight_decay" and value is None:
+        return True
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and 0 <= value <= (1 if name == "freeze_frac" else sys.float_info.max)
+
+
 def _match(names: list[str], rules: Rules) -> dict[str, Mapping[str, Any]]:
     """{path: the first rule that is found in it}. Raises ValueError for idle rules, bare
     parameters, unknown keys.
@@ -78,11 +100,12 @@ def _match(names: list[str], rules: Rules) -> dict[str, Mapping[str, Any]]:
                 f"rule {pattern!r} of config.optim.rules has {sorted(unknown)}: a rule may set "
                 f"{tuple(RULE)}"
             )
-        if not all(isinstance(rule.get(n, 0), int | float) for n in ("lr_scale", "freeze_frac")):
-            raise ValueError(
-                f"rule {pattern!r} of config.optim.rules is {dict(rule)}: lr_scale and freeze_frac "
-                "are numbers"
-            )
+        for name, value in rule.items():
+            if not _fits(name, value):
+                raise ValueError(
+                    f"rule {pattern!r} of config.optim.rules has {name}={value!r}: set it to "
+                    f"{VALUES[name]}"
+                )
         hits = [n for n in names if n not in chosen and re.search(pattern, n)]
         if not hits:
             raise ValueError(

@@ -110,6 +110,7 @@ def describe(cfg: dict[str, Any], mixture: Any, charset: Charset | None) -> dict
         "config": json.loads(json.dumps(cfg)),
         "charset": charset.to_json() if charset else None,
         "records": {f"{part.path}@{part.split}": part.fingerprint for part in sets},
+        "lines": None if mixture is None else len(mixture),
         "sources": {key: identity(cfg[key]) for key in ("init_from", "shape_from") if cfg[key]},
     }
 
@@ -168,6 +169,12 @@ def check_same(saved: dict[str, Any], meta: dict[str, Any], workdir: str) -> Non
             f"the records {', '.join(changed)} have changed since the run in {workdir} began. "
             "Its record numbers would stand for other lines: bring the old ones back, or use "
             "another --workdir"
+        )
+    was, now = saved.get("lines"), meta["lines"]  # runs of before there was the key have none
+    if None not in (was, now) and was != now:
+        raise ValueError(
+            f"the run in {workdir} reads {was} lines of these records, and this version would give "
+            f"it {now}: use another --workdir, or the version that began it"
         )
     if saved["charset"] != meta["charset"]:
         raise ValueError(

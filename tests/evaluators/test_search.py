@@ -32,7 +32,7 @@ def test_a_lexicon_has_its_words_beside_a_language_model_too(tmp_path):
 
 
 def test_an_evaluation_takes_the_labels_that_the_run_had_and_no_others(tmp_path):
-    """Another choice of lines by its seed, a number of them, and the widest line."""
+    """Also which line is the widest. Records that the run has not seen count as a whole."""
     run = tmp_path / "run"
     run.mkdir()
     args = (
@@ -48,4 +48,6 @@ def test_an_evaluation_takes_the_labels_that_the_run_had_and_no_others(tmp_path)
     for name in ("subset", "subset_seed", "subset_order", "max_width_px", "max_pixels"):
         assert data[name] == theirs["data"][name], name
     assert len(search.training_texts(data)) == 10
+    evaluate.data.train = records(tmp_path / "others")  # of which that choice is none
+    assert len(search.training_texts(completed(evaluate.to_dict())["data"])) == 40
     assert search.training_texts(data) == search.training_texts(theirs["data"])

@@ -639,6 +639,15 @@ def test_strong_names_a_pretraining_with_arguments():
     read = says("judge", "can", "archiscribe", "0.1", BLOCK="3")
     assert ",block=3 --config.init_from=r/micro/pretrain/can-0" in read
     assert read.endswith("--workdir=r/micro/archiscribe/0.1/can_block3-0\n")
+    probe, tuned = says("readers", "captcha_ds", "bilstm").splitlines()
+    assert "probe:decoder=ctc,head=bilstm,labels=1.0," in probe and tuned.endswith("/finetune-0")
+    assert all("init_from=r/micro/pretrain/gen-0 " in line for line in (probe, tuned))
+    other = says("readers", "archiscribe", "linear", START="mae-1", USE="probe", BLOCK="3")
+    assert ",block=3,rates=" in other and "init_from=r/micro/pretrain/mae-1 " in other
+    assert other.endswith("--workdir=r/readers/archiscribe/linear_3/probe-mae-0\n")
+    probe, tuned = says("readers", "archiscribe", "linear", START="random").splitlines()
+    assert "probe:" in probe and "scratch:" in tuned and "init_from" not in probe + tuned
+    assert "shape_from=r/micro/pretrain/gen-0" in probe and probe.endswith("/probe-random-0")
     replaced = says("ablate", "archiscribe", "vit_plain", "lstm").splitlines()
     assert "size=micro,patch=32x4" in replaced[0] and "standardize=False" in replaced[0]
     assert replaced[0].endswith("/vit_plain-0") and replaced[1].endswith("/without_lstm-0")

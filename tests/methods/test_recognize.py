@@ -325,7 +325,6 @@ def test_the_recogniser_learns_to_read_a_batch(key):
         ({"heads": {"a": LINEAR, "b": {"kind": "bilstm"}}}, "one shape"),
         ({"encoder": None}, "config.init_from"),
         ({"recipe": "lines"}, "lines_light"),
-        ({"encoder": {"size": "cnn_nano"}, "dropout": 0.2}, "no LSTM to drop values in front of"),
     ],
 )
 def test_contradictions_are_sentences(options, words):

@@ -4,15 +4,17 @@ import json
 import subprocess
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 from absl import app
 
 from dig_jax.data import records as record_sets
+from dig_jax.data import writer
 from dig_jax.data.manifest import TRUE_LABELS
 from dig_jax.tools import label_curves
 from dig_jax.workdir import read as runs
 from dig_jax.workdir import readings
-from tests import readers
+from tests.evaluators import lines
 
 
 def save(folder, wrong, *, train="/gone", subset=None, labels=None, name="val", **config):
@@ -29,11 +31,11 @@ def save(folder, wrong, *, train="/gone", subset=None, labels=None, name="val", 
     if labels:
         start = {"step": 0, "total": 10, "labels": labels}
         (folder / "starts.jsonl").write_text(json.dumps(start) + "\n")
-    lines = [
+    found = [
         readings.Reading(f"{'ab'[i % 2]}/{i}", "tint", "" if i < wrong else "tint", 4 * (i < wrong))
         for i in range(6)
     ]
-    readings.write(readings.file_of(folder, name), lines)
+    readings.write(readings.file_of(folder, name), found)
     return folder
 
 
@@ -77,26 +79,61 @@ def test_intervals_are_by_group_where_groups_are_named(tree):
 
 def test_the_records_of_a_student_say_which_labels_are_true(tmp_path):
     """Old runs noted nothing: the records tell, or who calls. A share is of the labelled lines."""
-    readers.records(whole := tmp_path / "whole")
-    train = f"{whole}@validation"
-    n = len(readers.TEXTS)
-    share = runs.load(save(tmp_path / "share", 1, train=train, subset=0.5))
-    assert share.label_count == {"true": round(n / 2), "read": 0} and share.labels == "50 %"
-    manifest = whole / "records.json"
-    told = json.loads(manifest.read_text()) | {TRUE_LABELS: 3}
-    manifest.write_text(json.dumps(told))
-    student = runs.load(save(tmp_path / "self", 1, train=train))
-    assert student.label_count == {"true": 3, "read": n - 3}
+    texts = ["tin", "toe", "see", "lens", "unit", "note", "solo", "list"]
+    rows = [("train", lines.draw(text), text, str(i)) for i, text in enumerate(texts)]
+    rows += [("validation", lines.draw(text), text, f"v{text}") for text in texts[:4]]
+    writer.write(tmp_path / "whole", rows)
+    run = lambda name, **data: runs.load(save(tmp_path / name, 1, **data))
+    share = run("share", train=tmp_path / "whole", subset=0.5)
+    assert share.label_count == {"true": 4, "read": 0} and share.labels == "50 %"
+    writer.write(tmp_path / "own", rows, about={TRUE_LABELS: 3})
+    student = run("self", train=tmp_path / "own")
+    assert student.label_count == {"true": 3, "read": 5}
     assert student.labels == "3 lines and own readings"
-    only = runs.load(save(tmp_path / "only", 1, total={"steps": 0}, init_from=str(student.path)))
+    both = run("both", train=f"{tmp_path / 'own'},{tmp_path / 'own'}@validation")
+    assert both.label_count == {"true": 7, "read": 5}  # none of validation was read
+    subset = run("subset", train=tmp_path / "own", subset=4)
+    chosen = record_sets.open_sets(str(tmp_path / "own"), subset=4, labelled=True).chosen
+    assert (
+        subset.label_count["true"] == np.sum(chosen < 3) and sum(subset.label_count.values()) == 4
+    )
+    only = run("only", total={"steps": 0}, init_from=str(student.path))
     assert only.label_count == student.label_count  # as the run whose weights it judges
-    manifest.write_text(json.dumps(told | {TRUE_LABELS: "x"}))
-    with pytest.raises(ValueError, match="'true_labels' must be a number of lines"):
-        record_sets.read_manifest(whole)
+    report = record_sets.Report()
+    report.notes.append("6 lines carry labels of a reader, which is sure of them by 0.9 or more")
+    writer.write(tmp_path / "old", rows, report=report)  # of before there was the key
+    assert run("old run", train=tmp_path / "old").label_count == {"true": 2, "read": 6}
+    manifest = tmp_path / "own" / "records.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {TRUE_LABELS: "x"}))
+    with pytest.raises(ValueError, match="'true_labels' is 'x', but must be a number of lines"):
+        record_sets.read_manifest(tmp_path / "own")
     gone = save(tmp_path / "gone", 1)
     with pytest.raises(ValueError, match=f"write NAME@LINES={gone}"):
         label_curves.points(f"a={gone}", None, None)
     assert label_curves.points(f"a@7={gone}", None, None)[1][0].lines == 7
+
+
+def test_exports_unfinished_runs_and_evaluations_are_no_points(tree, capsys):
+    """An export lies below the folder, a run is not finished, and one judges the first again."""
+    (tree / "a/export").mkdir()
+    (tree / "a/export/config.json").write_text(json.dumps({"method": {"name": "recognize"}}))
+    save(tree / "a/open", 1, subset=50, total={"steps": 20})
+    save(tree / "a/judged", 1, total={"steps": 0}, init_from=str(tree / "a/34/random-0"))
+    _, found = label_curves.points(f"a={tree / 'a'}", None, None)
+    assert [point.lines for point in found] == [34, 100, 100]
+    assert f"left out: {tree / 'a/open'} is unfinished: step 10 of 20" in capsys.readouterr().err
+    alone = label_curves.points(f"a={tree / 'a/judged'}", None, None)[1]
+    assert [point.lines for point in alone] == [34]
+
+
+def test_many_curves_stay_at_their_numbers(tree):
+    point = lambda **more: label_curves.Point(100, 0.1, **more)
+    for more, most in (({}, 1.0), ({"low": 0.05, "high": 0.2}, label_curves.SPREAD)):
+        (axes,) = label_curves.draw({str(i): [point(**more)] for i in range(18)}, "t").axes
+        at = [float(line.get_xdata()[0]) for line in axes.get_lines() if line.get_label() != "_"]
+        assert max(at) / min(at) == pytest.approx(most)
+    assert "| 100 | 10.0 |" in label_curves.table({"a": [point()]})
+    plt.close("all")
 
 
 def test_what_is_wrong_is_said(tree, tmp_path):
@@ -109,8 +146,9 @@ def test_what_is_wrong_is_said(tree, tmp_path):
         label_curves.points(f"a={tree / 'a'}", None, None)
     assert len(label_curves.points(f"a={tree / 'a'}", "more", None)[1]) == 1
     save(tree / "none", 1, labels={"true": 0, "read": 9})
-    with pytest.raises(ValueError, match="a run without a labelled line"):
-        label_curves.joined([label_curves.points(f"a={tree / 'none'}", None, None)])
+    with pytest.raises(ValueError, match="none learnt from no labelled line, .*leave it out"):
+        label_curves.points(f"a={tree / 'none'}", None, None)
+    assert label_curves.points(f"34={tree / 'b'}", None, None)[0] == "34"
     with pytest.raises(app.UsageError, match="one or more curves"):
         label_curves.main(["label_curves"])
 
