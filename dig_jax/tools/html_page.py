@@ -73,10 +73,18 @@ def as_svg(figure: Any) -> str:
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Collection[str] = ()
 ) -> str:
-    """One table. numbers: columns that are set to the right, as percentages are."""
+    """One table. numbers: columns that are set to the right, as columns of percentages are."""
+    rows = [[str(cell) for cell in row] for row in rows]
+    rate = lambda cell: cell.endswith("%")
+    rates = [
+        any(map(rate, cells)) and all(rate(cell) or cell in ("-", "") for cell in cells)
+        for cells in zip(*rows)
+    ]
+    right = [
+        name in numbers or rate for name, rate in zip(columns, rates or [False] * len(columns))
+    ]
 
     def cells(tag: str, row: Sequence[Any]) -> str:
-        right = [str(cell).endswith("%") or name in numbers for name, cell in zip(columns, row)]
         return "".join(
             f"<{tag}{' class=number' if n else ''}>{html.escape(str(cell))}</{tag}>"
             for cell, n in zip(row, right)
