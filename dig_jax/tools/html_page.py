@@ -80,9 +80,7 @@ def table(
         any(map(rate, cells)) and all(rate(cell) or cell in ("-", "") for cell in cells)
         for cells in zip(*rows)
     ]
-    right = [
-        name in numbers or rate for name, rate in zip(columns, rates or [False] * len(columns))
-    ]
+    right = [name in numbers or i < len(rates) and rates[i] for i, name in enumerate(columns)]
 
     def cells(tag: str, row: Sequence[Any]) -> str:
         return "".join(
