@@ -30,7 +30,6 @@ and the sentence about their commits.
 
 import collections
 import json
-import os
 import pathlib
 import re
 import statistics
@@ -41,7 +40,7 @@ from absl import app, flags
 from dig_jax.tools import program
 from dig_jax.tools.compare import INTERVALS, interval_rows, spreads
 from dig_jax.tools.tables import GROUP_BY, as_markdown
-from dig_jax.workdir import bucket
+from dig_jax.workdir import bucket, whole
 from dig_jax.workdir import read as runs
 
 flags.declare_key_flag("group_by")
@@ -314,13 +313,6 @@ def between_markers(text: str) -> tuple[str, str, str]:
     return head, *rest.split(END, 1)
 
 
-def replace(path: pathlib.Path, text: str) -> None:
-    """Writes a file as a whole, so that a process killed now leaves the one before."""
-    new = path.with_name(path.name + ".tmp")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, path)
-
-
 def main(argv):
     if len(argv) != 2:
         raise app.UsageError("name the one folder that holds the work folders")
@@ -362,9 +354,9 @@ def main(argv):
     table = "\n\n".join(filter(None, [table, *notes, spread]))
     print(table)
     if stored:
-        replace(stored, "".join(json.dumps(record) + "\n" for record in records))
+        whole.write(stored, "".join(json.dumps(record) + "\n" for record in records))
     if readme:
-        replace(readme, f"{head}{BEGIN}\n{table}\n{END}{rest}")
+        whole.write(readme, f"{head}{BEGIN}\n{table}\n{END}{rest}")
 
 
 if __name__ == "__main__":

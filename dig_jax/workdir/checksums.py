@@ -14,7 +14,7 @@ import json
 import os
 import zlib
 
-from dig_jax.workdir import bucket
+from dig_jax.workdir import bucket, whole
 
 NAME = "checksums.json"
 OLD_NAME = "seal.json"  # what programs before 0.2 called it
@@ -25,10 +25,7 @@ def write(folder: str) -> None:
     if bucket.remote(folder):
         (bucket.path(folder) / NAME).write_text(json.dumps({"files": _files(folder)}))
         return
-    path = os.path.join(folder, NAME)
-    with open(path + ".tmp", "w", encoding="utf-8") as file:
-        json.dump({"files": _files(folder)}, file)
-    os.replace(path + ".tmp", path)
+    whole.write(os.path.join(folder, NAME), json.dumps({"files": _files(folder)}))
 
 
 def fault(folder: str, contents: bool = True) -> str | None:

@@ -16,7 +16,7 @@ from typing import Any
 from dig_jax import hosts, trees
 from dig_jax.config import FREE_KEYS
 from dig_jax.text import Charset
-from dig_jax.workdir import bucket, mirror
+from dig_jax.workdir import bucket, mirror, whole
 
 LOCK = ".lock"
 
@@ -135,9 +135,7 @@ def describe_run(workdir: str, meta: dict[str, Any]) -> None:
         for name, text in texts.items():
             path = os.path.join(workdir, name)
             if text:
-                with open(path + ".tmp", "w", encoding="utf-8") as file:
-                    file.write(text)
-                os.replace(path + ".tmp", path)
+                whole.write(path, text)
     hosts.barrier("config written")
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from dig_jax.workdir import bucket
+from dig_jax.workdir import bucket, whole
 
 FLUSH_S = 60.0  # how old the TensorBoard files may be; metrics.jsonl is never behind
 
@@ -55,10 +55,7 @@ def _forget_after(path: str, step: int) -> None:
 
 
 def _rewrite(path: str, rows: list[dict[str, Any]]) -> None:
-    """In one rename, so that a crash leaves the old or the new file."""
-    with open(path + ".tmp", "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
-    os.replace(path + ".tmp", path)
+    whole.write(path, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 class Writer:

@@ -13,13 +13,12 @@ Records without a text are left out. Backslash, tab and line ends are written as
 
 from __future__ import annotations
 
-import os
 import pathlib
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from dig_jax.workdir import bucket
+from dig_jax.workdir import bucket, whole
 
 COLUMNS = ("path", "truth", "reading", "edits", "confidence")
 PREFIX, ENDING = "readings-", ".tsv"
@@ -51,14 +50,11 @@ def write(path, lines: Iterable[Reading]) -> None:
     """Writes the file; it appears whole or not at all."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8", newline="\n") as file:
-        file.write("\t".join(COLUMNS) + "\n")
-        for line in lines:
-            sure = "" if line.confidence is None else f"{line.confidence:.4f}"
-            texts = map(escaped, (line.path, line.truth, line.reading))
-            file.write("\t".join([*texts, str(line.edits), sure]) + "\n")
-    os.replace(partial, path)
+    rows = [COLUMNS]
+    for line in lines:
+        sure = "" if line.confidence is None else f"{line.confidence:.4f}"
+        rows.append((*map(escaped, (line.path, line.truth, line.reading)), str(line.edits), sure))
+    whole.write(path, "".join("\t".join(row) + "\n" for row in rows))
 
 
 def is_table(path) -> bool:

@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import pathlib
 import platform
 import subprocess
 from collections.abc import Mapping
 
 import jax
+
+from dig_jax.workdir import whole
 
 NAME = "starts.jsonl"
 
@@ -44,9 +45,7 @@ def note(
     }
     path = pathlib.Path(workdir) / NAME
     before = path.read_text(encoding="utf-8") if path.exists() else ""
-    new = path.with_suffix(".tmp")
-    new.write_text(before[: before.rfind("\n") + 1] + json.dumps(line) + "\n", encoding="utf-8")
-    os.replace(new, path)
+    whole.write(path, before[: before.rfind("\n") + 1] + json.dumps(line) + "\n")
 
 
 def commit() -> str | None:
