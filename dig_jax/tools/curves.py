@@ -24,6 +24,7 @@ from dig_jax.workdir import read as runs
 FLAGS = flags.FLAGS
 # No date inside, so that the same runs give the same file.
 FORMATS = {".svg": {"Date": None}, ".png": {}, ".pdf": {"CreationDate": None}}
+ROOM = 3  # names of curves that hide none
 RATES = ("cer", "wer", "accuracy")  # how names of shares end that people read in percent
 
 
@@ -59,8 +60,16 @@ def draw(named: Sequence[str], metric: str, title: str, log: bool = False) -> pl
         if percent:
             axes.set_ylabel("%", rotation=0, labelpad=10)
         axes.grid(alpha=0.25, which="both")
-        axes.legend(frameon=False)
+        legend(figure, axes)
     return figure
+
+
+def legend(figure: plt.Figure, axes: plt.Axes) -> None:
+    """Names the curves: inside, or below the picture where there are too many to leave it free."""
+    if len(axes.get_legend_handles_labels()[1]) > ROOM:
+        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    else:
+        axes.legend(frameon=False)
 
 
 def log_axis(axes: plt.Axes) -> None:

@@ -158,7 +158,7 @@ def draw(
         axes.set_ylabel("%", rotation=0, labelpad=font)
         curves.log_axis(axes) if log else axes.set_ylim(0, None)
         axes.grid(alpha=0.25, which="both")
-        axes.legend(frameon=False)
+        curves.legend(figure, axes)
     return figure
 
 
