@@ -342,6 +342,21 @@ def test_records_made_again_are_noticed(tmp_path):
     assert int(train.run(make_config(spec, 2), str(tmp_path / "run")).step) == 2
 
 
+def test_a_version_that_chooses_other_lines_of_the_same_records_is_noticed(tmp_path, monkeypatch):
+    """As where a reader keeps lines that it left out before. Runs that noted no number go on."""
+    spec = write_lines(tmp_path / "records")
+    train.run(make_config(spec, 1), str(tmp_path / "run"))
+    describe = folder.describe
+    noted = {"lines": 7}
+    monkeypatch.setattr(folder, "describe", lambda *given: describe(*given) | noted)
+    with pytest.raises(
+        ValueError, match="reads 20 lines .* would give it 7: use another --workdir"
+    ):
+        train.run(make_config(spec, 2), str(tmp_path / "run"))
+    noted["lines"] = None
+    assert int(train.run(make_config(spec, 2), str(tmp_path / "run")).step) == 2
+
+
 def test_one_changed_label_changes_the_fingerprint(tmp_path):
     """Of equal length, so that neither the index nor the size of a shard moves."""
     image = toy.writer.encode_image(jax.device_get(jax.numpy.zeros((8, 8, 1), "uint8")), "png")

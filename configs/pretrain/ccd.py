@@ -4,9 +4,9 @@
     ... ccd:preset=lines,records=PATH,size=B
     ... ccd:preset=cpu --config.method.kmeans_frac=1   k-means to the end
 
-| preset | what it is | expected |
+| preset | what it is | expected; of cpu: docs/results_plain.md |
 |---|---|---|
-| cpu | a 1 M-parameter network, 128 px crops | distillation 0.68, segmentation 0.077, plain |
+| cpu | a 1 M-parameter network, 128 px crops | distillation 0.68, segmentation 0.077 |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 | words | the authors' S: words of 32x128, batch 256, 3 passes over 33 M images | not run here |
 

@@ -3,9 +3,9 @@
     python -m dig_jax.main --config=denoising:preset=cpu,records=records/lines --workdir=DIR
     ... denoising:preset=lines,records=PATH,size=B     ... denoising:preset=masking,records=PATH
 
-| preset | what it is | expected |
+| preset | what it is | expected; of cpu: docs/results_plain.md |
 |---|---|---|
-| cpu | half of the pixels lost, noise, blur; a 1 M network, 128 px crops | pixel 0.174, plain |
+| cpu | half of the pixels lost, noise, blur; a 1 M network, 128 px crops | pixel 0.174 |
 | lines | the same for an accelerator, random 256 px crops | not run yet |
 | masking | the paper's noise alone: a quarter of the pixels lost; raw targets | not run here |
 

@@ -11,7 +11,7 @@
 | words_paper | the same in the paper's 3 epochs | not run here |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 | cpu | a 1 M-parameter network, 128 px crops | below |
-| demo | the same on narrow crops, a few minutes | docs/results_plain.md |
+| demo | the same on narrow crops, a few minutes | no figure is kept |
 
 cpu: 79 minutes on one core (Intel with AMX), one seed, training images of archiscribe and
 copiste_hw_fr: contrast 2.25, pixel 0.417, top1 0.59. Fine-tuned with 10 % of the labels: 15.6 %

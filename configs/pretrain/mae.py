@@ -4,9 +4,9 @@ for the rest.
     python -m dig_jax.main --config=mae:preset=cpu,records=records/lines --workdir=DIR
     ... mae:preset=cpu,can,records=PATH    CAN (2210.16870): two views, contrast and noise as well
 
-| preset | what it is | expected |
+| preset | what it is | expected; of cpu: docs/results_plain.md |
 |---|---|---|
-| cpu | a 1 M network, 128 px crops, half removed in pairs of columns | pixel loss 0.436, plain |
+| cpu | a 1 M network, 128 px crops, half removed in pairs of columns | pixel loss 0.436 |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 | words_union14m | MAERec-S: words of 32x128, 20 epochs of Union14M-U, batch 1024 | not run here |
 

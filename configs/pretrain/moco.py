@@ -2,9 +2,9 @@
 
     python -m dig_jax.main --config=moco:preset=cpu,records=records/lines --workdir=DIR
 
-| preset | what it is | expected |
+| preset | what it is | expected; of cpu: docs/results_plain.md |
 |---|---|---|
-| cpu | v2, a 1 M network, 128 px crops | contrast 3.97, top-1 of 2,049 keys 0.67, plain |
+| cpu | v2, a 1 M network, 128 px crops | contrast 3.97, top-1 of 2,049 keys 0.67 |
 | lines | v2, 32 px high lines on an accelerator, random 256 px crops | not run yet |
 | words | v1 as in arXiv 2103.04400: words of 32x100, CNN + BiLSTM, 200,000 steps | not run yet |
 

@@ -6,9 +6,9 @@
     ... mocov3:preset=cpu,records=PATH,block=3,layer_decay=0.65,lr=1e-3,steps=2400
         --config.init_from=runs/gen     contrast after reconstruction, as MIM-Refiner
 
-| preset | what it is | expected |
+| preset | what it is | expected; of cpu: docs/results_plain.md |
 |---|---|---|
-| cpu | a 1 M-parameter network, 128 px crops | contrast 0.62, top-1 0.995, plain |
+| cpu | a 1 M-parameter network, 128 px crops | contrast 0.62, top-1 0.995 |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 | words | the official ViT-S recipe on words of 32x128, as many steps as its 300 epochs | not run
 yet |

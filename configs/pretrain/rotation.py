@@ -4,9 +4,9 @@
     ... rotation:preset=lines,records=PATH,size=B
     ... --config.method.classes=4    90 and 270 degrees as well
 
-| preset | what it is | expected |
+| preset | what it is | expected; of cpu: docs/results_plain.md |
 |---|---|---|
-| cpu | 0 or 180 degrees, a 1 M-parameter network, 128 px crops | accuracy 0.992, plain |
+| cpu | 0 or 180 degrees, a 1 M-parameter network, 128 px crops | accuracy 0.992 |
 | lines | the same for an accelerator, random 256 px crops | not run yet |
 | words | as in 2103.04400: four angles, words of 32x100, CNN, 200,000 steps | not run here |
 

@@ -5,9 +5,9 @@
     ... --config.method.window_px=4    one instance a frame
     ... --config.method.displace_px=64 --config.data.width_px=192    views up to 2 windows apart
 
-| preset | what it is | expected |
+| preset | what it is | expected; of cpu: docs/results_plain.md |
 |---|---|---|
-| cpu | a 1 M-parameter network, 128 px crops, 4 windows | contrast 0.16, top-1 0.998, plain |
+| cpu | a 1 M-parameter network, 128 px crops, 4 windows | contrast 0.16, top-1 0.998 |
 | lines | 32 px high lines on an accelerator, random 256 px crops, 8 windows | not run yet |
 | words | the paper's: words of 32x100, CNN + BiLSTM, 5 windows, 300,000 steps | not run yet |
 

@@ -2,9 +2,9 @@
 
     python -m dig_jax.main --config=siman:preset=cpu,records=records/lines --workdir=DIR
 
-| preset | what it is | expected |
+| preset | what it is | expected; of cpu: docs/results_plain.md |
 |---|---|---|
-| cpu | a 1 M network, 128 px crops, halves of 64 px | pixel 0.014, adversary 0.48, plain |
+| cpu | a 1 M network, 128 px crops, halves of 64 px | pixel 0.014, adversary 0.48 |
 | lines | 32 px high lines on an accelerator, random 256 px crops, halves of 128 px | not run yet |
 
 There is no preset of the paper: its code is not public, and sizes, weights and length are not

@@ -2,9 +2,9 @@
 
     python -m dig_jax.main --config=simclr:preset=cpu,records=records/lines --workdir=DIR
 
-| preset | what it is | expected |
+| preset | what it is | expected; of cpu: docs/results_plain.md |
 |---|---|---|
-| cpu | a 1 M-parameter network, 128 px crops | contrast 0.095, top-1 0.999, plain |
+| cpu | a 1 M-parameter network, 128 px crops | contrast 0.095, top-1 0.999 |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 
 There is no preset of the paper. Its recipe (LARS, 224 px photographs, 100 to 1000 epochs of batch

@@ -3,9 +3,9 @@ teacher.
 
     python -m dig_jax.main --config=simsiam:preset=cpu,records=records/lines --workdir=DIR
 
-| preset | what it is | expected |
+| preset | what it is | expected; of cpu: docs/results_plain.md |
 |---|---|---|
-| cpu | a 1 M network, 128 px crops | cosine 0.954, q_std 0.088, effective rank 39, plain |
+| cpu | a 1 M network, 128 px crops | cosine 0.954, q_std 0.088, effective rank 39 |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 | words | the paper's, without crops and flips, on words of 32x128 | not run yet |
 

@@ -5,9 +5,9 @@ again.
     ... ssm:preset=lines,records=PATH,size=B
     ... ssm:preset=cpu --config.method.weight_contrast=0   pixels alone
 
-| preset | what it is | expected |
+| preset | what it is | expected; of cpu: docs/results_plain.md |
 |---|---|---|
-| cpu | a 1 M-parameter network, 128 px crops | pixel 0.363, contrast 1.82, top-1 0.85, plain |
+| cpu | a 1 M-parameter network, 128 px crops | pixel 0.363, contrast 1.82, top-1 0.85 |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 | words | the authors' S: words of 32x128, batch 1152, 20 epochs of Union14M-U | not run here |
 

@@ -51,12 +51,12 @@ def hider(
 
 def kinds(kind: str | None, span: int, unit_px: Sequence[int] | None) -> tuple[str, ...]:
     """The kinds that a line may get, by the arguments of `hider`."""
-    if kind is None and unit_px and span > 1:
-        raise ValueError(
-            f"mask_span is {span}, and mask_unit_px hides blocks: set config.method.mask_kind to "
-            "'span', or leave mask_span 1"
-        )
     if kind is None:
+        if unit_px and span > 1:
+            raise ValueError(
+                f"mask_span is {span}, and mask_unit_px hides blocks: set config.method.mask_kind "
+                "to 'span', or leave mask_span 1"
+            )
         kind = "block" if unit_px else "random" if span == 1 else "span"
     if kind not in KINDS:
         raise ValueError(

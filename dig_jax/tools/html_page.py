@@ -70,17 +70,19 @@ def as_svg(figure: Any) -> str:
     return svg.replace(INK, "currentColor")
 
 
+def _percentages(cells: Sequence[str]) -> bool:
+    """Whether a column holds percentages, and "-" or nothing where there is none."""
+    known = [cell for cell in cells if cell not in ("-", "")]
+    return bool(known) and all(cell.endswith("%") for cell in known)
+
+
 def table(
     columns: Sequence[str], rows: Iterable[Sequence[Any]], numbers: Collection[str] = ()
 ) -> str:
     """One table. numbers: columns that are set to the right, as columns of percentages are."""
     rows = [[str(cell) for cell in row] for row in rows]
-    rate = lambda cell: cell.endswith("%")
-    rates = [
-        any(map(rate, cells)) and all(rate(cell) or cell in ("-", "") for cell in cells)
-        for cells in zip(*rows)
-    ]
-    right = [name in numbers or i < len(rates) and rates[i] for i, name in enumerate(columns)]
+    each = list(zip(*rows)) or [()] * len(columns)
+    right = [name in numbers or _percentages(found) for name, found in zip(columns, each)]
 
     def cells(tag: str, row: Sequence[Any]) -> str:
         return "".join(

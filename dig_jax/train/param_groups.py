@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -24,15 +23,18 @@ RULE = {
     "weight_decay": None,
     "schedule": None,
 }
-
-
-VALUES = {
-    "lr_scale": "0 or more",
-    "freeze": "True or False",
-    "freeze_frac": "a share of the steps, from 0 to 1",
-    "weight_decay": "0 or more, or None",
-    "schedule": "the name of one, or None",
+# Which values it may have: in words, and the test.
+VALUES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "lr_scale": ("0 or more", lambda x: _number(x) and 0 <= x < math.inf),
+    "freeze": ("True or False", lambda x: isinstance(x, bool)),
+    "freeze_frac": ("a share of the steps, from 0 to 1", lambda x: _number(x) and 0 <= x <= 1),
+    "weight_decay": ("0 or more, or None", lambda x: x is None or _number(x) and 0 <= x < math.inf),
+    "schedule": ("the name of one, or None", lambda x: x is None or isinstance(x, str)),
 }
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,18 +78,6 @@ def _decays(path: str, leaf: Any) -> bool:
     return leaf.ndim >= 2 and not path.split("/")[-1].endswith(("bias", "scale", "position"))
 
 
-def _fits(name: str, value: Any) -> bool:
-    """Whether a rule may set this value, see VALUES."""
-    if name == "freeze":
-        return isinstance(value, bool)
-    if name == "schedule":
-        return value is None or isinstance(value, str)
-    if name == "weight_decay" and value is None:
-        return True
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and 0 <= value <= (1 if name == "freeze_frac" else sys.float_info.max)
-
-
 def _match(names: list[str], rules: Rules) -> dict[str, Mapping[str, Any]]:
     """{path: the first rule that is found in it}. Raises ValueError for idle rules, bare
     parameters, unknown keys.
@@ -101,10 +91,10 @@ def _match(names: list[str], rules: Rules) -> dict[str, Mapping[str, Any]]:
                 f"{tuple(RULE)}"
             )
         for name, value in rule.items():
-            if not _fits(name, value):
+            words, fits = VALUES[name]
+            if not fits(value):
                 raise ValueError(
-                    f"rule {pattern!r} of config.optim.rules has {name}={value!r}: set it to "
-                    f"{VALUES[name]}"
+                    f"rule {pattern!r} of {WHERE} has {name}={value!r}: set it to {words}"
                 )
         hits = [n for n in names if n not in chosen and re.search(pattern, n)]
         if not hits:

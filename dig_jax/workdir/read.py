@@ -1,8 +1,8 @@
 """What a work folder says about itself: its config, its curves, and which cell of a results table
 it fills.
 
-Read by `report` (one page a comparison) and `results` (their table), so that both name
-things alike.
+Read by `report` (one page a comparison) and `results` (their table), so that both name things
+alike.
 """
 
 import dataclasses

@@ -62,6 +62,10 @@ def test_classes_own_columns_and_bad_rows(tmp_path):
         "row without an image": 1,
         "class without a name (image kept, unlabelled)": 1,
     }
+    numbers = pa.table({"image": [png(1), png(2)], "text": [3.5, float("nan")]})
+    pyarrow.parquet.write_table(numbers, tmp_path / "n.parquet")
+    made = make(tmp_path / "numbers", "parquet", f"--input={tmp_path / 'n.parquet'}")
+    assert made.texts == {"n.parquet#0": "3.5", "n.parquet#1": None}
     table = pa.table({"Bild": [png(1)], "Text der Zeile": ["eins"]})
     pyarrow.parquet.write_table(table, tmp_path / "y.parquet")
     flags = ("--image_column=bild", "--text_column=Text der Zeile")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import types
 
 import jax
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from dig_jax.methods import denoising
-from dig_jax.models import cnn, vit
+from dig_jax.models import vit
 
 ENCODER = {"patch": (8, 4), "width": 32, "depth": 1, "heads": 2, "dtype": "float32"}
 
@@ -88,29 +87,6 @@ def test_a_perfect_answer_paints_the_clean_line(raw, target):
     np.testing.assert_allclose(pictures["output"], clean, atol=1e-4)
     np.testing.assert_allclose(pictures["original"], clean, atol=1e-6)
     assert 0.4 < (np.asarray(pictures["masked"])[0] == 1).mean() < 0.6
-
-
-def test_a_cnn_paints_a_column_from_each_of_its_frames():
-    """Every array of it learns, and what lies right of a line plays no part."""
-    encoder = {"kind": "cnn", "height_px": 32, "dtype": "float32", **cnn.SIZES["cnn_nano"]}
-    method = denoising.Method(encoder=encoder, channels=1, drop=0.5)
-    rng, width = np.random.default_rng(0), np.array([64, 40, 12])
-    image = rng.integers(60, 200, (3, 32, 64, 1), np.uint8)
-    raw = {"image": jnp.asarray(image), "width": jnp.asarray(width), "valid": jnp.ones(3, bool)}
-    batch = jax.jit(method.augment)(jax.random.key(0), raw)
-    params = jax.jit(method.init)(jax.random.key(1), batch)["params"]
-    state = types.SimpleNamespace(mutable={})
-    step = jax.jit(
-        jax.value_and_grad(lambda p, batch: method.loss(p, state, batch, jax.random.key(0), 0.0)[0])
-    )
-    loss, grads = step(params, batch)
-    for path, grad in jax.tree_util.tree_leaves_with_path(grads["encoder"]):
-        assert np.isfinite(grad).all() and np.any(grad), jax.tree_util.keystr(path)
-    painted = method.apply(params, "__call__", batch)
-    assert painted.shape == (3, 64 // method.patch[1], math.prod(method.patch))
-    outside = np.arange(64)[None, None, :, None] >= width[:, None, None, None]
-    other = batch | {name: jnp.where(outside, 0.3, batch[name]) for name in ("view1", "target")}
-    np.testing.assert_allclose(step(params, other)[0], loss, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

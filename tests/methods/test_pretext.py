@@ -16,7 +16,7 @@ import optax
 import pytest
 
 from dig_jax.methods.shared import pretext
-from dig_jax.models import crnn, vit
+from dig_jax.models import cnn, crnn, vit
 from tests.methods import checks
 from tests.methods.checks import same
 from tests.tiers import tiers
@@ -440,6 +440,30 @@ def test_classifiers_take_a_cnn_as_well(name):
     )(params)
     for path, grad in jax.tree_util.tree_leaves_with_path(grads):
         assert np.isfinite(grad).all() and np.any(grad), jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize("name, values", [("colorization", 2), ("denoising", 1)])
+def test_a_cnn_paints_a_column_from_each_of_its_frames(name, values):
+    """Every array of it learns, and what lies right of a line plays no part."""
+    encoder = {"kind": "cnn", "height_px": 32, "dtype": "float32", **cnn.SIZES["cnn_nano"]}
+    options = {"channels": 1, **METHODS[name]}
+    method = module_of(name).Method(encoder=encoder, **options)
+    rng, width = np.random.default_rng(0), np.array([64, 40, 12])
+    image = rng.integers(60, 200, (3, 32, 64, options["channels"]), np.uint8)
+    raw = {"image": jnp.asarray(image), "width": jnp.asarray(width), "valid": jnp.ones(3, bool)}
+    batch = jax.jit(method.augment)(jax.random.key(0), raw)
+    params = jax.jit(method.init)(jax.random.key(1), batch)["params"]
+    state = types.SimpleNamespace(mutable={})
+    loss = lambda params, batch: method.loss(params, state, batch, jax.random.key(0), 0.0)[0]
+    step = jax.jit(jax.value_and_grad(loss))
+    value, grads = step(params, batch)
+    for path, grad in jax.tree_util.tree_leaves_with_path(grads["encoder"]):
+        assert np.isfinite(grad).all() and np.any(grad), jax.tree_util.keystr(path)
+    painted = jax.eval_shape(lambda params: method.apply(params, "__call__", batch), params)
+    assert painted.shape == (3, 64 // method.patch[1], values * math.prod(method.patch))
+    outside = np.arange(64)[None, None, :, None] >= width[:, None, None, None]
+    other = batch | {name: jnp.where(outside, 0.3, batch[name]) for name in ("view1", "target")}
+    np.testing.assert_allclose(step(params, other)[0], value, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -14,7 +14,15 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from dig_jax.tools import compare, report, report_attention, report_charts, report_lines, results
+from dig_jax.tools import (
+    compare,
+    html_page,
+    report,
+    report_attention,
+    report_charts,
+    report_lines,
+    results,
+)
 from dig_jax.workdir import read as runs
 from dig_jax.workdir import readings
 from tests.evaluators import lines
@@ -596,6 +604,13 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(workdir):
     assert [run.name for run in runs.told_apart(many)] == ["10/random-0", "20/random-0"]
     assert [run.name for run in runs.told_apart(many[:1])] == ["random-0"]
     assert [run.name for run in runs.told_apart([many[0], many[0]])] == ["random-0"] * 2
+
+
+def test_columns_of_percentages_are_set_to_the_right_as_a_whole():
+    page = html_page.table(("a", "b", "c"), [("10 %", "10 %", ""), ("34 lines", "-", "")])
+    right = [bool(re.search(f"<t[dh] class=number>{text}<", page)) for text in ("a", "b", "c")]
+    assert right == [False, True, False] and "<td>10 %</td><td class=number>10 %</td>" in page
+    assert "<th>a</th>" in html_page.table(("a",), [])
 
 
 def test_the_cer_stands_beside_the_name(workdir):

@@ -11,7 +11,7 @@ from tests import toy
 GIVEN = ("mixture", "batch_size", "charset", "seed", "process_index", "process_count")
 
 
-def config(folder, **data):
+def config(folder, head="linear", **data):
     lines = {
         **defaults.READING,
         **defaults.options(records.open_sets, *experiment.SETS),
@@ -19,15 +19,15 @@ def config(folder, **data):
         **defaults.options(limits.learnable, "frame_px", "ctc"),
         **{"kind": "lines", "train": str(folder), "height_px": 8, "channels": 1, **data},
     }
-    method = {"encoder": {"patch": (8, 4)}}
+    method = {"encoder": {"patch": (8, 4)}, "heads": {"one": {"kind": head}}}
     total = {"steps": 1, "epochs": None}
     whole = {"data": lines, "method": method, "total": total, "batch_size": 2, "seed": 0}
     return whole | {"init_from": "", "init_parts": ()}
 
 
-def opened(folder, **data):
+def opened(folder, head="linear", **data):
     mesh = sharding.make_mesh({"data": 1, "fsdp": 1, "tensor": 1})
-    return experiment.open_data(config(folder, **data), mesh)
+    return experiment.open_data(config(folder, head, **data), mesh)
 
 
 def write(folder, texts, width=40):
@@ -51,6 +51,13 @@ def test_what_ctc_cannot_learn_is_told_or_refused(tmp_path, capsys):
     write(tmp_path / "b", ["x" * 30] * 3)
     with pytest.raises(ValueError, match="so nothing can be learnt"):
         opened(tmp_path / "b")
+
+
+def test_equal_characters_need_a_frame_between_them_for_ctc_alone(tmp_path, capsys):
+    """Ten frames: one a character is enough for attention, CTC needs nineteen."""
+    write(tmp_path / "a", ["ab"] * 9 + ["x" * 10])
+    for head, lines in (("linear", 9), ("bilstm", 9), ("attention", 10), ("transformer", 10)):
+        assert len(opened(tmp_path / "a", head).mixture) == lines, head
 
 
 def test_out_of_memory_is_a_sentence():

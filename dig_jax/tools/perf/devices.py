@@ -20,8 +20,8 @@ import dataclasses
 class Device:
     """tflops: dense bfloat16. memory_gb, memory_gb_s: capacity and bandwidth of its memory.
     link_gb_s: to the `node` devices it is linked with directly (a server's NVLink, a TPU pod's
-    interconnect). network_gb_s: to all others. dtype: what "auto" means on it
-    for a ViT; other encoders pass nothing in bfloat16 between their layers."""
+    interconnect). network_gb_s: to all others. dtype: what "auto" means on it for a ViT; other
+    encoders pass nothing in bfloat16 between their layers."""
 
     tflops: float
     memory_gb: float
