@@ -50,13 +50,15 @@ def _typed(name: str, text: str, default: Any) -> Any:
         try:
             return type(default)(text)
         except ValueError as error:
-            raise ValueError(f"argument {name}={text}: give a number such as {default}") from error
+            example = default if default >= 0 else 1000
+            raise ValueError(f"argument {name}={text}: give a number such as {example}") from error
     return text
 
 
 def pretraining_args(arg: str | None, presets: tuple[str, ...], **own: Any) -> ConfigDict:
-    """The arguments of every pretrain/*.py, and its `own`. The first preset is the default."""
-    common = {"records": "", "size": "", "patch": "", "epochs": 0.0, "steps": 0, "batch": 0}
+    """The arguments of every pretrain/*.py, and its `own`. The first preset is the default; steps
+    and epochs are its own where they are below 0."""
+    common = {"records": "", "size": "", "patch": "", "epochs": -1.0, "steps": -1, "batch": 0}
     common |= {"lr": 0.0, "dtype": "", "probe": "", "seed": 0, "recipe": "", "quick": False}
     args = parse_arg(arg, preset=presets[0], **common, **own)
     if args.preset not in presets:
@@ -143,14 +145,16 @@ def finished(config: ConfigDict, args: ConfigDict) -> ConfigDict:
     config.data.train = args.records or placeholder(str)
     config.batch_size = args.batch or config.batch_size
     config.optim.lr = args.lr or config.optim.lr
-    if args.steps or args.epochs:
-        config.total = {"steps": args.steps} if args.steps else {"epochs": args.epochs}
+    if args.steps >= 0 or args.epochs >= 0:
+        config.total = {"steps": args.steps} if args.steps >= 0 else {"epochs": args.epochs}
     now = config.method.encoder
     if args.size and is_cnn(args.size) != is_cnn(now.size):
         config.method.encoder = encoder(args.size, (8, 4))
         times = height_of(args.size) / config.data.height_px  # the same windows on paper
         config.data.width_px = int(config.data.width_px * times)
         config.data.height_px = height_of(args.size)
+        if config.data.get("squeeze_px"):
+            config.data.squeeze_px = config.data.width_px
         if config.method.get("window_px") and "gap_px" not in config.method:
             config.method.window_px = int(config.method.window_px * times)
     elif args.size:

@@ -87,6 +87,7 @@ case $1 in
         "$python" -m dig_jax.tools.pseudo_label --model="$model" "${truth[@]}" --output="$own"
       main --config="finetune:steps=${STEPS:-1200},seed=$seed,head=bilstm2" \
         --config.init_from="$start" --config.init_parts="$whole" --config.data.train="$own" \
+        --config.evals.recognition.datasets="$records/$set@validation" \
         --workdir="$folder/${kind}_$name-$seed"; done ;;
   table) shopt -s nullglob; for folder in "$runs"/*/*/; do
       compgen -G "$folder*/config.json" > /dev/null || continue

@@ -10,7 +10,7 @@ grey line.
 | lines | the same for an accelerator, 256 px crops | not run yet |
 
 For records in colour, such as photographed words; of grey scans nothing can be learnt
-(train/untaught near 0 says so). Both presets read three channels. The papers' own recipes
+(train/baseline near 0 says so). Both presets read three channels. The papers' own recipes
 (ImageNet, VGG-like) have no counterpart. quick: two steps of a toy.
 """
 

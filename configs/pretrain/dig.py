@@ -40,6 +40,7 @@ def get_config(arg=None):
     method.weight_contrast = 0.02
     method.recipe, method.max_shift_px = "lines_light", 2.0
     method.column_offset_max = common.COLUMN_OFFSET_MAX
+    method.window_px = 32
     method.projector_width, method.projector_dim = 1024, 256
     method.pix_projector_width, method.decoder_width = 512, 192
 

@@ -24,7 +24,7 @@ DATA = ("subset", "subset_seed", "subset_order", "max_width_px", "max_pixels")
 
 
 def get_config(arg=None):
-    args = common.parse_arg(arg, records="", checkpoint="best", batch=64, quick=False)
+    args = common.parse_arg(arg, records="", checkpoint="best", batch=64)
     if args.checkpoint not in ("best", "last"):
         raise ValueError(f"checkpoint={args.checkpoint}: give best or last")
     config = ConfigDict()

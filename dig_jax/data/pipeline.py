@@ -25,7 +25,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +46,11 @@ ENDLESS = 1 << 48  # steps; Grain wants a length, and slicing needs room above i
 CROPS = ("height_px", "width_px", "channels", "squeeze_px", "contrast", "max_pixels")
 WHOLE = ("height_px", "channels", "squeeze_px", "max_width_px", "multiple_px", "contrast")
 WHOLE += ("max_pixels",)
+
+
+def options(data: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Those of `names`, CROPS or WHOLE, that config.data states."""
+    return {name: data[name] for name in names if name in data}
 
 
 def pretrain(

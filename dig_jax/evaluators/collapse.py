@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from dig_jax import sharding
 from dig_jax.data import pipeline, records
@@ -104,13 +103,13 @@ class Evaluator:
             batch_size=lines + -lines % mesh.size,
             seed=seed,
             **sharding.host_shard(mesh).of_data(),
-            **{name: data[name] for name in pipeline.CROPS if name in data},
+            **pipeline.options(data, pipeline.CROPS),
         )
         self.batch = sharding.to_global(crops[0][0], mesh)
-        everywhere = NamedSharding(mesh, PartitionSpec())  # every host needs all tokens
-        # `valid` goes through the same program, so that nothing is compiled here.
+        # Every host needs all tokens. `valid` goes through the same program, so that nothing is
+        # compiled here.
         both = lambda params, batch: (method.encode(params, batch), batch["valid"])
-        self.encode = jax.jit(both, out_shardings=everywhere)
+        self.encode = jax.jit(both, out_shardings=sharding.everywhere(mesh))
 
     def run(self, state, step) -> dict[str, float]:
         del step

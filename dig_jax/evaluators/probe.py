@@ -16,7 +16,6 @@ names the former). Training records that lack labels are passed over, with a war
 from __future__ import annotations
 
 import functools
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -25,7 +24,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
-from jax.sharding import NamedSharding, PartitionSpec
 
 from dig_jax import sharding
 from dig_jax.data import pipeline, records
@@ -33,6 +31,7 @@ from dig_jax.data.record_set import called
 from dig_jax.evaluators import scoring
 from dig_jax.models.decoders import ctc
 from dig_jax.text import Charset, base_direction, normalize
+from dig_jax.workdir.datasets import named_sets
 
 STD_FLOOR = 1e-6
 
@@ -72,12 +71,16 @@ class Evaluator:
         seed: int = 0,
     ):
         del workdir
+        for name, count in {"train_lines": train_lines, "eval_lines": eval_lines}.items():
+            if count < 2:
+                raise ValueError(f"{name} is {count}: set config.evals.probe.{name} to 2 or more")
         self.mesh, self.seed = mesh, seed
         self.steps, self.batch_size, self.rates = steps, batch_size, tuple(rates)
-        self.encode = jax.jit(method.encode, out_shardings=NamedSharding(mesh, PartitionSpec()))
+        self.encode = jax.jit(method.encode, out_shardings=sharding.everywhere(mesh))
         self.sets = {}
-        for path in dict.fromkeys(path for path, _, _ in records.parse_spec(sets or data["train"])):
-            train, validation = f"{path}@train", f"{path}@validation"
+        for name, validation in named_sets(None, {"train": sets or data["train"]}).items():
+            path = validation.rpartition("@")[0]
+            train = f"{path}@train"
             if missing := unlabelled(path):
                 if sets:
                     raise ValueError(
@@ -87,7 +90,7 @@ class Evaluator:
                 logging.warning(
                     "no light probe on %s: it has %s; to watch one, name labelled records as "
                     "probe=PATH, or say probe=none",
-                    pathlib.Path(path).name,
+                    name,
                     missing,
                 )
                 continue
@@ -99,7 +102,7 @@ class Evaluator:
                 )
                 for spec, count in ((train, train_lines), (validation, eval_lines))
             ]
-            self.sets[pathlib.Path(path).name] = (charset, *splits)
+            self.sets[name] = (charset, *splits)
 
     def run(self, state, step) -> dict[str, float]:
         del step
@@ -170,12 +173,12 @@ def read_lines(
     whole by every host.
     """
     total = len(records.open_sets(spec, labelled=True))
-    subset = count if 1 < count < total else None
+    subset = count if count < total else None
     dataset = pipeline.evaluation(
         records.open_sets(spec, subset=subset, subset_seed=seed, labelled=True),
         batch_size=batch_size,
         charset=charset,
-        **{name: data[name] for name in pipeline.WHOLE if name in data},
+        **pipeline.options(data, pipeline.WHOLE),
     )
     lines = []
     with pipeline.iterate(dataset, 0, workers=0) as batches:

@@ -115,7 +115,7 @@ class Evaluator:
         found: dict[str, tuple[str, list[Line]]] = {}  # {data set: (head, labelled lines)}
         cers: list[dict[str, float]] = []  # {head: CER} of each validation set
         for name in self.sets:
-            lines, samples = self.read(name, state)
+            lines, samples = self.evaluated(name, state)
             labelled = [line for line in lines if line.truth is not None]
             if not labelled:
                 raise ValueError(
@@ -165,7 +165,7 @@ class Evaluator:
         config = {"evals": {"recognition": {"datasets": self.specs}}, "data": {}}
         return Run(self.workdir, config, rows).chosen(name).row is rows[-1]
 
-    def read(self, name: str, state) -> tuple[list[Line], list]:
+    def evaluated(self, name: str, state) -> tuple[list[Line], list]:
         """All lines of one data set in order, the same on every host, and sample lines of this
         host. Raises RuntimeError if any record was met twice or not at all.
         """
@@ -173,8 +173,8 @@ class Evaluator:
         shown = min(size, self.pictures * jax.process_count())
         shown = set(np.linspace(0, size - 1, shown).astype(int).tolist())
         lines, samples = [], []
-        for host, image, widths, texts in self.readings(name, state):
-            self.log(host["errors"])
+        for host, image, widths, texts in self.batches(name, state):
+            self.warn_unread(host["errors"])
             for row, index in enumerate(host["index"].tolist()):
                 if index < 0:  # only fills the batch
                     continue
@@ -194,7 +194,7 @@ class Evaluator:
             )
         return lines, samples
 
-    def readings(
+    def batches(
         self, name, state
     ) -> Iterator[tuple[dict, np.ndarray, np.ndarray, dict[str, list[Text]]]]:
         """(host, images u8[b,H,W,C], width i32[b] with 0 in rows that are not valid, {head:
@@ -205,14 +205,10 @@ class Evaluator:
         waiting = None
         with pipeline.iterate(self.sets[name][0], 0, workers=self.workers) as batches:
             for batch, host in batches:
-                told = (
-                    self.features[name](state.params, batch, host)
-                    if name in self.features
-                    else batch
-                )
-                predicted = self.predict(
-                    state.params, state.mutable, sharding.to_global(told, self.mesh)
-                )
+                features = self.features.get(name)
+                given = features(state.params, batch, host) if features else batch
+                given = sharding.to_global(given, self.mesh)
+                predicted = self.predict(state.params, state.mutable, given)
                 if len(predicted) > 1 and not self.validation:
                     raise ValueError(
                         f"{len(predicted)} heads and no validation set to choose one by: add one "
@@ -231,7 +227,7 @@ class Evaluator:
         }
         return host, batch["image"], np.where(batch["valid"], batch["width"], 0), texts
 
-    def log(self, errors: list[str]) -> None:
+    def warn_unread(self, errors: list[str]) -> None:
         for error in errors:
             if error not in self.named:
                 self.named.add(error)
@@ -312,7 +308,7 @@ def open_set(spec: str, batch_size: int, data: Mapping, mesh: Mesh):
         mixture,
         batch_size=batch_size,
         **sharding.host_shard(mesh).of_data(),
-        **{name: data[name] for name in pipeline.WHOLE if name in data},
+        **pipeline.options(data, pipeline.WHOLE),
     )
     return dataset, len(mixture)
 

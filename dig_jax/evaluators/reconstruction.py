@@ -1,8 +1,8 @@
 """Pictures of what a generative method fills in: masked input, output, original, one below the
 other for each line.
 
-Writes WORKDIR/pictures/reconstruction-<step>.png at every evaluation. A method without
-`reconstruct` gives no pictures.
+Writes WORKDIR/pictures/reconstruction-<step>.png at every evaluation. A method whose `reconstruct`
+gives nothing has no pictures.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import pathlib
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from dig_jax import hosts, sharding
 from dig_jax.data import pipeline, records
@@ -60,26 +59,19 @@ class Evaluator:
         self, *, method, mesh, workdir, data, spec: str | None = None, lines: int = 8, seed: int = 0
     ):
         self.folder = pathlib.Path(workdir) / "pictures"
-        self.reconstruct = None
-        if not hasattr(method, "reconstruct"):
-            return
         self.lines = lines
         crops = pipeline.pretrain(
             records.open_sets(spec or data["train"]),
             batch_size=lines + -lines % mesh.size,  # every device needs as many rows
             seed=seed,
             **sharding.host_shard(mesh).of_data(),
-            **{name: data[name] for name in pipeline.CROPS if name in data},
+            **pipeline.options(data, pipeline.CROPS),
         )
         self.batch = sharding.to_global(crops[0][0], mesh)
         self.seed = seed
-        self.reconstruct = jax.jit(
-            method.reconstruct, out_shardings=NamedSharding(mesh, PartitionSpec())
-        )
+        self.reconstruct = jax.jit(method.reconstruct, out_shardings=sharding.everywhere(mesh))
 
     def run(self, state, step) -> dict[str, float]:
-        if self.reconstruct is None:
-            return {}
         pictures = {
             name: np.asarray(image)[: self.lines]
             for name, image in self.reconstruct(

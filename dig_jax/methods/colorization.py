@@ -25,10 +25,10 @@ Departures
 
 There is no version for channels=1: the colours that a grey image lacks cannot be a target, and
 painting its tones from themselves is no task. Denoising is the nearest kin. Scans of print in three
-channels have hardly a colour either: see `untaught`.
+channels have hardly a colour either: see `baseline`.
 
-Watch   untaught: what grey everywhere reaches, the mean square of the colours (0 .. 1). Near 0 the
-        lines have no colour and nothing can be learnt. pixel below untaught: colours are told from
+Watch   baseline: what grey everywhere reaches, the mean square of the colours (0 .. 1). Near 0 the
+        lines have no colour and nothing can be learnt. pixel below baseline: colours are told from
         shapes and tones.
 """
 
@@ -93,10 +93,10 @@ class Method(base.Method):
         return out | two_views.column_offsets(key, len(grey), 1, self.column_offset_max)
 
     def loss(self, params, state, batch, key, progress):
-        """L2. Metrics: pixel (L2 itself), untaught."""
+        """L2. Metrics: pixel (L2 itself), baseline."""
         said = self.apply(params, "__call__", batch, key=key)
         grey = jnp.zeros_like(batch["target"])
-        how = {"untaught": grey, "patch": self.patch, "kind": "input", "floor": 0.0}
+        how = {"baseline": grey, "patch": self.patch, "kind": "input", "floor": 0.0}
         loss, metrics, count = pretext.paint_loss(said, batch, **how)
         return loss, base.Aux(metrics, state.mutable, count)
 

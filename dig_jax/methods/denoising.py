@@ -22,7 +22,7 @@ Departures
 - Padding and rows that are not valid do not count.
 - Optionally targets normalised per patch (target="normalized"), as in `methods/dig.py`.
 
-Watch   untaught: the error of the spoilt line itself, as one has it without learning. pixel has to
+Watch   baseline: the error of the spoilt line itself, as one has it without learning. pixel has to
         fall below it, and soon does: noise of single pixels is mended by looking next door. A task
         of whole letters needs whole patches to be lost: that is masked modelling (dig with
         objective=gen), of which this is the forerunner.
@@ -67,7 +67,7 @@ class Method(base.Method):
         column_offset_max: int = 0,
     ):
         _check(drop, noise_sigma, blur_sigma_px)
-        pixels.check_target(target)
+        pixels.check_target(target, target_floor)
         base.check_column_offset(column_offset_max)
         base.check_counts(decoder_width=decoder_width)
         self.encoder, self.channels = encoders.create(encoder), channels
@@ -94,9 +94,9 @@ class Method(base.Method):
         return out | two_views.column_offsets(offset_key, len(spoilt), 1, self.column_offset_max)
 
     def loss(self, params, state, batch, key, progress):
-        """L. Metrics: pixel (L itself), untaught."""
+        """L. Metrics: pixel (L itself), baseline."""
         z = self.apply(params, "__call__", batch, key=key)
-        loss, metrics, count = pretext.paint_loss(z, batch, untaught=batch["view1"], **self.target)
+        loss, metrics, count = pretext.paint_loss(z, batch, baseline=batch["view1"], **self.target)
         return loss, base.Aux(metrics, state.mutable, count)
 
     def reconstruct(self, params, batch, key):

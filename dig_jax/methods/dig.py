@@ -209,14 +209,14 @@ class Method(base.WithTeacher):
                 f"block is {block!r} with objective {objective!r}: only 'dis' compares another "
                 "block than the last, so set config.method.block to 'last'"
             )
-        pixels.check(target, mask_ratio, column_offset_max)
+        pixels.check(target, mask_ratio, column_offset_max, target_floor)
         base.check_fractions(momentum=momentum)
         base.check_counts(projector_width=projector_width, projector_dim=projector_dim)
         base.check_counts(pix_projector_width=pix_projector_width, decoder_width=decoder_width)
         encoder = {"final_norm": objective == "gen", **encoder}
         self.encoder = encoders.create(encoder)
         block = base.checked_block(block, self.encoder)
-        self.patch, self.channels = tuple(encoder["patch"]), channels
+        self.patch, self.channels = self.encoder.patch, channels
         self.contrasts, self.reconstructs = objective != "gen", objective != "dis"
         self.loss_is_mean = not self.contrasts
         self.hide = masks.hider(self.patch, mask_ratio, mask_span, mask_kind, mask_unit_px)

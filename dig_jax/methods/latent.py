@@ -133,7 +133,7 @@ class Method(base.WithTeacher):
             raise ValueError(
                 f"target is {target!r}; set config.method.target to one of {', '.join(TARGETS)}"
             )
-        pixels.check(pixel_target, mask_ratio, column_offset_max)
+        pixels.check(pixel_target, mask_ratio, column_offset_max, target_floor)
         base.check_fractions(
             momentum=momentum, momentum_end=momentum_end, momentum_frac=momentum_frac
         )

@@ -163,12 +163,12 @@ class Network(nn.Module):
             batch = rows(batch)
         grid, real, seen, offset = self._layout(batch)
         tokens = self.encode(batch, deterministic)
-        said = self.decoder(tokens, seen, real, grid, offset, batch.get("strength"))
+        output = self.decoder(tokens, seen, real, grid, offset, batch.get("strength"))
         if self.projector is None:
-            return said
+            return output
         count = jnp.sum(seen, 1)
         mean = jnp.sum(tokens[:, self.decoder.prefix :], 1) / jnp.maximum(count, 1)[:, None]
-        return said, self.projector(mean, batch["valid"] & (count > 0))
+        return output, self.projector(mean, batch["valid"] & (count > 0))
 
     def encode(self, batch, deterministic=True):
         """The visible patches, encoded: f32[B,prefix+K,D], in reading order, then zeros in empty
@@ -238,9 +238,14 @@ class Method(base.Method):
         column_offset_max: int = 0,
         can: Mapping[str, Any] | None = None,
     ):
-        pixels.check(target, mask_ratio, column_offset_max)
+        pixels.check(target, mask_ratio, column_offset_max, target_floor)
         base.check_decoder(decoder_width, decoder_heads)
         self.encoder = encoders.create_vit(encoder)
+        if self.encoder.position == "learned":
+            raise ValueError(
+                "position is 'learned', and the decoder of MAE has no table of its own: set "
+                "config.method.encoder.position='sincos_2d'"
+            )
         self.patch, self.channels = tuple(encoder["patch"]), channels
         self.target = self.patch, target, target_floor
         self.column_offset_max = column_offset_max
@@ -312,29 +317,29 @@ class Method(base.Method):
         """The weighted sum. Metrics: pixel, noise and contrast, each before its weight; top1, the
         share of means whose nearest is their partner; q_std, the spread of the projected means.
         """
-        said, z = self.apply(params, "__call__", batch, key=key)
-        prediction, noise = jnp.split(said, 2, -1)
+        output, z = self.apply(params, "__call__", batch, key=key)
+        prediction, noise = jnp.split(output, 2, -1)
         both = rows(batch)
         clean = both["view1"] - both["strength"][:, None, None, None] * both["noise"]
         target = pixels.pixel_target(clean, both["width"], *self.target)[0]
         hidden = pixels.loss_weights(both, self.patch)
         shown = pixels.loss_weights({**both, "mask": ~both["mask"]}, self.patch)
         pixel = losses.masked_mse(prediction, target, hidden)
-        grain = losses.masked_mse(noise, vit.patchify(both["noise"], self.patch), shown)
+        noise_loss = losses.masked_mse(noise, vit.patchify(both["noise"], self.patch), shown)
         z = z.reshape(-1, 2, 1, z.shape[-1])
         valid = jnp.broadcast_to(batch["valid"][:, None, None], z.shape[:3])
         (z1, z2), (real, _) = contrast.rows(z, valid)
-        apart, top1 = losses.nt_xent(z1, z2, self.can.temperature, real)
-        metrics = {"pixel": pixel, "noise": grain, "contrast": apart, "top1": top1}
+        contrast_loss, top1 = losses.nt_xent(z1, z2, self.can.temperature, real)
+        metrics = {"pixel": pixel, "noise": noise_loss, "contrast": contrast_loss, "top1": top1}
         metrics["q_std"] = losses.unit_std(z, valid)
-        loss = self.can.weight_pixel * pixel + self.can.weight_noise * grain
-        return loss + self.can.weight_contrast * apart, base.Aux(metrics, state.mutable)
+        loss = self.can.weight_pixel * pixel + self.can.weight_noise * noise_loss
+        return loss + self.can.weight_contrast * contrast_loss, base.Aux(metrics, state.mutable)
 
     def reconstruct(self, params, batch, key):
         """`pixels.pictures` of a raw batch; of CAN the first view, as the encoder reads it."""
         batch = self.augment(key, batch)
-        said = self.apply(params, "__call__", batch)
+        output = self.apply(params, "__call__", batch)
         if self.can:
-            said = jnp.split(said[0][::2], 2, -1)[0]
+            output = jnp.split(output[0][::2], 2, -1)[0]
             batch = {**batch, "mask": batch["mask"][:, 0]}
-        return pixels.pictures(said, batch, *self.target)
+        return pixels.pictures(output, batch, *self.target)

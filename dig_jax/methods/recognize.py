@@ -108,6 +108,19 @@ class Method(base.Method):
         self.head = decoders.create(charset.size, **head)
         self.frozen_features = self._frozen_features if frozen and recipe is None else None
 
+    def check_optimizer(self, trainable, clip_norm):
+        held = {name: tree for name, tree in trainable.items() if name != "heads"}
+        if self.frozen and any(jax.tree.leaves(held)):  # decay moves a weight without a gradient
+            raise ValueError(
+                "config.method.frozen is True, but weight decay would move the encoder: set "
+                "config.optim.rules=(('^heads/', {}), ('', {'freeze': True}))"
+            )
+        if len(self.names) > 1 and clip_norm:
+            raise ValueError(
+                f"config.optim.clip_norm is {clip_norm}: the gradients of {len(self.names)} heads "
+                "would shrink each other. Set it to None, or keep one head"
+            )
+
     def init(self, key, batch):
         encoder_key, norm_key, head_key = jax.random.split(key, 3)
         params = {
@@ -294,19 +307,17 @@ class Method(base.Method):
 
     def log_probs(self, params, mutable, batch):
         """Raw batch -> {head: {"log_probs" f32[B,S,V], "length" i32[B]}} of every frame, by CTC."""
-        log_p = lambda *given: jax.nn.log_softmax(self.head.logits(*given).astype(jnp.float32))
-        read = lambda params, frames, length: {
-            "log_probs": log_p(params, frames, length),
-            "length": length,
-        }
-        return self._read(params, mutable, batch, read)
+        log_p = lambda logits: jax.nn.log_softmax(logits.astype(jnp.float32))
+        return self._every_frame(params, mutable, batch, "log_probs", log_p)
 
     def logits(self, params, mutable, batch):
         """The same as logits: {head: {"logits" f32[B,S,V], "length" i32[B]}}."""
-        read = lambda params, frames, length: {
-            "logits": self.head.logits(params, frames, length),
-            "length": length,
-        }
+        return self._every_frame(params, mutable, batch, "logits", lambda logits: logits)
+
+    def _every_frame(self, params, mutable, batch, name, of):
+        def read(head, frames, length):
+            return {name: of(self.head.logits(head, frames, length)), "length": length}
+
         return self._read(params, mutable, batch, read)
 
     def attention(self, params, mutable, batch, head, ids):

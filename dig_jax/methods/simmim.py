@@ -90,7 +90,7 @@ class Method(base.Method):
         target_floor: float = 0.05,
         column_offset_max: int = 0,
     ):
-        pixels.check(target, mask_ratio, column_offset_max)
+        pixels.check(target, mask_ratio, column_offset_max, target_floor)
         self.encoder = encoders.create_vit(encoder)
         self.patch, self.channels = tuple(encoder["patch"]), channels
         self.hide = masks.hider(self.patch, mask_ratio, mask_span, mask_kind, mask_unit_px)

@@ -224,7 +224,7 @@ class Method(base.WithTeacher):
         projector_dim: int = 256,
         loss_chunk: int | None = None,
     ):
-        pixels.check_target(target)
+        pixels.check_target(target, target_floor)
         base.check_fractions(momentum=momentum)
         if not 0 <= contrast_from < 1:
             raise ValueError(

@@ -59,7 +59,7 @@ class Cnn(nn.Module):
     layers: int = 0
     dropout: float = 0.0
     final_norm: bool = True
-    dtype: str = "auto"
+    dtype: str = "float32"
 
     @property
     def patch(self) -> tuple[int, int]:

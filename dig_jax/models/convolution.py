@@ -41,19 +41,20 @@ def _precision(x):
 
 
 def _shifted_sum(x, kernel):
-    """The convolution of a grey picture as nine shifted pictures, which XLA fuses in one loop."""
+    """The convolution of a grey picture as nine shifted pictures, which XLA fuses in one loop.
+    Summed in float32, as a product's."""
     height, width = x.shape[1:3]
-    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))).astype(jnp.float32)
     taps = [(i, j) for i in range(3) for j in range(3)]
-    return sum(
-        padded[:, i : i + height, j : j + width] * kernel[i, j, 0][None, None, None]
-        for i, j in taps
-    )
+    shifted = lambda i, j: padded[:, i : i + height, j : j + width] * _at(kernel[i, j, 0])
+    return sum(shifted(i, j) for i, j in taps).astype(x.dtype)
 
 
 @jax.custom_vjp
 def conv3x3(x, kernel):
-    """Convolution, stride 1, zeros around: x f[B,H,W,C], kernel f[3,3,C,D] -> f[B,H,W,D]."""
+    """Convolution, stride 1, zeros around: x f[B,H,W,C], kernel f32[3,3,C,D] -> f[B,H,W,D] of the
+    dtype of x, to which the kernel is rounded. Its gradient is not."""
+    kernel = kernel.astype(x.dtype)
     return _shifted_sum(x, kernel) if x.shape[-1] == 1 else _convolve(x, kernel)
 
 
@@ -63,7 +64,7 @@ def _conv_forward(x, kernel):
 
 def _conv_backward(kept, cotangent):
     x, kernel = kept
-    turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3)
+    turned = jnp.swapaxes(kernel[::-1, ::-1], 2, 3).astype(x.dtype)
     return _convolve(cotangent, turned), _kernel_gradient(x, cotangent)
 
 
@@ -84,7 +85,7 @@ def _kernel_gradient(x, cotangent):
         precision=_precision(x),
         preferred_element_type=jnp.float32,
     )
-    return rearrange(product, "(i c) (j d) -> i j c d", i=3, j=3).astype(x.dtype)
+    return rearrange(product, "(i c) (j d) -> i j c d", i=3, j=3)
 
 
 conv3x3.defvjp(_conv_forward, _conv_backward)
@@ -211,7 +212,7 @@ class Convolution(nn.Module):
         scale = self.param("scale", nn.initializers.ones, shape[-1:], jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, shape[-1:], jnp.float32)
         dtype = compute_dtype(self.dtype)
-        x = conv3x3(x.astype(dtype), kernel.astype(dtype)).astype(jnp.float32)
+        x = conv3x3(x.astype(dtype), kernel).astype(jnp.float32)
         return norm_relu_pool(x, scale, bias, real, self.groups, self.pool)
 
 

@@ -27,6 +27,9 @@ DEFAULTS = {
         "attention": "auto",
         "remat": False,
         "scan": False,
+        "final_norm": None,
+        "class_token": None,
+        "flat_columns": None,
     },
     "crnn": {"fiducials": 0, "dtype": "auto"},
     "cnn": {"dtype": "auto"},
@@ -46,12 +49,12 @@ def defaults(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def sized(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options with the numbers that `size` stands for; what they state themselves wins.
-    ValueError for an unknown size."""
-    options = dict(options)
-    size = options.pop("size", None)
+    """The options with the numbers that `size` stands for; what they state themselves wins, and
+    None states nothing. ValueError for an unknown size."""
+    stated = {name: value for name, value in options.items() if value is not None}
+    size = stated.pop("size", None)
     if size is None:
-        return options
+        return stated
     if size not in SIZES:
         raise ValueError(
             f"there is no encoder size {size!r}: choose one of {sorted(vit.SIZES)} or "
@@ -59,7 +62,6 @@ def sized(options: Mapping[str, Any]) -> dict[str, Any]:
         )
     kind = kind_of({"size": size})
     own = {} if kind == "vit" else {"kind": kind, "height_px": 32, "patch": (32, 4)}
-    stated = {name: value for name, value in options.items() if value is not None}
     return own | SIZES[size] | stated
 
 

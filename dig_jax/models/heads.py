@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from dig_jax import losses
@@ -30,7 +31,10 @@ def bias_fan_in(fan_in: int):
     """Initialiser uniform(+-1 / sqrt(fan_in)) of the bias behind a kernel of `uniform_fan_in`, as
     PyTorch's Linear draws it.
     """
-    return lambda key, shape, dtype=jnp.float32: uniform_fan_in()(key, (fan_in, *shape), dtype)[0]
+    bound = 1 / np.sqrt(fan_in)
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
+        key, shape, dtype, -bound, bound
+    )
 
 
 def linear(features: int, fan_in: int, dtype: str, name: str) -> Dense:

@@ -77,9 +77,8 @@ def complete(config: ConfigDict) -> ConfigDict:
     bare["method"] = {"name": config.method.name}
     if encoder := config.method.get("encoder"):
         bare["method"]["encoder"] = {"size": encoder.get("size"), "kind": encoder.get("kind")}
-    kinds = {name: own.get("evaluator") for name, own in config.evals.items()}
+    kinds = {name: own.get("evaluator") for name, own in config.get("evals", {}).items()}
     bare["evals"] = {name: {"evaluator": kind} if kind else {} for name, kind in kinds.items()}
-    bare["evals"] = bare["evals"] or {}
     _add(config, defaults.filled(bare))
     return config.lock()
 

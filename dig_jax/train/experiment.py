@@ -88,7 +88,7 @@ class Experiment:
     """Everything that a config describes. `config` is complete: what config.json says.
 
     variables: raw batch -> {"params", "mutable"} before step 0, jitted, so it is traced once for
-    all that ask for its shapes or values. total: steps. parts: microbatches of a step
+    all that ask for its shapes or values. total: steps. microbatches: of a step
     (config.accumulate). rules: config.sharding. log_every: steps. profile: which steps to trace.
     compile_cache: see `compile_cache.keep`.
     """
@@ -102,7 +102,7 @@ class Experiment:
     total: int
     batch_size: int
     seed: int
-    parts: int
+    microbatches: int
     rules: sharding.Rules
     source: Source
     log_every: int
@@ -143,18 +143,30 @@ class Experiment:
         variables = jax.jit(functools.partial(_variables, method, cfg["seed"]), inline=True)
         with jax.set_mesh(mesh):  # as everything that reads this trace again, see run.py
             shapes = jax.eval_shape(variables, data.raw)
-        given = {"params": shapes["params"], "total_steps": total}
-        given["batch_size"] = cfg["batch_size"]
+        given = {"params": shapes["params"], "total_steps": total, "batch_size": cfg["batch_size"]}
         optimizer = build.call(optim.create, "config.optim", cfg["optim"], **given)
         if total:
+            method.check_optimizer(optimizer.trainable, optimizer.clip_norm)
             encoders.check_dropout(getattr(method, "encoder", None))
-        run = {name: cfg[name] for name in ("batch_size", "seed", "profile", "compile_cache")}
-        layout = trees.checked_rules(
-            cfg["sharding"], "config.sharding", (list, tuple), "('fsdp?', None)"
+        return cls(
+            config=cfg,
+            mesh=mesh,
+            data=data,
+            method=method,
+            variables=variables,
+            optimizer=optimizer,
+            total=total,
+            batch_size=cfg["batch_size"],
+            seed=cfg["seed"],
+            microbatches=cfg["accumulate"],
+            rules=trees.checked_rules(
+                cfg["sharding"], "config.sharding", (list, tuple), "('fsdp?', None)"
+            ),
+            source=Source.of(cfg),
+            log_every=cfg["log"]["every_steps"],
+            profile=cfg["profile"],
+            compile_cache=cfg["compile_cache"],
         )
-        run |= {"parts": cfg["accumulate"], "rules": layout}
-        run |= {"log_every": cfg["log"]["every_steps"], "source": Source.of(cfg)}
-        return cls(cfg, mesh, data, method, variables, optimizer, total, **run)
 
     # state and step
 
@@ -189,7 +201,7 @@ class Experiment:
 
         Shardings are stated: left to itself, XLA lays what a step writes out anew.
         """
-        step = train_step(self.method, self.optimizer, self.parts, self.shardings)
+        step = train_step(self.method, self.optimizer, self.microbatches, self.shardings)
         rows, everywhere = sharding.batch_sharding(self.mesh), sharding.everywhere(self.mesh)
         layouts = {"in_shardings": (everywhere, self.shardings, rows)}
         layouts["out_shardings"] = (self.shardings, everywhere)

@@ -44,6 +44,7 @@ class Optimizer:
     build: Callable[[Numbers], tuple[optax.GradientTransformation, Schedule]]
     numbers: Numbers
     trainable: Any
+    clip_norm: float | None
     average: float | None
     _groups: tuple[tuple[str, int, int], ...]
 
@@ -155,7 +156,8 @@ def create(
         tx = optax.partition({"train": trained, "freeze": optax.set_to_zero()}, labels)
         return tx if average is None else _averaged(tx, average), rates[schedule]
 
-    return Optimizer(build, numbers, trainable, average, _group(params, groups))
+    summary = _summary(params, groups)
+    return Optimizer(build, numbers, trainable, clip_norm, average, summary)
 
 
 def _check(
@@ -314,12 +316,9 @@ def _clip_each(most: float, params: Any) -> optax.GradientTransformation:
         def one(u: Any, blocks: bool) -> Any:
             if _masked(u):
                 return u
-            norm = jnp.sqrt(
-                jnp.sum(
-                    jnp.square(u), axis=tuple(range(1, u.ndim)) if blocks else None, keepdims=True
-                )
-            )
-            return u * jnp.minimum(1.0, most / (norm + 1e-6)).reshape(norm.shape)
+            axes = tuple(range(1, u.ndim)) if blocks else None
+            norm = jnp.sqrt(jnp.sum(jnp.square(u), axis=axes, keepdims=True))
+            return u * jnp.minimum(1.0, most / (norm + 1e-6))
 
         return jax.tree.map(one, updates, stacked, is_leaf=_masked), state
 
@@ -330,7 +329,7 @@ def _is_one(scale: Any) -> bool:
     return isinstance(scale, float) and scale == 1.0
 
 
-def _group(params: Any, groups: Any) -> tuple[tuple[str, int, int], ...]:
+def _summary(params: Any, groups: Any) -> tuple[tuple[str, int, int], ...]:
     counts: dict[str, list[int]] = {}
     for leaf, t in zip(jax.tree.leaves(params), jax.tree.leaves(groups)):
         scale = f"{t.lr_scale:.4g}" if isinstance(t.lr_scale, (int, float)) else "by layer"

@@ -63,11 +63,15 @@ def param_groups(
     result = []
     for path, leaf in named.items():
         decay = weight_decay if _decays(path, leaf) else 0.0
-        rule = RULE | {"weight_decay": decay} | overrides.get(path, {})
-        scale = scales.get(path, 1.0) * rule["lr_scale"]
-        start = math.ceil(rule["freeze_frac"] * total_steps)
-        group = rule["weight_decay"], bool(rule["freeze"]), rule["schedule"], start
-        result.append(ParamGroup(scale, *group))
+        rule = RULE | dict(overrides.get(path, {}))
+        group = ParamGroup(
+            lr_scale=scales.get(path, 1.0) * rule["lr_scale"],
+            weight_decay=decay if rule["weight_decay"] is None else rule["weight_decay"],
+            freeze=rule["freeze"],
+            schedule=rule["schedule"],
+            start=math.ceil(rule["freeze_frac"] * total_steps),
+        )
+        result.append(group)
     return jax.tree.unflatten(jax.tree.structure(params), result)
 
 

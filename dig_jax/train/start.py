@@ -15,7 +15,7 @@ from dig_jax.hosts import report
 from dig_jax.methods.shared import base, classes
 from dig_jax.text import Charset
 from dig_jax.train.experiment import Experiment, Source
-from dig_jax.train.state import TrainState
+from dig_jax.train.state import TrainState, new_teacher
 from dig_jax.workdir import checkpoint
 
 # A CPU's program that runs once: to optimise it takes longer than it gains.
@@ -91,6 +91,12 @@ def load_parts(source: Source, placed: TrainState, method: base.Method) -> dict[
                 "statistics that these weights were trained on: set "
                 "config.init_parts=('params','mutable')"
             )
+        if theirs and not jax.tree.leaves(placed.mutable):
+            raise ValueError(
+                f"config.init_parts takes 'params' from {workdir}, whose features were "
+                "standardised, but this run takes them as they are: set "
+                "config.method.standardize=True"
+            )
         if jax.tree.leaves(placed.mutable) and not theirs:
             raise ValueError(
                 f"config.init_parts takes 'params' from {workdir}, whose features were not "
@@ -121,9 +127,8 @@ def replace_parts(state: TrainState, loaded: dict[str, Any], method: base.Method
     parts of a teacher that are loaded themselves."""
     own = {path: tree for path, tree in loaded.items() if path.split("/")[0] != "teacher"}
     state = _with_parts(state, own)
-    teacher = method.init_teacher(state.params) if own else None
-    if teacher is not None:
-        state = state.replace(teacher=jax.tree.map(jnp.copy, teacher))
+    if own:
+        state = state.replace(teacher=new_teacher(method, state.params))
     return _with_parts(state, {path: loaded[path] for path in loaded.keys() - own.keys()})
 
 

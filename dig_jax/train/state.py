@@ -35,15 +35,16 @@ def create(method: Any, tx: optax.GradientTransformation, variables: dict[str, A
     variables: of `method.init`. The teacher starts as a copy of the student.
     """
     params = variables["params"]
-    teacher = method.init_teacher(params)
-    if teacher is not None:
-        teacher = jax.tree.map(
-            jnp.copy, teacher
-        )  # own buffers: a donated step may not be handed one buffer twice
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
-        teacher=teacher,
+        teacher=new_teacher(method, params),
         opt_state=tx.init(params),
         mutable=variables["mutable"],
     )
+
+
+def new_teacher(method: Any, params: Any) -> Any:
+    """The teacher that follows these parameters, or None. Its buffers are its own: a donated step
+    may not be handed one buffer twice."""
+    return jax.tree.map(jnp.copy, method.init_teacher(params))

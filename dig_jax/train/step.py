@@ -49,14 +49,14 @@ def make_train_step(
 
 
 def train_step(
-    method: base.Method, optimizer: optim.Optimizer, parts: int = 1, shardings: Any = None
+    method: base.Method, optimizer: optim.Optimizer, microbatches: int = 1, shardings: Any = None
 ) -> Callable[..., Any]:
     """(numbers, state, raw batch) -> (state, {name: f32[]}), to be jitted. A step whose loss or
     gradient is not finite returns the state as it was, and "finite" False.
 
     Seed, length and rates are arguments, so that a second seed or another length finds its program
-    in the compile cache; with freeze_frac in a rule the length is a constant still. parts:
-    config.accumulate, see there. shardings: of the state on its mesh.
+    in the compile cache; with freeze_frac in a rule the length is a constant still.
+    microbatches: config.accumulate, see there. shardings: of the state on its mesh.
     """
 
     def step(
@@ -72,7 +72,8 @@ def train_step(
         if shardings is not None:
             read = sharding.gather(read, (shardings.params, shardings.teacher))
         whole = state.replace(params=read[0], teacher=read[1])
-        loss, aux, grads = accumulate.loss_and_gradients(method, whole, views, key, progress, parts)
+        given = method, whole, views, key, progress, microbatches
+        loss, aux, grads = accumulate.loss_and_gradients(*given)
         if shardings is not None:
             grads = jax.lax.with_sharding_constraint(grads, shardings.params)
         # Constants for what is frozen: XLA then drops that part of the backward pass, and clipping

@@ -212,6 +212,16 @@ def test_labels_from_right_to_left_are_learnt_in_the_order_of_the_picture(tmp_pa
     assert cer(make(data, steps=200), 1.0) < 0.05
 
 
+def test_two_sets_of_one_name_and_too_few_lines_are_sentences(tmp_path):
+    data = records(tmp_path)
+    writer.write(tmp_path / "b/words", [("train", draw("on"), "on", "0")] * 2)
+    both = {**data, "train": f"{data['train']},{tmp_path}/b/words"}
+    with pytest.raises(ValueError, match="would both be called words: rename one"):
+        make(both)
+    with pytest.raises(ValueError, match="train_lines is 1: set config.evals.probe.train_lines"):
+        make(data, train_lines=1)
+
+
 def test_validation_by_another_name_is_a_probe_too(tmp_path):
     rows = [("train", draw(word), word) for word in WORDS * 2]
     rows += [("val", draw(word), word) for word in WORDS]

@@ -7,6 +7,7 @@ import numpy as np
 
 from dig_jax import sharding
 from dig_jax.evaluators import reconstruction
+from dig_jax.methods.shared import base
 from tests.evaluators.lines import DATA, write
 
 
@@ -63,11 +64,5 @@ def test_written_png_is_rgb(tmp_path):
 
 
 def test_a_method_that_draws_nothing_gives_no_picture(tmp_path):
-    assert make(tmp_path, object()).run(types.SimpleNamespace(params=0.0), 0) == {}
-
-    class Nothing:
-        def reconstruct(self, params, batch, key):
-            return {}
-
-    assert make(tmp_path / "b", Nothing()).run(types.SimpleNamespace(params=0.0), 0) == {}
+    assert make(tmp_path, base.Method()).run(types.SimpleNamespace(params=0.0), 0) == {}
     assert not list(tmp_path.glob("**/*.png"))

@@ -479,6 +479,7 @@ def test_pictures_change_hidden_patches_only(target):
         ({"block": 1}, "block is 1 with objective 'dig': only 'dis'.*method.block to 'last'"),
         ({"recipe": "digg"}, "recipe is 'digg'.*method.recipe.*dig, lines_light"),
         ({"column_offset_max": -1}, "column_offset_max is -1.*0 or more"),
+        ({"target": "normalized", "target_floor": 0.0}, "config.method.target_floor above 0"),
         ({"channels": 3}, "images have 1 channels.*method.channels"),
     ],
 )

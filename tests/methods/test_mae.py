@@ -506,6 +506,8 @@ def test_pictures_change_removed_patches_only():
         ({"decoder_heads": 3}, "decoder_width of 16.*by 4 and into 3 heads.*method.decoder_width"),
         ({"target": "raw"}, "target is 'raw'.*method.target.*normalized_joint"),
         ({"column_offset_max": -1}, "column_offset_max is -1.*0 or more"),
+        ({"target_floor": 0.0}, r"target_floor is 0.0.*config.method.target_floor above 0"),
+        ({"encoder": {"position": "learned"}}, "decoder of MAE has no table"),
         ({"channels": 3}, "images have 1 channels.*method.channels"),
     ],
 )

@@ -158,15 +158,15 @@ def test_only_a_tile_layer_knows_where_in_a_window_something_lies(tile):
 
 def test_paint_is_the_mean_square_over_real_pixels_of_valid_lines():
     rng = np.random.default_rng(1)
-    target, untaught = rng.uniform(-1, 1, (2, 3, 8, 12, 2)).astype(np.float32)
+    target, baseline = rng.uniform(-1, 1, (2, 3, 8, 12, 2)).astype(np.float32)
     said = rng.uniform(0, 1, (3, 8, 12, 2)).astype(np.float32)  # in grey of [0, 1]
     width, valid = np.array([12, 5, 9]), np.array([True, True, False])
-    squares = {"pixel": [], "untaught": []}
+    squares = {"pixel": [], "baseline": []}
     for b in np.flatnonzero(valid):
         for x in range(width[b]):
             grey = target[b, :, x] / 2 + 0.5
             squares["pixel"] += list((said[b, :, x] - grey).ravel() ** 2)
-            squares["untaught"] += list((untaught[b, :, x] / 2 + 0.5 - grey).ravel() ** 2)
+            squares["baseline"] += list((baseline[b, :, x] / 2 + 0.5 - grey).ravel() ** 2)
     # One patch a column of 4 px and row of 8: the prediction in reading order, written out.
     patches = np.stack([said[:, :, x : x + 4].reshape(3, -1) for x in (0, 4, 8)], axis=1)
     batch = {
@@ -174,7 +174,7 @@ def test_paint_is_the_mean_square_over_real_pixels_of_valid_lines():
         "width": jnp.asarray(width),
         "valid": jnp.asarray(valid),
     }
-    how = {"untaught": jnp.asarray(untaught), "patch": (8, 4), "kind": "pixel", "floor": 0.0}
+    how = {"baseline": jnp.asarray(baseline), "patch": (8, 4), "kind": "pixel", "floor": 0.0}
     loss, metrics, count = pretext.paint_loss(jnp.asarray(patches), batch, **how)
     assert count == len(squares["pixel"])
     for name, values in squares.items():
@@ -393,7 +393,7 @@ def test_the_task_can_be_learnt(name):
     if name in CHOICES:
         assert last["accuracy"] > (1 + 2 / CHOICES[name]) / 3 + 0.1
     else:
-        assert last["pixel"] < 0.5 * last["untaught"]
+        assert last["pixel"] < 0.5 * last["baseline"]
 
 
 @pytest.mark.slow

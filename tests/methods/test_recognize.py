@@ -332,6 +332,17 @@ def test_contradictions_are_sentences(options, words):
         make(**options)
 
 
+def test_an_optimiser_that_moves_what_is_frozen_or_couples_heads_is_a_sentence():
+    method = make({"a": LINEAR, "b": LINEAR})
+    held = {"encoder": {"kernel": False}, "heads": {"a": True, "b": True}}
+    method.check_optimizer(held, None)
+    with pytest.raises(ValueError, match=r"would move the encoder: set config.optim.rules="):
+        method.check_optimizer(held | {"encoder": {"kernel": True}}, None)
+    with pytest.raises(ValueError, match="clip_norm is 5.0: the gradients of 2 heads"):
+        method.check_optimizer(held, 5.0)
+    make({"a": LINEAR}).check_optimizer(held, 5.0)
+
+
 def test_no_head_is_a_sentence():
     with pytest.raises(ValueError, match="at least one head"):
         recognize.Method(charset=CHARSET, encoder=ENCODER, heads={})

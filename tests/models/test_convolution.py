@@ -38,6 +38,19 @@ def test_convolution_is_laxs(channels):
     assert_same(conv3x3, plain, (x, kernel))
 
 
+@pytest.mark.parametrize("channels", [1, 5])
+def test_a_convolution_of_bfloat16_rounds_operands_and_result_alone(channels):
+    x = jax.random.normal(KEYS[0], (2, 6, 9, channels)).astype(jnp.bfloat16)
+    kernel = jax.random.normal(KEYS[1], (3, 3, channels, 4))
+    as_float = lambda x: x.astype(jnp.bfloat16).astype(jnp.float32)
+    exact = conv3x3(as_float(x), as_float(kernel))
+    np.testing.assert_allclose(conv3x3(x, kernel).astype(jnp.float32), exact, rtol=2**-8, atol=0)
+    ones = jnp.ones_like(exact)  # exact in bfloat16, so the gradient's products are, too
+    gradient = jax.vjp(lambda kernel: conv3x3(x, kernel), kernel)[1](ones.astype(jnp.bfloat16))[0]
+    same = jax.vjp(lambda kernel: conv3x3(as_float(x), kernel), kernel)[1](ones)[0]
+    np.testing.assert_allclose(gradient, same, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("pool", [(1, 1), (2, 2), (2, 1)])
 def test_norm_relu_pool_is_the_three_layers(pool):
     """Scales of both signs, a line shorter than its canvas."""

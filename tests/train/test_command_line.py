@@ -42,6 +42,21 @@ def test_any_option_can_be_given(parse):
     assert encoders.sized(cfg["method"]["encoder"])["depth"] == 12
 
 
+def test_a_config_may_state_an_encoder_in_numbers_and_no_evaluation(parse, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "from dig_jax.configs import common\n"
+        "def get_config():\n"
+        "    config = common.pretraining('mae')\n"
+        "    del config.evals\n"
+        "    config.method.encoder = {'patch': (8, 4), 'width': 32, 'depth': 1, 'heads': 2}\n"
+        "    return config\n"
+    )
+    cfg = parse(f"--config={tmp_path}/mine.py", "--config.method.encoder.class_token=True")
+    assert cfg["evals"] == {}
+    encoder = encoders.create(encoders.sized(cfg["method"]["encoder"]))
+    assert (encoder.width, encoder.class_token, encoder.final_norm) == (32, True, True)
+
+
 def test_widths_of_buckets_and_none_can_be_said(parse):
     said = {"2": 2, "(128,256)": (128, 256), "[224]": [224], "224,256": (224, 256), "auto": "auto"}
     for text, value in said.items():

@@ -203,7 +203,11 @@ def test_weight_decay_falls_on_matrices_only():
         "mask_token": jnp.ones(3),
     }
     found = param_groups.param_groups(
-        params, 0.1, (("mask_token", {"weight_decay": 0.2}), (".*", {})), None, 10
+        params,
+        0.1,
+        (("mask_token", {"weight_decay": 0.2}), (".*", {"weight_decay": None})),
+        None,
+        10,
     )
     decays = jax.tree.map(lambda t: t.weight_decay, found)
     assert decays["encoder"]["blocks"] == {"kernel": 0.1, "q_bias": 0.0, "scale": 0.0}

@@ -11,6 +11,7 @@ from ml_collections.config_dict import placeholder
 from dig_jax import hosts, trees
 from dig_jax.data import writer
 from dig_jax.train import run as train
+from dig_jax.train import state as states
 from dig_jax.train.experiment import Experiment
 from dig_jax.train.start import first_batches
 from dig_jax.workdir import checkpoint, folder
@@ -300,6 +301,12 @@ def test_a_run_of_an_older_layout_starts_another_and_does_not_resume(lines, tmp_
     assert same(state.params["encoder"], old.params["encoder"])
 
 
+def bare(experiment, raw):
+    """Experiment.create of a method that keeps nothing."""
+    state = states.create(experiment.method, experiment.optimizer.tx, experiment.variables(raw))
+    return state.replace(mutable={})
+
+
 def test_statistics_that_were_taken_over_are_not_measured_again(lines, tmp_path, monkeypatch):
     """And weights without the statistics that belong to them are refused."""
     data = {"data": whole_lines(lines), "calibrate_batches": 2}
@@ -310,10 +317,17 @@ def test_statistics_that_were_taken_over_are_not_measured_again(lines, tmp_path,
     whole["init_parts"] = ("params",)
     with pytest.raises(ValueError, match=r"but not 'mutable'.*init_parts=\('params','mutable'\)"):
         train.run(make_config(lines, 0, **data, **whole), str(tmp_path / "c"))
-    # Nor may a reader of features as they are go on with standardised ones.
+    # Nor may a reader of standardised features go on with features as they are.
+    whole["init_parts"] = ("params", "mutable")
+    with monkeypatch.context() as patch:
+        patch.setattr(Experiment, "create", lambda self, raw: bare(self, raw))
+        with pytest.raises(ValueError, match="were standardised.*method.standardize=True"):
+            train.run(make_config(lines, 0, **data, **whole), str(tmp_path / "d"))
+    whole["init_parts"] = ("params",)
+    # The other way round, too.
     monkeypatch.setattr(checkpoint, "has_subtree", lambda *_: False)
     with pytest.raises(ValueError, match="were not standardised.*method.standardize=False"):
-        train.run(make_config(lines, 0, **data, **whole), str(tmp_path / "d"))
+        train.run(make_config(lines, 0, **data, **whole), str(tmp_path / "e"))
 
 
 def test_epochs_and_steps_exclude_each_other(lines, tmp_path):

@@ -78,6 +78,11 @@ class Method:
         """
         raise NotImplementedError
 
+    def check_optimizer(self, trainable: Any, clip_norm: float | None) -> None:
+        """ValueError where the optimiser of a training contradicts what the method promises.
+        trainable: `params` in bools; clip_norm: the limit on the global norm. Default: it suits.
+        """
+
     def augment(self, key: jax.Array, batch: Batch) -> Batch:
         """Raw u8 batch -> what `loss` reads: f32 views in [-1, 1] and masks, on the device.
         Default: as it is.

@@ -18,16 +18,23 @@ from dig_jax.models import vit
 TARGETS = ("pixel", "normalized", "normalized_joint", "input")
 
 
-def check_target(kind: str) -> None:
+def check_target(kind: str, floor: float) -> None:
     if kind not in TARGETS:
         raise ValueError(
             f"target is {kind!r}; set config.method.target to one of {', '.join(TARGETS)}"
         )
+    if kind.startswith("normalized") and floor <= 0:
+        raise ValueError(
+            f"target_floor is {floor}, and blank paper has no contrast to divide by: set "
+            "config.method.target_floor above 0"
+        )
 
 
-def check(target: str, mask_ratio: float, column_offset_max: int) -> None:
+def check(
+    target: str, mask_ratio: float, column_offset_max: int, target_floor: float = 1.0
+) -> None:
     """ValueError for arguments that no masked method can work with."""
-    check_target(target)
+    check_target(target, target_floor)
     if not 0 < mask_ratio < 1:
         raise ValueError(
             f"mask_ratio is {mask_ratio}; it must lie between 0 and 1: set config.method.mask_ratio"

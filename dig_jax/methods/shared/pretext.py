@@ -222,7 +222,7 @@ class Painter(nn.Module):
     ph * pw * P.
     """
 
-    encoder: vit.Vit
+    encoder: nn.Module
     values: int
     decoder_width: int
 
@@ -240,19 +240,19 @@ class Painter(nn.Module):
 
 
 def paint_loss(
-    prediction: jax.Array, batch: base.Batch, *, untaught: jax.Array, patch, kind, floor
+    prediction: jax.Array, batch: base.Batch, *, baseline: jax.Array, patch, kind, floor
 ) -> tuple[jax.Array, dict[str, jax.Array], jax.Array]:
     """Mean square over every real pixel of valid lines, in the units of `pixels.pixel_target`; the
     metrics; and how many values it is a mean over.
 
-    untaught f32[B,H,W,P] in [-1, 1]: what can be said without learning anything (the spoilt image
-    itself, grey). Metrics: pixel, the loss, and untaught, the same figure of that answer: learning
+    baseline f32[B,H,W,P] in [-1, 1]: what can be said without learning anything (the spoilt image
+    itself, grey). Metrics: pixel, the loss, and baseline, the same figure of that answer: learning
     begins where pixel falls below it.
     """
     target, mean, deviation, real = pixels.pixel_target(
         batch["target"], batch["width"], patch, kind, floor
     )
     real = real & batch["valid"][:, None, None]
-    untaught = (vit.patchify(untaught * 0.5 + 0.5, patch) - mean) / deviation
-    loss, without = (losses.masked_mse(x, target, real) for x in (prediction, untaught))
-    return loss, {"pixel": loss, "untaught": without}, jnp.sum(real)
+    baseline = (vit.patchify(baseline * 0.5 + 0.5, patch) - mean) / deviation
+    loss, of_baseline = (losses.masked_mse(x, target, real) for x in (prediction, baseline))
+    return loss, {"pixel": loss, "baseline": of_baseline}, jnp.sum(real)

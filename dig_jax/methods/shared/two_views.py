@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from dig_jax.augment import views
 from dig_jax.methods.shared import base
-from dig_jax.models import vit
 
 
 def displaced_crops(
@@ -123,7 +123,7 @@ def interleave(parts: Sequence[jax.Array]) -> jax.Array:
 
 
 def encode(
-    encoder: vit.Vit,
+    encoder: nn.Module,
     batch: base.Batch,
     mask: jax.Array | None = None,
     deterministic: bool = True,
