@@ -150,10 +150,14 @@ class Charset:
 
     def extended(self, texts: Iterable[str]) -> "Charset":
         """This character set and, behind it, the characters of the texts that it lacks: every id
-        stays what it was.
+        stays what it was. One without right-to-left letters takes the direction of the texts.
         """
-        new = _characters(texts, self.base) - set(self.chars)
-        return dataclasses.replace(self, chars=self.chars + "".join(sorted(new)))
+        texts = list(texts)
+        base = self.base
+        if not base and not has_right_to_left(self.chars):
+            base = base_direction(texts)
+        new = _characters(texts, base) - set(self.chars)
+        return Charset(self.chars + "".join(sorted(new)), base)
 
     @property
     def size(self) -> int:

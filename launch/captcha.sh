@@ -5,8 +5,8 @@
 #                                         captcha), simsiam (the same windows), mocov3, gen, dig
 #   launch/captcha.sh judge START [LABELS..]    START also random; fine-tuned with so many labelled
 #                                         captchas of captcha_ds: 20, 50, 100 and 200
-#   launch/captcha.sh table               CER and word accuracy of every start, with intervals
-#   launch/captcha.sh all                 everything, seeds 0, 1 and 2: some hours of one core
+#   launch/captcha.sh table               CER of every start with intervals, and RUNS/labels.svg
+#   launch/captcha.sh all                 everything, seeds 0, 1 and 2: a night of one core
 # Validation chooses the step; the test split of captcha_ds and the drawn captchas are read there.
 # Finished work is not done again. SEED, STEPS, RECORDS and RUNS as in launch/strong.sh.
 case " $* " in "  " | *" --help "* | *" -h "*) # prints the lines above
@@ -16,7 +16,8 @@ keep=glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshol
 # A quarter faster on a CPU (docs/performance.md).
 export GLIBC_TUNABLES="${GLIBC_TUNABLES-glibc.malloc.hugetlb=1:$keep}"
 python=${PYTHON:-.venv/bin/python} records=${RECORDS:-records} runs=${RUNS:-runs/captcha}
-seed=${SEED:-0} real=$records/captcha_ds drawn=$records/captcha_drawn
+seed=${SEED:-0} start=${2:-}
+real=$records/captcha_ds drawn=$records/captcha_drawn
 main() { "$python" -m dig_jax.main "$@"; }
 
 case $1 in
@@ -26,30 +27,37 @@ case $1 in
     [ -d "$drawn" ] || "$python" -m dig_jax.tools.make_records --source=captcha --output="$drawn" \
       --splits=train=4000,validation=300 --characters=0123456789 --min_chars=4 --max_chars=4 ;;
   pretrain)
-    case $2 in
+    case $start in
       gen) config=dig:objective=gen, flags=() ;;
       dig) config=dig: flags=(--config.method.window_px=30) ;;
-      seqclr | simsiam) config=$2: flags=(--config.method.window_px=30) ;;
-      *) config=$2: flags=() ;;
+      seqclr | simsiam) config=$start: flags=(--config.method.window_px=30) ;;
+      *) config=${start:?see --help}: flags=() ;;
     esac
-    config+=preset=cpu,size=cnn48_lstm,patch=32x4,probe=none,seed=0,batch=32,steps=${STEPS:-1500}
+    config+=preset=cpu,size=cnn48_lstm,patch=32x4,probe=none
+    config+=,seed=$seed,batch=32,steps=${STEPS:-1500}
     main --config="$config" "${flags[@]}" --config.data.train="$real,$drawn" \
       --config.data.width_px=144 --config.data.contrast=stretch \
-      --config.method.encoder.dtype=float32 --workdir="$runs/pretrain/$2" ;;
+      --config.method.encoder.dtype=float32 --workdir="$runs/pretrain/$start-$seed" ;;
   judge)
     labels=("${@:3}"); [ $# -gt 2 ] || labels=(20 50 100 200)
     for count in "${labels[@]}"; do
       common=head=linear,labels=$count,seed=$seed,batch=8,steps=${STEPS:-800}
-      config=finetune:$common from=(--config.init_from="$runs/pretrain/$2")
-      [ "$2" != random ] || config=scratch:size=cnn48_lstm,patch=32x4,$common from=()
+      config=finetune:$common from=(--config.init_from="$runs/pretrain/${start:?see --help}-$seed")
+      [ "$start" != random ] || config=scratch:size=cnn48_lstm,patch=32x4,$common from=()
       main --config="$config" "${from[@]}" --config.data.train="$real" \
         --config.evals.recognition.datasets="$real@validation,$real@test,$drawn@validation" \
         --config.evals.recognition.every_steps=$((${STEPS:-800} / 4)) \
-        --workdir="$runs/judged/$count/$2-$seed"; done ;;
-  table) "$python" -m dig_jax.tools.results "$runs/judged" --intervals ;;
+        --workdir="$runs/judged/$count/$start-$seed"; done ;;
+  table) points=()
+    for run in "$runs"/judged/*/*/; do
+      name=$(basename "$run") points+=("${name%-*}=$run"); done
+    "$python" -m dig_jax.tools.results "$runs/judged" --intervals
+    "$python" -m dig_jax.tools.label_curves --log --set=captcha_ds-test \
+      --title="CER on the test captchas, by labelled captchas" --output="$runs/labels.svg" \
+      "${points[@]}" ;;
   all) "$0" records
-    for start in seqclr simsiam mocov3 gen dig; do "$0" pretrain "$start"; done
     for seed in 0 1 2; do for start in random seqclr simsiam mocov3 gen dig; do
+      [ "$start" = random ] || SEED=$seed "$0" pretrain "$start"
       SEED=$seed "$0" judge "$start"; done; done
     "$0" table ;;
   *) "$0" --help; exit 2 ;;

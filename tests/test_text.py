@@ -196,6 +196,11 @@ def test_an_extended_character_set_keeps_its_ids():
     new = old.extended(["abz", "\u00e9c"])
     assert new.chars == "cabz\u00e9" and new.encode("cab")[0] == old.encode("cab")[0]
     assert old.extended(["abc"]) == old
+    both = old.extended(["\u05d0\u05d1 a"])  # what it could not say, it learns as it is drawn
+    assert both.base == "R" and both.chars == old.chars + " \u05d0\u05d1"
+    assert both.encode("\u05d0\u05d1")[0] == both.encode("\u05d1")[0] + both.encode("\u05d0")[0]
+    logical = Charset("\u05d0")  # learnt as texts are stored, and it stays so
+    assert logical.extended(["\u05d1"]).base == ""
 
 
 def test_characters_that_nobody_sees_are_no_characters():

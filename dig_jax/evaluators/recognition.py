@@ -62,7 +62,7 @@ from dig_jax.workdir import readings
 from dig_jax.workdir.datasets import may_choose, named_sets
 from dig_jax.workdir.read import Run
 
-PLATEAU = 0.9  # share of empty readings from which on a reader counts as stuck
+PLATEAU = 0.9  # share of equal readings from which on a reader counts as stuck
 
 
 class Evaluator:
@@ -275,14 +275,15 @@ class Evaluator:
                 f"{name}: {lacking.total()} characters of the truth are not in the charset, so "
                 f"they count as errors: {chars}{more}"
             )
-        empty = scoring.share_empty([line.pair(head) for line in labelled])
-        if empty >= PLATEAU:
+        reading, share = scoring.commonest_reading([line.pair(head) for line in labelled])
+        if share >= PLATEAU:
             hosts.report(
-                f"{name}: {100 * empty:.0f} % of the lines are read as nothing. The reader is "
-                "still on CTC's plateau, where blanks alone are the best answer. Most readers "
-                "leave it with time: train longer (config.total.steps), or raise config.optim.lr "
-                "two- or threefold. If train/loss has not moved for long, use more labels, or "
-                "init_from a pre-training"
+                f"{name}: {100 * share:.0f} % of the lines are read as "
+                f"{repr(reading) if reading else 'nothing'}. The reader is still on a plateau, "
+                "where one answer for all lines is the best one. Most leave it with time: train "
+                "longer (config.total.steps), or raise config.optim.lr two- or threefold. CTC "
+                "leaves it sooner with a shortcut (head=bilstm2). If train/loss has not moved for "
+                "long, use more labels, or init_from a pre-training"
             )
 
 

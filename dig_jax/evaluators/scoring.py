@@ -243,7 +243,12 @@ def named(char: str) -> str:
     return char
 
 
-def share_empty(pairs: Sequence[Pair]) -> float:
-    """Share of the lines with a text whose reading is empty: near 1 on CTC's plateau of blanks."""
-    readings = [reading for truth, reading in pairs if truth]
-    return sum(not reading for reading in readings) / max(len(readings), 1)
+def commonest_reading(pairs: Sequence[Pair]) -> tuple[str, float]:
+    """(the most frequent reading of the lines with a text, its share of them): a share near 1 is a
+    reader that does not look yet. ("", 0.0) where the texts themselves are mostly one, or none."""
+    read = [(truth, reading) for truth, reading in pairs if truth]
+    truths, readings = (collections.Counter(column) for column in zip(*read)) if read else ({}, {})
+    if not read or 2 * max(truths.values()) > len(read):
+        return "", 0.0
+    reading, count = readings.most_common(1)[0]
+    return reading, count / len(read)

@@ -64,6 +64,16 @@ def details(benchmark: Benchmark) -> str:
     return "\n".join(lines)
 
 
+def agreement(benchmark: Benchmark) -> str:
+    """What a set without a difference was found to be."""
+    if benchmark.unit != "records":
+        return (
+            f"has a text for every record; whether it is {benchmark.name} cannot be told, since "
+            f"only the number of its {benchmark.unit} is known: {counts(benchmark)}"
+        )
+    return f"is {benchmark.name} as published: {counts(benchmark)}"
+
+
 def main(argv):
     names = argv[1:]
     if _CHECK.value is None:
@@ -76,7 +86,7 @@ def main(argv):
     for sentence in wrong:
         print(f"{folder}: {sentence}.")
     if not wrong:
-        print(f"{folder} is {names[0]} as published: {counts(benchmarks.find(names[0]))}.")
+        print(f"{folder} {agreement(benchmarks.find(names[0]))}.")
     return int(bool(wrong))
 
 

@@ -13,6 +13,9 @@ With two, each data set that both have read is compared line by line. The table 
 of each rate, and its 95 % interval from a paired bootstrap. A difference counts as shown where the
 interval leaves out zero. --set names one where a run has read several and the other is a file.
 
+With one that has read several sets, their means stand at the end: of the sets, as most papers print
+them, and of the lines. --set=a-test,b-test says over which.
+
 Lines of one work, writer or page are wrong together, so an interval over lines alone is too
 narrow. --group_by names what belongs together: a regular expression on the path of a line, whose
 capture groups (or whole match) are the group. The verdict then goes by groups. Rules:
@@ -42,7 +45,9 @@ TITLES = {"cer": "CER", "wer": "WER", "word_accuracy": "word accuracy", "one_min
 
 
 flags.declare_key_flag("group_by")
-ONLY = flags.DEFINE_string("set", None, "The data set to score (default: each that was read).")
+ONLY = flags.DEFINE_string(
+    "set", None, "The data sets to score, with commas (default: each that was read)."
+)
 _TRUTH = flags.DEFINE_string(
     "truth", None, "RECORDS[@SPLIT] whose lines tools.predict has read: their labels."
 )
@@ -73,9 +78,10 @@ def load(source: str, only: str | None = None) -> dict[str, list[Reading]]:
             f"{source} holds no {readings.PREFIX}SET{readings.ENDING}: name a work folder in which "
             f"configs/recognize/*.py have evaluated, or such a file"
         )
-    if only is not None and only not in names:
-        raise ValueError(f"{source} has no readings of {only!r}; it has: {', '.join(names)}")
-    chosen = names if only is None else [only]
+    chosen = names if only is None else only.split(",")
+    for name in chosen:
+        if name not in names:
+            raise ValueError(f"{source} has no readings of {name!r}; it has: {', '.join(names)}")
     return {name: readings.read(readings.file_of(path, name)) for name in chosen}
 
 
@@ -189,6 +195,21 @@ def rates(lines: Sequence[Reading], rules: Sequence[str], group_by: str | None) 
     return as_text(header, rows)
 
 
+def means(sets: dict[str, list[Reading]], rules: Sequence[str]) -> str:
+    """Table of one recogniser over several sets: a row for each rule and rate, with every set alike
+    and with every line alike."""
+    rows = []
+    for rule in rules:
+        counts = {name: scoring.count(pairs(lines), rule) for name, lines in sets.items()}
+        sizes = {name: float(count[:, 0].sum()) for name, count in counts.items()}
+        each = {name: scoring.rates(count.sum(axis=0)) for name, count in counts.items()}
+        for rate, title in TITLES.items():
+            both = scoring.averages({name: found[rate] for name, found in each.items()}, sizes)
+            rows.append([rule, title, percent(both["plain"]), percent(both["weighted"])])
+    table = as_text(["rule", "rate", "mean of the sets %", "mean of the lines %"], rows)
+    return f"Means over {len(sets)} sets ({', '.join(sets)}):\n\n{table}"
+
+
 def differences(
     a: Sequence[Reading], b: Sequence[Reading], rules: Sequence[str], group_by: str | None
 ) -> str:
@@ -204,13 +225,14 @@ def differences(
             last = found[-1]
             rows.append(
                 [
-                    *(rule, title, percent(last.a), percent(last.b), percent(last.value, "+")),
+                    *(rule, int(counts[0][:, 0].sum()), title),
+                    *(percent(last.a), percent(last.b), percent(last.value, "+")),
                     *(bounds(one.low, one.high, "+") for one in found),
                     *(f"{last.p:.3f}", "yes" if last.is_real else "not shown"),
                 ]
             )
     by = ["by line", "by group"] if group_by else ["by line"]
-    return as_text(["rule", "rate", "A %", "B %", "A - B", *by, "p", "real?"], rows)
+    return as_text(["rule", "lines", "rate", "A %", "B %", "A - B", *by, "p", "real?"], rows)
 
 
 INTERVALS = ("run", "start", "labels", "data", "lines", "CER", "by line", "groups", "by group")
@@ -315,12 +337,14 @@ def heading(name: str, lines: Sequence[Reading], group_by: str | None) -> str:
 
 def one(source: str, rules: Sequence[str]) -> str:
     """Scores, lacking characters and errors of one recogniser, set by set."""
-    parts = []
-    for name, lines in load(source, ONLY.value).items():
+    parts, sets = [], load(source, ONLY.value)
+    for name, lines in sets.items():
         parts += [heading(name, lines, GROUP_BY.value), rates(lines, rules, GROUP_BY.value)]
         parts += filter(None, [lacking(source, lines)])
         if _ERRORS.value:
             parts.append(errors(lines, rules[0], _ERRORS.value))
+    if len(sets) > 1:
+        parts.append(means(sets, rules))
     return "\n\n".join(parts)
 
 

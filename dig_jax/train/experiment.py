@@ -367,16 +367,17 @@ def charset_of(cfg: Mapping[str, Any], mixture: records.Mixture) -> Charset:
                 f"({shown}). Its {theirs.size} classes are kept, and {len(new)} new ones are "
                 "trained from the start"
             )
-        return charset
-    base = base_direction(mixture.texts())
-    if base:
-        side = {"R": "right", "L": "left"}[base]
+    else:
+        theirs = None
+        charset = Charset.from_texts(mixture.texts(), base_direction(mixture.texts()))
+    if charset.base and not (theirs and theirs.base):
+        side = {"R": "right", "L": "left"}[charset.base]
         hosts.report(
             "the labels have right-to-left letters: they are learnt in the order of the picture, "
             "and readings are turned back. A line that could begin at either side begins at the "
             f"{side}"
         )
-    return Charset.from_texts(mixture.texts(), base)
+    return charset
 
 
 def total_steps(total: Mapping[str, Any], steps_per_epoch: int) -> int:

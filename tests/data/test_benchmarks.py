@@ -71,13 +71,20 @@ def run(*argv):
         return program.main(flags.FLAGS(["benchmarks", *argv]))
 
 
+def test_a_set_whose_records_nobody_counted_is_not_called_complete(tmp_path, capsys):
+    writer.write(tmp_path / "any", [("train", draw("one"), "one", "0")])
+    assert run("kaist", f"--check={tmp_path}/any") == 0
+    said = capsys.readouterr().out
+    assert "cannot be told" in said and "as published" not in said
+
+
 def test_the_program(tmp_path, capsys):
     assert run() == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in benchmarks.registry())
     assert run("kaist", "mnist") == 0
     shown = capsys.readouterr().out
-    assert "CC BY-SA 3.0" in shown and "--source=tfds --input=mnist" in shown
+    assert "CC BY-SA 3.0" in shown and "--source=mnist --input=mnist" in shown
     writer.write(tmp_path / "svt", [("train", draw("tin"), "tin", "a")])
     assert run("svt", f"--check={tmp_path / 'svt'}") == 1
     assert "test holds 1 records, 646 fewer than 647" in capsys.readouterr().out

@@ -213,8 +213,10 @@ def test_characters_that_the_charset_lacks():
 
 
 def test_share_of_empty_readings():
-    assert scoring.share_empty([("a", ""), ("b", "x"), ("", "")]) == 1 / 2
-    assert scoring.share_empty([]) == 0
+    assert scoring.commonest_reading([("a", ""), ("b", "x"), ("c", ""), ("", "")]) == ("", 2 / 3)
+    assert scoring.commonest_reading([("a", "e"), ("b", "e"), ("", "")]) == ("e", 1.0)
+    assert scoring.commonest_reading([("a", "a"), ("a", "a"), ("b", "a")]) == ("", 0.0)
+    assert scoring.commonest_reading([]) == ("", 0.0)
 
 
 # ---- intervals ----------------------------------------------------------------------------------

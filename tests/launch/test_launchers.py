@@ -180,7 +180,7 @@ def test_shell_scripts_pass_shellcheck(path):
     checked = subprocess.run([program, path], capture_output=True, text=True)
     assert not checked.returncode, checked.stdout
     lines = path.read_text().splitlines()
-    of_many_stages = path.stem in ("real_input", "strong", "similar", "characters")
+    of_many_stages = path.stem in ("real_input", "strong", "similar", "characters", "captcha")
     longest = 110 if of_many_stages else 60
     assert os.access(path, os.X_OK) and len(lines) <= longest and max(map(len, lines)) <= 100
 
@@ -217,6 +217,29 @@ def test_starts_on_other_characters_are_judged_alike(tmp_path, kind, readers):
         protocols[name == "probe", *kinds, data] += 1
     assert set(protocols.values()) == {len(starts)} and len(protocols) == 2 * readers
     assert len(set(re.search(r"--workdir=(\S+)", run)[1] for run in runs)) == len(runs)
+
+
+def test_captchas_are_judged_alike_by_three_seeds(tmp_path):
+    """captcha.sh all: each start and seed is pre-trained once, and judged by as many labels."""
+    env = os.environ | {"PYTHON": "echo", "RUNS": f"{tmp_path}/R", "RECORDS": f"{tmp_path}/r"}
+    (tmp_path / "R/judged/20/gen-0").mkdir(parents=True)
+    called = subprocess.run(
+        [LAUNCH / "captcha.sh", "all"], env=env, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    made = [re.search(r"--workdir=\S+/R/(\S+)", call)[1] for call in called if ".main " in call]
+    assert len(made) == len(set(made)) == 3 * (5 + 6 * 4)
+    for call in called:
+        if "/R/judged/" not in call or ".main " not in call:
+            continue
+        start, seed = re.search(r"--workdir=\S+/(\w+)-(\d)", call).groups()
+        assert f"seed={seed}" in call
+        found = re.search(r"init_from=\S+/R/(\S+)", call)
+        assert (found and found[1]) == (None if start == "random" else f"pretrain/{start}-{seed}")
+        assert not found or made.index(found[1]) < made.index(call.rpartition("/R/")[2])
+    drawn = next(call for call in called if "label_curves" in call)
+    assert drawn.endswith(f"gen={tmp_path}/R/judged/20/gen-0/") and "--set=captcha_ds-test" in drawn
+    nothing = subprocess.run([LAUNCH / "captcha.sh", "pretrain"], env=env, capture_output=True)
+    assert nothing.returncode and b"see --help" in nothing.stderr
 
 
 @pytest.mark.parametrize("labels", ["34", "0"])

@@ -41,11 +41,23 @@ def test_one_recogniser(tmp_path, capsys):
     assert any(row.split() == ["a", "480", "0", "48", "0"] for row in out.splitlines())
 
 
+def test_means_over_sets_count_sets_or_lines(tmp_path, capsys):
+    folder = save(tmp_path / "a", [1] * 48, name="long-test")
+    save(tmp_path / "a", [4] * 12, name="short-test")
+    save(tmp_path / "a", [9] * 12, name="mine")
+    out = run(capsys, folder, "--set=long-test,short-test", "--rule=raw", "--errors=0")
+    assert "Means over 2 sets (long-test, short-test)" in out and "mine" not in out
+    row = [row.split() for row in out.splitlines() if row.startswith("raw   CER")][-1]
+    assert row[2:] == ["25.0", "16.0"]  # 10 and 40 %; 48 lines and 12
+    with pytest.raises(ValueError, match="no readings of 'lost'; it has: long-test, mine"):
+        run(capsys, folder, "--set=mine,lost")
+
+
 def test_two_recognisers(tmp_path, capsys):
     a, b = save(tmp_path / "a", [2] * 48), save(tmp_path / "b", [3, 2] * 24)
     out = run(capsys, a, b, "--rule=raw", "--group_by=^[^/]+")
-    row = next(row for row in out.splitlines() if row.startswith("raw   CER"))
-    assert row.split()[2:5] == ["20.0", "25.0", "-5.0"] and row.endswith("yes")
+    row = next(row for row in out.splitlines() if row.startswith("raw   48     CER"))
+    assert row.split()[3:6] == ["20.0", "25.0", "-5.0"] and row.endswith("yes")
     out = run(capsys, a, a, "--rule=raw")
     assert out.count("not shown") == 4 and "--group_by" in out
 
@@ -56,8 +68,8 @@ def test_the_verdict_goes_by_groups(tmp_path, capsys):
     verdicts = {}
     for options in ([], ["--group_by=^[^/]+"]):
         out = run(capsys, a, b, "--rule=raw", *options)
-        row = next(row for row in out.splitlines() if row.startswith("raw   CER"))
-        verdicts[len(options)] = row.split(maxsplit=6)[-1].endswith("yes")
+        row = next(row for row in out.splitlines() if row.startswith("raw   48     CER"))
+        verdicts[len(options)] = row.split(maxsplit=7)[-1].endswith("yes")
     assert verdicts == {0: True, 1: False}
 
 
@@ -142,8 +154,8 @@ def test_a_run_beside_a_file_of_predict(labelled, tmp_path, capsys):
         readings.write(readings.file_of(tmp_path / "run", name), lines)
     file = predicted(tmp_path / "read.tsv", [(name, "", "") for name in texts])
     out, _ = judge(capsys, tmp_path / "run", file, "--set=records", f"--truth={folder}")
-    row = next(row for row in out.splitlines() if row.startswith("raw   CER"))
-    assert row.split()[2:5] == ["0.0", "100.0", "-100.0"]
+    row = next(row for row in out.splitlines() if row.startswith("raw   "))
+    assert row.split()[3:6] == ["0.0", "100.0", "-100.0"]
 
 
 def test_a_file_of_predict_needs_its_truth(labelled, tmp_path, capsys):
