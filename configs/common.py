@@ -76,7 +76,7 @@ def pretraining(method: str) -> ConfigDict:
     config.batch_size = 256  # over all devices
     config.total = {"steps": 20000}
     config.data = {"kind": "crops", "train": placeholder(str)}
-    config.data.update(height_px=32, width_px=256, channels=1)
+    config.data.update(height_px=32, width_px=256, channels=1, contrast="stretch")
     config.method = {"name": method, "channels": config.data.get_ref("channels")}
     config.method.encoder = encoder("S", (8, 4))
     config.optim = {"lr": 6e-4, "lr_per": 256, "min_lr": 1e-6, "warmup_steps": 1000}
@@ -98,7 +98,7 @@ def cpu(config: ConfigDict) -> None:
 
 def words(config: ConfigDict, width_px: int = 128, channels: int = 3) -> None:
     """Photographed words squeezed to one width, as in the papers; no probe during the run."""
-    config.data.update(width_px=width_px, squeeze_px=width_px, channels=channels)
+    config.data.update(width_px=width_px, squeeze_px=width_px, channels=channels, contrast=None)
     config.method.encoder = encoder("S", (4, 4))
     del config.evals.probe
 
@@ -188,7 +188,9 @@ def set_recipe(method: ConfigDict, names: str) -> None:
         method.recipes = (each[0], each[-1])
     elif "recipe" in method and len(each) == 1:
         method.recipe = names
-    elif "recipe" in method or "recipes" in method:
+    elif "can" in method and len(each) == 1:
+        method.can.recipe = names
+    elif "recipe" in method or "recipes" in method or "can" in method:
         more = ", or two as A+B" if "recipes" in method else ""
         raise ValueError(f"recipe={names}: {method.name} takes one name{more}")
     else:

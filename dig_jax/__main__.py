@@ -22,7 +22,7 @@ From your own lines to a reader
   python -m dig_jax.tools.make_records --source=folder --input=MY_LINES \\
     --validation=0.1 --output=records/mine
   python -m dig_jax.main --config=dig:preset=cpu,objective=gen,size=cnn48_lstm,steps=1600 \\
-    --config.data.train=records/mine --config.data.contrast=stretch --workdir=runs/gen
+    --config.data.train=records/mine --workdir=runs/gen
   python -m dig_jax.main --config=finetune:head=linear --config.init_from=runs/gen \\
     --workdir=runs/reader
   python -m dig_jax.tools.report runs/gen runs/reader

@@ -169,6 +169,8 @@ def inherit(cfg: dict[str, Any]) -> None:
                 )
             )
             raise ValueError(f"config.{key} is not set{where}: give it{how}")
+    if cfg["method"].get("channels", 0) is None:  # linked to those of the data in every config
+        cfg["method"]["channels"] = cfg["data"]["channels"]
 
 
 # Numbers whose lowest and highest value no constructor checks before the first program is compiled.

@@ -36,7 +36,7 @@ case $1 in
     config+=preset=cpu,size=cnn48_lstm,patch=32x4,probe=none
     config+=,seed=$seed,batch=32,steps=${STEPS:-1500}
     main --config="$config" "${flags[@]}" --config.data.train="$real,$drawn" \
-      --config.data.width_px=144 --config.data.contrast=stretch \
+      --config.data.width_px=144 \
       --config.method.encoder.dtype=float32 --workdir="$runs/pretrain/$start-$seed" ;;
   judge)
     labels=("${@:3}"); [ $# -gt 2 ] || labels=(20 50 100 200)

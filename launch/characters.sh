@@ -53,7 +53,7 @@ case $1 in
   pretrain)
     config=dig:objective=gen,preset=cpu,size=cnn48_lstm,patch=32x4,probe=none,seed=$seed
     main --config="$config,batch=32,steps=${STEPS:-1500}" --config.data.train="$records/$kind" \
-      --config.data.contrast=stretch --config.method.encoder.dtype=float32 \
+      --config.method.encoder.dtype=float32 \
       --workdir="$runs/$kind/own-$seed" ;;
   judge) for start in "${@:3}"; do for reader in "${readers[@]}"; do for use in probe finetune; do
       args=decoder=$reader,head=linear,labels=$labels,batch=8,steps=${STEPS:-800},seed=$seed

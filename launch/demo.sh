@@ -40,7 +40,7 @@ tool show_readings print --records="$out/two_books@validation" --lines=10 --outp
 say "3/5  pre-train the bundled encoder gen48 on the 2,000 images, without any text: $out/gen"
 [ -d "$out/gen48" ] || tool import_weights --layout=dig_jax --input=gen48 --output="$out/gen48"
 gen=preset=cpu,objective=gen,size=cnn48_lstm,steps=120,batch=32,probe=none,seed=$seed
-run gen "pretrain/dig.py:$gen" --config.init_from="$out/gen48" --config.data.contrast=stretch \
+run gen "pretrain/dig.py:$gen" --config.init_from="$out/gen48" \
   --config.method.encoder.dropout=0.0 --config.optim.warmup_steps=20 --config.optim.lr=5e-4
 
 say "4/5  train a recogniser on 100 labelled lines: from that encoder, and from random weights"

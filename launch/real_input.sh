@@ -69,7 +69,7 @@ case ${1:-} in
     done ;;
   pretrain) folder=$runs/pretrain/$2; [ "$seed" = 0 ] || folder+=-$seed
     main --config="$(recipe "$2")${STEPS:+,steps=$STEPS},seed=$seed" --workdir="$folder" \
-      --config.data.train="$both" "${@:3}" ;;
+      --config.data.train="$both" --config.data.contrast=None "${@:3}" ;;
   bench) mkdir -p "$runs/bench"; for start in "${@:2}"; do
       "$python" -m dig_jax.tools.perf.bench_step --config="$(recipe "$start")" \
         --config.data.train="$both" >"$runs/bench/$start.json"

@@ -40,7 +40,7 @@ case $1 in
     config+=preset=cpu,size=$size,patch=32x4,probe=none,seed=$seed${STEPS:+,steps=$STEPS}
     main --config="$config" \
       --config.data.train="$records/archiscribe,$records/copiste_hw_fr" \
-      --config.data.contrast=stretch --config.method.encoder.dtype=float32 \
+      --config.method.encoder.dtype=float32 \
       --workdir="$runs/$size/pretrain/$name-$seed" "${@:3}" ;;
   rendered)
     [ -d "$records/print" ] || "$python" -m dig_jax.tools.make_records --source=lines --seed=1 \

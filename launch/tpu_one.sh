@@ -23,8 +23,8 @@ for name in PROJECT ZONE; do
   [ -n "${!name:-}" ] || {
     echo "$name is not set: launch/tpu_one.sh --help says what it is for" >&2; exit 1; }
 done
-[[ $workdir && $workdir != /* ]] || {
-  echo "--workdir=$workdir: give a path below this folder" >&2; exit 1; }
+[[ $workdir && $workdir != /* && $workdir != *://* ]] || {
+  echo "--workdir=$workdir: give a path below this folder: the run is copied to it" >&2; exit 1; }
 name=${NAME:-dig}
 archive=${TMPDIR:-/tmp}/code-$name.tar.gz
 say() { if [ -n "$dry_run" ]; then printf '%s\n' "${*@Q}"; else "$@"; fi; }

@@ -444,6 +444,41 @@ def test_wrong_arguments_become_sentences(arg, sentence):
         expanded(build("pretrain/dig", arg))
 
 
+def test_the_views_of_can_may_have_another_recipe():
+    assert build("pretrain/mae", "preset=cpu,can,recipe=lines_strong").method.can.recipe == (
+        "lines_strong"
+    )
+    with pytest.raises(ValueError, match="recipe=a.b: mae takes one name$"):
+        build("pretrain/mae", "preset=cpu,can,recipe=a+b")
+
+
+def test_a_reader_goes_on_with_its_own_head_and_characters(finetuned, tmp_path):
+    """Whatever finetune would build, it is the reader of init_from that is trained on."""
+    source = str(finetuned[0])
+    state, values = run_quick("recognize/finetune", "reader,labels=2", tmp_path, init_from=source)
+    theirs, ours = (checkpoint.read_config(path) for path in (source, str(tmp_path)))
+    assert ours["method"]["heads"] == theirs["method"]["heads"]
+    old = json.loads((finetuned[0] / "charset.json").read_text())["chars"]
+    assert json.loads((tmp_path / "charset.json").read_text())["chars"].startswith(old)
+    check_recogniser(tmp_path, state, values)
+
+
+def test_a_student_has_the_encoder_and_the_pictures_of_its_fixed_teacher(pretrained, tmp_path):
+    source = str(pretrained[0])
+    config = command_line.complete(build("pretrain/latent", f"preset=cpu,teacher={source},quick"))
+    config.unlock()
+    config.update_from_flattened_dict({"mesh.data": 1, "data.width_px": 64})
+    config.data.train = checkpoint.read_config(source)["data"]["train"]
+    if "probe" in config.evals:
+        del config.evals.probe
+    state = train.run(config, str(tmp_path))
+    toy.same(state.teacher["encoder"], pretrained[1].params["encoder"])
+    theirs, ours = (checkpoint.read_config(path) for path in (source, str(tmp_path)))
+    assert ours["method"]["encoder"]["width"] == theirs["method"]["encoder"]["width"]
+    for name in ("height_px", "channels", "contrast"):
+        assert ours["data"][name] == theirs["data"][name]
+
+
 def test_a_recipe_may_be_named():
     build_method = lambda file, arg: build(f"pretrain/{file}", f"preset=words,{arg}").method
     assert build_method("moco", "recipe=simclr").recipe == "simclr"

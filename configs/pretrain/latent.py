@@ -11,9 +11,12 @@ line.
 | cpu | a 1 M-parameter network, 128 px crops, hidden runs of 4 columns | not run here |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 
-The teacher that is given must have the student's encoder. The moving average is faster than the
-authors', since runs are short.
+The student has the encoder and the pictures of the teacher that is given. One that was imported
+with position codes of one width also needs --config.method.column_offset_max=0. The moving average
+is faster than the authors', since runs are short.
 """
+
+from ml_collections.config_dict import placeholder
 
 from dig_jax.configs import common
 
@@ -37,4 +40,14 @@ def get_config(arg=None):
             raise ValueError("target=fixed has no teacher: add teacher=RUN, whose encoder it takes")
         config.init_from = args.teacher
         config.init_parts = ("params/encoder->teacher/encoder",)
-    return common.finished(config, args)
+    config = common.finished(config, args)
+    if args.teacher and not args.size:
+        shape = ("height_px", "channels", "contrast")
+        config.inherit = ("method.encoder", *(f"data.{name}" for name in shape))
+        del config.method.encoder, config.method.channels
+        for name in shape:
+            del config.data[name]
+            config.data[name] = placeholder(object)
+        config.method.channels = config.data.get_ref("channels")  # one option
+        config.method.encoder = placeholder(object)
+    return config

@@ -58,8 +58,10 @@ def param_groups(
 ) -> Any:
     """Tree of ParamGroup, one for every parameter."""
     named = trees.named_leaves(params)
-    scales = layer_scales(named, layer_decay) if layer_decay else {}
     overrides = _match(list(named), rules)
+    frozen = {path for path, rule in overrides.items() if rule.get("freeze")}
+    moving = {path: leaf for path, leaf in named.items() if path not in frozen}
+    scales = layer_scales(moving, layer_decay) if layer_decay else {}
     result = []
     for path, leaf in named.items():
         decay = weight_decay if _decays(path, leaf) else 0.0
@@ -123,14 +125,16 @@ def layer_scales(named: Mapping[str, Any], decay: float) -> dict[str, Any]:
 
     With n blocks: decay ** (n + 1) for the embedding (patches, mask token, positions), decay ** (n
     - i) for block i, 1 for the rest (final norm, heads). Blocks are "encoder/block_<i>/...", or
-    "encoder/blocks/..." stacked on axis 0.
+    "encoder/blocks/..." stacked on axis 0. named: the parameters that train, so the decay begins at
+    the block that is read where those above it are frozen.
     """
     single = {n: int(m[1]) for n in named if (m := re.match(r"encoder/blocks?_(\d+)/", n))}
     stacked = [n for n in named if n.startswith("encoder/blocks/")]
     depth = 1 + max(single.values()) if single else (named[stacked[0]].shape[0] if stacked else 0)
     if not depth:
         raise ValueError(
-            "config.optim.layer_decay is set but params['encoder'] has no blocks: set it to None"
+            "config.optim.layer_decay is set but params['encoder'] has no block that trains: set "
+            "it to None"
         )
     scales: dict[str, Any] = {}
     for path, leaf in named.items():

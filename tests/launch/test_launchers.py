@@ -334,6 +334,9 @@ def test_one_tpu_vm_is_made_once_filled_trained_on_and_read_from(place):
     place.answer()
     assert place.run("tpu_one.sh", *FLAGS, "--workdir=runs/x")[0] == 0
     assert "create" not in [call[4] for call in place.words("gcloud")]
+    for there in ("/x", "gs://bucket/x"):
+        code, _, err = place.run("tpu_one.sh", *FLAGS, f"--workdir={there}")
+        assert code == 1 and f"--workdir={there}: give a path below this folder" in err
     code, _, err = place.run("tpu_one.sh", *FLAGS, "--workdir=/x")
     assert code == 1 and "--workdir=/x: give a path below" in err
 

@@ -160,7 +160,7 @@ def test_a_contrast_on_a_middle_block_is_that_of_an_encoder_that_ends_there():
         above = path.startswith(("encoder/block_1/", "encoder/norm/"))
         assert group.freeze == (above or path.startswith("encoder/patch_embed/")), path
         if path.startswith("encoder/block_0/"):
-            assert group.lr_scale == 0.25
+            assert group.lr_scale == 0.5  # the block that is read, as the highest of all
     eleven = dig_config.get_config("preset=cpu,objective=dis,block=11").optim.rules[0][0]
     above = [i for i in range(13) if re.search(eleven, f"encoder/block_{i}/mlp/fc1/kernel")]
     assert above == [11, 12] and re.search(eleven, "encoder/norm/scale")

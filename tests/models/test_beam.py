@@ -115,3 +115,6 @@ def test_spelling_changes_unknown_words_with_one_nearest():
     assert lexicon.correct("Haxs") == "Haxs"  # Haus and Hans are as near
     assert lexicon.correct("Ab do x9") == "Ab do x9"  # too short to be sure
     assert Lexicon(["lange Worte"], edits=2).correct("lxnge Wxrta") == "lange Wxrta"
+    marked = Lexicon(["gefu\u0364hrten", "\u0939\u093f\u0928\u094d\u0926\u0940"])  # whole words
+    assert marked.words == ["gefu\u0364hrten", "\u0939\u093f\u0928\u094d\u0926\u0940"]
+    assert marked.correct("gefu\u0364hrtcn Orten") == "gefu\u0364hrten Orten"

@@ -5,10 +5,18 @@ It mends readings of known text and harms names, numbers and old spelling, so it
 
 from __future__ import annotations
 
+import functools
 import re
+import sys
+import unicodedata
 from collections.abc import Iterable
 
-WORD = re.compile(r"[^\W\d_]+")  # letters; digits and punctuation stay as they were read
+
+@functools.cache
+def word_pattern() -> re.Pattern[str]:
+    """Letters with the marks on them, such as vowel signs; digits and punctuation are no part."""
+    marks = [chr(c) for c in range(sys.maxunicode + 1) if unicodedata.category(chr(c))[0] == "M"]
+    return re.compile(f"[^\\W\\d_](?:[^\\W\\d_]|[{''.join(marks)}])*")
 
 
 class Lexicon:
@@ -16,7 +24,7 @@ class Lexicon:
     three."""
 
     def __init__(self, words: Iterable[str], edits: int = 1):
-        self.words = sorted({word for text in words for word in WORD.findall(text)})
+        self.words = sorted({found for text in words for found in word_pattern().findall(text)})
         self.known, self.edits = set(self.words), edits
         self.by_length: dict[int, list[str]] = {}
         for word in self.words:
@@ -25,7 +33,7 @@ class Lexicon:
 
     def correct(self, text: str) -> str:
         """The text with every unknown word replaced, where exactly one word is nearest."""
-        return WORD.sub(lambda found: self._nearest(found.group()), text)
+        return word_pattern().sub(lambda found: self._nearest(found.group()), text)
 
     def _nearest(self, word: str) -> str:
         if word not in self.mended:
