@@ -69,7 +69,7 @@ class Evaluator:
     """datasets: {name in the metrics: records spec}, or one spec of which every part is a data set
     of its own. None: the validation split of every part of data["train"] (`named_sets`).
     batch_size: over all devices, rounded up to a multiple of them. pictures: sample lines to save a
-    data set. beam, lm, lm_weight, lm_bonus, lexicon: see `Search`. Raises ValueError and
+    data set. beam, lm, lm_weight, lm_bonus, lexicon, texts: see `Search`. Raises ValueError and
     FileNotFoundError for data sets that are not there or empty.
     """
 
@@ -88,12 +88,13 @@ class Evaluator:
         lm_weight: float = 0.5,
         lm_bonus: float = 1.0,
         lexicon: int = 0,
+        texts: str | None = None,
     ):
         self.charset: Charset = method.charset
         self.mesh = mesh
         self.workdir = pathlib.Path(workdir)
-        scores = {"lm_weight": lm_weight, "lm_bonus": lm_bonus}
-        self.search = Search(method, data, beam=beam, lm=lm, lexicon=lexicon, **scores)
+        options = {"lm_weight": lm_weight, "lm_bonus": lm_bonus, "lexicon": lexicon, "texts": texts}
+        self.search = Search(method, data, beam=beam, lm=lm, **options)
         self.predict = jax.jit(self.search.predict, out_shardings=sharding.batch_sharding(mesh))
         self.pictures, self.frame_px = pictures, method.encoder.patch[1]
         self.attention = Attention(method, mesh, data)

@@ -1,12 +1,14 @@
 """From what a recogniser predicts to texts: best classes, or a beam with a language model.
 
 The language model and the list of words are made of the training texts, of the lines that labels=
-chose for this run and of no others. So a reading never profits from a text it is judged on.
+chose for this run, and of the texts that are named beside them. So a reading never profits from a
+text it is judged on, where those are others.
 """
 
 from __future__ import annotations
 
 import functools
+import pathlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -15,6 +17,7 @@ from dig_jax.data import records
 from dig_jax.evaluators.lines import Text
 from dig_jax.models.decoders.beam import Found, NGram, prefix_beam
 from dig_jax.models.decoders.lexicon import Lexicon
+from dig_jax.text import normalize
 
 
 class Search:
@@ -23,7 +26,8 @@ class Search:
     beam: readings of a line that are followed at once, 1 = the best class each time. lm: order of a
     character n-gram that a CTC beam is scored with, 0 = none; lm_weight, lm_bonus: see
     `decoders/beam.py`. lexicon: how many characters of a word may be changed to make it a word of
-    the training texts, 0 = none. ValueError for what does not go together.
+    the training texts, 0 = none. texts: more texts for both, a records spec or a UTF-8 file of
+    lines whose name ends in .txt. ValueError for what does not go together.
     """
 
     def __init__(
@@ -36,6 +40,7 @@ class Search:
         lm_weight: float = 0.5,
         lm_bonus: float = 1.0,
         lexicon: int = 0,
+        texts: str | None = None,
     ):
         self.charset = method.charset
         self.on_host = beam > 1 and method.head.on_host
@@ -50,11 +55,11 @@ class Search:
             self.predict = method.log_probs
         elif beam > 1:
             self.predict = functools.partial(method.predict, beam=beam)
-        texts = training_texts(data) if lm or lexicon else []
-        ids = (self.charset.encode(text)[0] for text in texts)
+        known = [*training_texts(data), *named_texts(texts)] if lm or lexicon else []
+        ids = (self.charset.encode(text)[0] for text in known)
         self.options = {"beam": beam, "weight": lm_weight, "bonus": lm_bonus}
         self.options["lm"] = NGram(ids, self.charset.size, lm) if lm else None
-        self.lexicon = Lexicon(texts, lexicon) if lexicon else None
+        self.lexicon = Lexicon(known, lexicon) if lexicon else None
 
     def texts(self, reading: Mapping[str, np.ndarray]) -> list[Text]:
         """The texts of a batch and how sure each is; reading: arrays of one head on this host."""
@@ -96,6 +101,16 @@ class Search:
 def sureness(found: Found) -> float:
     """Mean over the characters; 0 for none, whose blanks a search does not keep."""
     return float(np.mean(found.confidence)) if found.confidence else 0.0
+
+
+def named_texts(spec: str | None) -> list[str]:
+    """The texts of `Search`'s `texts`; FileNotFoundError where nothing lies there."""
+    if spec is None:
+        return []
+    if not spec.endswith(".txt"):
+        return list(records.open_sets(spec, labelled=True).texts())
+    lines = pathlib.Path(spec).read_text(encoding="utf-8").splitlines()
+    return [normalize(line) for line in lines if line.strip()]
 
 
 def training_texts(data: Mapping) -> list[str]:

@@ -4,6 +4,7 @@ import json
 import types
 
 import numpy as np
+import pytest
 
 from dig_jax.data import writer
 from dig_jax.evaluators import search
@@ -29,6 +30,22 @@ def test_a_lexicon_has_its_words_beside_a_language_model_too(tmp_path):
     for options in ({"lexicon": 1}, {"lexicon": 1, "lm": 3, "beam": 16}):
         made = search.Search(method, data, **options)
         assert made.lexicon.correct("steho") == "steht", options
+
+
+def test_more_texts_come_from_records_or_a_file_of_lines(tmp_path):
+    data = {"train": records(tmp_path / "words")}
+    (tmp_path / "more.txt").write_text("ein Schiff\n\nfa\u0308hrt\n", encoding="utf-8")
+    head = types.SimpleNamespace(on_host=True)
+    method = types.SimpleNamespace(
+        charset=Charset.from_texts((*TEXTS, "ein Schiff f\u00e4hrt")), head=head, predict=None
+    )
+    made = search.Search(method, data, lexicon=1, texts=f"{tmp_path}/more.txt")
+    assert {"Haus", "Schiff", "f\u00e4hrt"} <= made.lexicon.known  # in NFC, as labels are
+    other = {"train": records(tmp_path / "other")}
+    assert search.named_texts(other["train"]) == list(search.training_texts(other))
+    assert search.named_texts(None) == []
+    with pytest.raises(FileNotFoundError):
+        search.named_texts(f"{tmp_path}/none.txt")
 
 
 def test_an_evaluation_takes_the_labels_that_the_run_had_and_no_others(tmp_path):
