@@ -353,6 +353,18 @@ def test_a_host_that_is_alive_but_stuck_ends_the_job_and_is_named(lines, tmp_pat
         assert "host 0 (" not in job.said(1)
 
 
+def test_a_host_that_is_stopped_ends_the_others_and_is_named(lines, tmp_path, monkeypatch):
+    """As a paused virtual machine: it says nothing any more, and its connections stay open."""
+    monkeypatch.setattr(Job, "python", sys.executable)  # a fork's parent would be stopped alone
+    with Job(tmp_path, lines, 4000, 2, 1, DIG_STUCK_S="15") as job:
+        job.until(3)
+        job.processes[1].send_signal(signal.SIGSTOP)
+        assert job.processes[0].wait(240) not in (0, None)
+        assert re.search(
+            r"stuck: host 1 \(\S+\), which says nothing any more, since it", job.said(0)
+        )
+
+
 def end_of(job, index):
     """It said what happened and what to do: itself, or the shell where JAX aborted it first, or
     both.

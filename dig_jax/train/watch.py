@@ -1,7 +1,8 @@
 """A host that is alive but stuck ends the job, with a sentence that names it and says where it is.
 
-JAX's own heartbeat sees a process that died or was stopped. It does not see one whose main thread
-waits for ever, as on a network disk, for the heartbeat is another thread.
+JAX's own heartbeat sees a process that died. It does not see one whose main thread waits for ever,
+as on a network disk, for the heartbeat is another thread. A host that was stopped as a whole, or cut
+off, is known by its silence: the others still hear each other.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dig_jax import hosts
 DEFAULT_S = 1800
 TICK_S = 10.0
 LONG = 10  # times the limit: for compiling, an evaluation, a save
+SILENT = 2  # ticks without a word after which a host counts as stopped
 GRACE = 3  # ticks in which the other hosts can say it, too, before this one is gone
 
 
@@ -38,6 +40,7 @@ class Watch:
     def __init__(self, limit_s: float):
         self.limit_s, self.tick_s = limit_s, min(TICK_S, limit_s / 10)
         self._beats, self._doing, self._times = 0, "starts", 1
+        self._ticks = 0
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watch", daemon=True)
 
@@ -56,32 +59,51 @@ class Watch:
 
     def _watch(self) -> None:
         seen, idle_s = -1, 0.0
+        self._publish()  # so that a host which is stopped at once is missed, too
         while not self._done.wait(self.tick_s):
             # Counted in ticks: a clock would go on while the whole process is stopped.
             idle_s = idle_s + self.tick_s if seen == self._beats else 0.0
             seen = self._beats
-            hosts.publish(f"{self._beats} {platform.node()} {self._doing}")
+            self._publish()
             if idle_s >= self.limit_s * self._times:
                 self._end()
 
+    def _publish(self) -> None:
+        self._ticks += 1
+        hosts.publish(f"{self._ticks} {self._beats} {platform.node()} {self._doing}")
+
     def _end(self) -> None:
         """Says it and ends, unless the host goes on while the others have time to say it, too."""
-        seen = self._beats
-        print(self._sentence(), file=sys.stderr, flush=True)
-        if not self._done.wait(GRACE * self.tick_s) and seen == self._beats:
+        before = hosts.published()
+        if self._goes_on(SILENT):
+            return
+        print(self._sentence(before), file=sys.stderr, flush=True)
+        if not self._goes_on(GRACE):
             hosts.end_now()
 
-    def _sentence(self) -> str:
+    def _goes_on(self, ticks: int) -> bool:
+        """Whether it does within so many ticks, in which the others hear of it."""
+        seen = self._beats
+        for _ in range(ticks):
+            if self._done.wait(self.tick_s) or seen != self._beats:
+                return True
+            self._publish()
+        return False
+
+    def _sentence(self, before: dict[int, str]) -> str:
+        """before: what all hosts had published SILENT ticks ago."""
         main = threading.main_thread().ident
         frames = sys._current_frames()
         stack = "".join(traceback.format_stack(frames[main])) if main in frames else ""
-        told = {index: text.split(" ", 2) for index, text in hosts.published().items()}
-        told = told or {0: [str(self._beats), platform.node(), self._doing]}
-        last = min(int(beats) for beats, _, _ in told.values())
+        now = hosts.published() or {0: f"0 {self._beats} {platform.node()} {self._doing}"}
+        silent = [index for index, text in now.items() if text == before.get(index)]
+        told = {index: text.split(" ", 3) for index, text in sorted(now.items())}
+        last = min(int(beats) for _, beats, _, _ in told.values())
+        how = ", which says nothing any more," if silent else ""
         stuck = ", ".join(
-            f"host {index} ({name}) since it {doing}"
-            for index, (beats, name, doing) in sorted(told.items())
-            if int(beats) == last
+            f"host {index} ({name}){how} since it {doing}"
+            for index, (_, beats, name, doing) in told.items()
+            if (index in silent if silent else int(beats) == last)
         )
         return (
             f"error: no step ended for {self.limit_s * self._times:.0f} s; stuck: {stuck}. The "

@@ -68,7 +68,29 @@ def test_a_host_that_goes_on_at_the_last_moment_is_left_alone(goes_on, monkeypat
     monkeypatch.setattr(slow._done, "wait", wait)
     slow._end()
     assert ended == [] if goes_on else ended == [True]
-    assert "since it reads step 7." in capsys.readouterr().err
+    assert ("since it reads step 7." in capsys.readouterr().err) is not goes_on
+
+
+@pytest.mark.parametrize("silent", [True, False])
+def test_who_says_nothing_is_named_before_who_is_behind(silent, monkeypatch, capsys):
+    """Host 1 has come further than this one, which waits for it, and was stopped there."""
+    told = {0: "", 1: "5 9 b computes step 4", 2: "5 8 c computes step 4"}
+    slow = watch.Watch(0.5)
+    slow.beat("computes step 4")
+    monkeypatch.setattr(slow._done, "wait", lambda seconds: None)
+    monkeypatch.setattr(watch.hosts, "end_now", lambda: None)
+    monkeypatch.setattr(watch.hosts, "published", lambda: dict(told))
+
+    def publish(text):
+        told[0] = text
+        others = (2,) if silent else (1, 2)
+        told.update({i: f"{slow._ticks + 9} {told[i].split(' ', 1)[1]}" for i in others})
+
+    monkeypatch.setattr(watch.hosts, "publish", publish)
+    slow._end()
+    said = capsys.readouterr().err
+    assert ("host 1 (b), which says nothing any more, since it computes" in said) is silent
+    assert ("host 0 (" in said) is not silent and "host 2" not in said
 
 
 def test_zero_seconds_is_off(monkeypatch):
