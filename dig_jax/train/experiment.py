@@ -280,24 +280,13 @@ def open_data(cfg: Mapping[str, Any], mesh: Any) -> Data:
     reading = {name: options.pop(name) for name in defaults.READING}
     lines = kind == "lines"
     subset = {name: options.pop(name) for name in defaults.options(records.open_sets, *SETS)}
-    sets = {"spec": spec, "labelled": lines}
-    mixture = build.call(records.open_sets, "config.data", subset, **sets)
+    mixture = build.call(records.open_sets, "config.data", subset, spec=spec, labelled=lines)
+    if lines:
+        mixture = learnable(cfg, mixture, options.pop("max_width_px"))
     shard = sharding.host_shard(mesh)
     common = {"mixture": mixture, "batch_size": cfg["batch_size"], **shard.of_data()}
     charset, once = None, None
     if lines:
-        encoder = cfg["method"].get("encoder")
-        names = ("height_px", "squeeze_px", "buckets_px")
-        mixture, told = limits.learnable(
-            mixture,
-            frame_px=encoders.column_px(encoder) if encoder else None,
-            ctc=decoders.reads_by_ctc(cfg["method"].get("heads") or {}),
-            max_width_px=options.pop("max_width_px"),
-            **{name: options[name] for name in names},
-        )
-        for sentence in told:
-            hosts.report(sentence)
-        common["mixture"] = mixture
         charset = common["charset"] = charset_of(cfg, mixture)
         if not mixture.weighted:
             most = int(mixture.widths(options["height_px"]).max())
@@ -312,6 +301,23 @@ def open_data(cfg: Mapping[str, Any], mesh: Any) -> Data:
         names = ("height_px", "buckets_px", "multiple_px", "squeeze_px")
         told = in_words(pipeline.summary(mixture, **{name: options[name] for name in names}))
     return Data(raw, charset, mixture, dataset, steps, once, told=told, **reading)
+
+
+def learnable(
+    cfg: Mapping[str, Any], mixture: records.Mixture, max_width_px: int | None
+) -> records.Mixture:
+    """The lines that this reader can learn; those that are left out are counted on the terminal."""
+    encoder = cfg["method"].get("encoder")
+    mixture, told = limits.learnable(
+        mixture,
+        frame_px=encoders.column_px(encoder) if encoder else None,
+        ctc=decoders.reads_by_ctc(cfg["method"].get("heads") or {}),
+        max_width_px=max_width_px,
+        **{name: cfg["data"][name] for name in ("height_px", "squeeze_px", "buckets_px")},
+    )
+    for sentence in told:
+        hosts.report(sentence)
+    return mixture
 
 
 def in_words(summary: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """A host that is alive but stuck ends the job, with a sentence that names it and says where it is.
 
 JAX's own heartbeat sees a process that died. It does not see one whose main thread waits for ever,
-as on a network disk, for the heartbeat is another thread. A host that was stopped as a whole, or cut
-off, is known by its silence: the others still hear each other.
+as on a network disk, for the heartbeat is another thread. A host that was stopped as a whole, or
+cut off, is known by its silence: the others still hear each other.
 """
 
 from __future__ import annotations
