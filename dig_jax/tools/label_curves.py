@@ -1,14 +1,17 @@
-"""Draws how the error rate falls with the number of labelled lines, one curve for each start.
+"""Draws how the error rate falls with the number of labelled lines, one curve for each start; or
+which block of the encoder is read best.
 
     python -m dig_jax.tools.label_curves "from scratch=runs/random" "after gen=runs/gen" \\
       --group_by='^images/(.+)_' --output=labels.svg [--log] [--title=TEXT] [--set=NAME]
+    python -m dig_jax.tools.label_curves --over=block "gen=runs/blocks/gen" --output=blocks.svg
 
 Each recogniser that left its readings at or below the folder behind "=" is one point. Runs with as
 many labels, such as seeds, are points of their own, and the curve goes through their mean. The bars
 are 95 % intervals: by group with --group_by, else by line. The same figures are printed as a table.
 
 A run says how many labelled lines it learnt from, or its records do: those of tools.pseudo_label
-count true labels alone. Where neither can tell, write NAME@34=FOLDER.
+count true labels alone. Where neither can tell, write NAME@34=FOLDER. --over=block: probes of one
+encoder by the block that they read (probe:block=2), the last one by the encoder's depth.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import math
 import re
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -41,9 +44,10 @@ SHIFT, SPREAD = 1.035, 1.15
 
 
 class Point(NamedTuple):
-    """One recogniser: labelled lines, CER and its interval (rates; NaN where there is none)."""
+    """One recogniser: its place on the axis, CER and its interval (rates; NaN where there is
+    none)."""
 
-    lines: int
+    at: int
     cer: float
     low: float = math.nan
     high: float = math.nan
@@ -63,7 +67,33 @@ def labelled_lines(run: runs.Run) -> int:
     )
 
 
-def points(named: str, only: str | None, group_by: str | None) -> tuple[str, list[Point]]:
+def block_read(run: runs.Run) -> int:
+    """Which block of its encoder a recogniser reads, from 1. ValueError for a mix, and an encoder
+    without blocks."""
+    block, encoder = run.config["method"].get("block"), run.config["method"]["encoder"]
+    at = encoder.get("depth") if block in (None, "last") else block
+    if not str(at).isdigit():
+        raise ValueError(f"{run.path} reads no block of its encoder alone: leave it out")
+    return int(at)
+
+
+class Axis(NamedTuple):
+    """What the points stand over: its name, a run's place on it, whether it is logarithmic."""
+
+    title: str
+    of: Callable[[runs.Run], int]
+    log: bool
+
+
+AXES = {
+    "labels": Axis("labelled lines", labelled_lines, True),
+    "block": Axis("block of the encoder", block_read, False),
+}
+
+
+def points(
+    named: str, only: str | None, group_by: str | None, axis: Axis = AXES["labels"]
+) -> tuple[str, list[Point]]:
     """ "NAME=FOLDER" or "NAME@LINES=FOLDER" -> what to call the curve, and its points in order.
     Runs that are not finished are named on the terminal. One that only evaluates counts where no
     other does."""
@@ -88,8 +118,7 @@ def points(named: str, only: str | None, group_by: str | None) -> tuple[str, lis
     if len(sets := {one.dataset for one in found}) > 1 and not only:
         raise ValueError(f"{root} has read {', '.join(sorted(sets))}: choose one with --set")
     return lines[1] if lines else name, sorted(
-        Point(int(lines[2]) if lines else labelled_lines(one.run), one.cer, *one.interval)
-        for one in found
+        Point(int(lines[2]) if lines else axis.of(one.run), one.cer, *one.interval) for one in found
     )
 
 
@@ -102,11 +131,11 @@ def joined(many: Sequence[tuple[str, list[Point]]]) -> dict[str, list[Point]]:
 
 
 def means(found: Sequence[Point]) -> dict[int, float]:
-    """{labelled lines: mean CER}"""
-    by_lines = collections.defaultdict(list)
+    """{place on the axis: mean CER}"""
+    by_place = collections.defaultdict(list)
     for point in found:
-        by_lines[point.lines].append(point.cer)
-    return {lines: statistics.mean(cers) for lines, cers in sorted(by_lines.items())}
+        by_place[point.at].append(point.cer)
+    return {at: statistics.mean(cers) for at, cers in sorted(by_place.items())}
 
 
 def cell(point: Point) -> str:
@@ -116,13 +145,13 @@ def cell(point: Point) -> str:
     return f"{rate} ({percent(point.low)} to {percent(point.high)})" if known else rate
 
 
-def table(lines: dict[str, list[Point]]) -> str:
-    """Markdown: a row a number of labelled lines, a column a curve; several runs with commas."""
+def table(lines: dict[str, list[Point]], axis: Axis = AXES["labels"]) -> str:
+    """Markdown: a row a place on the axis, a column a curve; several runs with commas."""
     rows = []
-    for number in sorted({point.lines for found in lines.values() for point in found}):
-        here = [[point for point in found if point.lines == number] for found in lines.values()]
+    for number in sorted({point.at for found in lines.values() for point in found}):
+        here = [[point for point in found if point.at == number] for found in lines.values()]
         rows.append([f"{number:,}", *(", ".join(map(cell, found)) or "-" for found in here)])
-    return as_markdown(["labelled lines", *lines], rows)
+    return as_markdown([axis.title, *lines], rows)
 
 
 def draw(
@@ -131,13 +160,15 @@ def draw(
     log: bool = False,
     size: tuple[float, float] = (7.6, 4.0),
     font: int = 11,
+    axis: Axis = AXES["labels"],
 ) -> plt.Figure:
-    """The picture: labelled lines on a logarithmic axis, CER in percent. size: inches; font: pt."""
-    numbers = sorted({point.lines for found in lines.values() for point in found})
+    """The picture: CER in percent over the axis. size: inches; font: pt."""
+    numbers = sorted({point.at for found in lines.values() for point in found})
     with plt.rc_context({**SVG, "font.size": font}):
         figure, axes = plt.subplots(figsize=size, layout="constrained")
         bars = any(not math.isnan(point.low) for found in lines.values() for point in found)
-        step = min(SHIFT, SPREAD ** (1 / max(len(lines) - 1, 1))) if bars else 1.0
+        apart = bars and axis.log
+        step = min(SHIFT, SPREAD ** (1 / max(len(lines) - 1, 1))) if apart else 1.0
         for i, (name, found) in enumerate(lines.items()):
             shift = step ** (i - (len(lines) - 1) / 2)
             at, cer, low, high = np.transpose(found) * [[shift], [100], [100], [100]]
@@ -152,7 +183,7 @@ def draw(
                 label=plain(name),
             )
         axes.set_title(plain(title), fontsize=font + 1, loc="left")
-        axes.set(xlabel="labelled lines", xscale="log")
+        axes.set(xlabel=axis.title, xscale="log" if axis.log else "linear")
         axes.set_xticks(numbers, [f"{number:,}" for number in numbers])
         axes.xaxis.set_minor_locator(ticker.NullLocator())
         axes.set_ylabel("%", rotation=0, labelpad=font)
@@ -165,13 +196,16 @@ def draw(
 def main(argv):
     if len(argv) < 2:
         raise app.UsageError("name one or more curves: NAME=FOLDER")
-    lines = joined([points(named, ONLY.value, GROUP_BY.value) for named in argv[1:]])
-    file = curves.save(draw(lines, FLAGS.title, FLAGS.log), FLAGS.output)
-    print(f"{table(lines)}\n\n{file}")
+    axis = AXES[FLAGS.over]
+    lines = joined([points(named, ONLY.value, GROUP_BY.value, axis) for named in argv[1:]])
+    title = FLAGS.title or f"CER by {axis.title}"
+    file = curves.save(draw(lines, title, FLAGS.log, axis=axis), FLAGS.output)
+    print(f"{table(lines, axis)}\n\n{file}")
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("output", "labels.svg", "The picture: .svg, .png or .pdf.")
-    flags.DEFINE_string("title", "CER by number of labelled lines", "What stands above it.")
+    flags.DEFINE_string("title", None, "What stands above it.")
+    flags.DEFINE_enum("over", "labels", list(AXES), "What the curves run over.")
     flags.DEFINE_bool("log", False, "A logarithmic axis for the error rate, too.")
     program.run(main)

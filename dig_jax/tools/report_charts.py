@@ -151,7 +151,7 @@ def label_curves(many: Sequence[Run]) -> str:
             if (cer := run.at_best(dataset, "cer")) is not None and run.label_count["true"]:
                 own = OWN_READINGS if run.label_count["read"] else ""
                 found[run.start + own, run.protocol].append(Point(run.label_count["true"], cer))
-        if any(len({point.lines for point in curve}) > 1 for curve in found.values()):
+        if any(len({point.at for point in curve}) > 1 for curve in found.values()):
             alike = len({protocol for _, protocol in found}) == 1
             named = {
                 start if alike else f"{start}, {protocol}": curve

@@ -51,8 +51,8 @@ def tree(tmp_path):
 
 def test_a_point_a_run_and_a_curve_through_the_mean(tree):
     curves = dict(label_curves.points(f"{name}={tree / name}", None, None) for name in ("a", "b"))
-    assert [(p.lines, p.cer) for p in curves["a"]] == [(34, 1), (100, 2 / 6), (100, 3 / 6)]
-    assert [(p.lines, p.cer) for p in curves["b"]] == [(34, 1 / 6)]
+    assert [(p.at, p.cer) for p in curves["a"]] == [(34, 1), (100, 2 / 6), (100, 3 / 6)]
+    assert [(p.at, p.cer) for p in curves["b"]] == [(34, 1 / 6)]
     assert all(p.low < p.cer < p.high for p in curves["a"][1:])
     assert label_curves.means(curves["a"]) == {34: 1, 100: pytest.approx(2.5 / 6)}
     (axes,) = label_curves.draw(curves, "t").axes
@@ -110,7 +110,24 @@ def test_the_records_of_a_student_say_which_labels_are_true(tmp_path):
     gone = save(tmp_path / "gone", 1)
     with pytest.raises(ValueError, match=f"write NAME@LINES={gone}"):
         label_curves.points(f"a={gone}", None, None)
-    assert label_curves.points(f"a@7={gone}", None, None)[1][0].lines == 7
+    assert label_curves.points(f"a@7={gone}", None, None)[1][0].at == 7
+
+
+def test_blocks_of_an_encoder_are_an_axis_too(tmp_path):
+    axis = label_curves.AXES["block"]
+    heads = {"heads": {"ctc": {}}, "encoder": {"depth": 4}}
+    for block, wrong in ((2, 1), ("3", 2), ("last", 3)):
+        save(tmp_path / f"gen/{block}", wrong, subset=34, method={**heads, "block": block})
+    _, found = label_curves.points(f"gen={tmp_path / 'gen'}", None, None, axis)
+    assert [(point.at, point.cer) for point in found] == [(2, 1 / 6), (3, 2 / 6), (4, 3 / 6)]
+    (axes,) = label_curves.draw({"gen": found}, "t", axis=axis).axes
+    assert axes.get_xscale() == "linear" and axes.get_xlabel() == "block of the encoder"
+    assert label_curves.table({"gen": found}, axis).startswith("| block of the encoder | gen |")
+    plt.close("all")
+    for block, encoder in (("mix", {"depth": 4}), ("last", {"kind": "cnn"})):
+        save(tmp_path / block, 1, subset=34, method={**heads, "encoder": encoder, "block": block})
+        with pytest.raises(ValueError, match=f"{block} reads no block .*: leave it out"):
+            label_curves.points(f"gen={tmp_path / block}", None, None, axis)
 
 
 def test_exports_unfinished_runs_and_evaluations_are_no_points(tree, capsys):
@@ -120,10 +137,10 @@ def test_exports_unfinished_runs_and_evaluations_are_no_points(tree, capsys):
     save(tree / "a/open", 1, subset=50, total={"steps": 20})
     save(tree / "a/judged", 1, total={"steps": 0}, init_from=str(tree / "a/34/random-0"))
     _, found = label_curves.points(f"a={tree / 'a'}", None, None)
-    assert [point.lines for point in found] == [34, 100, 100]
+    assert [point.at for point in found] == [34, 100, 100]
     assert f"left out: {tree / 'a/open'} is unfinished: step 10 of 20" in capsys.readouterr().err
     alone = label_curves.points(f"a={tree / 'a/judged'}", None, None)[1]
-    assert [point.lines for point in alone] == [34]
+    assert [point.at for point in alone] == [34]
 
 
 def test_many_curves_stay_at_their_numbers(tree):
