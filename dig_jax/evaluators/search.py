@@ -37,8 +37,8 @@ class Search:
         *,
         beam: int = 1,
         lm: int = 0,
-        lm_weight: float = 0.5,
-        lm_bonus: float = 1.0,
+        lm_weight: float = 0.2,
+        lm_bonus: float = 0.4,
         lexicon: int = 0,
         texts: str | None = None,
     ):
