@@ -63,6 +63,9 @@ def pretraining_args(arg: str | None, presets: tuple[str, ...], **own: Any) -> C
     args = parse_arg(arg, preset=presets[0], **common, **own)
     if args.preset not in presets:
         raise ValueError(f"preset={args.preset}: choose one of {', '.join(presets)}")
+    for name in ("steps", "epochs"):
+        if args[name] < 0 and args[name] != common[name]:
+            raise ValueError(f"{name}={args[name]}: give 0 or more")
     return args
 
 

@@ -222,7 +222,8 @@ def check_records(cfg: Mapping[str, Any]) -> None:
 
 
 PATH_KEYS = ("init_from", "shape_from", "compile_cache")
-SPEC_KEYS = r"data\.(train|rehearse)$|evals\.\w+\.(datasets|sets|spec)"  # PATH[@SPLIT][*WEIGHT],...
+# PATH[@SPLIT][*WEIGHT],...
+SPEC_KEYS = r"data\.(train|rehearse)$|evals\.\w+\.(datasets|sets|spec|texts)"
 
 
 def absolute(cfg: dict[str, Any], cut: Callable[[str], Iterable[str]]) -> dict[str, Any]:

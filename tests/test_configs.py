@@ -370,6 +370,8 @@ def test_a_cnn_of_another_height_takes_windows_and_squeeze_with_it(file, arg):
 def test_no_step_is_a_number_of_steps():
     assert build("pretrain/dig", "preset=cpu,steps=0").total.steps == 0
     assert build("pretrain/dig", "preset=cpu").total.steps == 12000
+    with pytest.raises(ValueError, match="steps=-5: give 0 or more"):
+        build("pretrain/dig", "preset=cpu,steps=-5")
 
 
 def test_evaluate_repeats_the_figure_of_the_run_it_is_given(finetuned, tmp_path):
@@ -454,7 +456,11 @@ def test_the_views_of_can_may_have_another_recipe():
 
 def test_a_reader_goes_on_with_its_own_head_and_characters(finetuned, tmp_path):
     """Whatever finetune would build, it is the reader of init_from that is trained on."""
-    source = str(finetuned[0])
+    source = str(finetuned[0])  # its head has 16 units, finetune's own would have 160
+    wide = build("recognize/finetune", "reader,labels=2")
+    assert wide.method.heads is None and {"method.heads", "method.frames"} <= {*wide.inherit}
+    with pytest.raises(ValueError, match="leave decoder, block, teacher out"):
+        build("recognize/finetune", "reader,decoder=attention")
     state, values = run_quick("recognize/finetune", "reader,labels=2", tmp_path, init_from=source)
     theirs, ours = (checkpoint.read_config(path) for path in (source, str(tmp_path)))
     assert ours["method"]["heads"] == theirs["method"]["heads"]

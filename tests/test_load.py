@@ -51,7 +51,7 @@ def test_a_reader_gives_the_numbers_of_the_evaluator(folder, read):
     given = {"mesh": mesh, "workdir": folder / "eval", "data": readers.DATA}
     spec = {"lines": f"{folder / 'records'}@validation"}
     evaluator = recognition.Evaluator(method=readers.method(), datasets=spec, batch_size=3, **given)
-    lines, _ = evaluator.read("lines", readers.state())
+    lines, _ = evaluator.evaluated("lines", readers.state())
     assert len({line.texts["ctc"].text for line in lines}) > 4  # it does read
     for line, reading in zip(lines, read, strict=True):
         assert reading.text == line.texts["ctc"].text

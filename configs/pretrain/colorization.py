@@ -22,7 +22,7 @@ PRESETS = ("cpu", "lines")
 def get_config(arg=None):
     args = common.pretraining_args(arg, PRESETS)
     config = common.pretraining("colorization")
-    config.data.channels = 3
+    config.data.update(channels=3, contrast=None)  # colours as they are
     config.method.decoder_width = 192
     config.method.column_offset_max = common.COLUMN_OFFSET_MAX
 

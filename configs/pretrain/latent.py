@@ -11,9 +11,9 @@ line.
 | cpu | a 1 M-parameter network, 128 px crops, hidden runs of 4 columns | not run here |
 | lines | 32 px high lines on an accelerator, random 256 px crops | not run yet |
 
-The student has the encoder and the pictures of the teacher that is given. One that was imported
-with position codes of one width also needs --config.method.column_offset_max=0. The moving average
-is faster than the authors', since runs are short.
+The student has the encoder, height, channels and contrast of the teacher that is given. One
+imported with position codes of one width also needs --config.method.column_offset_max=0. The
+moving average is faster than the authors', since runs are short.
 """
 
 from ml_collections.config_dict import placeholder
@@ -42,6 +42,9 @@ def get_config(arg=None):
         config.init_parts = ("params/encoder->teacher/encoder",)
     config = common.finished(config, args)
     if args.teacher and not args.size:
+        if args.patch or args.dtype:
+            raise ValueError("the encoder is the teacher's: leave patch= and dtype= out")
+        config.data.width_px = config.data.width_px * 9 // 8  # whole columns of 4, 6 and 8 px
         shape = ("height_px", "channels", "contrast")
         config.inherit = ("method.encoder", *(f"data.{name}" for name in shape))
         del config.method.encoder, config.method.channels

@@ -35,8 +35,12 @@ def get_config(arg=None):
     config.init_parts = (encoder,)
     config = common.quick(config) if args.quick else config
     if args.reader:
+        if args.teacher or (args.decoder, args.block) != ("ctc", "last"):
+            raise ValueError(
+                "reader takes over a whole recogniser: leave decoder, block, teacher out"
+            )
         config.init_parts = ("params", "mutable")
-        for name in ("heads", "block", "standardize"):
+        for name in ("heads", "frames", "block", "standardize"):
             config.inherit += (f"method.{name}",)
             if name in config.method:
                 del config.method[name]

@@ -281,7 +281,7 @@ class Evaluator:
             hosts.report(
                 f"{name}: {100 * share:.0f} % of the lines are read as "
                 f"{repr(reading) if reading else 'nothing'}. The reader is still on a plateau, "
-                "where one answer for all lines is the best one. Most leave it with time: train "
+                "where it says the same of every line. Most leave it with time: train "
                 "longer (config.total.steps), or raise config.optim.lr two- or threefold. CTC "
                 "leaves it sooner with a shortcut (head=bilstm2). If train/loss has not moved for "
                 "long, use more labels, or init_from a pre-training"

@@ -245,10 +245,12 @@ def named(char: str) -> str:
 
 def commonest_reading(pairs: Sequence[Pair]) -> tuple[str, float]:
     """(the most frequent reading of the lines with a text, its share of them): a share near 1 is a
-    reader that does not look yet. ("", 0.0) where the texts themselves are mostly one, or none."""
+    reader that does not look yet. Readings of lines whose text is mostly one do not count, unless
+    they are empty. ("", 0.0) without a line."""
     read = [(truth, reading) for truth, reading in pairs if truth]
-    truths, readings = (collections.Counter(column) for column in zip(*read)) if read else ({}, {})
-    if not read or 2 * max(truths.values()) > len(read):
+    if not read:
         return "", 0.0
+    truths, readings = (collections.Counter(column) for column in zip(*read))
     reading, count = readings.most_common(1)[0]
-    return reading, count / len(read)
+    one_text = 2 * max(truths.values()) > len(read)
+    return ("", readings[""] / len(read)) if one_text else (reading, count / len(read))

@@ -1,8 +1,8 @@
 """From what a recogniser predicts to texts: best classes, or a beam with a language model.
 
 The language model and the list of words are made of the training texts, of the lines that labels=
-chose for this run, and of the texts that are named beside them. So a reading never profits from a
-text it is judged on, where those are others.
+chose for this run, and of the texts that are named beside them. Do not name those that it is judged
+on.
 """
 
 from __future__ import annotations
@@ -49,6 +49,11 @@ class Search:
             raise ValueError(
                 f"config.evals.recognition.lm is {lm} and {why}: set lm to 0, or beam to 16 on a "
                 "recogniser with CTC"
+            )
+        if texts and not (lm or lexicon):
+            raise ValueError(
+                f"config.evals.recognition.texts is {texts}, and nothing reads them: set lm to 4 "
+                "and beam to 8, or lexicon to 1"
             )
         self.predict = method.predict
         if self.on_host:

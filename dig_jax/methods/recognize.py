@@ -108,8 +108,8 @@ class Method(base.Method):
         self.head = decoders.create(charset.size, **head)
         self.frozen_features = self._frozen_features if frozen and recipe is None else None
 
-    def check_optimizer(self, trainable, clip_norm):
-        held = {name: tree for name, tree in trainable.items() if name != "heads"}
+    def check_optimizer(self, decays, clip_norm):
+        held = {name: tree for name, tree in decays.items() if name != "heads"}
         if self.frozen and any(jax.tree.leaves(held)):  # decay moves a weight without a gradient
             raise ValueError(
                 "config.method.frozen is True, but weight decay would move the encoder: set "

@@ -202,11 +202,15 @@ def means(sets: dict[str, list[Reading]], rules: Sequence[str]) -> str:
     for rule in rules:
         counts = {name: scoring.count(pairs(lines), rule) for name, lines in sets.items()}
         sizes = {name: float(count[:, 0].sum()) for name, count in counts.items()}
-        each = {name: scoring.rates(count.sum(axis=0)) for name, count in counts.items()}
+        sizes = {name: size for name, size in sizes.items() if size}  # a rule may drop every line
+        each = {name: scoring.rates(counts[name].sum(axis=0)) for name in sizes}
+        if not sizes:
+            continue
         for rate, title in TITLES.items():
             both = scoring.averages({name: found[rate] for name, found in each.items()}, sizes)
-            rows.append([rule, title, percent(both["plain"]), percent(both["weighted"])])
-    table = as_text(["rule", "rate", "mean of the sets %", "mean of the lines %"], rows)
+            means = percent(both["plain"]), percent(both["weighted"])
+            rows.append([rule, len(sizes), title, *means])
+    table = as_text(["rule", "sets", "rate", "mean %", "weighted by lines %"], rows)
     return f"Means over {len(sets)} sets ({', '.join(sets)}):\n\n{table}"
 
 

@@ -146,7 +146,7 @@ class Experiment:
         given = {"params": shapes["params"], "total_steps": total, "batch_size": cfg["batch_size"]}
         optimizer = build.call(optim.create, "config.optim", cfg["optim"], **given)
         if total:
-            method.check_optimizer(optimizer.trainable, optimizer.clip_norm)
+            method.check_optimizer(optimizer.decays, optimizer.clip_norm)
             encoders.check_dropout(getattr(method, "encoder", None))
         return cls(
             config=cfg,

@@ -39,11 +39,12 @@ Schedule = Callable[[Any], jax.Array]
 class Optimizer:
     """numbers: what `build` makes the transformation and the schedule of. trainable: the parameter
     tree in bools; gradients of the False leaves are never used and they have no moments in the
-    optimiser state."""
+    optimiser state. decays: the same, where weight decay moves them."""
 
     build: Callable[[Numbers], tuple[optax.GradientTransformation, Schedule]]
     numbers: Numbers
     trainable: Any
+    decays: Any
     clip_norm: float | None
     average: float | None
     _groups: tuple[tuple[str, int, int], ...]
@@ -157,7 +158,8 @@ def create(
         return tx if average is None else _averaged(tx, average), rates[schedule]
 
     summary = _summary(params, groups)
-    return Optimizer(build, numbers, trainable, clip_norm, average, summary)
+    decays = jax.tree.map(lambda group: bool(not group.freeze and group.weight_decay), groups)
+    return Optimizer(build, numbers, trainable, decays, clip_norm, average, summary)
 
 
 def _check(

@@ -1,8 +1,8 @@
 """A host that is alive but stuck ends the job, with a sentence that names it and says where it is.
 
 JAX's own heartbeat sees a process that died. It does not see one whose main thread waits for ever,
-as on a network disk, for the heartbeat is another thread. A host that was stopped as a whole, or
-cut off, is known by its silence: the others still hear each other.
+as on a network disk, for the heartbeat is another thread. Where DIG_STUCK_S is below the time of
+the heartbeat (DIG_HOST_TIMEOUT_S), a host that was stopped as a whole is named by its silence.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dig_jax import hosts
 DEFAULT_S = 1800
 TICK_S = 10.0
 LONG = 10  # times the limit: for compiling, an evaluation, a save
+LEFT = "has left"
 SILENT = 2  # ticks without a word after which a host counts as stopped
 GRACE = 3  # ticks in which the other hosts can say it, too, before this one is gone
 
@@ -56,6 +57,9 @@ class Watch:
 
     def __exit__(self, *_: Any) -> None:
         self._done.set()
+        if self._thread.is_alive():
+            self._doing = LEFT
+            self._publish()  # it falls silent now, and that is well
 
     def _watch(self) -> None:
         seen, idle_s = -1, 0.0
@@ -96,6 +100,7 @@ class Watch:
         frames = sys._current_frames()
         stack = "".join(traceback.format_stack(frames[main])) if main in frames else ""
         now = hosts.published() or {0: f"0 {self._beats} {platform.node()} {self._doing}"}
+        now = {index: text for index, text in now.items() if not text.endswith(LEFT)}
         silent = [index for index, text in now.items() if text == before.get(index)]
         told = {index: text.split(" ", 3) for index, text in sorted(now.items())}
         last = min(int(beats) for _, beats, _, _ in told.values())

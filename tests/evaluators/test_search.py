@@ -44,6 +44,17 @@ def test_more_texts_come_from_records_or_a_file_of_lines(tmp_path):
     other = {"train": records(tmp_path / "other")}
     assert search.named_texts(other["train"]) == list(search.training_texts(other))
     assert search.named_texts(None) == []
+    head.on_host, method.log_probs = True, None
+    options = {"lm": 3, "beam": 4, "texts": f"{tmp_path}/more.txt"}
+    ids = lambda text: tuple(method.charset.encode(text)[0])
+    (word,) = {ids("Schiff")}
+    known, own = (
+        search.Search(method, data, **more).options["lm"].log_p(word[:2], word[2])
+        for more in (options, {"lm": 3, "beam": 4})
+    )
+    assert known > own + 1  # the n-gram has learnt them, too
+    with pytest.raises(ValueError, match="nothing reads them: set lm to 4"):
+        search.Search(method, data, texts="records/none")
     with pytest.raises(FileNotFoundError):
         search.named_texts(f"{tmp_path}/none.txt")
 

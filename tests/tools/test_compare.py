@@ -47,9 +47,13 @@ def test_means_over_sets_count_sets_or_lines(tmp_path, capsys):
     save(tmp_path / "a", [9] * 12, name="mine")
     out = run(capsys, folder, "--set=long-test,short-test", "--rule=raw", "--errors=0")
     assert "Means over 2 sets (long-test, short-test)" in out and "mine" not in out
-    row = [row.split() for row in out.splitlines() if row.startswith("raw   CER")][-1]
-    assert row[2:] == ["25.0", "16.0"]  # 10 and 40 %; 48 lines and 12
-    with pytest.raises(ValueError, match="no readings of 'lost'; it has: long-test, mine"):
+    row = [row.split() for row in out.splitlines() if row.startswith("raw   2     CER")][-1]
+    assert row[3:] == ["25.0", "16.0"]  # 10 and 40 %; 48 lines and 12
+    save(tmp_path / "a", [0] * 12, name="han-test", truth="\u6f22" * 10)
+    out = run(capsys, folder, "--set=long-test,han-test", "--rule=parseq36", "--errors=0")
+    row = [row.split() for row in out.splitlines() if row.startswith("parseq36  1     CER")][-1]
+    assert row[3:] == ["10.0", "10.0"]  # the other set has no line under the rule
+    with pytest.raises(ValueError, match="no readings of 'lost'; it has: han-test, long-test"):
         run(capsys, folder, "--set=mine,lost")
 
 

@@ -67,6 +67,27 @@ def recogniser(spec, **changes):
     return config
 
 
+@pytest.mark.parametrize(
+    "optim, fits",
+    [
+        ({"weight_decay": 0.1}, False),
+        ({"weight_decay": 0.0}, True),
+        ({"weight_decay": 0.1, "rules": (("^heads/", {}), ("", {"freeze": True}))}, True),
+    ],
+)
+def test_a_training_that_would_move_a_frozen_encoder_is_refused(lines, optim, fits):
+    config = recogniser(lines)
+    config.method.frozen = True
+    config.optim = {"lr": 0.1, **optim}
+    if fits:
+        Experiment.from_config(config.to_dict())
+        return
+    with pytest.raises(ValueError, match="weight decay would move the encoder"):
+        Experiment.from_config(config.to_dict())
+    config.total = {"steps": 0}  # nothing moves
+    Experiment.from_config(config.to_dict())
+
+
 def test_features_that_nobody_measured_are_a_sentence(lines, tmp_path):
     config = recogniser(lines)
     config.calibrate_batches = 0

@@ -78,9 +78,10 @@ class Method:
         """
         raise NotImplementedError
 
-    def check_optimizer(self, trainable: Any, clip_norm: float | None) -> None:
+    def check_optimizer(self, decays: Any, clip_norm: float | None) -> None:
         """ValueError where the optimiser of a training contradicts what the method promises.
-        trainable: `params` in bools; clip_norm: the limit on the global norm. Default: it suits.
+        decays: `params` in bools, where weight decay moves them; clip_norm: the limit on the global
+        norm. Default: it suits.
         """
 
     def augment(self, key: jax.Array, batch: Batch) -> Batch:

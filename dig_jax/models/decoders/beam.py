@@ -101,8 +101,8 @@ def prefix_beam(
     log_probs: np.ndarray,
     beam: int = 16,
     lm: NGram | None = None,
-    weight: float = 0.5,
-    bonus: float = 1.0,
+    weight: float = 0.2,
+    bonus: float = 0.4,
     floor: float = -7.0,
 ) -> Found:
     """The best reading of a line, log_probs f32[S, V] over its real frames.
