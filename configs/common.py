@@ -57,7 +57,7 @@ def _typed(name: str, text: str, default: Any) -> Any:
 
 def pretraining_args(arg: str | None, presets: tuple[str, ...], **own: Any) -> ConfigDict:
     """The arguments of every pretrain/*.py, and its `own`. The first preset is the default; steps
-    and epochs are its own where they are below 0."""
+    and epochs of -1 are the preset's."""
     common = {"records": "", "size": "", "patch": "", "epochs": -1.0, "steps": -1, "batch": 0}
     common |= {"lr": 0.0, "dtype": "", "probe": "", "seed": 0, "recipe": "", "quick": False}
     args = parse_arg(arg, preset=presets[0], **common, **own)

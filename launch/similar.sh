@@ -16,7 +16,7 @@ keep=glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshol
 # A quarter faster on a CPU (docs/performance.md).
 export GLIBC_TUNABLES="${GLIBC_TUNABLES-glibc.malloc.hugetlb=1:$keep}"
 python=${PYTHON:-.venv/bin/python} records=${RECORDS:-records} runs=${RUNS:-runs/similar}
-seed=${SEED:-0} whole="('params','mutable')"
+seed=${SEED:-0}
 main() { "$python" -m dig_jax.main "$@"; }
 
 # Under the Open Font or the Apache License. Those of fraktur have a long s; the first is a type of
@@ -69,13 +69,13 @@ case $1 in
     main --config="$config" --config.data.train="$records/$kind" --workdir="$start" \
       --config.evals.recognition.datasets="$records/$set@validation,$records/$kind@validation" ;;
   judge) for labels in "${@:3}"; do
-      config=finetune:labels=$labels,steps=$(steps "$labels"),seed=$seed,head=bilstm2 both=()
+      config=finetune:reader,labels=$labels,steps=$(steps "$labels"),seed=$seed both=()
       case $labels in # so few lines lack letters, which a reader of them alone forgets
         34) config+=,batch=16 both=(--config.data.rehearse="$records/$kind") ;;
         100) both=(--config.data.rehearse="$records/$kind") ;;
       esac
       main --config="$config" "${both[@]}" --config.init_from="$start" \
-        --config.init_parts="$whole" --config.data.train="$records/$set" \
+        --config.data.train="$records/$set" \
         --workdir="$runs/$set/$labels/$kind-$seed"; done ;;
   self | again) for labels in "${@:3}"; do # again: the student of the first round is the teacher
       folder=$runs/$set/$labels name=self
@@ -85,8 +85,8 @@ case $1 in
       own=$records/$name-$set-$labels-$seed
       [ -d "$own" ] ||
         "$python" -m dig_jax.tools.pseudo_label --model="$model" "${truth[@]}" --output="$own"
-      main --config="finetune:steps=${STEPS:-1200},seed=$seed,head=bilstm2" \
-        --config.init_from="$start" --config.init_parts="$whole" --config.data.train="$own" \
+      main --config="finetune:reader,steps=${STEPS:-1200},seed=$seed" \
+        --config.init_from="$start" --config.data.train="$own" \
         --config.evals.recognition.datasets="$records/$set@validation" \
         --workdir="$folder/${kind}_$name-$seed"; done ;;
   table) shopt -s nullglob; for folder in "$runs"/*/*/; do

@@ -55,9 +55,9 @@ class Watch:
             self._thread.start()
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: Any) -> None:
         self._done.set()
-        if self._thread.is_alive():
+        if self._thread.is_alive() and error is None:  # after one, the others may be gone
             self._doing = LEFT
             self._publish()  # it falls silent now, and that is well
 
