@@ -16,7 +16,7 @@ import math
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,6 +28,7 @@ from dig_jax.data.line_images import LineImage
 from dig_jax.data.sizes import BadRecord
 from dig_jax.interop.model import Model, open_model
 from dig_jax.models.decoders.places import places
+from dig_jax.models.decoders.search import Search
 from dig_jax.text import Charset
 
 WIDTHS = 4  # programs that a new set of lines may ask for; each costs a compilation
@@ -82,13 +83,29 @@ def load_encoder(source: Any, *, checkpoint: str = "best") -> Encoder:
     return Encoder(open_model(source, "encoder", checkpoint))
 
 
-def load_reader(source: Any, *, checkpoint: str = "best", head: str | None = None) -> Reader:
+def load_reader(
+    source: Any,
+    *,
+    checkpoint: str = "best",
+    head: str | None = None,
+    beam: int = 1,
+    lm: int = 0,
+    lm_weight: float = 0.2,
+    lm_bonus: float = 0.4,
+    texts: str | os.PathLike[str] | Iterable[str] | None = None,
+) -> Reader:
     """The reader of a recogniser's run or export.
 
     source, checkpoint, errors: as for `load_encoder`. head: of a run that swept several, by default
-    the one that validation chose.
+    the one that validation chose. beam: readings of a line that are followed at once, 1 = the best
+    class each time. lm: order of a character n-gram of `texts` that a CTC beam is scored with, 0 =
+    none; score = ln p(reading) + lm_weight ln p_lm(reading) + lm_bonus characters. texts: lines of
+    text, or the name of labelled records or of a .txt file.
+
+        load_reader("fraktur", beam=8, lm=4, texts="records/fraktur")
     """
-    return Reader(open_model(source, "reader", checkpoint, head))
+    search = {"beam": beam, "lm": lm, "lm_weight": lm_weight, "lm_bonus": lm_bonus}
+    return Reader(open_model(source, "reader", checkpoint, head), texts, **search)
 
 
 class Encoder:
@@ -119,12 +136,19 @@ class Encoder:
 class Reader:
     """`read` a few images, or `stream` any number of them. Made by `load_reader`."""
 
-    def __init__(self, model: Model):
+    def __init__(
+        self,
+        model: Model,
+        texts: str | os.PathLike[str] | Iterable[str] | None = None,
+        **search: Any,
+    ):
+        """texts: as for `load_reader`. search: options of `models.decoders.search.Search`."""
         if model.charset is None:
             raise ValueError("this model is an encoder, which reads no text: open it as Encoder")
         self.model = model
         self.charset: Charset = model.charset
-        self.lines = Lines(model, model.function())
+        self.search = searching(model, self.charset, texts, **search)
+        self.lines = Lines(model, model.ask(self.search.predict(model.method())))
         self.frame_px = model.encoder().patch[1]
 
     def read(self, images: Any, batch_size: int = 32) -> list[Reading]:
@@ -139,12 +163,12 @@ class Reader:
                 yield Reading(name, "", 0.0, [], line)
                 continue
             start = time.perf_counter()
-            reading = self.reading(name, line, row)
+            reading = self.reading(name, line, self.search.reading(row))
             self.lines.seconds["text"] += time.perf_counter() - start
             yield reading
 
-    def reading(self, name: str, line: LineImage, row: dict[str, np.ndarray]) -> Reading:
-        """From what `Method.predict` says of a line."""
+    def reading(self, name: str, line: LineImage, row: Mapping[str, np.ndarray]) -> Reading:
+        """From a line of a reading, see `decoders`."""
         ids, sure, frames = (
             row[part][: int(row["length"])] for part in ("ids", "confidence", "frame")
         )
@@ -156,6 +180,32 @@ class Reader:
             for char, each, (left, right) in zip(letters, sure.tolist(), edges)
         ]
         return Reading(name, self.charset.decode(ids), float(row["line"]), characters)
+
+
+def searching(
+    model: Model,
+    charset: Charset,
+    texts: str | os.PathLike[str] | Iterable[str] | None,
+    **options: Any,
+) -> Search:
+    """How a reader searches. ValueError for what it cannot."""
+    if options.get("lm") and texts is None:
+        raise ValueError(
+            f"lm is {options['lm']} and there are no texts to learn it from: name labelled records "
+            "or a .txt file, as in texts=records/mine"
+        )
+    if texts is not None and not options.get("lm"):
+        raise ValueError("there are texts, and nothing reads them: set lm to 4 and beam to 8")
+    if model.program is not None and options.get("beam", 1) > 1 and not model.by_ctc:
+        raise ValueError(
+            f"beam is {options['beam']}, and this export to onnx is a program that takes the best "
+            "characters: load the run, or an export to safetensors"
+        )
+    if isinstance(texts, str | os.PathLike):
+        from dig_jax.data import records  # most readers need none
+
+        texts = records.texts_of(os.fspath(texts))
+    return Search(charset, model.by_ctc, texts or (), **options)
 
 
 class Lines:

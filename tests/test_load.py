@@ -14,6 +14,7 @@ from dig_jax import load, sharding
 from dig_jax.data.line_images import Preparation
 from dig_jax.evaluators import recognition
 from dig_jax.interop import model
+from dig_jax.models.decoders.search import Search
 from dig_jax.train import experiment
 from tests import readers
 
@@ -56,6 +57,46 @@ def test_a_reader_gives_the_numbers_of_the_evaluator(folder, read):
     for line, reading in zip(lines, read, strict=True):
         assert reading.text == line.texts["ctc"].text
         assert reading.confidence == pytest.approx(line.texts["ctc"].confidence, abs=1e-5)
+
+
+def test_a_beam_reads_as_the_evaluator_does(folder, read, tmp_path):
+    """With an n-gram of texts that are named, of a file or of records, or given as they are."""
+    texts = tmp_path / "texts.txt"
+    texts.write_text("\n".join(readers.TEXTS), encoding="utf-8")
+    mesh = sharding.make_mesh({"data": 1, "fsdp": 1, "tensor": 1}, jax.devices()[:1])
+    given = {"mesh": mesh, "workdir": tmp_path, "data": readers.DATA | {"train": "unused"}}
+    given["datasets"] = {"lines": f"{folder / 'records'}@validation"}
+    search = {"beam": 4, "lm": 3, "lm_weight": 2.0, "lm_bonus": 1.5}
+    evaluator = recognition.Evaluator(method=readers.method(), batch_size=3, **given)
+    evaluator.texts.search = Search(readers.CHARSET, True, readers.TEXTS, **search)
+    evaluator.predict = jax.jit(evaluator.texts.search.predict(readers.method()))
+    lines, _ = evaluator.evaluated("lines", readers.state())
+    paths = sorted(folder.glob("*.png"))
+    for source in (texts, f"{folder / 'records'}@validation", readers.TEXTS):
+        reader = dig_jax.load_reader(folder / "run", texts=source, **search)
+        found = reader.read(paths, batch_size=4)
+        for line, reading in zip(lines, found, strict=True):
+            assert reading.text == line.texts["ctc"].text
+            assert reading.confidence == pytest.approx(line.texts["ctc"].confidence, abs=1e-5)
+            assert len(reading.characters) == len(reading.text)
+            assert all(0 <= c.left < c.right for c in reading.characters)
+    assert [one.text for one in found] != [one.text for one in read]  # the n-gram does choose
+    (nothing,) = reader.read([b"no image"])
+    assert "not an image" in nothing.error
+
+
+def test_a_search_that_cannot_be_is_a_sentence(folder):
+    for words, search in (
+        ("lm is 4 and there are no texts .* texts=records/mine", {"lm": 4, "beam": 8}),
+        ("nothing reads them: set lm to 4 and beam to 8", {"texts": ["a"]}),
+        ("lm is 4 and beam is 1: set lm to 0, or beam to 8", {"lm": 4, "texts": ["a"]}),
+        ("beam is 0: set it to 1", {"beam": 0}),
+        ("order 9: set lm to a number from 1 to 6", {"lm": 9, "beam": 2, "texts": ["a"]}),
+    ):
+        with pytest.raises(ValueError, match=words):
+            dig_jax.load_reader(folder / "run", **search)
+    with pytest.raises(FileNotFoundError):
+        dig_jax.load_reader(folder / "run", lm=4, beam=8, texts=folder / "none.txt")
 
 
 def test_a_reading_does_not_depend_on_its_batch(folder, reader, read):

@@ -28,11 +28,12 @@ from dig_jax.data.manifest import read_manifest
 from dig_jax.data.record_set import Record, RecordSet, parse
 from dig_jax.data.sizes import BadRecord, resized_width
 from dig_jax.data.writer import MANIFEST, encode_image, serialize, write
+from dig_jax.text import normalize
 
 __all__ = [
     "BadRecord", "Mixture", "Record", "RecordSet", "Report", "count_labels", "cut", "encode_image",
     "open_sets", "parse", "parse_spec", "read_manifest", "resized_width", "serialize", "shown",
-    "training_lines", "write",
+    "texts_of", "training_lines", "write",
 ]  # fmt: skip
 
 
@@ -244,6 +245,18 @@ def training_lines(data: Mapping) -> Mixture:
     out; `limits.learnable` says which it cannot learn. Errors: those of `open_sets`."""
     subset = {name: data[name] for name in SUBSET if data.get(name) is not None}
     return open_sets(data["train"], labelled=True, **subset)
+
+
+def texts_of(source: str) -> list[str]:
+    """Texts in normal form: those of labelled records, or the lines of a UTF-8 file whose name ends
+    in .txt. FileNotFoundError where nothing lies there; other errors: those of `open_sets`."""
+    if not source.endswith(".txt"):
+        return list(open_sets(source, labelled=True).texts())
+    try:
+        lines = Path(source).read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source} is not in UTF-8 ({error}): convert it, as iconv does") from None
+    return [normalize(line) for line in lines if line.strip()]
 
 
 def true_labels(mixture: Mixture) -> int:

@@ -54,7 +54,7 @@ from dig_jax.data import pipeline, records
 from dig_jax.evaluators import scoring
 from dig_jax.evaluators.attention import Attention
 from dig_jax.evaluators.lines import Line, Text, over_hosts, save_readings, save_samples
-from dig_jax.evaluators.search import Search
+from dig_jax.evaluators.search import Texts
 from dig_jax.text import Charset, normalize
 from dig_jax.train.feature_cache import FeatureCache
 from dig_jax.workdir import metrics as log
@@ -69,7 +69,7 @@ class Evaluator:
     """datasets: {name in the metrics: records spec}, or one spec of which every part is a data set
     of its own. None: the validation split of every part of data["train"] (`named_sets`).
     batch_size: over all devices, rounded up to a multiple of them. pictures: sample lines to save a
-    data set. beam, lm, lm_weight, lm_bonus, lexicon, texts: see `Search`. Raises ValueError and
+    data set. beam, lm, lm_weight, lm_bonus, lexicon, texts: see `Texts`. Raises ValueError and
     FileNotFoundError for data sets that are not there or empty.
     """
 
@@ -93,9 +93,9 @@ class Evaluator:
         self.charset: Charset = method.charset
         self.mesh = mesh
         self.workdir = pathlib.Path(workdir)
-        options = {"lm_weight": lm_weight, "lm_bonus": lm_bonus, "lexicon": lexicon, "texts": texts}
-        self.search = Search(method, data, beam=beam, lm=lm, **options)
-        self.predict = jax.jit(self.search.predict, out_shardings=sharding.batch_sharding(mesh))
+        search = {"beam": beam, "lm": lm, "lm_weight": lm_weight, "lm_bonus": lm_bonus}
+        self.texts = Texts(method, data, lexicon=lexicon, texts=texts, **search)
+        self.predict = jax.jit(self.texts.predict, out_shardings=sharding.batch_sharding(mesh))
         self.pictures, self.frame_px = pictures, method.encoder.patch[1]
         self.attention = Attention(method, mesh, data)
         self.named: set[str] = set()  # what was told already
@@ -223,7 +223,7 @@ class Evaluator:
 
     def as_text(self, batch, host, predicted):
         texts = {
-            head: self.search.texts({name: local_rows(rows) for name, rows in reading.items()})
+            head: self.texts.of({name: local_rows(rows) for name, rows in reading.items()})
             for head, reading in predicted.items()
         }
         return host, batch["image"], np.where(batch["valid"], batch["width"], 0), texts

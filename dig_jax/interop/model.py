@@ -21,7 +21,7 @@ from dig_jax import config, trees
 from dig_jax.data import buckets
 from dig_jax.data.line_images import Preparation
 from dig_jax.methods.shared import base
-from dig_jax.models import encoders
+from dig_jax.models import decoders, encoders
 from dig_jax.text import Charset
 from dig_jax.workdir import bucket
 
@@ -54,6 +54,11 @@ class Model:
         return next(iter(self.options["heads"]))
 
     @property
+    def by_ctc(self) -> bool:
+        """Whether it is a reader, and reads by CTC."""
+        return self.kind == "reader" and decoders.reads_by_ctc(self.options["heads"])
+
+    @property
     def multiple_px(self) -> int:
         """What widths of batches are multiples of: whole columns of the encoder, as in training."""
         patch_px = self.encoder().patch[1]
@@ -73,24 +78,20 @@ class Model:
             encoder, weights["params"]["encoder"], batch
         )
 
-    def predict(self) -> Callable[[Any, base.Batch], dict[str, jax.Array]]:
-        """(weights, raw batch) -> the reading of each line, as `Method.predict` gives it."""
-        method, head = self.method(), self.head
-        return lambda weights, batch: method.predict(weights["params"], weights["mutable"], batch)[
-            head
-        ]
+    def ask(self, of: Callable[..., Any]) -> Callable[[Any, base.Batch], dict[str, jax.Array]]:
+        """(weights, raw batch) -> what the head answers to a function of the recogniser, (params,
+        mutable, batch) -> {head: arrays}."""
+        head = self.head
+        return lambda weights, batch: of(weights["params"], weights["mutable"], batch)[head]
 
     def logits(self) -> Callable[[Any, base.Batch], dict[str, jax.Array]]:
         """(weights, raw batch) -> "logits" f32[B,S,V] and "length" i32[B] of a reader by CTC."""
         method: Any = self.method()  # of recognisers alone
-        head = self.head
-        return lambda weights, batch: method.logits(weights["params"], weights["mutable"], batch)[
-            head
-        ]
+        return self.ask(method.logits)
 
     def function(self) -> Callable[[Any, base.Batch], dict[str, jax.Array]]:
-        """`predict` of a reader, `encode` of an encoder."""
-        return self.predict() if self.kind == "reader" else self.encode()
+        """`Method.predict` of a reader, `encode` of an encoder."""
+        return self.ask(self.method().predict) if self.kind == "reader" else self.encode()
 
     def alone(self) -> Model:
         """The encoder of a reader. ValueError for a program, which cannot be taken apart."""

@@ -19,7 +19,6 @@ import numpy as np
 
 from dig_jax.interop import parity, stablehlo
 from dig_jax.interop.model import Model
-from dig_jax.models.decoders import CTC
 
 FILE = "model.onnx"
 # float32, summed in another order; the norms of a CNN subtract two large numbers. Attention that a
@@ -46,7 +45,7 @@ def write(
     reader = model.kind == "reader"
     parity.check(found, BOUND, SHARE)
     bounds = {"bound": BOUND} | ({"share": SHARE} if reader else {})
-    if not _by_ctc(model):
+    if not model.by_ctc:
         return {"float32": found | bounds}
     largest = max(float(np.abs(logits["logits"]).max()) for _, logits in ours)
     as_frames = lambda logits, length: {
@@ -60,11 +59,6 @@ def write(
     parity.check(of_logits, LOGITS_BOUND)
     worst = found["difference"] | {"logits": of_logits["difference"]["frames"]}
     return {"float32": found | {"difference": worst} | bounds | {"logits_bound": LOGITS_BOUND}}
-
-
-def _by_ctc(model: Model) -> bool:
-    heads = model.options.get("heads", {})
-    return model.kind == "reader" and heads[model.head].get("kind", "linear") in CTC
 
 
 def _installed(name: str) -> Any:
@@ -103,7 +97,7 @@ def program(folder: pathlib.Path) -> Callable[[Mapping[str, np.ndarray]], dict[s
 
 def _both(model: Model) -> Any:
     """(weights, batch) -> (what the model says, its logits where it reads by CTC)."""
-    says, logits = model.function(), model.logits() if _by_ctc(model) else None
+    says, logits = model.function(), model.logits() if model.by_ctc else None
     return lambda weights, batch: (
         says(weights, batch),
         logits(weights, batch) if logits else {},
@@ -158,7 +152,7 @@ def built(model: Model) -> Any:
     if block == "mix":
         left = 1 if pool == "mean" else rows
         frames = onnx_encoders.mixed(g, frames, weights["mix"], left, encoder.width)
-    if not _by_ctc(model):
+    if not model.by_ctc:
         method: Any = model.method()  # of recognisers alone
         read = onnx_readers.reading(g, method.head.network, weights, frames, length)
         return g.model(inputs, _described(read))

@@ -305,18 +305,11 @@ class Method(base.Method):
         options = {"beam": beam} if beam > 1 else {}
         return self._read(params, mutable, batch, lambda *given: self.head.read(*given, **options))
 
-    def log_probs(self, params, mutable, batch):
-        """Raw batch -> {head: {"log_probs" f32[B,S,V], "length" i32[B]}} of every frame, by CTC."""
-        log_p = lambda logits: jax.nn.log_softmax(logits.astype(jnp.float32))
-        return self._every_frame(params, mutable, batch, "log_probs", log_p)
-
     def logits(self, params, mutable, batch):
-        """The same as logits: {head: {"logits" f32[B,S,V], "length" i32[B]}}."""
-        return self._every_frame(params, mutable, batch, "logits", lambda logits: logits)
+        """Raw batch -> {head: {"logits" f[B,S,V], "length" i32[B]}} of every frame, by CTC."""
 
-    def _every_frame(self, params, mutable, batch, name, of):
         def read(head, frames, length):
-            return {name: of(self.head.logits(head, frames, length)), "length": length}
+            return {"logits": self.head.logits(head, frames, length), "length": length}
 
         return self._read(params, mutable, batch, read)
 

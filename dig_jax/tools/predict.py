@@ -8,6 +8,9 @@ stdin. --model: a run, an export or the name of bundled weights; one to onnx rea
 on with: what it names is not read again. A bad image is named and stops nothing; the exit
 code is 1 only where no image at all could be read.
 
+--beam=8 --lm=4 --texts=FILE lets an n-gram of characters choose between readings that look alike;
+--words=FILE turns unknown words into the only near one of a text.
+
 Columns: path, text, confidence (mean over the characters), characters (left,right,confidence of
 each, in px of the image), error. In .jsonl the characters name themselves, too. Backslash, tab and
 line ends are written as \\\\, \\t, \\n, \\r in tables.
@@ -21,15 +24,15 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from absl import flags
 from tqdm import tqdm
 
 from dig_jax.data.sizes import BadRecord
-from dig_jax.tools import program
-from dig_jax.train import command_line, compile_cache
+from dig_jax.tools import program, reader_flags
+from dig_jax.train import command_line
 from dig_jax.workdir.readings import escaped, plain
 
 FLAGS = flags.FLAGS
@@ -203,13 +206,22 @@ class Table:
 # ---- the program
 
 
-def read_all(reader: Any, names: Sequence[str], table: Table, batch_size: int) -> tuple[int, int]:
-    """Reads what the table lacks into it, and closes it. -> (lines read, images not readable)."""
+def read_all(
+    reader: Any,
+    names: Sequence[str],
+    table: Table,
+    batch_size: int,
+    correct: Callable[[str], str] | None = None,
+) -> tuple[int, int]:
+    """Reads what the table lacks into it, and closes it. -> (lines read, images not readable).
+
+    correct: text -> text, of each line, such as `Lexicon.correct`."""
     lines = bad = 0
     try:
         with tqdm(unit=" lines", disable=not sys.stderr.isatty()) as bar:
             for reading in reader.stream(table.lacks(inputs(names)), batch_size):
-                table.write(reading)
+                text = correct(reading.text) if correct else reading.text
+                table.write(reading._replace(text=text))
                 bar.update()
                 lines, bad = lines + (not reading.error), bad + bool(reading.error)
                 if reading.error and bad <= NAMED:
@@ -241,12 +253,8 @@ def main(argv: list[str]) -> int:
     start = time.perf_counter()
     if len(argv) < 2:
         raise ValueError("name images, folders or records to read, or - for a list on stdin")
-    if FLAGS.batch_size < 1:
-        raise ValueError(f"--batch_size is {FLAGS.batch_size}: give 1 or more")
-    from dig_jax import load
-
-    compile_cache.keep(FLAGS.compile_cache)
-    reader = load.load_reader(FLAGS.model, checkpoint=FLAGS.checkpoint, head=FLAGS.head)
+    correct = reader_flags.spelling()
+    reader = reader_flags.reader()
     parts = reader.lines.seconds
     if any((pathlib.Path(name.partition("@")[0]) / MANIFEST).is_file() for name in argv[1:]):
         from dig_jax.data import records, writer  # noqa: F401  (loading, not reading)
@@ -254,7 +262,7 @@ def main(argv: list[str]) -> int:
         writer.example_class()
     parts["load"] = time.perf_counter() - start
     table, cpu = Table(pathlib.Path(FLAGS.output) if FLAGS.output else None), time.process_time()
-    lines, bad = read_all(reader, argv[1:], table, FLAGS.batch_size)
+    lines, bad = read_all(reader, argv[1:], table, FLAGS.batch_size, correct)
     skipped = table.done.total()
     parts["cpu"] = time.process_time() - cpu - parts["compile_cpu"]
     seconds = time.perf_counter() - start
@@ -263,15 +271,7 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    command_line.define_path(
-        "model", None, "Run, export, or name of bundled weights.", buckets=True
-    )
+    reader_flags.define_reader_flags()
+    reader_flags.define_spelling_flags()
     command_line.define_path("output", None, "File to write: .tsv or .jsonl. Default: terminal.")
-    flags.DEFINE_integer("batch_size", 32, "Lines that are read at once.")
-    flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which one of a run.")
-    flags.DEFINE_string("head", None, "Head of a sweep; by default the best on validation.")
-    command_line.define_path(
-        "compile_cache", "auto", "Folder that keeps compiled programs: auto (~/.cache), or none."
-    )
-    flags.mark_flag_as_required("model")
     program.run(main)

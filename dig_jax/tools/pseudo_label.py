@@ -29,7 +29,7 @@ from tqdm import tqdm
 from dig_jax.data import records, writer
 from dig_jax.data.manifest import TRUE_LABELS
 from dig_jax.data.sizes import BadRecord
-from dig_jax.tools import program
+from dig_jax.tools import program, reader_flags
 from dig_jax.train import command_line
 from dig_jax.workdir import checkpoint
 
@@ -153,8 +153,6 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"{argv[1]!r} is no option: write --name=value")
     if not 0 < FLAGS.keep <= 1:
         raise ValueError(f"--keep is {FLAGS.keep}: give a share above 0 and up to 1")
-    from dig_jax import load
-
     folder = FLAGS.model
     if FLAGS.lines and FLAGS.first:
         raise ValueError(
@@ -166,11 +164,11 @@ def main(argv: list[str]) -> None:
         learnt, rest = split_lines(data_of(FLAGS.first or folder))
     output = program.path(FLAGS.output, "--output")
     options = {"keep": FLAGS.keep, "batch_size": FLAGS.batch_size, "overwrite": FLAGS.overwrite}
-    print(make(load.load_reader(folder), learnt, rest, output, **options))
+    print(make(reader_flags.reader(), learnt, rest, output, **options))
 
 
 if __name__ == "__main__":
-    command_line.define_path("model", None, "Work folder of a reader.", buckets=True)
+    reader_flags.define_reader_flags()
     command_line.define_path(
         "first", None, "Run that had the true labels (default: the model).", buckets=True
     )
@@ -179,7 +177,6 @@ if __name__ == "__main__":
     )
     command_line.define_path("output", None, "The records folder to make.")
     flags.DEFINE_float("keep", 0.8, "Share of the readings to keep, the most confident ones.")
-    flags.DEFINE_integer("batch_size", 32, "Lines that are read at once.")
     flags.DEFINE_bool("overwrite", False, "Replace a records folder that exists.")
-    flags.mark_flags_as_required(["model", "output"])
+    flags.mark_flag_as_required("output")
     program.run(main)

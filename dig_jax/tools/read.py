@@ -7,6 +7,8 @@ PAGE: images, TIFFs of several pages, PDFs (extra "pdf"), folders of them, or pi
 A page is cleaned, its lines are found and put into reading order, and the reader reads them.
 --output: a folder, one file a page; without it, text and JSON go to the terminal.
 
+--beam=8 --lm=4 --texts=FILE lets an n-gram of characters choose between readings that look alike;
+--words=FILE turns unknown words into the only near one of a text.
 --debug=DIR draws each stage and the lines. --skip=deskew,rules leaves stages out; they are
 polarity, illumination, border, despeckle, orientation, deskew and rules.
 A bad file is named and stops nothing; the exit code is 1 only where no page could be read.
@@ -24,8 +26,8 @@ from typing import Any
 from absl import flags
 from tqdm import tqdm
 
-from dig_jax.tools import program
-from dig_jax.train import command_line, compile_cache
+from dig_jax.tools import program, reader_flags
+from dig_jax.train import command_line
 
 FLAGS = flags.FLAGS
 
@@ -84,18 +86,6 @@ def unread(page: Any) -> str:
     return f"{len(page.unread)} of its lines could not be read, such as: {page.unread[0]}"
 
 
-def spelling(file: str, edits: int) -> Any:
-    """text -> text by the words of a file, or None without one."""
-    from dig_jax.models.decoders.lexicon import Lexicon
-
-    if not file:
-        return None
-    words = program.path(file, "--words")
-    if not words.is_file():
-        raise FileNotFoundError(f"--words={file} is no file: name a text that holds the words")
-    return Lexicon([words.read_text(encoding="utf-8", errors="replace")], edits).correct
-
-
 def check(names: Sequence[str]) -> None:
     """ValueError for what the flags cannot mean together."""
     from dig_jax.pages.clean import STAGES
@@ -108,20 +98,17 @@ def check(names: Sequence[str]) -> None:
         raise ValueError(
             f"--format={FLAGS.format} writes a file for each page: give --output=FOLDER"
         )
-    for name, least in (("batch_size", 1), ("dpi", 30), ("edits", 1)):
-        if FLAGS[name].value < least:
-            raise ValueError(f"--{name} is {FLAGS[name].value}: give {least} or more")
+    if FLAGS.dpi < 30:
+        raise ValueError(f"--dpi is {FLAGS.dpi}: give 30 or more")
 
 
 def main(argv: list[str]) -> int:
     check(argv[1:])
     start = time.perf_counter()
-    correct = spelling(FLAGS.words, FLAGS.edits)
-    from dig_jax import load
+    correct = reader_flags.spelling()
     from dig_jax.pages import read
 
-    compile_cache.keep(FLAGS.compile_cache)
-    reader = load.load_reader(FLAGS.model, checkpoint=FLAGS.checkpoint, head=FLAGS.head)
+    reader = reader_flags.reader()
     found = found_pages(argv[1:], FLAGS.skip, FLAGS.dpi, FLAGS.right_to_left, FLAGS.debug)
     pages = read.read(
         found,
@@ -139,22 +126,12 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    command_line.define_path(
-        "model", None, "Recogniser: work folder, export or bundled name.", buckets=True
-    )
+    reader_flags.define_reader_flags()
+    reader_flags.define_spelling_flags()
     command_line.define_path("output", "", "Folder for one file a page. Default: the terminal.")
     flags.DEFINE_enum("format", "text", ["text", "json", "hocr", "alto"], "What is written.")
     flags.DEFINE_list("skip", [], "Stages of the clean-up that are left out.")
     command_line.define_path("debug", "", "Folder for pictures of each stage.")
     flags.DEFINE_boolean("right_to_left", False, "Columns are read from right to left.")
     flags.DEFINE_integer("dpi", 300, "Resolution at which PDFs are drawn.")
-    command_line.define_path("words", "", "Text whose words unknown words become, where near.")
-    flags.DEFINE_integer("edits", 1, "With --words: characters of a word that may change.")
-    flags.DEFINE_integer("batch_size", 32, "Lines that are read at once.")
-    flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which one of a run.")
-    flags.DEFINE_string("head", None, "Head of a sweep; by default the best on validation.")
-    flags.DEFINE_string(
-        "compile_cache", "auto", "Folder that keeps compiled programs: auto (~/.cache), or none."
-    )
-    flags.mark_flag_as_required("model")
     program.run(main)

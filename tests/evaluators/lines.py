@@ -50,6 +50,8 @@ class Reader(base.Method):
     misses.
     """
 
+    head = types.SimpleNamespace(on_host=False)
+
     def __init__(self, heads=None):
         self.charset = CHARSET
         self.encoder = types.SimpleNamespace(patch=(HEIGHT, BLOCK))

@@ -6,6 +6,7 @@ import types
 import numpy as np
 import pytest
 
+from dig_jax.data import records as lines
 from dig_jax.data import writer
 from dig_jax.evaluators import search
 from dig_jax.text import Charset
@@ -25,10 +26,10 @@ def test_a_lexicon_has_its_words_beside_a_language_model_too(tmp_path):
     data = {"train": records(tmp_path / "words")}
     head = types.SimpleNamespace(on_host=True)
     method = types.SimpleNamespace(
-        charset=Charset.from_texts(TEXTS), head=head, predict=None, log_probs=None
+        charset=Charset.from_texts(TEXTS), head=head, predict=None, logits=None
     )
     for options in ({"lexicon": 1}, {"lexicon": 1, "lm": 3, "beam": 16}):
-        made = search.Search(method, data, **options)
+        made = search.Texts(method, data, **options)
         assert made.lexicon.correct("steho") == "steht", options
 
 
@@ -39,24 +40,26 @@ def test_more_texts_come_from_records_or_a_file_of_lines(tmp_path):
     method = types.SimpleNamespace(
         charset=Charset.from_texts((*TEXTS, "ein Schiff f\u00e4hrt")), head=head, predict=None
     )
-    made = search.Search(method, data, lexicon=1, texts=f"{tmp_path}/more.txt")
+    made = search.Texts(method, data, lexicon=1, texts=f"{tmp_path}/more.txt")
     assert {"Haus", "Schiff", "f\u00e4hrt"} <= made.lexicon.known  # in NFC, as labels are
     other = {"train": records(tmp_path / "other")}
-    assert search.named_texts(other["train"]) == list(search.training_texts(other))
-    assert search.named_texts(None) == []
-    head.on_host, method.log_probs = True, None
+    assert lines.texts_of(other["train"]) == list(search.training_texts(other))
+    head.on_host, method.logits = True, None
     options = {"lm": 3, "beam": 4, "texts": f"{tmp_path}/more.txt"}
     ids = lambda text: tuple(method.charset.encode(text)[0])
     (word,) = {ids("Schiff")}
     known, own = (
-        search.Search(method, data, **more).options["lm"].log_p(word[:2], word[2])
+        search.Texts(method, data, **more).search.options["lm"].log_p(word[:2], word[2])
         for more in (options, {"lm": 3, "beam": 4})
     )
     assert known > own + 1  # the n-gram has learnt them, too
     with pytest.raises(ValueError, match="nothing reads them: set lm to 4"):
-        search.Search(method, data, texts="records/none")
+        search.Texts(method, data, texts="records/none")
     with pytest.raises(FileNotFoundError):
-        search.named_texts(f"{tmp_path}/none.txt")
+        lines.texts_of(f"{tmp_path}/none.txt")
+    (tmp_path / "latin.txt").write_bytes("f\u00e4hrt".encode("latin-1"))
+    with pytest.raises(ValueError, match="latin.txt is not in UTF-8"):
+        lines.texts_of(f"{tmp_path}/latin.txt")
 
 
 def test_an_evaluation_takes_the_labels_that_the_run_had_and_no_others(tmp_path):

@@ -167,6 +167,15 @@ def test_a_graph_is_a_source_of_readers(name, folder, lines):
         assert [c.left for c in one.characters] == [c.left for c in other.characters]
     with pytest.raises(ValueError, match="cannot be taken out"):
         dig_jax.load_encoder(output)
+    search = {"beam": 4, "lm": 3, "texts": readers.TEXTS}
+    if name == "attention":
+        with pytest.raises(ValueError, match="takes the best characters: load the run"):
+            dig_jax.load_reader(output, beam=4)
+        return
+    want = load.Reader(random(name), **search).read(images, 4)
+    for one, other in zip(dig_jax.load_reader(output, **search).read(images), want, strict=True):
+        assert one.text == other.text
+        assert one.confidence == pytest.approx(other.confidence, abs=1e-5)
 
 
 def test_the_card_says_how_it_is_run(folder, lines):

@@ -14,6 +14,7 @@ from dig_jax.augment import recipes
 from dig_jax.methods import recognize
 from dig_jax.methods.shared import classes
 from dig_jax.models import encoders
+from dig_jax.models.decoders import search
 from dig_jax.text import Charset
 from dig_jax.train import optim, state
 from dig_jax.train.step import make_train_step
@@ -276,11 +277,11 @@ def test_predict_reads_every_head_and_says_where_and_how_sure():
         assert all((np.diff(row[:n]) > 0).all() for row, n in zip(frame, length))
 
 
-def test_log_probs_are_those_that_predict_reads():
+def test_logits_are_those_that_predict_reads():
     method, made, batch, read = readers()
-    told = jax.jit(method.log_probs)(made.params, made.mutable, batch)
+    told = jax.jit(method.logits)(made.params, made.mutable, batch)
     for name, reading in read.items():
-        log_p = np.asarray(told[name]["log_probs"])
+        log_p = search.log_softmax(np.asarray(told[name]["logits"]))
         np.testing.assert_allclose(np.exp(log_p).sum(-1), 1, rtol=1e-5)
         for row, length in enumerate(np.asarray(told[name]["length"])):
             ids = np.asarray(reading["ids"][row])[: int(reading["length"][row])]

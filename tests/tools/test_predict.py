@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -96,6 +98,34 @@ def test_wrong_names_are_refused_in_one_sentence(folder, reader, tmp_path):
     with pytest.raises(ValueError, match="line 1 is no reading"):
         predict.Table(tmp_path / "mine.tsv")
     assert (tmp_path / "mine.tsv").read_text() == "my notes\n"
+
+
+def test_a_program_searches_and_spells_as_its_flags_say(folder, tmp_path):
+    """A real process: texts for an n-gram, words for the spelling; then those that cannot be."""
+    run = readers.run(tmp_path / "run", readers.records(tmp_path / "records"))
+    (tmp_path / "texts.txt").write_text("\n".join(readers.TEXTS), encoding="utf-8")
+    image = str(folder / "images" / "below" / "1.png")
+    base = [sys.executable, "-m", "dig_jax.tools.predict", f"--model={run}", image]
+    search = ["--beam=4", "--lm=3", "--lm_weight=2", "--lm_bonus=1.5"]
+    search += [f"--texts={tmp_path}/texts.txt"]
+    call = lambda *flags: subprocess.run([*base, *flags], capture_output=True, text=True)
+    (want,) = load.Reader(
+        readers.model(), readers.TEXTS, beam=4, lm=3, lm_weight=2.0, lm_bonus=1.5
+    ).read([image])
+    word = max(want.text.split(), key=len)
+    (tmp_path / "words.txt").write_text(f"{word[:-1]}A", encoding="utf-8")
+    done = call(*search, f"--words={tmp_path}/words.txt", "--edits=1")
+    assert done.returncode == 0, done.stderr
+    spelt = done.stdout.splitlines()[1].split("\t")[1]
+    assert spelt == want.text.replace(word, f"{word[:-1]}A") != want.text
+    for words, flags in (
+        ("--edits is 0: give 1 or more", ["--edits=0"]),
+        ("--words=none.txt is no file", ["--words=none.txt"]),
+        ("--batch_size is 0", ["--batch_size=0"]),
+        ("lm is 3 and there are no texts", ["--beam=4", "--lm=3"]),
+    ):
+        done = call(*flags)
+        assert done.returncode and words in done.stderr and "Traceback" not in done.stderr
 
 
 def test_the_summary_says_where_the_time_went():
