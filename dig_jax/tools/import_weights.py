@@ -1,12 +1,13 @@
-"""Import an encoder: python -m dig_jax.tools.import_weights --layout=L --input=FILE --output=DIR
+"""Import weights: python -m dig_jax.tools.import_weights --layout=L --input=FILE --output=DIR
 
     python -m dig_jax.tools.import_weights --layout=dig --input=dig_small.pth --output=runs/dig_s
     python -m dig_jax.main --config=finetune --config.init_from=runs/dig_s \\
       --config.data.train=records/lines --workdir=runs/reader
     python -m dig_jax.tools.import_weights --layout=dig_jax --input=gen48 --output=runs/gen48
 
-Layouts: dig, mocov3, mae (MAE, and Union14M's), maerec (fine-tuned by MMOCR), ccd, ssm, parseq;
-dig_jax is an export of our own, or the name of bundled weights.
+Layouts: dig, mocov3, mae (MAE, and Union14M's), maerec (fine-tuned by MMOCR), ccd, ssm, parseq: the
+encoder. dig_jax is an export of our own, or the name of bundled weights; a reader stays whole, so
+it can be evaluated, and gone on with by finetune:reader.
 FILE: a state dict as .safetensors, or a .pth checkpoint where torch is installed; only weights are
 read. DIR becomes a work folder: for config.init_from and dig_jax.load_encoder.
 
@@ -20,6 +21,7 @@ import dataclasses
 import json
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from absl import flags
@@ -52,9 +54,7 @@ def main(argv: list[str]) -> int:
     from dig_jax.interop import import_vit, state_dict  # late: --help needs no JAX
 
     if FLAGS.layout == EXPORT:
-        found, data = of_export(FLAGS.input)
-        write(output, found, data, {"objective": FLAGS.input})
-        print(f"{output}: the encoder of {FLAGS.input}; start from it with --config.init_from")
+        print(f"{output}: {of_export(output, FLAGS.input)}")
         return 0
     file = program.path(FLAGS.input, "--input")
     found = import_vit.convert(
@@ -71,7 +71,9 @@ def main(argv: list[str]) -> int:
     height, width = wanted or trained or LAYOUTS[FLAGS.layout].trained_px
     data = {"height_px": height, "channels": FLAGS.channels, "contrast": None}
     data["squeeze_px"] = width if wanted is None else None
-    write(output, found, data, {"layout": FLAGS.layout, "file": file.name})
+    method = {"name": "imported", "encoder": found.encoder}
+    method |= {"layout": FLAGS.layout, "file": file.name}
+    write(output, method, data, {"params": {"encoder": found.params}, "mutable": {}})
     parts = ", ".join(f"{key} {value}" for key, value in found.encoder.items())
     print(f"{output}: {parts}")
     print(f"read from names under {found.prefix or 'the top'!r}; {found.others} arrays are others'")
@@ -80,30 +82,42 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def of_export(source: str) -> tuple[Any, dict[str, Any]]:
-    """The encoder of an export or of bundled weights, and how it prepares lines."""
-    from dig_jax.interop.import_vit import Imported
+def of_export(output: pathlib.Path, source: str) -> str:
+    """The work folder of an export or of bundled weights. -> what to do with it."""
     from dig_jax.interop.model import open_model
 
-    model = open_model(source, "encoder")
-    weights = model.weights["params"]["encoder"]
-    found = Imported(dict(model.options["encoder"]), weights, "", (), 0)
-    return found, dataclasses.asdict(model.preparation)
+    model = open_model(source, None)
+    data = dataclasses.asdict(model.preparation)
+    if model.charset is None:
+        method = {"name": "imported", "encoder": model.options["encoder"], "objective": source}
+        write(output, method, data, model.weights)
+        return f"the encoder of {source}; start from it with --config.init_from"
+    write(output, model.options, data, model.weights, model.charset.to_json())
+    return (
+        f"the reader {source}; --config=finetune:reader --config.init_from={output} goes on with "
+        "it, and finetune starts from its encoder alone"
+    )
 
 
-def write(output: pathlib.Path, found, data: dict, source: dict) -> None:
-    """The work folder of an imported encoder: one checkpoint of step 0, and its config."""
+def write(
+    output: pathlib.Path,
+    method: Mapping[str, Any],
+    data: Mapping[str, Any],
+    weights: Mapping[str, Any],
+    charset: Any = None,
+) -> None:
+    """A work folder with one checkpoint, of step 0, and its config."""
     import jax.numpy as jnp
     from jax import tree
 
     from dig_jax.train.state import TrainState
     from dig_jax.workdir import checkpoint
 
-    config = {"method": {"name": "imported", "encoder": found.encoder} | source, "data": data}
-    params = {"encoder": tree.map(jnp.asarray, found.params)}
-    state = TrainState(step=jnp.int32(0), params=params, teacher=None, opt_state={}, mutable={})
+    config = {"method": dict(method), "data": dict(data)}
+    placed = tree.map(jnp.asarray, dict(weights))
+    state = TrainState(step=jnp.int32(0), teacher=None, opt_state={}, **placed)
     saved = checkpoint.Checkpoints(str(output))
-    meta = {"config": config, "charset": None, "layout": checkpoint.LAYOUT}
+    meta = {"config": config, "charset": charset, "layout": checkpoint.LAYOUT}
     saved.save(0, state, {}, meta)
     saved.close()
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"

@@ -15,9 +15,13 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import dig_jax
-from dig_jax.interop import import_vit, state_dict
+from dig_jax.data import line_images
+from dig_jax.interop import export, import_vit, state_dict
 from dig_jax.models import encoders, vit
+from dig_jax.tools import import_weights
+from dig_jax.train import command_line, experiment
 from dig_jax.workdir.checkpoint import read_config
+from tests import readers
 from tests.interop.import_cases import CASES, HEADS, HEIGHT, PATCH, WIDE
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "data" / "imports"
@@ -178,6 +182,31 @@ def test_bundled_weights_become_a_work_folder_with_the_same_features(tmp_path, p
     ours, theirs = (dig_jax.load_encoder(name)(line)[0] for name in (tmp_path / "run", "gen48"))
     np.testing.assert_allclose(ours.frames, theirs.frames, atol=1e-5)
     assert read_config(str(tmp_path / "run"))["data"]["contrast"] == "stretch"
+
+
+def test_an_export_of_a_reader_becomes_a_run_that_reads_and_goes_on(tmp_path):
+    """Head, characters and the scale of its features come along; an encoder stays an encoder."""
+    lines = [line_images.Preparation.of(readers.DATA)(image) for image in readers.images()[:4]]
+    export.write(readers.model(), "safetensors", tmp_path / "export", lines)
+    told = import_weights.of_export(tmp_path / "run", str(tmp_path / "export"))
+    assert f"--config=finetune:reader --config.init_from={tmp_path}/run goes on" in told
+    want, found = (dig_jax.load_reader(tmp_path / name) for name in ("export", "run"))
+    assert found.charset == want.charset
+    assert found.model.options.keys() == want.model.options.keys()
+    read = [[line.text for line in one.read(readers.images(), 4)] for one in (want, found)]
+    assert read[0] == read[1] and len(set(read[0])) > 3
+    spec = readers.records(tmp_path / "records")
+    config = command_line.load("finetune:reader,steps=1")
+    config.init_from, config.data.train = str(tmp_path / "run"), spec
+    complete = experiment.completed(config.to_dict())
+    assert complete["method"]["heads"] == readers.OPTIONS["heads"]
+    assert complete["method"]["standardize"] is True and complete["data"]["contrast"] == "stretch"
+    alone = export.write(found.model.alone(), "safetensors", tmp_path / "encoder", lines)
+    assert alone and "start from it" in import_weights.of_export(
+        tmp_path / "features", str(tmp_path / "encoder")
+    )
+    with pytest.raises(ValueError, match="a pre-training|no reader"):
+        dig_jax.load_reader(tmp_path / "features")
 
 
 def test_files_that_are_no_weights_are_refused_in_a_sentence(tmp_path):
