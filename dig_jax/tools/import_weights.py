@@ -71,9 +71,8 @@ def main(argv: list[str]) -> int:
     height, width = wanted or trained or LAYOUTS[FLAGS.layout].trained_px
     data = {"height_px": height, "channels": FLAGS.channels, "contrast": None}
     data["squeeze_px"] = width if wanted is None else None
-    method = {"name": "imported", "encoder": found.encoder}
-    method |= {"layout": FLAGS.layout, "file": file.name}
-    write(output, method, data, {"params": {"encoder": found.params}, "mutable": {}})
+    method = {"name": "imported", "encoder": found.encoder, "layout": FLAGS.layout}
+    write(output, file.name, method, data, {"params": {"encoder": found.params}, "mutable": {}})
     parts = ", ".join(f"{key} {value}" for key, value in found.encoder.items())
     print(f"{output}: {parts}")
     print(f"read from names under {found.prefix or 'the top'!r}; {found.others} arrays are others'")
@@ -89,10 +88,10 @@ def of_export(output: pathlib.Path, source: str) -> str:
     model = open_model(source, None)
     data = dataclasses.asdict(model.preparation)
     if model.charset is None:
-        method = {"name": "imported", "encoder": model.options["encoder"], "objective": source}
-        write(output, method, data, model.weights)
+        method = {"name": "imported", "encoder": model.options["encoder"]}
+        write(output, source, method, data, model.weights)
         return f"the encoder of {source}; start from it with --config.init_from"
-    write(output, model.options, data, model.weights, model.charset.to_json())
+    write(output, source, model.options, data, model.weights, model.charset.to_json())
     return (
         f"the reader {source}; --config=finetune:reader --config.init_from={output} goes on with "
         "it, and finetune starts from its encoder alone"
@@ -101,6 +100,7 @@ def of_export(output: pathlib.Path, source: str) -> str:
 
 def write(
     output: pathlib.Path,
+    source: str,
     method: Mapping[str, Any],
     data: Mapping[str, Any],
     weights: Mapping[str, Any],
@@ -113,7 +113,7 @@ def write(
     from dig_jax.train.state import TrainState
     from dig_jax.workdir import checkpoint
 
-    config = {"method": dict(method), "data": dict(data)}
+    config = {"imported": source, "method": dict(method), "data": dict(data)}
     placed = tree.map(jnp.asarray, dict(weights))
     state = TrainState(step=jnp.int32(0), teacher=None, opt_state={}, **placed)
     saved = checkpoint.Checkpoints(str(output))

@@ -38,8 +38,11 @@ AT_ONCE = 256  # records that are read at once
 
 
 def data_of(run: str) -> dict[str, Any]:
-    """config.data of a run at its best step."""
-    return checkpoint.read_meta(run, checkpoint.choose_step(run, "best"))["config"]["data"]
+    """config.data of a run at its best step. ValueError for an import, which has no lines."""
+    data = checkpoint.read_meta(run, checkpoint.choose_step(run, "best"))["config"]["data"]
+    if not data.get("train"):
+        raise ValueError(f"{run} names no lines that it was trained on: name some with --lines")
+    return data
 
 
 def split_lines(data: dict[str, Any]) -> tuple[records.Mixture, records.Mixture]:

@@ -284,9 +284,11 @@ def _start(config: Mapping) -> str:
     source = read_config(bucket.path(config["init_from"]))
     if source is None:
         return bucket.path(config["init_from"]).name
+    if "imported" in source:  # called by the path that it came from
+        return pathlib.Path(source["imported"]).name
     if "heads" not in source["method"]:
         name = source["method"].get("objective", source["method"]["name"])
-        return pathlib.Path(name).name  # an import is called by the path that it came from
+        return pathlib.Path(name).name  # of an older import a path, too
     sets = (pathlib.Path(path).name for path, *_ in records.parse_spec(source["data"]["train"]))
     before = _start(source)
     return f"{'' if before == 'random' else f'{before}, '}reader of {' + '.join(sets)}"

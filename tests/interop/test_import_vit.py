@@ -18,7 +18,7 @@ import dig_jax
 from dig_jax.data import line_images
 from dig_jax.interop import export, import_vit, state_dict
 from dig_jax.models import encoders, vit
-from dig_jax.tools import import_weights
+from dig_jax.tools import import_weights, pseudo_label
 from dig_jax.train import command_line, experiment
 from dig_jax.workdir.checkpoint import read_config
 from tests import readers
@@ -195,6 +195,8 @@ def test_an_export_of_a_reader_becomes_a_run_that_reads_and_goes_on(tmp_path):
     assert found.model.options.keys() == want.model.options.keys()
     read = [[line.text for line in one.read(readers.images(), 4)] for one in (want, found)]
     assert read[0] == read[1] and len(set(read[0])) > 3
+    with pytest.raises(ValueError, match="names no lines that it was trained on: .* --lines"):
+        pseudo_label.data_of(str(tmp_path / "run"))
     spec = readers.records(tmp_path / "records")
     config = command_line.load("finetune:reader,steps=1")
     config.init_from, config.data.train = str(tmp_path / "run"), spec

@@ -294,14 +294,18 @@ def test_costs_come_from_the_log_of_the_pretraining_and_from_bench_step(workdir,
 
 def test_imported_weights_do_not_say_what_they_have_seen(workdir, tmp_path):
     """Their config.json has a network and a picture format, and no training."""
-    (tmp_path / "gen48").mkdir()
-    (tmp_path / "gen48/config.json").write_text(
-        json.dumps({"data": {}, "method": {"name": "imported", "objective": "weights/gen48"}})
-    )
-    run = runs.load(workdir("a", evaluations(0.3), init_from=tmp_path / "gen48"))
-    (record,) = results.by_seed([run])
-    assert (record["start"], record["crops"]) == ("gen48", None)
-    assert "gen48" in results.markdown(results.cells([record]), results.costs([record], tmp_path))
+    encoder, reader = {"name": "imported"}, {"name": "recognize", "heads": {}}
+    earlier = {"name": "imported", "objective": "weights/gen48"}
+    imports = ((encoder, "weights/gen48"), (reader, "weights/gen48"), (earlier, None))
+    for name, (method, source) in zip("abc", imports):
+        (tmp_path / "start").mkdir(exist_ok=True)
+        config = {"data": {}, "method": method} | ({"imported": source} if source else {})
+        (tmp_path / "start/config.json").write_text(json.dumps(config))
+        run = runs.load(workdir(name, evaluations(0.3), init_from=tmp_path / "start"))
+        (record,) = results.by_seed([run])
+        assert (record["start"], record["crops"]) == ("gen48", None)
+        table = results.markdown(results.cells([record]), results.costs([record], tmp_path))
+        assert "gen48" in table
 
 
 def test_a_run_is_finished_when_its_log_reaches_the_last_step(workdir, tmp_path):
