@@ -40,7 +40,8 @@ CONFIGS = PACKAGE / "configs"  # installed with the package
 def find(name: str) -> pathlib.Path:
     """The config file of a name or path. FileNotFoundError that lists the names.
 
-    A path that exists wins. "configs/..." that does not is looked for among the package's own.
+    A path that exists wins. One that does not is looked for among the package's own, from
+    "configs/" on or below it, such as recognize/scratch.py.
     """
     own = {path.stem: path for path in sorted(CONFIGS.glob("*/[!_]*.py"))}
     path = pathlib.Path(os.path.expanduser(name))
@@ -48,9 +49,9 @@ def find(name: str) -> pathlib.Path:
         return path
     if name in own:
         return own[name]
-    parts = path.parts
-    if parts[:1] == ("configs",) and (CONFIGS.joinpath(*parts[1:])).is_file():
-        return CONFIGS.joinpath(*parts[1:])
+    inside = CONFIGS.joinpath(*path.parts[path.parts[:1] == ("configs",) :])
+    if inside.is_file():
+        return inside
     near = difflib.get_close_matches(path.stem, own, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise FileNotFoundError(

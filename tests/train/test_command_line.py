@@ -106,6 +106,7 @@ def test_configs_are_found_by_name_and_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     by_name = command_line.find("probe")
     assert by_name == command_line.find("configs/recognize/probe.py") and by_name.is_file()
+    assert by_name == command_line.find("recognize/probe.py")
     (tmp_path / "probe").write_text("mine")
     assert command_line.find("probe").read_text() == "mine"  # a file of the user's wins
     with pytest.raises(FileNotFoundError, match="no config file sinclr: did you mean simclr"):
