@@ -15,7 +15,8 @@
 #                                                USE (probe, finetune); SET also captcha_ds, ..
 #   launch/strong.sh bench                       step and reading beside PyTorch (dig_jax[torch])
 #   launch/strong.sh table                       prints the tables, with intervals by line and work
-# SIZE: cnn48 (default), cnn48_lstm, cnn, micro. BLOCK=3: of a ViT. SEED, STEPS, RECORDS, RUNS.
+# SIZE: cnn48 (default), cnn48_lstm, cnn, micro. BLOCK=3: of a ViT. SEED, STEPS, RECORDS, RUNS; of
+# readers BATCH, and RATES of linear probes.
 case " $* " in "  " | *" --help "* | *" -h "*) # prints the lines above
   sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0"; exit ;; esac
 set -euo pipefail
@@ -87,12 +88,12 @@ case $1 in
     case $2 in captcha_ds | icdar2015_words) labels=1.0 ;; esac
     for decoder in "${decoders[@]}"; do
       case $decoder in
-        linear) kind=ctc,head=linear rates=1e-2+3e-2 ;;
+        linear) kind=ctc,head=linear rates=${RATES:-1e-2+3e-2} ;;
         bilstm) kind=ctc,head=bilstm rates=1e-3+4e-3 ;;
         *) kind=$decoder rates=1e-3+2e-3 ;;
       esac
       for use in ${USE:-probe finetune}; do
-        config=$use:decoder=$kind,labels=$labels,steps=$length,batch=16,seed=$seed
+        config=$use:decoder=$kind,labels=$labels,steps=$length,batch=${BATCH:-16},seed=$seed
         config+=,block=${BLOCK:-last} from=(--config.init_from="$runs/$size/pretrain/$start")
         [ "$start" != random ] || config+=,shape_from=$runs/$size/pretrain/gen-0 from=()
         if [ "$use" = probe ]; then config+=,rates=$rates
