@@ -15,8 +15,7 @@
 #                                                USE (probe, finetune); SET also captcha_ds, ..
 #   launch/strong.sh bench                       step and reading beside PyTorch (dig_jax[torch])
 #   launch/strong.sh table                       prints the tables, with intervals by line and work
-# SIZE: cnn48 (default), cnn48_lstm, cnn, micro. BLOCK=3: of a ViT. SEED, STEPS, RECORDS, RUNS; of
-# readers BATCH, and RATES of linear probes.
+# SIZE: cnn48 (default), cnn48_lstm, cnn, micro. SEED, STEPS, RECORDS, RUNS; BLOCK, BATCH, RATES.
 case " $* " in "  " | *" --help "* | *" -h "*) # prints the lines above
   sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0"; exit ;; esac
 set -euo pipefail
