@@ -7,6 +7,7 @@
 #   launch/similar.sh self KIND LABELS..   a student learns from that reader's own readings, too;
 #                                          LABELS 0: no real label at all
 #   launch/similar.sh again KIND LABELS..  a second round: that student is the teacher
+#   launch/similar.sh ngram KIND LABELS..  the same, and an n-gram of its texts helps it to read
 #   launch/similar.sh table                prints the tables, with intervals by line and work
 # KIND: fraktur (archiscribe) or hands (copiste_hw_fr). SEED, STEPS, RECORDS, RUNS as in strong.sh.
 case " $* " in "  " | *" --help "* | *" -h "*) # prints the lines above
@@ -77,14 +78,17 @@ case $1 in
       main --config="$config" "${both[@]}" --config.init_from="$start" \
         --config.data.train="$records/$set" \
         --workdir="$runs/$set/$labels/$kind-$seed"; done ;;
-  self | again) for labels in "${@:3}"; do # again: the student of the first round is the teacher
-      folder=$runs/$set/$labels name=self
+  self | again | ngram) for labels in "${@:3}"; do # the teacher: of self the reader itself
+      folder=$runs/$set/$labels name=self search=()
       model=$folder/$kind-$seed truth=(--first="$folder/$kind-$seed")
       [ "$labels" != 0 ] || model=$start truth=(--lines="$records/$set")
       [ "$1" = self ] || model=$folder/${kind}_self-$seed name=self2
+      [ "$1" != ngram ] || name=ngram search=(--beam=8 --lm=5 --lm_weight=0.3 --lm_bonus=0.6
+        --texts="$records/self-$set-$labels-$seed,$records/$kind")
       own=$records/$name-$set-$labels-$seed
       [ -d "$own" ] ||
-        "$python" -m dig_jax.tools.pseudo_label --model="$model" "${truth[@]}" --output="$own"
+        "$python" -m dig_jax.tools.pseudo_label --model="$model" "${truth[@]}" "${search[@]}" \
+          --output="$own"
       main --config="finetune:reader,steps=${STEPS:-1200},seed=$seed" \
         --config.init_from="$start" --config.data.train="$own" \
         --config.evals.recognition.datasets="$records/$set@validation" \
