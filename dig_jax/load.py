@@ -88,10 +88,10 @@ def load_reader(
     *,
     checkpoint: str = "best",
     head: str | None = None,
-    beam: int = 1,
-    lm: int = 0,
-    lm_weight: float = 0.2,
-    lm_bonus: float = 0.4,
+    beam: int | None = None,
+    lm: int | None = None,
+    lm_weight: float | None = None,
+    lm_bonus: float | None = None,
     texts: str | os.PathLike[str] | Iterable[str] | None = None,
 ) -> Reader:
     """The reader of a recogniser's run or export.
@@ -100,9 +100,13 @@ def load_reader(
     the one that validation chose. beam: readings of a line that are followed at once, 1 = the best
     class each time. lm: order of a character n-gram of `texts` that a CTC beam is scored with, 0 =
     none; score = ln p(reading) + lm_weight ln p_lm(reading) + lm_bonus characters. texts: lines of
-    text, or the name of labelled records or of a .txt file.
+    text, or the name of labelled records or of a .txt file; with them beam is 8 and lm 4, if
+    nothing else is said. Without them, an export may bring an n-gram along and reads with it;
+    others take the best classes. lm_weight is 0.2 and lm_bonus 0.4.
 
-        load_reader("fraktur", beam=8, lm=4, texts="records/fraktur")
+        load_reader("fraktur", texts="records/fraktur")
+        load_reader("hands")            # with the n-gram that it brings along
+        load_reader("hands", beam=1)    # without: faster
     """
     search = {"beam": beam, "lm": lm, "lm_weight": lm_weight, "lm_bonus": lm_bonus}
     return Reader(open_model(source, "reader", checkpoint, head), texts, **search)
@@ -188,14 +192,20 @@ def searching(
     texts: str | os.PathLike[str] | Iterable[str] | None,
     **options: Any,
 ) -> Search:
-    """How a reader searches. ValueError for what it cannot."""
-    if options.get("lm") and texts is None:
-        raise ValueError(
-            f"lm is {options['lm']} and there are no texts to learn it from: name labelled records "
-            "or a .txt file, as in texts=records/mine"
-        )
-    if texts is not None and not options.get("lm"):
-        raise ValueError("there are texts, and nothing reads them: set lm to 4 and beam to 8")
+    """How a reader searches; an option that is None is its own. ValueError for what it cannot."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if texts is not None:
+        options = {"beam": 8, "lm": 4} | given
+        if not options["lm"]:
+            raise ValueError("texts are for an n-gram, and lm is 0: leave one of the two out")
+    else:
+        own = {} if given.get("beam") == 1 or "lm" in given else dict(model.search)
+        options = own | given
+        if given.get("lm"):
+            raise ValueError(
+                f"lm is {given['lm']} and there are no texts to learn it from: name labelled "
+                "records or a .txt file, as in texts=records/mine"
+            )
     if model.program is not None and options.get("beam", 1) > 1 and not model.by_ctc:
         raise ValueError(
             f"beam is {options['beam']}, and this export to onnx is a program that takes the best "

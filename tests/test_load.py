@@ -88,8 +88,8 @@ def test_a_beam_reads_as_the_evaluator_does(folder, read, tmp_path):
 def test_a_search_that_cannot_be_is_a_sentence(folder):
     for words, search in (
         ("lm is 4 and there are no texts .* texts=records/mine", {"lm": 4, "beam": 8}),
-        ("nothing reads them: set lm to 4 and beam to 8", {"texts": ["a"]}),
-        ("lm is 4 and beam is 1: set lm to 0, or beam to 8", {"lm": 4, "texts": ["a"]}),
+        ("texts are for an n-gram, and lm is 0", {"texts": ["a"], "lm": 0}),
+        ("lm is 4 and beam is 1: set lm to 0, or beam to 8", {"beam": 1, "texts": ["a"]}),
         ("beam is 0: set it to 1", {"beam": 0}),
         ("order 9: set lm to a number from 1 to 6", {"lm": 9, "beam": 2, "texts": ["a"]}),
     ):

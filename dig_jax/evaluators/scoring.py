@@ -29,7 +29,7 @@ import collections
 import re
 import string
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 
 import numpy as np
 
@@ -227,6 +227,26 @@ def by_character(aligned: Mapping[Pair, int]) -> list[dict]:
             row["read_as"] = row["read_as"] or reading
     errors = lambda row: row["mistaken"] + row["missed"] + row["inserted"]
     return sorted(rows.values(), key=lambda row: (-errors(row), row["char"]))
+
+
+PIECE = 12  # characters that stand in another text by copying, hardly by chance
+SEEN = 0.1  # of a new text's pieces, at most
+
+
+def pieces(texts: Iterable[str]) -> set[str]:
+    """All runs of PIECE characters, each text in normal form."""
+    return {piece for text in texts for piece in _pieces(text)}
+
+
+def is_new(text: str, known: Set[str]) -> bool:
+    """Whether at most SEEN of a text's pieces are among `known`; one shorter than a piece is."""
+    own = _pieces(text)
+    return sum(piece in known for piece in own) <= SEEN * len(own)
+
+
+def _pieces(text: str) -> list[str]:
+    text = normalize(text)
+    return [text[at : at + PIECE] for at in range(len(text) - PIECE + 1)]
 
 
 def lacking(truths: Iterable[str], charset: Charset) -> collections.Counter[str]:

@@ -117,6 +117,13 @@ def text(
         lines += [f"{len(chars)} characters: `{chars[:60].replace('`', '')}`"]
         lines[-1] += " and more" if len(chars) > 60 else ""
         lines += ["Any other character is read as one of these, or left out.", ""]
+    if search := model.search:
+        weights = f"lm_weight {search['lm_weight']:g}, lm_bonus {search['lm_bonus']:g}"
+        lines += [
+            f"`ngram.npz` is an n-gram of characters, of order {search['lm'].order}: `load_reader` "
+            f"reads with it (beam {search['beam']}, {weights}), and faster without (`beam=1`).",
+            "",
+        ]
     lines += ["## How to load it", "", load]
     if figures := origin.get("figures"):
         lines += ["## Measured in training", "", "| metric | value |", "|---|---|"]

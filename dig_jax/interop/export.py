@@ -2,6 +2,7 @@
 
 config.json      kind, format, options of the network, preparation of images, where it is from
 charset.json     of a reader: its characters
+ngram.npz        of a reader that brings an n-gram along: its counts
 card.md          for people: what it is, how to load it, what it was measured at
 parity.json      how far it is from the network, on which lines
 weights...       safetensors: weights.safetensors; orbax: weights/; stablehlo: model*.stablehlo;
@@ -19,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 import dig_jax
 from dig_jax import trees
@@ -31,6 +33,7 @@ FORMATS = (*WEIGHTS, "stablehlo", "onnx", "torch")
 # How weights are stored -> (largest difference, share of characters that may differ). As float32
 # they come back: the same program reads the same numbers.
 STORED = {"float32": (1e-6, 0.0), "float16": (0.05, 0.002)}
+SEARCHED = (*WEIGHTS, "onnx")  # formats that give the frames, for a beam search
 # What only training needs.
 TRAINING = ("recipe", "max_shift_px", "drop_path", "frozen")
 
@@ -57,6 +60,11 @@ def write(
             f"dtype is {dtype!r}: choose one of {', '.join(STORED)} for safetensors; the other "
             "formats are float32"
         )
+    if model.search and not (model.by_ctc and format in SEARCHED):
+        raise ValueError(
+            "an n-gram is read beside the frames of CTC: export a reader with CTC to "
+            f"{', '.join(SEARCHED)}"
+        )
     if model.program is not None:
         raise ValueError(
             "an export to onnx is a program, so there are no weights to export: name the run, or "
@@ -73,6 +81,8 @@ def write(
         _json(partial / "config.json", models.described(model, format, dig_jax.__version__))
         if model.charset is not None:
             (partial / "charset.json").write_text(model.charset.to_json() + "\n", encoding="utf-8")
+        if model.search:
+            np.savez_compressed(partial / models.NGRAM, **model.search["lm"].arrays())
         store = importlib.import_module(f"dig_jax.interop.{format}")
         if format in WEIGHTS:
             store.write(partial, model.weights, *([dtype] * (format == "safetensors")))

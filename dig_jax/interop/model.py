@@ -11,6 +11,7 @@ import importlib
 import json
 import pathlib
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -22,10 +23,12 @@ from dig_jax.data import buckets
 from dig_jax.data.line_images import Preparation
 from dig_jax.methods.shared import base
 from dig_jax.models import decoders, encoders
+from dig_jax.models.decoders.beam import NGram
 from dig_jax.text import Charset
 from dig_jax.workdir import bucket
 
 LAYOUT = 1  # of an export folder
+NGRAM = "ngram.npz"  # `NGram.arrays` of an export that brings one along
 BUNDLED = pathlib.Path(__file__).parents[1] / "weights"  # exports that ship with the package
 # How weights are stored: modules of `interop` with write(folder, tree), read(folder, shapes).
 WEIGHTS = ("safetensors", "orbax")
@@ -38,6 +41,7 @@ class Model:
 
     weights: {"params": tree, "mutable": tree}. charset: of a reader. origin: where the weights come
     from, JSON. program: of an export to onnx, batch -> what `function` gives, in place of weights.
+    search: options of `decoders.search.Search` that a reader brings along, its n-gram as "lm".
     """
 
     kind: str
@@ -47,6 +51,7 @@ class Model:
     charset: Charset | None
     origin: Mapping[str, Any]
     program: Callable[[base.Batch], dict[str, np.ndarray]] | None = None
+    search: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def head(self) -> str:
@@ -102,9 +107,8 @@ class Model:
             )
         weights = {"params": {"encoder": self.weights["params"]["encoder"]}, "mutable": {}}
         options = {"encoder": self.options["encoder"]}
-        return dataclasses.replace(
-            self, kind="encoder", options=options, weights=weights, charset=None
-        )
+        alone = {"kind": "encoder", "options": options, "weights": weights, "charset": None}
+        return dataclasses.replace(self, **alone, search={})
 
 
 def open_model(
@@ -277,6 +281,8 @@ def chosen_head(folder: pathlib.Path, names: list[str], asked: str | None) -> st
 def described(model: Model, format: str, version: str) -> dict[str, Any]:
     """config.json of an export."""
     export = {"layout": LAYOUT, "kind": model.kind, "format": format, "dig_jax": version}
+    if model.search:
+        export["search"] = dict(model.search) | {"lm": model.search["lm"].order}
     return {
         "export": export,
         "method": dict(model.options),
@@ -298,21 +304,33 @@ def of_export(folder: pathlib.Path, described: Mapping[str, Any]) -> Model:
             f"{folder} is an export to {export['format']}, which holds a compiled program: load "
             f"one to {', '.join(WEIGHTS)} or onnx, or run this one as its card.md says"
         )
-    preparation, charset = Preparation.of(described["data"]), None
+    preparation, charset, search = Preparation.of(described["data"]), None, {}
     if export["kind"] == "reader":
         charset = Charset.from_json((folder / "charset.json").read_text(encoding="utf-8"))
+        if "search" in export:
+            search = export["search"] | {"lm": ngram(folder, charset)}
     if export["format"] == "onnx":
         from dig_jax.interop import onnx
 
         program = onnx.program(folder)
         given = described["method"], preparation
-        return Model(export["kind"], *given, {}, charset, described["origin"], program)
+        return Model(export["kind"], *given, {}, charset, described["origin"], program, search)
     encoder = encoders.readable(described["method"]["encoder"], encoders.here()[0])
     method = {**described["method"], "encoder": encoder}
     wanted = shapes(method, charset, preparation)
     store = importlib.import_module(f"dig_jax.interop.{export['format']}")
     weights = {"mutable": {}} | checked(store.read(folder, wanted), wanted, folder)
-    return Model(export["kind"], method, preparation, weights, charset, described["origin"])
+    origin = described["origin"]
+    return Model(export["kind"], method, preparation, weights, charset, origin, None, search)
+
+
+def ngram(folder: pathlib.Path, charset: Charset) -> NGram:
+    """The n-gram that an export brings along. ValueError where it is none."""
+    try:
+        with np.load(folder / NGRAM, allow_pickle=False) as arrays:
+            return NGram.of_arrays(arrays, charset.size)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{folder / NGRAM} cannot be read ({error}): export it again") from error
 
 
 def checked(weights: Any, wanted: Any, folder: pathlib.Path) -> Any:

@@ -43,7 +43,6 @@ from dig_jax.workdir.readings import Reading
 NAMED = 10  # lines that were not read, on the terminal
 TITLES = {"cer": "CER", "wer": "WER", "word_accuracy": "word accuracy", "one_minus_ned": "1 - NED"}
 
-
 flags.declare_key_flag("group_by")
 ONLY = flags.DEFINE_string(
     "set", None, "The data sets to score, with commas (default: each that was read)."
@@ -54,13 +53,25 @@ _TRUTH = flags.DEFINE_string(
 _RULE = flags.DEFINE_string(
     "rule", "raw,waics", f"Scoring rules, with commas: {', '.join(scoring.RULES)}; or all."
 )
+_NEW_TO = flags.DEFINE_string(
+    "new_to", None, "RECORDS: only lines of whose text the texts of these hold at most a tenth."
+)
 _ERRORS = flags.DEFINE_integer(
     "errors", 15, "Rows of the tables of errors; 0 = none.", lower_bound=0
 )
 
 
 def load(source: str, only: str | None = None) -> dict[str, list[Reading]]:
-    """{data set: lines} of a work folder, or of one file of readings."""
+    """{data set: lines} of a work folder, or of one file of readings; with --new_to some lines."""
+    sets = _all_lines(source, only)
+    if not _NEW_TO.value:
+        return sets
+    known = scoring.pieces(records.texts_of(_NEW_TO.value))
+    new = lambda line: scoring.is_new(line.truth, known)
+    return {name: list(filter(new, lines)) for name, lines in sets.items()}
+
+
+def _all_lines(source: str, only: str | None) -> dict[str, list[Reading]]:
     path = bucket.path(source)
     if path.is_file():
         name = path.stem.removeprefix(readings.PREFIX)

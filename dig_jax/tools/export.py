@@ -15,6 +15,9 @@ of a recogniser.
 Weights that ship with the package are such exports, under dig_jax/weights/NAME (see its README.md):
 --format=safetensors --dtype=float16 --about=about.md, whose text goes into card.md.
 
+--texts=RECORDS makes the export of a reader bring an n-gram of these texts along. `load_reader`
+then reads with it (--lm is its order, 4 by default; beam 8).
+
 The folder appears once the export has read lines as the network does. The lines are --lines
 (images, folders or records), or those that the run was trained on, or those that ship with the
 model, or typeset ones. card.md in it says how to load it.
@@ -22,9 +25,10 @@ model, or typeset ones. card.md in it says how to load it.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +36,7 @@ from absl import flags
 
 from dig_jax.data.line_images import LineImage
 from dig_jax.data.sizes import BadRecord
-from dig_jax.tools import predict, program
+from dig_jax.tools import predict, program, reader_flags
 from dig_jax.train import command_line
 
 FLAGS = flags.FLAGS
@@ -111,6 +115,19 @@ def typeset_lines(model: Any) -> Iterator[tuple[str, np.ndarray]]:
         yield text, typeset.render(rng, rng, text, str(font), 48, model.preparation.channels)
 
 
+def with_ngram(model: Any, given: Mapping[str, Any]) -> Any:
+    """The model with the n-gram of --texts; without them, with its own, if it has one."""
+    if not any(value is not None for value in given.values()):
+        return model
+    if given["texts"] is None or model.charset is None:
+        raise ValueError("an n-gram is learnt of texts for a reader: give --texts, and a reader")
+    from dig_jax import load
+
+    found = load.searching(model, model.charset, **given).options
+    names = {"beam": "beam", "lm": "lm", "lm_weight": "weight", "lm_bonus": "bonus"}
+    return dataclasses.replace(model, search={name: found[own] for name, own in names.items()})
+
+
 def main(argv: list[str]) -> None:
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}: write --name=value")
@@ -125,6 +142,7 @@ def main(argv: list[str]) -> None:
             text = program.path(FLAGS.about, "--about").read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"--about={FLAGS.about} cannot be read as text: {error}") from error
+    model = with_ngram(model, reader_flags.search())
     found = export.write(model, FLAGS.format, output, lines, about, FLAGS.dtype, text)
     print(f"{output}: the {model.kind} of {FLAGS.model}, step {model.origin.get('step')}")
     for name, result in found.items():
@@ -148,6 +166,7 @@ if __name__ == "__main__":
     flags.DEFINE_list("lines", [], "Images, folders or records to prove the export on.")
     flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which one of a run.")
     flags.DEFINE_string("head", None, "Head of a sweep; by default the best on validation.")
+    reader_flags.define_search_flags()
     for name in ("model", "format", "output"):
         flags.mark_flag_as_required(name)
     program.run(main)

@@ -21,15 +21,25 @@ def define_reader_flags() -> None:
     flags.DEFINE_enum("checkpoint", "best", ["best", "last"], "Which one of a run.")
     flags.DEFINE_string("head", None, "Head of a sweep; by default the best on validation.")
     flags.DEFINE_integer("batch_size", 32, "Lines that are read at once.")
-    flags.DEFINE_integer("beam", 1, "Readings that are followed at once; 1 = the best class.")
-    flags.DEFINE_integer("lm", 0, "Order of a character n-gram of --texts; needs CTC and a beam.")
-    flags.DEFINE_float("lm_weight", 0.2, "How much the n-gram counts.")
-    flags.DEFINE_float("lm_bonus", 0.4, "What each character adds, as an n-gram likes short lines.")
-    flags.DEFINE_string("texts", None, "Labelled records, or a .txt file of lines, for the n-gram.")
+    define_search_flags()
     command_line.define_path(
         "compile_cache", "auto", "Folder that keeps compiled programs: auto (~/.cache), or none."
     )
     flags.mark_flag_as_required("model")
+
+
+def define_search_flags() -> None:
+    number = flags.DEFINE_integer
+    number("beam", None, "Readings that are followed at once; 1 = the best class. With texts 8.")
+    number("lm", None, "Order of a character n-gram of --texts, by CTC; 4 if nothing is said.")
+    flags.DEFINE_float("lm_weight", None, "How much the n-gram counts; default 0.2.")
+    flags.DEFINE_float("lm_bonus", None, "What a character adds to a reading; default 0.4.")
+    flags.DEFINE_string("texts", None, "Labelled records, or a .txt file of lines, for the n-gram.")
+
+
+def search() -> dict[str, Any]:
+    """What the flags say of the search, as `load_reader` takes it."""
+    return {name: FLAGS[name].value for name in SEARCH}
 
 
 def define_spelling_flags() -> None:
@@ -45,8 +55,8 @@ def reader() -> Any:
     if FLAGS.batch_size < 1:
         raise ValueError(f"--batch_size is {FLAGS.batch_size}: give 1 or more")
     compile_cache.keep(FLAGS.compile_cache)
-    search = {name: FLAGS[name].value for name in SEARCH}
-    return load.load_reader(FLAGS.model, checkpoint=FLAGS.checkpoint, head=FLAGS.head, **search)
+    chosen = {"checkpoint": FLAGS.checkpoint, "head": FLAGS.head}
+    return load.load_reader(FLAGS.model, **chosen, **search())
 
 
 def spelling() -> Any:

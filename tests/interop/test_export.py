@@ -72,6 +72,34 @@ def test_safetensors_come_back_as_they_were(folder, exported, texts):
     )
 
 
+def test_an_export_brings_its_n_gram_along(lines, texts, tmp_path):
+    """It is read with, unless another search is asked for; a program without frames has none."""
+    given = {"beam": 4, "lm": 3, "lm_weight": 2.0, "lm_bonus": 1.5, "texts": readers.TEXTS}
+    model = tool.with_ngram(readers.model(), given)
+    assert model.search["lm"].order == 3 and model.search["beam"] == 4
+    export.write(model, "safetensors", tmp_path / "safe", lines)
+    images = readers.images()[:3]
+    read = lambda **search: [
+        line.text for line in dig_jax.load_reader(tmp_path / "safe", **search).read(images, 4)
+    ]
+    want = [line.text for line in load.Reader(readers.model(), **given).read(images, 4)]
+    assert read() == want != texts
+    assert read(beam=1) == texts == read(lm=0)
+    assert read(beam=2)  # of its own n-gram, narrower
+    assert read(**given | {"lm_weight": 0.0, "lm_bonus": -3.0}) != want
+    again = models.open_model(tmp_path / "safe", "reader")
+    assert again.search["lm_weight"] == 2.0 and not again.alone().search
+    card = (tmp_path / "safe" / "card.md").read_text()
+    assert "an n-gram of characters, of order 3" in card and "lm_weight 2, lm_bonus 1.5" in card
+    with pytest.raises(ValueError, match="export a reader with CTC to safetensors, orbax, onnx"):
+        export.write(model, "stablehlo", tmp_path / "hlo", lines)
+    with pytest.raises(ValueError, match="learnt of texts for a reader: give --texts"):
+        tool.with_ngram(readers.model(), given | {"texts": None})
+    (tmp_path / "safe" / models.NGRAM).write_bytes(b"none")
+    with pytest.raises(ValueError, match="ngram.npz cannot be read .*: export it again"):
+        dig_jax.load_reader(tmp_path / "safe")
+
+
 @pytest.mark.slow
 def test_an_export_is_read_without_grain_tfds_and_orbax(folder, exported, texts, tmp_path):
     path = readers.files(tmp_path)[1]

@@ -104,6 +104,20 @@ def test_witten_bell_by_hand():
     )
 
 
+def test_an_n_gram_comes_back_from_its_arrays(tmp_path):
+    rng = np.random.default_rng(0)
+    lines = [rng.integers(1, 7, rng.integers(0, 9)).tolist() for _ in range(40)]
+    lm = NGram(lines, 7, 4)
+    np.savez(tmp_path / "lm.npz", **lm.arrays())
+    with np.load(tmp_path / "lm.npz") as arrays:
+        back = NGram.of_arrays(arrays, 7)
+        with pytest.raises(ValueError, match="are not of 6 ids"):
+            NGram.of_arrays(arrays, 6)
+    assert back.order == 4
+    for line in rng.integers(1, 7, (20, 6)).tolist():  # seen and unseen histories
+        assert back.log_p_line(line) == lm.log_p_line(line)
+
+
 def test_orders_outside_1_to_6_are_refused():
     with pytest.raises(ValueError, match="from 1 to 6"):
         NGram([[1]], 3, 7)

@@ -41,6 +41,24 @@ def test_one_recogniser(tmp_path, capsys):
     assert any(row.split() == ["a", "480", "0", "48", "0"] for row in out.splitlines())
 
 
+def test_lines_of_texts_that_training_has_can_be_left_out(tmp_path, capsys):
+    """Three lines: one of training, one of which a third stands there, one that is new."""
+    known = "a line that was copied by two writers"
+    part, new = known[:20] + "and goes on with other words of its own", "nothing of this is there"
+    (tmp_path / "known.txt").write_text(known + "\nanother", encoding="utf-8")
+    folder = tmp_path / "a"
+    rows = [
+        Reading(f"{i}.png", text, text[i:], i, 0.5) for i, text in enumerate((known, part, new))
+    ]
+    readings.write(readings.file_of(folder, "words"), rows)
+    flags_given = [f"--new_to={tmp_path}/known.txt", "--errors=0", "--rule=raw"]
+    assert "words: 3 lines" in run(capsys, folder, *flags_given[1:])
+    out = run(capsys, folder, *flags_given)
+    assert "words: 1 lines" in out and f"{100 * 2 / len(new):.1f}" in out
+    (tmp_path / "known.txt").write_text(known[:15], encoding="utf-8")  # 4 of 26, and of 48 pieces
+    assert "words: 2 lines" in run(capsys, folder, *flags_given)
+
+
 def test_means_over_sets_count_sets_or_lines(tmp_path, capsys):
     folder = save(tmp_path / "a", [1] * 48, name="long-test")
     save(tmp_path / "a", [4] * 12, name="short-test")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,8 +48,36 @@ class NGram:
                 for start in range(max(0, place - order + 1), place + 1):
                     counts = self.followers[ids[start:place]]
                     counts[now] = counts.get(now, 0) + 1
+        self._counted()
+
+    def _counted(self) -> None:
         self.totals = {history: sum(c.values()) for history, c in self.followers.items()}
         self.known: dict[tuple[tuple[int, ...], int], float] = {}
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All counts, to be stored: for n from 1 to the order "ids_n" u16[m, n], up to n - 1 ids
+        and the one that followed, and "counts_n" u32[m]."""
+        found: dict[str, np.ndarray] = {}
+        for n in range(1, self.order + 1):
+            histories = [h for h in self.followers if len(h) == n - 1]
+            rows = [(*h, now) for h in histories for now in self.followers[h]]
+            counts = [count for h in histories for count in self.followers[h].values()]
+            found[f"ids_{n}"] = np.array(rows, np.uint16).reshape(-1, n)
+            found[f"counts_{n}"] = np.array(counts, np.uint32)
+        return found
+
+    @classmethod
+    def of_arrays(cls, arrays: Mapping[str, np.ndarray], size: int) -> NGram:
+        """From what `arrays` gave. ValueError for ids that are none of `size`."""
+        made = cls((), size, len(arrays) // 2)
+        for n in range(1, made.order + 1):
+            ids, counts = arrays[f"ids_{n}"], arrays[f"counts_{n}"]
+            if ids.shape != (len(counts), n) or (len(ids) and ids.max() >= size):
+                raise ValueError(f"the counts of order {n} are not of {size} ids")
+            for row, count in zip(ids.tolist(), counts.tolist()):
+                made.followers[tuple(row[:-1])][row[-1]] = count
+        made._counted()
+        return made
 
     def log_p(self, history: tuple[int, ...], now: int) -> float:
         history = history[max(0, len(history) - self.order + 1) :]
@@ -103,7 +131,7 @@ def prefix_beam(
     lm: NGram | None = None,
     weight: float = 0.2,
     bonus: float = 0.4,
-    floor: float = -7.0,
+    floor: float = -5.0,
 ) -> Found:
     """The best reading of a line, log_probs f32[S, V] over its real frames.
 

@@ -20,9 +20,9 @@ class Search:
     """What to ask a recogniser, and how its answer becomes a reading.
 
     by_ctc: how the recogniser reads. beam: readings that are followed at once, 1 = the best class
-    each time. lm: order of a character n-gram of `texts` that a CTC beam is scored with, 0 = none;
-    lm_weight, lm_bonus: `weight` and `bonus` of `beam.py`. ValueError for what does not go
-    together.
+    each time. lm: a character n-gram that a CTC beam is scored with, or its order, to be learnt of
+    `texts`; 0 = none. lm_weight, lm_bonus: `weight` and `bonus` of `beam.py`. ValueError for what
+    does not go together.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Search:
         texts: Iterable[str] = (),
         *,
         beam: int = 1,
-        lm: int = 0,
+        lm: int | NGram = 0,
         lm_weight: float = 0.2,
         lm_bonus: float = 0.4,
     ):
@@ -40,13 +40,14 @@ class Search:
             raise ValueError(f"beam is {beam}: set it to 1 for the best classes, or to 8")
         if lm and not (by_ctc and beam > 1):
             why = "beam is 1" if beam == 1 else "only CTC can be read with one"
+            order = lm.order if isinstance(lm, NGram) else lm
             raise ValueError(
-                f"lm is {lm} and {why}: set lm to 0, or beam to 8 on a recogniser with CTC"
+                f"lm is {order} and {why}: set lm to 0, or beam to 8 on a recogniser with CTC"
             )
         self.beam, self.on_host = beam, by_ctc and beam > 1
-        ids = (charset.encode(text)[0] for text in texts)
-        self.options = {"beam": beam, "weight": lm_weight, "bonus": lm_bonus}
-        self.options["lm"] = NGram(ids, charset.size, lm) if lm else None
+        if lm and not isinstance(lm, NGram):
+            lm = NGram((charset.encode(text)[0] for text in texts), charset.size, lm)
+        self.options = {"beam": beam, "lm": lm or None, "weight": lm_weight, "bonus": lm_bonus}
 
     def predict(self, method: Any) -> Callable[..., dict[str, Any]]:
         """(params, mutable, batch) -> {head: arrays}, of which `reading` takes a line."""
