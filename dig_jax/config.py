@@ -147,9 +147,9 @@ def inherit(cfg: dict[str, Any]) -> None:
         if mine.get(name) is None:
             if theirs and key == "method.heads" and not other.get(name):
                 raise ValueError(
-                    f"config.init_from={source} is a pre-training or an import, so it has no "
-                    f"recogniser: train one first, as in --config=probe --config.init_from={source}"
-                    ", or judge an export by tools.predict and tools.compare --truth"
+                    f"config.init_from={source} is a pre-training or an imported encoder, so it "
+                    "has no recogniser: train one first, as in --config=probe "
+                    f"--config.init_from={source}"
                 )
             if theirs and folders == ["method"] and other.get(name) is None:
                 mine.pop(name, None)
@@ -158,7 +158,7 @@ def inherit(cfg: dict[str, Any]) -> None:
             if key == "method.encoder" and mine[name] and checkpoint.steps(source):
                 # A method may drop the encoder's final norm by itself, so the checkpoint is asked.
                 mine[name]["final_norm"] = checkpoint.has_subtree(source, "params/encoder/norm")
-        if mine.get(name) is None and key not in OPEN_KEYS:
+        if mine.get(name) is None and key not in OPEN_KEYS and not unread(cfg, key):
             where = f" and {source} has none" if source else ""
             how = (
                 ""
@@ -171,6 +171,13 @@ def inherit(cfg: dict[str, Any]) -> None:
             raise ValueError(f"config.{key} is not set{where}: give it{how}")
     if cfg["method"].get("channels", 0) is None:  # linked to those of the data in every config
         cfg["method"]["channels"] = cfg["data"]["channels"]
+
+
+def unread(cfg: Mapping[str, Any], key: str) -> bool:
+    """Whether it is the training records of an evaluation that names its own sets."""
+    recognition = cfg.get("evals", {}).get("recognition") or {}
+    judged = cfg["total"].get("steps") == 0 and recognition.get("datasets")
+    return key == "data.train" and bool(judged)
 
 
 # Numbers whose lowest and highest value no constructor checks before the first program is compiled.
@@ -215,7 +222,7 @@ def check(cfg: dict[str, Any]) -> None:
 
 def check_records(cfg: Mapping[str, Any]) -> None:
     """ValueError where the config names no records."""
-    if not cfg["data"].get("train"):
+    if not cfg["data"].get("train") and not unread(cfg, "data.train"):
         raise ValueError(
             "config.data.train is not set: name records, as in --config.data.train=records/lines"
         )

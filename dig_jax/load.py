@@ -152,7 +152,8 @@ class Reader:
         self.model = model
         self.charset: Charset = model.charset
         self.search = searching(model, self.charset, texts, **search)
-        self.lines = Lines(model, model.ask(self.search.predict(model.method())))
+        ask = model.ask(self.search.predict(model.method()))
+        self.lines = Lines(model, ask, self.search.reading)
         self.frame_px = model.encoder().patch[1]
 
     def read(self, images: Any, batch_size: int = 32) -> list[Reading]:
@@ -167,7 +168,7 @@ class Reader:
                 yield Reading(name, "", 0.0, [], line)
                 continue
             start = time.perf_counter()
-            reading = self.reading(name, line, self.search.reading(row))
+            reading = self.reading(name, line, row)
             self.lines.seconds["text"] += time.perf_counter() - start
             yield reading
 
@@ -221,12 +222,18 @@ def searching(
 class Lines:
     """Images of any size through one function of batches, with few compiled programs.
 
+    each: what is kept of a line of what the function says, such as its text and not its frames.
     seconds: what was spent on "decode", "prepare", "compile", "network", by readers "text"; and of
     all threads together "compile_cpu".
     """
 
-    def __init__(self, model: Model, function: Callable[..., Any]):
-        self.prepare, self.function = model.preparation, jax.jit(function)
+    def __init__(
+        self,
+        model: Model,
+        function: Callable[..., Any],
+        each: Callable[[Any], Any] = lambda row: row,
+    ):
+        self.prepare, self.function, self.each = model.preparation, jax.jit(function), each
         self.program = model.program
         self.weights = jax.device_put(model.weights, jax.local_devices()[0])
         self.multiple_px = model.multiple_px
@@ -262,8 +269,10 @@ class Lines:
         plan = batches if self.program is None else narrow_batches
         for chosen, width_px in plan(widths, batch_size, self.multiple_px):
             found = self._run([lines[i].pixels for i in chosen], width_px, batch_size)
+            start = time.perf_counter()
             for row, i in enumerate(chosen):
-                result[i] = {name: value[row] for name, value in found.items()}
+                result[i] = self.each({name: value[row] for name, value in found.items()})
+            self.seconds["text"] += time.perf_counter() - start
         return result
 
     def _run(self, pixels: Sequence[np.ndarray], width_px: int, batch_size: int) -> dict[str, Any]:

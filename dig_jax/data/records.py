@@ -250,10 +250,17 @@ def training_lines(data: Mapping) -> Mixture:
 def texts_of(source: str) -> list[str]:
     """Texts in normal form: those of labelled records, or the lines of a UTF-8 file whose name ends
     in .txt. FileNotFoundError where nothing lies there; other errors: those of `open_sets`."""
+    if "://" in source or "\n" in source:
+        raise ValueError(
+            f"{source!r} names no texts: name labelled records, or one .txt file, on this machine"
+        )
     if not source.endswith(".txt"):
-        return list(open_sets(source, labelled=True).texts())
+        texts = list(open_sets(source).texts())
+        if not texts:
+            raise ValueError(f"{source} has no label: name records with labels, or a .txt file")
+        return texts
     try:
-        lines = Path(source).read_text(encoding="utf-8").splitlines()
+        lines = Path(source).expanduser().read_text(encoding="utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise ValueError(f"{source} is not in UTF-8 ({error}): convert it, as iconv does") from None
     return [normalize(line) for line in lines if line.strip()]

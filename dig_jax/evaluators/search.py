@@ -37,6 +37,11 @@ class Texts:
         known: list[str] = []
         if options.get("lm") or lexicon:
             known = training_texts(data) + (records.texts_of(texts) if texts else [])
+            if not known:
+                raise ValueError(
+                    "lm and lexicon are learnt of texts, and this run names none: set "
+                    "config.evals.recognition.texts"
+                )
         self.search = Search(self.charset, method.head.on_host, known, **options)
         self.predict = self.search.predict(method)
         self.lexicon = Lexicon(known, lexicon) if lexicon else None
@@ -57,5 +62,6 @@ class Texts:
 
 
 def training_texts(data: Mapping) -> list[str]:
-    """Labels of the lines that a run with this config.data is trained on."""
-    return list(records.training_lines(data).texts())
+    """Labels of the lines that a run with this config.data is trained on; [] of an import, which
+    names none."""
+    return list(records.training_lines(data).texts()) if data["train"] else []

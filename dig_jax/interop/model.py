@@ -107,8 +107,7 @@ class Model:
             )
         weights = {"params": {"encoder": self.weights["params"]["encoder"]}, "mutable": {}}
         options = {"encoder": self.options["encoder"]}
-        alone = {"kind": "encoder", "options": options, "weights": weights, "charset": None}
-        return dataclasses.replace(self, **alone, search={})
+        return Model("encoder", options, self.preparation, weights, None, self.origin)
 
 
 def open_model(

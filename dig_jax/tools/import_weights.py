@@ -9,7 +9,7 @@ Layouts: dig, mocov3, mae (MAE, and Union14M's), maerec (fine-tuned by MMOCR), c
 encoder. dig_jax is an export of our own, or the name of bundled weights; a reader stays whole, so
 it can be evaluated, and gone on with by finetune:reader.
 FILE: a state dict as .safetensors, or a .pth checkpoint where torch is installed; only weights are
-read. DIR becomes a work folder: for config.init_from and dig_jax.load_encoder.
+read. DIR becomes a work folder: for config.init_from, load_encoder and load_reader.
 
 The features are those of the original (docs/exchange.md). A table of positions fits images of one
 size; --for_px stretches it to another. Weights keep the licence of the project they come from.
@@ -86,6 +86,11 @@ def of_export(output: pathlib.Path, source: str) -> str:
     from dig_jax.interop.model import open_model
 
     model = open_model(source, None)
+    if model.program is not None:
+        raise ValueError(
+            f"{source} is a program, and its weights cannot be taken out: import the run, or an "
+            "export to safetensors or orbax"
+        )
     data = dataclasses.asdict(model.preparation)
     if model.charset is None:
         method = {"name": "imported", "encoder": model.options["encoder"]}

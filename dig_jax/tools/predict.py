@@ -9,7 +9,8 @@ on with: what it names is not read again. A bad image is named and stops nothing
 code is 1 only where no image at all could be read.
 
 --beam=8 --lm=4 --texts=FILE lets an n-gram of characters choose between readings that look alike;
---words=FILE turns unknown words into the only near one of a text.
+--words=FILE turns unknown words into the only near one of a text; the characters are those read.
+What an output holds already is not read again, whatever the search: name another file.
 
 Columns: path, text, confidence (mean over the characters), characters (left,right,confidence of
 each, in px of the image), error. In .jsonl the characters name themselves, too. Backslash, tab and

@@ -7,7 +7,8 @@ A reader trained on few labels labels the rest, and a second one learns from bot
 workshop 2013; with augmentation: Xie et al., arXiv 1911.04252). Of the run's training records, the
 lines that it learnt from keep their labels. Every other line gets the reader's text, and the least
 confident ones are left out. True labels of those lines are not read. The validation split is copied
-as it is. A further round reads with the student, and --first names the run that had true labels:
+as it is. --texts lets an n-gram help to read; labels of the lines to be read are refused. A further
+round reads with the student, and --first names the run that had true labels:
 
     python -m dig_jax.tools.pseudo_label --model=runs/two --first=runs/one --output=records/2
 
@@ -18,6 +19,7 @@ Without any true label: a reader of rendered lines, say, labels the training lin
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -38,7 +40,10 @@ AT_ONCE = 256  # records that are read at once
 
 
 def data_of(run: str) -> dict[str, Any]:
-    """config.data of a run at its best step. ValueError for an import, which has no lines."""
+    """config.data of a run at its best step. ValueError for an import or an export, which names no
+    lines."""
+    if not checkpoint.steps(run):
+        raise ValueError(f"{run} is no run that learnt from lines: name some to read with --lines")
     data = checkpoint.read_meta(run, checkpoint.choose_step(run, "best"))["config"]["data"]
     if not data.get("train"):
         raise ValueError(f"{run} names no lines that it was trained on: name some with --lines")
@@ -57,6 +62,18 @@ def split_lines(data: dict[str, Any]) -> tuple[records.Mixture, records.Mixture]
             "left to label. For a further round, --first names the run that had the true labels"
         )
     return learnt, everything.keep(rest)
+
+
+def check_texts(texts: str | None, rest: records.Mixture) -> None:
+    """ValueError where the n-gram would be learnt from the labels that are not to be read."""
+    if not texts or texts.endswith(".txt"):
+        return
+    named = {os.path.realpath(path) for path, _, _ in records.parse_spec(texts)}
+    if wrong := named & {os.path.realpath(one.path) for one in rest.sets}:
+        raise ValueError(
+            f"--texts has {', '.join(sorted(wrong))}, whose lines are to be labelled, and the "
+            "n-gram would learn their labels: name other texts, such as those of an earlier round"
+        )
 
 
 def stream(mixture: records.Mixture) -> Iterator[records.Record]:
@@ -165,6 +182,7 @@ def main(argv: list[str]) -> None:
         learnt, rest = None, records.open_sets(FLAGS.lines)
     else:
         learnt, rest = split_lines(data_of(FLAGS.first or folder))
+    check_texts(FLAGS.texts, rest)
     output = program.path(FLAGS.output, "--output")
     options = {"keep": FLAGS.keep, "batch_size": FLAGS.batch_size, "overwrite": FLAGS.overwrite}
     print(make(reader_flags.reader(), learnt, rest, output, **options))

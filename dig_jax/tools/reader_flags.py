@@ -6,6 +6,7 @@ from typing import Any
 
 from absl import flags
 
+from dig_jax.text import normalize
 from dig_jax.tools import program
 from dig_jax.train import command_line
 
@@ -72,5 +73,5 @@ def spelling() -> Any:
         raise FileNotFoundError(
             f"--words={FLAGS.words} is no file: name a text that holds the words"
         )
-    text = words.read_text(encoding="utf-8", errors="replace")
+    text = normalize(words.read_text(encoding="utf-8", errors="replace"))  # as readings are
     return Lexicon([text], FLAGS.edits).correct

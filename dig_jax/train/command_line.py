@@ -49,8 +49,8 @@ def find(name: str) -> pathlib.Path:
         return path
     if name in own:
         return own[name]
-    inside = CONFIGS.joinpath(*path.parts[path.parts[:1] == ("configs",) :])
-    if inside.is_file():
+    inside = CONFIGS / path.as_posix().removeprefix("configs/")
+    if inside in own.values():
         return inside
     near = difflib.get_close_matches(path.stem, own, n=1)
     hint = f"did you mean {near[0]}? " if near else ""

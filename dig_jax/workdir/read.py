@@ -74,7 +74,7 @@ class Run:
     @property
     def trained(self) -> bool:
         """False for a run that only evaluates another's weights."""
-        return self.config["total"].get("steps") != 0
+        return self.config.get("total", {}).get("steps") != 0  # an import was trained, too
 
     @property
     def last_step(self) -> int:
@@ -154,7 +154,7 @@ class Run:
     @property
     def labels(self) -> str:
         """How many labelled lines its recogniser was trained with."""
-        if self.reader is None:
+        if self.reader is None or "imported" in self.reader:
             return "unknown"
         if self.label_count and self.label_count["read"]:
             return f"{self.label_count['true']} lines{OWN_READINGS}"
@@ -279,13 +279,15 @@ FREE = (
 
 
 def _start(config: Mapping) -> str:
+    if "imported" in config:  # called by the path that it came from
+        return pathlib.Path(config["imported"]).name
     if not config.get("init_from"):
         return "random"
     source = read_config(bucket.path(config["init_from"]))
     if source is None:
         return bucket.path(config["init_from"]).name
-    if "imported" in source:  # called by the path that it came from
-        return pathlib.Path(source["imported"]).name
+    if "imported" in source:
+        return _start(source)
     if "heads" not in source["method"]:
         name = source["method"].get("objective", source["method"]["name"])
         return pathlib.Path(name).name  # of an older import a path, too

@@ -5,6 +5,7 @@ checked without torch, too. Where torch is installed: DIG_WRITE_GOLDEN=1 writes 
 and every run checks networks with other weights.
 """
 
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -20,6 +21,7 @@ from dig_jax.interop import export, import_vit, state_dict
 from dig_jax.models import encoders, vit
 from dig_jax.tools import import_weights, pseudo_label
 from dig_jax.train import command_line, experiment
+from dig_jax.workdir import read as runs
 from dig_jax.workdir.checkpoint import read_config
 from tests import readers
 from tests.interop.import_cases import CASES, HEADS, HEIGHT, PATCH, WIDE
@@ -184,7 +186,7 @@ def test_bundled_weights_become_a_work_folder_with_the_same_features(tmp_path, p
     assert read_config(str(tmp_path / "run"))["data"]["contrast"] == "stretch"
 
 
-def test_an_export_of_a_reader_becomes_a_run_that_reads_and_goes_on(tmp_path):
+def test_an_export_of_a_reader_becomes_a_run_that_reads_and_goes_on(tmp_path, monkeypatch):
     """Head, characters and the scale of its features come along; an encoder stays an encoder."""
     lines = [line_images.Preparation.of(readers.DATA)(image) for image in readers.images()[:4]]
     export.write(readers.model(), "safetensors", tmp_path / "export", lines)
@@ -203,6 +205,17 @@ def test_an_export_of_a_reader_becomes_a_run_that_reads_and_goes_on(tmp_path):
     complete = experiment.completed(config.to_dict())
     assert complete["method"]["heads"] == readers.OPTIONS["heads"]
     assert complete["method"]["standardize"] is True and complete["data"]["contrast"] == "stretch"
+    judged = command_line.load(f"evaluate:records={spec}@validation")
+    judged.init_from = str(tmp_path / "run")
+    complete = experiment.completed(judged.to_dict())
+    assert complete["data"]["train"] is None  # nothing of it is read
+    run = runs.load(tmp_path / "run")
+    assert (run.start, run.labels, run.trained) == ("export", "unknown", True)
+    program = dataclasses.replace(found.model, program=lambda batch: {})
+    monkeypatch.setattr("dig_jax.interop.model.open_model", lambda *given: program)
+    with pytest.raises(ValueError, match="is a program, and its weights cannot be taken out"):
+        import_weights.of_export(tmp_path / "none", "onnx")
+    monkeypatch.undo()
     alone = export.write(found.model.alone(), "safetensors", tmp_path / "encoder", lines)
     assert alone and "start from it" in import_weights.of_export(
         tmp_path / "features", str(tmp_path / "encoder")

@@ -255,6 +255,11 @@ def test_rounds_of_self_training_follow_each_other(tmp_path, labels):
         return [dict(word.split("=", 1) for word in call.split() if "=" in word) for call in called]
 
     (reads, learns), (reads_again, learns_again) = flags("self"), flags("again")
+    helped, learns_helped = flags("ngram")  # as again, and the teacher's texts help it to read
+    assert helped["--texts"] == f"{reads['--output']},{tmp_path}/r/fraktur" and "--lm" in helped
+    assert helped["--model"] == reads_again["--model"] and "--texts" not in reads_again
+    assert learns_helped["--config.data.train"] == helped["--output"] != reads_again["--output"]
+    assert learns_helped["--workdir"] not in (learns["--workdir"], learns_again["--workdir"])
     teacher = "R/fraktur-0" if labels == "0" else "R/archiscribe/34/fraktur-0"
     assert (reads["--model"], reads_again["--model"]) == (teacher, learns["--workdir"])
     for name in ("--first", "--lines"):  # which labels are true

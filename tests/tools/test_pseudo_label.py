@@ -117,6 +117,7 @@ def test_a_further_round_takes_the_true_labels_of_the_first(made, tmp_path, monk
         "first": {"train": lines, "subset": 3, "subset_seed": 1},
         "student": {"train": str(made[0] / "own")},
     }
+    monkeypatch.setattr(pseudo_label.checkpoint, "steps", lambda run: [7])
     monkeypatch.setattr(pseudo_label.checkpoint, "choose_step", lambda run, which: 7)
     monkeypatch.setattr(
         pseudo_label.checkpoint, "read_meta", lambda run, step: {"config": {"data": configs[run]}}
@@ -125,6 +126,17 @@ def test_a_further_round_takes_the_true_labels_of_the_first(made, tmp_path, monk
     assert (learnt.chosen == made[1].chosen).all() and len(rest) == LINES - 3
     with pytest.raises(ValueError, match="learnt from all"):
         pseudo_label.split_lines(pseudo_label.data_of("student"))
+
+
+def test_an_n_gram_does_not_learn_the_labels_that_are_not_to_be_read(made, tmp_path):
+    folder, _, rest, _, _ = made
+    for texts in (f"{folder / 'lines'}", f"{folder / 'own'},{folder}/own/../lines@validation"):
+        with pytest.raises(ValueError, match="--texts has .*lines, whose lines are to be labelled"):
+            pseudo_label.check_texts(texts, rest)
+    for texts in (None, f"{folder / 'own'}", "other.txt"):
+        pseudo_label.check_texts(texts, rest)
+    with pytest.raises(ValueError, match="is no run that learnt from lines: .* --lines"):
+        pseudo_label.data_of(str(tmp_path))
 
 
 def test_a_reader_of_all_lines_leaves_nothing(made):

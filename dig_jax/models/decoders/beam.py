@@ -102,7 +102,8 @@ class NGram:
 
 class Found(NamedTuple):
     """A reading, its score, and for each character the frame where its first alignment put it and
-    the probability of its class there."""
+    the highest probability of its class from there to the next character, as `ctc.collapse` has
+    it."""
 
     ids: tuple[int, ...]
     score: float
@@ -180,7 +181,9 @@ def prefix_beam(
         return prefix.total + prefix.extra + (weight * lm.log_p(ids, END) if lm else 0.0)
 
     ids, prefix = max(alive.items(), key=score)
-    sure = tuple(float(np.exp(frames[f, c])) for f, c in zip(prefix.frames, ids))
+    ends = (*prefix.frames[1:], len(frames))
+    runs = zip(ids, prefix.frames, ends)
+    sure = tuple(float(np.exp(frames[first:end, c].max())) for c, first, end in runs)
     return Found(ids, score((ids, prefix)), prefix.frames, sure)
 
 

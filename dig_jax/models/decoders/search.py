@@ -13,21 +13,20 @@ from typing import Any
 import numpy as np
 
 from dig_jax.models.decoders.beam import NGram, prefix_beam
-from dig_jax.text import Charset
 
 
 class Search:
     """What to ask a recogniser, and how its answer becomes a reading.
 
-    by_ctc: how the recogniser reads. beam: readings that are followed at once, 1 = the best class
-    each time. lm: a character n-gram that a CTC beam is scored with, or its order, to be learnt of
-    `texts`; 0 = none. lm_weight, lm_bonus: `weight` and `bonus` of `beam.py`. ValueError for what
-    does not go together.
+    charset: a `text.Charset`. by_ctc: whether the recogniser reads by CTC. beam: readings that are
+    followed at once, 1 = the best class each time. lm: a character n-gram that a CTC beam is scored
+    with, or its order, to be learnt of `texts`; 0 = none. lm_weight, lm_bonus: `weight` and `bonus`
+    of `beam.py`. ValueError for what does not go together.
     """
 
     def __init__(
         self,
-        charset: Charset,
+        charset: Any,
         by_ctc: bool,
         texts: Iterable[str] = (),
         *,
@@ -45,8 +44,11 @@ class Search:
                 f"lm is {order} and {why}: set lm to 0, or beam to 8 on a recogniser with CTC"
             )
         self.beam, self.on_host = beam, by_ctc and beam > 1
+        for name, value in (("lm_weight", lm_weight), ("lm_bonus", lm_bonus)):
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"{name} is {value}: give a number from 0 on, such as 0.5")
         if lm and not isinstance(lm, NGram):
-            lm = NGram((charset.encode(text)[0] for text in texts), charset.size, lm)
+            lm = NGram(known_ids(charset, texts), charset.size, lm)
         self.options = {"beam": beam, "lm": lm or None, "weight": lm_weight, "bonus": lm_bonus}
 
     def predict(self, method: Any) -> Callable[..., dict[str, Any]]:
@@ -69,6 +71,20 @@ class Search:
             # 0 for no character, whose blanks a search does not keep.
             "line": np.float32(np.mean(found.confidence) if found.ids else 0.0),
         }
+
+
+def known_ids(charset: Any, texts: Iterable[str]) -> list[list[int]]:
+    """Ids of the lines to learn from. ValueError where there are none, or where the charset lacks
+    more than half of their characters; fewer are left out."""
+    found = [charset.encode(text) for text in texts]
+    lacking = sum(len(unknown) for _, unknown in found)
+    ids = [line for line, _ in found if line]
+    if not ids or lacking > sum(map(len, ids)):
+        raise ValueError(
+            f"{len(found)} texts are for an n-gram, and the reader knows {sum(map(len, ids))} of "
+            f"their characters and {lacking} not: name texts of its script"
+        )
+    return ids
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
