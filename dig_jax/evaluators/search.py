@@ -42,7 +42,10 @@ class Texts:
                     "lm and lexicon are learnt of texts, and this run names none: set "
                     "config.evals.recognition.texts"
                 )
-        self.search = Search(self.charset, method.head.on_host, known, **options)
+        try:
+            self.search = Search(self.charset, method.head.on_host, known, **options)
+        except ValueError as error:
+            raise ValueError(f"config.evals.recognition: {error}") from None
         self.predict = self.search.predict(method)
         self.lexicon = Lexicon(known, lexicon) if lexicon else None
 
