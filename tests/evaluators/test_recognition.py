@@ -332,7 +332,9 @@ def test_a_language_model_without_a_ctc_beam_is_a_sentence(tmp_path, options):
     writer.write(folder, iter([("train", draw("tin"), "tin", "a")]))
     method = Reader()
     method.head = types.SimpleNamespace(on_host=False)
-    with pytest.raises(ValueError, match="config.evals.recognition: lm is 3 and (beam is 1|only CTC)"):
+    with pytest.raises(
+        ValueError, match="config.evals.recognition: lm is 3 and (beam is 1|only CTC)"
+    ):
         recognition.Evaluator(
             method=method, mesh=sharding.make_mesh(1), workdir=tmp_path,
             data=DATA | {"train": str(folder)}, **options,
