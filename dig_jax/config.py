@@ -175,9 +175,8 @@ def inherit(cfg: dict[str, Any]) -> None:
 
 def unread(cfg: Mapping[str, Any], key: str) -> bool:
     """Whether it is the training records of an evaluation that names its own sets."""
-    recognition = cfg.get("evals", {}).get("recognition") or {}
-    judged = cfg["total"].get("steps") == 0 and recognition.get("datasets")
-    return key == "data.train" and bool(judged)
+    named = any(options.get("datasets") for options in (cfg.get("evals") or {}).values())
+    return key == "data.train" and cfg["total"].get("steps") == 0 and named
 
 
 # Numbers whose lowest and highest value no constructor checks before the first program is compiled.

@@ -391,9 +391,8 @@ def test_evaluate_reads_no_training_record(finetuned, lines_set, tmp_path):
 
 
 def test_evaluate_says_that_a_pretraining_has_no_recogniser(pretrained, tmp_path):
-    with pytest.raises(
-        ValueError, match="is a pre-training or an import, so it has no recogniser.*--truth"
-    ):
+    message = "is a pre-training or an imported encoder, so it has no recogniser: train one first"
+    with pytest.raises(ValueError, match=message):
         run_quick("recognize/evaluate", "", tmp_path, init_from=str(pretrained[0]))
 
 

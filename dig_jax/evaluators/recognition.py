@@ -52,9 +52,9 @@ from jax.sharding import Mesh
 from dig_jax import hosts, sharding
 from dig_jax.data import pipeline, records
 from dig_jax.evaluators import scoring
+from dig_jax.evaluators.as_texts import Texts
 from dig_jax.evaluators.attention import Attention
 from dig_jax.evaluators.lines import Line, Text, over_hosts, save_readings, save_samples
-from dig_jax.evaluators.search import Texts
 from dig_jax.text import Charset, normalize
 from dig_jax.train.feature_cache import FeatureCache
 from dig_jax.workdir import metrics as log

@@ -86,7 +86,7 @@ def test_an_export_brings_its_n_gram_along(lines, texts, tmp_path):
     assert read() == want != texts
     assert read(beam=1) == texts == read(lm=0)
     assert read(beam=2)  # of its own n-gram, narrower
-    assert read(**given | {"lm_weight": 0.0, "lm_bonus": -3.0}) != want
+    assert read(**given | {"lm_weight": 0.0, "lm_bonus": 9.0}) != want
     again = models.open_model(tmp_path / "safe", "reader")
     assert again.search["lm_weight"] == 2.0 and not again.alone().search
     card = (tmp_path / "safe" / "card.md").read_text()

@@ -8,7 +8,7 @@ import pytest
 
 from dig_jax.data import records as lines
 from dig_jax.data import writer
-from dig_jax.evaluators import search
+from dig_jax.evaluators import as_texts
 from dig_jax.text import Charset
 from dig_jax.train import command_line
 from dig_jax.train.experiment import completed
@@ -29,7 +29,7 @@ def test_a_lexicon_has_its_words_beside_a_language_model_too(tmp_path):
         charset=Charset.from_texts(TEXTS), head=head, predict=None, logits=None
     )
     for options in ({"lexicon": 1}, {"lexicon": 1, "lm": 3, "beam": 16}):
-        made = search.Texts(method, data, **options)
+        made = as_texts.Texts(method, data, **options)
         assert made.lexicon.correct("steho") == "steht", options
 
 
@@ -40,21 +40,21 @@ def test_more_texts_come_from_records_or_a_file_of_lines(tmp_path):
     method = types.SimpleNamespace(
         charset=Charset.from_texts((*TEXTS, "ein Schiff f\u00e4hrt")), head=head, predict=None
     )
-    made = search.Texts(method, data, lexicon=1, texts=f"{tmp_path}/more.txt")
+    made = as_texts.Texts(method, data, lexicon=1, texts=f"{tmp_path}/more.txt")
     assert {"Haus", "Schiff", "f\u00e4hrt"} <= made.lexicon.known  # in NFC, as labels are
     other = {"train": records(tmp_path / "other")}
-    assert lines.texts_of(other["train"]) == list(search.training_texts(other))
+    assert lines.texts_of(other["train"]) == list(as_texts.training_texts(other))
     head.on_host, method.logits = True, None
     options = {"lm": 3, "beam": 4, "texts": f"{tmp_path}/more.txt"}
     ids = lambda text: tuple(method.charset.encode(text)[0])
     (word,) = {ids("Schiff")}
     known, own = (
-        search.Texts(method, data, **more).search.options["lm"].log_p(word[:2], word[2])
+        as_texts.Texts(method, data, **more).search.options["lm"].log_p(word[:2], word[2])
         for more in (options, {"lm": 3, "beam": 4})
     )
     assert known > own + 1  # the n-gram has learnt them, too
     with pytest.raises(ValueError, match="nothing reads them: set lm to 4"):
-        search.Texts(method, data, texts="records/none")
+        as_texts.Texts(method, data, texts="records/none")
     with pytest.raises(FileNotFoundError):
         lines.texts_of(f"{tmp_path}/none.txt")
     (tmp_path / "latin.txt").write_bytes("f\u00e4hrt".encode("latin-1"))
@@ -78,7 +78,7 @@ def test_an_evaluation_takes_the_labels_that_the_run_had_and_no_others(tmp_path)
     data = completed(evaluate.to_dict())["data"]
     for name in ("subset", "subset_seed", "subset_order", "max_width_px", "max_pixels"):
         assert data[name] == theirs["data"][name], name
-    assert len(search.training_texts(data)) == 10
+    assert len(as_texts.training_texts(data)) == 10
     evaluate.data.train = records(tmp_path / "others")  # of which that choice is none
-    assert len(search.training_texts(completed(evaluate.to_dict())["data"])) == 40
-    assert search.training_texts(data) == search.training_texts(theirs["data"])
+    assert len(as_texts.training_texts(completed(evaluate.to_dict())["data"])) == 40
+    assert as_texts.training_texts(data) == as_texts.training_texts(theirs["data"])
