@@ -126,7 +126,7 @@ def test_one_method_and_one_evaluator_a_file():
                 "scoring",
                 "intervals",
                 "lines",
-                "search",
+                "as_texts",
                 "attention",
             ):
                 assert classes.count(name) == 1, path
