@@ -47,7 +47,8 @@ done
 # `wait`: without a command behind it tail would replace the shell, and nobody would see the end.
 tpu ssh "$name" "--command=cd dig_jax && { kill -0 \"\$(cat train.pid 2>/dev/null)\" 2>/dev/null ||\
  { PYTHON=.venv/bin/python setsid nohup launch/local.sh ${flags[*]@Q} >>train.log 2>&1 </dev/null &\
- echo \$! >train.pid; }; }; tail -n +1 --pid=\"\$(cat train.pid)\" -f train.log; wait"
+ echo \$! >train.pid; }; }; touch train.log;\
+ tail -n +1 --pid=\"\$(cat train.pid)\" -f train.log; wait"
 say mkdir -p "$(dirname "$workdir")"
 tpu scp --recurse "$name:dig_jax/$workdir" "$(dirname "$workdir")"
 echo "# delete the VM: gcloud compute tpus tpu-vm delete $name --project=$PROJECT --zone=$ZONE"
