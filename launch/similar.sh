@@ -78,7 +78,7 @@ case $1 in
       main --config="$config" "${both[@]}" --config.init_from="$start" \
         --config.data.train="$records/$set" \
         --workdir="$runs/$set/$labels/$kind-$seed"; done ;;
-  self | again | ngram) for labels in "${@:3}"; do # the teacher: of self the reader itself
+  self | again | ngram) for labels in "${@:3}"; do # again, ngram: the first student is the teacher
       folder=$runs/$set/$labels name=self search=()
       model=$folder/$kind-$seed truth=(--first="$folder/$kind-$seed")
       [ "$labels" != 0 ] || model=$start truth=(--lines="$records/$set")

@@ -6,8 +6,7 @@
     python -m dig_jax.tools.compare predicted.tsv --truth=records/mine@validation
 
 RUN is a work folder in which an evaluation left readings-SET.tsv, or such a file. It may be what
-tools.predict wrote about records, too: --truth names them, as they were named to predict. So
-exports and bundled readers are judged as runs are.
+tools.predict wrote about records, too: --truth names them, as they were named to predict.
 
 With two, each data set that both have read is compared line by line. The table gives the difference
 of each rate, and its 95 % interval from a paired bootstrap. A difference counts as shown where the
@@ -18,8 +17,7 @@ them, and of the lines. --set=a-test,b-test says over which.
 
 Lines of one work, writer or page are wrong together, so an interval over lines alone is too
 narrow. --group_by names what belongs together: a regular expression on the path of a line, whose
-capture groups (or whole match) are the group. The verdict then goes by groups. Rules:
-dig_jax/evaluators/scoring.py.
+capture groups (or whole match) are the group. The verdict then goes by groups.
 """
 
 from __future__ import annotations
@@ -54,21 +52,23 @@ _RULE = flags.DEFINE_string(
     "rule", "raw,waics", f"Scoring rules, with commas: {', '.join(scoring.RULES)}; or all."
 )
 _NEW_TO = flags.DEFINE_string(
-    "new_to", None, "RECORDS: only lines of whose text the texts of these hold at most a tenth."
+    "new_to",
+    None,
+    "RECORDS or .txt: only lines of new text, at most a tenth of which stands in these.",
 )
-_ERRORS = flags.DEFINE_integer(
-    "errors", 15, "Rows of the tables of errors; 0 = none.", lower_bound=0
-)
+_ERRORS = flags.DEFINE_integer("errors", 15, "Rows of error tables; 0: none.", lower_bound=0)
 
 
 def load(source: str, only: str | None = None) -> dict[str, list[Reading]]:
     """{data set: lines} of a work folder, or of one file of readings; with --new_to some lines."""
     sets = _all_lines(source, only)
-    if not _NEW_TO.value:
-        return sets
-    known = scoring.pieces(records.texts_of(_NEW_TO.value))
-    new = lambda line: scoring.is_new(line.truth, known)
-    return {name: list(filter(new, lines)) for name, lines in sets.items()}
+    if _NEW_TO.value:
+        known = scoring.pieces(records.texts_of(_NEW_TO.value))
+        new = lambda line: scoring.is_new(line.truth, known)
+        sets = {name: list(filter(new, lines)) for name, lines in sets.items()}
+        if not all(sets.values()):
+            raise ValueError(f"{source} has no line of new text: name other records in --new_to")
+    return sets
 
 
 def _all_lines(source: str, only: str | None) -> dict[str, list[Reading]]:

@@ -85,7 +85,8 @@ def test_an_export_brings_its_n_gram_along(lines, texts, tmp_path):
     want = [line.text for line in load.Reader(readers.model(), **given).read(images, 4)]
     assert read() == want != texts
     assert read(beam=1) == texts == read(lm=0)
-    assert read(beam=2)  # of its own n-gram, narrower
+    narrow = load.Reader(readers.model(), **given | {"beam": 2}).read(images, 4)
+    assert read(beam=2) == [line.text for line in narrow]  # of its own n-gram, narrower
     assert read(**given | {"lm_weight": 0.0, "lm_bonus": 9.0}) != want
     again = models.open_model(tmp_path / "safe", "reader")
     assert again.search["lm_weight"] == 2.0 and not again.alone().search

@@ -66,15 +66,23 @@ def test_a_reader_that_writes_character_by_character_searches_on_the_device():
     state = jax.jit(plain.method().init)(jax.random.key(0), shape)
     weights = {"params": jax.tree.map(lambda x: 4.0 * x, state["params"]), "mutable": {}}
     model = readers.model(options=options, weights=weights)
-    read = {
-        beam: [one.text for one in load.Reader(model, beam=beam).read(readers.images()[:4], 4)]
-        for beam in (1, 4)
-    }
     asked = []
     method = types.SimpleNamespace(predict=lambda *given, **options: asked.append(options))
-    Search(readers.CHARSET, False, beam=4).predict(method)(1, 2, 3)
-    Search(readers.CHARSET, False).predict(method)(1, 2, 3)
-    assert asked == [{"beam": 4}, {}] and len(read[4]) == len(read[1]) == 4
+    for beam in (1, 4):
+        search = {"beam": beam} if beam > 1 else {}
+        Search(readers.CHARSET, False, beam=beam).predict(method)(1, 2, 3)
+        assert asked.pop() == search
+        reader = load.Reader(model, beam=beam)
+        pixels = reader.lines.prepare(readers.images()[1]).pixels
+        width = -(-pixels.shape[1] // model.multiple_px) * model.multiple_px
+        image = np.full((1, 32, width, 1), 255, np.uint8)
+        image[0, :, : pixels.shape[1]] = pixels
+        batch = {"image": image, "width": np.array([pixels.shape[1]], np.int32)}
+        want = model.method().predict(weights["params"], {}, batch, **search)["ctc"]
+        ids = np.asarray(want["ids"][0])[: int(want["length"][0])]
+        (found,) = reader.read([readers.images()[1]])
+        assert found.text == readers.CHARSET.decode(ids)
+        assert found.confidence == pytest.approx(float(want["line"][0]), abs=1e-5)
 
 
 def test_texts_that_teach_nothing_are_refused(tmp_path):

@@ -57,6 +57,9 @@ def test_lines_of_texts_that_training_has_can_be_left_out(tmp_path, capsys):
     assert "words: 1 lines" in out and f"{100 * 2 / len(new):.1f}" in out
     (tmp_path / "known.txt").write_text(known[:15], encoding="utf-8")  # 4 of 26, and of 48 pieces
     assert "words: 2 lines" in run(capsys, folder, *flags_given)
+    (tmp_path / "known.txt").write_text("\n".join((known, part, new)), encoding="utf-8")
+    with pytest.raises(ValueError, match="has no line of new text: name other records"):
+        run(capsys, folder, *flags_given)
 
 
 def test_means_over_sets_count_sets_or_lines(tmp_path, capsys):
