@@ -207,6 +207,12 @@ def searching(
                 f"lm is {given['lm']} and there are no texts to learn it from: name labelled "
                 "records or a .txt file, as in texts=records/mine"
             )
+    for name in ("lm_weight", "lm_bonus"):
+        if name in given and not options.get("lm"):
+            raise ValueError(
+                f"{name} is {given[name]} and there is no n-gram that it weighs: leave it out, "
+                "or name texts, as in texts=records/mine"
+            )
     if model.program is not None and options.get("beam", 1) > 1 and not model.by_ctc:
         raise ValueError(
             f"beam is {options['beam']}, and this export to onnx is a program that takes the best "

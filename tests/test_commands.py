@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dig_jax.__main__ import COMMANDS
 from dig_jax.train import command_line
 from tests import test_docs
 
@@ -12,6 +13,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CONFIG = re.compile(r"--config=([\w./]*\w(?::[\w.,=/+-]*\w)?)(?![\w/])")
 TOOL = re.compile(r"python -m (dig_jax\.tools\.(?:perf\.)?\w+)([^\n`|]*)")
+SHORT = re.compile(r"dig-jax (?!train\b)([a-z]+)((?: [^\n`|]*)?)(?=$|`)")  # train: see the configs
 NOT_MEANT = re.compile(r"[A-Z]{2}|mine\.py")  # placeholders
 SHARED_FLAGS = ("source_flags", "reader_flags", "program")  # of the tools that import them
 
@@ -50,9 +52,12 @@ def test_flags_of_programs_exist(lines):
     wrong, seen = [], 0
     shared = {name: (ROOT / f"dig_jax/tools/{name}.py").read_text("utf-8") for name in SHARED_FLAGS}
     for page, line in lines:
-        for module, given in TOOL.findall(line):
+        short = [(COMMANDS.get(name, name), given) for name, given in SHORT.findall(line)]
+        for module, given in TOOL.findall(line) + short:
             path = ROOT / (module.replace(".", "/") + ".py")
             source = path.read_text("utf-8") if path.exists() else ""
+            if not source and not NOT_MEANT.search(module):
+                wrong.append(f"{page}: there is no {module}")
             source += "".join(text for name, text in shared.items() if name in source)
             for flag in re.findall(r"\s--(\w+)", given):
                 seen += 1

@@ -91,6 +91,8 @@ def test_a_search_that_cannot_be_is_a_sentence(folder):
         ("texts are for an n-gram, and lm is 0", {"texts": ["a"], "lm": 0}),
         ("lm is 4 and beam is 1: set lm to 0, or beam to 8", {"beam": 1, "texts": ["a"]}),
         ("beam is 0: set it to 1", {"beam": 0}),
+        ("lm_weight is 2.0 and there is no n-gram that it weighs", {"lm_weight": 2.0, "beam": 8}),
+        ("lm_bonus is 1.0 and there is no n-gram that it weighs", {"lm_bonus": 1.0}),
         ("order 9: set lm to a number from 1 to 6", {"lm": 9, "beam": 2, "texts": ["a"]}),
     ):
         with pytest.raises(ValueError, match=words):
