@@ -237,7 +237,7 @@ def lines(records: str = "") -> ConfigDict:
 
 # Arguments that all recognisers share.
 RECOGNITION = {"decoder": "ctc", "block": "last", "records": "", "labels": "", "order": "random"}
-RECOGNITION |= {"seed": 0, "quick": False}
+RECOGNITION |= {"shortcut": -1.0, "seed": 0, "quick": False}  # -1: what the reader needs
 
 # Arguments that recognize/finetune.py and scratch.py share, at the defaults of their presets.
 # strong: the recogniser to judge anything by. plain: that of the tables before it. words_cpu:
@@ -256,6 +256,9 @@ FINE_TUNING_PRESETS = {
 }
 
 
+SHORTCUT = 0.3  # weight of the CTC loss in front of a reader that finds out late what to read
+
+
 def fine_tuning_args(arg: str | None, **own: Any) -> ConfigDict:
     """The arguments of finetune.py and scratch.py. A preset changes their defaults."""
     defaults = {"preset": "strong", **FINE_TUNING, **STRONG, **own}
@@ -269,9 +272,9 @@ def fine_tuning_args(arg: str | None, **own: Any) -> ConfigDict:
 def fine_tuning(args: ConfigDict) -> ConfigDict:
     """Encoder and reader trained together, whether they begin at a pre-training or not."""
     config = recognition(args)
-    config.method.heads = {args.decoder: reader(args.decoder, args.head)}
-    if args.decoder == "ctc" and args.head == "bilstm2":
-        config.method.heads.ctc.shortcut = 0.3  # for an encoder that learns: off CTC's plateau
+    late = args.head == "bilstm2"  # by CTC; the others where it was not left out on purpose
+    need = late if args.decoder == "ctc" else args.preset in ("strong", "words_cpu")
+    config.method.heads = {args.decoder: reader(args, SHORTCUT * need)}
     config.method.recipe = args.recipe or placeholder(str)
     config.method.drop_path = args.drop_path
     config.calibrate_batches = 100
@@ -313,18 +316,20 @@ READERS = {
 DECODERS = ("ctc", "attention", "transformer", "glimpse")
 
 
-def reader(decoder: str, head: str, hidden: int = 0) -> dict[str, Any]:
-    """Options of a recogniser's head, a BiLSTM `hidden` wide (0: its own width). ValueError for an
-    unknown one."""
-    if decoder not in DECODERS or head not in READERS:
+def reader(args: ConfigDict, shortcut: float) -> dict[str, Any]:
+    """Options of a recogniser's head by decoder=, head=, hidden= (0: its own width) and shortcut=
+    (-1: the one that is handed in). ValueError for an unknown one."""
+    if args.decoder not in DECODERS or args.head not in READERS:
         raise ValueError(
-            f"decoder={decoder},head={head}: give one of decoder={', '.join(DECODERS)}, and for "
-            f"ctc one of head={', '.join(READERS)}"
+            f"decoder={args.decoder},head={args.head}: give one of decoder={', '.join(DECODERS)}, "
+            f"and for ctc one of head={', '.join(READERS)}"
         )
-    if decoder != "ctc":
-        return {"kind": decoder}
-    wide = {"hidden": hidden} if hidden and "hidden" in READERS[head] else {}
-    return READERS[head] | wide
+    if args.shortcut < 0 and args.shortcut != RECOGNITION["shortcut"]:
+        raise ValueError(f"shortcut={args.shortcut:g}: give 0 for none, or a weight such as 1")
+    head = READERS[args.head] if args.decoder == "ctc" else {"kind": args.decoder}
+    wide = {"hidden": args.hidden} if args.get("hidden") and "hidden" in head else {}
+    weight = args.shortcut if args.shortcut >= 0 else shortcut
+    return head | wide | ({"shortcut": weight} if weight else {})
 
 
 def label_subset(labels: str) -> float | int | None:

@@ -56,7 +56,8 @@ case $1 in
       --config.method.encoder.dtype=float32 \
       --workdir="$runs/$kind/own-$seed" ;;
   judge) for start in "${@:3}"; do for reader in "${readers[@]}"; do for use in probe finetune; do
-      args=decoder=$reader,head=linear,labels=$labels,batch=8,steps=${STEPS:-800},seed=$seed
+      args=decoder=$reader,head=linear,shortcut=0,labels=$labels,batch=8,seed=$seed
+      args+=,steps=${STEPS:-800}
       rates=,rates=1e-2+3e-2
       [ "$reader" = ctc ] || rates=,rates=1e-3+2e-3
       [ "$use" = probe ] || rates=

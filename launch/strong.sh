@@ -3,8 +3,7 @@
 #   launch/strong.sh records                     records/ from ../shared/data
 #   launch/strong.sh pretrain START [FLAG..]     images of both sets, no label: gen, dig, dis, or a
 #                                                file of configs/pretrain; FLAG: of dig_jax.main
-#   NAME=can launch/strong.sh pretrain mae:can   with arguments of that file, under another name:
-#                                                judge START is then the NAME
+#   NAME=can launch/strong.sh pretrain mae:can   with its arguments; START is then the NAME
 #   launch/strong.sh rendered [START]            a reader of rendered lines: the start "rendered"
 #                                                or, on the encoder of START, START_rendered
 #   launch/strong.sh judge START SET LABELS..    START also random; SET archiscribe, copiste_hw_fr;
@@ -12,7 +11,8 @@
 #   launch/strong.sh ablate SET [PIECE..]        the recipe without one of its pieces, LABELS or 0.1
 #                                                labels; vit, vit_stem, vit_plain: a ViT instead
 #   launch/strong.sh readers SET [DECODER..]     decoders on encoder START=gen-0 (or random), for
-#                                                USE (probe, finetune); SET also captcha_ds, ..
+#                                                USE (probe, finetune), SHORTCUT (0: without);
+#                                                SET also captcha_ds, ..
 #   launch/strong.sh bench                       step and reading beside PyTorch (dig_jax[torch])
 #   launch/strong.sh table                       prints the tables, with intervals by line and work
 # SIZE: cnn48 (default), cnn48_lstm, cnn, micro. SEED, STEPS, RECORDS, RUNS; BLOCK, BATCH, RATES.
@@ -89,7 +89,7 @@ case $1 in
       case $decoder in
         linear) kind=ctc,head=linear rates=${RATES:-1e-2+3e-2} ;;
         bilstm) kind=ctc,head=bilstm rates=1e-3+4e-3 ;;
-        *) kind=$decoder rates=1e-3+2e-3 ;;
+        *) kind=$decoder${SHORTCUT:+,shortcut=$SHORTCUT} rates=1e-3+2e-3 ;;
       esac
       for use in ${USE:-probe finetune}; do
         config=$use:decoder=$kind,labels=$labels,steps=$length,batch=${BATCH:-16},seed=$seed

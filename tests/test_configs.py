@@ -411,6 +411,28 @@ def test_a_preset_of_a_recogniser_changes_defaults_and_yields_to_arguments():
         make("preset=words")
 
 
+@pytest.mark.parametrize(
+    "file, arg, weight",
+    [
+        ("scratch", "", 0.3),
+        ("scratch", "head=linear", None),
+        ("scratch", "shortcut=0", None),
+        ("finetune", "decoder=attention", 0.3),
+        ("finetune", "decoder=transformer,preset=words_cpu", 0.3),
+        ("finetune", "decoder=transformer,preset=dig", None),  # as the authors
+        ("finetune", "decoder=attention,preset=plain", None),
+        ("finetune", "decoder=glimpse,shortcut=0.5", 0.5),
+        ("finetune", "decoder=attention,shortcut=0", None),  # no key, as in older runs
+        ("probe", "decoder=attention", 0.3),
+        ("probe", "decoder=attention,shortcut=0", None),
+        ("probe", "decoder=ctc,head=bilstm2", None),
+    ],
+)
+def test_a_reader_has_the_shortcut_that_it_needs(file, arg, weight):
+    heads = build(f"recognize/{file}", arg).method.heads.to_dict()
+    assert {head.get("shortcut") for head in heads.values()} == {weight}
+
+
 def test_arguments_take_the_type_of_their_default():
     args = common.parse_arg(
         " size=B , lr=1e-3,steps=5,quick,", size="S", lr=0.0, steps=0, quick=False, dtype="auto"
@@ -453,8 +475,10 @@ def test_a_reader_goes_on_with_its_own_head_and_characters(finetuned, tmp_path):
     source = str(finetuned[0])  # its head has 16 units, finetune's own would have 160
     wide = build("recognize/finetune", "reader,labels=2")
     assert wide.method.heads is None and {"method.heads", "method.frames"} <= {*wide.inherit}
-    with pytest.raises(ValueError, match="leave decoder, block, teacher out"):
+    with pytest.raises(ValueError, match="leave decoder, block, shortcut, teacher out"):
         build("recognize/finetune", "reader,decoder=attention")
+    with pytest.raises(ValueError, match="shortcut=-2: give 0 for none"):
+        build("recognize/finetune", "shortcut=-2")
     state, values = run_quick("recognize/finetune", "reader,labels=2", tmp_path, init_from=source)
     theirs, ours = (checkpoint.read_config(path) for path in (source, str(tmp_path)))
     assert ours["method"]["heads"] == theirs["method"]["heads"]

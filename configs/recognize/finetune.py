@@ -17,10 +17,11 @@ is the same without the pre-training; compare the two with the same arguments. e
 encoder's rate as a share of lr; layer_decay: what each block's rate is of that of the block behind
 it. --config.method.dropout=0.2: of the LSTMs in an encoder such as cnn48_lstm, if not what it was
 pre-trained with. --config.data.rehearse=RECORDS: half of each batch are those lines, which a reader
-that goes on is not to forget. block: last, mix, or a number. order: which lines labels= takes,
-random or first. teacher: start from the pre-training's averaged encoder. reader: take over the
-whole recogniser of init_from, its characters too; new ones stand behind them. The figure is the
-lowest validation CER along the run.
+that goes on is not to forget. shortcut: weight of the CTC loss in front of the reader, 0 = none;
+by default 0.3 for bilstm2, attention, Transformer and glimpses. block: last, mix, or a number.
+order: which lines labels= takes, random or first. teacher: start from the pre-training's averaged
+encoder. reader: take over the whole recogniser of init_from, its characters too; new ones stand
+behind them. The figure is the lowest validation CER along the run.
 """
 
 from ml_collections.config_dict import placeholder
@@ -35,9 +36,10 @@ def get_config(arg=None):
     config.init_parts = (encoder,)
     config = common.quick(config) if args.quick else config
     if args.reader:
-        if args.teacher or (args.decoder, args.block) != ("ctc", "last"):
+        given = (args.decoder, args.block, args.shortcut)
+        if args.teacher or given != ("ctc", "last", -1.0):
             raise ValueError(
-                "reader takes over a whole recogniser: leave decoder, block, teacher out"
+                "reader takes over a whole recogniser: leave decoder, block, shortcut, teacher out"
             )
         config.init_parts = ("params", "mutable")
         for name in ("heads", "frames", "block", "standardize"):

@@ -5,6 +5,7 @@
     ... probe:decoder=attention,block=mix          another decoder, frames of all blocks
     ... probe:decoder=ctc,shape_from=PRETRAIN_DIR  the same encoder with random weights
 
+Attention, Transformer and glimpses have a CTC shortcut in front, which shortcut=0 leaves out.
 Encoder, height, channels and records are those of the pre-training, unless given here. One run is
 the whole sweep: a head for each rate, all on the same frozen, standardised features
 (methods/recognize.py). The figure is the lowest validation CER over rates and evaluations
@@ -24,7 +25,7 @@ RATES |= dict.fromkeys(common.DECODERS[1:], "5e-4+1e-3+2e-3+4e-3")
 def get_config(arg=None):
     own = {"head": "linear", "hidden": 0, "rates": "", "shape_from": "", "size": "", "patch": "8x4"}
     args = common.parse_arg(arg, **common.RECOGNITION, **own, steps=3000, batch=32)
-    head = common.reader(args.decoder, args.head, args.hidden)
+    head = common.reader(args, common.SHORTCUT * (args.decoder != "ctc"))
     rates = args.rates or RATES[args.head if args.decoder == "ctc" else args.decoder]
     rates = {rate_name(text): float(text) for text in rates.split("+")}
     most = max(rates.values())

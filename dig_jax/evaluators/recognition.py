@@ -282,9 +282,9 @@ class Evaluator:
                 f"{name}: {100 * share:.0f} % of the lines are read as "
                 f"{repr(reading) if reading else 'nothing'}. The reader is still on a plateau, "
                 "where it says the same of every line. Most leave it with time: train "
-                "longer (config.total.steps), or raise config.optim.lr two- or threefold. CTC "
-                "leaves it sooner with a shortcut (head=bilstm2). If train/loss has not moved for "
-                "long, use more labels, or init_from a pre-training"
+                "longer (config.total.steps), or raise config.optim.lr two- or threefold. A "
+                "shortcut ends it sooner (head=bilstm2, or decoder=attention). If train/loss has "
+                "not moved for long, use more labels, or init_from a pre-training"
             )
 
 

@@ -154,7 +154,7 @@ def built(model: Model) -> Any:
         frames = onnx_encoders.mixed(g, frames, weights["mix"], left, encoder.width)
     if not model.by_ctc:
         method: Any = model.method()  # of recognisers alone
-        read = onnx_readers.reading(g, method.head.network, weights, frames, length)
+        read = onnx_readers.reading(g, method.head, weights, frames, length)
         return g.model(inputs, _described(read))
     if head.get("kind") == "bilstm":
         frames = graph.bilstm(g, frames, length, weights["lstm"], head.get("layers", 1))

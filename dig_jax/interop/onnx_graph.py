@@ -129,10 +129,10 @@ def pixels(g: Graph, image: str, width: str) -> str:
 
 
 def waves(g: Graph, places: str, count: int) -> str:
-    """Sines, then cosines of places i64[n] at `count` frequencies: f32[n, 2 count]."""
+    """Sines, then cosines of places [..] at `count` frequencies: f32[.., 2 count]."""
     frequency = (10000.0 ** (-np.arange(count) / count)).astype(np.float32)
-    angle = g("Mul", g("Unsqueeze", as_float(g, places), [1]), frequency[None])
-    return g("Concat", g("Sin", angle), g("Cos", angle), axis=1)
+    angle = g("Mul", g("Unsqueeze", as_float(g, places), [-1]), frequency)
+    return g("Concat", g("Sin", angle), g("Cos", angle), axis=-1)
 
 
 def by_head(g: Graph, x: str, heads: int, each: int, turned: bool = False) -> str:

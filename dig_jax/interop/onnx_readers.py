@@ -5,16 +5,17 @@ after the other. It is the loop of `decoders/autoregressive.py`, by the operator
 soon as every line has ended, at the latest one place behind the last frame. The networks mirror
 those of `models/decoders/`. Each is a function
 
-    (graph, module, parameters, frames, length) -> state, step
+    (graph, module, parameters, frames, length, number or None) -> state, step
     step(inner graph, state, ids i64[b], place i64[]) -> state, logits f32[b, V], weights f32[b, S]
 
-frames f32[b, S, F], length i64[b]; state: {name: f32[b, ...]} before the first character. Nothing
-has a fixed number of rows or frames.
+frames f32[b, S, F], length i64[b]; number: call that counts the characters that a shortcut reads in
+front of each frame, f32[b, S]. state: {name: f32[b, ...]} before the first character. Nothing has a
+fixed number of rows or frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -35,6 +36,7 @@ from dig_jax.interop.onnx_graph import (
 from dig_jax.models import decoders
 from dig_jax.models.decoders.autoregressive import END
 
+Number = Callable[[], str] | None
 KINDS = {"last": TensorProto.INT64, "ids": TensorProto.INT64, "frame": TensorProto.INT64}
 OUTPUTS = {  # name -> (type, shape)
     "ids": (TensorProto.INT32, ["b", "s"]),
@@ -81,9 +83,28 @@ def collapsed(g: Graph, logits: str, length: str) -> dict[str, str]:
     return {name: g("Cast", value, to=OUTPUTS[name][0]) for name, value in made.items()}
 
 
-def reading(g: Graph, module: Any, params: Mapping, frames: str, length: str) -> dict[str, str]:
+def _told(g: Graph, weights: Mapping[str, Any], frames: str) -> tuple[str, Callable[[], str]]:
+    """Frames f32[b, S, F] with what a shortcut reads in each; and a call that counts how many
+    characters it reads in front of each, f32[b, S]."""
+    read = g("Softmax", dense(g, frames, weights["shortcut"]), axis=2)
+
+    def number() -> str:
+        chars = g("Slice", read, [1], [2**31], [2])
+        before = g("Slice", g("Pad", chars, np.array([0, 1, 0, 0, 0, 0])), [0], [-1], [1])
+        begins = g("Mul", chars, g("Sub", np.float32(1), before))
+        begins = g("ReduceSum", begins, [2], keepdims=0)
+        return g("CumSum", begins, np.int64(1), exclusive=1)
+
+    return g("Add", frames, dense(g, read, weights["told"])), number
+
+
+def reading(g: Graph, decoder: Any, params: Mapping, frames: str, length: str) -> dict[str, str]:
     """{name of OUTPUTS: what the graph calls it}, the reading of each line as `decoders` has it."""
-    state, step = NETWORKS[type(module)](g, module, params, frames, length)
+    number = None
+    if decoder.front:
+        frames, number = _told(g, params, frames)
+    network = NETWORKS[type(decoder.network)]
+    state, step = network(g, decoder.network, params, frames, length, number)
     places = size(g, frames, 1)
     last = g("Expand", np.int64(END), g("Shape", frames, start=0, end=1))
 
@@ -144,7 +165,7 @@ def _gru(g: Graph, weights: Mapping[str, Any], x: str, hidden: str) -> str:
     return g("Add", new, g("Mul", update, g("Sub", hidden, new)))
 
 
-def _attention(g: Graph, module: Any, params: Mapping, frames: str, length: str):
+def _attention(g: Graph, module: Any, params: Mapping, frames: str, length: str, number: Number):
     values, keys = dense(g, frames, params["value"]), dense(g, frames, params["key"])
     real = first(g, size(g, frames, 1), length)
     seen = g("ConstantOfShape", g("Shape", frames, start=0, end=2))
@@ -168,14 +189,15 @@ def _attention(g: Graph, module: Any, params: Mapping, frames: str, length: str)
     return {"hidden": _zeros(g, frames, module.hidden), "seen": seen}, step
 
 
-def _transformer(g: Graph, module: Any, params: Mapping, frames: str, length: str):
+def _transformer(g: Graph, module: Any, params: Mapping, frames: str, length: str, number: Number):
     """Keys and values of earlier places are kept: they grow by one a step, so none is hidden."""
     heads, each = module.heads, module.width // module.heads
     count = size(g, frames, 1)
     real = first(g, count, length)
     split = lambda g, x, parts: g("Split", x, outputs=parts, axis=2, num_outputs=parts)
     x = layer_norm(g, dense(g, frames, params["frame"]), params["frame_norm"])
-    x = g("Add", x, waves(g, g("Range", np.int64(0), count, np.int64(1)), module.width // 2))
+    places = number() if number else g("Range", np.int64(0), count, np.int64(1))
+    x = g("Add", x, waves(g, places, module.width // 2))
     layers = [params[f"layers_{number}"] for number in range(module.depth)]
     shown = [split(g, dense(g, x, layer["shown"]), 2) for layer in layers]
     shown = [
@@ -214,7 +236,7 @@ def _transformer(g: Graph, module: Any, params: Mapping, frames: str, length: st
     return state, step
 
 
-def _glimpse(g: Graph, module: Any, params: Mapping, frames: str, length: str):
+def _glimpse(g: Graph, module: Any, params: Mapping, frames: str, length: str, number: Number):
     params = jax.tree.map(g.constant, params)  # once, for all looks
     values = dense(g, frames, params["value"])
     count = size(g, frames, 1)

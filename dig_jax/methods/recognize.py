@@ -228,7 +228,7 @@ class Method(base.Method):
         return batch | {"image": image * 2.0 - 1.0, "width": width}
 
     def loss(self, params, state, batch, key, progress):
-        """Sum over heads of the mean over real, feasible lines of -log p(label | line)."""
+        """Sum over heads of the mean over real, feasible lines of the decoder's loss."""
         frames, length = self._frames(params, batch, None if self.frozen else key)
         if self.frozen:
             frames = jax.lax.stop_gradient(frames)

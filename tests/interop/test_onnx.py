@@ -26,6 +26,7 @@ TRANSFORMER = {"kind": "transformer", "width": 8, "depth": 2, "heads": 2, "inner
 GLIMPSE = {"kind": "glimpse", "hidden": 8}
 # Seed, gain and end, see `lively`.
 LIVELY = {"attention": (1, 2.0, 0), "transformer": (4, 2.0, 23), "glimpse": (1, 2.0, 21)}
+LIVELY |= {"told attention": (1, 2.0, 0), "told transformer": (4, 2.0, 23)}
 CASES = {
     "cnn bilstm": ("reader", {"encoder": readers.ENCODER, "heads": BILSTM, "standardize": True}),
     "vit": ("reader", {"encoder": VIT | {"patch": [32, 4]}, "heads": readers.OPTIONS["heads"]}),
@@ -50,6 +51,14 @@ CASES = {
         "reader",
         {"encoder": VIT | {"patch": [32, 8]}, "heads": {"ar": GLIMPSE}, "standardize": False},
     ),
+    **{
+        f"told {head['kind']}": (
+            "reader",
+            {"encoder": VIT | {"patch": [32, 8]}, "heads": {"ar": head | {"shortcut": 0.3}}}
+            | {"standardize": False},
+        )
+        for head in (ATTENTION, TRANSFORMER)
+    },
     "mix": (
         "reader",
         {"encoder": VIT | {"patch": [16, 8]}, "heads": readers.OPTIONS["heads"], "block": "mix"}
@@ -93,7 +102,9 @@ def random_of(kind, options):
     weights = {"mutable": {}} | weights
     heads = weights["params"].get("heads", {})
     if "ar" in heads:
-        heads["ar"] = lively(heads["ar"], *LIVELY[options["heads"]["ar"]["kind"]])
+        head = options["heads"]["ar"]
+        told = "told " if "shortcut" in head else ""
+        heads["ar"] = lively(heads["ar"], *LIVELY[told + head["kind"]])
     return models.Model(kind, options, preparation, weights, charset, {"run": "tiny", "step": 7})
 
 
@@ -122,7 +133,8 @@ def folder(tmp_path_factory):
 
 @pytest.mark.parametrize("name", tiers(CASES))
 def test_a_graph_gives_what_the_network_gives(name, lines, folder):
-    found = export.write(random(name), "onnx", folder / name.replace(" ", "_"), lines)
+    out = folder / name.replace(" ", "_")
+    found = export.write(random(name), "onnx", out, lines)
     print(name, found["float32"])
     # A place far right in a line, in pixels, has few digits behind its point left.
     bound = 1e-3 if name == "rectified" else 1e-4
@@ -130,12 +142,12 @@ def test_a_graph_gives_what_the_network_gives(name, lines, folder):
     if CASES[name][0] == "reader":
         assert found["float32"]["ids"] and not found["float32"]["ids_differ"]
     if name in LIVELY:
-        run, model = onnx.outputs(folder / name / "model.onnx"), random(name)
+        run, model = onnx.outputs(out / "model.onnx"), random(name)
         batches = parity.batches(lines, model.multiple_px)
         read = [(run(batch), -(-batch["width"] // model.encoder().patch[1])) for batch in batches]
         assert len({i for one, _ in read for i in one["ids"].ravel()}) > 2
         early = any(((0 < one["length"]) & (one["length"] < n)).any() for one, n in read)
-        assert early == (name != "attention")
+        assert early == (name not in ("attention", "told attention"))
 
 
 @pytest.mark.slow

@@ -195,6 +195,21 @@ def test_new_characters_extend_the_shortcut_too():
             np.testing.assert_array_equal(leaf[..., 3:], fresh[name][key][..., 3:])
 
 
+def test_new_characters_extend_what_a_reader_is_told():
+    head = {"ar": {"kind": "attention", "hidden": 4, "shortcut": 0.3, "dtype": "float32"}}
+    fresh = start(make(head)).params["heads"]["ar"]
+    old = jax.tree.map(lambda leaf: leaf + 1.0, fresh)
+    for name in ("classify", "shortcut"):
+        old[name] = {key: leaf[..., :3] for key, leaf in old[name].items()}
+    old["told"], old["characters"] = {"kernel": old["told"]["kernel"][:3]}, old["characters"][:3]
+    new = classes.extend_classes(old, fresh)
+    for name in ("shortcut", "told", "characters", "classify"):
+        for mine, was, start_ in zip(*(jax.tree.leaves(tree[name]) for tree in (new, old, fresh))):
+            assert mine.shape == start_.shape
+            np.testing.assert_array_equal(mine[tuple(map(slice, was.shape))], was)
+    np.testing.assert_array_equal(new["told"]["kernel"][3:], fresh["told"]["kernel"][3:])
+
+
 def test_the_features_of_a_vit_are_standardised_if_nothing_is_said():
     cnn = {"kind": "cnn", "height_px": 32, **encoders.sized({"size": "cnn_nano"})}
     options = {"charset": CHARSET, "heads": {"ctc": LINEAR}}

@@ -12,6 +12,7 @@ import optax
 import pytest
 
 from dig_jax.models import decoders
+from dig_jax.models.decoders import autoregressive
 from tests.tiers import tiers
 
 CLASSES, WIDE = 5, 6  # blank or end, and four characters; numbers in a frame
@@ -126,31 +127,134 @@ def test_padding_changes_nothing(kind):
     np.testing.assert_allclose(one["line"], two["line"], rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", tiers(ONE_BY_ONE))
-def test_the_loss_is_that_of_single_steps(kind):
-    """Teacher forcing in one piece (a scan, or all places in parallel) against a loop of steps."""
-    decoder, _, params, _ = learnt(kind)
-    lines = toy_lines(rows=3, seed=3)
-    apply = functools.partial(decoder.network.apply, {"params": params})
+def softmax(x):
+    x = np.exp(x - x.max(-1, keepdims=True))
+    return x / x.sum(-1, keepdims=True)
 
-    @jax.jit
-    def begin(*frames):
-        memory = apply(*frames, method="memory")
-        return memory, apply(memory, method="start")
+
+def counted(p):
+    """Expected characters in front of each frame: p f[B,S,V] of classes, 0 the blank."""
+    result = np.zeros(p.shape[:2])
+    for line, at, c in np.ndindex(p.shape):
+        if c:
+            before = p[line, at - 1, c] if at else 0.0
+            result[line, at + 1 :] += p[line, at, c] * (1 - before)
+    return result
+
+
+def by_steps(network, params, memory, label):
+    """Teacher forcing in a loop of steps: ln p f[B,T+1,V] and weights f[B,T+1,S]."""
+    apply = functools.partial(network.apply, {"params": params})
 
     @jax.jit
     def step(*given):
-        state, hidden, _ = apply(*given, method="step")
-        return state, jax.nn.log_softmax(apply(hidden, method="logits"))
+        state, hidden, weights = apply(*given, method="step")
+        return state, jax.nn.log_softmax(apply(hidden, method="logits")), weights
 
-    memory, state = begin(*lines[:2])
-    label, count = np.asarray(lines[2]), np.asarray(lines[3])
-    cost, last = np.zeros(3), np.zeros(3, np.int32)
+    state, last, found = apply(memory, method="start"), np.zeros(len(label), np.int32), []
     for place in range(label.shape[1] + 1):
-        state, log_p = step(memory, state, last, place)
-        last = label[:, place] if place < label.shape[1] else np.zeros(3, np.int32)
-        cost -= np.where(place <= count, np.asarray(log_p)[np.arange(3), last], 0)
+        state, *seen = step(memory, state, last, place)
+        found.append(seen)
+        last = label[:, place] if place < label.shape[1] else last
+    return (np.stack(each, 1) for each in zip(*found))
+
+
+@pytest.mark.parametrize("shortcut", [0.0, 0.3])
+@pytest.mark.parametrize("kind", tiers(ONE_BY_ONE))
+def test_loss_reading_and_attention_are_those_of_single_steps(kind, shortcut):
+    """Teacher forcing in one piece (a scan, or all places in parallel) against a loop of steps;
+    behind a shortcut by what it adds to the loss and to the frames, in numpy."""
+    decoder = decoders.create(CLASSES, kind, shortcut=shortcut, **OPTIONS[kind])
+    values, length, label, count = toy_lines(rows=3, seed=3)
+    params, frames, number = learnt(kind)[2], np.asarray(values), None
+    if shortcut:
+        fresh = jax.jit(decoder.init)(jax.random.key(1), values, length)
+        params = fresh | params | {"told": {"kernel": 5 * fresh["told"]["kernel"]}}
+        short, told = (jax.tree.map(np.asarray, params[name]) for name in ("shortcut", "told"))
+        logits = frames @ short["kernel"] + short["bias"]
+        number = counted(softmax(logits)).astype(np.float32)
+        frames = frames + softmax(logits) @ told["kernel"]
+    given = ({"params": params}, frames, length, None, number)
+    memory = jax.jit(functools.partial(decoder.network.apply, method="memory"))(*given)
+    steps = functools.partial(by_steps, decoder.network, params, memory)
+
+    log_p, weights = steps(np.asarray(label))
+    target = np.pad(label, ((0, 0), (0, 1)))
+    real = np.arange(target.shape[1])[None] <= np.asarray(count)[:, None]
+    cost = -(np.take_along_axis(log_p, target[..., None], -1)[..., 0] * real).sum(1)
+    if shortcut:
+        cost += shortcut * decoders.ctc.ctc_loss(logits, length, label, count)[0]
+    lines = (values, length, label, count)
     np.testing.assert_allclose(jax.jit(decoder.loss)(params, *lines)[0], cost, rtol=1e-4, atol=1e-5)
+    looks = jax.jit(decoder.attention)(params, values, length, label)
+    np.testing.assert_allclose(looks, weights[:, :-1], rtol=1e-4, atol=1e-6)
+
+    reading = jax.jit(decoder.read)(params, values, length)
+    best = next(steps(np.asarray(reading["ids"]))).argmax(-1)
+    for row, expected, frames_ in zip(texts(reading), best, np.asarray(length)):
+        assert row == expected[: len(row)].tolist()
+        assert len(row) == frames_ or expected[len(row)] == 0
+
+
+@pytest.mark.parametrize("kind", ONE_BY_ONE)
+def test_the_gradient_reaches_a_shortcut_through_its_loss_and_through_the_reader(kind):
+    """Each way alone: the loss where nothing is told, and telling where the loss hardly counts."""
+    lines = toy_lines(rows=4, seed=1)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def gradient(weight, params):
+        decoder = decoders.create(CLASSES, kind, shortcut=weight, **OPTIONS[kind])
+        return jax.grad(lambda params: decoder.loss(params, *lines)[0].sum())(params)
+
+    decoder = decoders.create(CLASSES, kind, shortcut=0.3, **OPTIONS[kind])
+    params = jax.jit(decoder.init)(jax.random.key(1), *lines[:2])
+    silent = params | {"told": jax.tree.map(jnp.zeros_like, params["told"])}
+    largest = lambda grads: max(float(jnp.abs(g).max()) for g in jax.tree.leaves(grads["shortcut"]))
+    for path, grad in jax.tree_util.tree_leaves_with_path(gradient(0.3, params)):
+        assert np.isfinite(grad).all() and np.any(grad), jax.tree_util.keystr(path)
+    assert largest(gradient(1e-9, params)) > 1e-4
+    assert largest(gradient(0.3, silent)) > 1e-2
+    counted = kind == "transformer"  # what it counts is another way to the Transformer
+    assert counted == (largest(gradient(1e-9, silent)) > 1e-6)
+
+
+@pytest.mark.parametrize("kind", ONE_BY_ONE)
+def test_behind_a_shortcut_padding_changes_nothing_and_a_beam_of_one_kind_reads_alike(kind):
+    decoder = decoders.create(CLASSES, kind, shortcut=0.3, **OPTIONS[kind])
+    values, length, label, count = toy_lines(seed=2)
+    fresh = jax.jit(decoder.init)(jax.random.key(1), values, length)
+    params = (
+        fresh | learnt(kind)[2] | {"shortcut": {n: 9 * x for n, x in fresh["shortcut"].items()}}
+    )
+    real = jnp.arange(values.shape[1])[None, :, None] < length[:, None, None]
+    more = jnp.pad(jnp.where(real, values, 7.0), ((0, 0), (0, 4), (0, 0)), constant_values=-3.0)
+    one, two = (
+        jax.jit(decoder.loss)(params, frames, length, label, count) for frames in (values, more)
+    )
+    np.testing.assert_allclose(one[0], two[0], rtol=1e-4, atol=1e-5)
+    read = jax.jit(decoder.read, static_argnames="beam")
+    one, two = read(params, values, length), read(params, more, length)
+    assert texts(one) == texts(two)
+    costs = [
+        jax.jit(decoder.loss)(params, values, length, found["ids"], found["length"])[0]
+        - decoder.shortcut * ctc_cost(params, values, length, found)
+        for found in (one, read(params, values, length, beam=4))
+    ]
+    assert (np.asarray(costs[1]) <= np.asarray(costs[0]) + 1e-4).all()
+
+
+def ctc_cost(params, values, length, found):
+    logits = values @ params["shortcut"]["kernel"] + params["shortcut"]["bias"][None, None]
+    return decoders.ctc.ctc_loss(logits, length, found["ids"], found["length"])[0]
+
+
+def test_a_shortcut_counts_the_characters_of_a_sure_path():
+    """Of one-hot frames: those that the best path collapses to up to each frame."""
+    paths = np.array(list(itertools.product(range(3), repeat=5)))
+    number = autoregressive.numbers(jnp.asarray(1e3 * np.eye(3)[paths], jnp.float32))
+    for path, found in zip(paths, np.asarray(number)):
+        wanted = [len(decoders.ctc.spans(path, place)[0]) for place in range(5)]
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 @functools.cache
@@ -245,6 +349,20 @@ def test_attention_behind_a_reading_is_what_the_reading_looked_at(kind):
     assert (np.moveaxis(weights, 1, 2)[beyond] == 0).all()
 
 
+def test_a_label_that_only_ctc_cannot_fit_is_learnt_by_the_reader_alone():
+    """Two equal characters in two frames: CTC would need a blank between them."""
+    decoder = decoders.create(CLASSES, "attention", shortcut=0.3, **OPTIONS["attention"])
+    values = toy_lines(rows=1)[0][:, :2]
+    given = (jnp.array([2]), jnp.array([[1, 1]]), jnp.array([2]))
+    params = decoder.init(jax.random.key(0), values, given[0])
+    hardly = decoders.create(CLASSES, "attention", shortcut=1e-9, **OPTIONS["attention"])
+    loss, feasible = decoder.loss(params, values, *given)
+    assert feasible[0] and loss[0] > 0
+    np.testing.assert_allclose(loss, hardly.loss(params, values, *given)[0], rtol=1e-6)
+    grads = jax.grad(lambda params: decoder.loss(params, values, *given)[0][0])(params)
+    assert all(np.isfinite(grad).all() for grad in jax.tree.leaves(grads))
+
+
 @pytest.mark.parametrize("kind", ONE_BY_ONE)
 def test_labels_longer_than_the_line_are_not_feasible(kind):
     decoder, first, _, _ = learnt(kind)
@@ -270,6 +388,7 @@ def test_dropout_needs_a_key(kind):
         ({"kind": "lstm"}, "attention, transformer, glimpse"),
         ({"kind": "attention", "depth": 2}, "depth, which kind 'attention'"),
         ({"kind": "transformer", "width": 10, "heads": 4}, "width and heads"),
+        ({"kind": "glimpse", "shortcut": -0.3}, "shortcut is -0.3 .* 0 for none"),
     ],
 )
 def test_wrong_options_are_sentences(options, words):

@@ -17,6 +17,7 @@ AXES = {
     "classify/bias": 0,
     "shortcut/kernel": 1,
     "shortcut/bias": 0,
+    "told/kernel": 0,
     "characters": 0,
 }
 

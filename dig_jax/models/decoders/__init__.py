@@ -8,7 +8,8 @@ Every decoder is a plain object around a network; its parameters are handed in.
     attention(params, frames, length, ids)                      -> f32[B, T, S]; not of CTC
 
 frames f32[B, S, F] of which length i32[B] are real (at least 1); label i32[B, L] of character ids,
-0 past label_length i32[B]. loss: -log p(label | line) in nats, 0 where the label is not feasible.
+0 past label_length i32[B]. loss: -log p(label | line) in nats, 0 where the label is not feasible;
+with a shortcut, its CTC loss as well.
 key: of dropout, in training. A reading has, for each line,
 
     ids         i32[B, T]  its characters, 0 behind them
@@ -47,7 +48,9 @@ def reads_by_ctc(heads: Mapping[str, Mapping[str, Any]]) -> bool:
 
 def create(charset_size: int, kind: str = "linear", **options: Any) -> Decoder:
     """The decoder that an entry of config.method.heads describes: kind "linear" or "bilstm" (CTC),
-    "attention", "transformer" or "glimpse". ValueError for another kind or option.
+    "attention", "transformer" or "glimpse". shortcut: weight of the loss of a linear CTC reader,
+    which learns beside a BiLSTM and tells the others what each frame says (`autoregressive.py`);
+    0 = none. ValueError for another kind or option.
     """
     if kind not in (*CTC, *READERS):
         raise ValueError(
@@ -56,11 +59,17 @@ def create(charset_size: int, kind: str = "linear", **options: Any) -> Decoder:
         )
     network = READERS.get(kind, CtcHead)
     known = {field.name for field in dataclasses.fields(network)} - {"parent", "name"}
+    known |= {"shortcut"}
     if wrong := sorted(options.keys() - known):
         raise ValueError(
             f"config.method.heads has {', '.join(wrong)}, which kind {kind!r} does not know: it "
             f"takes {', '.join(sorted(known - {'kind', 'charset_size'}))}"
         )
+    if options.get("shortcut", 0.0) < 0:
+        raise ValueError(
+            f"shortcut is {options['shortcut']} in config.method.heads: set it to 0 for none, or 1"
+        )
     if kind in CTC:
         return Ctc(CtcHead(charset_size, kind=kind, **options))
-    return Autoregressive(network(charset_size, **options))
+    shortcut = options.pop("shortcut", 0.0)
+    return Autoregressive(network(charset_size, **options), shortcut)

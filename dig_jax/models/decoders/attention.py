@@ -59,7 +59,7 @@ class AttentionReader(Reader):
         self.gru = Gru(self.hidden, self.dtype)
         self.classify = dense(self.charset_size)
 
-    def memory(self, frames, length, key=None):
+    def memory(self, frames, length, key=None, number=None):
         frames = dropped(frames, self.dropout, key, 0)
         values, keys = self.value(frames), self.key(frames)
         return {"values": values, "keys": keys, "real": real_frames(frames, length)}

@@ -7,13 +7,23 @@ every reader has the same classes, and a classifier that learns more of them is 
 
 A network (`attention.py`, `transformer.py`, `glimpse.py`) is a Linen module with the methods
 
-    memory(frames, length, key)      -> memory      computed once a line; every leaf [B, ...]
+    memory(frames, length, key, number) -> memory   computed once a line; every leaf [B, ...]
     start(memory)                    -> state       before the first character; every leaf [B, ...]
     step(memory, state, ids, place)  -> state, hidden f32[B,H], weights f32[B,S]
     logits(hidden)                   -> f32[..., V]
 
 `step` is handed the character i32[B] before the one that it reads, and its place i32[]; the weights
 say which frames it looked at. A network that reads all places at once in training has `parallel`.
+
+Such readers are slow to find out where to look, above all with few labels. A shortcut shows them: a
+linear CTC reader in front of them.
+
+    loss  = -ln p(y | line) + shortcut * CTC loss       (Kim, Hori, Watanabe 2017, 1609.06773)
+    frame + W softmax(logits of CTC)                    (Nozaki and Komatsu 2021, 2104.02724)
+
+The second line is what a network reads, in training and afterwards. It is also handed `number`
+f32[B, S]: how many characters CTC reads in front of each frame. For the Transformer that is the
+frame's place, so frames and characters are numbered alike; the others leave it alone.
 """
 
 from __future__ import annotations
@@ -26,7 +36,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dig_jax.models.decoders.ctc import ctc_loss
 from dig_jax.models.heads import dropped
+from dig_jax.models.layers import Dense
 
 END = 0
 NEVER = -1e30  # logarithm of a probability of 0
@@ -35,13 +47,39 @@ NEVER = -1e30  # logarithm of a probability of 0
 class Reader(nn.Module):
     """What such networks share: how they are initialised, and their classifier."""
 
-    def __call__(self, frames, length):
-        memory = self.memory(frames, length)
+    def __call__(self, frames, length, number=None):
+        memory = self.memory(frames, length, number=number)
         ids = jnp.zeros(len(frames), jnp.int32)
         return self.logits(self.step(memory, self.start(memory), ids, 0)[1])
 
     def logits(self, hidden):
         return self.classify(hidden)
+
+
+class Shortcut(nn.Module):
+    """Linear CTC in front of a reader: frames f32[B, S, F] -> (frames + W softmax(logits), logits
+    f32[B, S, V])."""
+
+    charset_size: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, frames):
+        logits = Dense(self.charset_size, dtype=self.dtype, name="shortcut")(frames)
+        told = Dense(frames.shape[-1], use_bias=False, dtype=self.dtype, name="told")
+        return frames + told(jax.nn.softmax(logits)), logits
+
+
+def numbers(logits):
+    """Logits of CTC f32[B, S, V] -> how many characters begin in front of each frame, f32[B, S].
+
+    It is the expected length of a path that is drawn frame by frame, collapsed. A second frame of
+    one run has that run's character in front of it.
+    """
+    p = jax.nn.softmax(logits)[..., 1:]
+    before = jnp.pad(p, ((0, 0), (1, 0), (0, 0)))[:, :-1]
+    begins = (p * (1.0 - before)).sum(-1)
+    return jnp.cumsum(begins, 1) - begins
 
 
 def real_frames(frames, length):
@@ -52,22 +90,38 @@ def real_frames(frames, length):
 class Autoregressive:
     """A network as a decoder, see `decoders.Decoder`.
 
-    A line has at most one character a frame; a longer label is not feasible.
+    A line has at most one character a frame; a longer label is not feasible. shortcut: weight of
+    the CTC loss, see above; 0 = no shortcut. Where equal neighbours leave CTC too few frames for a
+    label, the CTC loss is 0 and the reader learns alone.
     """
 
     on_host = False
 
-    def __init__(self, network: nn.Module):
-        self.network = network
+    def __init__(self, network: nn.Module, shortcut: float = 0.0):
+        self.network, self.shortcut = network, shortcut
+        self.front = Shortcut(network.charset_size, network.dtype) if shortcut else None
 
     def init(self, key, frames, length):
-        return self.network.init(key, frames, length)["params"]
+        number = jnp.zeros(frames.shape[:2]) if self.front else None
+        params = self.network.init(key, frames, length, number)["params"]
+        if self.front:
+            params = params | self.front.init(jax.random.fold_in(key, 1), frames)["params"]
+        return params
+
+    def _memory(self, params, frames, length, key=None):
+        """What the network keeps of the lines, and the logits of the shortcut."""
+        short, told = None, {}
+        if self.front:
+            frames, short = self.front.apply({"params": params}, frames)
+            told = {"number": numbers(short)}
+        given = (frames, length, key)
+        return self.network.apply({"params": params}, *given, **told, method="memory"), short
 
     def loss(self, params, frames, length, label, label_length, key=None):
         apply = functools.partial(self.network.apply, {"params": params})
         before = jnp.pad(label, ((0, 0), (1, 0)), constant_values=END)
         target = jnp.pad(label, ((0, 0), (0, 1)), constant_values=END)
-        memory = apply(frames, length, key, method="memory")
+        memory, short = self._memory(params, frames, length, key)
         if hasattr(self.network, "parallel"):
             hidden = apply(memory, before, key, method="parallel")[0]
         else:
@@ -77,7 +131,10 @@ class Autoregressive:
         cost = jax.nn.logsumexp(logits, -1) - _of_class(logits, target)
         counted = jnp.arange(target.shape[1])[None] <= label_length[:, None]
         feasible = label_length <= length
-        return jnp.where(feasible, jnp.where(counted, cost, 0.0).sum(1), 0.0), feasible
+        loss = jnp.where(feasible, jnp.where(counted, cost, 0.0).sum(1), 0.0)
+        if short is not None:
+            loss += self.shortcut * ctc_loss(short, length, label, label_length)[0]
+        return loss, feasible
 
     def _one_by_one(self, params, memory, before):
         """Teacher forcing behind the characters i32[B,T] of a label: hidden f32[B,T,H], weights
@@ -85,6 +142,8 @@ class Autoregressive:
         """
         apply = functools.partial(self.network.apply, {"params": params})
 
+        # Recomputed in the backward pass: kept, attention took 1.2 GB for 16 lines of 300 frames.
+        @functools.partial(jax.checkpoint, prevent_cse=False)
         def step(state, now):
             state, *seen = apply(memory, state, *now, method="step")
             return state, seen
@@ -102,7 +161,7 @@ class Autoregressive:
         """
         apply = functools.partial(self.network.apply, {"params": params})
         before = jnp.pad(ids, ((0, 0), (1, 0)), constant_values=END)[:, :-1]
-        memory = apply(frames, length, None, method="memory")
+        memory, _ = self._memory(params, frames, length)
         if hasattr(self.network, "parallel"):
             return apply(memory, before, None, method="parallel")[1]
         return self._one_by_one(params, memory, before)[1]
@@ -114,7 +173,7 @@ class Autoregressive:
         """
         apply = functools.partial(self.network.apply, {"params": params})
         rows, places = frames.shape[:2]
-        memory = apply(frames, length, None, method="memory")
+        memory, _ = self._memory(params, frames, length)
         memory = jax.tree.map(lambda x: jnp.repeat(x, beam, axis=0), memory)
         empty = lambda kind: jnp.zeros((rows, beam, places), kind)
         carry = {

@@ -58,7 +58,7 @@ class GlimpseReader(Reader):
         self.emission = dense(1, kernel_init=nn.initializers.normal(1e-3))
         self.classify = dense(self.charset_size)
 
-    def memory(self, frames, length, key=None):
+    def memory(self, frames, length, key=None, number=None):
         values = self.value(dropped(frames, self.dropout, key, 0))
         last = (length - 1).astype(jnp.float32)
         return {"values": values, "real": real_frames(frames, length), "last": last}

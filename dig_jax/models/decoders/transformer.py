@@ -5,7 +5,8 @@ step handles one place: keys and values of earlier places, and those of the fram
 forms compute the same.
 
 Frames bring no column of their own from a CNN, so sine codes are added to them as to the
-characters.
+characters: of their column, or behind a shortcut of the number of characters in front of them. (As
+long as CTC reads blanks only, that is 0 everywhere, and frames are told apart by content alone.)
 """
 
 import flax.linen as nn
@@ -14,7 +15,7 @@ import jax.numpy as jnp
 
 from dig_jax.models.decoders.autoregressive import Reader, embedding, real_frames
 from dig_jax.models.heads import dropped
-from dig_jax.models.layers import Dense, LayerNorm, compute_dtype, dot_f32acc, gelu
+from dig_jax.models.layers import Dense, LayerNorm, along_last, compute_dtype, dot_f32acc, gelu
 
 
 class Layer(nn.Module):
@@ -105,9 +106,10 @@ class TransformerReader(Reader):
         ]
         self.classify = Dense(self.charset_size, dtype=self.dtype)
 
-    def memory(self, frames, length, key=None):
+    def memory(self, frames, length, key=None, number=None):
         x = self.frame_norm(self.frame(dropped(frames, self.dropout, key, 0)))
-        x = x + codes(jnp.arange(x.shape[1]), self.width)[None]
+        places = jnp.arange(x.shape[1])[None] if number is None else number
+        x = x + codes(places, self.width)
         frames = [layer.frames(x) for layer in self.layers]
         return {"frames": frames, "real": real_frames(x, length)}
 
@@ -138,7 +140,8 @@ class TransformerReader(Reader):
 
 
 def codes(places, dim: int):
-    """Sine and cosine of each place i32[T] at `dim / 2` frequencies: f32[T, dim]."""
+    """Sine and cosine of each place [...] at `dim / 2` frequencies: f32[..., dim]."""
     frequency = 10000.0 ** (-jnp.arange(dim // 2) / (dim // 2))
-    angle = places.astype(jnp.float32)[:, None] * frequency[None]
+    angle = places.astype(jnp.float32)[..., None]
+    angle = angle * along_last(frequency, angle)
     return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], -1)
