@@ -272,9 +272,9 @@ def fine_tuning_args(arg: str | None, **own: Any) -> ConfigDict:
 def fine_tuning(args: ConfigDict) -> ConfigDict:
     """Encoder and reader trained together, whether they begin at a pre-training or not."""
     config = recognition(args)
-    late = args.head == "bilstm2"  # by CTC; the others where it was not left out on purpose
-    need = late if args.decoder == "ctc" else args.preset in ("strong", "words_cpu")
-    config.method.heads = {args.decoder: reader(args, SHORTCUT * need)}
+    # plain is as it was before there were any, dig as its authors have it.
+    late = args.head == "bilstm2" if args.decoder == "ctc" else args.preset not in ("plain", "dig")
+    config.method.heads = {args.decoder: reader(args, SHORTCUT * late)}
     config.method.recipe = args.recipe or placeholder(str)
     config.method.drop_path = args.drop_path
     config.calibrate_batches = 100

@@ -198,28 +198,28 @@ def _transformer(g: Graph, module: Any, params: Mapping, frames: str, length: st
     x = layer_norm(g, dense(g, frames, params["frame"]), params["frame_norm"])
     places = number() if number else g("Range", np.int64(0), count, np.int64(1))
     x = g("Add", x, waves(g, places, module.width // 2))
-    layers = [params[f"layers_{number}"] for number in range(module.depth)]
+    layers = [params[f"layers_{level}"] for level in range(module.depth)]
     shown = [split(g, dense(g, x, layer["shown"]), 2) for layer in layers]
     shown = [
         (by_head(g, key, heads, each, turned=True), by_head(g, v, heads, each)) for key, v in shown
     ]
     state = {}
-    for number in range(module.depth):
-        state[f"key_{number}"] = _zeros(g, frames, heads, each, 0)
-        state[f"value_{number}"] = _zeros(g, frames, heads, 0, each)
+    for level in range(module.depth):
+        state[f"key_{level}"] = _zeros(g, frames, heads, each, 0)
+        state[f"value_{level}"] = _zeros(g, frames, heads, 0, each)
 
     def step(b: Graph, state: Mapping[str, str], ids: str, place: str):
         x = b("Mul", b("Gather", params["characters"], ids), np.float32(module.width**0.5))
         x = b("Add", x, waves(b, b("Unsqueeze", place, [0]), module.width // 2))
         x, kept = b("Unsqueeze", x, [1]), {}
-        for number, (layer, of_frames) in enumerate(zip(layers, shown)):
+        for level, (layer, of_frames) in enumerate(zip(layers, shown)):
             query, key, value = split(
                 b, dense(b, layer_norm(b, x, layer["norm1"]), layer["own"]), 3
             )
             key, value = by_head(b, key, heads, each, turned=True), by_head(b, value, heads, each)
-            key = b("Concat", state[f"key_{number}"], key, axis=3)
-            value = b("Concat", state[f"value_{number}"], value, axis=2)
-            kept |= {f"key_{number}": key, f"value_{number}": value}
+            key = b("Concat", state[f"key_{level}"], key, axis=3)
+            value = b("Concat", state[f"value_{level}"], value, axis=2)
+            kept |= {f"key_{level}": key, f"value_{level}": value}
             out, _ = attend(b, by_head(b, query, heads, each), key, value, each)
             x = b("Add", x, dense(b, out, layer["own_out"]))
             query = by_head(

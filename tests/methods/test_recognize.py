@@ -182,32 +182,27 @@ def test_calibrate_equals_numpy_over_the_real_frames_of_valid_rows():
     assert scale["mean"].dtype == jnp.float32
 
 
-def test_new_characters_extend_the_shortcut_too():
-    head = {"ctc": {"kind": "bilstm", "hidden": 4, "shortcut": 0.3, "dtype": "float32"}}
-    fresh = start(make(head)).params["heads"]["ctc"]
-    old = jax.tree.map(lambda leaf: leaf + 1.0, fresh)
-    for name in ("classify", "shortcut"):
-        old[name] = {key: leaf[..., :3] for key, leaf in old[name].items()}
+@pytest.mark.parametrize(
+    "head, names",
+    [
+        ({"kind": "bilstm"}, ("classify", "shortcut")),
+        ({"kind": "attention"}, ("classify", "shortcut", "told", "characters")),
+    ],
+)
+def test_new_characters_extend_the_shortcut_too(head, names):
+    """Of each array the old classes stay, along whichever axis they are counted."""
+    head = {"read": head | {"hidden": 4, "shortcut": 0.3, "dtype": "float32"}}
+    fresh = start(make(head)).params["heads"]["read"]
+    size, axes = 3, {"told": 0, "characters": 0}
+    fewer = lambda name: lambda leaf: jnp.take(leaf + 1.0, np.arange(size), axes.get(name, -1))
+    old = fresh | {name: jax.tree.map(fewer(name), fresh[name]) for name in names}
     new = classes.extend_classes(old, fresh)
-    for name in ("classify", "shortcut"):
-        for key, leaf in new[name].items():
-            np.testing.assert_array_equal(leaf[..., :3], old[name][key])
-            np.testing.assert_array_equal(leaf[..., 3:], fresh[name][key][..., 3:])
-
-
-def test_new_characters_extend_what_a_reader_is_told():
-    head = {"ar": {"kind": "attention", "hidden": 4, "shortcut": 0.3, "dtype": "float32"}}
-    fresh = start(make(head)).params["heads"]["ar"]
-    old = jax.tree.map(lambda leaf: leaf + 1.0, fresh)
-    for name in ("classify", "shortcut"):
-        old[name] = {key: leaf[..., :3] for key, leaf in old[name].items()}
-    old["told"], old["characters"] = {"kernel": old["told"]["kernel"][:3]}, old["characters"][:3]
-    new = classes.extend_classes(old, fresh)
-    for name in ("shortcut", "told", "characters", "classify"):
+    for name in names:
+        axis = axes.get(name, -1)
         for mine, was, start_ in zip(*(jax.tree.leaves(tree[name]) for tree in (new, old, fresh))):
-            assert mine.shape == start_.shape
-            np.testing.assert_array_equal(mine[tuple(map(slice, was.shape))], was)
-    np.testing.assert_array_equal(new["told"]["kernel"][3:], fresh["told"]["kernel"][3:])
+            kept, added = np.split(np.asarray(mine), [size], axis)
+            np.testing.assert_array_equal(kept, was)
+            np.testing.assert_array_equal(added, np.split(np.asarray(start_), [size], axis)[1])
 
 
 def test_the_features_of_a_vit_are_standardised_if_nothing_is_said():

@@ -219,7 +219,7 @@ def test_the_gradient_reaches_a_shortcut_through_its_loss_and_through_the_reader
 
 
 @pytest.mark.parametrize("kind", ONE_BY_ONE)
-def test_behind_a_shortcut_padding_changes_nothing_and_a_beam_of_one_kind_reads_alike(kind):
+def test_behind_a_shortcut_padding_changes_nothing_and_a_beam_finds_no_worse_reading(kind):
     decoder = decoders.create(CLASSES, kind, shortcut=0.3, **OPTIONS[kind])
     values, length, label, count = toy_lines(seed=2)
     fresh = jax.jit(decoder.init)(jax.random.key(1), values, length)

@@ -47,8 +47,8 @@ NEVER = -1e30  # logarithm of a probability of 0
 class Reader(nn.Module):
     """What such networks share: how they are initialised, and their classifier."""
 
-    def __call__(self, frames, length, number=None):
-        memory = self.memory(frames, length, number=number)
+    def __call__(self, frames, length):
+        memory = self.memory(frames, length)
         ids = jnp.zeros(len(frames), jnp.int32)
         return self.logits(self.step(memory, self.start(memory), ids, 0)[1])
 
@@ -102,20 +102,18 @@ class Autoregressive:
         self.front = Shortcut(network.charset_size, network.dtype) if shortcut else None
 
     def init(self, key, frames, length):
-        number = jnp.zeros(frames.shape[:2]) if self.front else None
-        params = self.network.init(key, frames, length, number)["params"]
+        params = self.network.init(key, frames, length)["params"]
         if self.front:
             params = params | self.front.init(jax.random.fold_in(key, 1), frames)["params"]
         return params
 
     def _memory(self, params, frames, length, key=None):
         """What the network keeps of the lines, and the logits of the shortcut."""
-        short, told = None, {}
-        if self.front:
-            frames, short = self.front.apply({"params": params}, frames)
-            told = {"number": numbers(short)}
-        given = (frames, length, key)
-        return self.network.apply({"params": params}, *given, **told, method="memory"), short
+        memory = functools.partial(self.network.apply, {"params": params}, method="memory")
+        if not self.front:
+            return memory(frames, length, key), None
+        frames, short = self.front.apply({"params": params}, frames)
+        return memory(frames, length, key, numbers(short)), short
 
     def loss(self, params, frames, length, label, label_length, key=None):
         apply = functools.partial(self.network.apply, {"params": params})
