@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import numpy as np
 
@@ -49,7 +49,11 @@ def group_ids(paths: Sequence[str], pattern: str | None = None) -> np.ndarray:
             f"--group_by={pattern} matches no part of {len(missed)} of {len(paths)} paths, "
             f"such as {missed[0]!r}: every path has to name its group"
         )
-    keys = [match.groups() or match.group() for match in found]
+    return numbered([match.groups() or match.group() for match in found])
+
+
+def numbered(keys: Sequence[Hashable]) -> np.ndarray:
+    """i64[n]: equal keys have one number, from 0 in order of appearance."""
     number = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     return np.array([number[key] for key in keys], np.int64)
 

@@ -12,6 +12,10 @@ With two, each data set that both have read is compared line by line. The table 
 of each rate, and its 95 % interval from a paired bootstrap. A difference counts as shown where the
 interval leaves out zero. --set names one where a run has read several and the other is a file.
 
+RUN may be several with commas, such as the seeds of one recipe: their lines are counted together,
+and the readings of one line are one in the interval by line. With two sides, the first run of A is
+compared with the first of B, and so on: RUN_A1,RUN_A2 RUN_B1,RUN_B2.
+
 With one that has read several sets, their means stand at the end: of the sets, as most papers print
 them, and of the lines. --set=a-test,b-test says over which.
 
@@ -23,21 +27,25 @@ capture groups (or whole match) are the group. The verdict then goes by groups.
 from __future__ import annotations
 
 import collections
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+import numpy as np
 from absl import app, flags
 
 from dig_jax.data import records
 from dig_jax.evaluators import intervals, scoring
 from dig_jax.text import Charset, normalize
 from dig_jax.tools import predict, program
+from dig_jax.tools.spreads import pairs, paths
 from dig_jax.tools.tables import GROUP_BY, as_text, bounds, percent
 from dig_jax.workdir import bucket, readings
-from dig_jax.workdir.read import Run
 from dig_jax.workdir.readings import Reading
 
+# What several runs read of one set: lines of the first, lines of the second, ..
+Runs = Sequence[Sequence[Reading]]
 NAMED = 10  # lines that were not read, on the terminal
 TITLES = {"cer": "CER", "wer": "WER", "word_accuracy": "word accuracy", "one_minus_ned": "1 - NED"}
 
@@ -69,6 +77,19 @@ def load(source: str, only: str | None = None) -> dict[str, list[Reading]]:
         if not all(sets.values()):
             raise ValueError(f"{source} has no line of new text: name other records in --new_to")
     return sets
+
+
+def load_all(many: Sequence[str], only: str | None = None) -> dict[str, list[list[Reading]]]:
+    """{data set: lines of each run} of the sets that all of these runs have read. Files of readings
+    are of one set, whatever their names. ValueError where there is none."""
+    if len(many) > 1 and all(bucket.path(source).is_file() for source in many):
+        only = only or "readings"
+    found = [load(source, only) for source in many]
+    common = [name for name in found[0] if all(name in sets for sets in found)]
+    if not common:
+        names = "; ".join(f"{source} {', '.join(sets)}" for source, sets in zip(many, found))
+        raise ValueError(f"no set was read by all of these runs: {names}: evaluate them on one set")
+    return {name: [sets[name] for sets in found] for name in common}
 
 
 def _all_lines(source: str, only: str | None) -> dict[str, list[Reading]]:
@@ -182,28 +203,32 @@ def _by_key(lines: Sequence[Reading]) -> dict[tuple[str, int], Reading]:
     return result
 
 
-def pairs(lines: Sequence[Reading]) -> list[scoring.Pair]:
-    return [(line.truth, line.reading) for line in lines]
+def together(many: Runs) -> list[Reading]:
+    """The lines of all runs, one behind the other."""
+    return list(itertools.chain(*many))
 
 
-def paths(lines: Sequence[Reading]) -> list[str]:
-    return [line.path for line in lines]
+def groupings(many: Runs, group_by: str | None) -> dict[str, np.ndarray]:
+    """{name: i64[n], the group of every line of `together`}: by line, where a line that several
+    runs have read is one, and by group where there is a pattern."""
+    keys = [key for lines in many for key in _by_key(lines)]
+    found = {"by line": intervals.numbered(keys)}
+    if group_by:
+        found["by group"] = intervals.group_ids(paths(together(many)), group_by)
+    return found
 
 
-def rates(lines: Sequence[Reading], rules: Sequence[str], group_by: str | None) -> str:
+def rates(many: Runs, rules: Sequence[str], group_by: str | None) -> str:
     """Table of one recogniser on one set: a row for each rule and rate, with both intervals."""
-    by_line = intervals.group_ids(paths(lines))
-    by_group = intervals.group_ids(paths(lines), group_by) if group_by else None
+    lines, groups = together(many), groupings(many, group_by)
     rows = []
     for rule in rules:
         counts = scoring.count(pairs(lines), rule)
         values = scoring.rates(counts.sum(axis=0))
         for rate, title in TITLES.items():
-            groups = [by_line] if by_group is None else [by_line, by_group]
-            found = [bounds(*intervals.interval(counts, group, rate)) for group in groups]
+            found = [bounds(*intervals.interval(counts, ids, rate)) for ids in groups.values()]
             rows.append([rule, int(counts[:, 0].sum()), title, percent(values[rate]), *found])
-    header = ["rule", "lines", "rate", "%", "by line", *(["by group"] if group_by else [])]
-    return as_text(header, rows)
+    return as_text(["rule", "lines", "rate", "%", *groups], rows)
 
 
 def means(sets: dict[str, list[Reading]], rules: Sequence[str]) -> str:
@@ -225,18 +250,14 @@ def means(sets: dict[str, list[Reading]], rules: Sequence[str]) -> str:
     return f"Means over {len(sets)} sets ({', '.join(sets)}):\n\n{table}"
 
 
-def differences(
-    a: Sequence[Reading], b: Sequence[Reading], rules: Sequence[str], group_by: str | None
-) -> str:
+def differences(a: Runs, b: Runs, rules: Sequence[str], group_by: str | None) -> str:
     """Table of two recognisers on the same lines: a row for each rule and rate."""
-    by_line = intervals.group_ids(paths(a))
-    by_group = intervals.group_ids(paths(a), group_by) if group_by else None
+    groups = groupings(a, group_by)
     rows = []
     for rule in rules:
-        counts = [scoring.count(pairs(lines), rule) for lines in (a, b)]
+        counts = [scoring.count(pairs(together(many)), rule) for many in (a, b)]
         for rate, title in TITLES.items():
-            groups = [by_line] if by_group is None else [by_line, by_group]
-            found = [intervals.compare(*counts, group, rate) for group in groups]
+            found = [intervals.compare(*counts, ids, rate) for ids in groups.values()]
             last = found[-1]
             rows.append(
                 [
@@ -246,61 +267,7 @@ def differences(
                     *(f"{last.p:.3f}", "yes" if last.is_real else "not shown"),
                 ]
             )
-    by = ["by line", "by group"] if group_by else ["by line"]
-    return as_text(["rule", "lines", "rate", "A %", "B %", "A - B", *by, "p", "real?"], rows)
-
-
-INTERVALS = ("run", "start", "labels", "data", "lines", "CER", "by line", "groups", "by group")
-
-
-class Spread(NamedTuple):
-    """The CER of one recogniser on one set, with 95 % intervals (rates; NaN where there is none).
-
-    groups: how many there are, None without a pattern; by_group is then None, too.
-    """
-
-    run: Run
-    dataset: str
-    lines: int
-    cer: float
-    by_line: tuple[float, float]
-    groups: int | None
-    by_group: tuple[float, float] | None
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """That by group where there is one, else by line."""
-        return self.by_line if self.by_group is None else self.by_group
-
-
-def spreads(many: Sequence[Run], group_by: str | None) -> list[Spread]:
-    """Each recogniser, one that only evaluates too, and each data set whose readings lie in its
-    folder. ValueError for a pattern that some path does not match.
-    """
-    found = []
-    for run in many:
-        for name in readings.datasets(run.path) if run.is_recogniser else ():
-            lines = readings.read(readings.file_of(run.path, name))
-            counts = scoring.count(pairs(lines))
-            cer = float(scoring.rates(counts.sum(axis=0))["cer"])
-            alone = intervals.interval(counts, intervals.group_ids(paths(lines)))
-            groups = intervals.group_ids(paths(lines), group_by) if group_by else None
-            number = None if groups is None else len(set(groups.tolist()))
-            together = None if groups is None else intervals.interval(counts, groups)
-            found.append(Spread(run, name, len(lines), cer, alone, number, together))
-    return found
-
-
-def interval_rows(found: Sequence[Spread]) -> list[tuple]:
-    """Rows under INTERVALS."""
-    return [
-        (
-            *(one.run.name, one.run.start, one.run.labels, one.dataset, one.lines),
-            *(percent(one.cer), bounds(*one.by_line), "-" if one.groups is None else one.groups),
-            "-" if one.by_group is None else bounds(*one.by_group),
-        )
-        for one in found
-    ]
+    return as_text(["rule", "lines", "rate", "A %", "B %", "A - B", *groups, "p", "real?"], rows)
 
 
 def errors(lines: Sequence[Reading], rule: str, most: int) -> str:
@@ -341,59 +308,75 @@ def lacking(source: str, lines: Sequence[Reading]) -> str:
     return f"The charset lacks {len(found)} characters of the truth, so they are errors: {named}."
 
 
-def heading(name: str, lines: Sequence[Reading], group_by: str | None) -> str:
+def heading(name: str, many: Runs, group_by: str | None) -> str:
     """Which set, how many lines, how many groups, and how far those carry."""
+    lines = together(many)
+    by = f" of {len(many)} runs" if len(many) > 1 else ""
     if not group_by:
-        return f"{name}: {len(lines)} lines (--group_by names what belongs together)"
+        return f"{name}: {len(lines)} lines{by} (--group_by names what belongs together)"
     number = len(set(intervals.group_ids(paths(lines), group_by).tolist()))
     few = ", too few for a sound interval" if number < intervals.FEW_GROUPS else ""
-    return f"{name}: {len(lines)} lines in {number} groups{few}"
+    return f"{name}: {len(lines)} lines{by} in {number} groups{few}"
 
 
-def one(source: str, rules: Sequence[str]) -> str:
-    """Scores, lacking characters and errors of one recogniser, set by set."""
-    parts, sets = [], load(source, ONLY.value)
-    for name, lines in sets.items():
-        parts += [heading(name, lines, GROUP_BY.value), rates(lines, rules, GROUP_BY.value)]
-        parts += filter(None, [lacking(source, lines)])
+def one(sources: Sequence[str], rules: Sequence[str]) -> str:
+    """Scores, lacking characters and errors of one recogniser, or of runs of it, set by set."""
+    parts, sets = [], load_all(sources, ONLY.value)
+    for name, many in sets.items():
+        parts += [heading(name, many, GROUP_BY.value), rates(many, rules, GROUP_BY.value)]
+        said = [lacking(source, lines) for source, lines in zip(sources, many)]
+        parts += dict.fromkeys(filter(None, said))
         if _ERRORS.value:
-            parts.append(errors(lines, rules[0], _ERRORS.value))
+            parts.append(errors(together(many), rules[0], _ERRORS.value))
     if len(sets) > 1:
-        parts.append(means(sets, rules))
+        parts.append(means({name: together(many) for name, many in sets.items()}, rules))
     return "\n\n".join(parts)
 
 
-def two(sources: Sequence[str], rules: Sequence[str]) -> str:
+def two(first: Sequence[str], second: Sequence[str], rules: Sequence[str]) -> str:
     """Differences of two recognisers, set by set. Two files, or the only sets of two runs, need not
     bear one name: the validation lines of a student lie in a folder of their own."""
-    files = all(bucket.path(source).is_file() for source in sources)
+    if len(first) != len(second):
+        raise ValueError(
+            f"A names {len(first)} runs and B {len(second)}: name as many on both sides; one may "
+            "be named twice"
+        )
+    files = all(bucket.path(source).is_file() for source in (*first, *second))
     only = ONLY.value or ("readings" if files else None)
-    a, b = (load(source, only) for source in sources)
+    a, b = (load_all(sources, only) for sources in (first, second))
     if len(a) == len(b) == 1:
         b = dict(zip(a, b.values()))
     common = [name for name in a if name in b]
     if not common:
         raise ValueError(
-            f"{sources[0]} has read {', '.join(a)} and {sources[1]} {', '.join(b)}: "
+            f"{first[0]} has read {', '.join(a)} and {second[0]} {', '.join(b)}: "
             f"evaluate both on one set"
         )
-    parts = [f"A: {sources[0]}\nB: {sources[1]}"]
+    parts = [f"A: {', '.join(first)}\nB: {', '.join(second)}"]
     for name in common:
-        left, right, alone = paired(a[name], b[name])
+        left, right, alone = zip(*(paired(*both) for both in zip(a[name], b[name])))
+        alone = sum(alone)
         note = f"; {alone} lines that only one of them has read are left out" if alone else ""
         parts.append(heading(name, left, GROUP_BY.value) + note)
         parts.append(differences(left, right, rules, GROUP_BY.value))
     return "\n\n".join(parts)
 
 
+def named(text: str) -> list[str]:
+    """The runs that one argument names; a comma may stand in the name of one that is there."""
+    folder = lambda name: program.folder(name.strip(), "a work folder")
+    many = [text] if folder(text).exists() else text.split(",")
+    return [str(folder(name)) for name in many]
+
+
 def main(argv):
-    sources = [str(program.folder(text, "a work folder")) for text in argv[1:]]
-    if not 1 <= len(sources) <= 2:
+    if not 2 <= len(argv) <= 3:
         raise app.UsageError("name one or two work folders or files of readings")
     rules = list(scoring.RULES) if _RULE.value == "all" else _RULE.value.split(",")
     for rule in rules:
         scoring.find_rule(rule)
-    print(one(sources[0], rules) if len(sources) == 1 else two(sources, rules))
+    sides = [named(text) for text in argv[1:]]
+    print(one(sides[0], rules) if len(sides) == 1 else two(*sides, rules))
 
 
 if __name__ == "__main__":

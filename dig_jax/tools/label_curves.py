@@ -30,8 +30,9 @@ from absl import app, flags
 from matplotlib import ticker
 
 from dig_jax.tools import curves, program
-from dig_jax.tools.compare import ONLY, spreads
+from dig_jax.tools.compare import ONLY
 from dig_jax.tools.html_page import SVG, plain
+from dig_jax.tools.spreads import spreads
 from dig_jax.tools.tables import GROUP_BY, as_markdown, percent
 from dig_jax.workdir import bucket
 from dig_jax.workdir import read as runs

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from absl import app, flags
 
 from dig_jax.tools import program, report_attention, report_charts, report_lines
-from dig_jax.tools.compare import INTERVALS, Spread, interval_rows, spreads
 from dig_jax.tools.html_page import document, table
+from dig_jax.tools.spreads import INTERVALS, Spread, interval_rows, spreads
 from dig_jax.tools.tables import GROUP_BY, as_text
 from dig_jax.workdir import bucket
 from dig_jax.workdir import read as runs

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 
-from dig_jax.tools.compare import Spread
 from dig_jax.tools.html_page import SVG, as_svg, plain
 from dig_jax.tools.label_curves import Point, draw
+from dig_jax.tools.spreads import Spread
 from dig_jax.workdir.read import OWN_READINGS, Run
 
 POINTS = 400  # of a curve; more would only make the page heavier

@@ -14,10 +14,10 @@ import numpy as np
 
 from dig_jax.evaluators import scoring
 from dig_jax.evaluators.reconstruction import GAP_GREY, GAP_PX, ROWS
-from dig_jax.tools.compare import pairs
 from dig_jax.tools.html_page import table
 from dig_jax.tools.report_attention import attention
 from dig_jax.tools.show_readings import marked
+from dig_jax.tools.spreads import pairs
 from dig_jax.workdir import bucket
 from dig_jax.workdir import readings as tables
 from dig_jax.workdir.read import Run

@@ -38,7 +38,7 @@ import sys
 from absl import app, flags
 
 from dig_jax.tools import program
-from dig_jax.tools.compare import INTERVALS, interval_rows, spreads
+from dig_jax.tools.spreads import INTERVALS, interval_rows, spreads
 from dig_jax.tools.tables import GROUP_BY, as_markdown
 from dig_jax.workdir import bucket, whole
 from dig_jax.workdir import read as runs

@@ -108,6 +108,61 @@ def test_lines_pair_by_path_whatever_their_order(tmp_path):
         compare.paired(lines, [Reading("n", "", "", 0)])
 
 
+def row_of(out, rate="CER"):
+    return next(row for row in out.splitlines() if row.startswith("raw") and f" {rate} " in row)
+
+
+def test_runs_of_one_recogniser_are_counted_together(tmp_path, capsys):
+    """Two runs with every error in other lines: each line has one error of both, so nothing varies
+    from line to line. As 96 lines of their own, the interval would have a width."""
+    a, b = save(tmp_path / "a", [2, 0] * 24), save(tmp_path / "b", [0, 2] * 24)
+    out = run(capsys, f"{a},{b}", "--rule=raw", "--group_by=^[^/]+")
+    assert "words: 96 lines of 2 runs in 12 groups" in out and "by line" in out
+    assert row_of(out).split(maxsplit=4)[3:] == ["10.0", "[10.0, 10.0]  [10.0, 10.0]"]
+    assert any(row.split() == ["a", "960", "0", "96", "0"] for row in out.splitlines())
+    files = ",".join(str(readings.file_of(folder, "words")) for folder in (a, b))
+    assert "readings: 96 lines of 2 runs" in run(capsys, files)
+
+
+def test_several_pairs_are_one_comparison(tmp_path, capsys):
+    """As the same readings in two joined files, whose paths say the run; and run by run, even where
+    one has lost a line."""
+    errors = {"a": [1] * 48, "b": [2, 1] * 24, "c": [3] * 48, "d": [1] * 48}
+    a, b, c, d = (save(tmp_path / name, found) for name, found in errors.items())
+    options = ["--rule=raw", "--group_by=[^/]+(?=/\\d+.png)"]
+    out = run(capsys, f"{a},{b}", f"{c}, {d}", *options)
+    assert f"A: {a}, {b}\nB: {c}, {d}\n" in out and "96 lines of 2 runs in 12 groups" in out
+    assert row_of(out).split()[3:6] == ["12.5", "20.0", "-7.5"]
+    for side, pair in {"left": (a, b), "right": (c, d)}.items():
+        lines = [
+            line._replace(path=f"{number}/{line.path}")
+            for number, folder in enumerate(pair)
+            for line in readings.read(readings.file_of(folder, "words"))
+        ]
+        readings.write(readings.file_of(tmp_path / side, "words"), lines)
+    by_group = lambda text: row_of(text).split("[")[-1]
+    assert by_group(run(capsys, tmp_path / "left", tmp_path / "right", *options)) == by_group(out)
+
+    lost = readings.file_of(c, "words")
+    readings.write(lost, readings.read(lost)[1:])
+    out = run(capsys, f"{a},{b}", f"{c},{d}", "--rule=raw")
+    assert "95 lines of 2 runs" in out and "1 lines that only one of them has read" in out
+    assert row_of(out).split()[5] == "-7.4"  # 47 lines of -2 and 48 of 0.5, of 950 characters
+    with pytest.raises(ValueError, match="A names 2 runs and B 1: name as many on both sides"):
+        run(capsys, f"{a},{b}", c)
+
+
+def test_runs_together_have_a_set_in_common(tmp_path, capsys):
+    a, b = save(tmp_path / "a", [1] * 48), save(tmp_path / "b", [1] * 48, "other")
+    with pytest.raises(ValueError, match="no set was read by all .*/a words; .*/b other"):
+        run(capsys, f"{a},{b}")
+    save(tmp_path / "b", [3] * 48)
+    out = run(capsys, f"{a},{b}", "--rule=raw")
+    assert "words: 96 lines of 2 runs" in out and "other" not in out.replace("other-", "")
+    comma = save(tmp_path / "a,b", [4] * 48)  # a folder that is there has its own name
+    assert row_of(run(capsys, comma, "--rule=raw")).split()[3] == "40.0"
+
+
 def test_files_and_sets(tmp_path, capsys):
     a = save(tmp_path / "a", [1] * 48)
     save(tmp_path / "a", [0] * 48, "more")

@@ -15,13 +15,13 @@ from absl import flags
 from absl.testing import flagsaver
 
 from dig_jax.tools import (
-    compare,
     html_page,
     report,
     report_attention,
     report_charts,
     report_lines,
     results,
+    spreads,
 )
 from dig_jax.workdir import read as runs
 from dig_jax.workdir import readings
@@ -625,7 +625,7 @@ def test_the_cer_stands_beside_the_name(workdir):
 
 def test_bars_carry_the_rate_and_its_interval(workdir):
     path = with_readings(workdir("a", evaluations(8 / 24), total={"steps": 20}))
-    (one,) = compare.spreads([runs.load(path)], None)
+    (one,) = spreads.spreads([runs.load(path)], None)
     assert one.cer == pytest.approx(8 / 24) and one.by_line[0] < one.cer < one.by_line[1]
     drawn = report_charts.bars([one])
     width, left, whole = (

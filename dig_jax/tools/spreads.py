@@ -1,0 +1,74 @@
+"""CER of many recognisers with 95 % intervals, from the readings in their work folders: what the
+tables of tools.results, the report and the pictures of tools.label_curves share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from dig_jax.evaluators import intervals, scoring
+from dig_jax.tools.tables import bounds, percent
+from dig_jax.workdir import readings
+from dig_jax.workdir.read import Run
+from dig_jax.workdir.readings import Reading
+
+
+def pairs(lines: Sequence[Reading]) -> list[scoring.Pair]:
+    return [(line.truth, line.reading) for line in lines]
+
+
+def paths(lines: Sequence[Reading]) -> list[str]:
+    return [line.path for line in lines]
+
+
+INTERVALS = ("run", "start", "labels", "data", "lines", "CER", "by line", "groups", "by group")
+
+
+class Spread(NamedTuple):
+    """The CER of one recogniser on one set, with 95 % intervals (rates; NaN where there is none).
+
+    groups: how many there are, None without a pattern; by_group is then None, too.
+    """
+
+    run: Run
+    dataset: str
+    lines: int
+    cer: float
+    by_line: tuple[float, float]
+    groups: int | None
+    by_group: tuple[float, float] | None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """That by group where there is one, else by line."""
+        return self.by_line if self.by_group is None else self.by_group
+
+
+def spreads(many: Sequence[Run], group_by: str | None) -> list[Spread]:
+    """Each recogniser, one that only evaluates too, and each data set whose readings lie in its
+    folder. ValueError for a pattern that some path does not match.
+    """
+    found = []
+    for run in many:
+        for name in readings.datasets(run.path) if run.is_recogniser else ():
+            lines = readings.read(readings.file_of(run.path, name))
+            counts = scoring.count(pairs(lines))
+            cer = float(scoring.rates(counts.sum(axis=0))["cer"])
+            alone = intervals.interval(counts, intervals.group_ids(paths(lines)))
+            groups = intervals.group_ids(paths(lines), group_by) if group_by else None
+            number = None if groups is None else len(set(groups.tolist()))
+            together = None if groups is None else intervals.interval(counts, groups)
+            found.append(Spread(run, name, len(lines), cer, alone, number, together))
+    return found
+
+
+def interval_rows(found: Sequence[Spread]) -> list[tuple]:
+    """Rows under INTERVALS."""
+    return [
+        (
+            *(one.run.name, one.run.start, one.run.labels, one.dataset, one.lines),
+            *(percent(one.cer), bounds(*one.by_line), "-" if one.groups is None else one.groups),
+            "-" if one.by_group is None else bounds(*one.by_group),
+        )
+        for one in found
+    ]
