@@ -1,9 +1,9 @@
 """Drawing one text line as if it had been printed, aged and scanned. numpy, Pillow and OpenCV; one
 rng, no other state.
 
-A line goes through: ink mask (font, spacing) -> geometry (slope, slant, wave) -> worn ink -> paper
--> both mixed -> scanner. The distances are in parts of the font size, so they look alike at any
-resolution.
+A line goes through: ink mask (font, spacing) -> geometry (uneven letters, slope, slant, wave) ->
+worn ink -> paper -> both mixed -> scanner. The distances are in parts of the font size, so they
+look alike at any resolution.
 """
 
 import functools
@@ -49,12 +49,18 @@ class Page(NamedTuple):
     """Shares of the lines, or of books that look alike, that look as scanned pages do. tight: cut
     close to their ink, as layout programs cut them. crowded: with bits of the lines above and
     below. heavy: letters thicker than drawn, as ink spreads. bitonal: in black and white, as many
-    books are scanned, with greys at the edges alone from the reduction to one height."""
+    books are scanned, with greys at the edges alone from the reduction to one height. ruled: a
+    printed line runs where the letters stand. uneven: letters differ in width, height, place and
+    slant, as a hand writes them. clean: no stain, wear or noise, as scanners that even out a page
+    leave it."""
 
     tight: float = 0.0
     crowded: float = 0.0
     heavy: float = 0.0
     bitonal: float = 0.0
+    ruled: float = 0.0
+    uneven: float = 0.0
+    clean: float = 0.0
 
 
 AS_DRAWN = Page()
@@ -77,18 +83,26 @@ def render(
     # No draw where a share is 0, so that lines of old seeds stay as they were.
     heavy = page.heavy and looks.random() < page.heavy
     stroke = size * float(looks.uniform(0.005, 0.02)) if heavy else 0.0
-    ink = bend(rng, draw(looks, text, load_font(font, size, shaped), size, stroke), size)
+    ink = draw(looks, text, load_font(font, size, shaped), size, stroke)
+    if page.uneven and looks.random() < page.uneven:
+        ink = vary(rng, ink, size)
+    ink = bend(rng, ink, size)
     if page.tight and looks.random() < page.tight:
         ink = cut(rng, ink, size)
     if page.crowded and looks.random() < page.crowded:
         other = " ".join(sorted(text.split(" "), key=lambda _: rng.random()))
         ink = crowd(rng, ink, draw(rng, other, load_font(font, size, shaped), size, stroke), size)
-    ink = wear(looks, rng, ink, size)
-    paper = make_paper(looks, rng, ink.shape, size)
+    if page.ruled and looks.random() < page.ruled:
+        ink = rule(looks, rng, ink, size)
+    clean = page.clean and looks.random() < page.clean
+    if clean:
+        ink, paper = ink.astype(np.float32) / 255, np.zeros(ink.shape, np.float32)
+    else:
+        ink, paper = wear(looks, rng, ink, size), make_paper(looks, rng, ink.shape, size)
     bitonal = page.bitonal and looks.random() < page.bitonal
     if bitonal:
         paper *= 0.5  # who scans so has evened out the shadows
-    image = scan(looks, rng, mix(looks, ink, paper, channels), size)
+    image = scan(looks, rng, mix(looks, ink, paper, channels), size, noisy=not clean)
     if bitonal:
         image = black_and_white(looks, image)
     height, width = image.shape[:2]
@@ -146,6 +160,45 @@ def bend(rng: Rng, ink: np.ndarray, size: int) -> np.ndarray:
     map_x = x[None, :] + slant * (y[:, None] - height / 2)
     map_y = y[:, None] + shift.astype(np.float32)[None, :]
     return cv2.remap(ink, map_x.astype(np.float32), map_y, cv2.INTER_LINEAR)  # outside: no ink
+
+
+def baseline(ink: np.ndarray) -> int:
+    """The row where the letters stand: below it, ink falls off the most."""
+    rows = cv2.blur(ink.sum(axis=1, dtype=np.float32)[:, None], (1, 3))[:, 0]
+    return int(np.argmax(rows[:-1] - rows[1:])) if len(rows) > 1 else 0
+
+
+def vary(rng: Rng, ink: np.ndarray, size: int) -> np.ndarray:
+    """Letters of a hand: from one to the next, width and height differ by up to a quarter, slant by
+    0.25, and the place by 0.08 font sizes; the ink has room for it afterwards."""
+    around = int(0.3 * size) + 1
+    ink = cv2.copyMakeBorder(ink, around, around, around, around, cv2.BORDER_CONSTANT, value=0)
+    height, width = ink.shape
+    strength = float(rng.uniform(0.2, 1.0))
+    # Smooth along the line, with about one free value a letter or two.
+    drift = lambda most: (
+        (2 * patches(rng, (2, width), size * float(rng.uniform(0.4, 1.2)))[0] - 1) * most * strength
+    )
+    place, taller, slant, wider = drift(0.08 * size), drift(0.25), drift(0.25), drift(0.25)
+    x, up = np.arange(width), np.arange(height) - baseline(ink)
+    map_x = (x + np.cumsum(wider - wider.mean()))[None, :] + slant * up[:, None]
+    map_y = baseline(ink) + up[:, None] * (1 + taller) + place
+    return cv2.remap(ink, map_x.astype(np.float32), map_y.astype(np.float32), cv2.INTER_LINEAR)
+
+
+def rule(looks: Rng, rng: Rng, ink: np.ndarray, size: int) -> np.ndarray:
+    """The ink and a thin straight line from end to end, near where the letters stand: printed, so
+    fainter than most pens, and now and then broken by the scan."""
+    height, width = ink.shape
+    middle = baseline(ink) + size * float(rng.uniform(-0.04, 0.14))
+    tilt = float(rng.uniform(-0.06, 0.06)) * size
+    middle = middle + tilt * np.linspace(-1, 1, width)
+    thick = max(1.2, size * float(looks.uniform(0.015, 0.05)))
+    away = np.abs(np.arange(height)[:, None] - middle[None, :])
+    line = np.clip(thick / 2 + 0.5 - away, 0, 1) * float(looks.uniform(150, 255))
+    if looks.random() < 0.3:
+        line = line * (patches(rng, (2, width), size * float(rng.uniform(0.3, 3)))[0] > 0.35)
+    return np.maximum(ink, line.astype(np.uint8))
 
 
 def cut(rng: Rng, ink: np.ndarray, size: int) -> np.ndarray:
@@ -253,12 +306,12 @@ def mix(rng: Rng, ink: np.ndarray, paper: np.ndarray, channels: int) -> np.ndarr
     return (255 * (ground + ink[:, :, None] * (colour - ground))).astype(np.float32)
 
 
-def scan(looks: Rng, rng: Rng, image: np.ndarray, size: int) -> np.ndarray:
-    """f32 in about 0..255 -> u8: out of focus and noisy, now and then."""
+def scan(looks: Rng, rng: Rng, image: np.ndarray, size: int, noisy: bool = True) -> np.ndarray:
+    """f32 in about 0..255 -> u8: out of focus and, where it may be, noisy, now and then."""
     chance = looks.random(2)
     if chance[0] < 0.5:
         image = cv2.GaussianBlur(image, (0, 0), 0.2 + float(looks.uniform(0.0, 0.045)) * size)
-    if chance[1] < 0.5:
+    if noisy and chance[1] < 0.5:
         noise = rng.standard_normal(image.shape[:2], np.float32) * float(looks.uniform(1, 10))
         image = image + (noise if image.ndim == 2 else noise[:, :, None])
     return np.clip(image + 0.5, 0, 255).astype(np.uint8)

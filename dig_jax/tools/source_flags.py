@@ -59,6 +59,9 @@ def define_source_flags(own: flags.FlagValues) -> None:
         "crowded": "with bits of the lines above and below.",
         "heavy": "in letters thicker than drawn, as ink spreads.",
         "bitonal": "in black and white, as many books are scanned.",
+        "ruled": "on ruled paper: a thin line runs where the letters stand.",
+        "uneven": "in letters that differ in size, place and slant, as those of a hand do.",
+        "clean": "without stains, wear or noise, as scanners that even out a page leave it.",
     }
     for name, what in shares.items():
         told = f"lines: share of the lines (with --books: of the books) {what}"

@@ -92,6 +92,9 @@ def examples(
     crowded: float = 0.0,
     heavy: float = 0.0,
     bitonal: float = 0.0,
+    ruled: float = 0.0,
+    uneven: float = 0.0,
+    clean: float = 0.0,
     height_px: int = 48,
     channels: int = 1,
     codec: str = "jpeg",
@@ -105,14 +108,14 @@ def examples(
     "auto", "bundled" or a folder. favour: fonts whose file name begins so get half of the lines,
     and their part of the rest. books: lines come from so many books, as in a scanned collection.
     Each has one language, font, size, paper, ink and wear of its own; 0: every line looks its own
-    way. tight, crowded, heavy, bitonal: shares of the lines, see `typeset.Page`. ValueError or
-    FileNotFoundError for what a user can mend.
+    way. tight, crowded, heavy, bitonal, ruled, uneven, clean: shares of lines, see `typeset.Page`.
+    ValueError or FileNotFoundError for what a user can mend.
     """
     if not 1 <= min_words <= max_words:
         raise ValueError(f"min_words is {min_words}: set it from 1 to max_words, {max_words}.")
     if books < 0:
         raise ValueError(f"books is {books}; give a number of books, or 0 for lines of no book.")
-    page = Page(tight, crowded, heavy, bitonal)
+    page = Page(tight, crowded, heavy, bitonal, ruled, uneven, clean)
     for name, value in page._asdict().items():
         if not 0 <= value <= 1:
             raise ValueError(f"{name} is {value}; give a share of the lines, from 0 to 1.")
@@ -143,9 +146,7 @@ def examples(
 
 
 def parse_splits(spec: str) -> dict[str, int]:
-    """ "train=4000,validation=400" -> {"train": 4000, "validation": 400}; ValueError for anything
-    else.
-    """
+    """ "train=4000,validation=400" -> {"train": 4000, "validation": 400}, or ValueError."""
     sizes: dict[str, int] = {}
     for part in spec.split(","):
         name, _, number = (piece.strip() for piece in part.partition("="))
@@ -164,8 +165,7 @@ def parse_splits(spec: str) -> dict[str, int]:
 
 def read_vocabulary(input: str | None) -> Vocabulary:
     """Our own list (rarer towards its end: Zipf's law, flattened at the head), or a text's words
-    with their counts.
-    """
+    with their counts."""
     if input is None:
         sections = re.split(r"^\[(\w+)\]\n", WORDS.read_text("utf-8"), flags=re.MULTILINE)[1:]
         words = {
