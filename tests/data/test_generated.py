@@ -255,7 +255,7 @@ def test_black_and_white_keeps_ink_and_paper_apart(channels):
         assert dark[5:10, 5:30].all() and dark.sum() == 125
 
 
-@pytest.mark.parametrize("flag", ["crowded", "heavy", "bitonal"])
+@pytest.mark.parametrize("flag", ["crowded", "heavy", "bitonal", "ruled", "uneven", "clean"])
 def test_the_share_of_lines_that_look_scanned_is_the_one_asked_for(tmp_path, flag):
     """And none of them changes what a line says."""
     flags = ("--count=40", "--fonts=bundled", "--codec=png", "--min_words=3", "--tight=1")
@@ -271,6 +271,45 @@ def test_the_share_of_lines_that_look_scanned_is_the_one_asked_for(tmp_path, fla
             for line in (none, some, all_)
         ]
         assert shares[0] < 0.1 and 0.2 < shares[1] < 0.8 and shares[2] > 0.9
+
+
+def test_a_rule_runs_from_end_to_end_where_the_letters_stand():
+    font = typeset.load_font(str(typeset.bundled_fonts()[0]), 40)
+    ink = typeset.draw(np.random.default_rng(1), "no nun sees us", font, 40)
+    feet = np.flatnonzero(ink.any(1))[-1]  # no letter hangs lower
+    assert abs(typeset.baseline(ink) - feet) <= 1
+    broken = 0
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        ruled = typeset.rule(rng, rng, ink, 40)
+        added = ruled > ink
+        assert (ruled >= ink).all() and not ink[added].all()
+        rows = np.flatnonzero(added.any(1))
+        assert feet - 6 <= rows[0] and rows[-1] <= feet + 10 and len(rows) < 10
+        broken += not (ruled > 40).any(0).all()
+    assert 1 <= broken <= 15
+    blank = typeset.rule(rng, rng, np.zeros((1, 5), np.uint8), 40)  # too low for a baseline
+    assert blank.shape == (1, 5)
+
+
+def test_uneven_letters_differ_and_none_is_lost():
+    """The letter l ten times: as drawn they are alike, as written they are not."""
+    font = typeset.load_font(str(typeset.bundled_fonts()[0]), 40)
+    ink = typeset.draw(np.random.default_rng(0), " ".join("l" * 10), font, 40)
+
+    def letters(ink):
+        count, _, boxes, _ = cv2.connectedComponentsWithStats((ink > 60).astype(np.uint8))
+        return count - 1, boxes[1:, cv2.CC_STAT_HEIGHT], boxes[1:, cv2.CC_STAT_WIDTH]
+
+    count, heights, _ = letters(ink)
+    assert count == 10 and np.ptp(heights) <= 1
+    spreads = []
+    for seed in range(12):
+        count, uneven, _ = letters(typeset.vary(np.random.default_rng(seed), ink, 40))
+        assert count == 10
+        assert (np.abs(uneven / heights[0] - 1) < 0.4).all()
+        spreads.append(np.ptp(uneven))
+    assert min(spreads) >= 1 and max(spreads) >= 5
 
 
 def test_heavy_letters_hold_the_drawn_ones_and_more():
