@@ -433,6 +433,17 @@ def test_a_reader_has_the_shortcut_that_it_needs(file, arg, weight):
     assert {head.get("shortcut") for head in heads.values()} == {weight}
 
 
+def test_a_reader_is_as_wide_as_asked_for_or_says_that_it_cannot():
+    head = lambda arg: next(iter(build("recognize/probe", arg).method.heads.values())).to_dict()
+    for reader in ("head=bilstm", "decoder=attention", "decoder=glimpse"):
+        assert head(f"{reader},hidden=64")["hidden"] == 64
+    for reader, kind in (("head=linear", "linear"), ("decoder=transformer", "transformer")):
+        with pytest.raises(ValueError, match=f"hidden=64: a {kind} reader has none, leave it out"):
+            head(f"{reader},hidden=64")
+    with pytest.raises(ValueError, match="shortcut=0.5: a linear reader has none, leave it out"):
+        head("head=linear,shortcut=0.5")
+
+
 def test_arguments_take_the_type_of_their_default():
     args = common.parse_arg(
         " size=B , lr=1e-3,steps=5,quick,", size="S", lr=0.0, steps=0, quick=False, dtype="auto"

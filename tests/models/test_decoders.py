@@ -389,6 +389,7 @@ def test_dropout_needs_a_key(kind):
         ({"kind": "attention", "depth": 2}, "depth, which kind 'attention'"),
         ({"kind": "transformer", "width": 10, "heads": 4}, "width and heads"),
         ({"kind": "glimpse", "shortcut": -0.3}, "shortcut is -0.3 .* 0 for none"),
+        ({"kind": "linear", "hidden": 64, "shortcut": 0.3}, "hidden, shortcut, .* dropout, dtype"),
     ],
 )
 def test_wrong_options_are_sentences(options, words):

@@ -58,12 +58,14 @@ def create(charset_size: int, kind: str = "linear", **options: Any) -> Decoder:
             f"{', '.join((*CTC, *READERS))}"
         )
     network = READERS.get(kind, CtcHead)
-    known = {field.name for field in dataclasses.fields(network)} - {"parent", "name"}
-    known |= {"shortcut"}
+    known = {field.name for field in dataclasses.fields(network)} | {"shortcut"}
+    known -= {"parent", "name", "kind", "charset_size"}
+    if kind == "linear":  # one dense layer
+        known = {"dropout", "dtype"}
     if wrong := sorted(options.keys() - known):
         raise ValueError(
             f"config.method.heads has {', '.join(wrong)}, which kind {kind!r} does not know: it "
-            f"takes {', '.join(sorted(known - {'kind', 'charset_size'}))}"
+            f"takes {', '.join(sorted(known))}"
         )
     if options.get("shortcut", 0.0) < 0:
         raise ValueError(
