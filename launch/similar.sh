@@ -23,21 +23,27 @@ main() { "$python" -m dig_jax.main "$@"; }
 # Under the Open Font or the Apache License. Those of fraktur have a long s; the first is a type of
 # books, drawn after one of 1901.
 fraktur=(unifrakturmaguntia unifrakturcook grenze-gotisch manufacturing-consent im-fell-english)
-hands=(alex-brush allura babylonica bad-script ballet bilbo-swash-caps birthstone carattere caveat
-  cedarville-cursive cherry-swash comforter cookie corinthia courgette covered-by-your-grace
-  damion dancing-script delius eagle-lake ephesis euphoria-script felipa gochi-hand grape-nuts
-  great-vibes herr-von-muellerhoff homemade-apple indie-flower italianno jim-nightshade
-  just-me-again-down-here kalam kaushan-script kolker-brush la-belle-aurore love-light
-  luxurious-script marck-script mea-culpa miss-fajardose montecarlo mr-dafoe mrs-sheppards
-  nothing-you-could-do parisienne patrick-hand petit-formal-script pinyon-script playwrite-it-trad
-  playwrite-us-trad reenie-beanie rock-salt sacramento satisfy send-flowers sevillana
-  shadows-into-light style-script sue-ellen-francisco tangerine whisper yellowtail)
+hands=(alex-brush allura annie-use-your-telescope architects-daughter bad-script bilbo-swash-caps
+  birthstone carattere caveat cedarville-cursive comforter coming-soon cookie corinthia
+  covered-by-your-grace dancing-script dawning-of-a-new-day delicious-handrawn delius
+  edu-nsw-act-cursive edu-qld-beginner edu-vic-wa-nt-beginner ephesis euphoria-script fuzzy-bubbles
+  gloria-hallelujah gochi-hand grape-nuts great-vibes handlee herr-von-muellerhoff homemade-apple
+  indie-flower italianno just-another-hand just-me-again-down-here kalam klee-one kolker-brush
+  la-belle-aurore love-light loved-by-the-king luxurious-script mali mansalva marck-script
+  mea-culpa montecarlo mynerve nanum-pen-script neucha nothing-you-could-do pangolin parisienne
+  patrick-hand petit-formal-script pinyon-script playwrite-br playwrite-cl playwrite-es
+  playwrite-hu playwrite-it-trad playwrite-mx playwrite-pl playwrite-us-trad qwigley reenie-beanie
+  rouge-script ruthie sacramento satisfy schoolbell sedgwick-ave send-flowers shadows-into-light
+  shantell-sans short-stack style-script sue-ellen-francisco sunshiney swanky-and-moo-moo tangerine
+  the-girl-next-door waiting-for-the-sunrise whisper yellowtail yomogi zen-kurenaido zeyada)
 kind=${2:-}
 case $kind in
   fraktur) set=archiscribe names=("${fraktur[@]}") long=1900
     words=(--language=de --long_s --before_1830=0.4) page=(--crowded=0.5 --bitonal=0.7)
-    page+=(--heavy=0.5 --favour=unifrakturmaguntia) ;;
-  hands) set=copiste_hw_fr names=("${hands[@]}") words=(--language=fr) long=2600 page=() ;;
+    page+=(--tight=0.85 --heavy=0.5 --favour=unifrakturmaguntia --max_words=6) ;;
+  hands) set=copiste_hw_fr names=("${hands[@]}") words=(--language=fr) long=2600
+    page=(--tight=0.95 --crowded=0.3 --bitonal=0.8 --clean=0.9 --ruled=0.85 --uneven=0.9)
+    page+=(--min_words=2 --max_words=9 --height_px=80) ;;
   *) [ "$1" = table ] || { echo "KIND is '$kind': fraktur or hands" >&2; exit 2; } ;;
 esac
 fonts=$records/fonts/$kind start=$runs/$kind-$seed
@@ -63,7 +69,7 @@ case $1 in
     [ -f "$fonts/words.txt" ] ||
       "$python" -m dig_jax.tools.word_list "${words[@]}" --output="$fonts/words.txt"
     [ -d "$records/$kind" ] || "$python" -m dig_jax.tools.make_records --source=lines --seed=1 \
-      --input="$fonts/words.txt" --fonts="$fonts" --tight=0.85 "${page[@]}" --max_words=6 \
+      --input="$fonts/words.txt" --fonts="$fonts" "${page[@]}" \
       --splits=train=10000,validation=300 --output="$records/$kind" ;;
   train)
     config=scratch:size=cnn48,patch=32x4,head=bilstm2,batch=16,steps=${STEPS:-1600},seed=$seed
