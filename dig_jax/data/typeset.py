@@ -180,9 +180,10 @@ def vary(rng: Rng, ink: np.ndarray, size: int) -> np.ndarray:
         (2 * patches(rng, (2, width), size * float(rng.uniform(0.4, 1.2)))[0] - 1) * most * strength
     )
     place, taller, slant, wider = drift(0.08 * size), drift(0.25), drift(0.25), drift(0.25)
-    x, up = np.arange(width), np.arange(height) - baseline(ink)
-    map_x = (x + np.cumsum(wider - wider.mean()))[None, :] + slant * up[:, None]
-    map_y = baseline(ink) + up[:, None] * (1 + taller) + place
+    base = baseline(ink)
+    below = (np.arange(height) - base)[:, None]
+    map_x = np.arange(width) + np.cumsum(wider - wider.mean()) + slant * below
+    map_y = base + below * (1 + taller) + place
     return cv2.remap(ink, map_x.astype(np.float32), map_y.astype(np.float32), cv2.INTER_LINEAR)
 
 
