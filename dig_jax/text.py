@@ -18,12 +18,13 @@ import unicodedata
 from collections.abc import Iterable
 
 import numpy as np
-from bidi.algorithm import get_display
+from bidi import algorithm as bidi
 
 BLANK = 0
-# Zero-width space, word joiner, byte order mark: nobody sees them. (The joiners U+200C and U+200D
-# stay, which change how letters look.)
-INVISIBLE = {0x200B: None, 0x2060: None, 0xFEFF: None}
+# Zero-width space, word joiner, byte order mark, and the marks of writing direction: nobody sees
+# them. (The joiners U+200C and U+200D stay, which change how letters look.)
+DIRECTED = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+INVISIBLE = dict.fromkeys((0x200B, 0x2060, 0xFEFF, *DIRECTED))
 
 
 def normalize(text: str) -> str:
@@ -50,6 +51,8 @@ def alphanumeric(text: str) -> str:
 
 RIGHT_TO_LEFT = ("R", "AL")  # bidirectional classes of Hebrew, Arabic and their relatives
 STRONG = ("L", *RIGHT_TO_LEFT)
+# Marks, joiners and soft hyphens, embeddings and isolates: what belongs to the letter before it.
+BEHIND = frozenset("NSM BN LRE RLE LRO RLO PDF LRI RLI FSI PDI".split())
 
 
 def has_right_to_left(text: str) -> bool:
@@ -68,6 +71,7 @@ def direction_of(text: str) -> str:
 def base_direction(texts: Iterable[str]) -> str:
     """The direction in which most lines with right-to-left letters begin; "" without such a
     line."""
+    texts = map(normalize, texts)
     begins = [direction_of(text) for text in texts if has_right_to_left(text)]
     return max("RL", key=begins.count) if begins else ""
 
@@ -75,12 +79,10 @@ def base_direction(texts: Iterable[str]) -> str:
 def to_visual(text: str, base: str | None = None) -> str:
     """A line in the order of its picture, left to right (Unicode bidi, UAX #9); brackets as drawn.
 
-    base: "L" or "R", where the line begins; None = by its first letter. A combining mark stays
-    behind its letter.
+    base: "L" or "R", where the line begins; None = by its first letter. Combining marks, joiners
+    and soft hyphens stay behind their letter.
     """
-    if not has_right_to_left(text):
-        return text
-    return _marks_behind(get_display(text, base_dir=base or direction_of(text)))
+    return "".join(char for _, char in _drawn(text, base))
 
 
 def to_logical(visual: str, base: str) -> str:
@@ -96,18 +98,54 @@ def to_logical(visual: str, base: str) -> str:
     return next((line for line in lines if to_visual(line) == visual), lines[0])
 
 
-def _marks_behind(text: str) -> str:
-    """Reversing a line puts its marks before their letters; this puts them behind again (L3)."""
-    chars, marks = [], []
-    for char in text:
-        kind = unicodedata.bidirectional(char)
-        if kind == "NSM":
-            marks.append(char)
-            continue
-        # Marks behind a letter from the left are in place; those before one from the right not.
-        chars += [char, *reversed(marks)] if kind in RIGHT_TO_LEFT else [*marks, char]
-        marks = []
-    return "".join(chars + marks)
+def logical_order(visual: str, text: str) -> list[int]:
+    """Numbers of the characters of `visual` in the order of `text`, which `to_logical` made of it.
+
+    From left to right where the text was not made so.
+    """
+    for side in "RL":
+        line = _drawn(visual, side)
+        if text == "".join(char for _, char in line):
+            return [number for number, _ in line]
+    return list(range(len(visual)))
+
+
+def _drawn(text: str, base: str | None) -> list[tuple[int, str]]:
+    """(its number in the text, character as drawn) from left to right."""
+    if not has_right_to_left(text):
+        return list(enumerate(text))
+    # The algorithm sees letters only: rule X9 would drop joiners, and reversing would put marks
+    # before their letters (L3). behind[0] has no letter before it.
+    letters: list[int] = []
+    behind: list[list[int]] = [[]]
+    for number, char in enumerate(text):
+        if unicodedata.bidirectional(char) in BEHIND:
+            behind[-1].append(number)
+        else:
+            letters.append(number)
+            behind.append([])
+    line = [(number, text[number]) for number in behind[0]]
+    for place, char in _reordered([text[number] for number in letters], base or direction_of(text)):
+        line.append((letters[place], char))
+        line += [(number, text[number]) for number in behind[place + 1]]
+    return line
+
+
+def _reordered(letters: Iterable[str], base: str) -> list[tuple[int, str]]:
+    """The steps of `bidi.algorithm.get_display`, which keep the number of each letter."""
+    level = bidi.PARAGRAPH_LEVELS[base]
+    line = bidi.get_empty_storage() | {"base_level": level, "base_dir": base}
+    bidi.get_embedding_levels(letters, line)
+    for number, char in enumerate(line["chars"]):
+        char["number"] = number
+        char["type"] = char["type"] or "L"  # not yet in Python's tables
+    bidi.calc_level_runs(line)
+    bidi.resolve_weak_types(line)
+    bidi.resolve_neutral_types(line, False)
+    bidi.resolve_implicit_levels(line, False)
+    bidi.reorder_resolved_levels(line, False)
+    bidi.apply_mirroring(line, False)
+    return [(char["number"], char["ch"]) for char in line["chars"]]
 
 
 # ---- characters and ids

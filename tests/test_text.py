@@ -4,6 +4,7 @@ import unicodedata
 
 import numpy as np
 import pytest
+from bidi.algorithm import get_display
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ from dig_jax.text import (
     alphanumeric,
     base_direction,
     direction_of,
+    logical_order,
     normalize,
     to_logical,
     to_visual,
@@ -175,6 +177,77 @@ def test_mixed_lines_come_back_to_the_same_picture(words, latin, first):
     line = " ".join(parts if first else parts[::-1])
     assert to_logical(to_visual(line), direction_of(line)) == line
     assert to_visual(to_logical(to_visual(line), "L")) == to_visual(line)
+
+
+PERSIAN = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \u0628\u0647 \u062e\u0627\u0646\u0647"
+HIDDEN = st.sampled_from(
+    ["", "\u200c", "\u200d", "\u00ad", "\u05b8", "\u05b8\u200d", "\u200d\u0308"]
+)
+PIECES = st.tuples(st.sampled_from(["\u05e9", "\u0645", "a", "7", ",", "(", " "]), HIDDEN)
+
+
+@pytest.mark.parametrize(
+    "text", [PERSIAN, f"abc {PERSIAN}", "\u200d" + SHALOM, "a\u00adb " + SHALOM]
+)
+def test_joiners_are_read_and_written(text):
+    for base in "RL":
+        charset = Charset.from_texts([text], base)
+        ids, unknown = charset.encode(text)
+        assert set(charset.chars) == set(text) and not unknown
+        assert len(ids) == len(text)
+    charset = Charset.from_texts([text], base_direction([text]))
+    assert charset.decode(charset.encode(text)[0]) == text
+
+
+@given(st.lists(PIECES, min_size=1))
+@settings(max_examples=200, deadline=None)
+def test_nothing_hidden_is_lost_or_moves_a_letter(pieces):
+    """The letters stand as the algorithm puts them; each keeps what is behind it."""
+    letters, line = ("".join(parts) for parts in (next(zip(*pieces)), map("".join, pieces)))
+    for base in "RL":
+        assert to_visual(letters, base) == (
+            get_display(letters, base_dir=base) if set(letters) & set("\u05e9\u0645") else letters
+        )
+        drawn, moved = to_visual(line, base), iter(to_visual(letters, base))
+        assert sorted(drawn.translate(TURNED)) == sorted(line.translate(TURNED))
+        assert all(next(moved) == char for char in drawn if char in LETTERS)
+        behind = sorted((a, b) for a, b in pieces if a not in "()")
+        assert sorted(pair for pair in clusters(drawn) if pair[0] not in "()") == behind
+
+
+LETTERS = frozenset("\u05e9\u0645a7,() ")
+TURNED = str.maketrans(")", "(")
+
+
+def clusters(line):
+    found = []
+    for char in line:
+        found += [[char, ""]] if char in LETTERS else []
+        found[-1][1] += char if char not in LETTERS else ""
+    return [tuple(pair) for pair in found]
+
+
+@given(st.text(), st.sampled_from("RL"))
+@settings(max_examples=200, deadline=None)
+def test_any_text_has_a_picture_with_all_its_characters(text, base):
+    line = SHALOM + text + "\u2067\u05d0\u202c"
+    order = logical_order(to_visual(line, base), to_logical(to_visual(line, base), base))
+    assert sorted(order) == list(range(len(line))) == list(range(len(to_visual(line, base))))
+    assert Charset.from_texts([line], base).encode(line)[1] == []
+
+
+@pytest.mark.parametrize("text", PICTURES)
+def test_the_order_of_a_reading_names_the_places_of_its_characters(text):
+    drawn, turned = to_visual(text), str.maketrans("()", "((")
+    found = "".join(drawn[i] for i in logical_order(drawn, text))
+    assert found.translate(turned) == text.translate(turned)
+
+
+def test_marks_of_writing_direction_are_no_characters():
+    for code in (0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A)):
+        charset = Charset.from_texts([f"{chr(code)}{SHALOM} abc"], "R")
+        assert charset == Charset.from_texts([f"{SHALOM} abc"], "R"), hex(code)
+    assert base_direction([f"\u200eabc {SHALOM}", f"\u200e{SHALOM}", f"\u200e{SHALOM}"]) == "R"
 
 
 def test_the_base_is_chosen_by_the_lines_with_right_to_left_letters():

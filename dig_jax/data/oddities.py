@@ -11,7 +11,7 @@ from dig_jax.text import INVISIBLE, normalize
 MAX_SIDE_PX = 65535  # the index holds u16
 MAX_LABEL_CHARS = 10_000  # a label array is as wide as the longest label, for every line of a batch
 UPRIGHT = 2  # times higher than wide: a line that runs downwards
-BIDI = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+HIDDEN = frozenset(map(chr, INVISIBLE))
 NAME = re.compile(r"\w[\w.-]*")
 
 
@@ -27,8 +27,8 @@ def label_fault(text: str) -> str:
 
 
 class Oddities(dict[str, Any]):
-    """Counts of what is kept though odd, JSON: "invisible", "directed", "upright" and the first
-    upright one, "such"."""
+    """Counts of what is kept though odd, JSON: "invisible", "upright" and the first upright
+    one, "such"."""
 
     def checked(
         self, example: Example, report: Report
@@ -55,9 +55,8 @@ class Oddities(dict[str, Any]):
             self.count("upright")
             self.setdefault("such", shown(id))
         if text is not None:
-            self.count("invisible", any(chr(code) in text for code in INVISIBLE))
+            self.count("invisible", not HIDDEN.isdisjoint(text))
             text = normalize(text)
-            self.count("directed", not BIDI.isdisjoint(text))
             if fault := label_fault(text):
                 report.skip(id, fault)
                 text = None
@@ -84,12 +83,7 @@ class Oddities(dict[str, Any]):
             )
         if self.get("invisible"):
             notes.append(
-                f"{self['invisible']} labels held zero-width characters (such as U+200B), which "
-                "are taken out"
-            )
-        if self.get("directed"):
-            notes.append(
-                f"{self['directed']} labels hold marks of writing direction (such as U+202E), "
-                "which are kept as characters"
+                f"{self['invisible']} labels held zero-width characters (such as U+200B) or marks "
+                "of writing direction (such as U+202E), which are taken out"
             )
         return notes

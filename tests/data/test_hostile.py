@@ -251,6 +251,7 @@ def test_labels_that_cannot_be_learnt_are_named_and_their_images_kept(tmp_path, 
     assert (found[0].text is not None) == kept and len(found) == 1
     assert [reason in r for r in report.reasons] == ([True] if reason else [])
     assert bool(report.notes) == ("\u202e" in text)
+    assert "\u202e" not in (found[0].text or "")  # nobody sees it
 
 
 def test_a_hostile_index_cannot_ask_for_gigabytes(tmp_path):
