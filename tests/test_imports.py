@@ -25,7 +25,7 @@ PICTURE = """
     train          text trees hosts sharding prng data methods losses models evaluators workdir config
     load           text trees hosts sharding data methods models workdir config interop
     interop        text trees hosts sharding data methods models workdir config load
-    pages          data
+    pages          data text
     main           train hosts config
     tools          *
     __main__       *

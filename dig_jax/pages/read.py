@@ -19,6 +19,7 @@ from dig_jax.data.extras import need
 from dig_jax.data.images import SUFFIXES, BadImage, Store
 from dig_jax.data.sizes import BadRecord, open_image
 from dig_jax.pages import clean, locate, order
+from dig_jax.text import logical_order
 
 MAX_PIXELS = 100_000_000  # A3 at 600 dpi has 70 million
 PDF_DPI = 300
@@ -297,14 +298,15 @@ def text_line(
 
 def spans(reading: Any) -> list[tuple[float, float, float]]:
     """(confidence, left, right) in px of the words of a reading, in the order of its text."""
+    visual = "".join(each.char for each in reading.characters)
+    ordered = [reading.characters[i] for i in logical_order(visual, reading.text)]
     found, part = [], []
-    for each in [*reading.characters, None]:
+    for each in [*ordered, None]:
         if each is not None and each.char != " ":
             part.append(each)
             continue
         sure = float(np.mean([c.confidence for c in part])) if part else 0.0
-        at = (part[0].left, part[-1].right) if part else (0.0, 0.0)
+        at = (min(c.left for c in part), max(c.right for c in part)) if part else (0.0, 0.0)
         found.append((sure, *at))
         part = []
-    # Characters go from left to right; the text of a right-to-left script does not.
-    return found if "".join(c.char for c in reading.characters) == reading.text else found[::-1]
+    return found

@@ -11,7 +11,9 @@ import pytest
 from absl import flags
 from PIL import Image
 
+from dig_jax.load import Character, Reading
 from dig_jax.pages import clean, read
+from dig_jax.text import to_visual
 from dig_jax.tools import read as tool
 from tests.pages import composed
 
@@ -108,12 +110,47 @@ def test_spelling_is_mended_word_by_word(page):
     assert [word.text for word in result.lines[0].words] == ["WORD", "1"]
 
 
-def test_words_of_right_to_left_lines_have_their_places():
-    from dig_jax.load import Character, Reading
+def seen(picture, text):
+    """A reading whose characters stand at 0 to 1, 1 to 2 and so on."""
+    letters = [Character(char, 0.5, i, i + 1) for i, char in enumerate(picture)]
+    return Reading("", text, 0.5, letters)
 
-    letters = [Character(c, 0.5, i, i + 1) for i, c in enumerate("ab cde")]
-    assert read.spans(Reading("", "ab cde", 0.5, letters)) == [(0.5, 0, 2), (0.5, 3, 6)]
-    assert read.spans(Reading("", "edc ba", 0.5, letters)) == [(0.5, 3, 6), (0.5, 0, 2)]
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "ab cde",
+        "שלום עולם",
+        "שלום abc def עולם",
+        "abc שלום עולם",
+        "שלום 12 (אב), abc!",
+        "می\u200cخواهم به خانه",
+        "אבא אבא",
+    ],
+)
+def test_words_of_right_to_left_lines_have_their_places(text):
+    picture, spans = to_visual(text), read.spans(seen(to_visual(text), text))
+    assert len(spans) == len(text.split(" ")) and len(set(spans)) == len(spans)
+    letters = lambda word: sorted(char for char in word if char not in "(),.!")
+    for word, (sure, left, right) in zip(text.split(" "), spans):
+        assert letters(picture[left:right]) == letters(word) and sure == 0.5
+    if text == "אבא אבא":  # the first word of a text stands at the right, whatever it says
+        assert spans[0] == (0.5, 4, 7)
+
+
+def test_characters_learnt_in_the_order_of_the_text_keep_it():
+    assert read.spans(seen("שלום אב", "שלום אב")) == [(0.5, 0, 4), (0.5, 5, 7)]
+
+
+def test_files_place_the_words_of_mixed_lines(page):
+    """All formats take the words' boxes from one place."""
+    text = "שלום abc def עולם"
+    reader = type("", (), {"stream": lambda self, images, _: map(lambda one: placed(*one), images)})
+    placed = lambda name, image: seen(to_visual(text), text)
+    (result,) = read.read([read.find("page", page)], reader(), both_ways=False)
+    assert [word.text for word in result.lines[0].words] == text.split(" ")
+    left = {word.text: word.polygon[:, 0].min() for word in result.lines[0].words}
+    assert sorted(left, key=left.get) == ["עולם", "abc", "def", "שלום"]
 
 
 def test_a_pdf_is_read_page_by_page(page, tmp_path):
