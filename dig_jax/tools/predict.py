@@ -23,6 +23,7 @@ import collections
 import json
 import os
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -139,7 +140,8 @@ def parsed(line: str, number: int, as_json: bool) -> tuple[str, str, float | Non
     if as_json:
         try:
             row = json.loads(line)
-            return row["path"], row.get("text", ""), row.get("confidence")
+            text = "" if "error" in row else row["text"]
+            return row["path"], text, row.get("confidence")
         except (KeyError, TypeError, AttributeError):
             raise ValueError from None
     cells = line.split("\t")
@@ -147,6 +149,16 @@ def parsed(line: str, number: int, as_json: bool) -> tuple[str, str, float | Non
         raise ValueError
     path, text, sure, _, _ = cells
     return (plain(path), plain(text), float(sure) if sure else None) if number else None
+
+
+def begun(line: str, number: int, as_json: bool) -> bool:
+    """Whether an unfinished line of a file can be one of ours, cut off."""
+    if not as_json:
+        return number > 0 or "\t".join(COLUMNS).startswith(line)
+    whole = re.match(r'\{"path": "(?:[^"\\]|\\.)*"', line)
+    rest = line[whole.end() :] if whole else line
+    starts = (', "text": "', ', "error": "') if whole else ('{"path": "',)
+    return any(rest.startswith(start) or start.startswith(rest) for start in starts)
 
 
 class Table:
@@ -170,16 +182,18 @@ class Table:
         """Bytes of whole lines, whose names are noted; an unfinished line is read again."""
         size = 0
         with open(path, "rb") as file:
-            for number, line in enumerate(file):
-                if not line.endswith(b"\n"):
-                    break
-                self._note(path, number, line.decode("utf-8", "replace").rstrip("\n"))
-                size += len(line)
+            for number, data in enumerate(file):
+                line = data.decode("utf-8", "replace")
+                self._note(path, number, line)
+                size += len(data) * line.endswith("\n")
         return size
 
     def _note(self, path: pathlib.Path, number: int, line: str) -> None:
         try:
-            if row := parsed(line, number, self.json):
+            if not line.endswith("\n"):
+                if not begun(line, number, self.json):
+                    raise ValueError
+            elif row := parsed(line.rstrip("\n"), number, self.json):
                 self.done[row[0]] += 1
         except ValueError:
             raise ValueError(

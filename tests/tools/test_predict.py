@@ -100,6 +100,44 @@ def test_wrong_names_are_refused_in_one_sentence(folder, reader, tmp_path):
     assert (tmp_path / "mine.tsv").read_text() == "my notes\n"
 
 
+FOREIGN = {
+    "notes.tsv": "my only notes, one line and no line end",
+    "list.tsv": "path\tlabel",
+    "run.json": '{"lr": 0.1}',
+    "paths.jsonl": '{"path": "a.png", "label": "b"}',
+    "names.jsonl": "a.png",
+    "labels.jsonl": '{"path": "a.png", "label": "b"}\n',
+    "last.jsonl": '{"path": "a.png", "text": "b"}\n{"line": 2}',
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_file_that_is_not_ours_stays_as_it_is(tmp_path, name):
+    (tmp_path / name).write_text(FOREIGN[name])
+    with pytest.raises(ValueError, match=r"exists and line [12] is no reading: name another file"):
+        predict.Table(tmp_path / name)
+    assert (tmp_path / name).read_text() == FOREIGN[name]
+
+
+@pytest.mark.parametrize("name", ["a.tsv", "a.jsonl"])
+def test_a_file_of_ours_is_gone_on_with_wherever_it_was_cut(tmp_path, name):
+    def write(rows):
+        table = predict.Table(tmp_path / name)
+        for row in rows:
+            if not table.done[row.name]:
+                table.write(row)
+        table.close()
+        return (tmp_path / name).read_bytes()
+
+    good, bad = load.Reading('é"\\/1', "ä", 0.5, []), load.Reading("2", "", 0.0, [], "bad")
+    for rows in ((good, bad), (bad, good)):
+        (tmp_path / name).unlink(missing_ok=True)
+        whole = write(rows)
+        for size in range(len(whole)):
+            (tmp_path / name).write_bytes(whole[:size])
+            assert write(rows) == whole, size
+
+
 def test_a_program_searches_and_spells_as_its_flags_say(folder, tmp_path):
     """A real process: texts for an n-gram, words for the spelling; then those that cannot be."""
     run = readers.run(tmp_path / "run", readers.records(tmp_path / "records"))
