@@ -162,10 +162,15 @@ def begun(line: str, number: int, as_json: bool) -> bool:
 
 
 class Table:
-    """The file of readings, or the terminal (path None). `done`: how often it holds which name."""
+    """The file of readings, or the terminal (path None).
+
+    done, bad: how often it holds which name, and how often as a bad image. skipped: what `lacks`
+    left out so far, (lines that were read, images that were not readable).
+    """
 
     def __init__(self, path: pathlib.Path | None):
-        self.path, self.done = path, collections.Counter[str]()
+        self.path, self.skipped = path, (0, 0)
+        self.done, self.bad = collections.Counter[str](), collections.Counter[str]()
         self.json = path is not None and path.suffix in (".jsonl", ".json")
         if path is None:
             self.file = sys.stdout
@@ -195,6 +200,7 @@ class Table:
                     raise ValueError
             elif row := parsed(line.rstrip("\n"), number, self.json):
                 self.done[row[0]] += 1
+                self.bad[row[0]] += row[2] is None
         except ValueError:
             raise ValueError(
                 f"--output={path} exists and line {number + 1} is no reading: name another file"
@@ -202,12 +208,15 @@ class Table:
 
     def lacks(self, images: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
         """Those of (name, image) that it does not hold. Two sets may have records of one name."""
-        left = self.done.copy()
+        left, bad = self.done.copy(), self.bad.copy()
         for name, image in images:
-            if left[name]:
-                left[name] -= 1
-            else:
+            if not left[name]:
                 yield name, image
+                continue
+            left[name] -= 1
+            was_bad, (lines, wrong) = bad[name] > 0, self.skipped
+            bad[name] -= was_bad
+            self.skipped = lines + (not was_bad), wrong + was_bad
 
     def write(self, reading: Any) -> None:
         self.file.write((as_json if self.json else as_row)(reading) + "\n")
@@ -247,13 +256,17 @@ def read_all(
     return lines, bad
 
 
-def summary(lines: int, bad: int, skipped: int, seconds: float, parts: dict[str, float]) -> str:
-    """Sentences for the terminal: how many lines, how fast, and where the time went."""
+def summary(
+    lines: int, bad: int, skipped: tuple[int, int], seconds: float, parts: dict[str, float]
+) -> str:
+    """Sentences for the terminal: how many lines, how fast, and where the time went. skipped: as
+    in `Table`."""
     once = parts.get("load", 0.0) + parts.get("compile", 0.0)
     each = {name: parts.get(name, 0.0) for name in ("decode", "prepare", "network", "text")}
     each["other"] = max(0.0, seconds - once - sum(each.values()))
     shares = ", ".join(f"{name} {1000 * t / max(lines, 1):.2f} ms" for name, t in each.items())
-    again = f"; {skipped} were read before" if skipped else ""
+    again = f"; {skipped[0]} were read before" if any(skipped) else ""
+    again += f" and {skipped[1]} could not be" if skipped[1] else ""
     rate = lines / max(seconds - once, 1e-9)
     cpu = lines / max(parts.get("cpu", 0.0), 1e-9)
     return (
@@ -278,11 +291,11 @@ def main(argv: list[str]) -> int:
     parts["load"] = time.perf_counter() - start
     table, cpu = Table(pathlib.Path(FLAGS.output) if FLAGS.output else None), time.process_time()
     lines, bad = read_all(reader, argv[1:], table, FLAGS.batch_size, correct)
-    skipped = table.done.total()
     parts["cpu"] = time.process_time() - cpu - parts["compile_cpu"]
     seconds = time.perf_counter() - start
-    print(summary(lines, bad, skipped, seconds, parts), file=sys.stderr)
-    return 1 if bad and not lines and not skipped else 0
+    print(summary(lines, bad, table.skipped, seconds, parts), file=sys.stderr)
+    read, wrong = lines + table.skipped[0], bad + table.skipped[1]
+    return 1 if wrong and not read else 0
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import io
 import json
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -56,6 +57,25 @@ def test_an_interrupted_table_is_gone_on_with(folder, reader, tmp_path):
         assert cut.read_bytes() == whole
         (lines, bad), _ = read(reader, [folder / "images"], cut)
         assert (lines, bad) == (0, 0) and cut.read_bytes() == whole
+
+
+def test_what_was_not_asked_for_is_not_counted(folder, reader, tmp_path, monkeypatch, capsys):
+    """A file holds lines of other folders, and an image that was bad is bad the second time."""
+    (tmp_path / "bad.png").write_bytes(b"no image")
+    flags = types.SimpleNamespace(output=str(tmp_path / "all.tsv"), batch_size=4)
+    monkeypatch.setattr(predict, "FLAGS", flags)
+    monkeypatch.setattr(predict.reader_flags, "spelling", lambda: None)
+    monkeypatch.setattr(predict.reader_flags, "reader", lambda: reader)
+    count, only = len(readers.TEXTS), str(tmp_path / "bad.png")
+    for names, code, said in (
+        ([folder / "images"], 0, f"{count} lines read, 1 could not be\n"),
+        ([only], 1, "0 lines read, 1 could not be\n"),
+        ([only], 1, "0 lines read, 0 could not be; 0 were read before and 1 could not be\n"),
+        ([folder / "images"], 0, f"; {count} were read before and 1 could not be\n"),
+        ([folder / "images" / "below"], 0, f"; {count} were read before\n"),
+    ):
+        assert predict.main(["predict", *map(str, names)]) == code
+        assert said in capsys.readouterr().err
 
 
 def test_names_that_two_sets_share_are_read_of_both(folder, reader, tmp_path):
@@ -168,10 +188,13 @@ def test_a_program_searches_and_spells_as_its_flags_say(folder, tmp_path):
 
 def test_the_summary_says_where_the_time_went():
     parts = {"load": 1.0, "compile": 2.0, "decode": 0.5, "network": 1.5, "cpu": 2.0}
-    words = predict.summary(100, 1, 5, 7.0, parts)
-    assert "100 lines read, 1 could not be; 5 were read before" in words
+    words = predict.summary(100, 1, (5, 0), 7.0, parts)
+    assert "100 lines read, 1 could not be; 5 were read before\n" in words
     assert (
         "25 lines/s, 50 a second of CPU time" in words
         and "network 15.00 ms" in words
         and "other 20.00 ms" in words
     )
+    words = predict.summary(0, 0, (0, 2), 7.0, parts)
+    assert "0 lines read, 0 could not be; 0 were read before and 2 could not be\n" in words
+    assert "before" not in predict.summary(0, 1, (0, 0), 7.0, parts)
