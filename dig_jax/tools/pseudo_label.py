@@ -7,8 +7,9 @@ A reader trained on few labels labels the rest, and a second one learns from bot
 workshop 2013; with augmentation: Xie et al., arXiv 1911.04252). Of the run's training records, the
 lines that it learnt from keep their labels. Every other line gets the reader's text, and the least
 confident ones are left out. True labels of those lines are not read. The validation split is copied
-as it is. --texts lets an n-gram help to read; labels of the lines to be read are refused. A further
-round reads with the student, and --first names the run that had true labels:
+as it is, unless it is trained on. --texts lets an n-gram help to read; labels of the lines to be
+read are refused. A further round reads with the student, and --first names the run that had true
+labels:
 
     python -m dig_jax.tools.pseudo_label --model=runs/two --first=runs/one --output=records/2
 
@@ -148,7 +149,11 @@ def make(
     report = writer.Report()
     own = own_labels(reader, rest, keep, batch_size, report)
     validation = []
-    for path in dict.fromkeys(str(one.path) for one in rest.sets):
+    taught = {os.path.realpath(one.path) for one in rest.sets if one.split == "validation"}
+    for path in {os.path.realpath(one.path): str(one.path) for one in rest.sets}.values():
+        if os.path.realpath(path) in taught:
+            report.notes.append(f"{path}@validation is trained on, so no line validates there")
+            continue
         try:
             validation.append(records.open_sets(f"{path}@validation"))
         except ValueError:

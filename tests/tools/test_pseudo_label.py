@@ -79,17 +79,28 @@ def test_damaged_records_are_counted_and_named(made):
     assert {entry["name"] for entry in report.first} == {"bad line"}
 
 
-def test_the_new_records_bear_the_name_of_the_old(made, tmp_path):
+@pytest.fixture(scope="module")
+def both(made):
+    """The lines in two splits, half of them each."""
+    lines = records.open_sets(f"{made[0] / 'lines'}@validation").read(range(LINES))
+    rows = [(("train", "validation")[i % 2], r.image, r.text, r.id) for i, r in enumerate(lines)]
+    records.write(made[0] / "both", rows, name="lines")
+    return made[0] / "both"
+
+
+def test_the_new_records_bear_the_name_of_the_old(both, tmp_path):
     """So that teacher and student can be compared on the validation lines that both have."""
-    data = {"train": f"{made[0] / 'lines'}@validation", "subset": 3, "subset_seed": 1}
+    data = {"train": str(both), "subset": 3, "subset_seed": 1}
     learnt, rest = pseudo_label.split_lines(data)
     said = pseudo_label.make(Reader(), learnt, rest, tmp_path / "self", keep=0.6, batch_size=4)
     manifest, before = (
-        json.loads((folder / "records.json").read_text())
-        for folder in (tmp_path / "self", made[0] / "lines")
+        json.loads((folder / "records.json").read_text()) for folder in (tmp_path / "self", both)
     )
     assert manifest["name"] == before["name"] != "self"
-    assert manifest["splits"]["validation"]["count"] == LINES and "3 lines with true labels" in said
+    assert (
+        manifest["splits"]["validation"]["count"] == LINES // 2
+        and "3 lines with true labels" in said
+    )
     assert manifest["true_labels"] == 3
 
 
@@ -101,6 +112,26 @@ def test_lines_of_other_records_are_read_without_a_true_label(made, tmp_path):
     got = written.read(range(len(written)))
     assert len(got) == LINES // 2
     assert [record.text for record in got] == [reading("", r.image).text for r in got]
+
+
+@pytest.mark.parametrize("mode", ["lines", "run"])
+def test_no_line_is_trained_on_and_validated_on(both, tmp_path, mode, capsys):
+    """Whatever the spelling of the path; what is not trained on is copied."""
+    spec = f"{both}/../both@validation"
+    if mode == "run":
+        learnt, rest = pseudo_label.split_lines({"train": f"{both},{spec}", "subset": 3})
+    else:
+        learnt, rest = None, records.open_sets(f"{both},{spec}")
+    pseudo_label.make(Reader(), learnt, rest, tmp_path / "self", keep=1.0, batch_size=4)
+    manifest = json.loads((tmp_path / "self" / "records.json").read_text())
+    assert {name: split["count"] for name, split in manifest["splits"].items()} == {"train": LINES}
+    said = capsys.readouterr().err
+    assert "validation is trained on" in said and "no line is there to validate on" in said
+    rest = records.open_sets(str(both))
+    pseudo_label.make(Reader(), None, rest, tmp_path / "apart", keep=1.0, batch_size=4)
+    parts = [records.open_sets(f"{tmp_path}/apart@{name}") for name in ("train", "validation")]
+    ids = [{record.id for record in part.read(range(len(part)))} for part in parts]
+    assert len(ids[0]) == len(ids[1]) == LINES // 2 and not ids[0] & ids[1]
 
 
 def test_lines_without_true_labels_have_no_first_run(monkeypatch):
