@@ -64,7 +64,7 @@ def group_sums(counts: np.ndarray, groups: np.ndarray) -> np.ndarray:
     """
     sums = np.zeros((int(groups.max(initial=-1)) + 1, *counts.shape[1:]))
     np.add.at(sums, groups, counts)
-    return sums[sums.reshape(len(sums), -1).any(axis=1)]
+    return sums[sums.any(axis=tuple(range(1, sums.ndim)))]
 
 
 def resample(sums: np.ndarray, samples: int = SAMPLES, seed: int = 0) -> np.ndarray:

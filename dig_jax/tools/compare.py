@@ -70,6 +70,8 @@ _ERRORS = flags.DEFINE_integer("errors", 15, "Rows of error tables; 0: none.", l
 def load(source: str, only: str | None = None) -> dict[str, list[Reading]]:
     """{data set: lines} of a work folder, or of one file of readings; with --new_to some lines."""
     sets = _all_lines(source, only)
+    if empty := [name for name, lines in sets.items() if not lines]:
+        raise ValueError(f"{source} holds no line of {', '.join(empty)}: name others with --set")
     if _NEW_TO.value:
         known = scoring.pieces(records.texts_of(_NEW_TO.value))
         new = lambda line: scoring.is_new(line.truth, known)
@@ -369,6 +371,17 @@ def named(text: str) -> list[str]:
     return [str(folder(name)) for name in many]
 
 
+def check(sources: Sequence[str]) -> None:
+    """ValueError for a flag that no source needs."""
+    files = [path for path in map(bucket.path, sources) if path.is_file()]
+    if ONLY.value and len(files) == len(sources):
+        raise ValueError(f"--set={ONLY.value} is for work folders; none is named: leave it out")
+    if _TRUTH.value and all(map(readings.is_table, files)):
+        raise ValueError(
+            f"--truth={_TRUTH.value} is for files of tools.predict, and none is named: leave it out"
+        )
+
+
 def main(argv):
     if not 2 <= len(argv) <= 3:
         raise app.UsageError("name one or two work folders or files of readings")
@@ -376,6 +389,7 @@ def main(argv):
     for rule in rules:
         scoring.find_rule(rule)
     sides = [named(text) for text in argv[1:]]
+    check([source for side in sides for source in side])
     print(one(sides[0], rules) if len(sides) == 1 else two(*sides, rules))
 
 

@@ -52,6 +52,8 @@ def spreads(many: Sequence[Run], group_by: str | None) -> list[Spread]:
     for run in many:
         for name in readings.datasets(run.path) if run.is_recogniser else ():
             lines = readings.read(readings.file_of(run.path, name))
+            if not lines:  # no line had a label
+                continue
             counts = scoring.count(pairs(lines))
             cer = float(scoring.rates(counts.sum(axis=0))["cer"])
             alone = intervals.interval(counts, intervals.group_ids(paths(lines)))

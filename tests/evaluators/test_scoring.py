@@ -255,6 +255,12 @@ def slow_bootstrap(errors, groups, samples):
     return rates
 
 
+def test_of_no_line_there_is_no_interval():
+    counts, groups = scoring.count([]), intervals.group_ids([])
+    assert np.isnan(intervals.interval(counts, groups)).all()
+    assert np.isnan(intervals.compare(counts, counts, groups).p)
+
+
 @pytest.mark.parametrize("pattern", [None, "^[^/]+"])
 def test_intervals_equal_a_slow_bootstrap(pattern):
     rng = np.random.default_rng(0)

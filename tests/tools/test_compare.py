@@ -252,6 +252,25 @@ def test_a_file_of_predict_needs_its_truth(labelled, tmp_path, capsys):
         run(capsys, file, f"--truth={folder}@validation")
 
 
+def test_a_table_without_a_line_is_one_sentence(tmp_path, capsys):
+    a, b = save(tmp_path / "a", []), save(tmp_path / "b", [1] * 48)
+    file = f"{a}/readings-words.tsv"
+    for argv in ([a], [file], [a, b], [file, file], [f"{b},{a}"]):
+        with pytest.raises(ValueError, match="a.* holds no line of (words|readings): name others"):
+            run(capsys, *argv)
+
+
+def test_flags_that_no_source_needs_are_refused(labelled, tmp_path, capsys):
+    a = save(tmp_path / "a", [1] * 48)
+    file, mine = f"{a}/readings-words.tsv", predicted(tmp_path / "mine.tsv", [])
+    for argv in ([file], [a], [a, file], [a, a]):
+        with pytest.raises(ValueError, match="--truth=.* is for files of tools.predict, and none"):
+            run(capsys, *argv, "--truth=nonsense")
+    for argv in ([file], [file, file], [file, mine, f"--truth={labelled[0]}"]):
+        with pytest.raises(ValueError, match="--set=words is for work folders; none is named"):
+            run(capsys, *argv, "--set=words")
+
+
 @pytest.mark.parametrize(
     "argv, words",
     [
