@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import itertools
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -48,7 +49,8 @@ def found_pages(
 
 def output_file(folder: pathlib.Path, page: str, suffix: str, taken: set[str]) -> pathlib.Path:
     """A new name in the folder: book.pdf#2 -> book-2.txt; the next of that name: book-2-2.txt."""
-    file, _, number = page.partition("#")
+    numbered = re.fullmatch(r"(.*)#(\d+)", page, re.DOTALL)  # a "#" may stand in any path
+    file, number = numbered.groups() if numbered else (page, "")
     stem = pathlib.Path(file).stem + (f"-{number}" if number else "")
     free = (f"{stem}-{n}" if n > 1 else stem for n in itertools.count(1))
     name = next(name for name in free if name not in taken)

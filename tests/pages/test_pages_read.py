@@ -174,6 +174,23 @@ def test_a_missing_library_is_one_sentence(tmp_path, monkeypatch):
 # ---- the program
 
 
+def test_a_hash_in_a_path_is_part_of_it(tmp_path, page):
+    """Only the number at the end of a page's name is that of a page."""
+    names = [
+        "/scans/set#3/page.png",
+        "scan#1.png",
+        "a#1/book.pdf#2",
+        "a#1/book.pdf#12",
+        "b#2.tif#1",
+    ]
+    (one,) = read.read([read.find("one", page)], composed.Stub())
+    assert (
+        tool.write_all([one._replace(name=name) for name in names], "text", str(tmp_path))[0] == 5
+    )
+    written = {path.name for path in tmp_path.rglob("*")}
+    assert written == {"page.txt", "scan#1.txt", "book-2.txt", "book-12.txt", "b#2-1.txt"}
+
+
 def test_files_are_written_under_their_names(page, tmp_path, capsys):
     results = all_of([]) + list(read.read([read.find("d/a.png", page)], composed.Stub()))
     bad = read.Page("bad.png", 0, 0, [], "not an image")
