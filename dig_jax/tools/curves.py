@@ -25,13 +25,13 @@ FLAGS = flags.FLAGS
 # No date inside, so that the same runs give the same file.
 FORMATS = {".svg": {"Date": None}, ".png": {}, ".pdf": {"CreationDate": None}}
 ROOM = 3  # names of curves that hide none
-RATES = ("cer", "wer", "accuracy")  # how names of shares end that people read in percent
+RATES = {"cer", "wer", "accuracy", "ned"}  # parts of names of shares that people read in percent
 
 
 def load(named: str) -> tuple[str, runs.Run]:
     """ "NAME=WORKDIR" or "WORKDIR" -> what to call the run, and the run."""
-    name, _, path = named.rpartition("=")
-    run = runs.load(program.folder(path, "a work folder"))
+    name, folder = program.named_folder(named, "a work folder")
+    run = runs.load(folder)
     return name or run.name, run
 
 
@@ -46,7 +46,8 @@ def points(run: runs.Run, metric: str) -> tuple[list[int], list[float]]:
 
 def draw(named: Sequence[str], metric: str, title: str, log: bool = False) -> plt.Figure:
     """The picture of `metric`, a line for every "NAME=WORKDIR"."""
-    percent = metric.endswith(RATES)
+    name = metric.rpartition("/")[2].partition("@")[0]  # of eval/SET/cer_alnum or eval/SET/cer@HEAD
+    percent = not RATES.isdisjoint(name.split("_"))
     lines = [(name, *points(run, metric)) for name, run in map(load, named)]
     with plt.rc_context({**SVG, "font.size": 11}):
         figure, axes = plt.subplots(figsize=(7.6, 4.0), layout="constrained")

@@ -98,11 +98,10 @@ def points(
     """ "NAME=FOLDER" or "NAME@LINES=FOLDER" -> what to call the curve, and its points in order.
     Runs that are not finished are named on the terminal. One that only evaluates counts where no
     other does."""
-    name, equals, path = named.rpartition("=")
+    name, root = program.named_folder(named, "a folder of runs")
     lines = re.fullmatch(r"(.+)@(\d+)", name)
-    if not (equals and name):
+    if not name:
         raise ValueError(f"{named!r} names no curve: write NAME=FOLDER or NAME@LINES=FOLDER")
-    root = program.folder(path, "a folder of runs")
     many = [runs.load(file.parent) for file in sorted(bucket.named(root, "config.json"))]
     many = [run for run in many if run.is_recogniser]
     for run in (run for run in many if not run.finished):

@@ -7,6 +7,7 @@ if __name__ == "__main__":
 
 from __future__ import annotations
 
+import os
 import pathlib
 from typing import Any
 
@@ -32,6 +33,20 @@ def path(text: str, what: str) -> pathlib.Path:
 def folder(text: str, what: str) -> Any:
     """A work folder to read: as `path`, or gs://bucket/run."""
     return bucket.path(text) if bucket.remote(text) else path(text, what)
+
+
+def named_folder(text: str, what: str) -> tuple[str, Any]:
+    """ "NAME=FOLDER" or "FOLDER" -> (NAME or "", work folder). Where "=" stands more than once, the
+    folder is the longest end that is there; without one, what stands behind the first "="."""
+    if "://" in text:
+        head, _, rest = text.partition("://")
+        name, _, kind = head.rpartition("=")
+        return name, folder(f"{kind}://{rest}", what)
+    parts = text.split("=")
+    splits = [("=".join(parts[:n]), "=".join(parts[n:])) for n in range(len(parts))]
+    there = (one for one in splits if os.path.exists(os.path.expanduser(one[1])))
+    name, end = next(there, splits[min(1, len(splits) - 1)])
+    return name, path(end, what)
 
 
 def write_picture(output: str, picture: np.ndarray) -> pathlib.Path:

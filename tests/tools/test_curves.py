@@ -40,6 +40,32 @@ def test_a_line_a_run_in_percent(runs):
 
 
 @pytest.mark.parametrize(
+    "metric, percent",
+    [
+        ("eval/cer", True),
+        ("eval/cer_weighted", True),
+        ("eval/a/cer_alnum", True),
+        ("eval/a/word_accuracy_alnum", True),
+        ("eval/a/cer@h1", True),
+        ("eval/a/cer_even@lr=0.1", True),
+        ("probe/a/cer", True),
+        ("eval/a/one_minus_ned", True),
+        ("eval/a/lines", False),
+        ("eval/cer/lines", False),
+        ("train/power", False),
+    ],
+)
+def test_rates_of_any_name_are_drawn_in_percent(tmp_path, metric, percent):
+    folder = save(tmp_path / "lr=0.1", [])
+    (folder / "metrics.jsonl").write_text(json.dumps({"step": 10, metric: 0.5}) + "\n")
+    (axes,) = curves.draw([str(folder)], metric, "").axes
+    assert list(axes.get_lines()[0].get_ydata()) == [50 if percent else 0.5]
+    assert axes.get_ylabel() == ("%" if percent else "")
+    assert axes.get_lines()[0].get_label() == "lr=0.1"  # a name with "=" is that of a folder
+    plt.close("all")
+
+
+@pytest.mark.parametrize(
     "suffix, begins", [("svg", b"<?xml"), ("png", b"\x89PNG"), ("pdf", b"%PDF")]
 )
 def test_the_same_runs_give_the_same_file(tmp_path, runs, suffix, begins):

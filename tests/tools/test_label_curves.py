@@ -68,6 +68,18 @@ def test_a_point_a_run_and_a_curve_through_the_mean(tree):
     plt.close("all")
 
 
+def test_a_folder_may_be_named_with_an_equals_sign(tmp_path):
+    save(tmp_path / "lr=0.1/run", 3, subset=34)
+    name, (point,) = label_curves.points(f"a@50={tmp_path / 'lr=0.1'}", None, None)
+    assert (name, point.at, point.cer) == ("a", 50, 0.5)
+
+
+def test_a_set_without_a_labelled_line_is_no_point(tree):
+    readings.write(readings.file_of(tree / "b/self-0", "empty"), [])
+    _, (point,) = label_curves.points(f"b={tree / 'b'}", None, None)
+    assert point.cer == 1 / 6
+
+
 def test_intervals_are_by_group_where_groups_are_named(tree):
     (_, by_line), (_, by_group) = (
         label_curves.points(f"a={tree / 'b'}", None, pattern) for pattern in (None, r"^\w")

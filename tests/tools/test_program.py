@@ -141,6 +141,28 @@ def test_paths_of_home_are_expanded(monkeypatch):
         program.path("~nobody_is_called_so/a", "--output")
 
 
+def test_a_folder_and_its_name_are_told_apart_by_what_is_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "c/lr=0.1", "lr=0.1"):
+        (tmp_path / folder).mkdir(parents=True)
+    for text, name, folder in (
+        ("a", "", "a"),
+        ("A=a", "A", "a"),
+        ("=a", "", "a"),
+        ("~0 lines=a", "~0 lines", "a"),
+        ("c/lr=0.1", "", "c/lr=0.1"),
+        ("lr=0.1", "", "lr=0.1"),
+        ("A=c/lr=0.1", "A", "c/lr=0.1"),
+        ("lr=0.1=a", "lr=0.1", "a"),
+        ("lr=0.1=c/lr=0.1", "lr=0.1", "c/lr=0.1"),
+        ("A=gone/lr=0.1", "A", "gone/lr=0.1"),
+        ("gone", "", "gone"),
+    ):
+        assert program.named_folder(text, "RUN") == (name, pathlib.Path(folder)), text
+    with pytest.raises(ValueError, match="s3://b/lr=0.1"):
+        program.named_folder("lr=1=s3://b/lr=0.1", "RUN")
+
+
 def test_a_picture_that_cannot_be_written_is_a_sentence(tmp_path):
     picture = np.zeros((2, 2, 3), np.uint8)
     assert program.write_picture(str(tmp_path / "new" / "a.png"), picture).is_file()
