@@ -37,6 +37,7 @@ __all__ = [
 ]  # fmt: skip
 
 
+AT_ONCE = 256  # records of a read, as a batch of a training
 SUBSET = ("subset", "subset_seed", "subset_order")  # of config.data
 
 
@@ -83,6 +84,11 @@ class Mixture:
         return records
 
     __getitems__ = read
+
+    def stream(self) -> Iterator[Record]:
+        """Every record in order, read AT_ONCE at a time."""
+        for at in range(0, len(self), AT_ONCE):
+            yield from self.read(range(at, min(at + AT_ONCE, len(self))))
 
     def where(self, index: int) -> str:
         """Where a record lies: 'folder/shard.array_record#row'."""

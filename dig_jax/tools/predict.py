@@ -40,7 +40,6 @@ from dig_jax.workdir.readings import escaped, plain
 FLAGS = flags.FLAGS
 COLUMNS = ("path", "text", "confidence", "characters", "error")
 MANIFEST = "records.json"
-RECORDS_AT_ONCE = 256
 NAMED = 10  # bad images on the terminal; the output names all
 
 
@@ -99,10 +98,8 @@ def records_of(folder: pathlib.Path, split: str | None) -> Iterator[tuple[str, A
     splits = [split] if split else sorted(records.read_manifest(folder)["splits"])
     for name in splits:
         mixture = records.open_sets(f"{folder}@{name}")
-        for at in range(0, len(mixture), RECORDS_AT_ONCE):
-            rows = range(at, min(at + RECORDS_AT_ONCE, len(mixture)))
-            for row, record in zip(rows, mixture.read(rows)):
-                yield record.id or mixture.where(row), record
+        for row, record in enumerate(mixture.stream()):
+            yield record.id or mixture.where(row), record
 
 
 # ---- what is written

@@ -37,7 +37,6 @@ from dig_jax.train import command_line
 from dig_jax.workdir import checkpoint
 
 FLAGS = flags.FLAGS
-AT_ONCE = 256  # records that are read at once
 
 
 def data_of(run: str) -> dict[str, Any]:
@@ -77,11 +76,6 @@ def check_texts(texts: str | None, rest: records.Mixture) -> None:
         )
 
 
-def stream(mixture: records.Mixture) -> Iterator[records.Record]:
-    for at in range(0, len(mixture), AT_ONCE):
-        yield from mixture.read(range(at, min(at + AT_ONCE, len(mixture))))
-
-
 def own_labels(
     reader: Any, rest: records.Mixture, keep: float, batch_size: int, report: writer.Report
 ) -> dict[int, str]:
@@ -89,7 +83,7 @@ def own_labels(
     is counted in the report."""
     images = (
         (str(number), BadRecord(record.error) if record.error else record.image)
-        for number, record in enumerate(stream(rest))
+        for number, record in enumerate(rest.stream())
     )
     found = []
     bar = tqdm(total=len(rest), unit=" lines", disable=not sys.stderr.isatty())
@@ -123,12 +117,12 @@ def examples(
     records are left out and counted in the report."""
     parts = [("train", learnt)] if learnt else []
     for split, mixture in (*parts, *(("validation", one) for one in validation)):
-        for record in stream(mixture):
+        for record in mixture.stream():
             if record.error:
                 report.skip(record.id, record.error)
             else:
                 yield split, record.image, record.text, record.id
-    for number, record in enumerate(stream(rest)):
+    for number, record in enumerate(rest.stream()):
         if number in own:
             yield "train", record.image, own[number], record.id
 

@@ -20,12 +20,11 @@ from absl import app, flags
 
 from dig_jax.data.examples import shown
 from dig_jax.data.record_set import RecordSet, parse
-from dig_jax.data.records import parse_spec, read_manifest
+from dig_jax.data.records import AT_ONCE, parse_spec, read_manifest
 from dig_jax.data.sizes import BadRecord, header_size
 from dig_jax.tools import program
 
 FLAGS = flags.FLAGS
-AT_ONCE = 256  # records of a read, as a batch of a training
 
 
 def parts(name: str) -> list[tuple[str, str]]:

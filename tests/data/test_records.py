@@ -220,6 +220,13 @@ def test_an_index_of_another_set_is_refused(folder):
         records.RecordSet(folder / "one")
 
 
+@pytest.mark.parametrize("at_once", [1, 5, 6, 100])
+def test_a_mixture_is_streamed_in_order_whatever_is_read_at_once(folder, monkeypatch, at_once):
+    monkeypatch.setattr(records, "AT_ONCE", at_once)
+    mixture = open_sets(f"{folder}/one,{folder}/two").keep(np.arange(12) % 2 == 0)
+    assert list(mixture.stream()) == mixture.read(range(6))
+
+
 def test_indices_out_of_range_raise(folder):
     mixture = open_sets(f"{folder}/one,{folder}/two")
     for wrong in (-1, 12):

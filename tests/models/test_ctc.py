@@ -9,7 +9,6 @@ import optax
 import pytest
 
 from dig_jax.models.decoders import ctc
-from dig_jax.text import Charset
 
 
 def collapse(path):
@@ -190,10 +189,6 @@ def test_where_characters_lie_and_how_sure_they_are():
     """- a a - a b b (b): the last frame is padding. The second a stands alone between blanks."""
     ids = np.array([0, 1, 1, 0, 1, 2, 2, 2])
     sure = np.array([0.9, 0.3, 0.8, 0.9, 0.5, 0.2, 0.4, 1.0])
-    classes, starts, stops = ctc.spans(ids, 7)
-    assert (classes.tolist(), starts.tolist(), stops.tolist()) == ([1, 1, 2], [1, 4, 5], [3, 5, 7])
-    chars, *_ = ctc.spans(ids, 0)
-    assert not len(chars)
     ids[7] = 0
     reading = jax.tree.map(np.asarray, ctc.collapse(ids[None], sure[None], np.array([7])))
     assert reading["ids"][0, :4].tolist() == [1, 1, 2, 0] and reading["length"] == 3
@@ -202,12 +197,6 @@ def test_where_characters_lie_and_how_sure_they_are():
     blank = ctc.collapse(ids[None] * 0, sure[None], np.array([2]))
     assert float(blank["line"][0]) == pytest.approx(0.6)  # the mean over its blanks
     assert float(ctc.collapse(ids[None] * 0, sure[None], np.array([0]))["line"][0]) == 0
-
-
-def test_spans_agree_with_the_collapse():
-    charset, rng = Charset("ab"), np.random.default_rng(1)
-    for ids in rng.integers(0, 3, (50, 12)):
-        assert ctc.spans(ids, 9)[0].tolist() == charset.ctc_collapse(ids, 9)
 
 
 def test_a_shortcut_adds_its_loss_and_reads_nothing():

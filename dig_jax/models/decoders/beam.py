@@ -94,11 +94,6 @@ class NGram:
         kinds = len(counts)
         return (counts.get(now, 0) + kinds * shorter) / (self.totals[history] + kinds)
 
-    def log_p_line(self, line: Sequence[int]) -> float:
-        """ln p of a whole line and its end."""
-        ids = (*map(int, line), END)
-        return sum(self.log_p(ids[:place], now) for place, now in enumerate(ids))
-
 
 class Found(NamedTuple):
     """A reading, its score, and for each character the frame where its first alignment put it and

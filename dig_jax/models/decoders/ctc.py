@@ -235,16 +235,3 @@ def collapse(ids, confidence, length):
         }
 
     return jax.vmap(line)(ids, confidence, length)
-
-
-def spans(ids, length):
-    """Where each character of a best path lies: (class, first frame, end frame), i64[n] each.
-
-    ids i32[S], of which the first `length` are real. The classes are those of
-    `Charset.ctc_collapse`; a character's frames are the run of its class.
-    """
-    frames = np.asarray(ids, np.int64)[: max(0, int(length))]
-    starts = np.flatnonzero(np.diff(frames, prepend=-1))
-    stops = np.append(starts[1:], len(frames))[: len(starts)]
-    real = frames[starts] != 0
-    return frames[starts][real], starts[real], stops[real]
