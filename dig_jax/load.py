@@ -239,8 +239,8 @@ class Lines:
         function: Callable[..., Any],
         each: Callable[[Any], Any] = lambda row: row,
     ):
-        self.prepare, self.function, self.each = model.preparation, jax.jit(function), each
-        self.program = model.program
+        self.model, self.function, self.each = model, jax.jit(function), each
+        self.prepare, self.program = model.preparation, model.program
         self.weights = jax.device_put(model.weights, jax.local_devices()[0])
         self.multiple_px = model.multiple_px
         self.programs: dict[tuple[int, int], Any] = {}
@@ -264,7 +264,7 @@ class Lines:
         try:
             if isinstance(image, BadRecord):
                 raise image
-            return self.prepare(image, self.seconds)
+            return self.model.prepared(image, self.seconds)
         except BadRecord as error:
             return str(error)
 
@@ -306,14 +306,10 @@ class Lines:
 
     def _shape(self, count: int, width_px: int, batch_size: int) -> tuple[int, int]:
         """Rows and width of the program for `count` lines: one that is there, if it fits well."""
-        if self.prepare.squeeze_px:
-            width_px = self.prepare.squeeze_px
         if self.program is not None:  # takes any shape
             return count, width_px
         rows = min(batch_size, 1 << math.ceil(math.log2(count)))
         fits = [p for p in self.programs if p[0] >= rows and p[1] >= width_px]
-        if self.prepare.squeeze_px:
-            fits = [p for p in fits if p[1] == width_px]
         best = min(fits, key=math.prod, default=None)
         if best is not None and math.prod(best) <= SLACK * rows * width_px:
             return best
@@ -349,11 +345,12 @@ def narrow_batches(
 
 def named(images: Any) -> Iterator[tuple[str, Any]]:
     """(name, image) of several images, or of one alone. An array [H,W,C] with C from 1 to 4 is one
-    image, any other of three axes a stack [n,H,W]."""
+    image, any other of three axes a stack [n,H,W], and one of names or images is several."""
     shape = getattr(images, "shape", None)  # of arrays, not of Pillow's pictures
     alone = isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image)
     if shape is not None and not alone:
-        alone = len(shape) < 3 or (len(shape) == 3 and shape[2] in (1, 2, 3, 4))
+        several = len(shape) == 1 and np.asarray(images).dtype.kind not in "biufc"
+        alone = not several and (len(shape) < 3 or len(shape) == 3 and shape[2] in (1, 2, 3, 4))
     for number, image in enumerate([images] if alone else images):
         path = isinstance(image, str | os.PathLike)
         yield (str(image) if path else f"image {number}"), image

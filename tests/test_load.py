@@ -1,5 +1,6 @@
 """Readers and encoders of images: the evaluator's numbers, any kind of image, bad ones named."""
 
+import json
 import subprocess
 import sys
 
@@ -140,6 +141,12 @@ def test_all_kinds_of_images_are_read_alike(folder, reader, read):
         assert not reading.error and reading.text == read[1].text, reading.name
     for alone in (path, data, memoryview(data), grey, opaque, alpha, Image.open(path)):
         assert [x.text for x in reader.read(alone, batch_size=4)] == [read[1].text], type(alone)
+    column = np.empty(2, object)
+    column[:] = [grey, data]
+    for several in (np.array([str(path)] * 2), np.array([path, path]), column):
+        assert [x.text for x in reader.read(several, batch_size=4)] == [read[1].text] * 2
+    (found,) = reader.read(np.zeros(4), batch_size=4)
+    assert "shape (4,) is no image" in found.error
     stack = np.stack([grey, grey])
     assert [x.text for x in reader.read(stack, batch_size=4)] == [read[1].text] * 2
 
@@ -172,9 +179,8 @@ def test_characters_stand_in_pixels_of_the_image_as_given(folder, reader, read):
         assert "".join(c.char for c in reading.characters) == reading.text
         edges = [(c.left, c.right) for c in reading.characters]
         assert all(left <= right for left, right in edges) and edges == sorted(edges)
-    scale = grey.shape[1] / 320
     last = read[2].characters[-1].right
-    assert 0.7 * grey.shape[1] < last <= grey.shape[1] and scale > 0
+    assert 0.7 * grey.shape[1] < last <= grey.shape[1]
     prepared = reader.lines.prepare(path).pixels[:, :, 0]  # what the network saw, itself an image
     plain = load.Reader(readers.model(preparation=Preparation(height_px=32, channels=1)))
     (small,) = plain.read([prepared], batch_size=1)
@@ -211,8 +217,38 @@ def test_wrong_sources_are_refused_in_one_sentence(folder, tmp_path):
         dig_jax.load_encoder(tmp_path)
     with pytest.raises(ValueError, match="no head 'x': it has ctc"):
         dig_jax.load_reader(folder / "run", head="x")
+    with pytest.raises(ValueError, match="^checkpoint is 'first': choose 'best' or 'last'$"):
+        dig_jax.load_reader(folder / "run", checkpoint="first")
+    with pytest.raises(ValueError, match="fraktur is an export, which holds one step: leave"):
+        dig_jax.load_reader("fraktur", checkpoint="last")
+    with pytest.raises(ValueError, match="fraktur has no head 'nonsense': it has"):
+        dig_jax.load_reader("fraktur", head="nonsense")
+    with pytest.raises(ValueError, match="has no head 'ctc': it is read as an encoder, so leave"):
+        model.open_model(folder / "run", "encoder", head="ctc")
     with pytest.raises(ValueError, match="batch_size is 0"):
         dig_jax.load_reader(folder / "run").read([b""], batch_size=0)
+
+
+def test_the_head_is_the_one_that_the_table_reports(tmp_path):
+    """Of the step that is loaded, by the mean over all validation sets."""
+    specs = {"a": "a@validation", "b": "b@validation", "c": "c@test"}
+    config = {"method": {}, "data": {}, "evals": {"recognition": {"datasets": specs}}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    cers = {5: {"a": (0.10, 0.11), "b": (0.50, 0.20), "c": (0.0, 0.9)}, 10: {}, 20: {}}
+    cers[20] = {"a": (0.12, 0.30), "b": (0.25, 0.30)}
+    for step, sets in cers.items():
+        row = {"step": step} | {
+            f"eval/{name}/cer{head}": value
+            for name, (one, two) in sets.items()
+            for head, value in (("", min(one, two)), ("@h1", one), ("@h2", two))
+        }
+        with open(tmp_path / "metrics.jsonl", "a") as log:
+            log.write(json.dumps(row) + "\n")
+    chosen = lambda step, asked=None: model.chosen_head(tmp_path, ["h1", "h2"], asked, step)
+    assert [chosen(5), chosen(10), chosen(20)] == ["h2", "h2", "h1"]
+    assert chosen(20, "h2") == "h2"
+    with pytest.raises(ValueError, match="2 heads and no evaluation up to step 4 .* h1, h2"):
+        chosen(4)
 
 
 def test_columns_of_six_pixels_are_loaded_and_evaluated(monkeypatch):

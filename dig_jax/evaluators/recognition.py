@@ -60,7 +60,7 @@ from dig_jax.train.feature_cache import FeatureCache
 from dig_jax.workdir import metrics as log
 from dig_jax.workdir import readings
 from dig_jax.workdir.datasets import may_choose, named_sets
-from dig_jax.workdir.read import Run
+from dig_jax.workdir.read import Run, lowest
 
 PLATEAU = 0.9  # share of equal readings from which on a reader counts as stuck
 
@@ -291,11 +291,6 @@ class Evaluator:
 def cer(rows: np.ndarray) -> np.ndarray:
     """Character error rate of rows of `scoring.count`."""
     return scoring.rates(rows.sum(axis=0))["cer"]
-
-
-def lowest(cers: list[dict[str, float]]) -> str:
-    """The head with the lowest mean of {head: CER} over data sets; of equals the first by name."""
-    return min(cers[0], key=lambda head: (sum(by_head[head] for by_head in cers), head))
 
 
 def open_set(spec: str, batch_size: int, data: Mapping, mesh: Mesh):

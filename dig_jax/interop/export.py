@@ -60,10 +60,12 @@ def write(
             f"dtype is {dtype!r}: choose one of {', '.join(STORED)} for safetensors; the other "
             "formats are float32"
         )
+    if format == "torch" and model.kind == "reader":  # holds no more
+        model = model.alone()
     if model.search and not (model.by_ctc and format in SEARCHED):
         raise ValueError(
-            "an n-gram is read beside the frames of CTC: export a reader with CTC to "
-            f"{', '.join(SEARCHED)}"
+            "an n-gram is read beside the frames of CTC: leave it out with --lm=0, or export a "
+            f"reader with CTC to {', '.join(SEARCHED)}"
         )
     if model.program is not None:
         raise ValueError(
@@ -73,7 +75,7 @@ def write(
     if output.exists():
         raise FileExistsError(f"{output} exists: name another folder, or move it out of the way")
     model = for_use(model)
-    batches = parity.batches(lines, model.multiple_px)
+    batches = parity.batches(lines, model.multiple_px, model.widest_px)
     partial = output.with_name(output.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import functools
 import json
+import math
 import pathlib
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import jax
@@ -20,7 +22,8 @@ import numpy as np
 
 from dig_jax import config, trees
 from dig_jax.data import buckets
-from dig_jax.data.line_images import Preparation
+from dig_jax.data.line_images import LineImage, Preparation
+from dig_jax.data.sizes import BadRecord
 from dig_jax.methods.shared import base
 from dig_jax.models import decoders, encoders
 from dig_jax.models.decoders.beam import NGram
@@ -63,11 +66,32 @@ class Model:
         """Whether it is a reader, and reads by CTC."""
         return self.kind == "reader" and decoders.reads_by_ctc(self.options["heads"])
 
+    @functools.cached_property
+    def widest_px(self) -> int | None:
+        """The width that squeezed lines have, or where the positions of the encoder end; None: no
+        line is too wide."""
+        return self.preparation.squeeze_px or encoders.widest_px(self.encoder())
+
     @property
     def multiple_px(self) -> int:
-        """What widths of batches are multiples of: whole columns of the encoder, as in training."""
+        """What widths of batches are multiples of: whole columns of the encoder, as in training.
+        The widest is one, and the only one of squeezed lines."""
+        if self.preparation.squeeze_px:
+            return self.preparation.squeeze_px
         patch_px = self.encoder().patch[1]
-        return -(-buckets.MULTIPLE_PX // patch_px) * patch_px
+        return math.gcd(-(-buckets.MULTIPLE_PX // patch_px) * patch_px, self.widest_px or 0)
+
+    def prepared(self, image: Any, seconds: MutableMapping[str, float] | None = None) -> LineImage:
+        """`preparation` of an image. BadRecord, too, for a line wider than the encoder takes."""
+        line = self.preparation(image, seconds)
+        wide, most = line.pixels.shape[1], self.widest_px
+        if most and wide > most:
+            raise BadRecord(
+                f"the line is {wide} px wide at height {self.preparation.height_px}, and the "
+                f"positions of this encoder end at {most} px: cut it into shorter ones, or import "
+                "the weights with a wider --for_px"
+            )
+        return line
 
     def method(self) -> base.Method:
         """The recogniser."""
@@ -116,12 +140,20 @@ def open_model(
     """The reader or the encoder of a work folder, an export or bundled weights, by their name.
 
     kind None: a reader where there is one.
-    checkpoint: "best" (by the run's own best_metric; the last without one) or "last". head: of a
-    sweep; None: the one that validation chooses. FileNotFoundError or ValueError in one sentence.
+    checkpoint: "best" (by the run's own best_metric; the last without one) or "last"; an export has
+    one step. head: of a sweep; None: the one that validation chooses. FileNotFoundError or
+    ValueError in one sentence.
     """
+    if checkpoint not in ("best", "last"):
+        raise ValueError(f"checkpoint is {checkpoint!r}: choose 'best' or 'last'")
     folder = located(source)
     described = _described(folder)
     if described is not None and "export" in described:
+        if checkpoint == "last":
+            raise ValueError(
+                f"checkpoint is 'last', and {source} is an export, which holds one step: leave "
+                "checkpoint out, or name the run"
+            )
         model = of_export(folder, described)
     else:
         model = of_run(folder, kind, checkpoint, head)
@@ -130,6 +162,10 @@ def open_model(
             f"{source} holds an encoder and no reader: train one on it, as in --config=finetune "
             f"--config.init_from={source}"
         )
+    heads = [] if kind == "encoder" else sorted(model.options.get("heads", ()))
+    if head is not None and head not in heads:
+        has = f"it has {', '.join(heads)}" if heads else "it is read as an encoder, so leave it out"
+        raise ValueError(f"{source} has no head {head!r}: {has}")
     return model.alone() if kind == "encoder" and model.kind == "reader" else model
 
 
@@ -165,12 +201,12 @@ def _described(folder: pathlib.Path) -> dict[str, Any] | None:
 
 def shapes(options: Mapping[str, Any], charset: Charset | None, preparation: Preparation) -> Any:
     """{"params", "mutable"} as shapes, of a reader or (without a charset) an encoder."""
-    column_px = encoders.column_px(options["encoder"])
-    wide = preparation.squeeze_px or COLUMNS * column_px
+    encoder = encoders.create(options["encoder"])
+    wide = COLUMNS * encoder.patch[1]
+    wide = preparation.squeeze_px or min(wide, encoders.widest_px(encoder) or wide)
     image = (1, preparation.height_px, wide, preparation.channels)
     batch = {"image": np.zeros(image, np.float32), "width": np.full(1, image[2], np.int32)}
     if charset is None:
-        encoder = encoders.create(options["encoder"])
         init = lambda key, batch: encoder.init(key, batch["image"], batch["width"])["params"]
         return {"params": {"encoder": jax.eval_shape(init, jax.random.key(0), batch)}}
     method = config.method(options, charset, options["encoder"])
@@ -206,7 +242,7 @@ def of_run(
     preparation, charset = Preparation.of(cfg["data"]), None
     if kind == "reader":
         charset = Charset.from_json(meta["charset"])
-        name = chosen_head(folder, sorted(method["heads"]), head)
+        name = chosen_head(folder, sorted(method["heads"]), head, step)
         method["heads"] = {name: method["heads"][name]}
     else:
         method = {"encoder": method["encoder"]}
@@ -255,8 +291,9 @@ def figures(folder: pathlib.Path, step: int) -> dict[str, float]:
     }
 
 
-def chosen_head(folder: pathlib.Path, names: list[str], asked: str | None) -> str:
-    """The head of a recogniser: the one asked for, the only one, or the best on validation."""
+def chosen_head(folder: pathlib.Path, names: list[str], asked: str | None, step: int) -> str:
+    """The head of a recogniser: the one asked for, the only one, or the one with the lowest mean
+    CER over the validation sets in the last evaluation up to `step`."""
     if asked is not None or len(names) == 1:
         if (asked or names[0]) not in names:
             raise ValueError(f"{folder} has no head {asked!r}: it has {', '.join(names)}")
@@ -264,13 +301,16 @@ def chosen_head(folder: pathlib.Path, names: list[str], asked: str | None) -> st
     from dig_jax.workdir import read
 
     run = read.load(folder)
-    for dataset in sorted(run.validation):
-        if found := run.chosen(dataset):
-            prefix = f"eval/{dataset}/{read.METRIC}@"
-            return min(names, key=lambda name: found.row.get(prefix + name, float("inf")))
+    for row in reversed([row for row in run.history if row["step"] <= step]):
+        cers = [
+            {name: row.get(f"eval/{dataset}/{read.METRIC}@{name}") for name in names}
+            for dataset in sorted(run.validation)
+        ]
+        if judged := [by_head for by_head in cers if None not in by_head.values()]:
+            return read.lowest(judged)
     raise ValueError(
-        f"{folder} has {len(names)} heads and no evaluation to choose one by: name one of "
-        f"{', '.join(names)}"
+        f"{folder} has {len(names)} heads and no evaluation up to step {step} to choose one by: "
+        f"name one of {', '.join(names)}"
     )
 
 

@@ -21,19 +21,25 @@ class Differs(ValueError):
     """An export is not what was trained; the message is one sentence for the user."""
 
 
-def batches(lines: Sequence[LineImage], multiple_px: int) -> list[dict[str, np.ndarray]]:
+def batches(
+    lines: Sequence[LineImage], multiple_px: int, widest_px: int | None = None
+) -> list[dict[str, np.ndarray]]:
     """Raw batches of the lines, from narrow to wide; no two have the same shape.
 
+    widest_px: a batch that cannot be wider than the one before holds the lines of that one, too.
     ValueError for fewer than BATCHES lines.
     """
     if len(lines) < BATCHES:
         raise ValueError(f"{len(lines)} lines cannot prove an export: give at least {BATCHES}")
     lines = sorted(lines, key=lambda line: line.pixels.shape[1])
-    result, widest = [], 0
+    result, before, group = [], 0, []
     for part in np.array_split(np.arange(len(lines)), BATCHES):
-        group = [lines[i].pixels for i in part]
+        mine = [lines[i].pixels for i in part]
+        needed = -(-mine[-1].shape[1] // multiple_px) * multiple_px
+        widest = max(before + multiple_px, needed)
+        widest = min(widest, widest_px or widest)
+        group, before = (group + mine if widest == before else mine), widest
         widths = np.array([line.shape[1] for line in group], np.int32)
-        widest = max(widest + multiple_px, -(-int(widths.max()) // multiple_px) * multiple_px)
         height, _, channels = group[0].shape
         image = np.full((len(group), height, widest, channels), transforms.PAPER, np.uint8)
         for row, line in enumerate(group):

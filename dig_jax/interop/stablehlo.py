@@ -64,7 +64,8 @@ def exported(model: Model) -> export.Exported:
         return run(weights, {"image": image, "width": width})
 
     width = str(prepared.squeeze_px or f"{model.multiple_px}*w")
-    rows, columns = export.symbolic_shape(f"b, {width}")
+    ends = [f"{width} <= {model.widest_px}"] if model.widest_px else []
+    rows, columns = export.symbolic_shape(f"b, {width}", constraints=ends)
     shape = (rows, prepared.height_px, columns, prepared.channels)
     image = jax.ShapeDtypeStruct(shape, jnp.uint8)
     return export.export(jax.jit(program), platforms=PLATFORMS)(

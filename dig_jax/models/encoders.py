@@ -172,6 +172,12 @@ def column_px(options: Mapping[str, Any]) -> int:
     return (options["patch"] if "patch" in options else create(options).patch)[1]
 
 
+def widest_px(encoder: Any) -> int | None:
+    """Where the positions of an encoder end: those of a ViT may be of a table. None: nowhere."""
+    ends = getattr(encoder, "position", "sincos_2d") != "sincos_2d"
+    return encoder.flat_columns * encoder.patch[1] if ends else None
+
+
 def check_dropout(encoder: Any) -> None:
     """ValueError for dropout in front of LSTMs that a CNN does not have. For trainings: what was
     trained so can still read."""

@@ -125,12 +125,14 @@ def position_codes(kind: str, grid: Sequence[int], dim: int, flat_columns: int =
                 f"and this image has {cols}. Use position='sincos_2d', or raise flat_columns when "
                 "the codes need not match imported weights."
             )
-        index = flat_columns * np.arange(rows)[None, None, :] + np.arange(cols)[None, :, None]
+        places = np.arange(flat_columns)[None, :, None]
+        index = flat_columns * np.arange(rows)[None, None, :] + places
         codes = (
             sincos_flat(index, dim)
             if kind == "flat_1d"
             else _sincos_square(index, rows * flat_columns, dim)
         )
+        codes = codes[:, :cols]  # cols may be a symbol, in an export of any width
     else:
         raise ValueError(
             f"position={kind!r} is not known: write 'sincos_2d', 'flat_1d', 'square_2d' or "

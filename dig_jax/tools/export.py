@@ -16,7 +16,8 @@ Weights that ship with the package are such exports, under dig_jax/weights/NAME 
 --format=safetensors --dtype=float16 --about=about.md, whose text goes into card.md.
 
 --texts=RECORDS makes the export of a reader bring an n-gram of these texts along. `load_reader`
-then reads with it (--lm is its order, 4 by default; beam 8).
+then reads with it (--lm is its order, 4 by default; beam 8). --lm=0 leaves out the one that an
+export has, as `hands`: stablehlo cannot hold it.
 
 The folder appears once the export has read lines as the network does. The lines are --lines
 (images, folders or records), or those that the run was trained on, or those that ship with the
@@ -89,7 +90,7 @@ def _usable(model: Any, images: Iterator[tuple[str, Any]]) -> Iterator[LineImage
             return
         try:
             if not isinstance(image, BadRecord):
-                yield model.preparation(image)
+                yield model.prepared(image)
         except BadRecord:
             continue
 
@@ -116,9 +117,13 @@ def typeset_lines(model: Any) -> Iterator[tuple[str, np.ndarray]]:
 
 
 def with_ngram(model: Any, given: Mapping[str, Any]) -> Any:
-    """The model with the n-gram of --texts; without them, with its own, if it has one."""
-    if not any(value is not None for value in given.values()):
+    """The model with the n-gram of --texts; without them with its own, which --lm=0 or --beam=1
+    leaves out."""
+    stated = {name: value for name, value in given.items() if value is not None}
+    if not stated:
         return model
+    if stated.items() <= {"lm": 0, "beam": 1}.items():
+        return dataclasses.replace(model, search={})
     if given["texts"] is None or model.charset is None:
         raise ValueError("an n-gram is learnt of texts for a reader: give --texts, and a reader")
     from dig_jax import load
@@ -134,7 +139,8 @@ def main(argv: list[str]) -> None:
     from dig_jax.interop import export
     from dig_jax.interop.model import located, open_model
 
-    model = open_model(FLAGS.model, FLAGS.kind, FLAGS.checkpoint, FLAGS.head)
+    kind = FLAGS.kind or ("encoder" if FLAGS.format == "torch" else None)
+    model = open_model(FLAGS.model, kind, FLAGS.checkpoint, FLAGS.head)
     lines, about = proof_lines(model, FLAGS.lines, located(FLAGS.model))
     output, text = pathlib.Path(FLAGS.output), ""
     if FLAGS.about:

@@ -251,6 +251,11 @@ def choose(candidates: list[Candidate]) -> Candidate | None:
     return candidates[-1] if candidates else None
 
 
+def lowest(cers: list[dict[str, float]]) -> str:
+    """The head with the lowest mean of {head: CER} over data sets; of equals the first by name."""
+    return min(cers[0], key=lambda head: (sum(by_head[head] for by_head in cers), head))
+
+
 def honest(candidates: list[Candidate]) -> float | None:
     """The cross-validated CER: each half of the lines, read by the candidate with the lowest CER on
     the other half; the mean of the two. None where halves were not logged.

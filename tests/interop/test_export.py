@@ -17,7 +17,8 @@ from safetensors.numpy import load_file, save_file
 
 import dig_jax
 from dig_jax import load
-from dig_jax.interop import export, parity, safetensors, stablehlo
+from dig_jax.data.line_images import Preparation
+from dig_jax.interop import export, onnx, parity, safetensors, stablehlo
 from dig_jax.interop import model as models
 from dig_jax.tools import export as tool
 from tests import compiled, readers
@@ -92,8 +93,15 @@ def test_an_export_brings_its_n_gram_along(lines, texts, tmp_path):
     assert again.search["lm_weight"] == 2.0 and not again.alone().search
     card = (tmp_path / "safe" / "card.md").read_text()
     assert "an n-gram of characters, of order 3" in card and "lm_weight 2, lm_bonus 1.5" in card
-    with pytest.raises(ValueError, match="export a reader with CTC to safetensors, orbax, onnx"):
+    left_out = "leave it out with --lm=0, or export a reader with CTC to safetensors, orbax, onnx"
+    with pytest.raises(ValueError, match=left_out):
         export.write(model, "stablehlo", tmp_path / "hlo", lines)
+    unset = dict.fromkeys(given)
+    for some in ({"lm": 0}, {"beam": 1}, {"beam": 1, "lm": 0}):
+        assert not tool.with_ngram(model, unset | some).search
+    assert tool.with_ngram(model, unset).search == model.search
+    with pytest.raises(ValueError, match="give --texts"):
+        tool.with_ngram(model, unset | {"lm": 0, "lm_weight": 1.0})
     with pytest.raises(ValueError, match="learnt of texts for a reader: give --texts"):
         tool.with_ngram(readers.model(), given | {"texts": None})
     (tmp_path / "safe" / models.NGRAM).write_bytes(b"none")
@@ -147,6 +155,49 @@ def test_an_encoder_that_a_tpu_trained_is_read_elsewhere(tmp_path):
     np.testing.assert_array_equal(
         read[0].frames, load.Encoder(here)(readers.images()[:1])[0].frames
     )
+
+
+def encoder_of_one_width(position, squeeze_px=None, columns=32):
+    """An encoder whose positions end, as imports have it."""
+    network = {"kind": "vit", "patch": (32, 4), "width": 16, "depth": 1, "heads": 2}
+    network |= {"dtype": "float32", "position": position, "flat_columns": columns}
+    preparation = Preparation(height_px=32, channels=1, squeeze_px=squeeze_px)
+    shapes = models.shapes({"encoder": network}, None, preparation)
+    rng = np.random.default_rng(0)
+    weights = jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), shapes)
+    weights = {"mutable": {}} | weights
+    return models.Model("encoder", {"encoder": network}, preparation, weights, None, {})
+
+
+@pytest.mark.parametrize("format", tiers(["safetensors", "torch", "onnx", "stablehlo"], first=3))
+@pytest.mark.parametrize(
+    "position, squeeze_px, columns",
+    [("flat_1d", 128, 32), ("learned", 128, 32), ("learned", None, 50)],
+)
+def test_encoders_whose_positions_end_are_exported(format, position, squeeze_px, columns, tmp_path):
+    """Squeezed, as imports are, or with a table of a width of one's own."""
+    if format == "onnx":
+        pytest.importorskip("onnxruntime", reason=onnx.INSTALL)
+    model = encoder_of_one_width(position, squeeze_px, columns)
+    lines, _ = tool.proof_lines(model, [])
+    found = export.write(model, format, tmp_path / "out", lines)
+    wide = {shape[2] for shape in found["batches"]}
+    assert wide == {128} if squeeze_px else max(wide) <= 200 and len(wide) > 1
+    assert len({tuple(shape) for shape in found["batches"]}) == parity.BATCHES
+
+
+def test_a_line_wider_than_the_table_is_named_and_the_others_do_not_suffer(tmp_path):
+    """200 px are exactly what was asked for, and no multiple of the usual 32."""
+    grey = lambda wide: np.random.default_rng(0).integers(0, 256, (32, wide), np.uint8)
+    model = encoder_of_one_width("learned", columns=50)
+    narrow, exact, wide = load.Encoder(model)([grey(100), grey(200), grey(400)])
+    assert (len(narrow.frames), len(exact.frames)) == (25, 50)
+    assert "400 px wide" in wide.error and "end at 200 px: cut it" in wide.error
+    lines = [model.prepared(grey(wide)) for wide in (20, 40, 60)]
+    small = encoder_of_one_width("learned", columns=25)  # narrower than what shapes are made of
+    export.write(small, "safetensors", tmp_path / "small", lines)
+    (found,) = dig_jax.load_encoder(tmp_path / "small")(grey(100))
+    assert found.frames.shape == (25, 16) and not found.error
 
 
 @pytest.mark.slow
