@@ -39,8 +39,7 @@ params = weights["params"]
 print(params.keys())
 ```
 """,
-    "onnx": """A graph for onnxruntime and others, opset 20. Rows and width are free; the width is a
-multiple of {multiple_px} px:
+    "onnx": """A graph for onnxruntime and others, opset 20. {shape}:
 
 ```python
 import numpy as np, onnxruntime
@@ -74,8 +73,8 @@ image = np.full((1, {height_px}, {multiple_px}, {channels}), 255, np.uint8)
 print(program.call(image, np.array([{multiple_px}], np.int32)))
 ```
 
-Rows and width are free; the width is a multiple of {multiple_px} px. StableHLO programs can be read
-for six months by later versions: keep an export to safetensors beside it.
+{shape}. StableHLO programs can be read for six months by
+later versions: keep an export to safetensors beside it.
 """,
 }
 CALLS = {
@@ -87,6 +86,7 @@ OUTPUTS = {
     "reader": "ids (the characters of each line, 0 behind them; n is character n - 1 of "
     "charset.json), length (how many), confidence and frame of each, line (confidence of all)",
     "encoder": "tokens, frames (one a column of tokens) and frame_length",
+    "torch": "tokens f32[B, rows * columns, D], row by row",
 }
 
 
@@ -101,6 +101,7 @@ def text(
         "height_px": prepared.height_px,
         "channels": prepared.channels,
         "multiple_px": model.multiple_px,
+        "shape": _shape(model),
     }
     load = LOAD[format].replace("{call}", CALLS[model.kind])
     for name, value in fill.items():
@@ -111,7 +112,9 @@ def text(
     lines += [f"{sum(sizes.values()):,} parameters ({parts}).", ""]
     lines += [about.strip(), ""] if about.strip() else []
     lines += _recipe(origin)
-    lines += ["## Input", "", *_preparation(model), "", "## Output", "", OUTPUTS[model.kind], ""]
+    lines += ["## Input", "", *_preparation(model, format), ""]
+    outputs = OUTPUTS["torch" if format == "torch" else model.kind]
+    lines += ["## Output", "", outputs, ""]
     if model.charset is not None:
         chars = model.charset.chars
         lines += [f"{len(chars)} characters: `{chars[:60].replace('`', '')}`"]
@@ -140,7 +143,15 @@ def _recipe(origin: Mapping[str, Any]) -> list[str]:
     return ["## Training", "", "| what | value |", "|---|---|", *rows, ""] if rows else []
 
 
-def _preparation(model: Model) -> list[str]:
+def _shape(model: Model) -> str:
+    """Which images the program takes."""
+    if model.preparation.squeeze_px:
+        return f"The number of rows is free; the width is {model.preparation.squeeze_px} px"
+    most = f", up to {model.widest_px} px" if model.widest_px else ""
+    return f"Rows and width are free; the width is a multiple of {model.multiple_px} px{most}"
+
+
+def _preparation(model: Model, format: str) -> list[str]:
     prepared = model.preparation
     colour = "grey" if prepared.channels == 1 else "RGB"
     if prepared.squeeze_px:
@@ -151,6 +162,11 @@ def _preparation(model: Model) -> list[str]:
     if prepared.contrast == "stretch":
         steps.append("Greys are stretched: the 2nd percentile becomes 0, the 90th 255, the rest")
         steps.append("is clipped.")
+    if format == "torch":  # a network that is told neither bytes nor a width
+        steps.append("Scaled from 0..255 to -1..1 by `pixels / 127.5 - 1`, f32[B, C, H, W]: the")
+        steps.append("network does not do it. It reads padding, too, so put lines of one width")
+        steps.append("into a batch; widths are whole patches.")
+        return steps
     steps.append("Padded with white (255) on the right; `width` says how many columns are real.")
     steps.append("The network scales pixels from 0..255 to -1..1 itself. dig_jax does all of it.")
     return steps

@@ -26,9 +26,8 @@ WIDEST_PX = 4096  # a table of positions is written for lines up to this width
 def write(
     folder: pathlib.Path, model: Model, batches: Sequence[Mapping[str, np.ndarray]]
 ) -> dict[str, Any]:
-    """Writes the state dict of the encoder and proves it. ValueError for what is no ViT."""
+    """Writes the state dict of an encoder and proves it. ValueError for what is no ViT."""
     model = stablehlo.of_dtype(model, "float32")
-    model = model.alone() if model.kind == "reader" else model
     (folder / FILE).write_bytes(save(state_dict(model), {"format": "pt"}))
     state = load_file(folder / FILE)
     back = import_vit.convert(state, None, heads=model.encoder().heads, channels=None)

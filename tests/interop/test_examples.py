@@ -1,5 +1,6 @@
 """The runners of examples/ read as dig_jax does, without what they do not need."""
 
+import json
 import pathlib
 import subprocess
 import sys
@@ -147,10 +148,16 @@ def test_plain_orbax_opens_an_export_to_orbax(folder, lines):
 def test_a_state_dict_goes_back_to_pytorch(name, folder, lines):
     """The export proves itself by the importer; where torch is installed, by the example, too."""
     model = test_onnx.random(name)
-    model = model.alone() if model.kind == "reader" else model
     output = folder / f"torch_{name}"
-    found = export.write(model, "torch", output, lines)
+    found = export.write(model, "torch", output, lines)  # of a reader the encoder
     assert max(found["float32"]["difference"].values()) < 1e-5
+    config = json.loads((output / "config.json").read_text())
+    assert config["export"]["kind"] == "encoder" and config["method"].keys() == {"encoder"}
+    assert not (output / "charset.json").exists()
+    card = (output / "card.md").read_text()
+    assert "# Encoder" in card and "tokens f32[B, rows * columns, D]" in card
+    assert "heads" not in card and "confidence" not in card.split("## Proof")[0]
+    assert "by `pixels / 127.5 - 1`" in card and "scales pixels" not in card  # as below
     state = load_file(output / "model.safetensors")
     width = state["pos_embed"].shape[-1]
     assert not state["blocks.0.attn.qkv.bias"][width : 2 * width].any()
