@@ -102,7 +102,13 @@ def convert(
     take.finish(layout)
     hidden = blocks[0]["mlp"]["fc1"]["kernel"].shape[1] if blocks else 4 * width
     options = {"patch": list(patch), "width": width, "depth": depth, "mlp_ratio": hidden / width}
-    options |= {"heads": heads or _heads(known, width), "final_norm": final_norm} | position
+    heads = _heads(known, width) if heads is None else heads
+    if heads < 1 or width % heads:
+        raise ValueError(
+            f"heads is {heads}, which does not divide the width of {width}: state with --heads how "
+            "many the network has"
+        )
+    options |= {"heads": heads, "final_norm": final_norm} | position
     options |= {"class_token": True} if "cls_token" in params else {}
     left = tuple(sorted(beside)) + (("cls_token",) if token is not None and not class_token else ())
     left += take.unused

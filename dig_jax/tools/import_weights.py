@@ -32,6 +32,15 @@ from dig_jax.train import command_line
 
 FLAGS = flags.FLAGS
 EXPORT = "dig_jax"  # the layout that is an export of ours, no state dict of another project
+OF_STATE_DICTS = (
+    "prefix",
+    "heads",
+    "pixels",
+    "trained_px",
+    "for_px",
+    "channels",
+    "class_token",
+)  # what an export states itself
 
 
 def size(text: str | None, flag: str) -> tuple[int, int] | None:
@@ -54,6 +63,10 @@ def main(argv: list[str]) -> int:
     from dig_jax.interop import import_vit, state_dict  # late: --help needs no JAX
 
     if FLAGS.layout == EXPORT:
+        if idle := [f"--{name}" for name in OF_STATE_DICTS if FLAGS[name].present]:
+            raise ValueError(
+                f"{', '.join(idle)}: --layout={EXPORT} takes an export as it is, so leave it out"
+            )
         print(f"{output}: {of_export(output, FLAGS.input)}")
         return 0
     file = program.path(FLAGS.input, "--input")

@@ -139,11 +139,24 @@ def test_what_does_not_fit_is_named():
         ),
         (lambda: convert("mae", state, heads=None), "state it with --heads"),
         (lambda: convert("mae", state, prefix="x."), "encoders under 'model.'"),
+        (
+            lambda: convert("mae", state, heads=3),
+            "heads is 3, which does not divide the width of 8",
+        ),
+        (lambda: convert("mae", state, heads=0), "heads is 0"),
     ]
     for call, words in wrong:
         with pytest.raises(ValueError) as error:
             call()
         assert words in str(error.value), str(error.value)
+
+
+def test_flags_that_an_export_has_no_use_for_are_refused(tmp_path, python):
+    command = [python, "-m", "dig_jax.tools.import_weights", "--layout=dig_jax", "--input=gen48"]
+    command += [f"--output={tmp_path}/run", "--channels=3", "--heads=5"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    said = "--heads, --channels: --layout=dig_jax takes an export as it is, so leave it out"
+    assert done.returncode == 1 and said in done.stderr and not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
