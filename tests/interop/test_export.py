@@ -184,6 +184,10 @@ def test_encoders_whose_positions_end_are_exported(format, position, squeeze_px,
     wide = {shape[2] for shape in found["batches"]}
     assert wide == {128} if squeeze_px else max(wide) <= 200 and len(wide) > 1
     assert len({tuple(shape) for shape in found["batches"]}) == parity.BATCHES
+    if format in ("onnx", "stablehlo"):
+        said = "the width is 128 px" if squeeze_px else "a multiple of 8 px, up to 200 px"
+        card = (tmp_path / "out" / "card.md").read_text()
+        assert said in card and f"image = np.full((1, 32, {128 if squeeze_px else 8}, 1)" in card
 
 
 def test_a_line_wider_than_the_table_is_named_and_the_others_do_not_suffer(tmp_path):
