@@ -5,6 +5,7 @@ reading order, with `patch` px a token. `vit.frames`, `vit.columns` and `heads.p
 more to make frames and their lengths.
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -141,7 +142,7 @@ def create(options: Mapping[str, Any]) -> vit.Vit | crnn.Crnn | cnn.Cnn:
     """The module that config.method.encoder describes; kind "vit" unless it says another.
 
     What is "auto" still is resolved for this machine; an experiment for another one calls `resolve`
-    before. ValueError for a kind that is not, or an option that the kind has not.
+    before. ValueError for a kind that is not, an option that the kind has not, or one that lacks.
     """
     options = resolve(sized(options), *here())
     kind = options.pop("kind", "vit")
@@ -156,6 +157,12 @@ def create(options: Mapping[str, Any]) -> vit.Vit | crnn.Crnn | cnn.Cnn:
         raise ValueError(
             f"{', '.join(sorted(unknown))}: an encoder of kind {kind} has no such option; "
             "leave it out, or choose another size"
+        )
+    fields = [field for field in dataclasses.fields(KINDS[kind]) if field.name not in options]
+    if lacking := [field.name for field in fields if field.default is dataclasses.MISSING]:
+        raise ValueError(
+            f"an encoder of kind {kind} lacks {', '.join(lacking)}: state it in "
+            "config.method.encoder, or choose a size"
         )
     module = KINDS[kind](**options)
     if patch not in (None, module.patch):
@@ -193,9 +200,9 @@ def create_vit(options: Mapping[str, Any]) -> vit.Vit:
     """The same for methods that hide or choose tokens, which only a ViT lets them do. ValueError
     for another kind.
     """
-    if options.get("kind", "vit") != "vit":
+    if (kind := kind_of(options)) != "vit":
         raise ValueError(
-            f"kind is {options['kind']!r}, but this method needs the tokens of a ViT: "
+            f"kind is {kind!r}, but this method needs the tokens of a ViT: "
             "set config.method.encoder.kind to vit, or choose a ViT's size"
         )
     return create(options)

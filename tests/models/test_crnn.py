@@ -88,5 +88,11 @@ def test_mistakes_become_sentences():
         encoders.create({**SIZE, "kind": "rnn"})
     with pytest.raises(ValueError, match="kind is 'crnn'.*needs the tokens of a ViT"):
         encoders.create_vit(SIZE)
+    with pytest.raises(ValueError, match="kind is 'cnn'.*needs the tokens of a ViT"):
+        encoders.create_vit({"size": "cnn"})  # the kind follows from the size
+    with pytest.raises(ValueError, match="^an encoder of kind vit lacks patch: state it in config"):
+        encoders.create({"size": "micro"})
+    with pytest.raises(ValueError, match="kind crnn lacks .*stages"):
+        encoders.create({"kind": "crnn", "height_px": 32})
     with pytest.raises(ValueError, match=r"patch is \(8, 4\).*\(32, 4\)"):
         encoders.create({**SIZE, "patch": (8, 4)})
