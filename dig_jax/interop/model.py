@@ -7,8 +7,8 @@ of_export(folder)    from an export (`interop/export.py`); what it needs, its fo
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import functools
+import importlib
 import json
 import math
 import pathlib
@@ -249,20 +249,18 @@ def of_run(
     wanted = shapes(method, charset, preparation)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     place = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
-    weights: dict[str, Any] = {"params": {}, "mutable": {}}
+    read = lambda path, tree: checkpoint.load_subtree(
+        str(folder), path, jax.tree.map(place, tree), step
+    )
     # Part by part: of a sweep only one head is read.
-    for top, part in wanted.items():
-        for name, tree in part.items():
-            if name != "heads":
-                tree = jax.tree.map(place, tree)
-                weights[top][name] = checkpoint.load_subtree(
-                    str(folder), f"{top}/{name}", tree, step
-                )
-                continue
-            ((title, tree),) = tree.items()
-            path = f"{top}/heads/{title}"
-            tree = checkpoint.load_subtree(str(folder), path, jax.tree.map(place, tree), step)
-            weights[top][name] = {title: tree}
+    heads = wanted["params"].pop("heads", {})
+    weights = {"mutable": {}} | {
+        top: {name: read(f"{top}/{name}", tree) for name, tree in part.items()}
+        for top, part in wanted.items()
+    }
+    if heads:
+        read_heads = {name: read(f"params/heads/{name}", tree) for name, tree in heads.items()}
+        weights["params"]["heads"] = read_heads
     origin = {"run": bucket.whole(folder).name, "step": step, "method": cfg["method"]["name"]}
     origin |= {"trained_on": cfg["data"].get("train"), "figures": figures(folder, step)}
     recipe = {"recipe": cfg["method"].get("recipe"), "subset": cfg["data"].get("subset")}

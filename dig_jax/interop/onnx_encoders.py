@@ -27,6 +27,7 @@ from dig_jax.interop.onnx_graph import (
     waves,
 )
 from dig_jax.models import cnn, crnn, tps, vit
+from dig_jax.models.transformer import of_block
 
 
 def of_vit(g: Graph, module: vit.Vit, params: Mapping[str, Any], image: str, width: str) -> str:
@@ -79,7 +80,7 @@ def _blocks(
     seen = first(g, size(g, x, 1), real)
     blocks = [x]
     for number in range(module.depth):
-        blocks.append(_block(g, module, _of_block(params, number), blocks[-1], seen))
+        blocks.append(_block(g, module, of_block(params, number), blocks[-1], seen))
     return blocks, seen
 
 
@@ -89,16 +90,6 @@ def _patches(g: Graph, patch, dim: int, params: Mapping[str, Any], image: str) -
     kernel = np.asarray(params["kernel"]).reshape(*patch, channels, dim).transpose(3, 2, 0, 1)
     bias = np.asarray(params["bias"])
     return g("Conv", image, kernel, bias, kernel_shape=list(patch), strides=list(patch))
-
-
-def _of_block(params: Mapping[str, Any], number: int) -> Any:
-    """Parameters of one block, stacked (scan) or not."""
-    if "blocks" not in params:
-        return params[f"block_{number}"]
-    pick = lambda tree: {
-        k: pick(v) if isinstance(v, Mapping) else np.asarray(v)[number] for k, v in tree.items()
-    }
-    return pick(params["blocks"])
 
 
 def _codes(g: Graph, module: vit.Vit, params: Mapping[str, Any], rows: int, cols: str) -> str:

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save
 from dig_jax.interop import import_vit, parity, stablehlo
 from dig_jax.interop.model import Model
 from dig_jax.models import vit
+from dig_jax.models.transformer import of_block
 
 FILE = "model.safetensors"
 BOUND = 1e-5
@@ -69,7 +70,7 @@ def state_dict(model: Model) -> dict[str, np.ndarray]:
     if encoder.final_norm:
         state |= _norm(params["norm"], "norm")
     for number in range(encoder.depth):
-        state |= _block(_of_block(params, number), f"blocks.{number}.")
+        state |= _block(of_block(params, number), f"blocks.{number}.")
     return {name: np.ascontiguousarray(x, np.float32) for name, x in state.items()}
 
 
@@ -83,12 +84,6 @@ def _table(encoder: vit.Vit, params: Mapping[str, Any], rows: int) -> np.ndarray
         grid = (rows, columns)
         codes = vit.position_codes(encoder.position, grid, encoder.width, encoder.flat_columns)[0]
     return np.asarray(codes).reshape(columns, rows, -1).transpose(1, 0, 2)[None]
-
-
-def _of_block(params: Mapping[str, Any], number: int) -> Any:
-    if "blocks" not in params:
-        return params[f"block_{number}"]
-    return jax.tree.map(lambda x: x[number], params["blocks"])
 
 
 def _norm(weights: Mapping[str, Any], name: str) -> dict[str, np.ndarray]:

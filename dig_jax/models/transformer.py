@@ -4,6 +4,7 @@ Keys past a line's length are never attended to. All forms of attention compute 
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -155,6 +156,13 @@ class Block(nn.Module):
         x = add(x, attention(norm(name="norm1")(x), lengths))
         x = add(x, feed_forward(norm(name="norm2")(x)))
         return x, x if self.each else None
+
+
+def of_block(params: Mapping[str, Any], number: int) -> Any:
+    """Parameters of one of `blocks`, stacked (scan) or not."""
+    if "blocks" not in params:
+        return params[f"block_{number}"]
+    return jax.tree.map(lambda x: x[number], params["blocks"])
 
 
 def blocks(
