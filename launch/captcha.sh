@@ -17,6 +17,8 @@ keep=glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshol
 export GLIBC_TUNABLES="${GLIBC_TUNABLES-glibc.malloc.hugetlb=1:$keep}"
 python=${PYTHON:-.venv/bin/python} records=${RECORDS:-records} runs=${RUNS:-runs/captcha}
 seed=${SEED:-0} start=${2:-}
+least=0; case $1 in pretrain | judge) least=1 ;; esac # behind the stage
+[ $# -gt $least ] || { echo "$1 needs $least arguments or more: see --help" >&2; exit 2; }
 real=$records/captcha_ds drawn=$records/captcha_drawn
 main() { "$python" -m dig_jax.main "$@"; }
 
@@ -31,7 +33,7 @@ case $1 in
       gen) config=dig:objective=gen, flags=() ;;
       dig) config=dig: flags=(--config.method.window_px=30) ;;
       seqclr | simsiam) config=$start: flags=(--config.method.window_px=30) ;;
-      *) config=${start:?see --help}: flags=() ;;
+      *) config=$start: flags=() ;;
     esac
     config+=preset=cpu,size=cnn48_lstm,patch=32x4,probe=none
     config+=,seed=$seed,batch=32,steps=${STEPS:-1500}
@@ -42,7 +44,7 @@ case $1 in
     labels=("${@:3}"); [ $# -gt 2 ] || labels=(20 50 100 200)
     for count in "${labels[@]}"; do
       common=head=linear,labels=$count,seed=$seed,batch=8,steps=${STEPS:-800}
-      config=finetune:$common from=(--config.init_from="$runs/pretrain/${start:?see --help}-$seed")
+      config=finetune:$common from=(--config.init_from="$runs/pretrain/$start-$seed")
       [ "$start" != random ] || config=scratch:size=cnn48_lstm,patch=32x4,$common from=()
       main --config="$config" "${from[@]}" --config.data.train="$real" \
         --config.evals.recognition.datasets="$real@validation,$real@test,$drawn@validation" \

@@ -18,6 +18,8 @@ export GLIBC_TUNABLES="${GLIBC_TUNABLES-glibc.malloc.hugetlb=1:$keep}"
 python=${PYTHON:-.venv/bin/python} records=${RECORDS:-records} runs=${RUNS:-runs/characters}
 seed=${SEED:-0} kind=${2:-}
 main() { "$python" -m dig_jax.main "$@"; }
+least=0; case $1 in table | all) ;; judge) least=2 ;; *) least=1 ;; esac # behind the stage
+[ $# -gt $least ] || { echo "$1 needs $least arguments or more: see --help" >&2; exit 2; }
 bundle() { # gen48 or print, as a folder to start from
   [ -d "$runs/$1" ] ||
     "$python" -m dig_jax.tools.import_weights --layout=dig_jax --input="$1" --output="$runs/$1"

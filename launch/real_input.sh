@@ -62,7 +62,9 @@ judge() { # start set protocol
     --workdir="$runs/$set/$protocol/$start-$seed"
 }
 
-case ${1:-} in
+least=0; case $1 in pretrain | bench) least=1 ;; judge) least=2 ;; esac # behind the stage
+[ $# -gt $least ] || { echo "$1 needs $least arguments or more: see --help" >&2; exit 2; }
+case $1 in
   records) for set in archiscribe copiste_hw_fr; do
       "$python" -m dig_jax.tools.make_records --source=folder --input="../shared/data/$set" \
         --output="$records/$set"

@@ -20,6 +20,8 @@ python=${PYTHON:-.venv/bin/python} records=${RECORDS:-records} runs=${RUNS:-runs
 seed=${SEED:-0}
 main() { "$python" -m dig_jax.main "$@"; }
 
+least=0; case $1 in table) ;; judge | self | again | ngram) least=2 ;; *) least=1 ;; esac
+[ $# -gt $least ] || { echo "$1 needs $least arguments or more: see --help" >&2; exit 2; }
 # Under the Open Font or the Apache License. Those of fraktur have a long s; the first is a type of
 # books, drawn after one of 1901.
 fraktur=(unifrakturmaguntia unifrakturcook grenze-gotisch manufacturing-consent im-fell-english)

@@ -30,6 +30,8 @@ steps() { [ "$1" = copiste_hw_fr ] && echo "${STEPS:-2600}" || echo "${STEPS:-19
 # size -> the reader behind it: LSTMs are in the encoder, or in front of the classes
 reader() { case $1 in *_lstm) echo head=linear ;; *) echo head=bilstm2 ;; esac; }
 
+least=0; case $1 in pretrain | ablate | readers) least=1 ;; judge) least=3 ;; esac
+[ $# -gt $least ] || { echo "$1 needs $least arguments or more: see --help" >&2; exit 2; }
 case $1 in
   records) for set in archiscribe copiste_hw_fr captcha_ds icdar2015_words; do
       "$python" -m dig_jax.tools.make_records --source=folder --input="../shared/data/$set" \
@@ -63,16 +65,14 @@ case $1 in
     for piece in "${pieces[@]}"; do
       args=labels=${LABELS:-0.1},steps=$(steps "$2"),seed=$seed flags=() name=without_$piece
       case $piece in
-        whole) args=size=cnn48,$args ;;
-        augmentation) args=size=cnn48,recipe=,$args ;;
+        whole) args=size=cnn48,$args ;; augmentation) args=size=cnn48,recipe=,$args ;;
         contrast) args=size=cnn48,$args flags=(--config.data.contrast=None) ;;
         schedule) args=size=cnn48,$args
           flags=(--config.optim.{schedule=constant,warmup_steps=0,average=None}) ;;
         dropout) args=size=cnn48,$args flags=(--config.method.heads.ctc.dropout=0.0) ;;
         shortcut) args=size=cnn48,$args flags=(--config.method.heads.ctc.shortcut=0.0) ;;
         mean) args=size=cnn48,$args flags=(--config.optim.average=None) ;;
-        lstm) args=size=cnn48,head=linear,$args ;;
-        height) args=size=cnn,$args ;;
+        lstm) args=size=cnn48,head=linear,$args ;; height) args=size=cnn,$args ;;
         vit) args=size=micro,patch=32x4,$args name=vit ;;
         vit_stem) args=size=micro_stem,patch=48x6,height=48,$args name=vit_stem ;;
         vit_plain) args=size=micro,patch=32x4,$args name=vit_plain # features as they are

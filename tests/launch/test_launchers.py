@@ -238,8 +238,23 @@ def test_captchas_are_judged_alike_by_three_seeds(tmp_path):
         assert not found or made.index(found[1]) < made.index(call.rpartition("/R/")[2])
     drawn = next(call for call in called if "label_curves" in call)
     assert drawn.endswith(f"gen={tmp_path}/R/judged/20/gen-0/") and "--set=captcha_ds-test" in drawn
-    nothing = subprocess.run([LAUNCH / "captcha.sh", "pretrain"], env=env, capture_output=True)
-    assert nothing.returncode and b"see --help" in nothing.stderr
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "strong pretrain", "strong judge gen archiscribe", "strong ablate", "strong readers",
+        "similar records", "similar judge hands", "similar self fraktur", "similar fonts",
+        "captcha pretrain", "captcha judge", "characters judge digits", "characters records",
+        "real_input pretrain", "real_input judge dig", "real_input bench",
+    ],
+)  # fmt: skip
+def test_a_stage_without_its_arguments_starts_nothing(tmp_path, call):
+    name, *args = call.split()
+    env = os.environ | {"PYTHON": "echo", "RUNS": f"{tmp_path}/R", "RECORDS": f"{tmp_path}/r"}
+    done = subprocess.run([LAUNCH / f"{name}.sh", *args], env=env, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "") and not os.listdir(tmp_path)
+    assert re.fullmatch(rf"{args[0]} needs \d arguments or more: see --help\n", done.stderr)
 
 
 @pytest.mark.parametrize("labels", ["34", "0"])
