@@ -32,7 +32,9 @@ def batches(
     if len(lines) < BATCHES:
         raise ValueError(f"{len(lines)} lines cannot prove an export: give at least {BATCHES}")
     lines = sorted(lines, key=lambda line: line.pixels.shape[1])
-    result, before, group = [], 0, []
+    result: list[dict[str, np.ndarray]] = []
+    group: list[np.ndarray] = []
+    before = 0
     for part in np.array_split(np.arange(len(lines)), BATCHES):
         mine = [lines[i].pixels for i in part]
         needed = -(-mine[-1].shape[1] // multiple_px) * multiple_px

@@ -256,6 +256,13 @@ def test_a_program_with_an_lstm_has_free_rows_and_width():
     assert str(batch.shape) == "(b, 32, 32*w, 1)" and str(width.shape) == "(b,)"
 
 
+def test_a_program_of_positions_that_end_takes_any_narrower_width():
+    for position, columns, width in (("flat_1d", 32, "32*w"), ("learned", 50, "8*w")):
+        program = stablehlo.exported(encoder_of_one_width(position, columns=columns))
+        (batch, _), _ = jax.tree.flatten(program.in_avals)
+        assert str(batch.shape) == f"(b, 32, {width}, 1)"
+
+
 @pytest.mark.slow
 def test_an_export_that_differs_is_deleted(folder, lines, monkeypatch):
     def damaged(where, weights, *more):
