@@ -107,3 +107,5 @@ def test_batches_of_lines_are_whole_columns_wide():
         cfg = experiment.completed(build("scratch", f"records=r,{arg}").to_dict())
         assert (cfg["data"]["multiple_px"], cfg["data"]["height_px"]) == (multiple, high)
         assert experiment.whole_columns(cfg, 32) == multiple
+    cfg["method"]["encoder"] |= {"position": "flat_1d", "flat_columns": 50}  # of 4 px
+    assert experiment.whole_columns(cfg, 32) == 8  # a line may be 200 px wide, as its positions

@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import importlib
 import json
-import math
 import pathlib
 import re
 import zipfile
@@ -78,8 +77,7 @@ class Model:
         The widest is one, and the only one of squeezed lines."""
         if self.preparation.squeeze_px:
             return self.preparation.squeeze_px
-        patch_px = self.encoder().patch[1]
-        return math.gcd(-(-buckets.MULTIPLE_PX // patch_px) * patch_px, self.widest_px or 0)
+        return encoders.whole_columns(self.options["encoder"], buckets.MULTIPLE_PX)
 
     def prepared(self, image: Any, seconds: MutableMapping[str, float] | None = None) -> LineImage:
         """`preparation` of an image. BadRecord, too, for a line wider than the encoder takes."""

@@ -6,6 +6,7 @@ more to make frames and their lengths.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -183,6 +184,14 @@ def widest_px(encoder: Any) -> int | None:
     """Where the positions of an encoder end: those of a ViT may be of a table. None: nowhere."""
     ends = getattr(encoder, "position", "sincos_2d") != "sincos_2d"
     return encoder.flat_columns * encoder.patch[1] if ends else None
+
+
+def whole_columns(options: Mapping[str, Any], px: int) -> int:
+    """px, up to whole columns of an encoder; where its positions end, what divides that width, too,
+    so that a line may be as wide."""
+    column = column_px(options)
+    ends = options.get("position", "sincos_2d") != "sincos_2d"
+    return math.gcd(-(-px // column) * column, widest_px(create(options)) if ends else 0)
 
 
 def check_dropout(encoder: Any) -> None:

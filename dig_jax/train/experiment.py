@@ -245,10 +245,9 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def whole_columns(cfg: Mapping[str, Any], px: int) -> int:
-    """px, up to whole columns of the encoder: what widths of batches are multiples of."""
+    """What widths of batches are multiples of: `encoders.whole_columns`, or px as it is."""
     encoder = cfg["method"].get("encoder")
-    column = encoders.column_px(encoder) if encoder else 1
-    return -(-px // column) * column
+    return encoders.whole_columns(encoder, px) if encoder else px
 
 
 def encoder_for(cfg: Mapping[str, Any], device: Device | None) -> dict[str, Any] | None:
