@@ -3,19 +3,14 @@
 python examples/read_onnx.py EXPORT line.png more.jpg
 """
 
-import sys
-
 import onnxruntime
-from common import opened, padded, prepared
+from common import arguments, batches, opened
 
 
-def main(folder, paths, multiple_px=96):  # widths: multiples of the patch's width
-    config, chars = opened(folder)
+def main(folder, paths):
+    config, chars = opened(folder, "onnx", "model.onnx")
     session = onnxruntime.InferenceSession(f"{folder}/model.onnx")
-    for path in paths:
-        pixels = prepared(path, config["data"])
-        multiple_px = config["data"].get("squeeze_px") or multiple_px
-        image, width = padded(pixels, multiple_px)
+    for path, image, width in batches(paths, config):
         found = session.run(None, {"image": image, "width": width})
         found = {output.name: x[0] for output, x in zip(session.get_outputs(), found)}
         text = "".join(chars[i - 1] for i in found["ids"][: found["length"]])
@@ -23,4 +18,4 @@ def main(folder, paths, multiple_px=96):  # widths: multiples of the patch's wid
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(*arguments(__doc__))

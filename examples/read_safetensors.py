@@ -7,10 +7,9 @@ time, so there is no padding to think of. For speed take an export to ONNX.
 """
 
 import math
-import sys
 
 import numpy as np
-from common import greedy, opened, padded, prepared
+from common import arguments, batches, column_px, greedy, opened
 from safetensors.numpy import load_file
 
 erf = np.vectorize(math.erf, otypes=[np.float32])
@@ -106,7 +105,7 @@ def vit(x, w, options):
 
 
 def main(folder, paths):
-    config, chars = opened(folder)
+    config, chars = opened(folder, "safetensors", "weights.safetensors")
     arrays = {
         k: v.astype(np.float32) for k, v in load_file(f"{folder}/weights.safetensors").items()
     }
@@ -122,9 +121,8 @@ def main(folder, paths):
     if options.get("kind", "vit") not in ("vit", "cnn"):
         raise SystemExit(f"this example has no encoder of the kind {options['kind']}: use ONNX")
     pools = options.get("pools", ((2, 2), (2, 2), (2, 1), (2, 1), (1, 1)))
-    column_px = options["patch"][1] if "patch" in options else math.prod(p[1] for p in pools)
-    for path in paths:
-        image, _ = padded(prepared(path, config["data"]), column_px)
+    wide = column_px(options)
+    for path, image, _ in batches(paths, config, wide):
         x = image[0].astype(np.float32) / 127.5 - 1
         if options.get("kind") == "cnn":
             x = cnn(x, encoder, pools)
@@ -135,7 +133,7 @@ def main(folder, paths):
         x = layer_norm(x, encoder["norm"]) if "norm" in encoder else x
         top = Weights(arrays, "params")
         x = layer_norm(x, top["norm"]) if "norm" in top else x
-        x = x.reshape(image.shape[2] // column_px, -1)  # the tokens of a column side by side
+        x = x.reshape(image.shape[2] // wide, -1)  # the tokens of a column side by side
         if "mutable/scale/mean" in arrays:
             x = (x - arrays["mutable/scale/mean"]) / arrays["mutable/scale/std"]
         weights = Weights(arrays, f"params/heads/{name}")
@@ -146,4 +144,4 @@ def main(folder, paths):
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(*arguments(__doc__))

@@ -6,23 +6,20 @@ The program decodes, too: greedily, by CTC or one character after the other.
 """
 
 import pathlib
-import sys
 
 import numpy as np
-from common import opened, padded, prepared
+from common import arguments, batches, opened
 from jax import export
 
 
-def main(folder, paths, multiple_px=96):
-    config, chars = opened(folder)
+def main(folder, paths):
+    config, chars = opened(folder, "stablehlo", "model.stablehlo")
     program = export.deserialize(bytearray(pathlib.Path(folder, "model.stablehlo").read_bytes()))
-    for path in paths:
-        pixels = prepared(path, config["data"])
-        image, width = padded(pixels, config["data"].get("squeeze_px") or multiple_px)
+    for path, image, width in batches(paths, config):
         reading = {name: np.asarray(value)[0] for name, value in program.call(image, width).items()}
         text = "".join(chars[i - 1] for i in reading["ids"][: reading["length"]])
         print(f"{path}\t{text}\t{reading['line']:.4f}")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    main(*arguments(__doc__))

@@ -314,8 +314,9 @@ def chosen_head(folder: pathlib.Path, names: list[str], asked: str | None, step:
 
 
 def described(model: Model, format: str, version: str) -> dict[str, Any]:
-    """config.json of an export."""
+    """config.json of an export. Widths are multiples of multiple_px, up to widest_px (or None)."""
     export = {"layout": LAYOUT, "kind": model.kind, "format": format, "dig_jax": version}
+    export |= {"multiple_px": model.multiple_px, "widest_px": model.widest_px}
     if model.search:
         export["search"] = dict(model.search) | {"lm": model.search["lm"].order}
     return {

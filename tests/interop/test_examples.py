@@ -1,5 +1,7 @@
 """The runners of examples/ read as dig_jax does, without what they do not need."""
 
+import dataclasses
+import importlib
 import json
 import pathlib
 import subprocess
@@ -14,6 +16,7 @@ from safetensors.numpy import load_file
 from dig_jax import load
 from dig_jax.data import writer
 from dig_jax.interop import export, parity
+from dig_jax.interop import model as models
 from tests import readers
 from tests.interop import test_onnx
 from tests.tiers import tiers
@@ -135,6 +138,106 @@ def test_jax_alone_reads_an_export_to_stablehlo(folder, lines):
     paths = sorted((folder / "lines").glob("*.png"))[:2]
     output = run("read_stablehlo.py", [folder / "hlo", *paths], ("dig_jax", "cv2", "flax"))
     check(output, model, paths)
+
+
+def of_six_px(squeeze_px=None):
+    """A reader with columns of 6 px, as the bundled `fraktur`: 96 px are no multiple of theirs."""
+    encoder = readers.ENCODER | {"pools": [[2, 2], [2, 3], [2, 1], [2, 1], [1, 1]]}
+    model = test_onnx.random_of("reader", {"encoder": encoder, "heads": readers.OPTIONS["heads"]})
+    preparation = dataclasses.replace(model.preparation, squeeze_px=squeeze_px)
+    return dataclasses.replace(model, preparation=preparation)
+
+
+@pytest.fixture
+def common(monkeypatch):
+    """The module of the runners."""
+    monkeypatch.syspath_prepend(EXAMPLES)
+    return importlib.import_module("common")
+
+
+@pytest.mark.parametrize("squeeze_px", [None, 120])
+def test_an_export_says_which_widths_it_takes(squeeze_px, common):
+    described = models.described(of_six_px(squeeze_px), "onnx", "0")
+    want = {"multiple_px": squeeze_px or 36, "widest_px": squeeze_px}
+    assert want.items() <= described["export"].items()
+    described["method"]["encoder"] = {}  # so the columns are not looked up
+    widths = common.usual_widths(described)
+    assert widths == ((120, 120) if squeeze_px else (108, None))
+    older = models.described(of_six_px(squeeze_px), "onnx", "0")
+    older["export"] = {}
+    assert common.usual_widths(older) == widths
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("squeeze_px", [None, 120])
+@pytest.mark.parametrize("format", ["onnx", "stablehlo"])
+def test_runners_pad_to_whole_columns(format, squeeze_px, folder, lines):
+    if format == "onnx":
+        pytest.importorskip("onnxruntime", reason='pip install "dig_jax[onnx]"')
+    model, output = of_six_px(squeeze_px), folder / f"six_{format}_{squeeze_px}"
+    own = [model.preparation(image) for image in readers.images()[:3]]
+    export.write(model, format, output, own)
+    paths = sorted((folder / "lines").glob("*.png"))[:2]
+    check(run(f"read_{format}.py", [output, *paths], ("dig_jax", "cv2", "flax")), model, paths)
+
+
+def test_lines_wider_than_the_reader_takes_are_named(common):
+    pixels = np.zeros((32, 130, 1), np.uint8)
+    config = {"export": {"multiple_px": 8, "widest_px": 200}, "data": {}}
+    config["method"] = {"encoder": {}}
+    assert common.padded(pixels, *common.usual_widths(config))[0].shape == (1, 32, 192, 1)
+    assert common.padded(pixels, 96, 136)[0].shape == (1, 32, 136, 1)
+    with pytest.raises(ValueError, match="it is 130 px wide at height 32, and 128 is the most"):
+        common.padded(pixels, 96, 128)
+
+
+def mistake(file, *given):
+    done = subprocess.run([sys.executable, EXAMPLES / file, *given], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("file", tiers(["read_safetensors.py", "read_onnx.py", "load_orbax.py"]))
+def test_runners_say_how_they_are_run(file, tmp_path):
+    if file == "read_onnx.py":
+        pytest.importorskip("onnxruntime", reason='pip install "dig_jax[onnx]"')
+    used = f"python examples/{file} EXPORT"
+    code, said, _ = mistake(file, "--help")
+    assert code == 0 and used in said
+    code, _, said = mistake(file)
+    assert code == 1 and used in said
+    given = [tmp_path / "no", "a.png"][: 1 if file == "load_orbax.py" else 2]
+    code, _, said = mistake(file, *given)
+    assert code == 1 and said.startswith("there is no ") and str(tmp_path / "no") in said
+
+
+def test_runners_refuse_exports_of_other_formats(common, lines, tmp_path):
+    export.write(readers.model(), "safetensors", tmp_path / "there", lines)
+    assert common.opened(tmp_path / "there", "safetensors", "weights.safetensors")[1]
+    for file, format, said in (
+        ("model.onnx", "onnx", "kind reader to safetensors: name a reader that was exported to"),
+        ("gone", "safetensors", "there is no .*gone: export the reader again"),
+    ):
+        with pytest.raises(SystemExit, match=said):
+            common.opened(tmp_path / "there", format, file)
+    (tmp_path / "there" / "config.json").write_text("{}")
+    with pytest.raises(SystemExit, match="kind None to None: name a reader"):
+        common.opened(tmp_path / "there", "onnx", "model.onnx")
+
+
+def test_runners_leave_a_bad_image_out_and_read_the_others(common, tmp_path, capsys):
+    good = readers.files(tmp_path)[:2]
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "half.png").write_bytes(good[0].read_bytes()[:200])
+    bad = [tmp_path, tmp_path / "text.png", tmp_path / "half.png", tmp_path / "gone.png"]
+    config = {"data": readers.DATA, "export": {}, "method": {"encoder": {}}}
+    read = []
+    with pytest.raises(SystemExit, match="4 of 6 images could not be read"):
+        for path, _, _ in common.batches([good[0], *bad, good[1]], config):
+            read.append(path)
+    assert read == good
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(" is left out: ")[0] for line in said] == [str(path) for path in bad]
 
 
 @pytest.mark.slow
