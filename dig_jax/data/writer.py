@@ -6,6 +6,7 @@ import functools
 import glob
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from dig_jax.text import Charset
 SCHEMA_VERSION = 1
 MANIFEST = "records.json"
 SHARD_BYTES = 256 << 20
+FULL = "No space left on device|Disk quota exceeded|File too large"
 
 
 @functools.cache
@@ -189,6 +191,13 @@ def under_way(output: Path, asked: dict[str, Any] | None, report: Report) -> Ite
         report.before = spool.progress.get("report", {}) if stage == "fill" else {}
         try:
             yield spool
+        except (OSError, RuntimeError) as error:  # RuntimeError: of ArrayRecord
+            if not (full := re.search(FULL, str(error))):
+                raise
+            raise OSError(
+                f"{output} cannot be written ({full[0].lower()}): free some room and "
+                "repeat the command, or choose an --output on a larger disk"
+            ) from error
         finally:
             done = asked and (spool.counts or any(folder.glob("part-0*")))
             if folder.is_dir() and not done:

@@ -256,7 +256,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"'{rest[1]}' is no option; write --name=value.")
         manifest = make(given)
     except (ValueError, OSError, RuntimeError, flags.Error) as error:
-        print(f"make_records: {shown(' '.join(str(error).split()), 1000)}", file=sys.stderr)
+        print(f"make_records: {shown(program.sentence(error), 1000)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("make_records: stopped; the same command goes on from here", file=sys.stderr)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dig_jax.train.command_line import config_text, parse, run, sentence  # noqa: F401
+from dig_jax.train.command_line import config_text, naming, parse, run, sentence  # noqa: F401
 from dig_jax.workdir import bucket
 
 
@@ -50,15 +50,18 @@ def named_folder(text: str, what: str) -> tuple[str, Any]:
 
 
 def write_picture(output: str, picture: np.ndarray) -> pathlib.Path:
-    """Writes u8[H, W, 3] BGR to --output, whose folder is made; ValueError where that fails."""
+    """Writes u8[H, W, 3] BGR to --output, whose folder is made. ValueError for a suffix that is of
+    no picture; OSError."""
     import cv2  # here, as most programs do without it
 
     file = path(output, "--output")
-    file.parent.mkdir(parents=True, exist_ok=True)
     try:
-        written = cv2.imwrite(str(file), picture)
+        known, data = cv2.imencode(file.suffix, picture)
     except cv2.error:  # a suffix that OpenCV does not know
-        written = False
-    if not written:
+        known = False
+    if not known:
         raise ValueError(f"--output={output} cannot be written: give the name of a .png file")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with naming(file):
+        file.write_bytes(data.tobytes())
     return file

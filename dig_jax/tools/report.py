@@ -363,7 +363,8 @@ def main(argv):
     if _OUTPUT.value:
         output = program.path(_OUTPUT.value, "--output")
         output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(text, encoding="utf-8")
+    with program.naming(output):
+        output.write_text(text, encoding="utf-8")
     print(f"report: {output}")
 
 

@@ -183,7 +183,7 @@ def main(argv=None):
         picture = sheet(rows, width)
         output = program.write_picture(args.output, picture[..., ::-1])
     except (ValueError, OSError, cv2.error) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {program.sentence(error)}", file=sys.stderr)
         return 1
     print(f"{output}: {picture.shape[1]} x {picture.shape[0]} px, {len(width)} lines")
     return 0

@@ -12,14 +12,16 @@ sentence and exit code 1; --help ends with 0.
 from __future__ import annotations
 
 import ast
+import contextlib
 import difflib
+import errno
 import importlib.util
 import os
 import pathlib
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from absl import app, flags, logging
@@ -204,10 +206,33 @@ def tells(line: Any) -> bool:
 
 
 def sentence(error: Exception) -> str:
-    """An error in one line; of the system, what happened and to which file."""
-    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
-        return f"{error.filename}: {(error.strerror or '').lower() or error.errno}"
+    """An error in one line; of the system, what happened and to which file. It names none where a
+    disk is full: that is what the program writes, by its flags."""
+    if isinstance(error, OSError) and error.errno is not None:
+        file = written() if error.filename is None and error.errno in FULL else error.filename
+        if file is not None:
+            return f"{file}: {(error.strerror or '').lower() or error.errno}"
     return " ".join(str(error).split())
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def written() -> str | None:
+    """What the flags say that this program writes."""
+    named = (flags.FLAGS[name].value for name in ("output", "workdir") if name in flags.FLAGS)
+    return next((str(value) for value in named if value), None)
+
+
+@contextlib.contextmanager
+def naming(file: str | os.PathLike[str]) -> Iterator[None]:
+    """Errors of the system that name no file, as those of a full disk, name this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(file)
+        raise
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 
+from dig_jax.data import spool
 from dig_jax.data.records import RecordSet, encode_image, open_sets
 from dig_jax.tools import make_records
 
@@ -193,3 +194,21 @@ def test_paths_of_home_and_of_stores(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     code, _, err = run(capsys, "--input=~/data", "--output=~/made", "--workers=0")
     assert code == 0 and (tmp_path / "made" / "records.json").is_file(), err
+
+
+def test_a_full_disk_is_named(data, tmp_path, capsys, monkeypatch):
+    """ArrayRecord speaks of chunk writers, NumPy names no file."""
+
+    class Full:
+        def __init__(self, path, options):
+            self.said = f"write() failed: No space left on device; writing {path}; at byte 307200"
+
+        def write(self, value):
+            raise RuntimeError(f"{self.said}; Failed to close chunk_writer")
+
+        close = lambda self: self.write(b"")
+
+    monkeypatch.setattr(spool, "open_writer", lambda file: Full(file, None))
+    code, _, err = run(capsys, f"--input={data}", f"--output={tmp_path / 'x'}", "--workers=0")
+    named = f"{tmp_path / 'x'} cannot be written (no space left on device): free some room and"
+    assert code == 1 and err.startswith(f"make_records: {named}") and "chunk" not in err

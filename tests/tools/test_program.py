@@ -1,5 +1,6 @@
 """Every program explains itself with exit code 0, and a mistake ends in one sentence."""
 
+import errno
 import json
 import os
 import pathlib
@@ -168,6 +169,20 @@ def test_a_picture_that_cannot_be_written_is_a_sentence(tmp_path):
     assert program.write_picture(str(tmp_path / "new" / "a.png"), picture).is_file()
     with pytest.raises(ValueError, match="name of a .png file"):
         program.write_picture(str(tmp_path / "a.what"), picture)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC])
+def test_a_disk_that_takes_no_picture_is_named_with_the_reason(tmp_path, monkeypatch, number):
+    """Of a full disk the system names no file."""
+
+    def write(path, data):
+        raise OSError(number, os.strerror(number), *[str(path)] * (number == errno.EROFS))
+
+    monkeypatch.setattr(pathlib.Path, "write_bytes", write)
+    with pytest.raises(OSError) as caught:
+        program.write_picture(str(tmp_path / "a.png"), np.zeros((2, 2, 3), np.uint8))
+    reason = os.strerror(number).lower()
+    assert program.sentence(caught.value) == f"{tmp_path}/a.png: {reason}"
 
 
 def test_help_shows_the_text_of_the_config(tmp_path):

@@ -1,6 +1,8 @@
 """The command line: configs by name and path, options that no file states, what overrides what."""
 
+import errno
 import logging
+import os
 import pathlib
 import subprocess
 import sys
@@ -127,3 +129,17 @@ def test_a_pipe_that_closes_early_is_no_error():
     shell = f"{sys.executable} -m dig_jax.tools.benchmarks | true; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", shell], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_full_disk_is_named_by_the_flags(parse):
+    """Where a file is open already, the system does not say which."""
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert command_line.sentence(full) == "[Errno 28] No space left on device"
+    parse("--config=mae", "--workdir=runs/a")
+    assert command_line.sentence(full) == "runs/a: no space left on device"
+    other = OSError(errno.ECONNREFUSED, os.strerror(errno.ECONNREFUSED))
+    assert command_line.sentence(other) == "[Errno 111] Connection refused"
+    with pytest.raises(OSError) as caught, command_line.naming("report.html"):
+        with open("/dev/full", "w") as file:
+            file.write("a page")
+    assert command_line.sentence(caught.value) == "report.html: no space left on device"
