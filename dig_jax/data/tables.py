@@ -154,7 +154,8 @@ def read_table(
     if columns is None:
         raise ValueError(
             f"{file} has the header '{shown(head.strip(), 100)}', in which no columns of images "
-            "and texts are known: name them with --image_column and --text_column."
+            "and texts are known: name them with --image_column and --text_column; if it has no "
+            "header, write one, or use labels.tsv."
         )
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
     next(rows)

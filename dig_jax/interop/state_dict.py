@@ -15,6 +15,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 INSTALL = 'pip install "dig_jax[torch]"'
+PICKLES = (".pth", ".pt", ".tar", ".ckpt", ".bin", ".pkl")  # names of checkpoints of torch
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -26,6 +27,11 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
         raise FileNotFoundError(f"there is no file {path}: name a .safetensors or .pth file")
     if path.suffix == ".safetensors":
         return _safetensors(path)
+    if path.suffix not in PICKLES:
+        raise ValueError(
+            f"{path} is no state dict by its name: name a .safetensors file, or a checkpoint of "
+            "PyTorch (.pth, .pt)"
+        )
     try:
         import torch
     except ImportError:

@@ -83,6 +83,7 @@ def test_columns_and_splits_are_named_or_recognised(tmp_path):
     root = put(tmp_path / "in", files)
     told = refused(tmp_path / "out", "pairs", f"--input={root}")
     assert "'wo,was,split'" in told and "--image_column" in told
+    assert "if it has no header, write one, or use labels.tsv" in told
     made = make(
         tmp_path / "out", "pairs", f"--input={root}", "--image_column=wo", "--text_column=was"
     )

@@ -244,6 +244,9 @@ def test_files_that_are_no_weights_are_refused_in_a_sentence(tmp_path):
         (tmp_path / name).write_bytes(b"no weights")
         with pytest.raises(ValueError, match="cannot be read|more than weights|install it with"):
             state_dict.read(tmp_path / name)
+    (tmp_path / "a.png").write_bytes(b"a picture")
+    with pytest.raises(ValueError, match=r"a.png is no state dict by its name: .*\(.pth, .pt\)"):
+        state_dict.read(tmp_path / "a.png")
 
 
 def test_a_checkpoint_of_torch_is_read_and_code_in_it_is_not(tmp_path):
