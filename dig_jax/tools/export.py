@@ -6,7 +6,7 @@ Formats:
 
     safetensors, orbax  weights, for dig_jax and others
     stablehlo           a program with its weights, for cpu, cuda and tpu; float32 and bfloat16
-    onnx                readers and encoders, for onnxruntime; all but CTC decode inside
+    onnx                readers and encoders, for onnxruntime; decoding inside, by CTC logits, too
     torch               the state dict of a ViT, with the names of timm
 
 A recogniser is exported as a reader, a pre-training as an encoder. --kind=encoder takes the encoder

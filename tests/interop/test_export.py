@@ -246,6 +246,10 @@ def test_a_stablehlo_program_reads_lines_of_any_number_and_width(folder, lines):
         dig_jax.load_reader(folder / "hlo")
 
 
+def test_the_help_says_that_graphs_decode_inside():
+    assert "onnxruntime; decoding inside, by CTC logits, too" in tool.__doc__
+
+
 def test_a_program_with_an_lstm_has_free_rows_and_width():
     heads = {"ctc": {"kind": "bilstm", "hidden": 8}}
     model = readers.model(options=readers.OPTIONS | {"heads": heads})
