@@ -39,8 +39,9 @@ def points(run: runs.Run, metric: str) -> tuple[list[int], list[float]]:
     """(steps, values) of a metric; ValueError, with the names that there are, where it has none."""
     steps, values = run.series(metric)
     if not steps:
-        known = ", ".join(name for name in run.names() if name != "step") or "nothing"
-        raise ValueError(f"{run.path} has logged no {metric}: name one of {known}")
+        if not run.names():
+            raise ValueError(f"{run.path} has logged nothing: name a run that has")
+        raise ValueError(f"{run.path} has logged no {metric}: name one of {', '.join(run.names())}")
     return steps, values
 
 

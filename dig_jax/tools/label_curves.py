@@ -96,7 +96,7 @@ def points(
     named: str, only: str | None, group_by: str | None, axis: Axis = AXES["labels"]
 ) -> tuple[str, list[Point]]:
     """ "NAME=FOLDER" or "NAME@LINES=FOLDER" -> what to call the curve, and its points in order.
-    Runs that are not finished are named on the terminal. One that only evaluates counts where no
+    Runs that are not finished, and imports, are named on the terminal. One that only evaluates counts where no
     other does."""
     name, root = program.named_folder(named, "a folder of runs")
     lines = re.fullmatch(r"(.+)@(\d+)", name)
@@ -104,9 +104,12 @@ def points(
         raise ValueError(f"{named!r} names no curve: write NAME=FOLDER or NAME@LINES=FOLDER")
     many = [runs.load(file.parent) for file in sorted(bucket.named(root, "config.json"))]
     many = [run for run in many if run.is_recogniser]
-    for run in (run for run in many if not run.finished):
-        print(f"left out: {run.path} is {run.state}", file=sys.stderr)
-    many = [run for run in many if run.finished]
+    for run in many:
+        if "imported" in run.config:
+            print(f"left out: {run.path} is an import, which has no readings", file=sys.stderr)
+        elif not run.finished:
+            print(f"left out: {run.path} is {run.state}", file=sys.stderr)
+    many = [run for run in many if run.finished and "imported" not in run.config]
     found = spreads([run for run in many if run.trained] or many, group_by)
     if only:
         found = [one for one in found if one.dataset == only]

@@ -121,6 +121,13 @@ def headline(many: Sequence[Run], found: Sequence[Spread]) -> str:
     run = many[0]
     if len(many) > 1:
         return f"{len(many)} runs; none of them has read an evaluation set yet."
+    if "imported" in run.config:
+        return (
+            f"{run.name} was imported and has read no evaluation set: evaluate it with "
+            f"--config=evaluate:records=RECORDS --config.init_from={run.path}, and report on that."
+            if run.is_recogniser
+            else f"{run.name} is an imported encoder, which has no figures of its own."
+        )
     losses = run.series("train/loss")[1]
     if run.is_recogniser or not losses:
         return f"{run.name} has not been evaluated yet."
@@ -216,13 +223,13 @@ def summary(run) -> str:
         ("training data", data.get("train")),
         ("start", run.start),
         ("steps", f"{run.last_step} ({run.state})" if run.state else run.last_step),
-        ("batch", f"{run.config.get('batch_size')} lines"),
+        ("batch", f"{run.config['batch_size']} lines" if "batch_size" in run.config else None),
         ("seed", run.config.get("seed")),
     ]
     if run.is_recogniser:
         facts[3:3] = [("protocol", run.protocol), ("labels", run.labels)]
         facts += [(f"characters of {name} that it cannot write", n) for name, n in unknown(run)]
-    return as_html(("", ""), facts)
+    return as_html(("", ""), [fact for fact in facts if fact[1] is not None])  # an import has few
 
 
 def unknown(run) -> list[tuple[str, int]]:

@@ -85,7 +85,8 @@ class Run:
     def total(self) -> int:
         """How many steps it was to make; 0 where that is a number of epochs that no start noted."""
         noted = [start["total"] for start in self.starts if start.get("total") is not None]
-        return self.config["total"].get("steps") or (noted[-1] if noted else 0)
+        own = self.config.get("total", {}).get("steps")  # an import has none
+        return own or (noted[-1] if noted else 0)
 
     @property
     def finished(self) -> bool:

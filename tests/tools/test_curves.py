@@ -87,6 +87,8 @@ def test_what_is_wrong_is_said(tmp_path, runs):
         curves.save(curves.draw(one, "eval/cer", ""), f"{tmp_path}/a.bmp")
     with pytest.raises(FileNotFoundError, match="no config.json"):
         curves.draw([str(tmp_path)], "eval/cer", "")
+    with pytest.raises(ValueError, match="c has logged nothing: name a run that has"):
+        curves.draw([str(save(tmp_path / "c", []))], "eval/cer", "")
     with pytest.raises(app.UsageError, match="one or more work folders"):
         curves.main(["curves"])
 

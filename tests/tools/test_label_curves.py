@@ -155,6 +155,20 @@ def test_exports_unfinished_runs_and_evaluations_are_no_points(tree, capsys):
     assert [point.at for point in alone] == [34]
 
 
+def test_an_import_is_named_and_left_out(tree, capsys):
+    """It lies among the runs, has no steps, and does not hide an evaluation beside it."""
+    (tree / "a/print").mkdir()
+    told = {"imported": "print", "method": {"heads": {"ctc": {}}}, "data": {}}
+    (tree / "a/print/config.json").write_text(json.dumps(told))
+    assert len(label_curves.points(f"a={tree / 'a'}", None, None)[1]) == 3
+    assert f"left out: {tree / 'a/print'} is an import" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no finished recogniser below"):
+        label_curves.points(f"a={tree / 'a/print'}", None, None)
+    save(tree / "c/judged", 1, total={"steps": 0}, init_from=str(tree / "a/34/random-0"))
+    (tree / "a/print").rename(tree / "c/print")
+    assert [point.at for point in label_curves.points(f"c={tree / 'c'}", None, None)[1]] == [34]
+
+
 def test_many_curves_stay_at_their_numbers(tree):
     point = lambda **more: label_curves.Point(100, 0.1, **more)
     for more, most in (({}, 1.0), ({"low": 0.05, "high": 0.2}, label_curves.SPREAD)):

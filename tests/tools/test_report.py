@@ -597,6 +597,23 @@ def test_an_import_is_called_by_its_name_not_by_its_path(workdir):
     assert runs.load(workdir("a", evaluations(0.4), init_from=source)).start == "mine"
 
 
+def test_an_import_without_readings_says_how_to_get_them(tmp_path, capsys):
+    """As import_weights leaves them: no log, no number of steps."""
+    workdirs = []
+    for name, method in (("print", {"name": "recognize", "heads": {}}), ("dig", {"name": "dig"})):
+        (tmp_path / name).mkdir()
+        config = {"imported": name, "method": method, "data": {"channels": 1}}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+        workdirs.append(str(tmp_path / name))
+    report.main(["report", workdirs[0]])
+    assert f"evaluate:records=RECORDS --config.init_from={workdirs[0]}" in capsys.readouterr().out
+    report.main(["report", workdirs[1]])
+    assert "dig is an imported encoder" in capsys.readouterr().out
+    report.main(["report", *workdirs])
+    assert "2 runs; none of them has read" in capsys.readouterr().out
+    assert "None" not in (tmp_path / "print/report.html").read_text()
+
+
 def test_the_headline_says_harm_and_what_still_runs(workdir):
     words = report.headline(gains(workdir, 0.2, 0.3, total={"steps": 20})[:2], [])
     assert "rises from 20.0 %" in words and "50 % more errors" in words
