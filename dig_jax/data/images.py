@@ -10,7 +10,8 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import cv2
@@ -28,6 +29,11 @@ SUFFIXES = frozenset(
         ".tiff .webp"
     ).split()
 )
+# Pictures, pages and unfinished downloads that somebody may miss.
+UNREAD = frozenset(
+    ".heic .heif .jxl .jxr .pdf .svg .psd .xcf .djvu .djv .eps .ps .exr .hdr .dng .cr2 .nef .arw "
+    ".raw .ico .zip .tar .gz .part .crdownload".split()
+)
 KINDS = {
     "too large": "more than {max_pixels} pixels",
     "too slow": "made to be slow to decode",
@@ -38,6 +44,17 @@ MAX_SECONDS = 60  # for one image; only one that is made to be slow comes near
 # An image as a source finds it: a file, its bytes, or its pixels u8[h,w] or u8[h,w,3] (RGB).
 Found = Path | bytes | np.ndarray
 Item = tuple[str, Found, str | None, str]  # as Example, its image as it is found
+
+
+def left_out(files: Iterable[str], read: Collection[str] = ()) -> str:
+    """How many of these files are of UNREAD, and what to do with them; "" of none. read: suffixes
+    that are read here."""
+    found = Counter(Path(file).suffix.lower() for file in files)
+    counts = [f"{found[kind]} {kind}" for kind in sorted(UNREAD & found.keys() - set(read))]
+    if not counts:
+        return ""
+    pages = "tools.read reads PDFs, " * (".pdf" in found and ".pdf" not in read)
+    return f"{', '.join(counts)} left out: {pages}other kinds are read once they are PNG or JPEG"
 
 
 class BadImage(Exception):

@@ -96,8 +96,8 @@ def points(
     named: str, only: str | None, group_by: str | None, axis: Axis = AXES["labels"]
 ) -> tuple[str, list[Point]]:
     """ "NAME=FOLDER" or "NAME@LINES=FOLDER" -> what to call the curve, and its points in order.
-    Runs that are not finished, and imports, are named on the terminal. One that only evaluates counts where no
-    other does."""
+    Runs that are not finished, and imports, are named on the terminal. One that only evaluates
+    counts where no other does."""
     name, root = program.named_folder(named, "a folder of runs")
     lines = re.fullmatch(r"(.+)@(\d+)", name)
     if not name:

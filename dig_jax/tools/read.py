@@ -17,6 +17,7 @@ A bad file is named and stops nothing; the exit code is 1 only where no page cou
 from __future__ import annotations
 
 import itertools
+import os
 import pathlib
 import re
 import sys
@@ -88,6 +89,15 @@ def unread(page: Any) -> str:
     return f"{len(page.unread)} of its lines could not be read, such as: {page.unread[0]}"
 
 
+def say_left_out(names: Iterable[str]) -> None:
+    """A line on the terminal for each folder with files that somebody may miss."""
+    from dig_jax.data import images
+
+    for folder in filter(os.path.isdir, names):
+        if words := images.left_out(map(str, pathlib.Path(folder).rglob("*")), [".pdf"]):
+            print(f"{folder}: {words}", file=sys.stderr)
+
+
 def check(names: Sequence[str]) -> None:
     """ValueError for what the flags cannot mean together."""
     from dig_jax.pages.clean import STAGES
@@ -122,6 +132,7 @@ def main(argv: list[str]) -> int:
     )
     good, bad, lines = write_all(pages, FLAGS.format, FLAGS.output)
     seconds = time.perf_counter() - start
+    say_left_out(argv[1:])
     not_read = f", {bad} could not be" * bool(bad)
     print(f"pages: {good} read{not_read}; {lines} lines in {seconds:.1f} s", file=sys.stderr)
     return 0 if good else 1

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import pathlib
 import shutil
+import sys
 from collections.abc import Sequence
 
 import cv2
@@ -80,8 +81,11 @@ def lines_of(spec: str, labelled: bool = True) -> list[tuple[bytes, str]]:
 
     where = program.path(spec, "--records")
     if where.is_dir() and not (where / records.MANIFEST).is_file():
-        found = folder.examples(report=Report(), input=str(where), workers=0)
+        report = Report()
+        found = folder.examples(report=report, input=str(where), workers=0)
         lines = [(image, text) for _, image, text, _ in found]
+        for reason, count in report.reasons.items():
+            print(f"{spec}: {count} left out: {reason}", file=sys.stderr)
     else:
         mixture = records.open_sets(spec, labelled=labelled)
         lines = [(r.image, r.text) for r in mixture.read(range(len(mixture))) if not r.error]

@@ -224,6 +224,14 @@ def test_stages_are_drawn(page, tmp_path):
     assert not any("border" in name for name in drawn)
 
 
+def test_files_of_other_kinds_are_counted(tmp_path, capsys):
+    for name in ("a.HEIC", "b.pdf", "c.png"):
+        (tmp_path / name).write_bytes(b"x")
+    tool.say_left_out([str(tmp_path), str(tmp_path / "a.HEIC")])
+    want = f"{tmp_path}: 1 .heic left out: other kinds are read once they are PNG or JPEG\n"
+    assert capsys.readouterr().err == want
+
+
 def test_wrong_flags_are_one_sentence(monkeypatch):
     given = {"skip": [], "format": "text", "output": "", "batch_size": 32, "dpi": 300, "edits": 1}
 

@@ -5,6 +5,7 @@ import subprocess
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dig_jax.tools import show_readings
 
@@ -44,6 +45,13 @@ def test_both_texts_are_on_the_terminal_whatever_its_width():
         assert "(CER 5.3 %)" in text
     beside = show_readings.summary("print", read, 100).splitlines()
     assert any("have?" in line and "hare?" in line for line in beside)
+
+
+def test_files_of_a_folder_that_are_not_read_are_counted(tmp_path, capsys):
+    (tmp_path / "scan.pdf").write_bytes(b"x")
+    Image.new("L", (30, 20)).save(tmp_path / "a.png")
+    assert len(show_readings.lines_of(str(tmp_path), labelled=False)) == 1
+    assert f"{tmp_path}: 1 left out: .pdf is not read" in capsys.readouterr().err
 
 
 @pytest.mark.slow

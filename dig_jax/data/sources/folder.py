@@ -17,7 +17,7 @@ from pathlib import PurePosixPath
 
 from dig_jax.data.disk_map import DiskMap
 from dig_jax.data.examples import Example, Report
-from dig_jax.data.images import SUFFIXES, Store, stored
+from dig_jax.data.images import SUFFIXES, UNREAD, Store, stored
 from dig_jax.data.lists import (
     Root,
     is_folder,
@@ -26,12 +26,6 @@ from dig_jax.data.lists import (
     read_labels,
     read_lines,
     read_source,
-)
-
-# Pictures, pages and unfinished downloads that somebody may miss in the records.
-UNREAD = frozenset(
-    ".heic .heif .jxl .jxr .pdf .svg .psd .xcf .djvu .djv .eps .ps .exr .hdr .dng .cr2 .nef .arw "
-    ".raw .ico .zip .tar .gz .part .crdownload".split()
 )
 
 
