@@ -5,12 +5,12 @@
 INPUT: images, folders of images, records (RECORDS or RECORDS@split), or `-` for a list of paths on
 stdin. --model: a run, an export or the name of bundled weights; one to onnx reads fastest on a CPU.
 --output: a .tsv file, or .jsonl; without it, a table on the terminal. A file that is there is gone
-on with: what it names is not read again. A bad image is named and stops nothing; the exit
-code is 1 only where no image at all could be read.
+on with: what it has read is not read again, bad images are. OUTPUT.reader.json says what read it;
+another model or search is refused. A bad image is named and stops nothing; the exit code is 1 only
+where no image at all could be read.
 
 --beam=8 --lm=4 --texts=FILE lets an n-gram of characters choose between readings that look alike;
 --words=FILE turns unknown words into the only near one of a text; the characters are those read.
-What an output holds already is not read again, whatever the search: name another file.
 
 Columns: path, text, confidence (mean over the characters), characters (left,right,confidence of
 each, in px of the image), error. In .jsonl the characters name themselves, too. Backslash, tab and
@@ -26,7 +26,8 @@ import pathlib
 import re
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -35,12 +36,15 @@ from tqdm import tqdm
 from dig_jax.data.sizes import BadRecord
 from dig_jax.tools import program, reader_flags
 from dig_jax.train import command_line
+from dig_jax.workdir import whole
 from dig_jax.workdir.readings import escaped, plain
 
 FLAGS = flags.FLAGS
 COLUMNS = ("path", "text", "confidence", "characters", "error")
 MANIFEST = "records.json"
 NAMED = 10  # bad images on the terminal; the output names all
+ENDINGS = (".tsv", ".jsonl")
+READ_BY = ".reader.json"  # behind the name of an output: the file that says what read it
 
 
 # ---- what is read
@@ -68,18 +72,26 @@ def inputs(names: Sequence[str]) -> Iterator[tuple[str, Any]]:
 
 
 def images_below(folder: pathlib.Path) -> Iterator[tuple[str, Any]]:
-    """Images of a folder and its folders, hidden ones left out, by name."""
-    from dig_jax.data.images import SUFFIXES
+    """Images of a folder and its folders, hidden ones left out, by name. Pictures and pages of
+    other kinds are counted on the terminal."""
+    from dig_jax.data.images import SUFFIXES, left_out
 
-    found = False
+    found, others = False, []
     for here, below, files in os.walk(folder):
         below[:] = sorted(name for name in below if not name.startswith("."))
-        for file in sorted(files):
-            if not file.startswith(".") and pathlib.Path(file).suffix.lower() in SUFFIXES:
+        for file in sorted(file for file in files if not file.startswith(".")):
+            if pathlib.Path(file).suffix.lower() in SUFFIXES:
                 found = True
                 yield os.path.join(here, file), os.path.join(here, file)
+            else:
+                others.append(file)
+    words = left_out(others)
     if not found:
-        raise FileNotFoundError(f"{folder} holds no image: name another folder")
+        raise FileNotFoundError(
+            f"{folder} holds no image{f' ({words})' * bool(words)}: name another folder"
+        )
+    if words:
+        tqdm.write(f"{folder}: {words}", file=sys.stderr)
 
 
 def place(name: str) -> tuple[pathlib.Path, str | None]:
@@ -158,29 +170,84 @@ def begun(line: str, number: int, as_json: bool) -> bool:
     return any(rest.startswith(start) or start.startswith(rest) for start in starts)
 
 
+def read_by(reader: Any) -> dict[str, Any]:
+    """What decides the texts: the model, and the words that mend them. By content, not by path."""
+    import numpy as np
+
+    from dig_jax import trees
+
+    def digest(parts: Iterable[Any]) -> str:
+        value = 0
+        for part in parts:
+            value = zlib.crc32(part if isinstance(part, bytes) else part.tobytes(), value)
+        return f"{value:08x}"
+
+    model, search = reader.model, reader.search.options
+    weights = (np.asarray(leaf) for leaf in trees.named_leaves(model.weights).values())
+    if model.program is not None:
+        from dig_jax.interop import onnx
+        from dig_jax.interop.model import located
+
+        weights = [(located(FLAGS.model) / onnx.FILE).read_bytes()]
+    found = {"model": FLAGS.model, "weights": digest(weights), "beam": search["beam"]}
+    if ngram := search["lm"]:
+        found |= {"lm": ngram.order, "texts": digest(ngram.arrays().values())}
+        found |= {"lm_weight": search["weight"], "lm_bonus": search["bonus"]}
+    if FLAGS.words:
+        words = program.path(FLAGS.words, "--words").read_bytes()
+        found |= {"words": digest([words]), "edits": FLAGS.edits}
+    return found
+
+
+def check_read_by(path: pathlib.Path, now: Mapping[str, Any]) -> None:
+    """ValueError where the file of readings was read by another model or search than `now`; a line
+    on the terminal where it does not say."""
+    beside = path.with_name(path.name + READ_BY)
+    if not beside.exists():
+        print(f"{path}: it is not known what read the lines that it holds", file=sys.stderr)
+        return
+    try:
+        then = dict(json.loads(beside.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise ValueError(
+            f"{beside} does not say what read {path}: name another --output, or delete both files"
+        ) from None
+    keys = [key for key in then | now if key != "model" and then.get(key) != now.get(key)]
+    if keys:
+        said = ["model", "weights"] if "weights" in keys else keys
+        was, new = (", ".join(f"{k} {d.get(k, 'none')}" for k in said) for d in (then, now))
+        raise ValueError(
+            f"--output={path} was read with {was}, and now it would be {new}: name another file, "
+            "or read as before"
+        )
+
+
 class Table:
     """The file of readings, or the terminal (path None).
 
-    done, bad: how often it holds which name, and how often as a bad image. skipped: what `lacks`
-    left out so far, (lines that were read, images that were not readable).
+    done: how often it holds which name. Bad images, and other lines of their names, are taken out,
+    to be read again. skipped: lines that `lacks` left out so far. read_by: as `read_by` says, kept
+    beside the file. ValueError for a file of another reader, or that is none of ours.
     """
 
-    def __init__(self, path: pathlib.Path | None):
-        self.path, self.skipped = path, (0, 0)
-        self.done, self.bad = collections.Counter[str](), collections.Counter[str]()
-        self.json = path is not None and path.suffix in (".jsonl", ".json")
+    def __init__(self, path: pathlib.Path | None, read_by: Mapping[str, Any] | None = None):
+        self.path, self.skipped = path, 0
+        self.done, self.bad = collections.Counter[str](), set[str]()
+        self.json = path is not None and path.suffix == ".jsonl"
         if path is None:
             self.file = sys.stdout
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            whole = self._whole(path) if path.exists() else 0
-            self.file = open(path, "r+" if whole else "w", encoding="utf-8", newline="\n")
-            self.file.seek(whole)
+            size = self._opened(path, read_by) if path.exists() else 0
+            if read_by is not None and not self.done:
+                whole.write(path.with_name(path.name + READ_BY), json.dumps(read_by) + "\n")
+            self.file = open(path, "r+" if size else "w", encoding="utf-8", newline="\n")
+            self.file.seek(size)
             self.file.truncate()
         if not self.json and (path is None or not self.file.tell()):
             self.file.write("\t".join(COLUMNS) + "\n")
 
-    def _whole(self, path: pathlib.Path) -> int:
+    def _opened(self, path: pathlib.Path, read_by: Mapping[str, Any] | None) -> int:
         """Bytes of whole lines, whose names are noted; an unfinished line is read again."""
         size = 0
         with open(path, "rb") as file:
@@ -188,7 +255,23 @@ class Table:
                 line = data.decode("utf-8", "replace")
                 self._note(path, number, line)
                 size += len(data) * line.endswith("\n")
-        return size
+        for name in self.bad:
+            del self.done[name]
+        if self.done and read_by is not None:
+            check_read_by(path, read_by)
+        if not self.bad:
+            return size
+        with open(path, "rb") as file:
+            lines = enumerate(data.decode("utf-8", "replace") for data in file)
+            whole.write(path, (line for number, line in lines if self._good(line, number)))
+        return path.stat().st_size
+
+    def _good(self, line: str, number: int) -> bool:
+        """Whether a line of the file stays in it."""
+        if not line.endswith("\n"):
+            return False
+        row = parsed(line.rstrip("\n"), number, self.json)
+        return row is None or row[0] not in self.bad
 
     def _note(self, path: pathlib.Path, number: int, line: str) -> None:
         try:
@@ -197,7 +280,8 @@ class Table:
                     raise ValueError
             elif row := parsed(line.rstrip("\n"), number, self.json):
                 self.done[row[0]] += 1
-                self.bad[row[0]] += row[2] is None
+                if row[2] is None:
+                    self.bad.add(row[0])
         except ValueError:
             raise ValueError(
                 f"--output={path} exists and line {number + 1} is no reading: name another file"
@@ -205,15 +289,13 @@ class Table:
 
     def lacks(self, images: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
         """Those of (name, image) that it does not hold. Two sets may have records of one name."""
-        left, bad = self.done.copy(), self.bad.copy()
+        left = self.done.copy()
         for name, image in images:
-            if not left[name]:
+            if left[name]:
+                left[name] -= 1
+                self.skipped += 1
+            else:
                 yield name, image
-                continue
-            left[name] -= 1
-            was_bad, (lines, wrong) = bad[name] > 0, self.skipped
-            bad[name] -= was_bad
-            self.skipped = lines + (not was_bad), wrong + was_bad
 
     def write(self, reading: Any) -> None:
         self.file.write((as_json if self.json else as_row)(reading) + "\n")
@@ -253,17 +335,14 @@ def read_all(
     return lines, bad
 
 
-def summary(
-    lines: int, bad: int, skipped: tuple[int, int], seconds: float, parts: dict[str, float]
-) -> str:
+def summary(lines: int, bad: int, skipped: int, seconds: float, parts: dict[str, float]) -> str:
     """Sentences for the terminal: how many lines, how fast, and where the time went. skipped: as
     in `Table`."""
     once = parts.get("load", 0.0) + parts.get("compile", 0.0)
     each = {name: parts.get(name, 0.0) for name in ("decode", "prepare", "network", "text")}
     each["other"] = max(0.0, seconds - once - sum(each.values()))
     shares = ", ".join(f"{name} {1000 * t / max(lines, 1):.2f} ms" for name, t in each.items())
-    again = f"; {skipped[0]} were read before" if any(skipped) else ""
-    again += f" and {skipped[1]} could not be" if skipped[1] else ""
+    again = f"; {skipped} were read before" * bool(skipped)
     rate = lines / max(seconds - once, 1e-9)
     cpu = lines / max(parts.get("cpu", 0.0), 1e-9)
     return (
@@ -278,6 +357,9 @@ def main(argv: list[str]) -> int:
     start = time.perf_counter()
     if len(argv) < 2:
         raise ValueError("name images, folders or records to read, or - for a list on stdin")
+    output = pathlib.Path(FLAGS.output) if FLAGS.output else None
+    if output and output.suffix not in ENDINGS:
+        raise ValueError(f"--output={output} is no {' or '.join(ENDINGS)} file: name one")
     correct = reader_flags.spelling()
     reader = reader_flags.reader()
     parts = reader.lines.seconds
@@ -286,13 +368,12 @@ def main(argv: list[str]) -> int:
 
         writer.example_class()
     parts["load"] = time.perf_counter() - start
-    table, cpu = Table(pathlib.Path(FLAGS.output) if FLAGS.output else None), time.process_time()
+    table, cpu = Table(output, read_by(reader) if output else None), time.process_time()
     lines, bad = read_all(reader, argv[1:], table, FLAGS.batch_size, correct)
     parts["cpu"] = time.process_time() - cpu - parts["compile_cpu"]
     seconds = time.perf_counter() - start
     print(summary(lines, bad, table.skipped, seconds, parts), file=sys.stderr)
-    read, wrong = lines + table.skipped[0], bad + table.skipped[1]
-    return 1 if wrong and not read else 0
+    return 1 if bad and not lines + table.skipped else 0
 
 
 if __name__ == "__main__":
