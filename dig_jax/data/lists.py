@@ -3,6 +3,7 @@ read right, or counted and named."""
 
 import contextlib
 import functools
+import itertools
 import os
 import re
 import stat
@@ -14,6 +15,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from dig_jax.data.disk_map import DiskMap
 from dig_jax.data.examples import Report, shown
 
+LABELS = "labels.tsv"
 MAX_LINE_BYTES = 1 << 20  # of a line of labels.tsv or of a list
 QUOTED = re.compile(r'"(?:[^"]|"")*"')
 
@@ -144,24 +146,33 @@ def read_source(root: Root) -> dict[str, str]:
     return found
 
 
+def labels_file(root: Root) -> str:
+    """labels.tsv, or a file whose name differs from it in case alone."""
+    if root.reason(LABELS) != "missing":
+        return LABELS
+    same = (name for name in sorted(os.listdir(root.path)) if name.lower() == LABELS)
+    return next(same, LABELS)
+
+
 def read_labels(root: Root, report: Report) -> MutableMapping[str, str]:
     """labels.tsv -> {path: text}, on the disk. A line that cannot be used is reported, and its
     image stays unlabelled.
     """
     labels: MutableMapping[str, str] = DiskMap()
-    if root.reason("labels.tsv") == "missing":
-        report.notes.append(f"no labels.tsv: all images are unlabelled{other_source(root)}")
+    file = labels_file(root)
+    if root.reason(file) == "missing":
+        report.notes.append(f"no {LABELS}: all images are unlabelled{other_source(root)}")
         return labels
-    texts = (text for *_, text in _rows(root, Report()))
+    texts = (text for *_, text in _rows(root, file, Report()))
     quoted = is_quoted(texts)
     if quoted:
-        count = sum(text.startswith('"') for *_, text in _rows(root, Report()))
+        count = sum(text.startswith('"') for *_, text in _rows(root, file, Report()))
         report.notes.append(
-            f"labels.tsv is quoted as spreadsheets do it: quotation marks around {count} labels "
+            f"{file} is quoted as spreadsheets do it: quotation marks around {count} labels "
             "are taken off, doubled ones inside made single"
         )
-    for number, path, tab, text in _rows(root, report):
-        name = f"labels.tsv line {number}"
+    for number, path, tab, text in _rows(root, file, report):
+        name = f"{file} line {number}"
         if quoted:
             path, text = unquoted(path), unquoted(text)
         path = root.find(path)
@@ -181,14 +192,14 @@ def read_labels(root: Root, report: Report) -> MutableMapping[str, str]:
     return labels
 
 
-def _rows(root: Root, report: Report) -> Iterator[tuple[int, str, bytes, str]]:
+def _rows(root: Root, file: str, report: Report) -> Iterator[tuple[int, str, bytes, str]]:
     """(number, path, tab or b"", text) of the lines of labels.tsv that are UTF-8."""
-    for number, line in read_lines(root, "labels.tsv", report):
+    for number, line in read_lines(root, file, report):
         path, tab, text = line.partition(b"\t")
         try:
             yield number, os.fsdecode(path), tab, text.decode("utf-8")
         except UnicodeDecodeError:
-            report.skip(f"labels.tsv line {number}", "label is not UTF-8 (image kept, unlabelled)")
+            report.skip(f"{file} line {number}", "label is not UTF-8 (image kept, unlabelled)")
 
 
 def read_lines(root: Root, path: str, report: Report) -> Iterator[tuple[int, bytes]]:
@@ -237,20 +248,24 @@ def unquoted(field: str) -> str:
 
 
 SHEETS = (".csv", ".tsv", ".jsonl")
+LISTS = 20  # .txt files that are looked into: there may be one an image
 
 
 def other_source(root: Root) -> str:
     """Which source reads what else lies in the folder, as the end of a sentence, or ""."""
+    from dig_jax.data.tables import is_list  # which reads lists, too
+
     files = walk(root)
-    named = lambda *ends: (f for f in files if f.endswith(ends) and f != "labels.tsv")
+    named = lambda *ends: (f for f in files if f.lower().endswith(ends) and f.lower() != LABELS)
     first = lambda *ends: next(named(*ends), "")
     if base := first(".mdb", ".lmdb"):
         return f"; {shown(base)} is an LMDB: --source=lmdb reads it"
     if texts := sum(1 for _ in named(".gt.txt")):
         return f"; it looks like {texts} pairs x.png + x.gt.txt: --source=pairs reads them"
-    if nested := first("labels.tsv"):
+    if nested := first(LABELS):
         return f"; labels lie deeper, in {shown(nested)}: --source=pairs reads them"
-    if sheet := first("gt.txt", *SHEETS):
+    texts = (f for f in itertools.islice(named(".txt"), LISTS) if not root.reason(f))
+    if sheet := first("gt.txt", *SHEETS) or next((f for f in texts if is_list(root, f)), ""):
         return f"; {shown(sheet)} looks like labels: --source=pairs reads them"
     if table := first(".parquet", ".arrow"):
         return f"; {shown(table)} is a table: --source=parquet reads it"
@@ -260,4 +275,7 @@ def other_source(root: Root) -> str:
             for mark, name in ((b"<pcgts", "page_xml"), (b"<alto", "alto")):
                 if mark in head and not root.reason(file):
                     return f"; {shown(file)} describes a page: --source={name} reads it"
+    for file in files:
+        if PurePosixPath(file).stem.lower() == "labels":
+            return f"; {shown(file)} is not read: save it as {LABELS}, a path, a tab and its text"
     return ""

@@ -544,12 +544,28 @@ def test_an_image_without_contrast_is_kept_and_named(tmp_path):
     assert dict(report.reasons) == {"no contrast: nothing can be seen on it (image kept)": 1}
 
 
+def test_labels_in_capitals_are_labels(tmp_path):
+    two_images(tmp_path)
+    (tmp_path / "LABELS.TSV").write_text("a.png\tone\nnothing\n")
+    found, report = read(tmp_path)
+    assert [text for _, _, text, _ in found] == ["one", None] and not report.notes
+    assert report.first[0]["name"] == "LABELS.TSV line 2"
+    (tmp_path / "labels.tsv").write_text("a.png\ttwo\n")
+    assert [text for _, _, text, _ in read(tmp_path)[0]] == ["two", None]
+
+
 @pytest.mark.parametrize(
     ("files", "words"),
     [
         ({"a.gt.txt": "one", "b.gt.txt": "two"}, "2 pairs x.png \\+ x.gt.txt"),
         ({"gt.txt": "a.png\tone"}, "gt.txt looks like labels: --source=pairs"),
         ({"p/labels.tsv": "a.png\tone"}, "labels lie deeper, in p/labels.tsv"),
+        ({"p/LABELS.TSV": "a.png\tone"}, "labels lie deeper, in p/LABELS.TSV"),
+        ({"Transkription.TSV": "image\ttext"}, "Transkription.TSV looks like labels: --source=pa"),
+        ({"labels.txt": "a.png one"}, "labels.txt looks like labels: --source=pairs"),
+        ({"notes.txt": "b", "T.TXT": "a.png one"}, "T.TXT looks like labels: --source=pairs"),
+        ({"Labels.txt": "one"}, "Labels.txt is not read: save it as labels.tsv, a path, a tab"),
+        ({"labels.xlsx": "one"}, "labels.xlsx is not read: save it as labels.tsv"),
     ],
 )
 def test_labels_of_other_layouts_are_named(tmp_path, files, words):

@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from dig_jax.data.disk_map import DiskMap
 from dig_jax.data.examples import Example, Report, shown
 from dig_jax.data.images import Store
-from dig_jax.data.lists import Root, open_root, read_labels, read_source, walk
+from dig_jax.data.lists import LABELS, Root, open_root, read_labels, read_source, walk
 from dig_jax.data.sources.folder import Jobs, list_images, read_jobs
 from dig_jax.data.tables import (
     LEFT_OUT,
@@ -105,7 +105,7 @@ def _layout(root: Root, file: str) -> str:
     suffix = os.path.splitext(name)[1].lower()
     if name.lower().endswith(".gt.txt"):
         return "pairs" if name != ".gt.txt" else ""
-    if name == "labels.tsv":
+    if name.lower() == LABELS:
         return "folders"
     if suffix == ".txt":
         return "list" if not root.reason(file) and is_list(root, file) else ""
