@@ -385,4 +385,6 @@ def quick(config: ConfigDict, steps: int = 2, batch_size: int = 8) -> ConfigDict
         config.method[name] = TOY[name]
     for evaluator in config.evals.values():
         evaluator.every_steps = 0
+    if "probe" in config.evals:
+        config.evals.probe.update(steps=2, rates=(1e-2,), train_lines=16, eval_lines=16)
     return config

@@ -530,6 +530,16 @@ def test_a_recipe_may_be_named():
             build_method(file, arg)
 
 
+def test_quick_shortens_the_light_probe():
+    """As it is, it takes minutes on the records of a real project."""
+    probe = build("pretrain/dig", "preset=cpu,probe=records/a,quick").evals.probe
+    assert probe.to_dict() == {
+        **{"every_steps": 0, "sets": "records/a", "steps": 2, "rates": (0.01,)},
+        **{"train_lines": 16, "eval_lines": 16},
+    }
+    assert "probe" not in build("pretrain/dig", "preset=cpu,probe=none,quick").evals
+
+
 def test_quick_has_a_toy_of_every_encoder():
     """Of the height and the columns that its size reads."""
     for size in sorted(encoders.SIZES):

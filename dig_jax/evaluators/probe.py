@@ -25,7 +25,7 @@ import numpy as np
 import optax
 from absl import logging
 
-from dig_jax import sharding
+from dig_jax import hosts, sharding
 from dig_jax.data import pipeline, records
 from dig_jax.data.record_set import called
 from dig_jax.evaluators import scoring
@@ -34,6 +34,7 @@ from dig_jax.text import Charset, base_direction, normalize
 from dig_jax.workdir.datasets import named_sets
 
 STD_FLOOR = 1e-6
+LONG_STEPS = 100  # over all rates: a probe that is longer says that it begins
 
 
 class Lines(NamedTuple):
@@ -77,7 +78,7 @@ class Evaluator:
         self.mesh, self.seed = mesh, seed
         self.steps, self.batch_size, self.rates = steps, batch_size, tuple(rates)
         self.encode = jax.jit(method.encode, out_shardings=sharding.everywhere(mesh))
-        self.sets = {}
+        self.sets, self.told = {}, False
         for name, validation in named_sets(None, {"train": sets or data["train"]}).items():
             path = validation.rpartition("@")[0]
             train = f"{path}@train"
@@ -105,7 +106,13 @@ class Evaluator:
             self.sets[name] = (charset, *splits)
 
     def run(self, state, step) -> dict[str, float]:
-        del step
+        steps, rates = self.steps, len(self.rates)
+        if self.sets and not self.told and steps * rates > LONG_STEPS:
+            hosts.report(
+                f"step {step}: the light probe of {', '.join(self.sets)} begins, {steps} steps at "
+                f"{rates} rates; that takes minutes on a CPU, and probe=none leaves it out"
+            )
+            self.told = True
         return {
             f"probe/{name}/cer": self.cer(state.params, *parts) for name, parts in self.sets.items()
         }

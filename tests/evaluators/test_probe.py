@@ -85,6 +85,16 @@ def test_good_features_are_read_and_blind_ones_are_not(tmp_path):
     )  # standardised: the scale of features is no merit
 
 
+def test_a_long_probe_says_once_that_it_begins(tmp_path, capsys):
+    data, said = records(tmp_path), "the light probe of words begins, 60 steps at 2 rates; that"
+    evaluator = make(data)
+    for _ in range(2):
+        cer(evaluator, 1.0)
+    assert capsys.readouterr().err.count(said) == 1
+    cer(make(data, steps=2), 1.0)
+    assert "begins" not in capsys.readouterr().err
+
+
 def test_the_figure_does_not_depend_on_the_number_of_devices(tmp_path):
     data = records(tmp_path)
     assert cer(make(data, devices=1), 1.0) == cer(make(data, devices=8), 1.0)
