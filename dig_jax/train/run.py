@@ -62,6 +62,7 @@ def _run(config: Mapping[str, Any], workdir: str) -> TrainState:
         files = stack.enter_context(folder.opened(workdir))
         # XLA cannot cut a fused kernel, so models/flash.py calls it on each device of this mesh.
         stack.enter_context(jax.set_mesh(experiment.mesh))
+        evaluators = experiment.evaluators(files.folder)  # first: a set may not be there
         trace = Trace(experiment.profile, files.folder, workdir)
         checkpoints = experiment.checkpoints(workdir)
         stack.callback(checkpoints.close)
@@ -78,7 +79,6 @@ def _run(config: Mapping[str, Any], workdir: str) -> TrainState:
                     f"--workdir, with --config.init_from={workdir}"
                 )
         folder.describe_run(files.folder, meta)
-        evaluators = experiment.evaluators(files.folder)
         stack.enter_context(explain_memory(data.batch_shape))
         state = start_state(experiment, checkpoints, resumed)
         start = int(state.step)

@@ -26,6 +26,7 @@ from dig_jax import hosts
 from dig_jax.workdir import bucket, checksums, stored
 from dig_jax.workdir.stored import FOLDER, Damaged, steps  # noqa: F401  (callers find them here)
 
+TIDY_S = 10.0  # that Orbax may take to tidy a folder at the end
 LAYOUT = 2  # of a checkpoint and its meta. A program refuses later ones, and resumes its own only.
 
 
@@ -210,6 +211,10 @@ class Checkpoints:
             except Exception:
                 if self._failure is None:
                     raise
+            # Orbax tidies the folder in a thread that it does not wait for.
+            for thread in threading.enumerate():
+                if type(thread).__module__.startswith("orbax."):
+                    thread.join(TIDY_S)
 
 
 def _score(metrics: dict[str, float] | None, name: str, sign: float) -> float:

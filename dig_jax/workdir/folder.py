@@ -45,7 +45,7 @@ def opened(workdir: str) -> Iterator[mirror.Files]:
 @contextlib.contextmanager
 def lock_workdir(workdir: str) -> Iterator[None]:
     """The work folder, made, found writable, and held against a second run for as long as the
-    context lasts.
+    context lasts. One that was made for nothing, as an error ended the run, is removed.
 
     The lead process holds the lock for all processes of its job. It dies with its process, however
     that ends, and is a POSIX record lock, which worker processes do not inherit. Over NFS it needs
@@ -57,7 +57,7 @@ def lock_workdir(workdir: str) -> Iterator[None]:
         return
     if os.path.exists(workdir) and not os.path.isdir(workdir):
         raise ValueError(f"--workdir={workdir} is a file: name a folder, new or of this run")
-    path = os.path.join(workdir, LOCK)
+    path, made = os.path.join(workdir, LOCK), not os.path.exists(workdir)
     with contextlib.ExitStack() as stack:
         try:
             os.makedirs(workdir, exist_ok=True)
@@ -92,7 +92,13 @@ def lock_workdir(workdir: str) -> Iterator[None]:
                 raise ValueError(
                     f"--workdir={workdir} cannot be written ({_words(error)}): make room there"
                 ) from error
-        yield
+        try:
+            yield
+        except BaseException:
+            if made and os.listdir(workdir) == [LOCK]:
+                os.remove(path)
+                os.rmdir(workdir)
+            raise
 
 
 def _words(error: OSError) -> str:

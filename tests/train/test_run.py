@@ -537,6 +537,18 @@ def test_mistakes_become_sentences(lines, tmp_path, change, sentence):
         train.run(config, str(tmp_path))
 
 
+def test_a_set_that_is_not_there_leaves_no_work_folder(lines, tmp_path):
+    """It is found before Orbax opens the folder, and the lock alone does not stay either."""
+    evals = {"probe": {"sets": str(tmp_path / "none")}}
+    with pytest.raises((OSError, ValueError), match="none"):
+        train.run(make_config(lines, 1, evals=evals), str(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "mine").mkdir()
+    with pytest.raises((OSError, ValueError), match="none"):
+        train.run(make_config(lines, 1, evals=evals), str(tmp_path / "mine"))
+    assert os.listdir(tmp_path / "mine") == [".lock"]
+
+
 def test_metrics_are_means_over_the_log_interval(lines, tmp_path):
     train.run(make_config(lines, 5), str(tmp_path / "each"))
     train.run(make_config(lines, 5, **{"log.every_steps": 2}), str(tmp_path / "two"))

@@ -2,6 +2,7 @@
 not fit.
 """
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from orbax.checkpoint._src.path import temporary_paths
 
 from dig_jax import sharding
 from dig_jax.train.state import TrainState
@@ -66,6 +68,20 @@ def save_all(workdir, errors, **options):
     best = checkpoints.best_step()
     checkpoints.close()
     return checkpoint.steps(str(workdir)), best
+
+
+def test_closing_waits_until_the_folder_is_tidied(tmp_path, monkeypatch):
+    """An interpreter that ends meanwhile writes 40 lines of Orbax behind the sentence of an error."""
+    tidied, original = [], temporary_paths.cleanup_temporary_paths
+
+    async def slow(*args, **kwargs):
+        await asyncio.sleep(0.5)
+        await original(*args, **kwargs)
+        tidied.append(1)
+
+    monkeypatch.setattr(temporary_paths, "cleanup_temporary_paths", slow)
+    checkpoint.Checkpoints(str(tmp_path)).close()
+    assert tidied
 
 
 def test_round_trip_onto_another_mesh(tmp_path):
