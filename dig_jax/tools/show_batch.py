@@ -1,7 +1,6 @@
 """Writes a contact sheet of what the model really sees: every line, its views and its masks.
 
-    python -m dig_jax.tools.show_batch --config=configs/pretrain/dig.py \\
-      --config.data.train=RECORDS [--output=batch.png]
+    python -m dig_jax.tools.show_batch --config=dig:preset=cpu,records=RECORDS [--output=batch.png]
 
 One row of panels a line: the batch as it leaves the input pipeline, then each picture that the
 method's `augment` makes of it. Inputs and targets are shown alike, hidden patches dark and padding
@@ -17,6 +16,7 @@ import numpy as np
 from absl import app, flags
 
 from dig_jax.tools import program
+from dig_jax.tools.perf.workload import SCHEDULE
 from dig_jax.train import command_line
 from dig_jax.train.experiment import Experiment
 
@@ -131,10 +131,17 @@ def headed(picture, title, masked, padded):
     return np.vstack([caption(title, wide), *([strip] if legend else []), picture])
 
 
+def opened(config):
+    """The Experiment of a config on one device. Its schedule may not fit: nothing is trained."""
+    told = config.to_dict()
+    told["optim"] |= SCHEDULE
+    return Experiment.from_config(told, devices=jax.devices()[:1])
+
+
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
-    experiment = Experiment.from_config(command_line.config(), devices=jax.devices()[:1])
+    experiment = opened(command_line.config())
     batch, host = experiment.data.dataset[FLAGS.step]
     views = jax.jit(experiment.augment, static_argnums=1)(batch, FLAGS.step)
     picture = sheet(batch, host, views, experiment.method.encoder.patch, FLAGS.rows)

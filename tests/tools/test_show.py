@@ -6,6 +6,7 @@ import pytest
 
 from dig_jax.augment import recipes
 from dig_jax.tools import show_augment, show_batch
+from tests import toy
 
 HEIGHT, WIDTH, PATCH, CAPTION = 8, 16, (4, 4), 26
 
@@ -172,3 +173,11 @@ def test_a_sheet_of_a_batch_has_a_title_and_a_legend_of_what_occurs():
     assert {tuple(show_batch.MASKED), tuple(show_batch.PADDING)} <= colours
     none = show_batch.headed(plain, "recognize: step 0", masked=False, padded=False)
     assert none.shape == (10 + CAPTION, show_batch.HEAD_PX, 3)
+
+
+def test_show_batch_draws_whatever_the_schedule(lines, toys):
+    """A short run of the large preset, as in the help, has more steps of warm-up than steps."""
+    config = toy.make_config(lines, 1, **{"optim.warmup_steps": 5000, "optim.min_lr": 1.0})
+    experiment = show_batch.opened(config)
+    assert experiment.total == 1 and experiment.data.dataset[0][0]["image"].shape[0] == 8
+    assert config.optim.warmup_steps == 5000
