@@ -33,6 +33,7 @@ _OUTPUT = flags.DEFINE_string(
 
 SPLITS = ("train", "test")  # of which a data set is named, behind its folder
 SAYS_NOTHING = ("records", "data", "lines", "images", "val")  # names of folders
+PLATEAU = 0.9  # CER from which on a recogniser reads nothing: CTC begins with blanks alone
 OPEN_RUNS = 3  # from more runs on, their facts and confusions are folded up
 STYLE = """
 .lead { font-size: 1.2rem; line-height: 1.45; color: var(--ink); margin: .8rem 0 1.6rem }
@@ -162,10 +163,15 @@ def gain(readers: Sequence[Run]) -> str:
     _, name, labels, _, random, cer, start, group = min(pairs, key=lambda pair: pair[:4])
     change = 100 * (cer / random - 1)
     verb, more = ("falls", "fewer") if change < 0 else ("rises", "more")
+    found = f"{abs(change):.0f} % {more} errors"
+    if max(cer, random) >= PLATEAU:
+        unable = "that from random weights" if cer < PLATEAU else "the pre-trained one"
+        found = "neither reads" if min(cer, random) >= PLATEAU else f"{unable} does not read"
+        found += " yet"
     return (
         f"With {labels_in_words(labels)}, the character error rate on {lines_of(group[0], name)} "
         f"{verb} from {percent(random)} (random weights) to {percent(cer)} (pre-trained: {start}): "
-        f"{abs(change):.0f} % {more} errors.{not_done(group)}"
+        f"{found}.{not_done(group)}"
     )
 
 
@@ -209,6 +215,11 @@ def best(readers: Sequence[Run], found: Sequence[Spread]) -> str:
             between = f" (95 % interval: {100 * low:.1f} to {100 * high:.1f} %)"
     often = f": about one character in {round(1 / cer)} is wrong" if 0 < cer < 0.4 else ""
     which = "" if len(rates) == 1 else "The lowest error rate here: "
+    if cer >= PLATEAU:
+        return (
+            f"{which}{run.name} does not read {lines_of(run, name)} yet; its character error rate "
+            f"is {percent(cer)}.{not_done([run])}"
+        )
     return (
         f"{which}{run.name} reads {lines_of(run, name)} with a character error rate of "
         f"{percent(cer)}{between}{often}.{not_done([run])}"

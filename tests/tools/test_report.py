@@ -578,6 +578,26 @@ def test_the_headline_is_what_pretraining_gained(workdir):
 
 
 @pytest.mark.parametrize(
+    "random, gen, words",
+    [
+        (
+            2.313,
+            1.833,
+            "from 231.3 % (random weights) to 183.3 % (pre-trained: gen): neither reads",
+        ),
+        (0.95, 0.10, "from 95.0 % (random weights) to 10.0 % (pre-trained: gen): that from"),
+        (0.50, 1.00, "from 50.0 % (random weights) to 100.0 % (pre-trained: gen): the pre-tra"),
+    ],
+)
+def test_the_headline_counts_no_gain_of_what_does_not_read(workdir, random, gen, words):
+    """Two runs with `quick`, say: their rates are those of noise."""
+    *readers, _ = gains(workdir, random, gen)
+    assert words in report.headline(readers, []) and "errors." not in report.headline(readers, [])
+    alone = report.headline(readers[1:] if gen > 0.9 else readers[:1], [])
+    assert re.search("(random|gen)-0 does not read the validation lines yet; its character", alone)
+
+
+@pytest.mark.parametrize(
     "name, words",
     [
         ("records", "1,500 validation lines"),
