@@ -275,7 +275,7 @@ def other_source(root: Root) -> str:
             for mark, name in ((b"<pcgts", "page_xml"), (b"<alto", "alto")):
                 if mark in head and not root.reason(file):
                     return f"; {shown(file)} describes a page: --source={name} reads it"
-    for file in files:
+    for file in named(""):  # any
         if PurePosixPath(file).stem.lower() == "labels":
             return f"; {shown(file)} is not read: save it as {LABELS}, a path, a tab and its text"
     return ""
