@@ -314,12 +314,12 @@ READERS = {
 
 
 DECODERS = ("ctc", "attention", "transformer", "glimpse")
-WITHOUT = {"linear": {"hidden", "shortcut"}, "transformer": {"hidden"}}  # kind -> arguments
 
 
 def reader(args: ConfigDict, shortcut: float) -> dict[str, Any]:
     """Options of a recogniser's head by decoder=, head=, hidden= (0: its own width) and shortcut=
-    (-1: the one that is handed in). ValueError for an unknown one, and what it does not have."""
+    (-1: the one that is handed in). ValueError for an unknown one; `decoders.create` refuses an
+    option that a reader does not have."""
     if args.decoder not in DECODERS or args.head not in READERS:
         raise ValueError(
             f"decoder={args.decoder},head={args.head}: give one of decoder={', '.join(DECODERS)}, "
@@ -330,10 +330,7 @@ def reader(args: ConfigDict, shortcut: float) -> dict[str, Any]:
     head = READERS[args.head] if args.decoder == "ctc" else {"kind": args.decoder}
     weight = args.shortcut if args.shortcut >= 0 else shortcut
     given = {"hidden": args.get("hidden"), "shortcut": weight}
-    given = {name: value for name, value in given.items() if value}
-    for name in given.keys() & WITHOUT.get(head["kind"], set()):
-        raise ValueError(f"{name}={given[name]:g}: a {head['kind']} reader has none, leave it out")
-    return head | given
+    return head | {name: value for name, value in given.items() if value}
 
 
 def label_subset(labels: str) -> float | int | None:

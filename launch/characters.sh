@@ -44,8 +44,8 @@ case $1 in
       compgen -G "$name-*.ttf" > /dev/null && exit
       packed=$(npm pack --silent "@expo-google-fonts/$name")
       mkdir -p "$name" && tar xzf "$packed" -C "$name"
-      for file in "$name"/package/*/*{400Regular,700Bold}.ttf; do
-        [ ! -f "$file" ] || mv "$file" "$name-$(basename "$file")"; done
+      find "$name" -name '*400Regular.ttf' -o -name '*700Bold.ttf' | while read -r file; do
+        mv "$file" "$name-$(basename "$file")"; done # in folders of their own, or in none
       rm -r "$name" "$packed"
     ); done
     "$python" -m dig_jax.tools.word_list --language=hi --output="$fonts/words.txt"

@@ -61,7 +61,8 @@ case $1 in
       compgen -G "$name-*.ttf" > /dev/null && exit
       packed=$(npm pack --silent "@expo-google-fonts/$name")
       mkdir -p "$name" && tar xzf "$packed" -C "$name"
-      for file in "$name"/package/*/*.ttf; do mv "$file" "$name-$(basename "$file")"; done
+      find "$name" -name '*.ttf' | while read -r file; do
+        mv "$file" "$name-$(basename "$file")"; done # in folders of their own, or in none
       rm -r "$name" "$packed"
     ); done
     [ "$kind" != fraktur ] || "$python" -m dig_jax.tools.small_e --fonts="$fonts" ;;

@@ -27,7 +27,7 @@ from dig_jax.configs import common
 from dig_jax.data import records, writer
 from dig_jax.data.sources import lines
 from dig_jax.methods import recognize
-from dig_jax.models import encoders
+from dig_jax.models import decoders, encoders
 from dig_jax.train import command_line, defaults
 from dig_jax.train import run as train
 from dig_jax.workdir import checkpoint, metrics
@@ -437,11 +437,13 @@ def test_a_reader_is_as_wide_as_asked_for_or_says_that_it_cannot():
     head = lambda arg: next(iter(build("recognize/probe", arg).method.heads.values())).to_dict()
     for reader in ("head=bilstm", "decoder=attention", "decoder=glimpse"):
         assert head(f"{reader},hidden=64")["hidden"] == 64
-    for reader, kind in (("head=linear", "linear"), ("decoder=transformer", "transformer")):
-        with pytest.raises(ValueError, match=f"hidden=64: a {kind} reader has none, leave it out"):
-            head(f"{reader},hidden=64")
-    with pytest.raises(ValueError, match="shortcut=0.5: a linear reader has none, leave it out"):
-        head("head=linear,shortcut=0.5")
+    for arg, words in (
+        ("head=linear,hidden=64", "hidden, which kind 'linear' does not know: it takes dropout"),
+        ("decoder=transformer,hidden=64", "hidden, which kind 'transformer' does not know"),
+        ("head=linear,shortcut=0.5", "shortcut, which kind 'linear' does not know"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            decoders.create(5, **head(arg))
 
 
 def test_arguments_take_the_type_of_their_default():

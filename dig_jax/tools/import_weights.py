@@ -32,15 +32,8 @@ from dig_jax.train import command_line
 
 FLAGS = flags.FLAGS
 EXPORT = "dig_jax"  # the layout that is an export of ours, no state dict of another project
-OF_STATE_DICTS = (
-    "prefix",
-    "heads",
-    "pixels",
-    "trained_px",
-    "for_px",
-    "channels",
-    "class_token",
-)  # what an export states itself
+# What an export states itself.
+OF_STATE_DICTS = "prefix heads pixels trained_px for_px channels class_token".split()
 
 
 def size(text: str | None, flag: str) -> tuple[int, int] | None:
