@@ -52,7 +52,7 @@ class Page(NamedTuple):
     books are scanned, with greys at the edges alone from the reduction to one height. ruled: a
     printed line runs where the letters stand. uneven: letters differ in width, height, place and
     slant, as a hand writes them. clean: no stain, wear or noise, as scanners that even out a page
-    leave it."""
+    leave it; the other side may show through."""
 
     tight: float = 0.0
     crowded: float = 0.0

@@ -265,6 +265,10 @@ def test_the_share_of_lines_that_look_scanned_is_the_one_asked_for(tmp_path, fla
     assert none.texts == some.texts == all_.texts
     same = lambda a, b: sum(a.rows[id] == b.rows[id] for id in a.rows)
     assert same(none, all_) == 0 and 8 < same(some, all_) < 32
+    if flag == "clean":  # paper of one grey, but where the other side shows through
+        flat = lambda image: np.bincount(image.ravel()).max() / image.size
+        shares = [[flat(line.image(id)) for id in line.rows] for line in (none, all_)]
+        assert np.median(shares[0]) < 0.3 < 0.4 < np.quantile(shares[1], 0.2)
     if flag == "bitonal":  # greys are left where the height was reduced
         shares = [
             np.mean([np.isin(line.image(id), (0, 255)).mean() > 0.7 for id in line.rows])
