@@ -13,13 +13,14 @@ COLOURS = ((60, 60, 220), (200, 110, 0), (0, 140, 60))  # BGR, one line after th
 MOST_PX = 1600  # of the longer side of a picture
 
 
-def debug(found: Found, folder: pathlib.Path) -> None:
-    """Writes NAME-1-polarity.png ... NAME-8-lines.png: the page after each stage, and its lines."""
-    folder.mkdir(parents=True, exist_ok=True)
-    name = pathlib.Path(found.name).name.replace("#", "-")
+def debug(found: Found, page: pathlib.Path) -> None:
+    """Writes PAGE-1-polarity.png ... PAGE-8-lines.png: the page after each stage, and its lines."""
+    page.parent.mkdir(parents=True, exist_ok=True)
     steps = {**found.cleaned.steps, "lines": lines(found)}
     for number, (stage, picture) in enumerate(steps.items(), 1):
-        cv2.imwrite(str(folder / f"{name}-{number}-{stage}.png"), reduced(picture))
+        file = f"{page}-{number}-{stage}.png"
+        if not cv2.imwrite(file, reduced(picture)):
+            raise OSError(f"{file} could not be written: is the disk full, or the folder closed?")
 
 
 def lines(found: Found) -> np.ndarray:

@@ -40,23 +40,24 @@ def found_pages(
     """The lines of each page of the named files; drawn into the folder `debug` where given."""
     from dig_jax.pages import draw, read
 
+    taken: set[str] = set()
     for file in read.files_of(names):
         for name, image in read.pictures(file, dpi):
             found = read.find(name, image, skip, right_to_left, keep_steps=bool(debug))
             if debug and not found.error:
-                draw.debug(found, program.path(debug, "--debug"))
+                draw.debug(found, program.path(debug, "--debug") / page_name(name, taken))
             yield found
 
 
-def output_file(folder: pathlib.Path, page: str, suffix: str, taken: set[str]) -> pathlib.Path:
-    """A new name in the folder: book.pdf#2 -> book-2.txt; the next of that name: book-2-2.txt."""
+def page_name(page: str, taken: set[str]) -> str:
+    """A name not taken yet, which then is: book.pdf#2 -> book-2; the next of that name: book-2-2."""
     numbered = re.fullmatch(r"(.*)#(\d+)", page, re.DOTALL)  # a "#" may stand in any path
     file, number = numbered.groups() if numbered else (page, "")
     stem = pathlib.Path(file).stem + (f"-{number}" if number else "")
     free = (f"{stem}-{n}" if n > 1 else stem for n in itertools.count(1))
     name = next(name for name in free if name not in taken)
     taken.add(name)
-    return folder / f"{name}{suffix}"
+    return name
 
 
 def write_all(pages: Iterable[Any], kind: str, output: str) -> tuple[int, int, int]:
@@ -75,7 +76,7 @@ def write_all(pages: Iterable[Any], kind: str, output: str) -> tuple[int, int, i
             continue
         document = write.FORMATS[kind](page)
         if folder:
-            file = output_file(folder, page.name, write.SUFFIX[kind], taken)
+            file = folder / f"{page_name(page.name, taken)}{write.SUFFIX[kind]}"
             file.write_text(document, encoding="utf-8")
         else:
             print("\f" * (kind == "text" and good > 1) + document.rstrip("\n"))

@@ -209,19 +209,24 @@ def test_files_are_written_under_their_names(page, tmp_path, capsys):
 
 def test_names_of_files():
     taken: set[str] = set()
-    names = [
-        tool.output_file(tool.pathlib.Path("o"), page, ".txt", taken).name
-        for page in ("x/book.pdf#2", "book.pdf#2", "book.tif", "a.b.png")
-    ]
-    assert names == ["book-2.txt", "book-2-2.txt", "book.txt", "a.b.txt"]
+    pages = ("x/book.pdf#2", "book.pdf#2", "book.tif", "a.b.png")
+    names = [tool.page_name(page, taken) for page in pages]
+    assert names == ["book-2", "book-2-2", "book", "a.b"]
 
 
 def test_stages_are_drawn(page, tmp_path):
-    Image.fromarray(page).save(tmp_path / "p.png")
-    list(tool.found_pages([str(tmp_path / "p.png")], ["border"], 300, False, str(tmp_path / "d")))
-    drawn = sorted(path.name for path in (tmp_path / "d").iterdir())
-    assert len(drawn) == len(clean.STAGES) and drawn[-1] == "p.png-7-lines.png"
-    assert not any("border" in name for name in drawn)
+    for folder in ("a", "b"):  # two pages of one name
+        (tmp_path / folder).mkdir()
+        Image.fromarray(page).save(tmp_path / folder / "p.png")
+    pages = [str(tmp_path / folder / "p.png") for folder in ("a", "b")]
+    list(tool.found_pages(pages, ["border"], 300, False, str(tmp_path / "d")))
+    drawn = {path.name for path in (tmp_path / "d").iterdir()}
+    assert len(drawn) == 2 * len(clean.STAGES) and not any("border" in name for name in drawn)
+    assert {"p-1-polarity.png", "p-7-lines.png", "p-2-7-lines.png"} <= drawn
+    (tmp_path / "d" / "p-7-lines.png").unlink()
+    (tmp_path / "d" / "p-7-lines.png").mkdir()
+    with pytest.raises(OSError, match="p-7-lines.png could not be written"):
+        list(tool.found_pages(pages, ["border"], 300, False, str(tmp_path / "d")))
 
 
 def test_files_of_other_kinds_are_counted(tmp_path, capsys):
