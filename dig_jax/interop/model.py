@@ -264,6 +264,7 @@ def of_run(
     recipe = {"recipe": cfg["method"].get("recipe"), "subset": cfg["data"].get("subset")}
     recipe |= {"batch_size": cfg.get("batch_size"), "init_from": set_names(cfg.get("init_from"))}
     origin["trained_with"] = {name: value for name, value in recipe.items() if value}
+    origin = cfg.get("origin", origin)  # an imported export: what it says of its own training
     return Model(kind, method, preparation, weights, charset, origin)
 
 

@@ -100,9 +100,10 @@ def of_export(output: pathlib.Path, source: str) -> str:
     data = dataclasses.asdict(model.preparation)
     if model.charset is None:
         method = {"name": "imported", "encoder": model.options["encoder"]}
-        write(output, source, method, data, model.weights)
+        write(output, source, method, data, model.weights, origin=model.origin)
         return f"the encoder of {source}; start from it with --config.init_from"
-    write(output, source, model.options, data, model.weights, model.charset.to_json())
+    charset = model.charset.to_json()
+    write(output, source, model.options, data, model.weights, charset, model.origin)
     return (
         f"the reader {source}; --config=finetune:reader --config.init_from={output} goes on with "
         "it, and finetune starts from its encoder alone"
@@ -116,8 +117,10 @@ def write(
     data: Mapping[str, Any],
     weights: Mapping[str, Any],
     charset: Any = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> None:
-    """A work folder with one checkpoint, of step 0, and its config."""
+    """A work folder with one checkpoint, of step 0, and its config. origin: of an export, where its
+    weights come from, which an export of this folder says, too."""
     import jax.numpy as jnp
     from jax import tree
 
@@ -125,6 +128,7 @@ def write(
     from dig_jax.workdir import checkpoint
 
     config = {"imported": source, "method": dict(method), "data": dict(data)}
+    config |= {"origin": dict(origin)} if origin else {}
     placed = tree.map(jnp.asarray, dict(weights))
     state = TrainState(step=jnp.int32(0), teacher=None, opt_state={}, **placed)
     saved = checkpoint.Checkpoints(str(output))

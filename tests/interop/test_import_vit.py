@@ -208,6 +208,7 @@ def test_an_export_of_a_reader_becomes_a_run_that_reads_and_goes_on(tmp_path, mo
     want, found = (dig_jax.load_reader(tmp_path / name) for name in ("export", "run"))
     assert found.charset == want.charset
     assert found.model.options.keys() == want.model.options.keys()
+    assert found.model.origin == want.model.origin and want.model.origin["run"]  # for its card
     read = [[line.text for line in one.read(readers.images(), 4)] for one in (want, found)]
     assert read[0] == read[1] and len(set(read[0])) > 3
     with pytest.raises(ValueError, match="names no lines that it was trained on: .* --lines"):
