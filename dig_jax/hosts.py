@@ -16,6 +16,11 @@ from jax.experimental import multihost_utils
 
 _all_is_well: Callable[[], Any] = lambda: None  # tells the shell of `initialize`
 
+ADDRESS = "JAX_COORDINATOR_ADDRESS"
+PARTNERS = (
+    "Set all three on every process: DIG_PROCESS_COUNT, DIG_PROCESS_INDEX (0 to count - 1) and "
+    f"{ADDRESS} (host:port of process 0); DIG_PROCESS_COUNT=1 alone starts one process"
+)
 STATUS = "dig_jax/status/"  # keys of what hosts publish
 ALONE = (
     "error: this host ended without a word of its own. It was killed, or another host of the job "
@@ -40,22 +45,9 @@ def initialize() -> None:
     """
     timeouts = {"initialization_timeout": _seconds("DIG_START_TIMEOUT_S", 900)}
     timeouts["heartbeat_timeout_seconds"] = _seconds("DIG_HOST_TIMEOUT_S", 100)
-    given: tuple[Any, ...] = ()
     if os.environ.get("DIG_PROCESS_COUNT") == "1":
         return  # alone, whatever cluster this is
-    if "DIG_PROCESS_COUNT" in os.environ:
-        try:
-            count, index = (
-                int(os.environ["DIG_PROCESS_COUNT"]),
-                int(os.environ["DIG_PROCESS_INDEX"]),
-            )
-            given = (os.environ["JAX_COORDINATOR_ADDRESS"], count, index)
-        except (KeyError, ValueError) as error:
-            raise ValueError(
-                f"DIG_PROCESS_COUNT is set, but one of its partners is missing or wrong: {error}. "
-                "Set DIG_PROCESS_INDEX (0..count-1) and JAX_COORDINATOR_ADDRESS (host:port of "
-                "process 0), too"
-            ) from error
+    given = _partners()
     # It reads a line from this process, and gets none where this process is gone.
     shell = ["/bin/sh", "-c", 'read -r line || echo "$0" >&2', ALONE]
     waiting = subprocess.Popen(
@@ -75,6 +67,28 @@ def initialize() -> None:
         all_is_well()
         if given:
             raise
+        if ADDRESS in os.environ:
+            raise ValueError(f"{ADDRESS} is set, but no cluster is found here. {PARTNERS}") from None
+
+
+def _partners() -> tuple[Any, ...]:
+    """(address of process 0, processes, index of this one) as the environment has them, or ().
+    ValueError where it has them in part or wrongly."""
+    count, index = (os.environ.get(f"DIG_PROCESS_{name}") for name in ("COUNT", "INDEX"))
+    if count is None and index is None:
+        return ()
+    address = os.environ.get(ADDRESS)
+    numbers = [text for text in (count, index) if text and re.fullmatch(r"[0-9]+", text)]
+    if (
+        len(numbers) < 2
+        or not int(index) < int(count)
+        or not re.fullmatch(r".+:[0-9]{1,5}", address or "")
+    ):
+        raise ValueError(
+            f"DIG_PROCESS_COUNT is {count!r}, DIG_PROCESS_INDEX {index!r} and {ADDRESS} "
+            f"{address!r}. {PARTNERS}"
+        )
+    return address, int(count), int(index)
 
 
 def leave() -> None:

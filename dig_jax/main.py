@@ -19,7 +19,7 @@ import sys
 from absl import flags
 
 from dig_jax import hosts
-from dig_jax.train import command_line, signals
+from dig_jax.train import command_line, signals, watch
 from dig_jax.train import run as train
 from dig_jax.train.command_line import parse  # noqa: F401  (of the command line, as tests call it)
 
@@ -43,6 +43,7 @@ def main(argv: list[str]) -> int:
         )
         return 1
     try:
+        watch.limit()  # a wrong one is said now
         hosts.initialize()
         train.run(command_line.config(), flags.FLAGS.workdir)
     except (ValueError, OSError, train.Stopped) as error:  # OSError: no such file, a full disk

@@ -11,6 +11,7 @@ dry_run='' flags=()
 for flag in "$@"; do
   if [ "$flag" = --dry_run ]; then dry_run=1; else flags+=("$flag"); fi
 done
+[ ${#flags[@]} -gt 0 ] || { echo "give flags of dig_jax.main: see --help" >&2; exit 1; }
 [ -n "${IMAGE:-}" ] || {
   echo "IMAGE is not set: name the container image that holds dig_jax (docs/launch.md)" >&2
   exit 1; }

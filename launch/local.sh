@@ -6,7 +6,8 @@
 # each takes one. PYTHON names another interpreter. --dry_run prints the commands.
 # A worker that saved after SIGTERM (143) or was killed (128 + signal) is a preemption: all start
 # again, unless three attempts in a row last less than QUICK_S seconds.
-# Exit code 0: done; 1: a sentence; 143: saved after SIGTERM or Ctrl-C to this script.
+# Exit code 0: done; 1: a sentence, also where JAX then aborts the others (134); 143 or 130: saved
+# after SIGTERM to this script, or Ctrl-C.
 case " $* " in *" --help "* | *" -h "*) # prints the lines above
   sed -n '2,${/^#/!q;/^#SBATCH/!s/^# \{0,1\}//p}' "$0"; exit ;; esac
 set -uo pipefail
@@ -22,6 +23,7 @@ for flag in "$@"; do
 done
 [[ $processes =~ ^[1-9][0-9]*$ ]] || {
   echo "--processes=$processes: give a number of processes, 1 or more" >&2; exit 1; }
+[ ${#flags[@]} -gt 0 ] || { echo "give flags of dig_jax.main: see --help" >&2; exit 1; }
 worker() { # index, port of process 0
   command=("${PYTHON:-python}" -m dig_jax.main "${flags[@]}")
   [ "$processes" = 1 ] || command=(env "JAX_COORDINATOR_ADDRESS=localhost:$2" \
@@ -31,7 +33,7 @@ pids=() stopping='' short=0 quick_s=${QUICK_S:-60}
 # The second signal kills.
 trap 'kill "-${stopping:-TERM}" "${pids[@]}" 2>/dev/null; stopping=KILL interrupted=1' TERM INT
 while [ "$short" -lt 3 ]; do
-  port=$((10000 + RANDOM % 20000)) worst=0 SECONDS=0 pids=()
+  port=$((10000 + RANDOM % 20000)) worst=0 said='' killed='' SECONDS=0 pids=()
   for ((i = 0; i < processes; i++)); do
     worker "$i" "$port"
     if [ -n "$dry_run" ]; then printf '%s\n' "${command[*]@Q}"; continue; fi
@@ -43,7 +45,10 @@ while [ "$short" -lt 3 ]; do
     # A trap ends `wait` early.
     while interrupted='' code=0; wait "$pid" || code=$?; [ -n "$interrupted" ]; do :; done
     [ "$code" -le "$worst" ] || worst=$code
+    case $code in 0 | 134) ;; 1) said=1 ;; *) killed=1 ;; esac
   done
+  # Where one was killed, the sentence is of another that misses it.
+  [ -z "$said" ] || [ -n "$killed" ] || worst=1
   if [ -n "$stopping" ] || [ "$worst" -lt 128 ]; then exit "$worst"; fi
   short=$((SECONDS < quick_s ? short + 1 : 0))
   echo "local.sh: exit code $worst after $SECONDS s" >&2

@@ -21,7 +21,7 @@
 #     writes the table into docs/results_plain.md; rows of earlier machines stay
 # Finished work is not done again. One process a core is faster than one process on all cores: put
 # `taskset -c N` in front. RECORDS and RUNS name other folders.
-case " $* " in *" --help "* | *" -h "*) # prints the lines above
+case " $* " in "  " | *" --help "* | *" -h "*) # prints the lines above
   sed -n '2,${/^#/!q;/^#SBATCH/!s/^# \{0,1\}//p}' "$0"; exit ;; esac
 set -euo pipefail
 keep=glibc.malloc.arena_max=1:glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=17179869184

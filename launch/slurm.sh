@@ -24,6 +24,7 @@ dry_run='' flags=()
 for flag in "$@"; do
   if [ "$flag" = --dry_run ]; then dry_run=1; else flags+=("$flag"); fi
 done
+[ ${#flags[@]} -gt 0 ] || { echo "give flags of dig_jax.main: see --help" >&2; exit 1; }
 submit=(sbatch "${BASH_SOURCE[0]}" "${flags[@]}")
 # 300 s after the first task has ended, SLURM ends the others.
 train=(srun --wait=300)

@@ -15,6 +15,7 @@ dry_run='' flags=()
 for flag in "$@"; do
   if [ "$flag" = --dry_run ]; then dry_run=1; else flags+=("$flag"); fi
 done
+[ ${#flags[@]} -gt 0 ] || { echo "give flags of dig_jax.main: see --help" >&2; exit 1; }
 for name in PROJECT REGION IMAGE NFS NETWORK; do
   [ -n "${!name:-}" ] || {
     echo "$name is not set: launch/vertex.sh --help says what it is for" >&2; exit 1; }

@@ -221,11 +221,44 @@ def test_hosts_that_restored_different_steps_end_with_a_sentence(monkeypatch):
         hosts.check_same("the step that a host restored", 6)
 
 
-def test_half_set_environment_is_a_sentence(monkeypatch):
-    monkeypatch.setenv("DIG_PROCESS_COUNT", "2")
-    monkeypatch.delenv("DIG_PROCESS_INDEX", raising=False)
-    with pytest.raises(ValueError, match="DIG_PROCESS_INDEX"):
+@pytest.mark.parametrize(
+    ("count", "index", "address"),
+    [
+        ("2", None, "host:1"),
+        (None, "0", "host:1"),
+        ("2", "0", None),
+        ("2", "0", "host"),  # no port
+        ("2", "0", "host:"),
+        ("2", "2", "host:1"),
+        ("0", "0", "host:1"),
+        ("2", "-1", "host:1"),
+        ("two", "0", "host:1"),
+        (None, None, "host:1"),  # and no cluster that would say the rest
+    ],
+)
+def test_half_set_environment_is_a_sentence(monkeypatch, count, index, address):
+    given = {"DIG_PROCESS_COUNT": count, "DIG_PROCESS_INDEX": index, hosts.ADDRESS: address}
+    for name, value in given.items():
+        if value is None:
+            monkeypatch.delenv(name, raising=False)
+        else:
+            monkeypatch.setenv(name, value)
+
+    def none_found(*given, **_):
+        assert not given, "it was passed on to JAX"
+        raise ValueError("Number of processes must be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", none_found)
+    monkeypatch.setattr(hosts.atexit, "register", lambda _: None)
+    with pytest.raises(ValueError, match="Set all three on every process: DIG_PROCESS_COUNT"):
         hosts.initialize()
+
+
+def test_a_complete_environment_is_taken(monkeypatch):
+    for name, value in (("COUNT", "2"), ("INDEX", "1")):
+        monkeypatch.setenv(f"DIG_PROCESS_{name}", value)
+    monkeypatch.setenv(hosts.ADDRESS, "[::1]:8476")
+    assert hosts._partners() == ("[::1]:8476", 2, 1)
 
 
 def test_a_timeout_that_is_no_number_is_a_sentence(monkeypatch):

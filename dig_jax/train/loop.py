@@ -100,7 +100,8 @@ class Loop:
                     self.checkpoints.wait()
                     report(f"asked to stop: saved step {done}; run the same command again to go on")
                     raise SystemExit(self.interrupts.code or TERMINATED)
-        self.checkpoints.wait()
+            watch.beat("ends the last save", LONG)
+            self.checkpoints.wait()
         return state
 
     def _must_pause(self, done: int) -> bool:

@@ -61,7 +61,7 @@ if text == "waits":  # until a SIGTERM, as training does
     sys.exit(99)
 print(text, end="")
 sys.stdout.flush()
-if code >= 128 and code != 143:
+if 128 <= code < 160 and code != 143:  # 255 is no signal
     os.kill(os.getpid(), code - 128)
 sys.exit(code)
 """
@@ -319,7 +319,8 @@ def test_vertex_submits_one_job_with_all_flags(place):
     assert pool["containerSpec"] == {"imageUri": "a/b:c", "args": FLAGS}
     assert pool["nfsMounts"] == [{"server": "10.0.0.2", "path": "/dig", "mountPoint": "dig"}]
     assert pool["machineSpec"]["acceleratorCount"] == 8
-    out = place.run("vertex.sh", "--dry_run", **asked, GPUS="0", MACHINE="ct5lp-hightpu-4t")[1]
+    chips = {"GPUS": "0", "MACHINE": "ct5lp-hightpu-4t"}
+    out = place.run("vertex.sh", "--dry_run", *FLAGS, **asked, **chips)[1]
     (pool,) = json.loads(out.splitlines()[1])["workerPoolSpecs"]
     assert pool["machineSpec"] == {"machineType": "ct5lp-hightpu-4t", "tpuTopology": "2x2"}
     assert place.run("vertex.sh", *FLAGS, **asked)[0] == 0
@@ -346,19 +347,45 @@ def test_one_tpu_vm_is_made_once_filled_trained_on_and_read_from(place):
     # What the shell of the VM makes of it, with a stand-in for the launcher.
     (place.folder / "dig_jax" / "launch").mkdir(parents=True)
     local = place.folder / "dig_jax" / "launch" / "local.sh"
-    local.write_text('#!/bin/bash\nsleep 0.5\nprintf "%s\\0" "$@" >given\n')
-    local.chmod(0o755)
-    place.bash(train.removeprefix("--command="))
-    given = (place.folder / "dig_jax" / "given").read_text().split("\0")[:-1]
-    assert given == [*FLAGS, "--workdir=runs/x"]
-    place.answer()
-    assert place.run("tpu_one.sh", *FLAGS, "--workdir=runs/x")[0] == 0
-    assert "create" not in [call[4] for call in place.words("gcloud")]
-    for there in ("/x", "gs://bucket/x"):
+    for code in (0, 1):  # the code of the training, and not of an earlier one
+        local.write_text(f'#!/bin/bash\nsleep 0.5\nprintf "%s\\0" "$@" >given\nexit {code}\n')
+        local.chmod(0o755)
+        there = ["bash", "-c", train.removeprefix("--command=")]
+        assert subprocess.run(there, env=place.env, cwd=place.folder).returncode == code
+        given = (place.folder / "dig_jax" / "given").read_text().split("\0")[:-1]
+        assert given == [*FLAGS, "--workdir=runs/x"]
+    for there in ("/x", "gs://bucket/x", "../x", "runs/../../x"):
         code, _, err = place.run("tpu_one.sh", *FLAGS, f"--workdir={there}")
         assert code == 1 and f"--workdir={there}: give a path below this folder" in err
-    code, _, err = place.run("tpu_one.sh", *FLAGS, "--workdir=/x")
-    assert code == 1 and "--workdir=/x: give a path below" in err
+        code, _, err = place.run("tpu_one.sh", there, *FLAGS, "--workdir=runs/x")
+        assert code == 1 and err.startswith(f"{there}: give a path below this folder")
+
+
+@pytest.mark.parametrize(
+    ("answers", "calls", "ends"),
+    [
+        ([[0], [0], [0], [0]], "describe ssh ssh scp", 0),  # it trains: nothing is copied below it
+        ([[0], [0], [1], [0]], "describe ssh ssh scp", 1),  # failed: fetched all the same
+        ([[0], [0], [255]], "describe ssh ssh", 255),  # lost
+        ([[0], [0], [0], [1]], "describe ssh ssh scp", 1),  # done, and not fetched
+        ([[0], [1], [0], [0], [0], [0]], "describe ssh scp ssh ssh scp", 0),  # none: filled anew
+    ],
+)
+def test_one_tpu_vm_ends_as_its_training(place, answers, calls, ends):
+    (place.bin / "git").write_text(FAKE.format(python=sys.executable))
+    (place.bin / "git").chmod(0o755)
+    place.answer(gcloud=answers)
+    code, out, err = place.run("tpu_one.sh", *FLAGS, "--workdir=runs/x")
+    assert (code, [call[4] for call in place.words("gcloud")]) == (ends, calls.split())
+    assert "same command looks on" in err if ends == 255 else "# delete the VM: " in out
+
+
+@pytest.mark.parametrize(
+    "script", ["local.sh", "slurm.sh", "tpu_vm.sh", "tpu_one.sh", "gke.sh", "vertex.sh"]
+)
+def test_a_launcher_without_flags_starts_nothing(place, script):
+    code, _, err = place.run(script)
+    assert code == 1 and "give " in err and not place.calls()
 
 
 def test_the_image_holds_the_pinned_versions():
@@ -368,8 +395,10 @@ def test_the_image_holds_the_pinned_versions():
         "FROM", "ARG", "ENV", "WORKDIR", "COPY", "RUN", "ENTRYPOINT",
     }  # fmt: skip
     installs = [rest for name, rest in steps if name == "RUN"]
-    assert "-r requirements.txt" in installs[0] and "--no-deps" in installs[1]
-    assert json.loads(steps[-1][1]) == ["python", "-m", "dig_jax.main"]
+    assert "install -y --no-install-recommends tini" in installs[0]
+    assert "-r requirements.txt" in installs[1] and "--no-deps" in installs[2]
+    # As process 1 Python would not hear SIGTERM before the first step.
+    assert json.loads(steps[-1][1]) == ["tini", "--", "python", "-m", "dig_jax.main"]
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert {".git", ".venv", "runs", "records"} <= set(ignored)
 
@@ -414,6 +443,13 @@ def test_local_starts_again_after_saved_and_after_killed(place):
 def test_local_does_not_repeat_what_ended_with_a_sentence(place):
     place.answer(python=[[[0], [1]]])
     assert place.run("local.sh", "--processes=2", *FLAGS)[0] == 1
+    assert len(place.calls("python")) == 2
+
+
+def test_local_does_not_repeat_a_sentence_for_which_the_others_are_aborted(place):
+    """The lead ends with a sentence; JAX aborts a peer that misses it."""
+    place.answer(python=[[[1], [134]]])
+    assert place.run("local.sh", "--processes=2", *FLAGS, QUICK_S="0")[0] == 1
     assert len(place.calls("python")) == 2
 
 
@@ -548,11 +584,21 @@ def test_tpu_asks_for_another_slice_after_a_preemption(place):
     assert delete[4:] == ["delete", "dig", "--force", "--quiet", "--project=p", "--zone=z"]
 
 
+def test_tpu_gives_up_where_a_training_ends_late_by_itself_and_not_after_losses(place):
+    lost, ended = [[0, "ACTIVE"], [255]], [[0, "ACTIVE"], [1]]
+    place.answer(gcloud=[*ended * 2, *lost * 4, *ended * 3])
+    code, _, err = place.run("tpu_vm.sh", *FLAGS, QUICK_S="0")
+    assert code == 1 and verbs(place) == ["list", "ssh"] * 9 and "three failures" in err
+    preempted = [[0, "SUSPENDED"], [0], [0, ""], [0]]
+    place.answer(gcloud=[*ended * 2, *preempted, *ended * 2, *preempted, [0, "ACTIVE"], [0]])
+    assert place.run("tpu_vm.sh", *FLAGS, QUICK_S="0")[0] == 0
+
+
 def test_tpu_workers_get_the_flags_as_they_were_given(place):
     place.answer(gcloud=[[0, "ACTIVE"], [0]])
     assert (
         place.run(
-            "tpu_vm.sh", *FLAGS, SETUP="mkdir -p 'the code' && cd 'the code'", TIER="on-demand"
+            "tpu_vm.sh", *FLAGS, SETUP="mkdir -p 'the code' && cd 'the code'\n", TIER="on-demand"
         )[0]
         == 0
     )
@@ -630,7 +676,7 @@ def test_gke_pods_get_the_flags_as_they_were_given(place):
     assert kubelet == FLAGS and not any(
         "$(" in item.replace("$$", "") for item in container["args"]
     )
-    assert container["command"] == ["python", *TRAIN[:2]] and container["image"] == "r/i:t&g"
+    assert container["command"] == ["tini", "--", "python", *TRAIN[:2]] and container["image"] == "r/i:t&g"
     assert (job["completions"], job["parallelism"], job["completionMode"]) == (8, 8, "Indexed")
 
 

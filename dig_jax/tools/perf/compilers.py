@@ -141,8 +141,8 @@ def compile_step(work: Any, cache: str | Path | None = None) -> Program:
             "--config.method.encoder.attention=blocks"
         ) from None
     file = _file(lowered, work.mesh, cache) if cache else None
-    if file and file.exists():
-        return _from_json(file.read_text(encoding="utf-8"))
+    if file and (before := _of_cache(file)):
+        return before
     start = time.perf_counter()
     try:
         with _said_aloud(f"compiling for {_name(work.mesh)}"):
@@ -155,7 +155,9 @@ def compile_step(work: Any, cache: str | Path | None = None) -> Program:
         program = describe(compiled, time.perf_counter() - start)
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(dataclasses.asdict(program)), encoding="utf-8")
+        whole = file.with_suffix(f".{os.getpid()}")  # another plan may read it
+        whole.write_text(json.dumps(dataclasses.asdict(program)), encoding="utf-8")
+        whole.replace(file)
     return program
 
 
@@ -218,6 +220,17 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return ""
+
+
+def _of_cache(file: Path) -> Program | None:
+    """What was kept there; None where that is nothing or broken, and it is compiled again."""
+    try:
+        return _from_json(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, LookupError, TypeError, AttributeError):
+        print(f"{file} is broken: compiled again", file=sys.stderr)
+        return None
 
 
 def _from_json(text: str) -> Program:

@@ -284,10 +284,20 @@ def whole_run(figures, records, epochs):
     }  # fmt: skip
 
 
+def check_length(records: flags.Flag, epochs: flags.Flag) -> None:
+    """ValueError for the length of a run that is none."""
+    for flag in (records, epochs):
+        if flag.present and not 0 < flag.value < math.inf:
+            raise ValueError(f"--{flag.name} is {flag.value:g}: give a number above 0")
+    if epochs.present and not records.present:
+        raise ValueError("--epochs says how often --records=LINES are seen: give both")
+
+
 def main(argv):
     if len(argv) > 1:
         raise app.UsageError(f"unexpected argument {argv[1]!r}")
     try:
+        check_length(FLAGS["records"], FLAGS["epochs"])
         sizes = parse_mesh(FLAGS.mesh)
         ahead = FLAGS.compiler != "cpu"
         # Before JAX starts: its CPU devices are counted once. Other accelerators of this machine
