@@ -55,6 +55,12 @@ def _typed(name: str, text: str, default: Any) -> Any:
     return text
 
 
+def refuse(arg: str | None, why: str, *names: str) -> None:
+    """ValueError where the text has one of these arguments, which would change nothing."""
+    if idle := [part for part in (arg or "").split(",") if part.partition("=")[0].strip() in names]:
+        raise ValueError(f"{', '.join(idle)}: {why}, so leave it out")
+
+
 def pretraining_args(arg: str | None, presets: tuple[str, ...], **own: Any) -> ConfigDict:
     """The arguments of every pretrain/*.py, and its `own`. The first preset is the default; steps
     and epochs of -1 are the preset's."""
@@ -266,7 +272,17 @@ def fine_tuning_args(arg: str | None, **own: Any) -> ConfigDict:
     if preset not in FINE_TUNING_PRESETS:
         raise ValueError(f"preset={preset}: choose one of {', '.join(FINE_TUNING_PRESETS)}")
     changes = FINE_TUNING_PRESETS[preset]
-    return parse_arg(arg, **defaults | {k: v for k, v in changes.items() if k in defaults})
+    args = parse_arg(arg, **defaults | {k: v for k, v in changes.items() if k in defaults})
+    check_recognition(arg, args)
+    return args
+
+
+def check_recognition(arg: str | None, args: ConfigDict) -> None:
+    """ValueError for arguments of a recogniser that are wrong or idle."""
+    if args.steps < 0:
+        raise ValueError(f"steps={args.steps}: give 0 or more")
+    if args.decoder != "ctc":
+        refuse(arg, f"decoder={args.decoder} has no head", "head")
 
 
 def fine_tuning(args: ConfigDict) -> ConfigDict:

@@ -68,7 +68,9 @@ def initialize() -> None:
         if given:
             raise
         if ADDRESS in os.environ:
-            raise ValueError(f"{ADDRESS} is set, but no cluster is found here. {PARTNERS}") from None
+            raise ValueError(
+                f"{ADDRESS} is set, but no cluster is found here. {PARTNERS}"
+            ) from None
 
 
 def _partners() -> tuple[Any, ...]:

@@ -58,10 +58,9 @@ case $1 in
       --config.method.encoder.dtype=float32 \
       --workdir="$runs/$kind/own-$seed" ;;
   judge) for start in "${@:3}"; do for reader in "${readers[@]}"; do for use in probe finetune; do
-      args=decoder=$reader,head=linear,shortcut=0,labels=$labels,batch=8,seed=$seed
-      args+=,steps=${STEPS:-800}
-      rates=,rates=1e-2+3e-2
-      [ "$reader" = ctc ] || rates=,rates=1e-3+2e-3
+      args=decoder=$reader,shortcut=0,labels=$labels,batch=8,seed=$seed,steps=${STEPS:-800}
+      if [ "$reader" = ctc ]; then args+=,head=linear rates=,rates=1e-2+3e-2
+      else rates=,rates=1e-3+2e-3; fi
       [ "$use" = probe ] || rates=
       from=$runs/$start
       case $start in

@@ -488,7 +488,7 @@ def test_a_reader_goes_on_with_its_own_head_and_characters(finetuned, tmp_path):
     source = str(finetuned[0])  # its head has 16 units, finetune's own would have 160
     wide = build("recognize/finetune", "reader,labels=2")
     assert wide.method.heads is None and {"method.heads", "method.frames"} <= {*wide.inherit}
-    with pytest.raises(ValueError, match="leave decoder, block, shortcut, teacher out"):
+    with pytest.raises(ValueError, match="reader takes over a whole recogniser"):
         build("recognize/finetune", "reader,decoder=attention")
     with pytest.raises(ValueError, match="shortcut=-2: give 0 for none"):
         build("recognize/finetune", "shortcut=-2")
@@ -580,6 +580,29 @@ def test_every_contrast_states_how_far_text_may_go_sideways():
 def test_every_config_refuses_an_argument_that_it_lacks(file):
     with pytest.raises(ValueError, match="no argument 'recods': did you mean 'records'"):
         build(file, "recods")
+
+
+@pytest.mark.parametrize(
+    ("file", "arg", "words"),
+    [
+        *(
+            ("recognize/probe", f"rates={text}", "rates has .* give numbers above 0")
+            for text in ("abc", "0", "-1e-3", "nan", "inf", "1e-3+", "1e-3+0")
+        ),
+        ("recognize/probe", "steps=-1", "steps=-1: give 0 or more"),
+        ("recognize/finetune", "steps=-3", "steps=-3: give 0 or more"),
+        ("recognize/probe", "decoder=glimpse,head=linear", "head=linear: decoder=glimpse has no"),
+        ("recognize/scratch", "decoder=attention,head=bilstm", "head=bilstm: decoder=attention"),
+        ("recognize/scratch", "shape_from=x,size=T,height=64", "size=T, height=64: the encoder is"),
+        ("recognize/probe", "patch=4x4,shape_from=x", "patch=4x4: the encoder is that of shape"),
+        ("recognize/finetune", "reader,head=linear", "head=linear: reader takes over a whole"),
+        ("recognize/finetune", "reader,teacher,block=2", "teacher, block=2: reader takes over"),
+        ("pretrain/latent", "teacher=x,target=ema", "target=ema: teacher= is the target"),
+    ],
+)
+def test_an_argument_that_is_wrong_or_would_change_nothing_is_refused(file, arg, words):
+    with pytest.raises(ValueError, match=words):
+        build(file, arg)
 
 
 @pytest.mark.parametrize("file", ["probe", "finetune", "scratch"])

@@ -27,6 +27,8 @@ def get_config(arg=None):
     args = common.pretraining_args(arg, PRESETS, target="ema", teacher="")
     config = common.pretraining("latent")
     method = config.method
+    if args.teacher and args.target != "fixed":
+        common.refuse(arg, "teacher= is the target", "target")
     method.target = "fixed" if args.teacher else args.target
     method.mask_ratio, method.mask_span = 0.6, 4
     method.momentum, method.momentum_end, method.momentum_frac = 0.996, 0.9995, 0.5

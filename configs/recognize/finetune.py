@@ -36,11 +36,8 @@ def get_config(arg=None):
     config.init_parts = (encoder,)
     config = common.quick(config) if args.quick else config
     if args.reader:
-        given = (args.decoder, args.block, args.shortcut)
-        if args.teacher or given != ("ctc", "last", -1.0):
-            raise ValueError(
-                "reader takes over a whole recogniser: leave decoder, block, shortcut, teacher out"
-            )
+        parts = ("decoder", "head", "block", "shortcut", "teacher")
+        common.refuse(arg, "reader takes over a whole recogniser", *parts)
         config.init_parts = ("params", "mutable")
         for name in ("heads", "frames", "block", "standardize"):
             config.inherit += (f"method.{name}",)

@@ -13,7 +13,7 @@ the whole sweep: a head for each rate, all on the same frozen, standardised feat
 protocol, so look at the curve. Nothing is tuned on a test split.
 """
 
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 
 from dig_jax.configs import common
 
@@ -25,10 +25,13 @@ RATES |= dict.fromkeys(common.DECODERS[1:], "5e-4+1e-3+2e-3+4e-3")
 def get_config(arg=None):
     own = {"head": "linear", "hidden": 0, "rates": "", "shape_from": "", "size": "", "patch": "8x4"}
     args = common.parse_arg(arg, **common.RECOGNITION, **own, steps=3000, batch=32)
+    common.check_recognition(arg, args)
     head = common.reader(args, common.SHORTCUT * (args.decoder != "ctc"))
     rates = args.rates or RATES[args.head if args.decoder == "ctc" else args.decoder]
     rates = {rate_name(text): float(text) for text in rates.split("+")}
     most = max(rates.values())
+    if args.shape_from:
+        common.refuse(arg, "the encoder is that of shape_from", "size", "patch")
     config = common.recognition(args)
     config.shape_from = args.shape_from
     config.calibrate_batches = 1000  # at most one epoch
@@ -47,6 +50,11 @@ def get_config(arg=None):
 
 
 def rate_name(text):
-    """ "0.001" -> "lr_1e-3"; names of config keys hold no dots."""
-    _, digits, exponent = Decimal(text).normalize().as_tuple()
+    """ "0.001" -> "lr_1e-3"; names of config keys hold no dots. ValueError for no rate."""
+    try:
+        sign, digits, exponent = Decimal(text).normalize().as_tuple()
+    except InvalidOperation:
+        sign, digits, exponent = 0, (), "n"
+    if sign or not any(digits) or isinstance(exponent, str):
+        raise ValueError(f"rates has {text!r}: give numbers above 0, with + between them")
     return f"lr_{''.join(map(str, digits))}e{exponent}"

@@ -26,6 +26,8 @@ def get_config(arg=None):
     args = common.fine_tuning_args(arg, **own)
     config = common.fine_tuning(args)
     config.shape_from = args.shape_from
+    if args.shape_from:
+        common.refuse(arg, "the encoder is that of shape_from", *list(own)[1:])
     if not args.shape_from:
         config.method.encoder = common.encoder(args.size, common.patch(args.patch))
         high = args.height or common.height_of(args.size)

@@ -266,8 +266,8 @@ def named(char: str) -> str:
 def commonest_reading(pairs: Sequence[Pair]) -> tuple[str, float]:
     """(the most frequent reading of the lines with a text, its share of them): a share near 1 is a
     reader that does not look yet. Readings of lines whose text is mostly one do not count, unless
-    they are empty. ("", 0.0) without a line."""
-    read = [(truth, reading) for truth, reading in pairs if truth]
+    they are empty. Spaces alone are an empty reading. ("", 0.0) without a line."""
+    read = [(truth, normalize(reading)) for truth, reading in pairs if truth]
     if not read:
         return "", 0.0
     truths, readings = (collections.Counter(column) for column in zip(*read))

@@ -28,10 +28,10 @@ from dig_jax.models import decoders, encoders
 from dig_jax.models.decoders.beam import NGram
 from dig_jax.text import Charset
 from dig_jax.workdir import bucket
+from dig_jax.workdir.checkpoint import BUNDLED
 
 LAYOUT = 1  # of an export folder
 NGRAM = "ngram.npz"  # `NGram.arrays` of an export that brings one along
-BUNDLED = pathlib.Path(__file__).parents[1] / "weights"  # exports that ship with the package
 # How weights are stored: modules of `interop` with write(folder, tree), read(folder, shapes).
 WEIGHTS = ("safetensors", "orbax")
 COLUMNS = 32  # of a line of which only the shape counts

@@ -50,7 +50,7 @@ def found_pages(
 
 
 def page_name(page: str, taken: set[str]) -> str:
-    """A name not taken yet, which then is: book.pdf#2 -> book-2; the next of that name: book-2-2."""
+    """A name not taken yet, which then is: book.pdf#2 -> book-2, the next one book-2-2."""
     numbered = re.fullmatch(r"(.*)#(\d+)", page, re.DOTALL)  # a "#" may stand in any path
     file, number = numbered.groups() if numbered else (page, "")
     stem = pathlib.Path(file).stem + (f"-{number}" if number else "")

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pathlib
 import threading
 import time
 from typing import Any
@@ -27,6 +28,7 @@ from dig_jax.workdir import bucket, checksums, stored
 from dig_jax.workdir.stored import FOLDER, Damaged, steps  # noqa: F401  (callers find them here)
 
 TIDY_S = 10.0  # that Orbax may take to tidy a folder at the end
+BUNDLED = pathlib.Path(__file__).parents[1] / "weights"  # exports that ship with the package
 LAYOUT = 2  # of a checkpoint and its meta. A program refuses later ones, and resumes its own only.
 
 
@@ -241,6 +243,7 @@ def choose_step(workdir: str, which: str = "last") -> int:
     if not found:
         raise FileNotFoundError(
             f"{workdir} holds no checkpoint: name the work folder of a run that saved one"
+            + _how_to_import(workdir)
         )
     rule = read_config(workdir).get("checkpoint", {}) if which == "best" else {}
     if not rule.get("best_metric"):
@@ -302,6 +305,7 @@ def read_config(workdir: str) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(
             f"{workdir} holds neither a checkpoint nor config.json: it is no work folder of a run"
+            + _how_to_import(workdir)
         )
     try:
         return json.loads(path.read_text())
@@ -310,6 +314,19 @@ def read_config(workdir: str) -> dict[str, Any]:
             f"{path} is no JSON ({error}), and {workdir} has no checkpoint: name another work "
             "folder"
         ) from error
+
+
+def _how_to_import(workdir: str) -> str:
+    """The end of a sentence, where what was named as a run is an export or bundled weights."""
+    folder, name = bucket.path(workdir), pathlib.PurePath(workdir).name
+    if (folder / "card.md").exists():
+        source, output, of = workdir, "DIR", "this export"
+    elif (BUNDLED / name / "card.md").exists() and not folder.exists():
+        source, output, of = name, workdir, f"the bundled weights {name}"
+    else:
+        return ""
+    command = f"dig-jax import --layout=dig_jax --input={source} --output={output}"
+    return f". `{command}` makes one of {of}"
 
 
 def has_subtree(workdir: str, path: str, step: int | None = None) -> bool:

@@ -217,6 +217,7 @@ def test_share_of_empty_readings():
     assert scoring.commonest_reading([("a", "e"), ("b", "e"), ("", "")]) == ("e", 1.0)
     assert scoring.commonest_reading([("a", "a"), ("a", "a"), ("b", "a")]) == ("", 0.0)
     assert scoring.commonest_reading([("a", ""), ("a", ""), ("b", "")]) == ("", 1.0)
+    assert scoring.commonest_reading([("a", ""), ("b", " ")]) == ("", 1.0)
     assert scoring.commonest_reading([]) == ("", 0.0)
 
 

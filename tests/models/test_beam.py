@@ -45,6 +45,31 @@ def test_a_wide_prefix_beam_finds_the_most_probable_reading(seed):
     assert found.ids == best and found.score == pytest.approx(want[best], abs=1e-9)
 
 
+def by_best_alignment(log_probs, ids):
+    """(ln p, frames) of the most probable alignment of ids, every one being tried."""
+    found = []
+    for way in itertools.product(range(log_probs.shape[1]), repeat=len(log_probs)):
+        starts = [k for k, c in enumerate(way) if c and (k == 0 or way[k - 1] != c)]
+        if tuple(way[k] for k in starts) == ids:
+            found.append((sum(log_probs[k, c] for k, c in enumerate(way)), tuple(starts)))
+    return max(found)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_characters_stand_where_the_most_probable_alignment_puts_them(seed):
+    log_probs = random_line(seed)
+    found = prefix_beam(log_probs, **EVERYTHING)
+    assert found.frames == by_best_alignment(log_probs, found.ids)[1]
+
+
+def test_a_faint_character_stands_where_it_is_seen():
+    """Its shorter prefix, more probable, grows to it at every frame."""
+    rows = [[0.02, 0.97, 0.01], [0.98, 0.01, 0.01], [0.54, 0.01, 0.45], [0.89, 0.01, 0.10]]
+    found = prefix_beam(np.log([*rows, [0.98, 0.01, 0.01]]), beam=8)
+    assert (found.ids, found.frames) == ((1, 2), (0, 2))
+    np.testing.assert_allclose(found.confidence, (0.97, 0.45))
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_a_language_model_is_added_as_the_formula_says(seed):
     log_probs = random_line(seed)

@@ -96,9 +96,9 @@ class NGram:
 
 
 class Found(NamedTuple):
-    """A reading, its score, and for each character the frame where its first alignment put it and
-    the highest probability of its class from there to the next character, as `ctc.collapse` has
-    it."""
+    """A reading, its score, and for each character the frame where the most probable alignment put
+    it and the highest probability of its class from there to the next character, as `ctc.collapse`
+    has it."""
 
     ids: tuple[int, ...]
     score: float
@@ -106,19 +106,29 @@ class Found(NamedTuple):
     confidence: tuple[float, ...]
 
 
+Path = tuple[float, tuple[int, ...]]
+
+
 class _Prefix:
     """A prefix: ln of the probability of its alignments that end in a blank, and in its last
-    character. Also what the language model adds, and where each character was first seen."""
+    character. Of each kind also the most probable alignment: its ln p, and the frame of each
+    character. extra: what the language model adds."""
 
-    __slots__ = ("blank", "char", "extra", "frames")
+    __slots__ = ("blank", "char", "extra", "path_blank", "path_char")
 
-    def __init__(self, extra: float, frames: tuple[int, ...]):
+    def __init__(self, extra: float):
         self.blank = self.char = NEVER
-        self.extra, self.frames = extra, frames
+        self.extra = extra
+        self.path_blank: Path = (NEVER, ())
+        self.path_char: Path = (NEVER, ())
 
     @property
     def total(self) -> float:
         return _add(self.blank, self.char)
+
+    @property
+    def path(self) -> Path:
+        return self.path_blank if self.path_blank[0] >= self.path_char[0] else self.path_char
 
 
 def prefix_beam(
@@ -135,8 +145,8 @@ def prefix_beam(
     floor: classes this far below the best one of a frame, in ln p, are not tried there (-inf = all
     are).
     """
-    first = _Prefix(0.0, ())
-    first.blank = 0.0
+    first = _Prefix(0.0)
+    first.blank, first.path_blank = 0.0, (0.0, ())
     alive: dict[tuple[int, ...], _Prefix] = {(): first}
     frames = np.asarray(log_probs, np.float64)
     tried = [np.flatnonzero(row[1:] >= row.max() + floor) + 1 for row in frames]
@@ -145,29 +155,36 @@ def prefix_beam(
         options = [(int(c), float(row[c])) for c in classes]
         following: dict[tuple[int, ...], _Prefix] = {}
 
-        def at(ids, extra, seen, following=following):
+        def at(ids, extra, following=following):
             found = following.get(ids)
             if found is None:
-                found = following[ids] = _Prefix(extra, seen)
+                found = following[ids] = _Prefix(extra)
             return found
 
         for ids, prefix in alive.items():
-            total = prefix.total
-            same = at(ids, prefix.extra, prefix.frames)
+            total, path = prefix.total, prefix.path
+            same = at(ids, prefix.extra)
             same.blank = _add(same.blank, total + blank)
+            same.path_blank = (path[0] + blank, path[1])
             if ids:
-                same.char = _add(same.char, prefix.char + float(row[ids[-1]]))
+                again = float(row[ids[-1]])
+                same.char = _add(same.char, prefix.char + again)
+                if prefix.path_char[0] + again > same.path_char[0]:
+                    same.path_char = (prefix.path_char[0] + again, prefix.path_char[1])
             for char, log_p in options:
                 # The same character again needs a blank between.
-                before = prefix.blank if ids and char == ids[-1] else total
+                twice = ids and char == ids[-1]
+                before, way = (prefix.blank, prefix.path_blank) if twice else (total, path)
                 if before == NEVER:
                     continue
                 longer = (*ids, char)
                 extra = prefix.extra
                 if lm is not None and longer not in following:
                     extra += weight * lm.log_p(ids, char) + bonus
-                grown = at(longer, extra, (*prefix.frames, frame))
+                grown = at(longer, extra)
                 grown.char = _add(grown.char, before + log_p)
+                if way[0] + log_p > grown.path_char[0]:
+                    grown.path_char = (way[0] + log_p, (*way[1], frame))
         best = sorted(following.items(), key=lambda item: -item[1].total - item[1].extra)
         alive = dict(best[:beam])
 
@@ -176,10 +193,10 @@ def prefix_beam(
         return prefix.total + prefix.extra + (weight * lm.log_p(ids, END) if lm else 0.0)
 
     ids, prefix = max(alive.items(), key=score)
-    ends = (*prefix.frames[1:], len(frames))
-    runs = zip(ids, prefix.frames, ends)
+    seen = prefix.path[1]
+    runs = zip(ids, seen, (*seen[1:], len(frames)))
     sure = tuple(float(np.exp(frames[first:end, c].max())) for c, first, end in runs)
-    return Found(ids, score((ids, prefix)), prefix.frames, sure)
+    return Found(ids, score((ids, prefix)), seen, sure)
 
 
 def _add(a: float, b: float) -> float:

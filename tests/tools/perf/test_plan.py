@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -451,6 +452,18 @@ def test_what_a_compiler_said_is_kept_by_the_program_that_went_in(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"summary": {}}', "null"])
+def test_a_broken_file_of_what_was_said_is_compiled_again(tmp_path, text, capsys):
+    work = work_of(Lowered("a"))
+    first = compilers.compile_step(work, tmp_path)
+    (kept,) = tmp_path.iterdir()
+    kept.write_text(text)
+    assert compilers.compile_step(work, tmp_path).summary == first.summary
+    assert f"{kept} is broken: compiled again" in capsys.readouterr().err
+    assert compilers.compile_step(work, tmp_path).summary == first.summary
+    assert work.step.asked == 2 and list(tmp_path.iterdir()) == [kept]
+
+
 def test_an_option_that_jax_has_no_more_costs_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(compilers, "EFFORTS", ("jax_of_an_older_release",))
     assert compilers.compile_step(work_of(Lowered("a")), tmp_path).over == 0
@@ -514,6 +527,26 @@ def test_hours_of_a_whole_run():
     figures = {"lines_per_s": 1000.0, "lines_per_s_at_most": 2000.0, "devices": 8}
     run = plan.whole_run(figures, records=36e5, epochs=2)
     assert run["hours"] == 2 and run["device_hours"] == 16 and run["hours_at_least"] == 1
+
+
+def test_a_length_that_is_none_is_a_sentence():
+    def check(*given):
+        values = flags.FlagValues()
+        flags.DEFINE_float("records", 0, "", flag_values=values)
+        flags.DEFINE_float("epochs", 1, "", flag_values=values)
+        values(["plan", *given])
+        plan.check_length(values["records"], values["epochs"])
+
+    check(), check("--records=15e6"), check("--records=2", "--epochs=0.5")
+    for given, words in (
+        (["--records=-5"], "--records is -5: give a number above 0"),
+        (["--records=0"], "--records is 0"),
+        (["--records=nan"], "--records is nan"),
+        (["--records=1", "--epochs=inf"], "--epochs is inf"),
+        (["--epochs=2"], "give both"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            check(*given)
 
 
 def test_meshes_on_the_command_line():
