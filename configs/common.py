@@ -20,11 +20,8 @@ COLUMN_OFFSET_MAX = 384
 
 
 def parse_arg(arg: str | None, **defaults: Any) -> ConfigDict:
-    """The text after the colon, "size=S,epochs=3,quick" -> the defaults, overridden.
-
-    A value takes the type of its default; a bare name is True. Raises ValueError for an unknown
-    name or a wrong value.
-    """
+    """The text after the colon, "size=S,epochs=3,quick" -> the defaults, overridden. A value takes
+    the type of its default; a bare name is True. ValueError for an unknown name or wrong value."""
     result = dict(defaults)
     for item in (part.strip() for part in (arg or "").split(",")):
         if not item:
@@ -210,11 +207,9 @@ def set_recipe(method: ConfigDict, names: str) -> None:
 
 
 def recognition(args: ConfigDict) -> ConfigDict:
-    """A recogniser of whole labelled lines: `args` of recognize/*.py.
-
-    Encoder, records and picture format are those of the run in init_from or shape_from. It is
-    evaluated, and saved, every tenth of the steps; the lowest validation CER is kept.
-    """
+    """A recogniser of whole labelled lines: `args` of recognize/*.py. Encoder, records and picture
+    format are those of the run in init_from or shape_from. It is evaluated, and saved, every tenth
+    of the steps; the lowest validation CER is kept."""
     config = ConfigDict()
     config.seed = args.seed
     config.batch_size = args.batch
@@ -272,17 +267,17 @@ def fine_tuning_args(arg: str | None, **own: Any) -> ConfigDict:
     if preset not in FINE_TUNING_PRESETS:
         raise ValueError(f"preset={preset}: choose one of {', '.join(FINE_TUNING_PRESETS)}")
     changes = FINE_TUNING_PRESETS[preset]
-    args = parse_arg(arg, **defaults | {k: v for k, v in changes.items() if k in defaults})
-    check_recognition(arg, args)
-    return args
+    return parse_recogniser(arg, **defaults | {k: v for k, v in changes.items() if k in defaults})
 
 
-def check_recognition(arg: str | None, args: ConfigDict) -> None:
-    """ValueError for arguments of a recogniser that are wrong or idle."""
+def parse_recogniser(arg: str | None, **defaults: Any) -> ConfigDict:
+    """`parse_arg` for recognize/*.py. ValueError also where head= or steps= cannot be."""
+    args = parse_arg(arg, **defaults)
     if args.steps < 0:
         raise ValueError(f"steps={args.steps}: give 0 or more")
     if args.decoder != "ctc":
         refuse(arg, f"decoder={args.decoder} has no head", "head")
+    return args
 
 
 def fine_tuning(args: ConfigDict) -> ConfigDict:
@@ -350,10 +345,8 @@ def reader(args: ConfigDict, shortcut: float) -> dict[str, Any]:
 
 
 def label_subset(labels: str) -> float | int | None:
-    """ "" -> None (all labels), "0.1" -> a tenth of them, "340" -> so many lines.
-
-    ValueError for anything else. "1" is refused: it could mean one line or all of them.
-    """
+    """ "" -> None (all labels), "0.1" -> a tenth of them, "340" -> so many lines. ValueError for
+    anything else; for "1", too, which could mean one line or all of them."""
     if not labels:
         return None
     try:
@@ -388,7 +381,10 @@ def quick(config: ConfigDict, steps: int = 2, batch_size: int = 8) -> ConfigDict
     now = config.method.encoder
     if now:
         tiny = "nano_stem" if now.size.endswith("_stem") else "nano"
-        now.size = f"{now.size.split('_')[0]}_nano" if is_cnn(now.size) else tiny
+        kind = now.size.split("_")[0]
+        if is_cnn(kind):  # a misspelt one stays, and is named
+            tiny = f"{kind}_nano" if kind in ("cnn", "cnn48", "crnn") else now.size
+        now.size = tiny
         if "heads" in now:
             del now.heads
     for head in config.method.get("heads", {}).values():

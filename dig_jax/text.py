@@ -27,6 +27,11 @@ DIRECTED = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206
 INVISIBLE = dict.fromkeys((0x200B, 0x2060, 0xFEFF, *DIRECTED))
 
 
+def in_utf8(name: str) -> str:
+    """A name of a file, whose bytes need not be UTF-8: those that are not, as escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def normalize(text: str) -> str:
     """NFC, every run of white space (no-break spaces and line ends too) one space, no outer
     space, no INVISIBLE character.

@@ -8,6 +8,8 @@ import sys
 import numpy as np
 from PIL import Image, ImageOps
 
+GOOD_CONTRAST = 64  # grey levels between ink and ground
+
 
 def arguments(usage):
     """(export folder, image paths) of the command line; without them, or with --help, the usage."""
@@ -76,7 +78,7 @@ def usual_widths(config):
 def prepared(path, data):
     """u8[H, w, C] as in training: resized to the height, the contrast stretched."""
     image = ImageOps.exif_transpose(Image.open(path))  # as the camera was held
-    image = image.convert("L" if data["channels"] == 1 else "RGB")
+    image = eight_bits(image).convert("L" if data["channels"] == 1 else "RGB")
     height, width = data["height_px"], data.get("squeeze_px")
     width = width or max(1, (2 * image.width * height + image.height) // (2 * image.height))
     small = min(width, image.width), min(height, image.height)
@@ -90,6 +92,27 @@ def prepared(path, data):
             levels = (np.arange(256) - low) * (255 / (high - low))
             pixels = np.clip(levels + 0.5, 0, 255).astype(np.uint8)[pixels]
     return pixels
+
+
+def eight_bits(image):
+    """The same in 8 bits and without transparency: on white, or on black where that shows more.
+
+    16 bits are reduced by the lightest pixel: cameras put 10 or 12 bits into them. ValueError for
+    other kinds of numbers, which dig_jax reads.
+    """
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of kind {image.mode} are not read here: give 8 or 16 bits")
+    if image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        bits = max(int(values.max()).bit_length(), 8)
+        return Image.fromarray((values * (255 / (2**bits - 1)) + 0.5).astype(np.uint8))
+    if "transparency" not in image.info and image.mode not in ("LA", "PA", "La", "RGBA", "RGBa"):
+        return image
+    image = image.convert("RGBA")
+    on = lambda ground: Image.alpha_composite(Image.new("RGBA", image.size, ground), image)
+    ranges = {g: np.ptp(np.asarray(on(g).convert("L")).astype(int)) for g in ("white", "black")}
+    enough = ranges["white"] >= GOOD_CONTRAST or ranges["white"] >= ranges["black"]
+    return on("white" if enough else "black")
 
 
 def padded(pixels, multiple_px, widest_px=None):

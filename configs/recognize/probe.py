@@ -24,8 +24,7 @@ RATES |= dict.fromkeys(common.DECODERS[1:], "5e-4+1e-3+2e-3+4e-3")
 
 def get_config(arg=None):
     own = {"head": "linear", "hidden": 0, "rates": "", "shape_from": "", "size": "", "patch": "8x4"}
-    args = common.parse_arg(arg, **common.RECOGNITION, **own, steps=3000, batch=32)
-    common.check_recognition(arg, args)
+    args = common.parse_recogniser(arg, **common.RECOGNITION, **own, steps=3000, batch=32)
     head = common.reader(args, common.SHORTCUT * (args.decoder != "ctc"))
     rates = args.rates or RATES[args.head if args.decoder == "ctc" else args.decoder]
     rates = {rate_name(text): float(text) for text in rates.split("+")}

@@ -57,6 +57,18 @@ def left_out(files: Iterable[str], read: Collection[str] = ()) -> str:
     return f"{', '.join(counts)} left out: {pages}other kinds are read once they are PNG or JPEG"
 
 
+def pages(data: bytes) -> int:
+    """Of a TIFF; 1 of others, whose further frames are thumbnails, or move."""
+    if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return 1
+    try:
+        with warnings.catch_warnings(), time_limit(MAX_SECONDS), open_image(data) as image:
+            warnings.simplefilter("ignore")
+            return getattr(image, "n_frames", 1)
+    except Exception:  # the list of pages is damaged behind the first
+        return 1
+
+
 class BadImage(Exception):
     """A file that cannot become a record; the message is the kind of reason."""
 
@@ -96,6 +108,8 @@ class Store:
         except BadImage as error:
             return b"", str(error)
         kept = encode_image(image, self.codec, self.quality) if kept is None else kept
+        if not isinstance(found, np.ndarray) and pages(data) > 1:
+            return kept, "file of several pages: all but the first (image kept)"
         flat = int(image.max()) - int(image.min()) < LEAST_CONTRAST
         return kept, "no contrast: nothing can be seen on it (image kept)" if flat else ""
 
@@ -103,6 +117,8 @@ class Store:
         """The bytes of a file. Raises BadImage."""
         most = 8 * self.max_pixels + (64 << 20)  # of the largest pixel type, and of its metadata
         try:
+            if path.exists() and not path.is_file():  # a pipe would be waited for
+                raise BadImage("not a file")
             with path.open("rb") as file:
                 data = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else None
         except (OSError, ValueError) as error:

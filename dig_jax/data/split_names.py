@@ -18,3 +18,29 @@ def split_named(name: str, default: str = "train") -> str:
 def split_of(parts: Iterable[str], default: str = "train") -> str:
     """The split that the first telling part of a path names."""
     return next((found for part in parts if (found := split_named(part, ""))), default)
+
+
+USUAL = "train=4000,validation=400"  # of generated lines
+
+
+def sizes_of(splits: str, count: int = 0) -> dict[str, int]:
+    """ "train=4000,validation=400" -> {"train": 4000, "validation": 400}; count: {"train": count}.
+    ValueError for another form, or for both."""
+    if count and splits != USUAL:
+        raise ValueError(
+            f"--count={count} is short for --splits=train={count}: give one of the two"
+        )
+    sizes: dict[str, int] = {}
+    for part in (f"train={count}" if count else splits).split(","):
+        name, _, number = (piece.strip() for piece in part.partition("="))
+        if (
+            not re.fullmatch(r"[\w.-]+", name)
+            or not re.fullmatch(r"[1-9]\d*", number)
+            or name in sizes
+        ):
+            raise ValueError(
+                f"Cannot read '{part}' in --splits={splits}; write NAME=COUNT,NAME2=COUNT2, counts "
+                "above 0."
+            )
+        sizes[name] = int(number)
+    return sizes

@@ -98,7 +98,10 @@ def read_pairs(
         if (image := of.get(text)) is None:
             report.skip(text, "text without an image")
             continue
+        before = report.reasons.total()
         rows = [line for _, line in read_lines(root, text, report)]
+        if report.reasons.total() > before:
+            continue  # it says why the text was not read; the image is kept, unlabelled
         if len(rows) > 1:
             report.skip(text, "text of more than one line (image kept, unlabelled)")
             continue

@@ -156,9 +156,11 @@ def open_model(
     else:
         model = of_run(folder, kind, checkpoint, head)
     if kind == "reader" and model.kind != "reader":
+        run = source if described is None or "export" not in described else "DIR"
+        first = f" after `dig-jax import --layout=dig_jax --input={source} --output=DIR`"
         raise ValueError(
             f"{source} holds an encoder and no reader: train one on it, as in --config=finetune "
-            f"--config.init_from={source}"
+            f"--config.init_from={run}{first * (run == 'DIR')}"
         )
     heads = [] if kind == "encoder" else sorted(model.options.get("heads", ()))
     if head is not None and head not in heads:

@@ -136,7 +136,9 @@ def files_of(names: Iterable[str]) -> Iterator[str]:
             yield from sorted(
                 str(path)
                 for path in pathlib.Path(name).rglob("*")
-                if path.suffix.lower() in kinds and not path.name.startswith(".")
+                if path.suffix.lower() in kinds
+                and not path.name.startswith(".")
+                and not path.is_dir()
             )
         else:
             yield name

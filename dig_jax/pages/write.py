@@ -12,6 +12,7 @@ import numpy as np
 
 import dig_jax
 from dig_jax.pages.read import Page, TextLine
+from dig_jax.text import in_utf8
 
 ALTO = "http://www.loc.gov/standards/alto/ns-v4#"
 XHTML = "http://www.w3.org/1999/xhtml"
@@ -30,7 +31,7 @@ def as_json(page: Page) -> str:
 
     Places are in px of the page as given, boxes left, top, right, bottom.
     """
-    row: dict = {"page": page.name}
+    row: dict = {"page": in_utf8(page.name)}
     if page.error:
         return json.dumps(row | {"error": page.error}, ensure_ascii=False)
     row |= {"width_px": page.width_px, "height_px": page.height_px, "unread": list(page.unread)}
@@ -98,9 +99,9 @@ def alto(page: Page) -> str:
     ET.SubElement(software, "softwareName").text = "dig_jax"
     ET.SubElement(software, "softwareVersion").text = dig_jax.__version__
     size = {"WIDTH": str(page.width_px), "HEIGHT": str(page.height_px)}
-    sheet = ET.SubElement(
-        ET.SubElement(root, "Layout"), "Page", {"ID": "page_0", "PHYSICAL_IMG_NR": "1", **size}
-    )
+    number = re.search(r"#(\d+)$", page.name)  # of a file of several
+    about_it = {"ID": "page_0", "PHYSICAL_IMG_NR": number[1] if number else "1", **size}
+    sheet = ET.SubElement(ET.SubElement(root, "Layout"), "Page", about_it)
     space = ET.SubElement(sheet, "PrintSpace", {"HPOS": "0", "VPOS": "0", **size})
     count = itertools.count()
     for number, lines in itertools.groupby(page.lines, lambda line: line.block):

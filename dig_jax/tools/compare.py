@@ -27,25 +27,21 @@ capture groups (or whole match) are the group. The verdict then goes by groups.
 from __future__ import annotations
 
 import collections
-import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 from absl import app, flags
 
 from dig_jax.data import records
 from dig_jax.evaluators import intervals, scoring
 from dig_jax.text import Charset, normalize
 from dig_jax.tools import predict, program
-from dig_jax.tools.spreads import pairs, paths
+from dig_jax.tools.spreads import Runs, by_key, groupings, pairs, paths, together
 from dig_jax.tools.tables import GROUP_BY, as_text, bounds, percent
 from dig_jax.workdir import bucket, readings
 from dig_jax.workdir.readings import Reading
 
-# What several runs read of one set: lines of the first, lines of the second, ..
-Runs = Sequence[Sequence[Reading]]
 NAMED = 10  # lines that were not read, on the terminal
 TITLES = {"cer": "CER", "wer": "WER", "word_accuracy": "word accuracy", "one_minus_ned": "1 - NED"}
 
@@ -179,7 +175,7 @@ def paired(a: Sequence[Reading], b: Sequence[Reading]) -> tuple[list[Reading], l
 
     Equal paths pair in order of appearance. ValueError where nothing pairs, or truths differ.
     """
-    left, right = _by_key(a), _by_key(b)
+    left, right = by_key(a), by_key(b)
     keys = [key for key in left if key in right]
     if not keys:
         raise ValueError(
@@ -196,30 +192,6 @@ def paired(a: Sequence[Reading], b: Sequence[Reading]) -> tuple[list[Reading], l
     return [left[key] for key in keys], [right[key] for key in keys], alone
 
 
-def _by_key(lines: Sequence[Reading]) -> dict[tuple[str, int], Reading]:
-    seen: collections.Counter[str] = collections.Counter()
-    result = {}
-    for line in lines:
-        result[line.path, seen[line.path]] = line
-        seen[line.path] += 1
-    return result
-
-
-def together(many: Runs) -> list[Reading]:
-    """The lines of all runs, one behind the other."""
-    return list(itertools.chain(*many))
-
-
-def groupings(many: Runs, group_by: str | None) -> dict[str, np.ndarray]:
-    """{name: i64[n], the group of every line of `together`}: by line, where a line that several
-    runs have read is one, and by group where there is a pattern."""
-    keys = [key for lines in many for key in _by_key(lines)]
-    found = {"by line": intervals.numbered(keys)}
-    if group_by:
-        found["by group"] = intervals.group_ids(paths(together(many)), group_by)
-    return found
-
-
 def rates(many: Runs, rules: Sequence[str], group_by: str | None) -> str:
     """Table of one recogniser on one set: a row for each rule and rate, with both intervals."""
     lines, groups = together(many), groupings(many, group_by)
@@ -227,6 +199,9 @@ def rates(many: Runs, rules: Sequence[str], group_by: str | None) -> str:
     for rule in rules:
         counts = scoring.count(pairs(lines), rule)
         values = scoring.rates(counts.sum(axis=0))
+        if not counts[:, 0].any():  # the rule drops every line
+            rows.append([rule, 0, "all", *"-" * (1 + len(groups))])
+            continue
         for rate, title in TITLES.items():
             found = [bounds(*intervals.interval(counts, ids, rate)) for ids in groups.values()]
             rows.append([rule, int(counts[:, 0].sum()), title, percent(values[rate]), *found])
@@ -258,6 +233,9 @@ def differences(a: Runs, b: Runs, rules: Sequence[str], group_by: str | None) ->
     rows = []
     for rule in rules:
         counts = [scoring.count(pairs(together(many)), rule) for many in (a, b)]
+        if not counts[0][:, 0].any():  # the rule drops every line
+            rows.append([rule, 0, "all", *"-" * (5 + len(groups))])
+            continue
         for rate, title in TITLES.items():
             found = [intervals.compare(*counts, ids, rate) for ids in groups.values()]
             last = found[-1]
@@ -266,7 +244,7 @@ def differences(a: Runs, b: Runs, rules: Sequence[str], group_by: str | None) ->
                     *(rule, int(counts[0][:, 0].sum()), title),
                     *(percent(last.a), percent(last.b), percent(last.value, "+")),
                     *(bounds(one.low, one.high, "+") for one in found),
-                    *(f"{last.p:.3f}", "yes" if last.is_real else "not shown"),
+                    *(f"{last.p:.3f}".replace("nan", "-"), "yes" if last.is_real else "not shown"),
                 ]
             )
     return as_text(["rule", "lines", "rate", "A %", "B %", "A - B", *groups, "p", "real?"], rows)

@@ -2,12 +2,12 @@
 
     python -m dig_jax.tools.predict --model=runs/reader lines/ --output=readings.tsv
 
-INPUT: images, folders of images, records (RECORDS or RECORDS@split), or `-` for a list of paths on
-stdin. --model: a run, an export or the name of bundled weights; one to onnx reads fastest on a CPU.
---output: a .tsv file, or .jsonl; without it, a table on the terminal. A file that is there is gone
-on with: what it has read is not read again, bad images are. OUTPUT.reader.json says what read it;
-another model or search is refused. A bad image is named and stops nothing; the exit code is 1 only
-where no image at all could be read.
+INPUT: images (of a file of several pages the first), folders of images, records (RECORDS or
+RECORDS@split), or `-` for a list of paths on stdin. --model: a run, an export or the name of
+bundled weights; one to onnx reads fastest on a CPU. --output: a .tsv file, or .jsonl; without it, a
+table on the terminal. A file that is there is gone on with: what it has read is not read again, bad
+images are. OUTPUT.reader.json says what read it; another model or search is refused. A bad image is
+named and stops nothing; the exit code is 1 only where no image at all could be read.
 
 --beam=8 --lm=4 --texts=FILE lets an n-gram of characters choose between readings that look alike;
 --words=FILE turns unknown words into the only near one of a text; the characters are those read.
@@ -34,6 +34,7 @@ from absl import flags
 from tqdm import tqdm
 
 from dig_jax.data.sizes import BadRecord
+from dig_jax.text import in_utf8
 from dig_jax.tools import program, reader_flags
 from dig_jax.train import command_line
 from dig_jax.workdir import whole
@@ -80,9 +81,11 @@ def images_below(folder: pathlib.Path) -> Iterator[tuple[str, Any]]:
     for here, below, files in os.walk(folder):
         below[:] = sorted(name for name in below if not name.startswith("."))
         for file in sorted(file for file in files if not file.startswith(".")):
+            path = os.path.join(here, file)
             if pathlib.Path(file).suffix.lower() in SUFFIXES:
-                found = True
-                yield os.path.join(here, file), os.path.join(here, file)
+                found = True  # a pipe would be waited for
+                special = os.path.exists(path) and not os.path.isfile(path)
+                yield path, BadRecord("not a file") if special else path
             else:
                 others.append(file)
     words = left_out(others)
@@ -291,6 +294,7 @@ class Table:
         """Those of (name, image) that it does not hold. Two sets may have records of one name."""
         left = self.done.copy()
         for name, image in images:
+            name = in_utf8(name)
             if left[name]:
                 left[name] -= 1
                 self.skipped += 1

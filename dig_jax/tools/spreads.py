@@ -3,8 +3,12 @@ tables of tools.results, the report and the pictures of tools.label_curves share
 
 from __future__ import annotations
 
+import collections
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
+
+import numpy as np
 
 from dig_jax.evaluators import intervals, scoring
 from dig_jax.tools.tables import bounds, percent
@@ -19,6 +23,35 @@ def pairs(lines: Sequence[Reading]) -> list[scoring.Pair]:
 
 def paths(lines: Sequence[Reading]) -> list[str]:
     return [line.path for line in lines]
+
+
+# What several runs read of one set: lines of the first, lines of the second, ..
+Runs = Sequence[Sequence[Reading]]
+
+
+def by_key(lines: Sequence[Reading]) -> dict[tuple[str, int], Reading]:
+    """{(path, how often it was there before): line}."""
+    seen: collections.Counter[str] = collections.Counter()
+    result = {}
+    for line in lines:
+        result[line.path, seen[line.path]] = line
+        seen[line.path] += 1
+    return result
+
+
+def together(many: Runs) -> list[Reading]:
+    """The lines of all runs, one behind the other."""
+    return list(itertools.chain(*many))
+
+
+def groupings(many: Runs, group_by: str | None) -> dict[str, np.ndarray]:
+    """{name: i64[n], the group of every line of `together`}: by line, where a line that several
+    runs have read is one, and by group where there is a pattern."""
+    keys = [key for lines in many for key in by_key(lines)]
+    found = {"by line": intervals.numbered(keys)}
+    if group_by:
+        found["by group"] = intervals.group_ids(paths(together(many)), group_by)
+    return found
 
 
 INTERVALS = ("run", "start", "labels", "data", "lines", "CER", "by line", "groups", "by group")

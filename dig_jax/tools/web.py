@@ -65,7 +65,8 @@ def loaded(name: str) -> Any:
 def framed(image: np.ndarray, lines: Sequence[Any]) -> np.ndarray:
     """u8[h, w] -> u8[h, w, 3] RGB, each line framed and numbered, at most SHOWN_PX long."""
     factor = min(1.0, SHOWN_PX / max(image.shape))
-    picture = cv2.cvtColor(cv2.resize(image, None, fx=factor, fy=factor), cv2.COLOR_GRAY2RGB)
+    size = [max(1, round(side * factor)) for side in image.shape[::-1]]
+    picture = cv2.cvtColor(cv2.resize(image, size), cv2.COLOR_GRAY2RGB)
     for number, line in enumerate(lines, 1):
         colour = COLOURS[line.block % len(COLOURS)]
         corners = np.round(line.polygon * factor).astype(np.int32)

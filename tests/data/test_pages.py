@@ -219,6 +219,14 @@ def test_hyphens_words_and_pages_of_one_file(tmp_path):
     )
     made = make(tmp_path / "tif", "alto", f"--input={tmp_path / 'in'}", "--codec=png")
     assert np.array_equal(made.image("book.xml#l0"), 255 - picture(0, 200, 30))
+    (tmp_path / "in" / "book.xml").unlink()
+    for page in (1, 2, 3):  # as tools.read writes them: a document for each page of the file
+        (tmp_path / "in" / f"both-{page}.xml").write_text(alto(box_line(0), f"both.tif#{page}"))
+    made = make(tmp_path / "pages", "alto", f"--input={tmp_path / 'in'}", "--codec=png")
+    assert np.array_equal(made.image("both-1.xml#l0"), picture(0, 200, 30))
+    assert np.array_equal(made.image("both-2.xml#l0"), 255 - picture(0, 200, 30))
+    (reason,) = made.reasons
+    assert reason.startswith("image of fewer frames than its file has pages")
 
 
 def test_polygons_are_masked_with_paper(tmp_path):

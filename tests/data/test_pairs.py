@@ -34,9 +34,9 @@ def test_an_image_and_its_gt_txt(tmp_path):
         "text without an image": 1,
         "text of more than one line (image kept, unlabelled)": 1,
         "list is UTF-16, not UTF-8 (none of it is read)": 1,
-        "empty label (image kept, unlabelled)": 2,
+        "empty label (image kept, unlabelled)": 1,
     }
-    assert "read as 6 pairs of an image and a .gt.txt" in made.printed
+    assert "read as 6 .gt.txt, each beside its image" in made.printed
 
 
 @pytest.mark.parametrize(

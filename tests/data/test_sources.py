@@ -3,6 +3,7 @@ seed and number.
 """
 
 import functools
+import importlib
 import io
 import os
 import re
@@ -19,6 +20,7 @@ from dig_jax.data.examples import Report
 from dig_jax.data.images import Store
 from dig_jax.data.parallel import ordered_map
 from dig_jax.data.sources import folder, lines
+from dig_jax.data.split_names import USUAL, sizes_of
 
 
 def encoded(image, kind="PNG", **options):
@@ -263,6 +265,17 @@ def test_workers_do_not_change_what_is_made(root, workers):
     assert read(root, workers=workers)[0] == read(root)[0]
 
 
+def test_pages_behind_the_first_are_counted(tmp_path):
+    """Of a TIFF; further frames of a GIF are the same picture in motion."""
+    frames = [grey(value=200 - n) for n in range(3)]
+    for name in ("scan.tif", "moves.gif"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+    report = Report()
+    made = list(folder.examples(report=report, input=str(tmp_path), store=Store(), workers=0))
+    assert len(made) == 2
+    assert dict(report.reasons) == {"file of several pages: all but the first (image kept)": 1}
+
+
 def test_folder_refusals(tmp_path):
     for wrong in (None, "", str(tmp_path / "absent")):
         with pytest.raises(FileNotFoundError, match="must be a folder"):
@@ -413,7 +426,15 @@ def test_text_stands_out_from_its_paper():
 )
 def test_splits_refusals(spec):
     with pytest.raises(ValueError, match="--splits"):
-        lines.parse_splits(spec)
+        sizes_of(spec)
+
+
+@pytest.mark.parametrize("source", ["lines", "captcha", "digits"])
+def test_count_is_short_for_splits_and_not_beside_them(source, tmp_path):
+    examples = importlib.import_module(f"dig_jax.data.sources.{source}").examples
+    with pytest.raises(ValueError, match="--count=5 is short for --splits=train=5: give one"):
+        list(examples(report=Report(), splits="train=4,validation=2", count=5))
+    assert sizes_of(USUAL, 5) == {"train": 5}
 
 
 def test_lines_refusals(tmp_path):

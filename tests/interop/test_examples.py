@@ -10,6 +10,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from rapidfuzz.distance import Levenshtein
 from safetensors.numpy import load_file
 
@@ -70,6 +71,43 @@ def check(output, model, paths):
     wrong = sum(Levenshtein.distance(row[1], line.text) for row, line in zip(rows, want))
     total = sum(len(line.text) for line in want)
     assert total and wrong <= max(2, 0.05 * total), (rows, want)
+
+
+@pytest.mark.parametrize("kind", ["grey", "16 bits", "12 bits", "RGBA", "LA", "white on nothing"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_runners_prepare_every_kind_of_image_as_dig_jax_does(kind, channels, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    common = importlib.import_module("common")
+    grey = np.full((32, 90), 230, np.uint8)
+    grey[10:22, 20:70:6] = 20
+    alpha = np.full_like(grey, 255)
+    alpha[:, 40:] = 0
+    made = {
+        "grey": lambda: Image.fromarray(grey),
+        "16 bits": lambda: Image.fromarray(grey.astype(np.uint16) * 257),
+        "12 bits": lambda: Image.fromarray(grey.astype(np.uint16) * 16),
+        "RGBA": lambda: Image.fromarray(np.dstack([grey, grey, grey, alpha]), "RGBA"),
+        "LA": lambda: Image.fromarray(np.dstack([grey, alpha]), "LA"),
+        "white on nothing": lambda: Image.fromarray(
+            np.dstack([np.full_like(grey, 255), np.where(grey < 99, 255, 0).astype(np.uint8)]), "LA"
+        ),
+    }[kind]()
+    made.save(tmp_path / "line.png")
+    prepared = dataclasses.replace(readers.model().preparation, channels=channels)
+    want = prepared(str(tmp_path / "line.png")).pixels.astype(int)
+    data = dataclasses.asdict(prepared)
+    found = common.prepared(tmp_path / "line.png", data).astype(int)
+    assert found.shape == want.shape and np.abs(found - want).max() <= 2 and np.ptp(want) > 100
+
+
+def test_runners_refuse_kinds_of_numbers_that_they_do_not_know(tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    common = importlib.import_module("common")
+    Image.fromarray(np.ones((32, 90), np.float32)).save(tmp_path / "line.tif")
+    config = {"data": dataclasses.asdict(readers.model().preparation)}
+    with pytest.raises(SystemExit, match="1 of 1 images could not be read"):
+        list(common.batches([tmp_path / "line.tif"], config, 32))
+    assert "line.tif is left out: pixels of kind F are not read here" in capsys.readouterr().err
 
 
 @pytest.mark.slow

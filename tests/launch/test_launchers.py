@@ -676,7 +676,10 @@ def test_gke_pods_get_the_flags_as_they_were_given(place):
     assert kubelet == FLAGS and not any(
         "$(" in item.replace("$$", "") for item in container["args"]
     )
-    assert container["command"] == ["tini", "--", "python", *TRAIN[:2]] and container["image"] == "r/i:t&g"
+    assert (
+        container["command"] == ["tini", "--", "python", *TRAIN[:2]]
+        and container["image"] == "r/i:t&g"
+    )
     assert (job["completions"], job["parallelism"], job["completionMode"]) == (8, 8, "Indexed")
 
 

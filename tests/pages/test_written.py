@@ -28,6 +28,21 @@ def inside(page, left, top, right, bottom):
     return 0 <= left < right <= page.width_px and 0 <= top < bottom <= page.height_px
 
 
+def test_a_page_of_a_file_of_several_says_which_one(page):
+    for name, number in (("book.tiff#12", "12"), ("scan#3.png", "1")):
+        root = ET.fromstring(write.alto(page._replace(name=name)))
+        sheet = next(node for node in root.iter() if node.tag.endswith("Page"))
+        assert sheet.get("PHYSICAL_IMG_NR") == number
+
+
+@pytest.mark.parametrize("error", ["", "bad"])
+def test_a_name_that_is_no_utf8_can_be_written(page, error):
+    odd = page._replace(name="bad\udcff.png", error=error)
+    for kind in ("json", "text", "hocr", "alto"):
+        assert write.FORMATS[kind](odd).encode("utf-8")
+    assert json.loads(write.as_json(odd))["page"] == r"bad\udcff.png"
+
+
 def test_hocr_parses_and_places_every_word(page):
     document = write.hocr(page)
     root = ET.fromstring(document.replace("<!DOCTYPE html>\n", ""))

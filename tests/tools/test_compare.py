@@ -87,6 +87,15 @@ def test_two_recognisers(tmp_path, capsys):
     assert out.count("not shown") == 4 and "--group_by" in out
 
 
+def test_a_rule_that_drops_every_line_has_no_rates(tmp_path, capsys):
+    a, b = (save(tmp_path / name, [2] * 48, truth="a b c d e") for name in "ab")
+    for files in ([a], [a, b]):
+        out = run(capsys, *files, "--rule=raw,clova", "--group_by=^[^/]+")
+        row = next(row for row in out.splitlines() if row.startswith("clova"))
+        assert row.split()[1:3] == ["0", "all"] and set(row.split()[3:]) == {"-"}
+        assert "nan" not in out
+
+
 def test_the_verdict_goes_by_groups(tmp_path, capsys):
     """One work is read worse by B, all others alike: over lines that is a clear difference."""
     a, b = save(tmp_path / "a", [1] * 48), save(tmp_path / "b", [9] * 4 + [1] * 44)

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import os
 import subprocess
 import sys
 import types
@@ -46,6 +47,25 @@ def test_a_folder_becomes_a_table_with_bad_files_named(folder, reader, tmp_path,
     for path, text, sure, places, error in cells[1:]:
         assert path.endswith(".png") and len(places.split()) == len(text) and not error
         assert 0 < float(sure) <= 1
+
+
+@pytest.mark.parametrize("ending", predict.ENDINGS)
+def test_odd_files_stop_nothing_and_are_read_once(folder, reader, tmp_path, ending, capsys):
+    """A name that is no UTF-8, a pipe that nobody writes to, and a folder called like an image."""
+    odd = os.fsencode(tmp_path) + b"/odd"
+    os.mkdir(odd)
+    source = next((folder / "images" / "below").glob("*.png"))
+    for name in (b"bad\xff.png", b"good.png"):
+        with open(odd + b"/" + name, "wb") as file:
+            file.write(source.read_bytes())
+    os.mkfifo(odd + b"/pipe.png")
+    os.mkdir(odd + b"/folder.png")
+    output = tmp_path / f"readings{ending}"
+    assert read(reader, [tmp_path / "odd"], output)[0] == (2, 1)
+    text = output.read_text(encoding="utf-8")
+    assert r"bad\\udcff.png" in text and "pipe.png: not a file" in capsys.readouterr().err
+    (lines, bad), table = read(reader, [tmp_path / "odd"], output)
+    assert (lines, bad, table.skipped) == (0, 1, 2)
 
 
 def test_an_interrupted_table_is_gone_on_with(folder, reader, tmp_path):

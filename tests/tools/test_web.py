@@ -40,6 +40,13 @@ def test_lines_are_framed_where_they_stand():
     assert max(web.framed(np.zeros((100, 4000), np.uint8), []).shape) == web.SHOWN_PX
 
 
+@pytest.mark.parametrize("shape", [(5, 20000), (20000, 5)])
+def test_a_picture_that_is_no_line_is_shown_with_its_reason(tmp_path, shape):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros(shape, np.uint8))
+    picture, text, said = web.answer(str(tmp_path / "a.png"), "fraktur")
+    assert "img" in picture and not text and said.endswith("px is too small for a line of text")
+
+
 def test_readers_ship_and_ones_own_comes_first():
     assert "gen48" not in web.readers(None) and "fraktur" in web.readers(None)
     assert web.readers("runs/mine")[0] == "runs/mine"

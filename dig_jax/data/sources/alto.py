@@ -8,6 +8,7 @@ are several images, or the frames of one. Options as for --source=page_xml.
 Format: https://www.loc.gov/standards/alto/.
 """
 
+import re
 import xml.etree.ElementTree as ET
 
 from dig_jax.data.page_lines import (
@@ -24,6 +25,7 @@ from dig_jax.data.page_lines import (
 
 UNITS = {"mm10": 1 / 254, "inch1200": 1 / 1200}  # in inches; px at 1 dpi
 HYPHEN = "-"
+PAGE_OF = re.compile(r"(.+\.\w+)#([1-9]\d{0,5})", re.DOTALL)  # book.tiff#2, as tools.read has it
 
 
 def parse(root: ET.Element, wanted: Wanted) -> list[Page]:
@@ -45,6 +47,8 @@ def parse(root: ET.Element, wanted: Wanted) -> list[Page]:
     for number, page in enumerate(elements):
         own = [names[number]] if len(names) == len(elements) > 1 else names
         frame = number if len(names) <= 1 < len(elements) else 0
+        if len(own) == 1 and (found := PAGE_OF.fullmatch(own[0])):
+            own, frame = [found[1]], int(found[2]) - 1
         side = lambda name, page=page: (numbers(page.get(name)) or [0.0])[0]
         lines = _ordered(page, order)
         if wanted.level == "word":

@@ -17,7 +17,7 @@ import numpy as np
 from dig_jax.data.examples import Example, Report
 from dig_jax.data.extras import need
 from dig_jax.data.images import Store
-from dig_jax.data.sources.lines import parse_splits
+from dig_jax.data.split_names import USUAL, sizes_of
 from dig_jax.data.typeset import bundled_fonts
 
 CHARACTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
@@ -48,7 +48,7 @@ STYLES = {
 def examples(
     *,
     report: Report,
-    splits: str = "train=4000,validation=400",
+    splits: str = USUAL,
     count: int | None = None,
     seed: int = 0,
     characters: str = CHARACTERS,
@@ -72,7 +72,7 @@ def examples(
     letters = "".join(dict.fromkeys(characters))
     if not letters or any(not c.isprintable() or c.isspace() for c in letters):
         raise ValueError(f"--characters is '{characters}', but must be letters, digits, signs.")
-    sizes = {"train": count} if count else parse_splits(splits)
+    sizes = sizes_of(splits, count)
     report.total = sum(sizes.values())
     report.about.update(
         source=f"captchas drawn with the package captcha, seed {seed}, styles {', '.join(chosen)}",

@@ -20,7 +20,7 @@ import numpy as np
 from dig_jax.data.examples import Example, Report
 from dig_jax.data.extras import need
 from dig_jax.data.images import Store
-from dig_jax.data.sources.lines import parse_splits
+from dig_jax.data.split_names import USUAL, sizes_of
 
 HEIGHT_PX, MARGIN_PX = 48, 4
 TRAIN_SHARE = 0.6  # of the digits; the other splits have equal parts of the rest
@@ -29,7 +29,7 @@ TRAIN_SHARE = 0.6  # of the digits; the other splits have equal parts of the res
 def examples(
     *,
     report: Report,
-    splits: str = "train=4000,validation=400",
+    splits: str = USUAL,
     count: int | None = None,
     seed: int = 0,
     min_chars: int = 4,
@@ -45,7 +45,7 @@ def examples(
             f"min_chars is {min_chars}, max_chars {max_chars}; 1 <= min_chars <= max_chars <= 20 "
             "must hold."
         )
-    sizes = {"train": count} if count else parse_splits(splits)
+    sizes = sizes_of(splits, count)
     if len(sizes) > 20:
         raise ValueError(f"--splits names {len(sizes)} splits; the digits suffice for 20.")
     report.total = sum(sizes.values())

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import features
 
 from dig_jax.data.examples import Example, Report
+from dig_jax.data.split_names import USUAL, sizes_of
 from dig_jax.data.typeset import AS_DRAWN, SHAPED, Page, bundled_fonts, load_font, render
 from dig_jax.data.writer import encode_image
 from dig_jax.text import normalize
@@ -80,7 +81,7 @@ def examples(
     *,
     report: Report,
     input: str | None = None,
-    splits: str = "train=4000,validation=400",
+    splits: str = USUAL,
     count: int | None = None,
     seed: int = 0,
     min_words: int = 1,
@@ -121,7 +122,7 @@ def examples(
             raise ValueError(f"{name} is {value}; give a share of the lines, from 0 to 1.")
     if channels not in (1, 3):
         raise ValueError(f"channels is {channels}, but must be 1 (grey) or 3 (colour).")
-    sizes = {"train": count} if count else parse_splits(splits)
+    sizes = sizes_of(splits, count)
     vocabulary = read_vocabulary(input)
     found = find_fonts(fonts, vocabulary.chars | set(PUNCTUATION) | PLAIN)
     if not any(font.called(favour) for font in found):
@@ -143,24 +144,6 @@ def examples(
     )  # fmt: skip
     jobs = ((split, index) for split, size in sizes.items() for index in range(size))
     yield from report.work(make, jobs, workers)
-
-
-def parse_splits(spec: str) -> dict[str, int]:
-    """ "train=4000,validation=400" -> {"train": 4000, "validation": 400}, or ValueError."""
-    sizes: dict[str, int] = {}
-    for part in spec.split(","):
-        name, _, number = (piece.strip() for piece in part.partition("="))
-        if (
-            not re.fullmatch(r"[\w.-]+", name)
-            or not re.fullmatch(r"[1-9]\d*", number)
-            or name in sizes
-        ):
-            raise ValueError(
-                f"Cannot read '{part}' in --splits={spec}; write NAME=COUNT,NAME2=COUNT2, counts "
-                "above 0."
-            )
-        sizes[name] = int(number)
-    return sizes
 
 
 def read_vocabulary(input: str | None) -> Vocabulary:
