@@ -81,12 +81,17 @@ def test_the_installation_knows_the_runtime(tmp_path, monkeypatch):
     for driver, packages in (
         ("550.54.15", "[cuda12]"),
         ("580.65.06", "[cuda13]"),
+        ("1000.1", "[cuda13]"),
+        ("99.9", "[cuda12]"),
         ("", "[cuda12]"),
     ):
         smi.write_text(f"#!/bin/sh\necho {driver}\n")
         smi.chmod(0o755)
         assert seen["device"]() == "gpu" and seen["extra"]("gpu") == packages
     assert (seen["extra"]("tpu"), seen["extra"]("cpu")) == ("[tpu]", "")
+    monkeypatch.setattr(sys, "version_info", (3, 10))
+    with pytest.raises(AssertionError, match=r"dig_jax needs Python 3\.11 or newer, and this is 3"):
+        exec(compile(asked, "install", "exec"), seen)
 
 
 def cell(name, title):
