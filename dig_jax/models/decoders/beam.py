@@ -106,29 +106,19 @@ class Found(NamedTuple):
     confidence: tuple[float, ...]
 
 
-Path = tuple[float, tuple[int, ...]]
-
-
 class _Prefix:
     """A prefix: ln of the probability of its alignments that end in a blank, and in its last
-    character. Of each kind also the most probable alignment: its ln p, and the frame of each
     character. extra: what the language model adds."""
 
-    __slots__ = ("blank", "char", "extra", "path_blank", "path_char")
+    __slots__ = ("blank", "char", "extra")
 
     def __init__(self, extra: float):
         self.blank = self.char = NEVER
         self.extra = extra
-        self.path_blank: Path = (NEVER, ())
-        self.path_char: Path = (NEVER, ())
 
     @property
     def total(self) -> float:
         return _add(self.blank, self.char)
-
-    @property
-    def path(self) -> Path:
-        return self.path_blank if self.path_blank[0] >= self.path_char[0] else self.path_char
 
 
 def prefix_beam(
@@ -146,11 +136,11 @@ def prefix_beam(
     are).
     """
     first = _Prefix(0.0)
-    first.blank, first.path_blank = 0.0, (0.0, ())
+    first.blank = 0.0
     alive: dict[tuple[int, ...], _Prefix] = {(): first}
     frames = np.asarray(log_probs, np.float64)
     tried = [np.flatnonzero(row[1:] >= row.max() + floor) + 1 for row in frames]
-    for frame, (row, classes) in enumerate(zip(frames, tried)):
+    for row, classes in zip(frames, tried):
         blank = float(row[BLANK])
         options = [(int(c), float(row[c])) for c in classes]
         following: dict[tuple[int, ...], _Prefix] = {}
@@ -162,19 +152,14 @@ def prefix_beam(
             return found
 
         for ids, prefix in alive.items():
-            total, path = prefix.total, prefix.path
+            total = prefix.total
             same = at(ids, prefix.extra)
             same.blank = _add(same.blank, total + blank)
-            same.path_blank = (path[0] + blank, path[1])
             if ids:
-                again = float(row[ids[-1]])
-                same.char = _add(same.char, prefix.char + again)
-                if prefix.path_char[0] + again > same.path_char[0]:
-                    same.path_char = (prefix.path_char[0] + again, prefix.path_char[1])
+                same.char = _add(same.char, prefix.char + float(row[ids[-1]]))
             for char, log_p in options:
                 # The same character again needs a blank between.
-                twice = ids and char == ids[-1]
-                before, way = (prefix.blank, prefix.path_blank) if twice else (total, path)
+                before = prefix.blank if ids and char == ids[-1] else total
                 if before == NEVER:
                     continue
                 longer = (*ids, char)
@@ -183,8 +168,6 @@ def prefix_beam(
                     extra += weight * lm.log_p(ids, char) + bonus
                 grown = at(longer, extra)
                 grown.char = _add(grown.char, before + log_p)
-                if way[0] + log_p > grown.path_char[0]:
-                    grown.path_char = (way[0] + log_p, (*way[1], frame))
         best = sorted(following.items(), key=lambda item: -item[1].total - item[1].extra)
         alive = dict(best[:beam])
 
@@ -193,10 +176,39 @@ def prefix_beam(
         return prefix.total + prefix.extra + (weight * lm.log_p(ids, END) if lm else 0.0)
 
     ids, prefix = max(alive.items(), key=score)
-    seen = prefix.path[1]
+    seen = alignment(frames, ids)
     runs = zip(ids, seen, (*seen[1:], len(frames)))
     sure = tuple(float(np.exp(frames[first:end, c].max())) for c, first, end in runs)
     return Found(ids, score((ids, prefix)), seen, sure)
+
+
+def alignment(log_probs: np.ndarray, ids: Sequence[int]) -> tuple[int, ...]:
+    """The frame at which each of the ids begins in their most probable alignment (Viterbi's).
+    log_probs f[S, V], with at least as many frames as ids, and one more between two that are alike.
+    """
+    if not ids:
+        return ()
+    # Blanks between the characters; a blank is jumped over where other characters meet.
+    states = np.zeros(2 * len(ids) + 1, np.int64)
+    states[1::2] = ids
+    jumps = np.zeros(len(states), bool)
+    jumps[3::2] = states[3::2] != states[1:-2:2]
+    back = np.zeros((len(log_probs), len(states)), np.int64)  # how many states it came on
+    best = np.full(len(states), NEVER)
+    best[:2] = log_probs[0, states[:2]]
+    for frame in range(1, len(log_probs)):
+        ways = np.full((3, len(states)), NEVER)
+        ways[0], ways[1, 1:] = best, best[:-1]
+        ways[2, 2:] = np.where(jumps[2:], best[:-2], NEVER)
+        back[frame] = ways.argmax(0)
+        best = ways.max(0) + log_probs[frame, states]
+    state = len(states) - 1 - int(best[-2] > best[-1])
+    begins = [0] * len(ids)
+    for frame in range(len(log_probs) - 1, -1, -1):
+        if state % 2:
+            begins[state // 2] = frame
+        state -= int(back[frame, state])
+    return tuple(begins)
 
 
 def _add(a: float, b: float) -> float:
