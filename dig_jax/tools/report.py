@@ -20,7 +20,7 @@ from absl import app, flags
 
 from dig_jax.tools import program, report_attention, report_charts, report_lines
 from dig_jax.tools.html_page import document, table
-from dig_jax.tools.spreads import INTERVALS, Spread, interval_rows, spreads
+from dig_jax.tools.spreads import AGAINST, INTERVALS, Spread, against_best, interval_rows, spreads
 from dig_jax.tools.tables import GROUP_BY, as_text
 from dig_jax.workdir import bucket
 from dig_jax.workdir import read as runs
@@ -252,7 +252,12 @@ def unknown(run) -> list[tuple[str, int]]:
 SPREAD = (
     "95 % intervals of the CER, from a bootstrap over lines and over groups of lines that belong "
     "together (a work, a writer, a page), which --group_by names. Where there are groups, theirs "
-    "is the one to go by; two recognisers are compared by dig_jax.tools.compare."
+    "is the one to go by."
+)
+GAPS = (
+    "Each run against the one with the lowest CER of a data set, on the same lines: a paired "
+    "bootstrap, over groups where --group_by names them. A difference is real where its interval "
+    "leaves out zero. dig_jax.tools.compare compares any two."
 )
 BARS = (
     "Shorter is better. The thin line is the 95 % interval. Grey: from random weights. Pale: the "
@@ -336,6 +341,7 @@ def page(many, group_by=None) -> str:
     if rows:
         figures = f"<p>{html.escape(f'{CHOICE} {optimism(many)}')}</p>{comparison_table(rows)}"
     spread = wide(INTERVALS, interval_rows(found)) if found else ""
+    gaps = against_best(found, group_by)
     facts = named(many, lambda run: f"<div class=facts>{summary(run)}</div>")
     glossary = "".join(f"<dt>{term}</dt><dd>{words}</dd>" for term, words in GLOSSARY.items())
     lead = html.escape(headline(many, found)).replace(" %", "&nbsp;%")
@@ -349,6 +355,7 @@ def page(many, group_by=None) -> str:
         chapter("Nearest neighbours", named(many, report_lines.neighbours), NEIGHBOURS),
         chapter("Confusions", folded("Show them", report_lines.confusions(many), shut)),
         chapter("Intervals", spread, SPREAD),
+        chapter("Differences", wide(AGAINST, gaps) if gaps else "", GAPS),
         chapter("Runs", folded("Show their settings", facts, shut)),
         chapter("Curves", report_charts.curves(many)),
         chapter("Glossary", f"<dl>{glossary}</dl>"),
@@ -376,6 +383,8 @@ def main(argv):
         raise SystemExit(str(error)) from None
     if found:
         print(f"\n{as_text(INTERVALS, interval_rows(found))}\n")
+    if gaps := against_best(found, GROUP_BY.value):
+        print(f"{as_text(AGAINST, gaps)}\n")
     print(headline(many, found))
     output = many[0].path / "report.html"
     if _OUTPUT.value:

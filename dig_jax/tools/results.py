@@ -38,7 +38,7 @@ import sys
 from absl import app, flags
 
 from dig_jax.tools import program
-from dig_jax.tools.spreads import INTERVALS, interval_rows, spreads
+from dig_jax.tools.spreads import AGAINST, INTERVALS, against_best, interval_rows, spreads
 from dig_jax.tools.tables import GROUP_BY, as_markdown
 from dig_jax.workdir import bucket, whole
 from dig_jax.workdir import read as runs
@@ -58,7 +58,7 @@ _INTERVALS = flags.DEFINE_bool(
     "intervals",
     False,
     "Add the 95 % interval of every run and data set, by line and by group (--group_by), also of "
-    "work folders that only evaluate.",
+    "work folders that only evaluate, and their differences from the best one, line by line.",
 )
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -345,13 +345,15 @@ def main(argv):
         kept = old.strip() if _KEEP.value else ""
         price = costs(records, root)
         table = markdown(cells(records), price, kept) if records else ""
-        spread = interval_rows(spreads(readers, GROUP_BY.value)) if _INTERVALS.value else []
+        spread = spreads(readers, GROUP_BY.value) if _INTERVALS.value else []
+        gaps = against_best(spread, GROUP_BY.value)
     except ValueError as error:
         raise SystemExit(str(error)) from None
     found = {record["start"] for record in records}
     notes = [optimism(records), origins(records), *kept_origins(kept, found)]
-    spread = as_markdown(INTERVALS, spread) if spread else ""
-    table = "\n\n".join(filter(None, [table, *notes, spread]))
+    spread = as_markdown(INTERVALS, interval_rows(spread)) if spread else ""
+    gaps = as_markdown(AGAINST, gaps) if gaps else ""
+    table = "\n\n".join(filter(None, [table, *notes, spread, gaps]))
     print(table)
     if stored:
         whole.write(stored, "".join(json.dumps(record) + "\n" for record in records))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import collections
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -95,6 +95,33 @@ def spreads(many: Sequence[Run], group_by: str | None) -> list[Spread]:
             together = None if groups is None else intervals.interval(counts, groups)
             found.append(Spread(run, name, len(lines), cer, alone, number, together))
     return found
+
+
+AGAINST = ("data", "run", "against", "points more", "95 % interval", "real?")
+
+
+def against_best(found: Sequence[Spread], group_by: str | None) -> list[tuple]:
+    """Rows under AGAINST: each recogniser and the one with the lowest CER on its data set, line by
+    line (`intervals.compare`), by group where there is a pattern."""
+    rows = []
+    for name in dict.fromkeys(one.dataset for one in found):
+        ones = sorted((one for one in found if one.dataset == name), key=lambda one: one.cer)
+        best, *others = (by_key(readings.read(readings.file_of(s.run.path, name))) for s in ones)
+        for one, lines in zip(ones[1:], others):
+            place = (name, one.run.name, ones[0].run.name)
+            if _truths(lines) != _truths(best):
+                rows.append((*place, "has other lines", "-", "-"))
+                continue
+            sides = [[side[key] for key in lines] for side in (lines, best)]
+            counts = (scoring.count(pairs(side)) for side in sides)
+            gap = intervals.compare(*counts, intervals.group_ids(paths(sides[0]), group_by))
+            shown = bounds(gap.low, gap.high, "+"), "yes" if gap.is_real else "not shown"
+            rows.append((*place, percent(gap.value, "+"), *shown))
+    return rows
+
+
+def _truths(lines: Mapping[tuple[str, int], Reading]) -> dict[tuple[str, int], str]:
+    return {key: line.truth for key, line in lines.items()}
 
 
 def interval_rows(found: Sequence[Spread]) -> list[tuple]:

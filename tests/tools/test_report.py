@@ -531,6 +531,31 @@ def test_intervals_by_line_and_by_group_of_training_and_evaluation_folders(workd
         report.main(["", str(train)])
 
 
+def test_every_run_is_compared_with_the_best_line_by_line(workdir, capsys):
+    folders = [
+        with_readings(workdir(f"runs/{name}", evaluations(sum(errors) / 24)), errors)
+        for name, errors in {
+            "worst": (3, 3, 3, 3, 2, 2),
+            "best": (1, 1, 1, 1, 0, 0),
+            "alike": (0, 2, 1, 1, 0, 1),
+            "other": (4,) * 5,  # a line less
+        }.items()
+    ]
+    report.main(["", *map(str, folders)])
+    printed = capsys.readouterr().out
+    rows = {row.split()[1]: row for row in printed.splitlines() if row.startswith("val ")}
+    assert list(rows) == ["alike", "worst", "other"]  # by their CER
+    assert rows["worst"].split()[2:4] == ["best", "+50.0"] and rows["worst"].endswith("yes")
+    assert "[+50.0, +50.0]" in rows["worst"] and rows["alike"].endswith("not shown")
+    assert "has other lines" in rows["other"]
+    assert "<h2>Differences</h2>" in (folders[0] / "report.html").read_text()
+    with flagsaver.flagsaver(intervals=True, group_by="^[^/]+"):
+        results.main(["", str(folders[0].parent)])
+    assert "| val | worst | best | +50.0 | [+50.0, +50.0] | yes |" in capsys.readouterr().out
+    report.main(["", str(folders[0])])  # alone, it has nothing to differ from
+    assert "points more" not in capsys.readouterr().out
+
+
 def test_an_evaluation_folder_alone_has_intervals(workdir, capsys):
     train = workdir("train", evaluations(0.5))
     only = workdir("runs/only", evaluations(8 / 24), init_from=train, total={"steps": 0})
