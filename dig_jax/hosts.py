@@ -21,6 +21,7 @@ PARTNERS = (
     "Set all three on every process: DIG_PROCESS_COUNT, DIG_PROCESS_INDEX (0 to count - 1) and "
     f"{ADDRESS} (host:port of process 0); DIG_PROCESS_COUNT=1 alone starts one process"
 )
+LOST = 134  # exit code where another host is lost, or one is stuck: what JAX's own abort gives
 STATUS = "dig_jax/status/"  # keys of what hosts publish
 ALONE = (
     "error: this host ended without a word of its own. It was killed, or another host of the job "
@@ -63,14 +64,14 @@ def initialize() -> None:
     atexit.register(all_is_well)  # before JAX registers its goodbye, so after it
     try:
         jax.distributed.initialize(*given, **timeouts)
-    except ValueError:  # JAX's word for "no cluster found here"
+    except ValueError as error:  # JAX's word for "no cluster found here"
         all_is_well()
         if given:
             raise
         if ADDRESS in os.environ:
             raise ValueError(
-                f"{ADDRESS} is set, but no cluster is found here. {PARTNERS}"
-            ) from None
+                f"{ADDRESS} is set, and the rest is not found (JAX says: {error}). {PARTNERS}"
+            ) from error
 
 
 def _partners() -> tuple[Any, ...]:
@@ -93,14 +94,14 @@ def _partners() -> tuple[Any, ...]:
     return address, int(count), int(index)
 
 
-def leave() -> None:
-    """After an error: at exit, do not wait for the other hosts, as JAX would for minutes. They end
-    when they miss this one.
+def leave(code: int) -> None:
+    """After an error: at exit, with this code, do not wait for the other hosts, as JAX would for
+    minutes. They end when they miss this one.
     """
     if jax.distributed.is_initialized():
         # Last in, first out: the words have been said by then, and JAX's own goodbye is not
         # reached.
-        atexit.register(os._exit, 1)
+        atexit.register(os._exit, code)
         atexit.register(sys.stdout.flush)
         atexit.register(_all_is_well)
 
@@ -110,7 +111,7 @@ def end_now() -> None:
     when they miss it."""
     _all_is_well()  # the words have been said
     sys.stdout.flush()
-    os._exit(1)
+    os._exit(LOST)
 
 
 def publish(text: str) -> None:

@@ -11,6 +11,7 @@ Exit codes:
     0    done
     1    stopped with one sentence on stderr
     130  Ctrl-C: saved, or stopped without saving (a second Ctrl-C, or before the first step)
+    134  another host was lost, or one is stuck: start all of them again
     143  SIGTERM: saved
 """
 
@@ -50,7 +51,7 @@ def main(argv: list[str]) -> int:
         if flags.FLAGS.traceback:
             raise
         print(f"error: {command_line.sentence(error)}", file=sys.stderr)
-        return 1
+        return hosts.LOST if isinstance(error, train.LostHost) else 1
     except KeyboardInterrupt:
         print(
             "stopped without saving: the same command goes on from the last checkpoint",

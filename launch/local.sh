@@ -6,8 +6,8 @@
 # each takes one. PYTHON names another interpreter. --dry_run prints the commands.
 # A worker that saved after SIGTERM (143) or was killed (128 + signal) is a preemption: all start
 # again, unless three attempts in a row last less than QUICK_S seconds.
-# Exit code 0: done; 1: a sentence, also where JAX then aborts the others (134); 143 or 130: saved
-# after SIGTERM to this script, or Ctrl-C.
+# Exit code 0: done; 1: a sentence, also where the others then miss that worker (134); 143 or 130:
+# saved after SIGTERM to this script, or Ctrl-C.
 case " $* " in *" --help "* | *" -h "*) # prints the lines above
   sed -n '2,${/^#/!q;/^#SBATCH/!s/^# \{0,1\}//p}' "$0"; exit ;; esac
 set -uo pipefail
@@ -47,7 +47,7 @@ while [ "$short" -lt 3 ]; do
     [ "$code" -le "$worst" ] || worst=$code
     case $code in 0 | 134) ;; 1) said=1 ;; *) killed=1 ;; esac
   done
-  # Where one was killed, the sentence is of another that misses it.
+  # What misses a worker ends with 134. Where one was killed, 1 may be of another that misses it.
   [ -z "$said" ] || [ -n "$killed" ] || worst=1
   if [ -n "$stopping" ] || [ "$worst" -lt 128 ]; then exit "$worst"; fi
   short=$((SECONDS < quick_s ? short + 1 : 0))

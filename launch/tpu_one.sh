@@ -19,9 +19,7 @@ for flag in "$@"; do case $flag in
   *) folders+=("$flag") ;;
 esac; done
 for name in PROJECT ZONE; do
-  [ -n "${!name:-}" ] || {
-    echo "$name is not set: launch/tpu_one.sh --help says what it is for" >&2; exit 1; }
-done
+  [ -n "${!name:-}" ] || { echo "$name is not set: see --help" >&2; exit 1; }; done
 for path in "--workdir=$workdir" "${folders[@]}"; do case /${path#--workdir=}/ in
   // | //* | *://* | */../*) echo "$path: give a path below this folder, for here and there" >&2
     exit 1 ;; esac; done
@@ -31,6 +29,7 @@ uv="\$HOME/.local/bin/uv" python="--python .venv/bin/python"
 say() { if [ -n "$dry_run" ]; then printf '%s\n' "${*@Q}"; else "$@"; fi; }
 tpu() { say gcloud compute tpus tpu-vm "$@" "--project=$PROJECT" "--zone=$ZONE"; }
 on_it() { tpu ssh "$name" "--command=$1"; }
+away() { echo "$name is out of reach: the same command looks on" >&2; exit 255; }
 fill() { # never below a training: code, packages and records
   say git -C "$(dirname "$0")/.." archive --output="$archive" HEAD
   tpu scp "$archive" "$name:code.tar.gz"
@@ -45,13 +44,16 @@ if [ -n "$dry_run" ] || ! tpu describe "$name" '--format=value(state)'; then
   tpu create "$name" "--accelerator-type=${ACCELERATOR:-v5litepod-8}" \
     "--version=${RUNTIME:-v2-alpha-tpuv5-lite}"
   fill
-elif ! on_it "kill -0 \"\$(cat dig_jax/train.pid)\""; then fill; fi # none, or it has ended
+else # 1: none was started, or it has ended
+  on_it "kill -0 \"\$(cat dig_jax/train.pid)\"" || { [ $? != 255 ] || away; fill; }
+fi
 on_it "cd dig_jax && { kill -0 \"\$(cat train.pid 2>/dev/null)\" 2>/dev/null || {\
  rm -f train.code && { PYTHON=.venv/bin/python\
  setsid nohup sh -c 'launch/local.sh \"\$@\"; echo \$? >train.code' -\
  ${flags[*]@Q} >>train.log 2>&1 </dev/null & echo \$! >train.pid; }; }; }; touch train.log;\
- tail -n +1 --pid=\"\$(cat train.pid)\" -f train.log; exit \"\$(cat train.code)\"" || code=$?
-[ "$code" != 255 ] || { echo "$name is out of reach: the same command looks on" >&2; exit 255; }
+ tail -n +1 --pid=\"\$(cat train.pid)\" -f train.log;\
+ exit \$(cat train.code || echo 137)" || code=$?
+[ "$code" != 255 ] || away
 say mkdir -p "$(dirname "$workdir")"
 tpu scp --recurse "$name:dig_jax/$workdir" "$(dirname "$workdir")" || code=$((code ? code : 1))
 echo "# delete the VM: gcloud compute tpus tpu-vm delete $name --project=$PROJECT --zone=$ZONE"

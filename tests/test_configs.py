@@ -587,7 +587,7 @@ def test_every_config_refuses_an_argument_that_it_lacks(file):
     [
         *(
             ("recognize/probe", f"rates={text}", "rates has .* give numbers above 0")
-            for text in ("abc", "0", "-1e-3", "nan", "inf", "1e-3+", "1e-3+0")
+            for text in ("abc", "0", "-1e-3", "nan", "inf", "1e-400", "1e400", "1e-3+", "1e-3+0")
         ),
         ("recognize/probe", "steps=-1", "steps=-1: give 0 or more"),
         ("recognize/finetune", "steps=-3", "steps=-3: give 0 or more"),
@@ -596,6 +596,7 @@ def test_every_config_refuses_an_argument_that_it_lacks(file):
         ("recognize/scratch", "shape_from=x,size=T,height=64", "size=T, height=64: the encoder is"),
         ("recognize/probe", "patch=4x4,shape_from=x", "patch=4x4: the encoder is that of shape"),
         ("recognize/finetune", "reader,head=linear", "head=linear: reader takes over a whole"),
+        ("recognize/finetune", "reader,preset=dig", "preset=dig: reader takes over a whole"),
         ("recognize/finetune", "reader,teacher,block=2", "teacher, block=2: reader takes over"),
         ("pretrain/latent", "teacher=x,target=ema", "target=ema: teacher= is the target"),
     ],

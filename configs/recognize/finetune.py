@@ -36,7 +36,8 @@ def get_config(arg=None):
     config.init_parts = (encoder,)
     config = common.quick(config) if args.quick else config
     if args.reader:
-        parts = ("decoder", "head", "block", "shortcut", "teacher")
+        parts = ["decoder", "head", "block", "shortcut", "teacher"]
+        parts += ["preset"] * (args.decoder != "ctc")  # preset=dig brings a decoder of its own
         common.refuse(arg, "reader takes over a whole recogniser", *parts)
         config.init_parts = ("params", "mutable")
         for name in ("heads", "frames", "block", "standardize"):

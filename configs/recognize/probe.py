@@ -13,6 +13,7 @@ the whole sweep: a head for each rate, all on the same frozen, standardised feat
 protocol, so look at the curve. Nothing is tuned on a test split.
 """
 
+import math
 from decimal import Decimal, InvalidOperation
 
 from dig_jax.configs import common
@@ -54,6 +55,6 @@ def rate_name(text):
         sign, digits, exponent = Decimal(text).normalize().as_tuple()
     except InvalidOperation:
         sign, digits, exponent = 0, (), "n"
-    if sign or not any(digits) or isinstance(exponent, str):
+    if sign or not any(digits) or isinstance(exponent, str) or not 0 < float(text) < math.inf:
         raise ValueError(f"rates has {text!r}: give numbers above 0, with + between them")
     return f"lr_{''.join(map(str, digits))}e{exponent}"

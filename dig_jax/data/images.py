@@ -39,6 +39,7 @@ KINDS = {
     "too slow": "made to be slow to decode",
     "not an image": "not an image",
 }
+NEW_SUBFILE_TYPE = 254  # tag of a TIFF; bit 0: a copy of less resolution
 MAX_SECONDS = 60  # for one image; only one that is made to be slow comes near
 
 # An image as a source finds it: a file, its bytes, or its pixels u8[h,w] or u8[h,w,3] (RGB).
@@ -57,16 +58,21 @@ def left_out(files: Iterable[str], read: Collection[str] = ()) -> str:
     return f"{', '.join(counts)} left out: {pages}other kinds are read once they are PNG or JPEG"
 
 
-def pages(data: bytes) -> int:
-    """Of a TIFF; 1 of others, whose further frames are thumbnails, or move."""
+def several_pages(data: bytes) -> bool:
+    """Whether it is a TIFF with more than one page. Further frames of others are thumbnails, or
+    move; some of a TIFF are smaller copies of the first, which their tag says."""
     if data[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return 1
+        return False
     try:
         with warnings.catch_warnings(), time_limit(MAX_SECONDS), open_image(data) as image:
             warnings.simplefilter("ignore")
-            return getattr(image, "n_frames", 1)
+            for frame in range(1, getattr(image, "n_frames", 1)):
+                image.seek(frame)
+                if not image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & 1:
+                    return True
     except Exception:  # the list of pages is damaged behind the first
-        return 1
+        pass
+    return False
 
 
 class BadImage(Exception):
@@ -108,17 +114,15 @@ class Store:
         except BadImage as error:
             return b"", str(error)
         kept = encode_image(image, self.codec, self.quality) if kept is None else kept
-        if not isinstance(found, np.ndarray) and pages(data) > 1:
-            return kept, "file of several pages: all but the first (image kept)"
-        flat = int(image.max()) - int(image.min()) < LEAST_CONTRAST
-        return kept, "no contrast: nothing can be seen on it (image kept)" if flat else ""
+        if int(image.max()) - int(image.min()) < LEAST_CONTRAST:
+            return kept, "no contrast: nothing can be seen on it (image kept)"
+        more = not isinstance(found, np.ndarray) and several_pages(data)
+        return kept, "file of several pages: all but the first (image kept)" if more else ""
 
     def read(self, path: Path) -> bytes:
         """The bytes of a file. Raises BadImage."""
         most = 8 * self.max_pixels + (64 << 20)  # of the largest pixel type, and of its metadata
         try:
-            if path.exists() and not path.is_file():  # a pipe would be waited for
-                raise BadImage("not a file")
             with path.open("rb") as file:
                 data = file.read(most + 1) if os.fstat(file.fileno()).st_size <= most else None
         except (OSError, ValueError) as error:

@@ -45,13 +45,15 @@ class Line(NamedTuple):
 
 class Page(NamedTuple):
     """names: of its image, the best first. size: (width, height) in the unit of the lines; unit:
-    that unit in px at 1 dpi, 0 where it is a pixel. frame: of an image of several."""
+    that unit in px at 1 dpi, 0 where it is a pixel. frame: of an image of several. numbered: it is
+    that of the very file named; an image of another name is of this page alone."""
 
     names: list[str]
     size: tuple[float, float]
     unit: float
     frame: int
     lines: list[Line]
+    numbered: bool = False
 
 
 class Wanted(NamedTuple):
@@ -60,6 +62,11 @@ class Wanted(NamedTuple):
 
     level: str
     text_from: str
+
+
+def _plain(name: str) -> str:
+    """The name of a file without its folders, of any system, in lower case."""
+    return name.strip().replace("\\", "/").rpartition("/")[2].lower()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +95,7 @@ class PageReader:
         return made
 
     def _page(self, file: str, page: Page, ids: set[str]) -> Iterator[Example | Skipped]:
-        path, named = self._image(file, page.names)
+        path, named = self._image(file, page)
         if path is None:
             name = f"{file}: {shown(page.names[0]) if page.names else 'no image named'}"
             yield Skipped(name, "image of a page is missing (its lines)", max(len(page.lines), 1))
@@ -97,7 +104,9 @@ class PageReader:
             told = "image of a page is missing: that of the page file's name is cut (lines kept)"
             yield Skipped(f"{file}: {shown(page.names[0])}", told)
         try:
-            found = self.store.page(self.root.path / path, page.frame)
+            own = PurePosixPath(path).name.lower() in map(_plain, page.names)
+            frame = page.frame if own or not page.numbered else 0
+            found = self.store.page(self.root.path / path, frame)
         except BadImage as error:
             yield Skipped(f"{file}: {path}", f"{error} (lines of a page)", max(len(page.lines), 1))
             return
@@ -120,19 +129,20 @@ class PageReader:
             if kept:
                 yield split, kept, line.text, id
 
-    def _image(self, file: str, names: Sequence[str]) -> tuple[str | None, bool]:
+    def _image(self, file: str, page: Page) -> tuple[str | None, bool]:
         """The image that a page file names: beside it, below the root, or anywhere in the folder by
         its name. Otherwise, and False, the image with the page file's own name."""
         folder = PurePosixPath(file).parent
-        for name in names:
+        for name in page.names:
             name = name.strip().replace("\\", "/")
             for start in (folder, PurePosixPath(".")):
                 path = os.path.normpath(start / name)
                 if not path.startswith(("..", "/")) and not self.root.reason(path):
                     return path, True
-        plain = [name.strip().replace("\\", "/").rpartition("/")[2] for name in names]
+        known = [_plain(name) for name in page.names]
+        if not page.numbered:  # book.png is not the second page of book.pdf
+            known += [PurePosixPath(name).stem for name in known]
         stem = PurePosixPath(file).name.split(".")[0]
-        known = [*plain, *(PurePosixPath(name).stem for name in plain)]
         for wanted in [*known, stem]:
             key = f"{wanted.lower()}\0"
             places = (found.removeprefix(key) for found in self._images.starting(key))

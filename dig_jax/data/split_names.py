@@ -23,9 +23,11 @@ def split_of(parts: Iterable[str], default: str = "train") -> str:
 USUAL = "train=4000,validation=400"  # of generated lines
 
 
-def sizes_of(splits: str, count: int = 0) -> dict[str, int]:
+def sizes_of(splits: str, count: int | None = None) -> dict[str, int]:
     """ "train=4000,validation=400" -> {"train": 4000, "validation": 400}; count: {"train": count}.
     ValueError for another form, or for both."""
+    if count and count < 0:
+        raise ValueError(f"--count is {count}: give how many lines, above 0")
     if count and splits != USUAL:
         raise ValueError(
             f"--count={count} is short for --splits=train={count}: give one of the two"

@@ -138,7 +138,7 @@ def files_of(names: Iterable[str]) -> Iterator[str]:
                 for path in pathlib.Path(name).rglob("*")
                 if path.suffix.lower() in kinds
                 and not path.name.startswith(".")
-                and not path.is_dir()
+                and (path.is_file() or not path.exists())  # a broken link is named later
             )
         else:
             yield name

@@ -91,11 +91,16 @@ def unread(page: Any) -> str:
 
 
 def say_left_out(names: Iterable[str]) -> None:
-    """A line on the terminal for each folder with files that somebody may miss."""
+    """A line on the terminal for each folder with files that somebody may miss, and for what bears
+    the name of an image and is no file."""
     from dig_jax.data import images
 
     for folder in filter(os.path.isdir, names):
-        if words := images.left_out(map(str, pathlib.Path(folder).rglob("*")), [".pdf"]):
+        below = [path for path in pathlib.Path(folder).rglob("*") if not path.is_dir()]
+        for path in below:
+            if path.suffix.lower() in images.SUFFIXES and path.exists() and not path.is_file():
+                print(f"{path}: not a file", file=sys.stderr)
+        if words := images.left_out(map(str, below), [".pdf"]):
             print(f"{folder}: {words}", file=sys.stderr)
 
 

@@ -29,6 +29,10 @@ class Stopped(RuntimeError):
     """The run cannot go on; the message is one sentence for the user."""
 
 
+class LostHost(Stopped):
+    """Another host of the job is gone: the same command, started again, goes on."""
+
+
 def _duration(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -24,7 +24,7 @@ from dig_jax.train import compile_cache
 from dig_jax.train.experiment import Experiment, total_steps
 from dig_jax.train.loop import Loop
 from dig_jax.train.profile import Trace
-from dig_jax.train.progress import Stopped
+from dig_jax.train.progress import LostHost, Stopped
 from dig_jax.train.start import start_state
 from dig_jax.train.state import TrainState
 from dig_jax.workdir import checkpoint, folder, metrics
@@ -40,9 +40,10 @@ def run(config: Mapping[str, Any], workdir: str) -> TrainState:
     try:
         return _run(config, workdir)
     except Exception as error:
-        hosts.leave()
-        if hosts.lost_host(error):
-            raise Stopped(
+        lost = hosts.lost_host(error)
+        hosts.leave(hosts.LOST if lost else 1)
+        if lost:
+            raise LostHost(
                 "another host of this job died or left, so this one ends as well. See the logs of "
                 "the others, and run the same command on all hosts again: it resumes from the last "
                 f"checkpoint (JAX says: {str(error).splitlines()[0]})"

@@ -229,6 +229,18 @@ def test_hyphens_words_and_pages_of_one_file(tmp_path):
     assert reason.startswith("image of fewer frames than its file has pages")
 
 
+@pytest.mark.parametrize("source", ["book.pdf#2", "book.tif#2"])
+def test_a_page_of_a_file_that_is_not_there_has_an_image_of_its_own(tmp_path, source):
+    """The pages were drawn or split: book-2.png beside book-2.xml, and not the first one."""
+    write(tmp_path / "in", "book.png", 255 - page_image())
+    write(tmp_path / "in", "book-2.png")
+    (tmp_path / "in" / "book-2.xml").write_text(alto(box_line(0), source))
+    made = make(tmp_path / "out", "alto", f"--input={tmp_path / 'in'}", "--codec=png")
+    assert np.array_equal(made.image("book-2.xml#l0"), picture(0, 200, 30))
+    told = "image of a page is missing: that of the page file's name is cut (lines kept)"
+    assert made.reasons == {told: 1}
+
+
 def test_polygons_are_masked_with_paper(tmp_path):
     page = page_image()
     page[10:40, 20:220] = 200

@@ -36,7 +36,7 @@ def test_an_image_and_its_gt_txt(tmp_path):
         "list is UTF-16, not UTF-8 (none of it is read)": 1,
         "empty label (image kept, unlabelled)": 1,
     }
-    assert "read as 6 .gt.txt, each beside its image" in made.printed
+    assert "read as 6 .gt.txt beside images" in made.printed
 
 
 @pytest.mark.parametrize(

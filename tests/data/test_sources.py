@@ -270,9 +270,12 @@ def test_pages_behind_the_first_are_counted(tmp_path):
     frames = [grey(value=200 - n) for n in range(3)]
     for name in ("scan.tif", "moves.gif"):
         frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+    small = grey(30, 12)
+    small.encoderinfo = {"tiffinfo": {254: 1}}  # says that it is a copy of the first
+    frames[0].save(tmp_path / "thumbnail.tif", save_all=True, append_images=[small])
     report = Report()
     made = list(folder.examples(report=report, input=str(tmp_path), store=Store(), workers=0))
-    assert len(made) == 2
+    assert len(made) == 3
     assert dict(report.reasons) == {"file of several pages: all but the first (image kept)": 1}
 
 
@@ -435,6 +438,8 @@ def test_count_is_short_for_splits_and_not_beside_them(source, tmp_path):
     with pytest.raises(ValueError, match="--count=5 is short for --splits=train=5: give one"):
         list(examples(report=Report(), splits="train=4,validation=2", count=5))
     assert sizes_of(USUAL, 5) == {"train": 5}
+    with pytest.raises(ValueError, match="--count is -5: give"):
+        sizes_of(USUAL, -5)
 
 
 def test_lines_refusals(tmp_path):

@@ -20,6 +20,8 @@ import time
 import pytest
 import yaml
 
+from dig_jax import hosts
+
 ROOT = pathlib.Path(__file__).parents[2]
 LAUNCH = ROOT / "launch"
 FLAGS = [
@@ -61,7 +63,7 @@ if text == "waits":  # until a SIGTERM, as training does
     sys.exit(99)
 print(text, end="")
 sys.stdout.flush()
-if 128 <= code < 160 and code != 143:  # 255 is no signal
+if 128 <= code < 160 and code not in (134, 143):  # 255 is no signal; 134 would leave a core
     os.kill(os.getpid(), code - 128)
 sys.exit(code)
 """
@@ -367,6 +369,7 @@ def test_one_tpu_vm_is_made_once_filled_trained_on_and_read_from(place):
         ([[0], [0], [0], [0]], "describe ssh ssh scp", 0),  # it trains: nothing is copied below it
         ([[0], [0], [1], [0]], "describe ssh ssh scp", 1),  # failed: fetched all the same
         ([[0], [0], [255]], "describe ssh ssh", 255),  # lost
+        ([[0], [255]], "describe ssh", 255),  # it may train: nothing is copied below it
         ([[0], [0], [0], [1]], "describe ssh ssh scp", 1),  # done, and not fetched
         ([[0], [1], [0], [0], [0], [0]], "describe ssh scp ssh ssh scp", 0),  # none: filled anew
     ],
@@ -451,6 +454,12 @@ def test_local_does_not_repeat_a_sentence_for_which_the_others_are_aborted(place
     place.answer(python=[[[1], [134]]])
     assert place.run("local.sh", "--processes=2", *FLAGS, QUICK_S="0")[0] == 1
     assert len(place.calls("python")) == 2
+
+
+def test_local_starts_again_where_a_worker_aborts_and_the_others_miss_it(place):
+    place.answer(python=[[[134], [134]], [[0], [0]]])
+    assert place.run("local.sh", "--processes=2", *FLAGS, QUICK_S="0")[0] == 0
+    assert len(place.calls("python")) == 4
 
 
 def test_local_gives_up_after_three_short_attempts_in_a_row(place):
@@ -585,10 +594,10 @@ def test_tpu_asks_for_another_slice_after_a_preemption(place):
 
 
 def test_tpu_gives_up_where_a_training_ends_late_by_itself_and_not_after_losses(place):
-    lost, ended = [[0, "ACTIVE"], [255]], [[0, "ACTIVE"], [1]]
-    place.answer(gcloud=[*ended * 2, *lost * 4, *ended * 3])
+    gone, missed, ended = ([[0, "ACTIVE"], [code]] for code in (255, hosts.LOST, 1))
+    place.answer(gcloud=[*ended * 2, *gone * 4, *missed * 4, *ended * 3])
     code, _, err = place.run("tpu_vm.sh", *FLAGS, QUICK_S="0")
-    assert code == 1 and verbs(place) == ["list", "ssh"] * 9 and "three failures" in err
+    assert code == 1 and verbs(place) == ["list", "ssh"] * 13 and "three failures" in err
     preempted = [[0, "SUSPENDED"], [0], [0, ""], [0]]
     place.answer(gcloud=[*ended * 2, *preempted, *ended * 2, *preempted, [0, "ACTIVE"], [0]])
     assert place.run("tpu_vm.sh", *FLAGS, QUICK_S="0")[0] == 0

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from dig_jax import hosts
 from dig_jax.train import watch
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -41,7 +42,7 @@ def start(limit, steps, then="pass"):
 def test_a_stuck_process_says_where_it_is_and_ends():
     process = start(1, 3, "waits_for_ever()")
     out, said = process.communicate(timeout=60)
-    assert process.returncode == 1 and "well" not in out
+    assert process.returncode == hosts.LOST and "well" not in out
     assert "no step ended for 1 s; stuck: host 0 (" in said and "since it reads step 2." in said
     assert "in waits_for_ever" in said
 

@@ -47,14 +47,16 @@ def parse(root: ET.Element, wanted: Wanted) -> list[Page]:
     for number, page in enumerate(elements):
         own = [names[number]] if len(names) == len(elements) > 1 else names
         frame = number if len(names) <= 1 < len(elements) else 0
-        if len(own) == 1 and (found := PAGE_OF.fullmatch(own[0])):
-            own, frame = [found[1]], int(found[2]) - 1
+        numbered = PAGE_OF.fullmatch(own[0]) if len(own) == 1 else None
+        if numbered:
+            own, frame = [numbered[1]], int(numbered[2]) - 1
         side = lambda name, page=page: (numbers(page.get(name)) or [0.0])[0]
         lines = _ordered(page, order)
         if wanted.level == "word":
             lines = [string for line in lines for string in line.iter("String")]
         found = [_line(element, wanted) for element in lines]
-        pages.append(Page(own, (side("WIDTH"), side("HEIGHT")), UNITS.get(unit, 0.0), frame, found))
+        size = side("WIDTH"), side("HEIGHT")
+        pages.append(Page(own, size, UNITS.get(unit, 0.0), frame, found, bool(numbered)))
     return pages
 
 

@@ -31,7 +31,7 @@ from dig_jax.data.tables import (
 
 LAYOUTS = ("pairs", "folders", "table", "json", "list")
 TOLD = {
-    "pairs": "{} .gt.txt, each beside its image",
+    "pairs": "{} .gt.txt beside images",
     "folders": "{} labels.tsv",
     "table": "{} tables with a header",
     "json": "{} files of JSON lines",
