@@ -345,7 +345,8 @@ def main(argv):
         kept = old.strip() if _KEEP.value else ""
         price = costs(records, root)
         table = markdown(cells(records), price, kept) if records else ""
-        spread = spreads(readers, GROUP_BY.value) if _INTERVALS.value else []
+        told = runs.told_apart(readers)
+        spread = spreads(told, GROUP_BY.value) if _INTERVALS.value else []
         gaps = against_best(spread, GROUP_BY.value)
     except ValueError as error:
         raise SystemExit(str(error)) from None

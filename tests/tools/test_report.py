@@ -552,6 +552,10 @@ def test_every_run_is_compared_with_the_best_line_by_line(workdir, capsys):
     with flagsaver.flagsaver(intervals=True, group_by="^[^/]+"):
         results.main(["", str(folders[0].parent)])
     assert "| val | worst | best | +50.0 | [+50.0, +50.0] | yes |" in capsys.readouterr().out
+    with_readings(workdir("more/best", evaluations(0.1)), (0,) * 6)  # another of that name
+    with flagsaver.flagsaver(intervals=True):
+        results.main(["", str(folders[0].parents[1])])
+    assert "| val | runs/best | more/best | +16.7 |" in capsys.readouterr().out
     report.main(["", str(folders[0])])  # alone, it has nothing to differ from
     assert "points more" not in capsys.readouterr().out
 
