@@ -35,7 +35,7 @@ case $1 in
       seqclr | simsiam) config=$start: flags=(--config.method.window_px=30) ;;
       *) config=$start: flags=() ;;
     esac
-    config+=preset=cpu,size=cnn48_lstm,patch=32x4,probe=none
+    config+=preset=cpu,size=cnn48,patch=32x4,probe=none
     config+=,seed=$seed,batch=32,steps=${STEPS:-1500}
     main --config="$config" "${flags[@]}" --config.data.train="$real,$drawn" \
       --config.data.width_px=144 \
@@ -43,9 +43,9 @@ case $1 in
   judge)
     labels=("${@:3}"); [ $# -gt 2 ] || labels=(20 50 100 200)
     for count in "${labels[@]}"; do
-      common=head=linear,labels=$count,seed=$seed,batch=8,steps=${STEPS:-800}
+      common=labels=$count,seed=$seed,steps=${STEPS:-800} # linear CTC alone stays on its plateau
       config=finetune:$common from=(--config.init_from="$runs/pretrain/$start-$seed")
-      [ "$start" != random ] || config=scratch:size=cnn48_lstm,patch=32x4,$common from=()
+      [ "$start" != random ] || config=scratch:size=cnn48,patch=32x4,$common from=()
       main --config="$config" "${from[@]}" --config.data.train="$real" \
         --config.evals.recognition.datasets="$real@validation,$real@test,$drawn@validation" \
         --config.evals.recognition.every_steps=$((${STEPS:-800} / 4)) \
