@@ -65,6 +65,6 @@ def test_a_bundled_reader_reads_the_lines_that_it_brings(tmp_path, python):
     assert float(done.stdout.split("(CER ")[1].split(" %")[0]) < 5
     assert pathlib.Path(tmp_path, "a.png").read_bytes().startswith(b"\x89PNG")
     hands = run("hands", f"--output={tmp_path}/b.png").stdout
-    assert 15 < float(hands.split("(CER ")[1].split(" %")[0]) < 35  # its card says 18.3 %
+    assert 5 < float(hands.split("(CER ")[1].split(" %")[0]) < 25  # its card says 10.8 %
     none = run("gen48")
     assert none.returncode == 1 and "brings no lines of its own" in none.stderr
