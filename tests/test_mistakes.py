@@ -128,7 +128,7 @@ MISTAKES = [
     ((SIMMIM,), r"config.data.train is not set: name records"),
     ((TOY, "--config.init_from=/no/such"), r"/no/such holds no checkpoint: name the work folder"),
     ((READER, "--config.init_from=/no/such"), r"/no/such holds neither a checkpoint nor config.json"),
-    ((READER, "--config.init_from=/no/gen48"), "dig-jax import .* --input=gen48 --output=/no/gen48` "),
+    ((READER, "--config.init_from=/no/gen48"), "dig-jax import .* --input=gen48 --output=/no/gen48"),
     ((READER,), r"config.method.encoder is not set.*--config.init_from=DIR"),
     ((TOY, "--config.init_from={root}/old"), r"kernel is \(8, 5\) there and \(8, 4\) here.*another config.init_from"),
     ((TOY, "--config.init_from={root}/old", "--config.init_checkpoint=first"), r"init_checkpoint is 'first': set it to 'last'"),

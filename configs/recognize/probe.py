@@ -14,7 +14,7 @@ protocol, so look at the curve. Nothing is tuned on a test split.
 """
 
 import math
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 from dig_jax.configs import common
 
@@ -52,9 +52,10 @@ def get_config(arg=None):
 def rate_name(text):
     """ "0.001" -> "lr_1e-3"; names of config keys hold no dots. ValueError for no rate."""
     try:
-        sign, digits, exponent = Decimal(text).normalize().as_tuple()
-    except InvalidOperation:
-        sign, digits, exponent = 0, (), "n"
-    if sign or not any(digits) or isinstance(exponent, str) or not 0 < float(text) < math.inf:
+        rate = float(text)
+    except ValueError:
+        rate = math.nan
+    if not 0 < rate < math.inf:
         raise ValueError(f"rates has {text!r}: give numbers above 0, with + between them")
+    _, digits, exponent = Decimal(text).normalize().as_tuple()
     return f"lr_{''.join(map(str, digits))}e{exponent}"

@@ -27,8 +27,9 @@ def get_config(arg=None):
     config = common.fine_tuning(args)
     config.shape_from = args.shape_from
     if args.shape_from:
-        common.refuse(arg, "the encoder is that of shape_from", *list(own)[1:])
-    if not args.shape_from:
+        shape = own.keys() - {"shape_from"}
+        common.refuse(arg, "the encoder is that of shape_from", *shape)
+    else:
         config.method.encoder = common.encoder(args.size, common.patch(args.patch))
         high = args.height or common.height_of(args.size)
         config.data.update(height_px=high, channels=args.channels)

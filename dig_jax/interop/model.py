@@ -28,7 +28,7 @@ from dig_jax.models import decoders, encoders
 from dig_jax.models.decoders.beam import NGram
 from dig_jax.text import Charset
 from dig_jax.workdir import bucket
-from dig_jax.workdir.checkpoint import BUNDLED
+from dig_jax.workdir.checkpoint import BUNDLED, how_to_import
 
 LAYOUT = 1  # of an export folder
 NGRAM = "ngram.npz"  # `NGram.arrays` of an export that brings one along
@@ -156,11 +156,9 @@ def open_model(
     else:
         model = of_run(folder, kind, checkpoint, head)
     if kind == "reader" and model.kind != "reader":
-        run = source if described is None or "export" not in described else "DIR"
-        first = f" after `dig-jax import --layout=dig_jax --input={source} --output=DIR`"
         raise ValueError(
             f"{source} holds an encoder and no reader: train one on it, as in --config=finetune "
-            f"--config.init_from={run}{first * (run == 'DIR')}"
+            f"--config.init_from={source}{how_to_import(str(source))}"
         )
     heads = [] if kind == "encoder" else sorted(model.options.get("heads", ()))
     if head is not None and head not in heads:

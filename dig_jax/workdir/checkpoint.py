@@ -243,7 +243,7 @@ def choose_step(workdir: str, which: str = "last") -> int:
     if not found:
         raise FileNotFoundError(
             f"{workdir} holds no checkpoint: name the work folder of a run that saved one"
-            + _how_to_import(workdir)
+            + how_to_import(workdir)
         )
     rule = read_config(workdir).get("checkpoint", {}) if which == "best" else {}
     if not rule.get("best_metric"):
@@ -305,7 +305,7 @@ def read_config(workdir: str) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(
             f"{workdir} holds neither a checkpoint nor config.json: it is no work folder of a run"
-            + _how_to_import(workdir)
+            + how_to_import(workdir)
         )
     try:
         return json.loads(path.read_text())
@@ -316,7 +316,7 @@ def read_config(workdir: str) -> dict[str, Any]:
         ) from error
 
 
-def _how_to_import(workdir: str) -> str:
+def how_to_import(workdir: str) -> str:
     """The end of a sentence, where what was named as a run is an export or bundled weights."""
     folder, name = bucket.path(workdir), pathlib.PurePath(workdir).name
     if (folder / "card.md").exists():
@@ -326,7 +326,7 @@ def _how_to_import(workdir: str) -> str:
     else:
         return ""
     command = f"dig-jax import --layout=dig_jax --input={source} --output={output}"
-    return f". `{command}` makes one of {of}"
+    return f". `{command}` makes a run of {of}"
 
 
 def has_subtree(workdir: str, path: str, step: int | None = None) -> bool:

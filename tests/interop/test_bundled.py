@@ -1,5 +1,7 @@
 """The weights that ship read what their cards say they read."""
 
+import pytest
+
 import dig_jax
 from dig_jax.data import writer
 from dig_jax.data.sources import lines
@@ -42,3 +44,9 @@ def test_hands_reads_its_own_lines_with_the_n_gram_that_it_brings_along():
         read = [line.text for line in reader.read(paths)]
         cers[len(search)] = scoring.score(list(zip(texts, read)))["cer"]
     assert sum(map(len, texts)) > 150 and cers[0] < cers[1] < 0.3, cers
+
+
+def test_an_encoder_that_is_asked_to_read_says_how_to_train_a_reader_on_it():
+    command = "dig-jax import --layout=dig_jax --input=gen48 --output=gen48"
+    with pytest.raises(ValueError, match=f"holds an encoder and no reader: .*`{command}` makes a"):
+        dig_jax.load_reader("gen48")

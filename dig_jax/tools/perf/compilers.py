@@ -28,6 +28,7 @@ import jax
 
 from dig_jax.tools.perf import hlo, targets
 from dig_jax.tools.perf.devices import DEVICES
+from dig_jax.workdir import whole
 
 COMPILERS = ("cpu", "tpu", "gpu")
 SIDES = {"v5e": 2, "v6e": 2, "v5p": 3}  # chips lie in a plane or in a cube
@@ -155,9 +156,7 @@ def compile_step(work: Any, cache: str | Path | None = None) -> Program:
         program = describe(compiled, time.perf_counter() - start)
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
-        whole = file.with_suffix(f".{os.getpid()}")  # another plan may read it
-        whole.write_text(json.dumps(dataclasses.asdict(program)), encoding="utf-8")
-        whole.replace(file)
+        whole.write(file, json.dumps(dataclasses.asdict(program)))
     return program
 
 
